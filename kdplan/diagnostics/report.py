@@ -1,0 +1,155 @@
+"""What the compiler says of a plan: codes, sentences, places and fixes.
+
+Every sentence stands in the tables `errors/*.toml`; code names a row and gives the values.
+"""
+
+from __future__ import annotations
+
+import difflib
+import string
+import tomllib
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from functools import cache
+from importlib import resources
+from typing import Any, Literal
+
+from kdplan.diagnostics.span import Span
+
+Severity = Literal["error", "warning"]
+
+
+@dataclass(frozen=True, slots=True)
+class Note:
+    """One more fact, with the place it speaks of where it has one."""
+
+    text: str
+    span: Span | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Diagnostic:
+    """One message about a plan."""
+
+    code: str
+    message: str
+    span: Span | None = None
+    help: str | None = None
+    notes: tuple[Note, ...] = ()
+    severity: Severity = "error"
+
+
+class PlanError(Exception):
+    """A plan cannot be used; `diagnostics` says why, in the order of the text."""
+
+    def __init__(self, diagnostics: Sequence[Diagnostic]) -> None:
+        self.diagnostics = list(diagnostics)
+        super().__init__("; ".join(_one_line(d) for d in self.diagnostics[:5]))
+
+
+def _one_line(d: Diagnostic) -> str:
+    return f"{d.span}: {d.code}: {d.message}" if d.span else f"{d.code}: {d.message}"
+
+
+@cache
+def table() -> dict[str, dict[str, Any]]:
+    """All rows: code -> {title, message, help?, explain, severity?, bad: [...]}; see errors/README.md for the format."""
+    rows: dict[str, dict[str, Any]] = {}
+    for file in sorted((resources.files("kdplan.diagnostics") / "errors").iterdir(), key=lambda f: f.name):
+        if file.name.endswith(".toml"):
+            for code, row in tomllib.loads(file.read_text(encoding="utf-8")).items():
+                if code in rows:
+                    raise ValueError(f"{file.name}: {code} stands twice in the tables")
+                rows[code] = row
+    return rows
+
+
+def diagnostic(
+    code: str,
+    span: Span | None,
+    /,
+    *,
+    notes: Iterable[Note] = (),
+    help: str | None = None,
+    **values: object,
+) -> Diagnostic:
+    """The row `code`, filled with `values`.
+
+    The row's help is left out where one of its values is missing, None or "".
+
+    Raises
+    ------
+    KeyError
+        If there is no such row, or its message names a value that is not given.
+    """
+    row = table()[code]
+    if help is None and "help" in row:
+        wanted = {name for _, name, _, _ in string.Formatter().parse(row["help"]) if name}
+        if all(values.get(name) not in (None, "") for name in wanted):
+            help = row["help"].format(**values)
+    return Diagnostic(code, row["message"].format(**values), span, help, tuple(notes), row.get("severity", "error"))
+
+
+def error(
+    code: str, span: Span | None, /, *, notes: Iterable[Note] = (), help: str | None = None, **values: object
+) -> PlanError:
+    """`diagnostic` as an exception, to be raised where nothing can go on."""
+    return PlanError([diagnostic(code, span, notes=notes, help=help, **values)])
+
+
+@dataclass
+class Reporter:
+    """Collects diagnostics, so that one run tells as many mistakes as it can."""
+
+    diagnostics: list[Diagnostic] = field(default_factory=list)
+
+    def report(
+        self,
+        code: str,
+        span: Span | None,
+        /,
+        *,
+        notes: Iterable[Note] = (),
+        help: str | None = None,
+        **values: object,
+    ) -> None:
+        self.add([diagnostic(code, span, notes=notes, help=help, **values)])
+
+    def add(self, diagnostics: Iterable[Diagnostic]) -> None:
+        for d in diagnostics:
+            if d not in self.diagnostics:
+                self.diagnostics.append(d)
+
+    @property
+    def errors(self) -> list[Diagnostic]:
+        return [d for d in self.diagnostics if d.severity == "error"]
+
+    def raise_if_errors(self) -> None:
+        if self.errors:
+            raise PlanError(sorted(self.diagnostics, key=_place))
+
+
+def _place(d: Diagnostic) -> tuple[str, int, str]:
+    return (d.span.file, d.span.start, d.code) if d.span else ("", -1, d.code)
+
+
+def nearest(name: str, known: Iterable[str]) -> str | None:
+    """The known name that `name` was most likely meant to be, or None.
+
+    >>> nearest("smal", ["small", "big"])
+    'small'
+    """
+    close = difflib.get_close_matches(name, list(known), n=1, cutoff=0.6)
+    return close[0] if close else None
+
+
+def listing(names: Iterable[str], limit: int = 12) -> str:
+    """Names for a sentence, cut where there are many.
+
+    >>> listing(["a", "b", "c"])
+    '`a`, `b` and `c`'
+    """
+    quoted = [f"`{n}`" for n in names]
+    if len(quoted) > limit:
+        quoted = [*quoted[:limit], f"{len(quoted) - limit} more"]
+    return quoted[0] if len(quoted) == 1 else f"{', '.join(quoted[:-1])} and {quoted[-1]}" if quoted else "nothing"
