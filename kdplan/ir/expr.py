@@ -1,0 +1,139 @@
+"""Signal expressions: what a loss is made of, once names, axes and functions of the plan are resolved.
+
+An expression is a tree of six kinds of node. Shapes, roles and gradients are not known here: `kdplan.graph.assemble`
+finds them when it builds the phase's graph.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
+from pydantic.json_schema import SkipJsonSchema
+
+
+Place = Annotated[SkipJsonSchema[Any], Field(exclude=True)]
+"""A span, for messages only: it is no part of the value, of its equality, or of the JSON form."""
+
+
+def place() -> Any:
+    return field(default=None, compare=False, repr=False, kw_only=True)
+
+
+@dataclass(slots=True)
+class Version:
+    """Weights: network `network` as phase `phase` left it; `phase` None means as it starts (fresh, loaded or derived).
+
+    `snapshot` is `last`, `best`, `ema`, `epoch=N` or `cycle=N`.
+    """
+
+    network: str
+    phase: str | None = None
+    snapshot: str = "last"
+    span: Place = place()
+
+    def __str__(self) -> str:
+        tail = f"@{self.phase}" if self.phase is not None else "@init"
+        return f"{self.network}{tail}" + (f"[{self.snapshot}]" if self.snapshot != "last" else "")
+
+
+@dataclass(slots=True)
+class Moving:
+    """The network that the phase's `moves[slot]` trains, as it stands at this step."""
+
+    slot: int
+    span: Place = place()
+
+
+@dataclass(slots=True)
+class Const:
+    """A number, text or truth value, or a list of them."""
+
+    value: bool | int | float | str | None | list[Any]
+    kind: Literal["const"] = "const"
+    span: Place = place()
+
+
+@dataclass(slots=True)
+class StreamField:
+    """`inputs`, `labels`, `indices`, `targets` of the phase's stream number `stream`."""
+
+    stream: int
+    field: str
+    kind: Literal["stream"] = "stream"
+    span: Place = place()
+
+
+@dataclass(slots=True)
+class Clock:
+    """Training time as a scalar: `epoch` (from 0), `step` (from 0), `progress` (0 to 1)."""
+
+    name: Literal["epoch", "step", "progress"]
+    kind: Literal["clock"] = "clock"
+    span: Place = place()
+
+
+@dataclass(slots=True)
+class Tap:
+    """Network `of`, or its submodule `submodule`, applied to `inputs`; the inner value at `path` ("" is the output).
+
+    `path` is a dotted module path, or `logits`, `probabilities`, `features`.
+    """
+
+    of: Version | Moving
+    inputs: list[Expr]
+    path: str
+    submodule: str = ""
+    kind: Literal["tap"] = "tap"
+    span: Place = place()
+
+
+@dataclass(slots=True)
+class Call:
+    """A built-in function, or a user's `module:function`, of signals and settings."""
+
+    function: str
+    args: list[Expr]
+    keywords: dict[str, Expr] = field(default_factory=dict)
+    kind: Literal["call"] = "call"
+    span: Place = place()
+
+
+@dataclass(slots=True)
+class Op:
+    """Arithmetic or comparison, elementwise: + - * / ** == != < <= > >= and `neg`. + and * take two or more."""
+
+    op: Literal["+", "-", "*", "/", "**", "==", "!=", "<", "<=", ">", ">=", "neg"]
+    args: list[Expr]
+    kind: Literal["op"] = "op"
+    span: Place = place()
+
+
+Expr = Annotated[Const | StreamField | Clock | Tap | Call | Op, Field(discriminator="kind")]
+
+
+def children(expr: Expr) -> list[Expr]:
+    """The expressions that `expr` is made of, one level down.
+
+    >>> children(Op("+", [Const(1), Const(2)]))
+    [Const(value=1, kind='const'), Const(value=2, kind='const')]
+    """
+    if isinstance(expr, Op):
+        return expr.args
+    if isinstance(expr, Call):
+        return [*expr.args, *expr.keywords.values()]
+    if isinstance(expr, Tap):
+        return expr.inputs
+    return []
+
+
+def walk(expr: Expr) -> list[Expr]:
+    """`expr` and everything below it; parents before children. Iterative: sums may be thousands of terms deep."""
+    found: list[Expr] = []
+    stack = [expr]
+    while stack:
+        node = stack.pop()
+        found.append(node)
+        stack.extend(reversed(children(node)))
+    return found

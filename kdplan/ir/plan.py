@@ -1,0 +1,287 @@
+"""The core plan: what remains when a plan file's names, axes, families and constructs are resolved.
+
+Every front end (text, Python) ends here and every later step (DAG, keys, graphs, running) starts here. Everything is a
+plain value with a JSON form; `kdplan schema` prints its schema.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
+
+from kdplan.ir.expr import Expr, Place, Version, place
+
+Plain = Any
+"""A number, text, truth value, None, or lists and dicts of them: what JSON holds."""
+
+
+@dataclass(slots=True)
+class Item:
+    """A named choice with its settings: `sgd(lr = 0.1)`, `pad_crop(32, pad = 4)`, `fc(4096)`, `top1`."""
+
+    name: str
+    arguments: dict[str, Plain] = field(default_factory=dict)
+    span: Place = place()
+
+
+# ---- data
+
+
+@dataclass(slots=True)
+class ClassSet:
+    """An ordered set of classes of a data set: its indices into that data set's classes."""
+
+    data: str
+    ids: list[int]
+    label: str | None = None
+    """How a vertical calls it; no part of its meaning."""
+
+
+@dataclass(slots=True)
+class Data:
+    """A data set with what is done to its images."""
+
+    name: str
+    source: Item
+    augment: list[Item] = field(default_factory=list)
+    normalize: tuple[list[float], list[float]] | None = None
+    """Mean and standard deviation a channel, on a scale of 0 to 1; None means the source's own, if it has them."""
+    split: Item | None = None
+    """How to cut the source into train and test when it has no such parts: `per_class(…)`, `fraction(…)`."""
+    fraction: float = 1.0
+    """Class-balanced part of the training split."""
+    limit: int | None = None
+    """At most this many training images."""
+    seed: int = 0
+    classes: list[str] = field(default_factory=list)
+    shape: list[int] | None = None
+    """Channels, height and width of the images after augmentation, where they are all alike."""
+    fingerprint: str = ""
+    """Hash of the content."""
+    sizes: dict[str, int] = field(default_factory=dict)
+    """Images in each split, before `fraction`, `limit` and class subsets."""
+    span: Place = place()
+
+
+@dataclass(slots=True)
+class View:
+    """A part of a data set: what a phase reads or a measure looks at."""
+
+    data: str
+    split: str = "train"
+    classes: ClassSet | None = None
+    unlabelled: bool = False
+    span: Place = place()
+
+
+# ---- networks
+
+
+@dataclass(slots=True)
+class Fresh:
+    """Weights drawn from the network's seed."""
+
+    kind: Literal["fresh"] = "fresh"
+
+
+@dataclass(slots=True)
+class Loaded:
+    """Weights from a safetensors file; `fingerprint` is the hash of its content."""
+
+    path: str
+    fingerprint: str
+    kind: Literal["loaded"] = "loaded"
+
+
+@dataclass(slots=True)
+class Copied:
+    """Another network's weights, as some phase left them."""
+
+    version: Version
+    kind: Literal["copied"] = "copied"
+
+
+@dataclass(slots=True)
+class Merged:
+    """One network whose parts were trained apart: each parameter from the version that moved it."""
+
+    versions: list[Version]
+    kind: Literal["merged"] = "merged"
+
+
+@dataclass(slots=True)
+class Averaged:
+    """The mean of several versions' weights."""
+
+    versions: list[Version]
+    kind: Literal["averaged"] = "averaged"
+
+
+@dataclass(slots=True)
+class Follows:
+    """A moving average (`decay`) of a network that the same phase moves: `ema(N, decay = 0.999)`."""
+
+    network: str
+    decay: float
+    kind: Literal["follows"] = "follows"
+
+
+Origin = Annotated[Fresh | Loaded | Copied | Merged | Averaged | Follows, Field(discriminator="kind")]
+
+
+@dataclass(slots=True)
+class Network:
+    """An architecture with the weights that it starts from.
+
+    `architecture` names a built-in factory (`cifar_resnet`, `torchvision`, `timm` …) or a user's `file.py:factory`.
+    """
+
+    name: str
+    architecture: Item
+    role: Literal["teacher", "student", "network"] = "network"
+    classes: ClassSet | None = None
+    """What its logits are over, where it is known."""
+    seed: int = 0
+    origin: Origin = field(default_factory=Fresh)
+    input_shape: list[int] | None = None
+    """Channels, height, width to trace with where no data says it."""
+    mode: Literal["train", "eval"] = "eval"
+    """How batch norm and dropout behave while the network is frozen."""
+    code: str | None = None
+    """Hash of the user's source file that makes it."""
+    span: Place = place()
+
+
+# ---- phases
+
+
+@dataclass(slots=True)
+class Move:
+    """A network that a phase trains, from version `base` on.
+
+    `paths` are the submodules that move ([] means all); `upto` and `since` restrict the moving part to what tap `upto`
+    depends on and tap `since` does not.
+    """
+
+    base: Version
+    paths: list[str] = field(default_factory=list)
+    upto: str | None = None
+    since: str | None = None
+    span: Place = place()
+
+
+@dataclass(slots=True)
+class Recipe:
+    """How a phase trains. Lengths are in epochs unless `steps` is given."""
+
+    optimizer: Item
+    schedule: Item = field(default_factory=lambda: Item("constant"))
+    epochs: int | None = None
+    steps: int | None = None
+    batch: int = 128
+    warmup: float = 0.0
+    """Epochs of linear warm-up before the schedule has its full learning rate."""
+    accumulate: int = 1
+    clip: float | None = None
+    """Largest norm of the gradient."""
+    label_smoothing: float = 0.0
+    ema: float | None = None
+    """Decay of the weight average kept beside the weights (snapshot `ema`)."""
+    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    channels_last: bool = False
+    compile: bool = False
+    workers: int = 0
+    keep_epochs: list[int] = field(default_factory=list)
+    """Epochs (from 1) after which a snapshot `epoch=N` is kept."""
+    span: Place = place()
+    spans: Place = field(default_factory=dict, compare=False, repr=False, kw_only=True)
+    """Where each setting stands."""
+
+
+@dataclass(slots=True)
+class Validation:
+    """A measure inside a phase, after every epoch: `measure on cifar.test { top1 }`. The first metric chooses `best`."""
+
+    view: View
+    metrics: list[Item]
+    network: int = 0
+    """Which of the phase's moves is measured."""
+    span: Place = place()
+
+
+@dataclass(slots=True)
+class Phase:
+    """One optimisation problem: some networks, data streams, a loss, and the parameters that may move."""
+
+    name: str
+    moves: list[Move]
+    streams: list[View]
+    recipes: list[Recipe]
+    """One for all moves, or one each."""
+    loss: Expr
+    logged: dict[str, Expr] = field(default_factory=dict)
+    """Terms written to the metrics beside the loss."""
+    validations: list[Validation] = field(default_factory=list)
+    seed: int = 0
+    stream_names: list[str] = field(default_factory=list)
+    code: dict[str, str] = field(default_factory=dict)
+    """User functions in the loss -> hash of their source."""
+    span: Place = place()
+
+
+# ---- results
+
+
+@dataclass(slots=True)
+class Target:
+    """What is measured or exported: a version, or the mean of several; `path` is a submodule or tap ("" is the output)."""
+
+    versions: list[Version]
+    path: str = ""
+    join: Literal["single", "probabilities", "logits", "concat"] = "single"
+    """How several versions become one output."""
+    span: Place = place()
+
+
+@dataclass(slots=True)
+class Row:
+    """One line of a measure before aggregation; `coordinates` are the axis values it stands for."""
+
+    label: str
+    target: Target
+    coordinates: dict[str, Plain] = field(default_factory=dict)
+
+
+@dataclass(slots=True)
+class Measure:
+    """Numbers about networks on data. Axes named in `over` are averaged: mean, standard deviation, count."""
+
+    name: str
+    rows: list[Row]
+    views: list[View]
+    metrics: list[Item]
+    by: list[Plain] = field(default_factory=list)
+    over: list[str] = field(default_factory=lambda: ["seed"])
+    span: Place = place()
+
+
+@dataclass(slots=True)
+class Export:
+    """A network to hand out."""
+
+    name: str
+    target: Target
+    span: Place = place()
+
+
+@dataclass(slots=True)
+class Plan:
+    """Everything, by name, in the order of the text."""
+
+    data: dict[str, Data] = field(default_factory=dict)
+    networks: dict[str, Network] = field(default_factory=dict)
+    phases: dict[str, Phase] = field(default_factory=dict)
+    measures: dict[str, Measure] = field(default_factory=dict)
+    exports: dict[str, Export] = field(default_factory=dict)
