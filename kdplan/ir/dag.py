@@ -1,0 +1,91 @@
+"""What the planner says of each phase: its key, what will be done about it, why, and at what cost."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from kdplan.ir.expr import Place, place
+
+Action = Literal["run", "cached", "extend", "resume", "rerun", "blocked"]
+
+SYMBOLS: dict[Action, str] = {
+    "run": "+",
+    "cached": "=",
+    "extend": "~",
+    "resume": ">>",
+    "rerun": "-/+",
+    "blocked": "!",
+}
+
+
+@dataclass(slots=True)
+class Component:
+    """One part of a phase's content: `path` such as `loss/1/0` or `recipe/0/epochs`, and its value as text."""
+
+    path: str
+    value: str
+    span: Place = place()
+    """Where it stands in the plan file."""
+    at: str = ""
+    """The same as `file:line:column`, kept in the store."""
+
+
+@dataclass(slots=True)
+class PhaseKey:
+    """The content hash of a phase, and the parts that it was made from."""
+
+    key: str
+    components: list[Component]
+    """The phase's own content; what it reads from other phases stands in `reads`."""
+    reads: dict[str, str]
+    """Phase name -> that phase's key, for every phase whose weights this one reads."""
+
+
+@dataclass(slots=True)
+class Reason:
+    """Why an action: `kind` is from a closed list, `root` false where it only follows from another phase's reason."""
+
+    kind: Literal[
+        "new", "changed", "upstream", "missing", "corrupt", "interrupted", "longer", "complete", "needed", "unselected"
+    ]
+    text: str
+    root: bool = True
+    span: Place = place()
+    at: str = ""
+    """`file:line:column` of the changed text."""
+    before: str | None = None
+    after: str | None = None
+
+
+@dataclass(slots=True)
+class Cost:
+    """What a phase takes, predicted before it runs. Bytes, floating-point operations (2 a multiply-add), seconds."""
+
+    parameters: int
+    trainable: int
+    flops_step: int
+    steps: int
+    activation_bytes: int
+    weight_bytes: int
+    disk_bytes: int
+    seconds: float | None = None
+    """None while no speed was measured on this machine."""
+    share: dict[str, float] = field(default_factory=dict)
+    """Frozen network -> the share of its forward FLOPs that is left after pruning."""
+
+
+@dataclass(slots=True)
+class Planned:
+    """One phase of the DAG with all that is known before it runs."""
+
+    name: str
+    key: str
+    action: Action
+    reasons: list[Reason]
+    needs: list[str]
+    """Names of the phases whose weights it reads."""
+    resume_step: int | None = None
+    same_as: str | None = None
+    """An earlier phase of this plan with the same key: it is trained once."""
+    cost: Cost | None = None
