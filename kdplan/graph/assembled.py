@@ -1,0 +1,135 @@
+"""A phase as the training loop sees it: two graphs, the modules that they call, and what moves.
+
+`assemble` makes it from a plan; `kdplan.runtime.loop` runs it. The two agree on the names of the graphs' placeholders:
+
+- `inputs_0`, `labels_0`, `indices_0`, `targets_0`: the fields of stream 0, and so on for each stream;
+- `epoch`, `step`, `progress`: scalars of dtype float32 without dimensions;
+- whatever else the live graph asks for comes from the frozen graph, which returns a dict by placeholder name.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import Tensor, nn
+
+from kdplan.ir.expr import Version
+
+CLOCKS = ("epoch", "step", "progress")
+
+
+@dataclass
+class Networks:
+    """The real modules that a phase is built from."""
+
+    moving: list[nn.Module]
+    """One for each of the phase's moves; the same object twice where two moves train parts of one version."""
+    frozen: dict[str, nn.Module] = field(default_factory=dict)
+    """`str(version)` -> module, for every version that the loss reads."""
+
+    def of(self, version: Version) -> nn.Module:
+        """The module of a version that the loss reads."""
+        return self.frozen[str(version)]
+
+
+@dataclass
+class Follower:
+    """A network that is a moving average of one that the phase moves: after each step f = decay f + (1 - decay) n."""
+
+    name: str
+    module: nn.Module
+    source: nn.Module
+    decay: float
+
+
+@dataclass
+class Assembled:
+    """A phase as graphs.
+
+    Attributes
+    ----------
+    live : Module
+        Called with tensors by placeholder name; returns a dict with `loss` (a scalar) and the logged terms.
+    frozen : Module or None
+        Called under `no_grad` on the batch; returns the tensors that cross into `live`, by placeholder name.
+    root : Module
+        Owns every module of both graphs, splices included: what is moved to a device.
+    networks : list of Module
+        One for each of the phase's moves; may be one object twice.
+    moving : list of dict
+        For each move its moving parameters, by their names within the network.
+    splices : dict
+        Trainable parameters of adapters that live in this phase only; they go with the first optimizer.
+    modes : callable
+        Puts every module into the mode that the phase wants: moving parts train, all else as the plan says.
+    terms : list of str
+        The logged terms that are summands of the loss, for messages about a loss that is not finite.
+    """
+
+    live: nn.Module
+    root: nn.Module
+    networks: list[nn.Module]
+    moving: list[dict[str, nn.Parameter]]
+    frozen: nn.Module | None = None
+    splices: dict[str, nn.Parameter] = field(default_factory=dict)
+    followers: list[Follower] = field(default_factory=list)
+    modes: Callable[[], None] | None = None
+    live_inputs: list[str] = field(default_factory=list)
+    frozen_inputs: list[str] = field(default_factory=list)
+    terms: list[str] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.live_inputs = self.live_inputs or placeholders(self.live)
+        self.frozen_inputs = self.frozen_inputs or placeholders(self.frozen)
+
+    def set_modes(self) -> None:
+        """Puts the training flags right, at the start and after every validation."""
+        if self.modes is not None:
+            self.modes()
+            return
+        self.root.eval()
+        moving = {id(p) for group in self.moving for p in group.values()} | {id(p) for p in self.splices.values()}
+        for module in [self.root, *self.networks]:
+            _train_where_all_moves(module, moving)
+
+    def trainable(self) -> dict[str, nn.Parameter]:
+        """Every parameter that moves, by a name that is unique in the phase: `0/layer1.weight`, `splice/a.weight`."""
+        named = {f"{slot}/{name}": p for slot, group in enumerate(self.moving) for name, p in group.items()}
+        return named | {f"splice/{name}": p for name, p in self.splices.items()}
+
+    def state(self) -> dict[str, Tensor]:
+        """Everything that training changes: moving parameters, followers' parameters, all buffers; no copies."""
+        found: dict[str, Tensor] = dict(self.trainable())
+        seen = {id(t) for t in found.values()}
+        for follower in self.followers:
+            for name, p in follower.module.named_parameters():
+                if id(p) not in seen:
+                    found[f"follower/{follower.name}/{name}"] = p
+        found.update({f"buffer/{name}": b for name, b in self.root.named_buffers()})
+        for slot, network in enumerate(self.networks):  # a graph may own its modules elsewhere than below `root`
+            owned = {id(b) for n, b in found.items() if n.startswith("buffer/")}
+            found.update({f"buffer/{slot}/{n}": b for n, b in network.named_buffers() if id(b) not in owned})
+        return found
+
+    def load_state(self, tensors: dict[str, Tensor]) -> None:
+        """Copies `tensors` (from `state`) into place; the layout in memory and the device stay."""
+        for name, tensor in self.state().items():
+            tensor.data.copy_(tensors[name])
+
+
+def _train_where_all_moves(module: nn.Module, moving: set[int]) -> None:
+    """Train mode for the largest modules below `module` whose parameters all move."""
+    own = [id(p) for p in module.parameters()]
+    if own and moving.issuperset(own):
+        module.train()
+    elif own:
+        for child in module.children():
+            _train_where_all_moves(child, moving)
+
+
+def placeholders(module: nn.Module | None) -> list[str]:
+    """The names of a graph's inputs, in order; [] for None."""
+    graph: Any = getattr(module, "graph", None)
+    return [str(node.target) for node in graph.nodes if node.op == "placeholder"] if graph is not None else []

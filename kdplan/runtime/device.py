@@ -1,0 +1,71 @@
+"""Which device a run uses, how exactly it repeats, and what it ran on."""
+
+from __future__ import annotations
+
+import os
+import platform
+from typing import Any
+
+import torch
+
+from kdplan.diagnostics.report import error
+
+
+def choose_device(name: str = "auto") -> torch.device:
+    """The device that `name` asks for: `auto`, `cpu`, `cuda`, `cuda:1`, `mps`.
+
+    `auto` is the first GPU, or the CPU where there is none.
+
+    Raises
+    ------
+    PlanError
+        KD0810 if the device is not there, KD0811 if there is no such kind of device.
+
+    Examples
+    --------
+    >>> choose_device("cpu")
+    device(type='cpu')
+    """
+    cuda, mps = torch.cuda.is_available(), torch.backends.mps.is_available()
+    if name == "auto":
+        return torch.device("cuda", 0) if cuda else torch.device("mps" if mps else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise error("KD0811", None, name=name) from None
+    if device.type not in ("cpu", "cuda", "mps"):
+        raise error("KD0811", None, name=name)
+    count = torch.cuda.device_count() if cuda else 0
+    there = {"cpu": True, "mps": mps, "cuda": (device.index or 0) < count}[device.type]
+    if not there:
+        found = [f"cuda:{i}" for i in range(count)] + ["mps"] * mps + ["cpu"]
+        raise error("KD0810", None, name=name, found=", ".join(found))
+    return torch.device("cuda", device.index or 0) if device.type == "cuda" else device
+
+
+def set_determinism(deterministic: bool) -> None:
+    """Makes GPU arithmetic repeat exactly where `deterministic`; CPU arithmetic does so anyway."""
+    if deterministic:
+        # cuBLAS reads it when its first handle is made, so it must stand before any work on the GPU.
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    torch.use_deterministic_algorithms(deterministic)
+    torch.backends.cudnn.benchmark = not deterministic
+
+
+def environment(device: torch.device, deterministic: bool) -> dict[str, Any]:
+    """What a result may depend on besides the plan: versions, device, threads."""
+    import torchvision
+
+    found: dict[str, Any] = {
+        "python": platform.python_version(),
+        "torch": str(torch.__version__),
+        "torchvision": str(torchvision.__version__),
+        "system": f"{platform.system()} {platform.machine()}",
+        "device": str(device),
+        "threads": torch.get_num_threads(),
+        "deterministic": deterministic or device.type == "cpu",
+    }
+    if device.type == "cuda":
+        found["gpu"] = torch.cuda.get_device_name(device)
+        found["cuda"] = torch.version.cuda
+    return found
