@@ -1,0 +1,102 @@
+"""The grammar file, and the tables that the parser runs on.
+
+Lark reads `kdplan.lark` and computes the LALR table. The parser's own loop (see `parse`) then runs over that table,
+because it must build the tree directly, stop with its stack at hand to say what is wrong, and go on after a mistake.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+from functools import cache
+from importlib import resources
+from pathlib import Path
+
+from lark import Lark
+
+END = "$END"
+STRAY = "STRAY"  # what no terminal matches
+SKIPPED = ("SPACE", "COMMENT")
+
+
+@dataclass(slots=True)
+class Rule:
+    """One production: how many symbols it takes off the stack, and the builder's method for them."""
+
+    origin: str
+    size: int
+    method: str
+    unit: bool  # passes its only symbol on
+
+
+@dataclass(slots=True)
+class Table:
+    """The LALR table with states as small integers.
+
+    `actions[state][kind]` is the state to shift to, or `~index` of the rule to reduce by.
+    """
+
+    start: int
+    accept: int
+    actions: list[dict[str, int]]
+    gotos: list[dict[str, int]]
+    rules: list[Rule]
+    scanner: re.Pattern[str]
+    # (state below, state on top, next kind) -> state on top after all unit rules that apply; filled while parsing
+    settled: dict[tuple[int, int, str], int] = field(default_factory=dict)
+
+
+def grammar_text() -> str:
+    """The text of the grammar: packaged beside this module, or the checkout's `grammar/kdplan.lark`.
+
+    >>> "start: item*" in grammar_text()
+    True
+    """
+    packaged = resources.files("kdplan.syntax") / "kdplan.lark"
+    if packaged.is_file():
+        return packaged.read_text(encoding="utf-8")
+    return (Path(__file__).parents[2] / "grammar" / "kdplan.lark").read_text(encoding="utf-8")
+
+
+@cache
+def table() -> Table:
+    """The compiled grammar; made once a process (about 0.1 s)."""
+    lark = Lark(grammar_text(), parser="lalr", lexer="basic", maybe_placeholders=False)
+    made = lark.parse_interactive("").parser_state.parse_conf
+    numbers = {state: i for i, state in enumerate(made.states)}
+    rules: list[Rule] = []
+    seen: dict[object, int] = {}
+    actions: list[dict[str, int]] = []
+    gotos: list[dict[str, int]] = []
+    for row in made.states.values():
+        shifts, jumps = {}, {}
+        for symbol, (action, arg) in row.items():
+            if action.name == "Reduce":
+                if arg not in seen:
+                    seen[arg] = len(rules)
+                    rules.append(_rule(arg))
+                shifts[symbol] = ~seen[arg]
+            elif symbol.isupper():
+                shifts[symbol] = numbers[arg]
+            else:
+                jumps[symbol] = numbers[arg]
+        actions.append(shifts)
+        gotos.append(jumps)
+    return Table(numbers[made.start_state], numbers[made.end_state], actions, gotos, rules, _scanner(lark))
+
+
+def _rule(rule: object) -> Rule:
+    origin, alias, size = rule.origin.name, rule.alias, len(rule.expansion)  # type: ignore[attr-defined]
+    unit = bool(size == 1 and rule.options.expand1 and not alias)  # type: ignore[attr-defined]
+    method = "grow" if origin.startswith("_") and rule.expansion[0].name == origin else (  # type: ignore[attr-defined]
+        "begin" if origin.startswith("_") else alias or origin
+    )
+    return Rule(str(origin), size, str(method), unit)
+
+
+def _scanner(lark: Lark) -> re.Pattern[str]:
+    """One expression for all terminals, the more specific first; space and comments are skipped before each."""
+    terminals = sorted(lark.terminals, key=lambda t: (-t.priority, -t.pattern.max_width, -len(t.pattern.value), t.name))
+    one = [f"(?P<{t.name}>{t.pattern.to_regexp()})" for t in terminals if t.name not in SKIPPED]
+    skipped = "|".join(t.pattern.to_regexp() for t in terminals if t.name in SKIPPED)
+    return re.compile(f"(?:{skipped})*(?:{'|'.join(one)}|(?P<END>\\Z)|(?P<{STRAY}>.))", re.DOTALL)
