@@ -33,7 +33,7 @@ def fold(seed: int, *values: Any) -> int:
     Examples
     --------
     >>> fold(0, 1)
-    4086236438669128387
+    8091084484253266631
     >>> fold(0, 1) == fold(1, 0)
     False
     """

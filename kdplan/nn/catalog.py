@@ -1,0 +1,174 @@
+"""What can be named in a plan, without torch: networks and metrics, with their settings.
+
+`check`, the language reference and completions read these tables; tests hold them equal to the functions themselves.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from kdplan.ir.optimizers import REQUIRED, Setting
+
+
+@dataclass(frozen=True, slots=True)
+class ModelSpec:
+    """A network that can be named: `settings` by name; `open` if it passes unknown settings on."""
+
+    name: str
+    doc: str
+    settings: dict[str, Setting]
+    open: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class MetricSpec:
+    """A metric that can be named. `needs` is what `update` reads; `better` says which direction is good."""
+
+    name: str
+    doc: str
+    needs: str
+    larger_is_better: bool
+    unit: str
+    settings: dict[str, Setting]
+
+
+def _settings(*rows: Setting) -> dict[str, Setting]:
+    return {row.name: row for row in rows}
+
+
+_CLASSES = Setting("classes", "classes", 10, "outputs: a number, or a set of classes")
+_CHANNELS = Setting("channels", "int", 3, "channels of the images")
+
+MODELS: dict[str, ModelSpec] = {
+    spec.name: spec
+    for spec in (
+        ModelSpec(
+            "cifar_resnet",
+            "Residual network for small images: taps `conv1`, `layer1`, `layer2`, `layer3`, `fc`.",
+            _settings(
+                Setting("depth", "int", 20, "6n + 2 with basic blocks, 9n + 2 with bottlenecks"),
+                Setting("block", "basic | bottleneck", "basic", "kind of block"),
+                Setting(
+                    "shortcut",
+                    "projection | pad",
+                    "projection",
+                    "1 x 1 convolution, or zero channels without parameters",
+                ),
+                _CLASSES,
+                Setting(
+                    "width",
+                    "float | list[int]",
+                    1.0,
+                    "factor on 16, 32, 64 channels, or those of stem and three groups",
+                ),
+                _CHANNELS,
+            ),
+        ),
+        ModelSpec(
+            "cifar_wide_resnet",
+            "Wide residual network for small images: taps `conv1`, `layer1`, `layer2`, `layer3`, `fc`.",
+            _settings(
+                Setting("depth", "int", 16, "6n + 4"),
+                Setting("width", "float", 2.0, "factor on 16, 32, 64 channels"),
+                _CLASSES,
+                _CHANNELS,
+                Setting("dropout", "float", 0.0, "between a block's convolutions"),
+            ),
+        ),
+        ModelSpec(
+            "digits_net",
+            "Small convolutional network: taps `stem`, `layer1`, `layer2`, `fc`.",
+            _settings(
+                Setting("width", "int", 16, "channels of the stem; twice and four times as many later"),
+                _CLASSES,
+                Setting("channels", "int", 1, "channels of the images"),
+                Setting("blocks", "int", 1, "convolutions in each of the two layers"),
+            ),
+        ),
+        ModelSpec(
+            "mlp",
+            "Multilayer perceptron on flattened samples: taps `layer1` … `fc`.",
+            _settings(
+                Setting("inputs", "int", REQUIRED, "values in a sample"),
+                Setting("hidden", "list[int]", (64,), "sizes of the hidden layers"),
+                _CLASSES,
+            ),
+        ),
+        ModelSpec(
+            "conv1x1",
+            "Linear map of channels at every position.",
+            _settings(
+                Setting("inputs", "int", REQUIRED, "channels that come in"),
+                Setting("outputs", "int", REQUIRED, "channels that go out"),
+                Setting("bias", "bool", False, "add a constant a channel"),
+            ),
+        ),
+        ModelSpec(
+            "linear",
+            "Linear map of vectors.",
+            _settings(
+                Setting("inputs", "int", REQUIRED, "values that come in"),
+                Setting("outputs", "int", REQUIRED, "values that go out"),
+                Setting("bias", "bool", True, "add a constant"),
+            ),
+        ),
+        ModelSpec(
+            "autoencoder",
+            "Squeezes channels to a code and restores them: taps `code`, `output`.",
+            _settings(
+                Setting("inputs", "int", REQUIRED, "channels that come in"),
+                Setting("code", "int", REQUIRED, "channels of the code"),
+            ),
+        ),
+        ModelSpec(
+            "torchvision",
+            "Any network of torchvision, by its name there.",
+            _settings(
+                Setting("name", "text", REQUIRED, 'e.g. "resnet18"'),
+                Setting("classes", "classes", None, "outputs; a new head where the weights have another number"),
+                Setting("weights", "text", None, "a name such as `IMAGENET1K_V1` (its file must be there), or a path"),
+                _CHANNELS,
+            ),
+            open=True,
+        ),
+        ModelSpec(
+            "timm",
+            "Any network of timm, by its name there.",
+            _settings(
+                Setting("name", "text", REQUIRED, 'e.g. "vit_tiny_patch16_224"'),
+                Setting("classes", "classes", None, "outputs; a new head where the checkpoint has another number"),
+                Setting("checkpoint", "text", None, "path of a file with weights"),
+                _CHANNELS,
+            ),
+            open=True,
+        ),
+    )
+}
+
+METRICS: dict[str, MetricSpec] = {
+    spec.name: spec
+    for spec in (
+        MetricSpec("top1", "Samples whose highest score is the label's.", "logits", True, "%", {}),
+        MetricSpec("top5", "Samples whose label is among the five highest scores.", "logits", True, "%", {}),
+        MetricSpec(
+            "topk",
+            "Samples whose label is among the k highest scores.",
+            "logits",
+            True,
+            "%",
+            _settings(Setting("k", "int", REQUIRED, "how many scores count")),
+        ),
+        MetricSpec("error", "100 - top1.", "logits", False, "%", {}),
+        MetricSpec("cross_entropy", "Mean softmax cross-entropy with the labels.", "logits", False, "nats", {}),
+        MetricSpec(
+            "ece",
+            "Expected calibration error: mean distance of confidence and accuracy.",
+            "logits",
+            False,
+            "%",
+            _settings(Setting("bins", "int", 15, "intervals of confidence, equally wide")),
+        ),
+        MetricSpec("agreement", "Samples on which two networks choose the same class.", "pair", True, "%", {}),
+        MetricSpec("parameters", "Parameters of the network.", "network", False, "", {}),
+    )
+}

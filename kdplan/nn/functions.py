@@ -1,0 +1,269 @@
+"""What a plan's expressions may call: the losses, and small functions to combine signals.
+
+Functions here carry the names of the language, so some hide Python's own (`sum`, `abs`, `min`, `max`); the module is
+meant to be used through `FUNCTIONS`.
+"""
+
+from __future__ import annotations
+
+import builtins
+import math
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from kdplan.nn import losses
+from kdplan.nn.losses import wide
+
+Value = Tensor | float
+
+
+def mean(x: Tensor) -> Tensor:
+    """Mean over all entries; ``[...] -> []``.
+
+    Examples
+    --------
+    >>> mean(torch.tensor([1.0, 3.0])).item()
+    2.0
+    """
+    return wide(x).mean()
+
+
+def sum(x: Tensor) -> Tensor:
+    """Sum over all entries; ``[...] -> []``.
+
+    Examples
+    --------
+    >>> sum(torch.tensor([1.0, 3.0])).item()
+    4.0
+    """
+    return wide(x).sum()
+
+
+def exp(x: Value) -> Value:
+    """Exponential of a number or of each entry; shape kept.
+
+    Examples
+    --------
+    >>> exp(0.0)
+    1.0
+    """
+    return x.exp() if isinstance(x, Tensor) else math.exp(x)
+
+
+def log(x: Value) -> Value:
+    """Natural logarithm of a number or of each entry; shape kept.
+
+    Examples
+    --------
+    >>> log(torch.ones(2))
+    tensor([0., 0.])
+    """
+    return x.log() if isinstance(x, Tensor) else math.log(x)
+
+
+def sqrt(x: Value) -> Value:
+    """Square root of a number or of each entry; shape kept.
+
+    Examples
+    --------
+    >>> sqrt(4.0)
+    2.0
+    """
+    return x.sqrt() if isinstance(x, Tensor) else math.sqrt(x)
+
+
+def abs(x: Value) -> Value:
+    """Absolute value of a number or of each entry; shape kept.
+
+    Examples
+    --------
+    >>> abs(-2.0)
+    2.0
+    """
+    return x.abs() if isinstance(x, Tensor) else builtins.abs(x)
+
+
+def min(a: Value, b: Value) -> Value:
+    """The smaller of two numbers, or entry by entry where one is a tensor; shapes broadcast.
+
+    Examples
+    --------
+    >>> min(torch.tensor([1.0, 3.0]), 2.0)
+    tensor([1., 2.])
+    """
+    if isinstance(a, Tensor):
+        return torch.minimum(a, b) if isinstance(b, Tensor) else a.clamp(max=b)
+    return b.clamp(max=a) if isinstance(b, Tensor) else builtins.min(a, b)
+
+
+def max(a: Value, b: Value) -> Value:
+    """The larger of two numbers, or entry by entry where one is a tensor; shapes broadcast.
+
+    Examples
+    --------
+    >>> max(0.5, 1.0)
+    1.0
+    """
+    if isinstance(a, Tensor):
+        return torch.maximum(a, b) if isinstance(b, Tensor) else a.clamp(min=b)
+    return b.clamp(min=a) if isinstance(b, Tensor) else builtins.max(a, b)
+
+
+def clamp(x: Value, low: float, high: float) -> Value:
+    """`x` cut to the range `low` to `high`; shape kept.
+
+    Examples
+    --------
+    >>> clamp(torch.tensor([-1.0, 0.5, 2.0]), 0.0, 1.0)
+    tensor([0.0000, 0.5000, 1.0000])
+    """
+    return min(max(x, low), high)
+
+
+def concat(*tensors: Tensor) -> Tensor:
+    """Signals side by side on the class or channel dimension; ``[B, C_i, ...] -> [B, sum C_i, ...]``.
+
+    Examples
+    --------
+    >>> concat(torch.zeros(2, 3), torch.zeros(2, 4)).shape
+    torch.Size([2, 7])
+    """
+    return torch.cat(tensors, dim=1)
+
+
+def detach(x: Tensor) -> Tensor:
+    """The same values, through which no gradient flows; shape kept.
+
+    Examples
+    --------
+    >>> detach(torch.ones(1, requires_grad=True)).requires_grad
+    False
+    """
+    return x.detach()
+
+
+class _Reverse(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: float) -> Tensor:
+        ctx.weight = weight
+        return x.view_as(x)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
+        return -ctx.weight * gradient, None
+
+
+def reverse(x: Tensor, weight: float = 1.0) -> Tensor:
+    """The same values; on the way back the gradient is multiplied by ``-weight``; shape kept.
+
+    What lies before it then learns to raise the loss that what lies after it learns to lower.
+
+    References
+    ----------
+    Ganin and Lempitsky: Unsupervised domain adaptation by backpropagation (2015).
+
+    Examples
+    --------
+    >>> x = torch.ones(2, requires_grad=True)
+    >>> reverse(x, 0.5).sum().backward()
+    >>> x.grad
+    tensor([-0.5000, -0.5000])
+    """
+    out: Tensor = _Reverse.apply(x, weight)  # type: ignore[no-untyped-call]
+    return out
+
+
+def normalize(x: Tensor) -> Tensor:
+    """Each vector along dimension 1 divided by its Euclidean length; ``[B, C, ...]``, shape kept.
+
+    Examples
+    --------
+    >>> normalize(torch.tensor([[3.0, 4.0]]))
+    tensor([[0.6000, 0.8000]])
+    """
+    return F.normalize(wide(x), dim=1)
+
+
+def pool(x: Tensor) -> Tensor:
+    """Mean over all positions; ``[B, C, H, W] -> [B, C]`` (or any number of spatial dimensions).
+
+    Examples
+    --------
+    >>> pool(torch.ones(2, 3, 8, 8)).shape
+    torch.Size([2, 3])
+    """
+    return x if x.dim() == 2 else x.flatten(2).mean(dim=2)
+
+
+def flatten(x: Tensor) -> Tensor:
+    """Each sample as one vector; ``[B, ...] -> [B, N]``.
+
+    Examples
+    --------
+    >>> flatten(torch.ones(2, 3, 4)).shape
+    torch.Size([2, 12])
+    """
+    return x.flatten(1)
+
+
+def sigmoid(x: Tensor) -> Tensor:
+    """Logistic function of each entry, ``1 / (1 + exp(-x))``; shape kept.
+
+    Examples
+    --------
+    >>> sigmoid(torch.zeros(2))
+    tensor([0.5000, 0.5000])
+    """
+    return wide(x).sigmoid()
+
+
+def onehot(labels: Tensor, classes: int) -> Tensor:
+    """Class numbers as rows with a single one; ``[B] -> [B, classes]``, float32.
+
+    Examples
+    --------
+    >>> onehot(torch.tensor([1]), 3)
+    tensor([[0., 1., 0.]])
+    """
+    return F.one_hot(labels.long(), classes).float()
+
+
+FUNCTIONS: dict[str, Callable[..., Any]] = {
+    f.__name__: f
+    for f in (
+        losses.cross_entropy,
+        losses.sigmoid_cross_entropy,
+        losses.kl,
+        losses.kl_probabilities,
+        losses.kd,
+        losses.squared_l2,
+        losses.mse,
+        losses.cosine,
+        losses.entropy,
+        losses.softmax,
+        losses.log_softmax,
+        losses.uniform,
+        sigmoid,
+        onehot,
+        mean,
+        sum,
+        exp,
+        log,
+        sqrt,
+        abs,
+        min,
+        max,
+        clamp,
+        concat,
+        detach,
+        reverse,
+        normalize,
+        pool,
+        flatten,
+    )
+}
+"""Name in a plan -> function. Positional and keyword parameters are those of the Python function."""

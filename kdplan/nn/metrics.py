@@ -1,0 +1,236 @@
+"""Metrics that see a data set batch by batch; how it is cut into batches does not change the result.
+
+Counts are integers and sums are float64, held on the outputs' device, so that no batch waits for a copy to the CPU.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from kdplan.diagnostics.report import listing, nearest
+from kdplan.nn.catalog import METRICS
+from kdplan.nn.losses import wide
+
+
+class Metric(ABC):
+    """A number about a data set: `update` with each batch, then `compute`.
+
+    Parameters
+    ----------
+    probabilities : bool
+        The outputs are probabilities, not logits (those of an ensemble, for example).
+    """
+
+    def __init__(self, probabilities: bool = False) -> None:
+        self.probabilities = probabilities
+        self.total: Tensor | None = None
+        self.count = 0
+
+    def update(self, outputs: Tensor, labels: Tensor) -> None:
+        """Takes one batch: outputs ``[B, C]`` and labels ``[B]`` (for `agreement`: the other network's outputs)."""
+        with torch.no_grad():
+            added = self.measure(wide(outputs.detach()), labels)
+        self.total = added if self.total is None else self.total + added
+        self.count += len(outputs)
+
+    def merge(self, other: Metric) -> None:
+        """Adds what another metric of the same kind has seen."""
+        assert type(other) is type(self), (type(self), type(other))
+        if other.total is not None:
+            self.total = other.total if self.total is None else self.total + other.total.to(self.total.device)
+            self.count += other.count
+
+    def compute(self) -> float:
+        """The metric over everything seen so far.
+
+        Raises
+        ------
+        ValueError
+            If nothing has been seen.
+        """
+        if self.total is None or self.count == 0:
+            raise ValueError("a metric of no samples has no value")
+        return self.result(self.total)
+
+    @abstractmethod
+    def measure(self, outputs: Tensor, labels: Tensor) -> Tensor:
+        """What one batch adds to the total; ``[B, C], [B] -> []`` (or a fixed shape)."""
+
+    def result(self, total: Tensor) -> float:
+        """The metric, from the total; by default the mean over samples, in percent."""
+        return 100.0 * total.item() / self.count
+
+
+class TopK(Metric):
+    """Share of samples, in percent, whose label is among the `k` highest scores.
+
+    Of equal scores the lower class number comes first. A score that is not a number never wins.
+
+    Examples
+    --------
+    >>> m = TopK(1)
+    >>> m.update(torch.tensor([[0.1, 0.9], [0.8, 0.2]]), torch.tensor([1, 1]))
+    >>> m.compute()
+    50.0
+    """
+
+    def __init__(self, k: int = 1, probabilities: bool = False) -> None:
+        super().__init__(probabilities)
+        if k < 1:
+            raise ValueError(f"the k highest scores: k is at least 1, not {k}")
+        self.k = k
+
+    def measure(self, outputs: Tensor, labels: Tensor) -> Tensor:
+        labels = labels.long().unsqueeze(1)
+        score = outputs.gather(1, labels)
+        numbers = torch.arange(outputs.shape[1], device=outputs.device)
+        # "not <=" instead of ">": a NaN then ranks before the label.
+        before = ~(outputs <= score) | ((outputs == score) & (numbers < labels))
+        return (before.sum(dim=1) < self.k).sum()
+
+
+class Error(TopK):
+    """Share of samples, in percent, whose highest score is not the label's: 100 - top1.
+
+    Examples
+    --------
+    >>> m = Error()
+    >>> m.update(torch.tensor([[0.1, 0.9], [0.8, 0.2]]), torch.tensor([1, 0]))
+    >>> m.compute()
+    0.0
+    """
+
+    def result(self, total: Tensor) -> float:
+        return 100.0 * (self.count - total.item()) / self.count
+
+
+class CrossEntropy(Metric):
+    """Mean of ``-log p(label)``, in nats.
+
+    Examples
+    --------
+    >>> m = CrossEntropy()
+    >>> m.update(torch.zeros(3, 4), torch.tensor([0, 1, 2]))
+    >>> round(m.compute(), 4)
+    1.3863
+    """
+
+    def measure(self, outputs: Tensor, labels: Tensor) -> Tensor:
+        x = outputs.double()
+        log_p = x.log() if self.probabilities else x.log_softmax(dim=1)
+        return -log_p.gather(1, labels.long().unsqueeze(1)).sum()
+
+    def result(self, total: Tensor) -> float:
+        return total.item() / self.count
+
+
+class CalibrationError(Metric):
+    """Expected calibration error in percent: ``sum_b (n_b / n) |accuracy_b - confidence_b|``.
+
+    Samples are sorted by their highest probability into `bins` intervals of equal width, each closed above.
+
+    Examples
+    --------
+    >>> m = CalibrationError(probabilities=True)
+    >>> m.update(torch.tensor([[0.75, 0.25], [0.75, 0.25]]), torch.tensor([0, 1]))
+    >>> m.compute()
+    25.0
+    """
+
+    def __init__(self, bins: int = 15, probabilities: bool = False) -> None:
+        super().__init__(probabilities)
+        if bins < 1:
+            raise ValueError(f"calibration needs at least one bin, not {bins}")
+        self.bins = bins
+
+    def measure(self, outputs: Tensor, labels: Tensor) -> Tensor:
+        """``[B, C], [B] -> [2, bins]``: sums of confidence and of hits in each interval."""
+        p = outputs.double() if self.probabilities else outputs.double().softmax(dim=1)
+        confidence, choice = p.max(dim=1)
+        place = (confidence * self.bins).ceil().long().sub(1).clamp(0, self.bins - 1)
+        sums = torch.zeros(2, self.bins, dtype=torch.float64, device=p.device)
+        sums[0].index_add_(0, place, confidence)
+        sums[1].index_add_(0, place, (choice == labels).double())
+        return sums
+
+    def result(self, total: Tensor) -> float:
+        return 100.0 * (total[0] - total[1]).abs().sum().item() / self.count
+
+
+class Agreement(Metric):
+    """Share of samples, in percent, on which two networks choose the same class; `labels` are the other's outputs.
+
+    Examples
+    --------
+    >>> m = Agreement()
+    >>> m.update(torch.tensor([[0.1, 0.9]]), torch.tensor([[0.4, 0.6]]))
+    >>> m.compute()
+    100.0
+    """
+
+    def measure(self, outputs: Tensor, labels: Tensor) -> Tensor:
+        return (outputs.argmax(dim=1) == labels.argmax(dim=1)).sum()
+
+
+_BUILD: dict[str, Callable[..., Metric]] = {
+    "top1": lambda probabilities: TopK(1, probabilities),
+    "top5": lambda probabilities: TopK(5, probabilities),
+    "topk": TopK,
+    "error": lambda probabilities: Error(1, probabilities),
+    "cross_entropy": CrossEntropy,
+    "ece": CalibrationError,
+    "agreement": Agreement,
+}
+
+
+def build_metric(name: str, probabilities: bool = False, **settings: Any) -> Metric:
+    """A fresh metric by its name in `kdplan.nn.catalog.METRICS`.
+
+    Parameters
+    ----------
+    name : str
+    probabilities : bool
+        What it will be fed with are probabilities, not logits.
+    **settings
+        As in the table.
+
+    Raises
+    ------
+    ValueError
+        If there is no such metric or setting, the metric reads no outputs, or a value is impossible.
+
+    Examples
+    --------
+    >>> build_metric("topk", k=3).k
+    3
+    """
+    if name not in METRICS:
+        near = nearest(name, METRICS)
+        told = f"did you mean `{near}`?" if near else f"there are {listing(METRICS)}"
+        raise ValueError(f"there is no metric `{name}`; {told}")
+    if name not in _BUILD:
+        raise ValueError(f"`{name}` is a number of the network, not of its outputs")
+    known = METRICS[name].settings
+    for key in settings:
+        if key not in known:
+            raise ValueError(f"`{name}` has no setting `{key}`; it has {listing(known)}")
+    missing = [key for key, setting in known.items() if setting.required and key not in settings]
+    if missing:
+        raise ValueError(f"`{name}` needs {listing(missing)}")
+    return _BUILD[name](probabilities=probabilities, **settings)
+
+
+def count_parameters(net: nn.Module) -> int:
+    """Parameters of a network, each counted once; buffers are none.
+
+    Examples
+    --------
+    >>> count_parameters(nn.Linear(3, 2))
+    8
+    """
+    return sum(p.numel() for p in net.parameters())

@@ -1,0 +1,166 @@
+"""Networks: built by name, with weights that depend on nothing but the architecture and a seed."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import inspect
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from kdplan.diagnostics.report import listing, nearest
+from kdplan.nn.catalog import MODELS
+from kdplan.nn.models.cifar import cifar_resnet, cifar_wide_resnet
+from kdplan.nn.models.small import autoencoder, conv1x1, digits_net, linear, mlp
+from kdplan.nn.models.zoo import timm, torchvision
+
+__all__ = [
+    "autoencoder",
+    "cifar_resnet",
+    "cifar_wide_resnet",
+    "conv1x1",
+    "create",
+    "digits_net",
+    "initialise",
+    "linear",
+    "mlp",
+    "timm",
+    "torchvision",
+]
+
+
+def create(factory: str, /, **args: Any) -> nn.Module:
+    """Builds a network.
+
+    Parameters
+    ----------
+    factory : str
+        A name in `kdplan.nn.catalog.MODELS`, or `package.module:function`, or `path/to/file.py:function`, which returns
+        an `nn.Module`.
+    **args
+        The factory's settings.
+
+    Returns
+    -------
+    nn.Module
+        In training mode, on the CPU, initialised from torch's global generator (see `initialise`).
+
+    Raises
+    ------
+    ValueError
+        If there is no such factory, it has no such setting, or it refuses the values.
+    FileNotFoundError
+        If weights or a file of code are not there.
+
+    Examples
+    --------
+    >>> create("digits_net", width=8).fc
+    Linear(in_features=32, out_features=10, bias=True)
+    >>> create("digits_net", widht=8)
+    Traceback (most recent call last):
+    ValueError: `digits_net` has no setting `widht`; did you mean `width`?
+    """
+    build = find(factory)
+    _check_arguments(factory, build, args)
+    try:
+        net = build(**args)
+    except (TypeError, ZeroDivisionError, RuntimeError, KeyError) as e:
+        raise ValueError(f"`{factory}` failed with these settings: {type(e).__name__}: {e}") from e
+    if not isinstance(net, nn.Module):
+        raise ValueError(f"`{factory}` returned a {type(net).__name__}, not a torch module")
+    return net
+
+
+def find(factory: str) -> Callable[..., Any]:
+    """The function that `factory` names; see `create`.
+
+    Raises
+    ------
+    ValueError, FileNotFoundError
+    """
+    if ":" not in factory:
+        if factory not in MODELS:
+            near = nearest(factory, MODELS)
+            told = f"did you mean `{near}`?" if near else f"there are {listing(MODELS)}, and `module:function`"
+            raise ValueError(f"there is no network `{factory}`; {told}")
+        found: Callable[..., Any] = getattr(sys.modules[__name__], factory)
+        return found
+    where, _, name = factory.rpartition(":")
+    module = _module_of_file(Path(where).expanduser()) if where.endswith(".py") else _module(where)
+    value = getattr(module, name, None)
+    if not callable(value):
+        near = nearest(name, dir(module))
+        raise ValueError(f"{where} has no function `{name}`" + (f"; did you mean `{near}`?" if near else ""))
+    built: Callable[..., Any] = value
+    return built
+
+
+def _module(name: str) -> Any:
+    try:
+        return importlib.import_module(name)
+    except Exception as e:  # a user's module may raise anything while it loads
+        raise ValueError(f"module `{name}` cannot be imported: {type(e).__name__}: {e}") from e
+
+
+def _module_of_file(path: Path) -> Any:
+    path = path.resolve()
+    if not path.is_file():
+        raise FileNotFoundError(f"there is no file {path}")
+    spec = importlib.util.spec_from_file_location(f"kdplan_user_{path.stem}", path)
+    assert spec is not None and spec.loader is not None, path
+    module = importlib.util.module_from_spec(spec)
+    try:
+        spec.loader.exec_module(module)
+    except Exception as e:  # a user's file may raise anything while it loads
+        raise ValueError(f"{path} cannot be loaded: {type(e).__name__}: {e}") from e
+    return module
+
+
+def _check_arguments(factory: str, build: Callable[..., Any], args: dict[str, Any]) -> None:
+    try:
+        parameters = inspect.signature(build).parameters
+    except ValueError:  # built-in callables may have no signature; the call itself then tells
+        return
+    if any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
+        return
+    for name in args:
+        if name not in parameters:
+            near = nearest(name, parameters)
+            told = f"did you mean `{near}`?" if near else f"it has {listing(parameters)}"
+            raise ValueError(f"`{factory}` has no setting `{name}`; {told}")
+    missing = [
+        n for n, p in parameters.items() if p.default is p.empty and n not in args and p.kind is not p.VAR_POSITIONAL
+    ]
+    if missing:
+        raise ValueError(f"`{factory}` needs {listing(missing)}")
+
+
+def initialise(build: Callable[[], nn.Module], seed: int) -> nn.Module:
+    """Builds a network from `seed` alone, on the CPU, and leaves torch's global generator as it was.
+
+    Parameters
+    ----------
+    build : callable
+        Makes the network; called once.
+    seed : int
+
+    Returns
+    -------
+    nn.Module
+        The same weights for the same architecture and seed, whatever was drawn before.
+
+    Examples
+    --------
+    >>> a, b = (initialise(lambda: create("mlp", inputs=4), 7) for _ in range(2))
+    >>> torch.equal(a.fc.weight, b.fc.weight)
+    True
+    """
+    with torch.random.fork_rng(devices=[]), torch.device("cpu"):
+        # default_generator alone: torch.manual_seed would also seed the accelerators, which are not forked here.
+        torch.default_generator.manual_seed(seed)
+        return build()
