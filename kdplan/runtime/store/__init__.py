@@ -1,0 +1,24 @@
+"""Content-addressed results: nothing in here imports torch, nothing is ever unpickled."""
+
+from kdplan.runtime.store.artifact import Artifact, Checkpoint, phase_json, phase_key_from_json
+from kdplan.runtime.store.errors import StoreCorrupt, StoreError, StoreLocked, StoreMissing, StoreUnwritable
+from kdplan.runtime.store.lock import Holder
+from kdplan.runtime.store.store import Entry, Store
+from kdplan.runtime.store.work import Work, read_metrics
+
+__all__ = [
+    "Artifact",
+    "Checkpoint",
+    "Entry",
+    "Holder",
+    "Store",
+    "StoreCorrupt",
+    "StoreError",
+    "StoreLocked",
+    "StoreMissing",
+    "StoreUnwritable",
+    "Work",
+    "phase_json",
+    "phase_key_from_json",
+    "read_metrics",
+]

@@ -1,0 +1,147 @@
+"""What a finished phase left, and what a running one saved: folders of files that are checked against their manifest."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from kdplan.ir.dag import Component, PhaseKey
+from kdplan.runtime.store import manifest
+from kdplan.runtime.store.errors import StoreCorrupt, StoreMissing
+
+
+@dataclass(slots=True)
+class Folder:
+    """A finished folder of the store. Sizes are checked when it is opened, hashes when a file is read."""
+
+    path: Path
+    what: str
+    """How messages call it."""
+    files: manifest.Manifest
+    _hashed: set[str] = field(default_factory=set)
+
+    def file(self, name: str) -> Path:
+        """The path of file `name`, its hash compared once with the manifest's.
+
+        Raises
+        ------
+        StoreMissing
+            KD0909 if the folder never had such a file.
+        StoreCorrupt
+            KD0902 if the file is not what was written.
+        """
+        self._known(name)
+        if name not in self._hashed:
+            manifest.check(self.path, name, self.files, self.what)
+            self._hashed.add(name)
+        return self.path / name
+
+    def read(self, name: str) -> bytes:
+        """The content of file `name`; exactly these bytes were compared with the manifest."""
+        self._known(name)
+        path = self.path / name
+        try:
+            content = path.read_bytes()
+        except OSError as problem:
+            state = f"unreadable ({problem.strerror})"
+            raise StoreCorrupt.of("KD0903", path=path, folder=self.path, what=self.what, state=state) from problem
+        manifest.check(self.path, name, self.files, self.what, content)
+        return content
+
+    def json(self, name: str) -> Any:
+        """The value in the JSON file `name`."""
+        return json.loads(self.read(name))
+
+    def verify(self) -> None:
+        """Compares every file's hash."""
+        for name in self.files:
+            manifest.check(self.path, name, self.files, self.what)
+            self._hashed.add(name)
+
+    @property
+    def bytes(self) -> int:
+        """The size of all files."""
+        return sum(size for size, _ in self.files.values())
+
+    def _known(self, name: str) -> None:
+        if name not in self.files:
+            known = ", ".join(sorted(self.files))
+            raise StoreMissing.of("KD0909", what=self.what, name=name, known=known)
+
+
+@dataclass(slots=True)
+class Artifact(Folder):
+    """What a finished phase left: `weights-<slot>-<snapshot>.safetensors`, metrics, summary, phase, environment."""
+
+    key: str = ""
+
+    @staticmethod
+    def weights_name(slot: int = 0, snapshot: str = "last") -> str:
+        """The file that holds the weights of the phase's `moves[slot]`.
+
+        >>> Artifact.weights_name(1, "epoch=100")
+        'weights-1-epoch=100.safetensors'
+        """
+        return f"weights-{slot}-{snapshot}.safetensors"
+
+    def weights(self, slot: int = 0, snapshot: str = "last") -> bytes:
+        """A safetensors file's content, for `safetensors.torch.load` or `safetensors.numpy.load`."""
+        return self.read(self.weights_name(slot, snapshot))
+
+    def snapshots(self, slot: int = 0) -> list[str]:
+        """The snapshots that are kept of `moves[slot]`: `last`, `best`, `ema`, `epoch=100` …"""
+        head, tail = f"weights-{slot}-", ".safetensors"
+        return [n.removeprefix(head).removesuffix(tail) for n in self.files if n.startswith(head) and n.endswith(tail)]
+
+    @property
+    def summary(self) -> dict[str, Any]:
+        """The phase's results in short."""
+        value = self.json("summary.json")
+        assert isinstance(value, dict)
+        return value
+
+    def metrics(self) -> list[dict[str, Any]]:
+        """The lines of metrics.jsonl."""
+        return [json.loads(line) for line in self.read("metrics.jsonl").splitlines() if line.strip()]
+
+    def phase_key(self) -> PhaseKey:
+        """What the phase was made from, for telling what has changed since."""
+        return phase_key_from_json(self.json("phase.json"))
+
+
+@dataclass(slots=True)
+class Checkpoint(Folder):
+    """Where a phase can go on from."""
+
+    step: int = 0
+
+    @property
+    def state(self) -> dict[str, Any]:
+        """The plain values that were saved beside the tensors."""
+        value = self.json("state.json")
+        assert isinstance(value, dict)
+        return value
+
+
+def phase_json(name: str, plan_file: str, key: PhaseKey) -> dict[str, Any]:
+    """The content of phase.json."""
+    return {
+        "name": name,
+        "plan": plan_file,
+        "key": key.key,
+        "components": [{"path": c.path, "value": c.value, "at": c.at} for c in key.components],
+        "reads": dict(key.reads),
+    }
+
+
+def phase_key_from_json(data: dict[str, Any]) -> PhaseKey:
+    """The inverse of `phase_json`, without spans.
+
+    >>> key = PhaseKey("k", [Component("loss/0", "kd", at="a.kd:1:2")], {"t.train": "j"})
+    >>> phase_key_from_json(phase_json("kd", "a.kd", key)) == key
+    True
+    """
+    components = [Component(c["path"], c["value"], at=c["at"]) for c in data["components"]]
+    return PhaseKey(data["key"], components, dict(data["reads"]))

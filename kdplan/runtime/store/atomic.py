@@ -1,0 +1,160 @@
+"""Files and folders that are there whole or not at all.
+
+Every write goes to a temporary name in the same directory, is flushed to the disk, renamed, and the directory flushed.
+A process killed at any moment leaves the old content or the new one, and perhaps a temporary name, which begins with `.`
+and is swept by whoever writes there next.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import json
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from kdplan.runtime.store.errors import writing
+
+MODE = 0o644
+Content = bytes | Callable[[Path], object]
+"""What a file shall hold: bytes, or a function that writes it to the path that it is given."""
+
+_number = itertools.count()
+
+
+def temporary(path: Path) -> Path:
+    """A name beside `path` that nothing else uses, and that `sweep` knows as a leftover."""
+    return path.with_name(f".new-{os.getpid()}-{next(_number)}-{path.name}")
+
+
+def sweep(folder: Path) -> list[str]:
+    """Removes what killed writers left in `folder`; only for who holds its lock. Returns the names."""
+    swept = []
+    if folder.is_dir():
+        for entry in sorted(folder.iterdir()):
+            if entry.name.startswith((".new-", ".old-")):
+                remove(entry)
+                swept.append(entry.name)
+    return swept
+
+
+def remove(path: Path) -> None:
+    """Removes a file or a whole folder, whatever is there; links are not followed."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def flush_folder(folder: Path) -> None:
+    """Makes the names in `folder` survive a power cut."""
+    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def make_folder(folder: Path) -> None:
+    """Makes `folder` and its parents, each flushed into the folder that holds it."""
+    if folder.is_dir():
+        return
+    with writing(folder):
+        make_folder(folder.parent)
+        folder.mkdir(exist_ok=True)
+        flush_folder(folder.parent)
+
+
+def put(path: Path, content: Content) -> None:
+    """Writes `content` at the new name `path` and flushes it: for files of a folder that is itself not yet in place."""
+    with writing(path):
+        if callable(content):
+            content(path)
+            # Writers of other libraries may choose their own mode, and mostly do not flush.
+            os.chmod(path, MODE)
+            handle = os.open(path, os.O_RDONLY)
+            try:
+                os.fsync(handle)
+            finally:
+                os.close(handle)
+            return
+        handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, MODE)
+        with os.fdopen(handle, "wb") as file:
+            os.fchmod(file.fileno(), MODE)
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+
+
+def write(path: Path, content: Content) -> None:
+    """Writes or replaces the file `path`: readers see the old content or the new one, never a part.
+
+    Raises
+    ------
+    StoreUnwritable
+        If the system refuses; the old file is intact then.
+    """
+    new = temporary(path)
+    try:
+        put(new, content)
+        with writing(path):
+            os.replace(new, path)
+            flush_folder(path.parent)
+    finally:
+        remove(new)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """`write` of a value's JSON form, for people to read as well."""
+    write(path, json_bytes(value))
+
+
+def json_bytes(value: Any) -> bytes:
+    """The one JSON form that the store uses; NaN and infinity are written as the texts `NaN`, `Infinity`.
+
+    >>> json_bytes({"loss": float("nan")})
+    b'{\\n "loss": "NaN"\\n}\\n'
+    """
+    return (json.dumps(plain(value), indent=1, ensure_ascii=False, allow_nan=False) + "\n").encode()
+
+
+def plain(value: Any) -> Any:
+    """`value` with what JSON has no form for made into text: NaN, infinities, paths. Tuples become lists."""
+    if isinstance(value, float) and (value != value or value in (float("inf"), float("-inf"))):
+        return "NaN" if value != value else "Infinity" if value > 0 else "-Infinity"
+    if isinstance(value, dict):
+        return {str(k): plain(v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(v) for v in value]
+    return str(value) if isinstance(value, Path) else value
+
+
+def place_folder(new: Path, target: Path) -> None:
+    """Renames the finished folder `new` to `target`; what stood there goes away.
+
+    Both lie in one file system. Killed in between, `target` is absent, the old one, or the new one.
+    """
+    old = target.with_name(f".old-{os.getpid()}-{next(_number)}-{target.name}")
+    with writing(target):
+        flush_folder(new)
+        if target.exists():
+            os.rename(target, old)
+        os.rename(new, target)
+        flush_folder(target.parent)
+        if new.parent != target.parent:
+            flush_folder(new.parent)
+        remove(old)
+
+
+def digest_bytes(content: bytes) -> str:
+    """SHA-256 in hexadecimal."""
+    return hashlib.sha256(content).hexdigest()
+
+
+def digest_file(path: Path) -> str:
+    """SHA-256 of a file's content, read in pieces."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

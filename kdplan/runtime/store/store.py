@@ -1,0 +1,233 @@
+"""The store: everything that runs leave behind, found by content hash and shared between plans.
+
+    phases/<key>/      a finished phase: manifest.json (written last), weights-<slot>-<snapshot>.safetensors,
+                       metrics.jsonl, summary.json, phase.json, environment.json
+    work/<key>/        a running or interrupted one: lock, holder.json, metrics.jsonl, checkpoints/step-<n>/
+    plans/<hash>.json  phase name -> key, as the plan file was last run
+    measures/<key>.json  costs/<key>.json  speeds.json    numbers that need not be found twice
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from kdplan.runtime.store import manifest
+from kdplan.runtime.store.artifact import Artifact
+from kdplan.runtime.store.atomic import make_folder, remove, write_json
+from kdplan.runtime.store.errors import StoreCorrupt, StoreMissing
+from kdplan.runtime.store.lock import Holder, read_holder
+from kdplan.runtime.store.work import Work, checkpoint_folders, discard
+
+State = Literal["done", "running", "interrupted", "missing"]
+Numbers = Literal["measures", "costs"]
+STALE = 24 * 3600
+"""After so many seconds a temporary file of a folder without a lock is nobody's."""
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One key in the store, for listings and for clearing up."""
+
+    key: str
+    name: str
+    """The phase's name in the plan that made it; "" where it is not known."""
+    state: State
+    bytes: int
+    modified: float
+    """Seconds since 1970."""
+
+
+class Store:
+    """The store in folder `root`; nothing is written before the first phase begins.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> store = Store(tempfile.mkdtemp())
+    >>> store.has("k1"), store.state("k1")
+    (False, 'missing')
+    >>> with store.begin("k1") as work:
+    ...     artifact = work.commit({"weights-0-last.safetensors": b"weights"})
+    >>> store.artifact("k1").weights()
+    b'weights'
+    """
+
+    def __init__(self, root: Path | str) -> None:
+        self.root = Path(root)
+
+    def __repr__(self) -> str:
+        return f"Store({str(self.root)!r})"
+
+    # ---- phases
+
+    def phase_folder(self, key: str) -> Path:
+        assert key and key == Path(key).name and not key.startswith("."), f"key {key!r}"
+        return self.root / "phases" / key
+
+    def work_folder(self, key: str) -> Path:
+        assert key and key == Path(key).name and not key.startswith("."), f"key {key!r}"
+        return self.root / "work" / key
+
+    def has(self, key: str) -> bool:
+        """Whether phase `key` is finished; `artifact` tells whether it is sound."""
+        return self.phase_folder(key).is_dir()
+
+    def artifact(self, key: str) -> Artifact:
+        """What phase `key` left, with its manifest and the files' sizes checked; hashes are checked as files are read.
+
+        Raises
+        ------
+        StoreMissing
+            KD0910 if the phase is not in the store.
+        StoreCorrupt
+            KD0903 or KD0904 if files are missing or cut.
+        """
+        folder = self.phase_folder(key)
+        what = f"phase {key[:12]}"
+        if not folder.is_dir():
+            raise StoreMissing.of("KD0910", what=what, root=self.root)
+        return Artifact(folder, what, manifest.read(folder, what), key=key)
+
+    def verify(self, key: str) -> Artifact:
+        """`artifact`, with every byte compared to its hash."""
+        found = self.artifact(key)
+        found.verify()
+        return found
+
+    def problem(self, key: str) -> str | None:
+        """What is wrong with finished phase `key`, in a sentence, or None; hashes are not compared."""
+        try:
+            self.artifact(key)
+        except (StoreCorrupt, StoreMissing) as error:
+            return error.diagnostics[0].message
+        return None
+
+    def state(self, key: str) -> State:
+        """Where phase `key` stands. Reads only; never disturbs a running one."""
+        if self.has(key):
+            return "done"
+        if not self.work_folder(key).is_dir():
+            return "missing"
+        if self.holder(key) is not None:
+            return "running"
+        return "interrupted" if self.resume_step(key) is not None else "missing"
+
+    def holder(self, key: str) -> Holder | None:
+        """Who runs phase `key` at this moment."""
+        holder = read_holder(self.work_folder(key))
+        return holder if holder is not None and holder.alive else None
+
+    def resume_step(self, key: str) -> int | None:
+        """The step that phase `key` would go on from: that of its newest complete checkpoint. Hashes are not compared."""
+        for step, folder in checkpoint_folders(self.work_folder(key) / "checkpoints"):
+            try:
+                manifest.read(folder, folder.name)
+                return step
+            except StoreCorrupt:
+                continue  # `Work.latest_checkpoint` will say so to whoever resumes
+        return None
+
+    def begin(self, key: str) -> Work:
+        """Takes phase `key`'s lock and its folder for running; a context manager that gives the lock back.
+
+        Another process may have finished the phase while this one was planning: ask `has` once more afterwards.
+
+        Raises
+        ------
+        StoreLocked
+            KD0901 if another process runs it.
+        """
+        return Work(self.work_folder(key), self.root / "phases", key)
+
+    # ---- the last keys of a plan file
+
+    def _plan_file(self, plan: Path | str) -> Path:
+        name = hashlib.sha256(str(Path(plan).resolve()).encode()).hexdigest()[:32]
+        return self.root / "plans" / f"{name}.json"
+
+    def last_keys(self, plan: Path | str) -> dict[str, str]:
+        """Phase name -> key, as plan file `plan` was last run; {} where that is not known."""
+        data = self._load(self._plan_file(plan))
+        phases = data.get("phases")
+        return {str(n): str(k) for n, k in phases.items()} if isinstance(phases, dict) else {}
+
+    def remember(self, plan: Path | str, keys: Mapping[str, str]) -> None:
+        """Sets the last keys of plan file `plan`; phases that it does not name keep theirs."""
+        path = self._plan_file(plan)
+        make_folder(path.parent)
+        write_json(path, {"plan": str(Path(plan).resolve()), "phases": {**self.last_keys(plan), **keys}})
+
+    # ---- numbers
+
+    def number(self, kind: Numbers, key: str) -> dict[str, Any] | None:
+        """What was kept of `kind` under `key`, or None."""
+        return self._load(self.root / kind / f"{key}.json") or None
+
+    def keep_number(self, kind: Numbers, key: str, value: Mapping[str, Any]) -> None:
+        """Keeps a value of `kind` under `key`."""
+        path = self.root / kind / f"{key}.json"
+        make_folder(path.parent)
+        write_json(path, dict(value))
+
+    def speeds(self) -> dict[str, float]:
+        """Device and arithmetic -> the floating-point operations a second that were measured there."""
+        return {str(n): float(v) for n, v in self._load(self.root / "speeds.json").items() if isinstance(v, int | float)}
+
+    def keep_speed(self, device: str, value: float) -> None:
+        """Sets the speed measured on `device`."""
+        make_folder(self.root)
+        write_json(self.root / "speeds.json", {**self.speeds(), device: value})
+
+    @staticmethod
+    def _load(path: Path) -> dict[str, Any]:
+        # These files only spare work: one that cannot be read is one that is not there.
+        try:
+            data = json.loads(path.read_bytes())
+        except (OSError, ValueError):
+            return {}
+        return data if isinstance(data, dict) else {}
+
+    # ---- clearing up
+
+    def entries(self) -> list[Entry]:
+        """All keys with their sizes, largest first."""
+        found = []
+        for part in ("phases", "work"):
+            folder = self.root / part
+            for entry in folder.iterdir() if folder.is_dir() else ():
+                if entry.is_dir() and not entry.name.startswith("."):
+                    files = [f.stat() for f in entry.rglob("*") if f.is_file()]
+                    name = str(self._load(entry / "phase.json").get("name", ""))
+                    state: State = "done" if part == "phases" else self.state(entry.name)
+                    size = sum(s.st_size for s in files)
+                    found.append(Entry(entry.name, name, state, size, max((s.st_mtime for s in files), default=0.0)))
+        return sorted(found, key=lambda e: (-e.bytes, e.key))
+
+    def drop(self, key: str) -> None:
+        """Removes everything of phase `key`: it will be trained anew.
+
+        Raises
+        ------
+        StoreLocked
+            If it is being run.
+        """
+        with self.begin(key) as work:
+            if self.has(key):
+                discard(self.phase_folder(key))
+            work.discard()
+
+    def sweep(self) -> list[Path]:
+        """Removes temporary files that writers killed a day ago or longer left in folders without a lock."""
+        swept = []
+        for folder in (self.root, *(self.root / n for n in ("phases", "plans", "measures", "costs"))):
+            for entry in folder.iterdir() if folder.is_dir() else ():
+                if entry.name.startswith((".new-", ".old-")) and entry.lstat().st_mtime < time.time() - STALE:
+                    remove(entry)
+                    swept.append(entry)
+        return swept

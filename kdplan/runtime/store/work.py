@@ -1,0 +1,259 @@
+"""A phase that is being run: its lock, its metrics so far, its checkpoints, and the commit that makes it an artifact."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from kdplan.diagnostics.report import Diagnostic, diagnostic
+from kdplan.runtime.store import manifest
+from kdplan.runtime.store.artifact import Artifact, Checkpoint
+from kdplan.runtime.store.atomic import (
+    MODE,
+    Content,
+    flush_folder,
+    json_bytes,
+    make_folder,
+    place_folder,
+    plain,
+    remove,
+    sweep,
+    temporary,
+    write,
+)
+from kdplan.runtime.store.errors import StoreCorrupt, writing
+from kdplan.runtime.store.lock import Lock
+
+KEEP = 2
+"""Checkpoints kept: the newest, and one before it should the newest turn out damaged."""
+
+
+class Work:
+    """The folder `work/<key>/`, locked from `Store.begin` until `commit` or `close`.
+
+    Examples
+    --------
+    >>> import tempfile; from kdplan.runtime.store import Store
+    >>> store = Store(tempfile.mkdtemp())
+    >>> with store.begin("k1") as work:
+    ...     work.save_checkpoint(10, {"model.safetensors": b"..."}, {"epoch": 1})
+    ...     work.log({"step": 10, "loss": 0.5})
+    ...     artifact = work.commit({"weights-0-last.safetensors": b"...", "summary.json": {"loss": 0.5}})
+    >>> artifact.summary
+    {'loss': 0.5}
+    """
+
+    def __init__(self, folder: Path, phases: Path, key: str) -> None:
+        self.folder = folder
+        self.key = key
+        self.what = f"phase {key[:12]}"
+        self.notices: list[Diagnostic] = []
+        """Warnings about what was found and mended, for whoever runs the phase to show."""
+        self._phases = phases
+        self._log: int | None = None
+        self._lock = Lock(folder, self.what)
+        make_folder(phases)
+        self._lock.acquire()
+        self._sweep()
+
+    def _sweep(self) -> None:
+        sweep(self.folder)
+        sweep(self.checkpoints)
+        for leftover in self._phases.glob(f".old-*-{self.key}"):
+            remove(leftover)
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.folder / "checkpoints"
+
+    @property
+    def metrics_file(self) -> Path:
+        """The running phase's metrics, one JSON object a line."""
+        return self.folder / "metrics.jsonl"
+
+    # ---- metrics
+
+    def log(self, record: Mapping[str, Any]) -> None:
+        """Appends one line to metrics.jsonl. A kill may cut the last line; `rewind` drops it then."""
+        with writing(self.metrics_file):
+            if self._log is None:
+                flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC
+                self._log = os.open(self.metrics_file, flags, MODE)
+            line = json.dumps(plain(dict(record)), ensure_ascii=False, allow_nan=False) + "\n"
+            left = memoryview(line.encode())
+            while left:
+                left = left[os.write(self._log, left) :]
+
+    def metrics(self) -> list[dict[str, Any]]:
+        """The lines so far; a cut last line is left out."""
+        return read_metrics(self.metrics_file)
+
+    def rewind(self, step: int) -> None:
+        """Drops the metrics of steps after `step`, which will be trained again; -1 drops all."""
+        self._close_log()
+        kept = [r for r in self.metrics() if r.get("step", 0) <= step]
+        text = "".join(json.dumps(r, ensure_ascii=False) + "\n" for r in kept)
+        write(self.metrics_file, text.encode())
+
+    def _close_log(self) -> None:
+        if self._log is not None:
+            with writing(self.metrics_file):
+                os.fsync(self._log)
+            os.close(self._log)
+            self._log = None
+
+    # ---- checkpoints
+
+    def save_checkpoint(self, step: int, tensors: Mapping[str, Content], state: Mapping[str, Any]) -> None:
+        """Saves where the phase can go on from; the newest two are kept.
+
+        Parameters
+        ----------
+        step
+            Steps that are done.
+        tensors
+            File name -> its content, or a function that writes it to a path: safetensors, never a pickle.
+        state
+            Plain values, saved as JSON.
+
+        Raises
+        ------
+        StoreUnwritable
+            If the disk takes no more; earlier checkpoints are intact then.
+        """
+        assert self._lock.held, "the phase's lock is not held"
+        assert "state.json" not in tensors
+        make_folder(self.checkpoints)
+        if self._log is not None:
+            with writing(self.metrics_file):
+                os.fsync(self._log)
+        target = self.checkpoints / f"step-{step}"
+        new = temporary(target)
+        try:
+            manifest.build(new, {**tensors, "state.json": json_bytes(dict(state))})
+            place_folder(new, target)
+        except BaseException:
+            if new.exists():
+                remove(new)
+            raise
+        for _, old in checkpoint_folders(self.checkpoints)[KEEP:]:
+            discard(old)
+
+    def latest_checkpoint(self) -> Checkpoint | None:
+        """The newest checkpoint whose every byte is as written; `notices` names those that were not, which are removed."""
+        for step, folder in checkpoint_folders(self.checkpoints):
+            what = f"checkpoint {folder.name} of {self.what}"
+            try:
+                found = Checkpoint(folder, what, manifest.read(folder, what), step=step)
+                found.verify()
+                return found
+            except StoreCorrupt as problem:
+                self.notices.append(
+                    diagnostic("KD0908", None, what=what, reason=problem.diagnostics[0].message, path=folder)
+                )
+                discard(folder)
+        return None
+
+    # ---- the end
+
+    def commit(self, files: Mapping[str, Content | Mapping[str, Any] | list[Any]]) -> Artifact:
+        """Makes the finished phase an artifact, whole or not at all, and removes this folder and its lock.
+
+        Parameters
+        ----------
+        files
+            File name -> bytes, a function that writes the file to a path, or a value to be saved as JSON.
+            `metrics.jsonl` is added from what was logged, unless it is given.
+        """
+        assert self._lock.held, "the phase's lock is not held"
+        self._close_log()
+        content: dict[str, Content] = {n: _content(c) for n, c in files.items()}
+        if "metrics.jsonl" not in content:
+            content["metrics.jsonl"] = self.metrics_file.read_bytes() if self.metrics_file.exists() else b""
+        target = self._phases / self.key
+        new = temporary(self.folder / self.key)
+        try:
+            manifest.build(new, content)
+            place_folder(new, target)
+        except BaseException:
+            if new.exists():
+                remove(new)
+            raise
+        artifact = Artifact(target, self.what, manifest.read(target, self.what), key=self.key)
+        self.discard()
+        return artifact
+
+    def discard(self) -> None:
+        """Removes everything that the running phase has saved, and gives the lock back."""
+        self._close_log()
+        # The lock goes last. Who waits for it then holds a file without a name, notices, and makes a new folder.
+        for entry in self.folder.iterdir():
+            if entry.name not in ("lock", "holder.json"):
+                discard(entry)
+        (self.folder / "holder.json").unlink(missing_ok=True)
+        (self.folder / "lock").unlink(missing_ok=True)
+        self._lock.release()
+        try:
+            self.folder.rmdir()
+        except OSError:
+            # Someone has begun the phase anew in the meantime; the folder is theirs.
+            return
+        flush_folder(self.folder.parent)
+
+    def close(self) -> None:
+        """Gives the lock back; checkpoints and metrics stay for the next run."""
+        self._close_log()
+        self._lock.release()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def _content(value: Content | Mapping[str, Any] | list[Any]) -> Content:
+    return value if isinstance(value, bytes) or callable(value) else json_bytes(value)
+
+
+def discard(path: Path) -> None:
+    """Removes a file or folder; a folder first loses its name, so that no half of it can be taken for the whole."""
+    gone = path.with_name(f".old-{os.getpid()}-{path.name}")
+    if gone.exists():
+        remove(gone)
+    os.rename(path, gone)
+    remove(gone)
+
+
+def checkpoint_folders(folder: Path) -> list[tuple[int, Path]]:
+    """The checkpoints in `folder` as (step, path), newest first; nothing is said of their content."""
+    found = []
+    if folder.is_dir():
+        for entry in folder.iterdir():
+            number = entry.name.removeprefix("step-")
+            if entry.name.startswith("step-") and number.isascii() and number.isdigit():
+                found.append((int(number), entry))
+    return sorted(found, reverse=True)
+
+
+def read_metrics(path: Path) -> list[dict[str, Any]]:
+    """The objects in a metrics.jsonl that may be being written; a cut last line is left out."""
+    try:
+        lines = path.read_bytes().split(b"\n")
+    except FileNotFoundError:
+        return []
+    found = []
+    for line in lines[:-1]:
+        try:
+            record = json.loads(line)
+        except ValueError:
+            break  # a power cut may leave zeros: what follows cannot be trusted either
+        if isinstance(record, dict):
+            found.append(record)
+    return found
