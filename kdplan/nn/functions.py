@@ -153,7 +153,7 @@ class _Reverse(torch.autograd.Function):
         return x.view_as(x)
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
         return -ctx.weight * gradient, None
 
 
@@ -173,7 +173,7 @@ def reverse(x: Tensor, weight: float = 1.0) -> Tensor:
     >>> x.grad
     tensor([-0.5000, -0.5000])
     """
-    out: Tensor = _Reverse.apply(x, weight)  # type: ignore[no-untyped-call]
+    out: Tensor = _Reverse.apply(x, weight)
     return out
 
 

@@ -86,6 +86,10 @@ class Bottleneck(nn.Module):
 class CifarResNet(nn.Module):
     """See `cifar_resnet`; ``[B, channels, H, W] -> [B, classes]``."""
 
+    layer1: nn.Sequential
+    layer2: nn.Sequential
+    layer3: nn.Sequential
+
     def __init__(
         self,
         block: type[BasicBlock | Bottleneck],
@@ -174,8 +178,8 @@ def cifar_resnet(
 
 
 def _widths(width: float | Sequence[int]) -> list[int]:
-    factor = isinstance(width, int | float)
-    widths = [round(w * width) for w in (16, 16, 32, 64)] if factor else [int(w) for w in width]
+    scaled = [width * w for w in (16, 16, 32, 64)] if isinstance(width, int | float) else width
+    widths = [round(w) for w in scaled]
     if len(widths) != 4 or min(widths) < 1:
         raise ValueError("width is one factor above 0, or four channel counts: of the stem and of the three groups")
     return widths
@@ -206,6 +210,10 @@ class WideBlock(nn.Module):
 
 class CifarWideResNet(nn.Module):
     """See `cifar_wide_resnet`; ``[B, channels, H, W] -> [B, classes]``."""
+
+    layer1: nn.Sequential
+    layer2: nn.Sequential
+    layer3: nn.Sequential
 
     def __init__(self, blocks: int, widths: list[int], classes: int, channels: int, dropout: float) -> None:
         super().__init__()

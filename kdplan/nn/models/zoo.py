@@ -51,7 +51,7 @@ def torchvision(
     >>> net.conv1.in_channels, net.fc.out_features
     (1, 10)
     """
-    import torchvision.models as models
+    import torchvision.models as models  # type: ignore[import-untyped]
 
     known = models.list_models()
     if name not in known:
@@ -139,7 +139,7 @@ def _existing(path: str) -> Path:
 
 def _torchvision_weights(name: str, weights: str) -> tuple[Path, int | None]:
     """The file of the named weights, and the number of classes that they were trained on, where it is known."""
-    import torchvision.models as models
+    import torchvision.models as models  # type: ignore[import-untyped]
 
     if "/" in weights or weights.endswith((".safetensors", ".pth", ".pt")):
         return _existing(weights), None

@@ -1,0 +1,168 @@
+"""Optimizers by name, and averages of weights."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from kdplan.diagnostics.report import listing, nearest
+from kdplan.ir.optimizers import OPTIMIZERS
+
+
+def build_optimizer(
+    name: str,
+    settings: Mapping[str, Any],
+    parameters: Iterable[Tensor] | Iterable[tuple[str, Tensor]] | Iterable[dict[str, Any]],
+    **implementation: bool | None,
+) -> Optimizer:
+    """An optimizer of torch by its lower-case name.
+
+    Parameters
+    ----------
+    name : str
+        As in `kdplan.ir.optimizers.OPTIMIZERS`.
+    settings : mapping
+        `lr`, `momentum` and so on, as in the table.
+    parameters
+        What torch's optimizers take: parameters, (name, parameter) pairs, or groups with settings of their own.
+    **implementation
+        `foreach`, `fused`, `capturable`: how it computes, not what.
+
+    Returns
+    -------
+    Optimizer
+        Each group also holds its `initial_lr`, which `set_lr_factor` multiplies.
+
+    Raises
+    ------
+    ValueError
+        If there is no such optimizer or setting, or it refuses a value.
+
+    Examples
+    --------
+    >>> build_optimizer("sgd", {"lr": 0.1, "momentum": 0.9}, nn.Linear(2, 2).parameters()).param_groups[0]["momentum"]
+    0.9
+    """
+    if name not in OPTIMIZERS:
+        near = nearest(name, OPTIMIZERS)
+        told = f"did you mean `{near}`?" if near else f"there are {listing(OPTIMIZERS)}"
+        raise ValueError(f"there is no optimizer `{name}`; {told}")
+    spec = OPTIMIZERS[name]
+    for key in settings:
+        if key not in spec.settings:
+            near = nearest(key, spec.settings)
+            told = f"did you mean `{near}`?" if near else f"it has {listing(spec.settings)}"
+            raise ValueError(f"`{name}` has no setting `{key}`; {told}")
+    plain = {k: tuple(v) if isinstance(v, list) else v for k, v in settings.items()}
+    try:
+        optimizer: Optimizer = getattr(torch.optim, spec.torch_name)(parameters, **plain, **implementation)
+    except (ValueError, TypeError) as e:
+        raise ValueError(f"`{name}` refuses these settings: {e}") from e
+    for group in optimizer.param_groups:
+        group["initial_lr"] = group["lr"]
+    return optimizer
+
+
+def set_lr_factor(optimizer: Optimizer, factor: float) -> None:
+    """Sets each group's rate to `factor` times what it was built with.
+
+    Examples
+    --------
+    >>> o = build_optimizer("sgd", {"lr": 0.5}, nn.Linear(2, 2).parameters())
+    >>> set_lr_factor(o, 0.5)
+    >>> o.param_groups[0]["lr"]
+    0.25
+    """
+    for group in optimizer.param_groups:
+        rate = group["initial_lr"] * factor
+        if isinstance(group["lr"], Tensor):
+            group["lr"].fill_(rate)
+        else:
+            group["lr"] = rate
+
+
+class WeightAverage:
+    """An exponential moving average of weights, ``a = d a + (1 - d) w`` after every step.
+
+    Floating-point buffers (running statistics) are averaged like weights; others (counters) are copied.
+
+    Parameters
+    ----------
+    source : nn.Module, or mapping of str to Tensor
+        What is averaged. The average starts as a copy.
+    decay : float
+        d, from 0 to 1.
+    warmup : bool
+        Use ``min(d, (1 + n) / (10 + n))`` at update n (from 0), so that the start is soon forgotten.
+
+    Examples
+    --------
+    >>> w = {"w": torch.zeros(1)}
+    >>> average = WeightAverage(w, decay=0.5, warmup=False)
+    >>> _ = w["w"].fill_(4.0)
+    >>> average.update()
+    >>> average.state_dict()["w"]
+    tensor([2.])
+    """
+
+    def __init__(self, source: nn.Module | Mapping[str, Tensor], decay: float, warmup: bool = True) -> None:
+        if not 0 <= decay <= 1:
+            raise ValueError(f"the decay of a weight average is from 0 to 1, not {decay}")
+        self.source, self.decay, self.warmup = source, decay, warmup
+        self.updates = 0
+        self._average = {k: v.detach().clone() for k, v in self._live().items()}
+
+    def _live(self) -> dict[str, Tensor]:
+        # Looked up each time: moving a module to a device replaces its buffers.
+        if isinstance(self.source, nn.Module):
+            return self.source.state_dict(keep_vars=True)
+        return dict(self.source)
+
+    @torch.no_grad()
+    def update(self) -> None:
+        """Takes in the source's present values."""
+        n = self.updates
+        decay = min(self.decay, (1 + n) / (10 + n)) if self.warmup else self.decay
+        live = self._live()
+        floats = [k for k, v in self._average.items() if v.is_floating_point()]
+        if floats:
+            torch._foreach_lerp_([self._average[k] for k in floats], [live[k].detach() for k in floats], 1 - decay)
+        for key, value in self._average.items():
+            if not value.is_floating_point():
+                value.copy_(live[key])
+        self.updates += 1
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """The average by name, not copied; to resume, `updates` is needed too."""
+        return dict(self._average)
+
+    @torch.no_grad()
+    def load_state_dict(self, state: Mapping[str, Tensor], updates: int) -> None:
+        """Goes on from `state_dict` and `updates`."""
+        assert state.keys() == self._average.keys(), state.keys() ^ self._average.keys()
+        for key, value in state.items():
+            self._average[key].copy_(value)
+        self.updates = updates
+
+    @torch.no_grad()
+    def copy_to(self, target: Mapping[str, Tensor]) -> None:
+        """Writes the average into tensors of the same names."""
+        for key, value in self._average.items():
+            target[key].copy_(value)
+
+    @contextmanager
+    def swapped(self) -> Iterator[None]:
+        """Within it, the source holds the average; afterwards its own values again, to the bit."""
+        own = {k: v.detach().clone() for k, v in self._live().items()}
+        self.copy_to(self._live())
+        try:
+            yield
+        finally:
+            with torch.no_grad():
+                for key, value in self._live().items():
+                    value.copy_(own[key])
