@@ -1,4 +1,4 @@
-"""What a finished phase left, and what a running one saved: folders of files that are checked against their manifest."""
+"""What a finished phase left, and what a running one saved: folders whose files are checked against a manifest."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
 """Files and folders that are there whole or not at all.
 
 Every write goes to a temporary name in the same directory, is flushed to the disk, renamed, and the directory flushed.
-A process killed at any moment leaves the old content or the new one, and perhaps a temporary name, which begins with `.`
-and is swept by whoever writes there next.
+A process killed at any moment leaves the old content or the new one, and perhaps a temporary name, which begins with a
+dot and is swept by whoever writes there next.
 """
 
 from __future__ import annotations

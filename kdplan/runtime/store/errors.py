@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 from kdplan.diagnostics.report import Diagnostic, PlanError, diagnostic
 
@@ -28,7 +28,7 @@ class StoreError(PlanError):
         super().__init__([problem])
 
     @classmethod
-    def of(cls, code: str, **values: object) -> Self:
+    def of(cls, code: str, **values: Any) -> Self:
         """The error of row `code`, filled with `values`."""
         return cls(diagnostic(code, None, **values))
 

@@ -1,8 +1,8 @@
 """One process at a time works on a phase.
 
-The lock is the operating system's: it ends with the process that holds it, whatever ends that. A side file says who holds
-it, for messages and for `kdplan status`; it names the process by number and start time, so that another process with a
-recycled number is not taken for the holder.
+The lock is the operating system's: it ends with the process that holds it, whatever ends that. A side file says who
+holds it, for messages and for `kdplan status`; it names the process by number and start time, so that another process
+with a recycled number is not taken for the holder.
 """
 
 from __future__ import annotations

@@ -13,6 +13,7 @@ import hashlib
 import json
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -20,7 +21,7 @@ from typing import Any, Literal
 from kdplan.runtime.store import manifest
 from kdplan.runtime.store.artifact import Artifact
 from kdplan.runtime.store.atomic import make_folder, remove, write_json
-from kdplan.runtime.store.errors import StoreCorrupt, StoreMissing
+from kdplan.runtime.store.errors import StoreCorrupt, StoreLocked, StoreMissing
 from kdplan.runtime.store.lock import Holder, read_holder
 from kdplan.runtime.store.work import Work, checkpoint_folders, discard
 
@@ -124,7 +125,7 @@ class Store:
         return holder if holder is not None and holder.alive else None
 
     def resume_step(self, key: str) -> int | None:
-        """The step that phase `key` would go on from: that of its newest complete checkpoint. Hashes are not compared."""
+        """The step that phase `key` would go on from, its newest complete checkpoint's. Hashes are not compared."""
         for step, folder in checkpoint_folders(self.work_folder(key) / "checkpoints"):
             try:
                 manifest.read(folder, folder.name)
@@ -177,7 +178,8 @@ class Store:
 
     def speeds(self) -> dict[str, float]:
         """Device and arithmetic -> the floating-point operations a second that were measured there."""
-        return {str(n): float(v) for n, v in self._load(self.root / "speeds.json").items() if isinstance(v, int | float)}
+        data = self._load(self.root / "speeds.json")
+        return {name: float(v) for name, v in data.items() if isinstance(v, int | float)}
 
     def keep_speed(self, device: str, value: float) -> None:
         """Sets the speed measured on `device`."""
@@ -223,11 +225,18 @@ class Store:
             work.discard()
 
     def sweep(self) -> list[Path]:
-        """Removes temporary files that writers killed a day ago or longer left in folders without a lock."""
+        """Removes what killed processes left: finished phases' work, and temporary files a day old or older."""
         swept = []
         for folder in (self.root, *(self.root / n for n in ("phases", "plans", "measures", "costs"))):
             for entry in folder.iterdir() if folder.is_dir() else ():
                 if entry.name.startswith((".new-", ".old-")) and entry.lstat().st_mtime < time.time() - STALE:
                     remove(entry)
+                    swept.append(entry)
+        work = self.root / "work"
+        for entry in work.iterdir() if work.is_dir() else ():
+            if self.has(entry.name) and self.problem(entry.name) is None and self.holder(entry.name) is None:
+                # Killed between the commit and the end of its clearing up.
+                with suppress(StoreLocked):
+                    self.begin(entry.name).discard()
                     swept.append(entry)
         return swept

@@ -1,4 +1,4 @@
-"""A phase that is being run: its lock, its metrics so far, its checkpoints, and the commit that makes it an artifact."""
+"""A phase that is being run: its lock, its metrics and checkpoints, and the commit that makes it an artifact."""
 
 from __future__ import annotations
 
@@ -101,10 +101,12 @@ class Work:
 
     def _close_log(self) -> None:
         if self._log is not None:
-            with writing(self.metrics_file):
-                os.fsync(self._log)
-            os.close(self._log)
-            self._log = None
+            log, self._log = self._log, None
+            try:
+                with writing(self.metrics_file):
+                    os.fsync(log)
+            finally:
+                os.close(log)
 
     # ---- checkpoints
 
@@ -144,7 +146,7 @@ class Work:
             discard(old)
 
     def latest_checkpoint(self) -> Checkpoint | None:
-        """The newest checkpoint whose every byte is as written; `notices` names those that were not, which are removed."""
+        """The newest checkpoint whose every byte is as written; others are removed, and `notices` says so."""
         for step, folder in checkpoint_folders(self.checkpoints):
             what = f"checkpoint {folder.name} of {self.what}"
             try:
@@ -206,8 +208,10 @@ class Work:
 
     def close(self) -> None:
         """Gives the lock back; checkpoints and metrics stay for the next run."""
-        self._close_log()
-        self._lock.release()
+        try:
+            self._close_log()
+        finally:
+            self._lock.release()
 
     def __enter__(self) -> Self:
         return self
