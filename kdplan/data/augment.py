@@ -1,0 +1,318 @@
+"""Augmentation of whole batches with tensor operations, on any device.
+
+Every random number belongs to one sample: (seed, stream, epoch, index, position in the list). Images stay `uint8` until
+`normalize`; what is summed is summed in whole numbers. So a sample comes out with the same bits whatever batch it is in.
+Float inputs are taken to be on the scale from 0 to 1, and are not rounded.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from kdplan.data.philox import AUGMENT, below, words
+from kdplan.data.transforms import resized
+from kdplan.data.view import Transform
+
+_ONE = 1 << 15
+"""Weights of interpolation are multiples of 1/_ONE: 255 * _ONE is exact in float32."""
+
+
+@dataclass(frozen=True, slots=True)
+class Draws:
+    """The random numbers of one transform for a batch of samples.
+
+    Parameters
+    ----------
+    index : Tensor
+        int64 [B], on the batch's device.
+    seed, epoch, stream, slot : int
+    """
+
+    index: Tensor
+    seed: int
+    epoch: int
+    stream: int
+    slot: int
+
+    def words(self, block: int = 0) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Four 32-bit words a sample, int64 [B] each."""
+        assert 0 <= block < 64
+        slot = self.slot * 64 + block
+        return words(self.index, seed=self.seed, epoch=self.epoch, purpose=AUGMENT, slot=slot, stream=self.stream)
+
+    def uniform(self, block: int = 0) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Four numbers in [0, 1) a sample, float64 [B] each."""
+        a, b, c, d = (w.double() / 2**32 for w in self.words(block))
+        return a, b, c, d
+
+
+def augment(
+    x: Tensor, steps: Sequence[tuple[int, Transform]], index: Tensor, *, seed: int, epoch: int, stream: int = 0
+) -> Tensor:
+    """Apply transforms to a batch.
+
+    Parameters
+    ----------
+    x : Tensor
+        uint8 or float [B, C, H, W].
+    steps : sequence
+        From `transforms.steps`: what to do, in order, and each entry's position.
+    index : Tensor
+        int64 [B], the samples' numbers, on the device of `x`.
+
+    Returns
+    -------
+    Tensor
+        Same dtype, [B, C', H', W'].
+
+    Examples
+    --------
+    >>> from kdplan.data.transforms import steps, transform
+    >>> x = torch.arange(64, dtype=torch.uint8).reshape(1, 1, 8, 8)
+    >>> augment(x, steps([transform("pad_crop", [8])], train=True), torch.tensor([3]), seed=0, epoch=0).shape
+    torch.Size([1, 1, 8, 8])
+    """
+    for slot, t in steps:
+        x = _WORK[t.name](x, t.get(), Draws(index, seed, epoch, stream, slot))
+    return x
+
+
+# ---- cutting and turning
+
+
+def crop(x: Tensor, top: Tensor, left: Tensor, size: tuple[int, int], fill: int = 0) -> Tensor:
+    """A window of each image; outside of it is `fill`.
+
+    x [B, C, H, W], top and left int64 [B] -> [B, C, *size].
+    """
+    b, c, h, w = x.shape
+    ys = top[:, None] + torch.arange(size[0], device=x.device)
+    xs = left[:, None] + torch.arange(size[1], device=x.device)
+    at = ys.clamp(0, h - 1)[:, :, None] * w + xs.clamp(0, w - 1)[:, None, :]
+    out = x.flatten(2).gather(2, at.flatten(1)[:, None].expand(b, c, -1)).unflatten(2, size)
+    inside = ((ys >= 0) & (ys < h))[:, None, :, None] & ((xs >= 0) & (xs < w))[:, None, None, :]
+    return torch.where(inside, out, _grey(x, fill))
+
+
+def _grey(x: Tensor, fill: int) -> Tensor:
+    value = fill if x.dtype == torch.uint8 else fill / 255
+    return torch.tensor(value, dtype=x.dtype, device=x.device)
+
+
+def _pad_crop(x: Tensor, args: Mapping[str, Any], draws: Draws) -> Tensor:
+    size, pad = args["size"], args.get("pad", 0)
+    a, b, _, _ = draws.words()
+    top = below(a, x.shape[2] + 2 * pad - size + 1) - pad
+    left = below(b, x.shape[3] + 2 * pad - size + 1) - pad
+    return crop(x, top, left, (size, size), args.get("fill", 0))
+
+
+def _center_crop(x: Tensor, args: Mapping[str, Any], draws: Draws) -> Tensor:
+    size = args["size"]
+    top, left = (x.shape[2] - size) // 2, (x.shape[3] - size) // 2
+    return x[:, :, top : top + size, left : left + size]
+
+
+def _flip(x: Tensor, args: Mapping[str, Any], draws: Draws) -> Tensor:
+    return torch.where((draws.words()[0] < int(args["p"] * 2**32))[:, None, None, None], x.flip(3), x)
+
+
+def _cutout(x: Tensor, args: Mapping[str, Any], draws: Draws) -> Tensor:
+    h, w, size = x.shape[2], x.shape[3], args["size"]
+    a, b, _, _ = draws.words()
+    y, x0 = below(a, h) - size // 2, below(b, w) - size // 2
+    ys, xs = torch.arange(h, device=x.device), torch.arange(w, device=x.device)
+    rows = (ys >= y[:, None]) & (ys < y[:, None] + size)
+    columns = (xs >= x0[:, None]) & (xs < x0[:, None] + size)
+    return torch.where(rows[:, None, :, None] & columns[:, None, None, :], _grey(x, args["fill"]), x)
+
+
+def _rotation(x: Tensor, args: Mapping[str, Any], draws: Draws) -> Tensor:
+    b, c, h, w = x.shape
+    angle = (draws.uniform()[0] * 2 - 1) * math.radians(args["degrees"])
+    cos, sin = angle.cos()[:, None, None], angle.sin()[:, None, None]
+    ys = torch.arange(h, device=x.device, dtype=torch.float64)[:, None] - (h - 1) / 2
+    xs = torch.arange(w, device=x.device, dtype=torch.float64)[None, :] - (w - 1) / 2
+    # Places are multiples of 1/128, so that the four weights are whole numbers, and their sum is 2**14.
+    sy = ((xs * sin + ys * cos + (h - 1) / 2) * 128).round().long()
+    sx = ((xs * cos - ys * sin + (w - 1) / 2) * 128).round().long()
+    y0, x0, fy, fx = sy >> 7, sx >> 7, sy & 127, sx & 127
+    pixels = x.float().flatten(2)
+    fill = _grey(x, args["fill"]).float()
+    total = torch.zeros_like(x, dtype=torch.float32)
+    for dy, dx in ((0, 0), (0, 1), (1, 0), (1, 1)):
+        yy, xx = y0 + dy, x0 + dx
+        weight = (fy if dy else 128 - fy) * (fx if dx else 128 - fx)
+        at = (yy.clamp(0, h - 1) * w + xx.clamp(0, w - 1)).flatten(1)[:, None].expand(b, c, h * w)
+        value = pixels.gather(2, at).reshape(b, c, h, w)
+        inside = ((yy >= 0) & (yy < h) & (xx >= 0) & (xx < w))[:, None]
+        total = total + weight[:, None].float() * torch.where(inside, value, fill)
+    return _like(total / (1 << 14), x)
+
+
+# ---- scaling
+
+
+def _like(y: Tensor, x: Tensor) -> Tensor:
+    """`y` on the scale and in the dtype of `x`."""
+    return y.round().clamp(0, 255).to(torch.uint8) if x.dtype == torch.uint8 else y.to(x.dtype)
+
+
+def _taps(start: Tensor, length: Tensor, n_in: int, n_out: int) -> tuple[Tensor, Tensor]:
+    """Which places each output reads, and their weights, for antialiased linear scaling of a window.
+
+    start and length int64 [B] -> places int64 [B, n_out, K] and weights float32 [B, n_out, K] (whole numbers, sum about 2**15).
+    """
+    scale = (length.double() / n_out)[:, None]
+    support = scale.clamp(min=1.0)
+    centre = start[:, None] + (torch.arange(n_out, device=start.device) + 0.5) * scale
+    first = torch.maximum((centre - support + 0.5).floor().long(), start[:, None])
+    last = torch.minimum((centre + support + 0.5).floor().long(), (start + length)[:, None])
+    count = math.ceil(2 * max(n_in / n_out, 1.0)) + 1
+    at = first[:, :, None] + torch.arange(count, device=start.device)
+    weight = (1 - (at + 0.5 - centre[:, :, None]).abs() / support[:, :, None]).clamp(min=0) * (at < last[:, :, None])
+    weight = (weight / weight.sum(2, keepdim=True) * _ONE).round()
+    return at.clamp(0, n_in - 1), weight.float()
+
+
+def _scaled(x: Tensor, at: Tensor, weight: Tensor, axis: int) -> Tensor:
+    """One axis (2 or 3) of x [B, C, H, W] scaled with taps [B, N, K]."""
+    shape = [x.shape[0], x.shape[1], x.shape[2], x.shape[3]]
+    shape[axis] = at.shape[1]
+    values, total = x.float(), torch.zeros(shape, device=x.device)
+    spread = (slice(None), None, slice(None), None) if axis == 2 else (slice(None), None, None, slice(None))
+    for k in range(at.shape[2]):
+        if len(x) == 1:
+            taken = values.index_select(axis, at[0, :, k])  # the same numbers, several times faster
+        else:
+            taken = values.gather(axis, at[:, :, k][spread].expand(shape))
+        total = total + weight[:, :, k][spread] * taken
+    return _like(total / _ONE, x)
+
+
+def window_resize(x: Tensor, top: Tensor, left: Tensor, height: Tensor, width: Tensor, size: tuple[int, int]) -> Tensor:
+    """A window of each image, scaled to `size`, linear and antialiased.
+
+    x [B, C, H, W], the window int64 [B] each -> [B, C, *size].
+    """
+    y = _scaled(x, *_taps(left, width, x.shape[3], size[1]), axis=3)
+    return _scaled(y, *_taps(top, height, x.shape[2], size[0]), axis=2)
+
+
+def _resize(x: Tensor, args: Mapping[str, Any], draws: Draws) -> Tensor:
+    b, c, h, w = x.shape
+    _, new_h, new_w = resized((c, h, w), args["size"])
+    assert new_h is not None and new_w is not None
+    if (new_h, new_w) == (h, w):
+        return x
+    zero = torch.zeros(b, dtype=torch.long, device=x.device)
+    return window_resize(x, zero, zero, zero + h, zero + w, (new_h, new_w))
+
+
+def _random_resized_crop(x: Tensor, args: Mapping[str, Any], draws: Draws) -> Tensor:
+    """Ten draws of (area, aspect) a sample; the first that fits, else the largest middle window of a legal aspect."""
+    h, w, size = x.shape[2], x.shape[3], args["size"]
+    (s0, s1), (r0, r1) = args["scale"], args["ratio"]
+    pairs = [u for block in range(5) for u in draws.uniform(block)]
+    area = (s0 + torch.stack(pairs[0::2]) * (s1 - s0)) * (h * w)
+    ratio = (math.log(r0) + torch.stack(pairs[1::2]) * (math.log(r1) - math.log(r0))).exp()
+    widths, heights = (area * ratio).sqrt().round().long(), (area / ratio).sqrt().round().long()
+    fits = (widths > 0) & (widths <= w) & (heights > 0) & (heights <= h)
+    first = fits.long().argmax(0, keepdim=True)
+    any_fits = fits.any(0)
+    middle = min(max(w / h, r0), r1)
+    fall_w, fall_h = (w, round(w / middle)) if w / h <= middle else (round(h * middle), h)
+    fall_w, fall_h = min(fall_w, w), min(fall_h, h)
+    width = torch.where(any_fits, widths.gather(0, first)[0], fall_w)
+    height = torch.where(any_fits, heights.gather(0, first)[0], fall_h)
+    a, b, _, _ = draws.words(5)
+    top = torch.where(any_fits, below(a, h - height + 1), (h - height) // 2)
+    left = torch.where(any_fits, below(b, w - width + 1), (w - width) // 2)
+    return window_resize(x, top, left, height, width, (size, size))
+
+
+def _aspect(x: Tensor, args: Mapping[str, Any], draws: Draws) -> Tensor:
+    h, w = x.shape[2], x.shape[3]
+    u, _, _, _ = draws.uniform()
+    _, a, b, _ = draws.words()
+    ratio = ((u * 2 - 1) * math.log(args["factor"])).exp()
+    width = (w / ratio.clamp(min=1)).round().long().clamp(1, w)
+    height = (h * ratio.clamp(max=1)).round().long().clamp(1, h)
+    return window_resize(x, below(a, h - height + 1), below(b, w - width + 1), height, width, (h, w))
+
+
+# ---- colour
+
+
+def _luma(x: Tensor) -> Tensor:
+    """x [B, 1 or 3, H, W] -> grey float32 [B, 1, H, W], on the scale of `x`."""
+    if x.shape[1] == 1:
+        return x.float()
+    r, g, b = x.float().split(1, dim=1)
+    return (r * 299 + g * 587 + b * 114) / 1000
+
+
+def _grayscale(x: Tensor, args: Mapping[str, Any], draws: Draws) -> Tensor:
+    return x if x.shape[1] == 1 else _like(_luma(x), x)
+
+
+def _to_rgb(x: Tensor, args: Mapping[str, Any], draws: Draws) -> Tensor:
+    return x.expand(-1, 3, -1, -1) if x.shape[1] == 1 else x
+
+
+def _color_jitter(x: Tensor, args: Mapping[str, Any], draws: Draws) -> Tensor:
+    top = 255.0 if x.dtype == torch.uint8 else 1.0
+    signs = [(u * 2 - 1).float()[:, None, None, None] for u in draws.uniform()]
+    y = x.float()
+    if args["brightness"]:
+        y = (y * (1 + signs[0] * args["brightness"])).clamp(0, top)
+    if args["contrast"]:
+        # A sum of whole numbers has the same bits in any order; a float mean has not.
+        parts = (_luma(y) * (1024 if top == 255 else 1 << 18)).round().long().sum((2, 3), keepdim=True)
+        mean = (parts.double() / (y.shape[2] * y.shape[3]) / (1024 if top == 255 else 1 << 18)).float()
+        y = _blend(y, mean, 1 + signs[1] * args["contrast"], top)
+    if args["saturation"] and x.shape[1] == 3:
+        y = _blend(y, _luma(y), 1 + signs[2] * args["saturation"], top)
+    if args["hue"] and x.shape[1] == 3:
+        y = _turn_hue(y, signs[3][:, 0] * args["hue"] * 6)
+    return _like(y, x)
+
+
+def _blend(y: Tensor, base: Tensor, factor: Tensor, top: float) -> Tensor:
+    return (base + (y - base) * factor).clamp(0, top)
+
+
+def _turn_hue(y: Tensor, shift: Tensor) -> Tensor:
+    """y [B, 3, H, W] with its hue turned by shift [B, 1, 1], in sixths of the circle."""
+    r, g, b = y.unbind(1)
+    high, low = y.amax(1), y.amin(1)
+    spread = high - low
+    safe = torch.where(spread > 0, spread, torch.ones_like(spread))
+    hue = torch.where(high == r, (g - b) / safe, torch.where(high == g, (b - r) / safe + 2, (r - g) / safe + 4)) + shift
+    out = []
+    for n in (5.0, 3.0, 1.0):
+        k = torch.remainder(hue + n, 6.0)
+        out.append(high - spread * torch.minimum(k, 4 - k).clamp(0, 1))
+    return torch.stack(out, dim=1)
+
+
+_WORK: dict[str, Callable[[Tensor, Mapping[str, Any], Draws], Tensor]] = {
+    "pad_crop": _pad_crop,
+    "random_crop": _pad_crop,
+    "flip": _flip,
+    "random_resized_crop": _random_resized_crop,
+    "aspect": _aspect,
+    "rotation": _rotation,
+    "color_jitter": _color_jitter,
+    "cutout": _cutout,
+    "resize": _resize,
+    "center_crop": _center_crop,
+    "grayscale": _grayscale,
+    "to_rgb": _to_rgb,
+}

@@ -1,0 +1,108 @@
+"""What data sets exist and what is known of each before anything trains; no torch here."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from kdplan.data.files import Where
+from kdplan.data.params import bind
+from kdplan.data.sources.base import Opened, SourceSpec
+from kdplan.data.sources.cifar import CIFAR
+from kdplan.data.sources.digits import DIGITS
+from kdplan.diagnostics.report import error, nearest
+from kdplan.diagnostics.span import Span
+
+SOURCES: dict[str, SourceSpec] = {s.name: s for s in (DIGITS, *CIFAR)}
+"""Every data set and reader by its name in plans."""
+
+
+@dataclass(frozen=True, slots=True)
+class DataInfo:
+    """What is known of a data set.
+
+    Parameters
+    ----------
+    name : str
+    classes : tuple of str
+        In label order; empty for a set that is not for classification.
+    superclasses : dict, optional
+        Name -> member classes.
+    splits : dict
+        Name -> number of samples.
+    shape : tuple, optional
+        One sample, [C, H, W] for images; None where samples differ in size.
+    task : {"classification", "unlabelled", "detection"}
+    fingerprint : str
+        Hash of the content and of the reader's version: equal if and only if the same numbers come out.
+    mean, std : tuple, optional
+        Default normalisation per channel, on the scale from 0 to 1.
+    """
+
+    name: str
+    classes: tuple[str, ...]
+    superclasses: dict[str, tuple[str, ...]] | None
+    splits: dict[str, int]
+    shape: tuple[int, ...] | None
+    task: Literal["classification", "unlabelled", "detection"]
+    fingerprint: str
+    mean: tuple[float, ...] | None = None
+    std: tuple[float, ...] | None = None
+
+
+def open_source(
+    source: str, args: Mapping[str, Any], root: Path | None, *, cache: Path | None = None, span: Span | None = None
+) -> Opened:
+    """The data set `source`, found and checked for completeness.
+
+    Raises
+    ------
+    PlanError
+        KD0710 for an unknown name; KD0711 to KD0726 for files that are missing, cut or damaged.
+    """
+    if source not in SOURCES:
+        raise error("KD0710", span, name=source, nearest=nearest(source, SOURCES), known=", ".join(SOURCES))
+    spec = SOURCES[source]
+    bound = bind(source, spec.params, (), args, span, extra=spec.extra)
+    return spec.open(bound, Where(root, cache, span))
+
+
+def describe(
+    source: str, args: Mapping[str, Any], root: Path | None, *, cache: Path | None = None, span: Span | None = None
+) -> DataInfo:
+    """What is known of a data set, without reading more of it than needed.
+
+    Parameters
+    ----------
+    source : str
+        A name of `SOURCES`.
+    args : mapping
+        The source's arguments by name; see `bind` for positional ones.
+    root : Path or None
+        The data folder.
+    cache : Path, optional
+        Folder in which hashes of files are remembered; `~/.cache/kdplan` by default.
+    span : Span, optional
+        What errors underline.
+
+    Examples
+    --------
+    >>> info = describe("digits", {}, None)
+    >>> info.splits, info.shape, len(info.classes)
+    ({'train': 1437, 'test': 360}, (1, 8, 8), 10)
+    """
+    found = open_source(source, args, root, cache=cache, span=span)
+    labelled = any(p.labels is not None for p in found.parts.values())
+    return DataInfo(
+        name=source,
+        classes=found.classes,
+        superclasses=found.superclasses,
+        splits={name: part.size for name, part in found.parts.items()},
+        shape=found.shape,
+        task="classification" if labelled else "unlabelled",
+        fingerprint=found.fingerprint(),
+        mean=found.mean,
+        std=found.std,
+    )

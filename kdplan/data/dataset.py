@@ -1,0 +1,239 @@
+"""A view, opened: samples of any index, augmented as a pure function of (seed, epoch, index)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from kdplan.data.augment import augment
+from kdplan.data.catalog import open_source
+from kdplan.data.select import choose
+from kdplan.data.sources.base import Array
+from kdplan.data.transforms import out_shape, steps
+from kdplan.data.view import ViewSpec
+from kdplan.diagnostics.report import error
+from kdplan.diagnostics.span import Span
+
+Batch = dict[str, Tensor]
+
+
+class Dataset:
+    """The samples of a view.
+
+    Use `open_view`. Two kinds: arrays held on the device, and image files that are read when asked for.
+
+    Attributes
+    ----------
+    spec : ViewSpec
+    classes : tuple of str
+        The view's classes in label order; empty if it is unlabelled.
+    shape : tuple of int
+        One sample's shape after augmentation, without the batch.
+    device : torch.device
+    in_memory : bool
+        False if samples are read from files; then loader workers help.
+    """
+
+    in_memory = True
+
+    def __init__(
+        self,
+        spec: ViewSpec,
+        classes: tuple[str, ...],
+        shape: tuple[int, ...],
+        labels: Tensor | None,
+        normal: tuple[Tensor, Tensor] | None,
+        device: torch.device,
+    ) -> None:
+        self.spec = spec
+        self.classes = classes
+        self.shape = shape
+        self.device = device
+        self._normal = normal
+        self._labels = labels
+        self._steps = {train: steps(spec.augment, train and not spec.eval) for train in (False, True)}
+
+    def __len__(self) -> int:
+        raise AssertionError("made by open_view")
+
+    def raw(self, indices: Tensor, epoch: int, train: bool, seed: int, stream: int) -> Tensor:
+        """Inputs after augmentation, before normalisation: [B, ...]; indices int64 [B]."""
+        raise AssertionError("made by open_view")
+
+    def finish(self, raw: Tensor, indices: Tensor) -> Batch:
+        """The batch from what `raw` gave: on the device, normalised, with its labels."""
+        indices = indices.to(self.device, non_blocking=True)
+        batch = {"inputs": self._normalized(raw.to(self.device, non_blocking=True)), "indices": indices}
+        if self._labels is not None:
+            batch["labels"] = self._labels[indices]
+        return batch
+
+    def batch(self, indices: Tensor, epoch: int = 0, train: bool = False, *, seed: int = 0, stream: int = 0) -> Batch:
+        """Some samples.
+
+        Parameters
+        ----------
+        indices : Tensor
+            int64 [B], numbers within this view.
+        epoch : int
+        train : bool
+            Whether random transforms are applied.
+        seed : int
+            64 bits of it count.
+        stream : int
+            Tells streams apart that share a seed.
+
+        Returns
+        -------
+        dict
+            `inputs` float32 [B, *shape] (whole-number inputs that are no images stay int64), `indices` int64 [B], and
+            unless the view is unlabelled `labels` int64 [B]; all on the device.
+        """
+        return self.finish(self.raw(indices, epoch, train, seed, stream), indices)
+
+    def _normalized(self, x: Tensor) -> Tensor:
+        if x.dtype == torch.int64:
+            return x
+        if self._normal is None:
+            return x.float() / 255 if x.dtype == torch.uint8 else x.float()
+        mean, std = self._normal
+        scale = 255.0 if x.dtype == torch.uint8 else 1.0
+        return (x.float() - mean * scale) / (std * scale)
+
+
+class ArrayDataset(Dataset):
+    """Samples held on the device: inputs uint8 (images), float32 or int64 [N, ...]."""
+
+    def __init__(self, inputs: Tensor, *args: object, **kwargs: object) -> None:
+        super().__init__(*args, **kwargs)  # type: ignore[arg-type]
+        self._inputs = inputs
+
+    def __len__(self) -> int:
+        return len(self._inputs)
+
+    def raw(self, indices: Tensor, epoch: int, train: bool, seed: int, stream: int) -> Tensor:
+        at = indices.to(self._inputs.device, non_blocking=True)
+        return augment(self._inputs[at], self._steps[train], at, seed=seed, epoch=epoch, stream=stream)
+
+
+class FileDataset(Dataset):
+    """Image files, decoded when asked for."""
+
+    in_memory = False
+
+    def __init__(self, files: Sequence[Path], *args: object, **kwargs: object) -> None:
+        super().__init__(*args, **kwargs)  # type: ignore[arg-type]
+        self._files = files
+
+    def __len__(self) -> int:
+        return len(self._files)
+
+    def raw(self, indices: Tensor, epoch: int, train: bool, seed: int, stream: int) -> Tensor:
+        # Images differ in size, so each goes through its transforms alone, as a batch of one.
+        at = indices.cpu()
+        return torch.cat(
+            [
+                augment(read_image(self._files[int(i)])[None], self._steps[train], i[None], seed=seed, epoch=epoch, stream=stream)
+                for i in at
+            ]
+        )
+
+
+def read_image(path: Path) -> Tensor:
+    """An image file as uint8 [3, H, W]."""
+    from PIL import Image, UnidentifiedImageError
+
+    try:
+        with Image.open(path) as image:
+            pixels = np.asarray(image.convert("RGB"))
+    except (UnidentifiedImageError, OSError, SyntaxError, ValueError) as e:
+        raise error("KD0731", None, path=str(path), why=str(e).splitlines()[0] if str(e) else type(e).__name__) from e
+    return torch.from_numpy(pixels.copy()).permute(2, 0, 1)
+
+
+def open_view(
+    spec: ViewSpec,
+    root: Path | None,
+    device: torch.device | str = "cpu",
+    *,
+    cache: Path | None = None,
+    span: Span | None = None,
+) -> Dataset:
+    """The samples of `spec`, ready to be read.
+
+    Parameters
+    ----------
+    spec : ViewSpec
+    root : Path or None
+        The data folder.
+    device : torch.device or str
+        Where batches lie; arrays are held there whole.
+
+    Examples
+    --------
+    >>> from kdplan.data.transforms import transform
+    >>> view = ViewSpec("digits", augment=(transform("pad_crop", [8], {"pad": 1}),))
+    >>> data = open_view(view, None)
+    >>> batch = data.batch(torch.tensor([0, 5]), epoch=3, train=True)
+    >>> len(data), batch["inputs"].shape, batch["labels"].dtype
+    (1437, torch.Size([2, 1, 8, 8]), torch.int64)
+    """
+    device = torch.device(device)
+    opened = open_source(spec.source, dict(spec.args), root, cache=cache, span=span)
+    part, rows = choose(spec, opened, span)
+    labels, classes = None, ()
+    if part.labels is not None and not spec.unlabelled:
+        labels, classes = _labels(part.labels()[rows], spec, opened.classes)
+        labels = labels.to(device)
+    shape = out_shape(opened.shape, spec.augment, True, span)
+    measured = out_shape(opened.shape, spec.augment, False, span)
+    if shape != measured:
+        why = f"training sees {list(shape)}, measuring {list(measured)}"
+        raise error("KD0730", span, name="augment", why=why)
+    normal = _normal(spec, opened.mean, opened.std, shape, device, span)
+    if part.files is not None:
+        return FileDataset([part.files[i] for i in rows.tolist()], spec, classes, shape, labels, normal, device)
+    assert part.inputs is not None
+    inputs = torch.from_numpy(np.ascontiguousarray(part.inputs()[rows])).to(device)
+    return ArrayDataset(inputs, spec, classes, shape, labels, normal, device)
+
+
+def _labels(labels: Array, spec: ViewSpec, names: tuple[str, ...]) -> tuple[Tensor, tuple[str, ...]]:
+    """Labels int64 [n] in the view's own numbers, and its classes."""
+    if spec.classes is None:
+        return torch.from_numpy(labels), names
+    number = np.full(len(names), -1, np.int64)
+    number[list(spec.classes)] = np.arange(len(spec.classes))
+    return torch.from_numpy(number[labels]), tuple(names[c] for c in spec.classes)
+
+
+def _normal(
+    spec: ViewSpec,
+    mean: tuple[float, ...] | None,
+    std: tuple[float, ...] | None,
+    shape: tuple[int, ...],
+    device: torch.device,
+    span: Span | None,
+) -> tuple[Tensor, Tensor] | None:
+    """Mean and standard deviation, [1, C, 1, 1] for images."""
+    if spec.normalize == "none":
+        return None
+    if spec.normalize == "source":
+        if mean is None or std is None:
+            return None
+        if len(mean) == 1 or len(mean) == shape[0]:
+            pair = (mean, std)
+        else:  # a colour set made grey: the middle of its channels
+            pair = ((sum(mean) / len(mean),), (sum(std) / len(std),))
+    else:
+        pair = spec.normalize
+        if len(pair) != 2 or len(pair[0]) != len(pair[1]) or len(pair[0]) not in (1, shape[0]) or min(pair[1]) <= 0:
+            expected = f"two lists of {shape[0]} numbers, mean and deviation, deviations above 0"
+            raise error("KD0721", span, owner=spec.source, arg="normalize", expected=expected, found=str([list(p) for p in pair]))
+    view = (1, -1) + (1,) * (len(shape) - 1)
+    m, s = (torch.tensor(p, dtype=torch.float32, device=device).reshape(view) for p in pair)
+    return m, s

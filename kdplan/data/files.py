@@ -1,0 +1,165 @@
+"""Finding data files, checking their sizes, and hashing their contents once."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import tempfile
+import time
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+from kdplan.diagnostics.report import error
+from kdplan.diagnostics.span import Span
+
+IMAGE_ENDINGS = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".ppm", ".pgm", ".tif", ".tiff", ".gif")
+_FRESH_SECONDS = 2.0
+
+
+@dataclass(frozen=True, slots=True)
+class Where:
+    """Where to look, where to remember hashes, and what to blame.
+
+    Parameters
+    ----------
+    root : Path or None
+        The data folder (`KDPLAN_DATA`).
+    cache : Path or None
+        The folder of `hashes.json`; None means `~/.cache/kdplan`.
+    span : Span or None
+        The place in the plan that errors underline.
+    """
+
+    root: Path | None
+    cache: Path | None = None
+    span: Span | None = None
+
+    def folder(self, name: str, wanted: str) -> Path:
+        """`wanted`, under the root unless it is absolute; it must be a folder that holds something."""
+        path = Path(wanted).expanduser()
+        if not path.is_absolute():
+            path = self.base(name) / path
+        if not path.is_dir():
+            raise error("KD0713", self.span, name=name, looked=str(path))
+        if not any(path.iterdir()):
+            raise error("KD0714", self.span, path=str(path), what="files")
+        return path
+
+    def base(self, name: str) -> Path:
+        """The root, which must exist."""
+        if self.root is None:
+            raise error("KD0711", self.span, name=name)
+        if not self.root.is_dir():
+            raise error("KD0712", self.span, path=str(self.root))
+        return self.root
+
+    def first(self, name: str, candidates: Sequence[str]) -> Path:
+        """The first of the places under the root that exists."""
+        base = self.base(name)
+        for candidate in candidates:
+            if (base / candidate).exists():
+                return base / candidate
+        raise error("KD0713", self.span, name=name, looked=" or ".join(str(base / c) for c in candidates))
+
+    def file(self, name: str, path: Path, size: int | None = None, at_least: int | None = None) -> Path:
+        """`path`, which must be a file of the right size."""
+        if not path.is_file():
+            raise error("KD0713", self.span, name=name, looked=str(path))
+        found = path.stat().st_size
+        if size is not None and found != size:
+            raise error("KD0715", self.span, path=str(path), found=f"{found:,}", expected=f"{size:,}")
+        if at_least is not None and found < at_least:
+            raise error("KD0715", self.span, path=str(path), found=f"{found:,}", expected=f"at least {at_least:,}")
+        return path
+
+
+def fingerprint(where: Where, label: str, paths: Iterable[Path]) -> str:
+    """The hash of the contents of `paths`, in their order, with `label` (the reader's name and version) in front."""
+    whole = hashlib.sha256(label.encode())
+    cache = HashCache(where.cache)
+    for path in paths:
+        whole.update(cache.of_file(path).encode())
+    cache.save()
+    return whole.hexdigest()
+
+
+class HashCache:
+    """Hashes of file contents, remembered by path, size, modification time and inode.
+
+    A file that was changed within the last two seconds is hashed, but not remembered: a second change within the clock's
+    resolution would go unseen.
+    """
+
+    def __init__(self, folder: Path | None) -> None:
+        self.path = (folder or Path("~/.cache/kdplan").expanduser()) / "hashes.json"
+        self.known = self._read()
+        self.new: dict[str, list[object]] = {}
+
+    def _read(self) -> dict[str, list[object]]:
+        try:
+            found = json.loads(self.path.read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return {}  # nothing remembered, or unreadable: contents are hashed again
+        return found if isinstance(found, dict) else {}
+
+    def of_file(self, path: Path) -> str:
+        """The sha256 of a file's content."""
+        stat = path.stat()
+        tag: list[object] = [stat.st_size, stat.st_mtime_ns, stat.st_ino]
+        return self._remembered(str(path.resolve()), tag, stat.st_mtime_ns, lambda: hash_file(path))
+
+    def of_tree(self, folder: Path, names: Sequence[str]) -> str:
+        """The sha256 of many files' names and contents; one entry stands for all of them."""
+        states = [(folder / name).stat() for name in names]
+        seen = hashlib.sha256()
+        for name, s in zip(names, states, strict=True):
+            seen.update(f"{name}\0{s.st_size}\0{s.st_mtime_ns}\0{s.st_ino}\n".encode())
+        newest = max((s.st_mtime_ns for s in states), default=0)
+
+        def contents() -> str:
+            whole = hashlib.sha256()
+            with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+                for name, digest in zip(names, pool.map(lambda n: hash_file(folder / n), names), strict=True):
+                    whole.update(f"{name}\0{digest}\n".encode())
+            return whole.hexdigest()
+
+        return self._remembered(f"{folder.resolve()}/", [seen.hexdigest()], newest, contents)
+
+    def _remembered(self, key: str, tag: list[object], mtime_ns: int, compute: object) -> str:
+        entry = self.known.get(key)
+        if isinstance(entry, list) and entry[:-1] == tag and isinstance(entry[-1], str):
+            return entry[-1]
+        assert callable(compute)
+        digest = str(compute())
+        if time.time() - mtime_ns / 1e9 > _FRESH_SECONDS:
+            self.new[key] = [*tag, digest]
+        return digest
+
+    def save(self) -> None:
+        """Write what is new; another process's entries are kept."""
+        if not self.new:
+            return
+        merged = {**self._read(), **self.new}
+        # A hash that cannot be remembered (a read-only home, a full disk) is only computed again next time.
+        with contextlib.suppress(OSError):
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            handle, temporary = tempfile.mkstemp(dir=self.path.parent, prefix="hashes-", suffix=".tmp")
+            try:
+                with os.fdopen(handle, "w", encoding="utf-8") as out:
+                    json.dump(merged, out)
+                os.replace(temporary, self.path)
+            except OSError:
+                os.unlink(temporary)
+                raise
+        self.known.update(self.new)
+        self.new = {}
+
+
+def hash_file(path: Path) -> str:
+    """The sha256 of a file's content."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,186 @@
+"""Batches in order: any step of any epoch can be the first, without a look at those before it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader
+from torch.utils.data import Dataset as TorchDataset
+
+from kdplan.data.dataset import Batch, Dataset
+from kdplan.data.philox import order
+from kdplan.diagnostics.report import PlanError, error
+
+
+class Loader:
+    """Batches of one view.
+
+    Training goes through each epoch in an order of its own; measuring goes from first to last and changes nothing at random.
+
+    Parameters
+    ----------
+    dataset : Dataset
+    batch : int
+    seed : int
+        Decides orders and augmentation.
+    train : bool
+    workers : int
+        Processes that decode image files; data held in memory needs none and uses none. Batches do not depend on it.
+    drop_last : bool
+        Whether training leaves an incomplete last batch out. Measuring never does.
+    device : torch.device, optional
+        Must be the data set's, which is the default.
+    stream : int
+        Tells apart the streams of one phase, so that two passes over one set are independent.
+
+    Examples
+    --------
+    >>> from kdplan.data.dataset import open_view
+    >>> from kdplan.data.view import ViewSpec
+    >>> loader = Loader(open_view(ViewSpec("digits"), None), batch=500, seed=0, train=True)
+    >>> [len(b["labels"]) for b in loader.epoch(0)]
+    [500, 500, 437]
+    >>> last = list(loader.epoch(7))[2]
+    >>> torch.equal(next(loader.epoch(7, start=2))["inputs"], last["inputs"])
+    True
+    """
+
+    def __init__(
+        self,
+        dataset: Dataset,
+        batch: int,
+        seed: int,
+        train: bool,
+        workers: int = 0,
+        drop_last: bool = False,
+        device: torch.device | str | None = None,
+        stream: int = 0,
+    ) -> None:
+        assert batch > 0 and workers >= 0
+        assert device is None or torch.device(device).type == dataset.device.type
+        self.dataset = dataset
+        self.batch = batch
+        self.seed = seed
+        self.train = train
+        self.workers = 0 if dataset.in_memory else workers
+        self.drop_last = drop_last and train
+        self.stream = stream
+        if self.drop_last and len(dataset) < batch:
+            raise error("KD0732", None, name=dataset.spec.source, batch=batch, found=len(dataset))
+        self._order: tuple[int, Tensor] | None = None
+        self._work: DataLoader[tuple[Tensor, Tensor] | PlanError] | None = None
+        self._plan = _Steps()
+
+    @property
+    def steps_per_epoch(self) -> int:
+        full, rest = divmod(len(self.dataset), self.batch)
+        return full if self.drop_last or not rest else full + 1
+
+    def indices(self, epoch: int, step: int) -> Tensor:
+        """The samples of one step, int64 [B]."""
+        n = len(self.dataset)
+        if not self.train:
+            return torch.arange(step * self.batch, min((step + 1) * self.batch, n))
+        if self._order is None or self._order[0] != epoch:
+            self._order = (epoch, torch.from_numpy(order(n, seed=self.seed, epoch=epoch, stream=self.stream)))
+        return self._order[1][step * self.batch : (step + 1) * self.batch]
+
+    def raw(self, epoch: int, step: int) -> tuple[Tensor, Tensor]:
+        """Inputs before normalisation [B, ...] and indices int64 [B] of one step."""
+        at = self.indices(epoch, step)
+        return self.dataset.raw(at, epoch, self.train, self.seed, self.stream), at
+
+    def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
+        """The batches of an epoch from step `start` on."""
+        if not self.workers:
+            for step in range(start, self.steps_per_epoch):
+                yield self.dataset.finish(*self.raw(epoch, step))
+            return
+        if self._work is None:
+            self._work = self._start_workers()
+        self._plan.steps = [(epoch, step) for step in range(start, self.steps_per_epoch)]
+        for found in self._work:
+            if isinstance(found, PlanError):
+                raise found
+            yield self.dataset.finish(*found)
+
+    def cycle(self, step: int = 0) -> Iterator[Batch]:
+        """Batches without end, from the `step`-th of all epochs on."""
+        epoch, start = divmod(step, self.steps_per_epoch)
+        while True:
+            yield from self.epoch(epoch, start)
+            epoch, start = epoch + 1, 0
+
+    def _start_workers(self) -> DataLoader[tuple[Tensor, Tensor] | PlanError]:
+        return DataLoader(
+            _Work(self),
+            batch_size=None,
+            sampler=self._plan,
+            num_workers=self.workers,
+            persistent_workers=True,
+            pin_memory=self.dataset.device.type == "cuda",
+            # The engine draws a number per pass; from the global generator it would change what dropout draws.
+            generator=torch.Generator(),
+        )
+
+
+class _Steps:
+    """What the workers do next: (epoch, step) pairs."""
+
+    def __init__(self) -> None:
+        self.steps: list[tuple[int, int]] = []
+
+    def __iter__(self) -> Iterator[tuple[int, int]]:
+        return iter(self.steps)
+
+    def __len__(self) -> int:
+        return len(self.steps)
+
+
+class _Work(TorchDataset[tuple[Tensor, Tensor] | PlanError]):
+    """One item is one step's raw batch, made in a worker."""
+
+    def __init__(self, loader: Loader) -> None:
+        self.loader = loader
+
+    def __getitem__(self, at: tuple[int, int]) -> tuple[Tensor, Tensor] | PlanError:
+        try:
+            return self.loader.raw(*at)
+        except PlanError as e:
+            return e  # raised by the reader, with its diagnostics whole
+
+
+class Streams:
+    """Several views at once: an epoch is one pass over the first, the others go round in orders of their own.
+
+    Where the others are follows from the step's number alone, so any step can be the first here too. Give the loaders
+    different `stream` numbers if two of them read one view.
+
+    Examples
+    --------
+    >>> from kdplan.data.dataset import open_view
+    >>> from kdplan.data.view import ViewSpec
+    >>> data = open_view(ViewSpec("digits"), None)
+    >>> both = Streams({"a": Loader(data, 500, 0, True), "b": Loader(data, 900, 0, True, stream=1)})
+    >>> [(len(s["a"]["labels"]), len(s["b"]["labels"])) for s in both.epoch(0)]
+    [(500, 900), (500, 537), (437, 900)]
+    """
+
+    def __init__(self, loaders: Mapping[str, Loader]) -> None:
+        assert loaders
+        self.loaders = dict(loaders)
+        self._first = next(iter(self.loaders.values()))
+
+    @property
+    def steps_per_epoch(self) -> int:
+        return self._first.steps_per_epoch
+
+    def epoch(self, epoch: int, start: int = 0) -> Iterator[dict[str, Batch]]:
+        """The batches of every stream, from step `start` of the first one's epoch on."""
+        first, *others = self.loaders
+        begin = epoch * self.steps_per_epoch + start
+        around = {name: self.loaders[name].cycle(begin) for name in others}
+        for batch in self._first.epoch(epoch, start):
+            yield {first: batch, **{name: next(around[name]) for name in others}}

@@ -1,0 +1,167 @@
+"""Which samples of a source a view has: splits, classes, fractions and limits, all balanced over classes. No torch."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from kdplan.data.catalog import open_source
+from kdplan.data.philox import SPLIT, words
+from kdplan.data.sources.base import Array, Opened, Part
+from kdplan.data.view import SplitRule, ViewSpec
+from kdplan.diagnostics.report import error, nearest
+from kdplan.diagnostics.span import Span
+
+
+def split_names(opened: Opened, rule: SplitRule | None) -> tuple[str, ...]:
+    """The splits that a view of this source may name.
+
+    >>> split_names(open_source("digits", {}, None), SplitRule("fraction", (("train", 0.9),)))
+    ('train', 'val', 'test')
+    """
+    if rule is None:
+        return tuple(opened.parts)
+    divided = _divided(opened)
+    others = [name for name in opened.parts if name != divided]
+    rest = "val" if "test" in others else "test"
+    made = [name for name, _ in rule.parts]
+    return tuple(dict.fromkeys([*made, rest, *others]))
+
+
+def _divided(opened: Opened) -> str:
+    return "train" if "train" in opened.parts else next(iter(opened.parts))
+
+
+def choose(spec: ViewSpec, opened: Opened, span: Span | None = None) -> tuple[Part, Array]:
+    """The part that a view reads and the rows it takes, int64 [n], ascending.
+
+    Raises
+    ------
+    PlanError
+        KD0716 no such split, KD0717 labels out of range, KD0727 a rule that cannot be met, KD0728 wrong classes, KD0729 nothing left.
+
+    Examples
+    --------
+    >>> part, rows = choose(ViewSpec("digits", limit=30), open_source("digits", {}, None))
+    >>> np.bincount(part.labels()[rows]).tolist()
+    [3, 3, 3, 3, 3, 3, 3, 3, 3, 3]
+    """
+    known = split_names(opened, spec.rule)
+    if spec.split not in known:
+        raise error(
+            "KD0716", span, name=spec.source, split=spec.split, nearest=nearest(spec.split, known), known=", ".join(known)
+        )
+    ruled = spec.rule is not None and (spec.split not in opened.parts or spec.split == _divided(opened) or spec.split in dict(spec.rule.parts))
+    name = _divided(opened) if ruled else spec.split
+    part = opened.parts[name]
+    whole = not ruled and spec.classes is None and spec.fraction == 1 and spec.limit is None
+    if part.labels is None:
+        labels = np.zeros(part.size, np.int64)
+    elif whole and part.inputs is None:
+        return part, np.arange(part.size)  # labels come from folder names and are in range
+    else:
+        labels = check_labels(spec.source, name, part.labels(), len(opened.classes), span)
+    rows = np.arange(part.size)
+    if ruled:
+        assert spec.rule is not None
+        rows = _apply_rule(spec.rule, spec.split, labels, opened.classes, span)
+    if spec.classes is not None:
+        _check_classes(spec, part, opened, span)
+        rows = rows[np.isin(labels[rows], spec.classes)]
+    rows = _thin(rows, labels, spec)
+    if len(rows) == 0:
+        raise error("KD0729", span, name=spec.source, split=spec.split)
+    return part, rows
+
+
+def view_size(spec: ViewSpec, root: Path | None, *, cache: Path | None = None, span: Span | None = None) -> int:
+    """How many samples a view has.
+
+    >>> view_size(ViewSpec("digits", split="test"), None)
+    360
+    """
+    opened = open_source(spec.source, dict(spec.args), root, cache=cache, span=span)
+    simple = spec.rule is None and spec.classes is None and spec.fraction == 1 and spec.limit is None
+    if simple and spec.split in opened.parts:
+        return opened.parts[spec.split].size
+    return len(choose(spec, opened, span)[1])
+
+
+def check_labels(name: str, split: str, labels: Array, classes: int, span: Span | None = None) -> Array:
+    """`labels` [N], which must all be in 0..classes-1."""
+    if len(labels) and (labels.min() < 0 or labels.max() >= classes):
+        low, high = int(labels.min()), int(labels.max())
+        raise error("KD0717", span, name=name, split=split, low=low, high=high, count=classes, last=classes - 1)
+    return labels
+
+
+def _ranks(labels: Array, rows: Array, seed: int, purpose_slot: int) -> Array:
+    """The rank [n] of each of `rows` in a random order of its own class."""
+    a, b, _, _ = words(rows.astype(np.int64), seed=seed, epoch=0, purpose=SPLIT, slot=purpose_slot)
+    random = a << 31 | b >> 1
+    at = np.lexsort((random, labels[rows]))
+    sorted_labels = labels[rows][at]
+    starts = np.flatnonzero(np.r_[True, sorted_labels[1:] != sorted_labels[:-1]]) if len(rows) else np.zeros(0, int)
+    sizes = np.diff(np.r_[starts, len(rows)])
+    ranks = np.empty(len(rows), np.int64)
+    ranks[at] = np.arange(len(rows)) - np.repeat(starts, sizes)
+    return ranks
+
+
+def _apply_rule(rule: SplitRule, split: str, labels: Array, classes: Sequence[str], span: Span | None) -> Array:
+    rows = np.arange(len(labels))
+    ranks = _ranks(labels, rows, rule.seed, 1)
+    counts = np.bincount(labels, minlength=max(len(classes), 1))
+    if rule.kind == "per_class":
+        wanted = int(sum(n for _, n in rule.parts))
+        short = np.flatnonzero(counts < wanted)
+        if len(short):
+            c = int(short[0])
+            raise error("KD0727", span, wanted=wanted, label=classes[c] if classes else "the set", found=int(counts[c]))
+    elif sum(f for _, f in rule.parts) > 1 + 1e-9:
+        raise error("KD0721", span, owner="fraction", arg="the sum", expected="at most 1", found=f"{sum(f for _, f in rule.parts):g}")
+    start = np.zeros(len(counts))
+    for name, amount in rule.parts:
+        end = start + (amount if rule.kind == "per_class" else amount * counts)
+        if name == split:
+            # Rounding each bound alike makes neighbouring parts meet without a gap.
+            return rows[(ranks >= np.rint(start)[labels]) & (ranks < np.rint(end)[labels])]
+        start = end
+    return rows[ranks >= np.rint(start)[labels]]
+
+
+def _check_classes(spec: ViewSpec, part: Part, opened: Opened, span: Span | None) -> None:
+    assert spec.classes is not None
+    count = len(opened.classes)
+    if part.labels is None or count == 0:
+        raise error("KD0728", span, name=spec.source, why="it has no classes")
+    outside = [c for c in spec.classes if not 0 <= c < count]
+    if outside:
+        raise error("KD0728", span, name=spec.source, why=f"class {outside[0]} is not in 0..{count - 1}")
+    if len(set(spec.classes)) != len(spec.classes):
+        raise error("KD0728", span, name=spec.source, why="a class stands twice")
+
+
+def _thin(rows: Array, labels: Array, spec: ViewSpec) -> Array:
+    if not 0 < spec.fraction <= 1 or (spec.limit is not None and spec.limit < 1):
+        bad = "limit" if 0 < spec.fraction <= 1 else "fraction"
+        found = spec.limit if bad == "limit" else spec.fraction
+        raise error(
+            "KD0721", None, owner=spec.source, arg=bad, found=found,
+            expected="a whole number, at least 1" if bad == "limit" else "above 0 and at most 1",
+        )
+    if spec.fraction == 1 and spec.limit is None:
+        return rows
+    ranks = _ranks(labels, rows, spec.seed, 2)
+    if spec.fraction < 1:
+        counts = np.bincount(labels[rows], minlength=1)
+        # Every class that is there keeps at least one sample.
+        keep = ranks < np.maximum(np.rint(counts * spec.fraction), 1)[labels[rows]]
+        rows, ranks = rows[keep], ranks[keep]
+    if spec.limit is not None and spec.limit < len(rows):
+        # Round by round over the classes; which classes get the last, incomplete round is drawn, not alphabetical.
+        tie = words(labels[rows], seed=spec.seed, epoch=0, purpose=SPLIT, slot=3)[0]
+        rows = np.sort(rows[np.lexsort((labels[rows], tie, ranks))[: spec.limit]])
+    return rows

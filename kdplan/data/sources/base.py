@@ -1,0 +1,73 @@
+"""What every reader of a data set gives."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from kdplan.data.files import Where
+from kdplan.data.params import Param
+
+Array = np.ndarray[Any, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """One split of a data set; arrays are read when asked for.
+
+    Parameters
+    ----------
+    size : int
+    inputs : callable, optional
+        Gives the inputs [N, ...]; images are [N, C, H, W].
+    labels : callable, optional
+        Gives int64 [N]; None for a set without labels.
+    files : tuple of Path, optional
+        Image files, for sets that are too large to be held; then `inputs` is None.
+    """
+
+    size: int
+    inputs: Callable[[], Array] | None = None
+    labels: Callable[[], Array] | None = None
+    files: Sequence[Path] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Opened:
+    """A data set that was found.
+
+    `shape` is one sample's shape ([C, H, W] for images), None where samples differ; `mean` and `std` are per channel on the
+    scale from 0 to 1.
+    """
+
+    parts: dict[str, Part]
+    fingerprint: Callable[[], str]
+    classes: tuple[str, ...] = ()
+    superclasses: dict[str, tuple[str, ...]] | None = None
+    shape: tuple[int, ...] | None = None
+    mean: tuple[float, ...] | None = None
+    std: tuple[float, ...] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class SourceSpec:
+    """A row of the table of sources, for checking and for the reference.
+
+    `version` is raised whenever the reader gives other numbers for the same files; it is part of the fingerprint.
+    """
+
+    name: str
+    doc: str
+    open: Callable[[dict[str, Any], Where], Opened] = field(repr=False)
+    params: tuple[Param, ...] = ()
+    extra: bool = False
+    version: int = 1
+    layout: str = ""
+
+    @property
+    def label(self) -> str:
+        return f"{self.name}/{self.version}"
