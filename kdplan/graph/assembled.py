@@ -97,7 +97,9 @@ class Assembled:
     def trainable(self) -> dict[str, nn.Parameter]:
         """Every parameter that moves, by a name that is unique in the phase: `0/layer1.weight`, `splice/a.weight`."""
         named = {f"{slot}/{name}": p for slot, group in enumerate(self.moving) for name, p in group.items()}
-        return named | {f"splice/{name}": p for name, p in self.splices.items()}
+        named |= {f"splice/{name}": p for name, p in self.splices.items()}
+        seen: set[int] = set()
+        return {name: p for name, p in named.items() if not (id(p) in seen or seen.add(id(p)))}  # type: ignore[func-returns-value]
 
     def state(self) -> dict[str, Tensor]:
         """Everything that training changes: moving parameters, followers' parameters, all buffers; no copies."""

@@ -1,0 +1,62 @@
+"""Moving averages of weights: the snapshot `ema`, and networks that follow a moving one."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from kdplan.graph.assembled import Assembled, Follower
+from kdplan.nn.optim import WeightAverage
+
+
+class Averages:
+    """The averages of one phase, updated after every step.
+
+    Parameters
+    ----------
+    assembled : Assembled
+        Whose `networks` are averaged, and whose `followers` follow.
+    decay : float or None
+        None leaves the networks' own averages out.
+    """
+
+    def __init__(self, assembled: Assembled, decay: float | None) -> None:
+        self.followers = assembled.followers
+        self.slots: list[WeightAverage] = []
+        if decay is not None:
+            made = {id(n): WeightAverage(n, decay) for n in assembled.networks}
+            self.slots = [made[id(n)] for n in assembled.networks]
+
+    def update(self) -> None:
+        """To be called after every step."""
+        for average in {id(a): a for a in self.slots}.values():
+            average.update()
+        for follower in self.followers:
+            follow(follower)
+
+    def weights(self, slot: int) -> dict[str, Tensor]:
+        """The averaged state of the network of move `slot`."""
+        return self.slots[slot].state_dict()
+
+    def state(self) -> tuple[dict[str, Tensor], list[int]]:
+        """Tensors and plain values for a checkpoint. Followers are modules, and saved as such."""
+        tensors = {f"{slot}/{n}": t for slot, a in enumerate(self.slots) for n, t in a.state_dict().items()}
+        return tensors, [a.updates for a in self.slots]
+
+    def load_state(self, tensors: dict[str, Tensor], updates: list[int]) -> None:
+        """The inverse of `state`."""
+        for slot, average in enumerate(self.slots):
+            average.load_state_dict({n: tensors[f"{slot}/{n}"] for n in average.state_dict()}, updates[slot])
+
+
+@torch.no_grad()
+def follow(follower: Follower) -> None:
+    """One step of a network that is a moving average of another; counters are copied."""
+    source = follower.source.state_dict()
+    pairs = [(mine, source[name]) for name, mine in follower.module.state_dict().items()]
+    floating = [(a, v) for a, v in pairs if a.is_floating_point()]
+    if floating:
+        torch._foreach_lerp_([a for a, _ in floating], [v for _, v in floating], 1 - follower.decay)
+    for mine, value in pairs:
+        if not mine.is_floating_point():
+            mine.copy_(value)

@@ -1,0 +1,64 @@
+"""What a checkpoint of a running phase holds, and how it comes back: tensors in safetensors, all else in JSON."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import torch
+from safetensors.torch import load, save_file
+from torch import Tensor
+
+from kdplan.runtime.store.artifact import Folder
+
+TENSORS = "state.safetensors"
+
+
+def plain_tensors(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Contiguous copies on the CPU where needed, none of which shares memory with another."""
+    found: dict[str, Tensor] = {}
+    seen: set[int] = set()
+    for name, tensor in tensors.items():
+        value = tensor.detach().to("cpu").contiguous()
+        storage = value.untyped_storage()
+        if storage.data_ptr() in seen or storage.nbytes() != value.numel() * value.element_size():
+            value = value.clone()
+        seen.add(value.untyped_storage().data_ptr())
+        found[name] = value
+    return found
+
+
+def tensor_file(tensors: Mapping[str, Tensor]) -> Callable[[Path], object]:
+    """What writes `tensors` to a path, as the store wants it."""
+    ready = plain_tensors(tensors)
+    return lambda path: save_file(ready, path)
+
+
+def prefixed(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The same tensors under `prefix/name`."""
+    return {f"{prefix}/{name}": tensor for name, tensor in tensors.items()}
+
+
+def below(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The inverse of `prefixed`.
+
+    >>> below("a", {"a/x": 1, "b/x": 2})
+    {'x': 1}
+    """
+    head = f"{prefix}/"
+    return {name.removeprefix(head): tensor for name, tensor in tensors.items() if name.startswith(head)}
+
+
+def read_tensors(folder: Folder, name: str = TENSORS) -> dict[str, Tensor]:
+    """The tensors of a file of the store, on the CPU; its hash is checked."""
+    return load(folder.read(name))
+
+
+def to_cpu(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Copies on the CPU that later training does not change."""
+    return {name: tensor.detach().to("cpu", copy=True) for name, tensor in tensors.items()}
+
+
+def reseed(seed: int) -> None:
+    """Makes what follows on every device's default generator a function of `seed` alone."""
+    torch.manual_seed(seed)

@@ -1,0 +1,251 @@
+"""The one training loop: every phase of every plan runs through `Training.run`.
+
+A phase may be stopped at any moment. What training does at step n is a function of the state after step n - 1, the
+phase's seed and n alone: batches come from (seed, epoch, index), random layers from (seed, step). So going on from a
+checkpoint gives the bits that an uninterrupted run would have given.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from kdplan.diagnostics.report import error, listing
+from kdplan.graph.assembled import CLOCKS, Assembled
+from kdplan.ir.plan import Recipe
+from kdplan.ir.seed import fold
+from kdplan.runtime.averages import Averages
+from kdplan.runtime.checkpoint import TENSORS, below, plain_tensors, prefixed, read_tensors, reseed, tensor_file
+from kdplan.runtime.compiled import compiled
+from kdplan.runtime.interrupt import Interrupt, Interrupted
+from kdplan.runtime.optimise import Optimisers
+from kdplan.runtime.snapshots import Snapshots
+from kdplan.runtime.store.work import Work
+from kdplan.runtime.streams import Batch, Streams, samples, split
+from kdplan.runtime.watch import Watch
+
+BRIEF = 1.0
+"""Seconds: an epoch that ends sooner after a checkpoint than this does not get one of its own."""
+
+
+@dataclass
+class Job:
+    """One phase, ready to be trained."""
+
+    name: str
+    assembled: Assembled
+    recipes: list[Recipe]
+    streams: Streams
+    work: Work
+    device: torch.device
+    seed: int
+    validate: Callable[[], dict[str, float]] | None = None
+    """Numbers of the networks as they stand, after every epoch; the first one chooses the best snapshot."""
+    larger_is_better: bool = True
+    checkpoint_seconds: float = 60.0
+    checkpoint_steps: int | None = None
+    interrupt: Interrupt = field(default_factory=Interrupt)
+    progress: Callable[[int, int, int | None, dict[str, float]], None] | None = None
+    """Told now and then: epochs done, steps done, steps in all (None if a plateau decides), the loss and its terms."""
+    progress_seconds: float = 0.5
+
+
+class Training:
+    """A job while it runs."""
+
+    def __init__(self, job: Job) -> None:
+        self.job, self.recipe = job, job.recipes[0]
+        a = job.assembled
+        for module in (a.root, a.live, *a.networks, *([a.frozen] if a.frozen is not None else [])):
+            module.to(job.device)
+        if self.recipe.channels_last:
+            a.root.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        a.set_modes()
+        trainable = {id(p) for p in a.trainable().values()}
+        for parameter in a.root.parameters():
+            parameter.requires_grad_(id(parameter) in trainable)
+        self.per_epoch = job.streams.steps
+        length = self.recipe.steps or (self.recipe.epochs * self.per_epoch if self.recipe.epochs else None)
+        self.total: int | None = length
+        self.optimisers = Optimisers(a, job.recipes, self.per_epoch, self.total)
+        self.scaler = torch.amp.GradScaler(job.device.type, enabled=self.recipe.precision == "fp16")
+        self.averages = Averages(a, self.recipe.ema)
+        self.watch = Watch(job.device)
+        self.snapshots = Snapshots(job.work.folder / "snapshots", a.networks)
+        self.live = compiled(a.live, self.recipe.compile, job.name)
+        self.frozen = compiled(a.frozen, self.recipe.compile, job.name) if a.frozen is not None else None
+        self.step = 0
+        self.seconds = 0.0
+        self.saved_at = self.told_at = self.began_at = time.monotonic()
+        self.history: list[dict[str, Any]] = []
+
+    # ---- the loop
+
+    def run(self) -> None:
+        """Trains to the end, from the newest checkpoint if there is one.
+
+        Raises
+        ------
+        Interrupted
+            When the job's interrupt asks for it; a checkpoint of this very step is written then.
+        PlanError
+            KD0820 if the loss stops being finite; the last good checkpoint stays.
+        """
+        self.restore()
+        while not self.finished:
+            epoch, start = divmod(self.step, self.per_epoch)
+            for batch in self.job.streams.epoch(epoch, start):
+                self.train_step(batch)
+                self.step += 1
+                last = self.step % self.per_epoch == 0 or self.step == self.total
+                if last:
+                    self.end_epoch(epoch)
+                if self.job.interrupt.requested:
+                    self.save()
+                    raise Interrupted
+                self.now_and_then(epoch, last)
+                if self.finished:
+                    break
+        self.check_finite()
+
+    @property
+    def finished(self) -> bool:
+        return self.optimisers.ended or (self.total is not None and self.step >= self.total)
+
+    def train_step(self, batch: Batch) -> None:
+        """One step of every optimizer, on parts of a batch whose losses are averaged to the whole's."""
+        reseed(fold(self.job.seed, "step", self.step))
+        self.optimisers.start_step(self.step)
+        whole = samples(batch)
+        for part in split(batch, self.recipe.batch, self.recipe.channels_last):
+            result = self.forward(part)
+            share = samples(part) / whole
+            self.scaler.scale(result["loss"] * share if share != 1 else result["loss"]).backward()
+            self.watch.add(result, samples(part), self.step)
+        self.optimisers.finish_step(self.scaler)
+        self.averages.update()
+
+    def forward(self, batch: Batch) -> dict[str, Tensor]:
+        """The loss and its logged terms on one batch."""
+        a, device = self.job.assembled, self.job.device
+        epoch = self.step // self.per_epoch
+        at = {"epoch": epoch, "step": self.step, "progress": self.step / self.total if self.total else 0.0}
+        known = dict(batch)
+        for name in CLOCKS:
+            if name in a.live_inputs or name in a.frozen_inputs:
+                known[name] = torch.full((), float(at[name]), device=device)
+        half = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(self.recipe.precision)
+        with torch.autocast(device.type, dtype=half, enabled=half is not None):
+            if self.frozen is not None:
+                with torch.no_grad():
+                    known.update(self.frozen(**{name: known[name] for name in a.frozen_inputs}))
+            result: dict[str, Tensor] = self.live(**{name: known[name] for name in a.live_inputs})
+        return result
+
+    def end_epoch(self, epoch: int) -> None:
+        """Means, validation, schedules that look at the loss, the metrics' line, snapshots."""
+        self.check_finite()
+        means = self.watch.means()
+        self.watch.start_epoch()
+        record: dict[str, Any] = {"step": self.step, "epoch": epoch + 1, **means, "lr": self.optimisers.rates()}
+        if self.job.validate is not None:
+            record["val"] = self.job.validate()
+            self.job.assembled.set_modes()
+            score = next(iter(record["val"].values()))
+            self.snapshots.offer_best(epoch + 1, score, self.job.larger_is_better)
+        if epoch + 1 in self.recipe.keep_epochs:
+            self.snapshots.keep(epoch + 1)
+        self.optimisers.end_epoch(means["loss"])
+        record["seconds"] = round(self.elapsed(), 3)
+        self.job.work.log(record)
+        self.history.append(record)
+
+    def check_finite(self) -> None:
+        """Stops the phase if a loss was not finite; nothing is saved after such a step."""
+        broken = self.watch.broken()
+        if broken is not None:
+            terms = [n for n in broken.names if n != "loss"]
+            said = f"the term {listing(terms)}" if len(terms) == 1 else f"the terms {listing(terms)}"
+            raise error(
+                "KD0820",
+                None,
+                phase=self.job.name,
+                value=broken.value,
+                step=broken.step,
+                epoch=broken.step // self.per_epoch + 1,
+                terms=said if terms else "",
+            )
+
+    def now_and_then(self, epoch: int, last: bool) -> None:
+        """Checkpoints every so many seconds or steps, and tells how far it is."""
+        now, job = time.monotonic(), self.job
+        due = now - self.saved_at >= job.checkpoint_seconds
+        due |= job.checkpoint_steps is not None and self.step % job.checkpoint_steps == 0
+        due |= last and now - self.saved_at >= BRIEF
+        if due and not self.finished:
+            self.save()
+        if job.progress is not None and (now - self.told_at >= job.progress_seconds or self.finished):
+            self.told_at = now
+            shown = self.watch.means() if self.watch.samples or not self.history else self.history[-1]
+            values = {k: v for k, v in shown.items() if isinstance(v, float)}
+            job.progress(epoch + last, self.step, self.total, values)
+
+    def elapsed(self) -> float:
+        """Seconds of training so far, those of earlier processes included."""
+        return self.seconds + time.monotonic() - self.began_at
+
+    # ---- stopping and going on
+
+    def save(self) -> None:
+        """A checkpoint of this step; refuses one whose loss was not finite."""
+        self.check_finite()
+        optimisers, optimisers_plain = self.optimisers.state()
+        watch, watch_plain = self.watch.state()
+        tensors = prefixed("model", self.job.assembled.state()) | prefixed("optim", optimisers)
+        averages, updates = self.averages.state()
+        tensors |= prefixed("average", averages) | prefixed("watch", watch)
+        state = {
+            "step": self.step,
+            "optimisers": optimisers_plain,
+            "watch": watch_plain,
+            "updates": updates,
+            "scaler": self.scaler.state_dict(),
+            "snapshots": self.snapshots.state(),
+            "seconds": self.elapsed(),
+        }
+        self.job.work.save_checkpoint(self.step, {TENSORS: tensor_file(tensors)}, state)
+        self.snapshots.tidy()
+        self.saved_at = time.monotonic()
+
+    def restore(self) -> None:
+        """Goes to the newest checkpoint, or to the start."""
+        found = self.job.work.latest_checkpoint()
+        self.job.work.rewind(found.step if found is not None else -1)
+        if found is None:
+            return
+        tensors, state = read_tensors(found), found.state
+        self.job.assembled.load_state(below("model", tensors))
+        self.optimisers.load_state(below("optim", tensors), state["optimisers"])
+        self.averages.load_state(below("average", tensors), state["updates"])
+        self.watch.load_state(below("watch", tensors), state["watch"])
+        if state["scaler"]:
+            self.scaler.load_state_dict(state["scaler"])
+        self.snapshots.load_state(state["snapshots"])
+        self.step, self.seconds = state["step"], state["seconds"]
+        self.history = self.job.work.metrics()
+
+    # ---- the end
+
+    def weights(self) -> dict[tuple[int, str], Any]:
+        """(slot, snapshot) -> what writes that safetensors file: last, best, averages, kept epochs."""
+        found: dict[tuple[int, str], Any] = {}
+        for slot, network in enumerate(self.job.assembled.networks):
+            found[slot, "last"] = tensor_file(plain_tensors(network.state_dict()))
+            if self.averages.slots:
+                found[slot, "ema"] = tensor_file(self.averages.weights(slot))
+        return found | self.snapshots.files()

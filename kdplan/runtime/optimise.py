@@ -1,0 +1,185 @@
+"""The optimizers and schedules of a phase, with state that is named by parameter and holds no pickle."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from kdplan.diagnostics.report import error
+from kdplan.graph.assembled import Assembled
+from kdplan.ir.plan import Recipe
+from kdplan.nn.optim import build_optimizer, set_lr_factor
+from kdplan.nn.schedules import Schedule, build_schedule
+
+SHARED = ("epochs", "steps", "batch", "accumulate", "clip", "label_smoothing", "ema", "precision", "channels_last")
+SHARED += ("compile", "workers", "keep_epochs")
+"""What all recipes of one phase must say alike; optimizer, schedule and warm-up are each recipe's own."""
+
+
+def check_recipes(phase: str, moves: int, recipes: Sequence[Recipe]) -> None:
+    """Whether recipes can go together.
+
+    Raises
+    ------
+    PlanError
+        KD0801 for a number of recipes that fits no number of networks, KD0802 where they differ in what they must share.
+    """
+    if len(recipes) not in (1, moves):
+        raise error("KD0801", recipes[0].span if recipes else None, found=len(recipes), networks=moves)
+    for other in recipes[1:]:
+        for setting in SHARED:
+            one, two = getattr(recipes[0], setting), getattr(other, setting)
+            if one != two:
+                span = (other.spans or {}).get(setting, other.span)
+                raise error("KD0802", span, phase=phase, setting=setting, one=one, two=two)
+
+
+class Optimisers:
+    """One optimizer and one schedule for each recipe.
+
+    Parameters
+    ----------
+    assembled : Assembled
+        What moves. Splices go with the first recipe.
+    recipes : list of Recipe
+        One for all moves, or one each.
+    per_epoch : int
+        Steps in an epoch.
+    total : int or None
+        Steps in all; None where a plateau decides.
+    """
+
+    def __init__(self, assembled: Assembled, recipes: Sequence[Recipe], per_epoch: int, total: int | None) -> None:
+        self.named = assembled.trainable()
+        self.clip = recipes[0].clip
+        self.per_epoch = per_epoch
+        self.optimizers: list[torch.optim.Optimizer] = []
+        self.schedules: list[Schedule] = []
+        epochs = total / per_epoch if total else math.inf
+        for number, recipe in enumerate(recipes):
+            mine = [p for name, p in self.named.items() if len(recipes) == 1 or _recipe_of(name) == number]
+            optimizer = build_optimizer(recipe.optimizer.name, recipe.optimizer.arguments, mine)
+            lr = float(optimizer.param_groups[0]["initial_lr"])
+            item = recipe.schedule
+            self.optimizers.append(optimizer)
+            self.schedules.append(build_schedule(item.name, item.arguments, total=epochs, lr=lr, warmup=recipe.warmup))
+
+    @property
+    def ended(self) -> bool:
+        """Whether every schedule has ended the phase."""
+        return all(s.finished for s in self.schedules)
+
+    def start_step(self, step: int) -> None:
+        """Sets the rates of step `step` and forgets the last gradients."""
+        for optimizer, schedule in zip(self.optimizers, self.schedules, strict=True):
+            set_lr_factor(optimizer, schedule.lr_factor(step / self.per_epoch))
+            optimizer.zero_grad(set_to_none=True)
+
+    def finish_step(self, scaler: torch.amp.GradScaler) -> None:
+        """Clips the gradients of all that moves by their common norm, and moves it."""
+        if self.clip is not None:
+            for optimizer in self.optimizers:
+                scaler.unscale_(optimizer)
+            nn.utils.clip_grad_norm_(self.named.values(), self.clip)
+        for optimizer in self.optimizers:
+            scaler.step(optimizer)
+        scaler.update()
+
+    def end_epoch(self, loss: float) -> None:
+        """Tells schedules the mean loss of an epoch."""
+        for schedule in self.schedules:
+            schedule.epoch_end(loss)
+
+    def rates(self) -> float | list[float]:
+        """The learning rate of the last step, or one a recipe."""
+        rates = [float(o.param_groups[0]["lr"]) for o in self.optimizers]
+        return rates[0] if len(rates) == 1 else rates
+
+    def state(self) -> tuple[dict[str, Tensor], list[dict[str, Any]]]:
+        """Tensors and plain values for a checkpoint."""
+        names = {id(p): name for name, p in self.named.items()}
+        tensors: dict[str, Tensor] = {}
+        plain = []
+        for number, (optimizer, schedule) in enumerate(zip(self.optimizers, self.schedules, strict=True)):
+            found, rest = named_state(optimizer, names)
+            tensors.update({f"{number}/{name}": t for name, t in found.items()})
+            plain.append({"optimizer": rest, "schedule": schedule.state_dict()})
+        return tensors, plain
+
+    def load_state(self, tensors: Mapping[str, Tensor], plain: Sequence[dict[str, Any]]) -> None:
+        """The inverse of `state`."""
+        for number, (optimizer, schedule) in enumerate(zip(self.optimizers, self.schedules, strict=True)):
+            head = f"{number}/"
+            mine = {name.removeprefix(head): t for name, t in tensors.items() if name.startswith(head)}
+            load_named_state(optimizer, self.named, mine, plain[number]["optimizer"])
+            schedule.load_state_dict(plain[number]["schedule"])
+
+
+def _recipe_of(name: str) -> int:
+    slot = name.split("/", 1)[0]
+    return 0 if slot == "splice" else int(slot)
+
+
+def named_state(
+    optimizer: torch.optim.Optimizer, names: Mapping[int, str]
+) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """An optimizer's state as tensors by `parameter/key`, and as plain values.
+
+    Parameters
+    ----------
+    optimizer
+        Any of `torch.optim`.
+    names
+        `id(parameter)` -> name.
+    """
+    tensors: dict[str, Tensor] = {}
+    plain: dict[str, Any] = {}
+    for parameter, entry in optimizer.state.items():
+        name = names[id(parameter)]
+        for key, value in entry.items():
+            if isinstance(value, Tensor):
+                tensors[f"{name}/{key}"] = value
+            else:
+                plain[f"{name}/{key}"] = value
+    groups = [
+        {k: float(v) if isinstance(v, Tensor) else v for k, v in group.items() if k != "params"}
+        | {"params": [names[id(p)] for p in group["params"]]}
+        for group in optimizer.param_groups
+    ]
+    return tensors, {"entries": plain, "groups": groups}
+
+
+def load_named_state(
+    optimizer: torch.optim.Optimizer,
+    parameters: Mapping[str, nn.Parameter],
+    tensors: Mapping[str, Tensor],
+    plain: Mapping[str, Any],
+) -> None:
+    """The inverse of `named_state`; parameters are found by name, in whatever order the optimizer has them.
+
+    Tensors of a parameter's shape take over its layout in memory, so that a step computes as it did before.
+    """
+    for group, saved in zip(optimizer.param_groups, plain["groups"], strict=True):
+        assert {id(parameters[n]) for n in saved["params"]} == {id(p) for p in group["params"]}
+        for key, value in saved.items():
+            if key != "params":
+                # JSON has lists only; what was a tuple (`betas`) becomes one again
+                group[key] = tuple(value) if isinstance(group.get(key), tuple) else value
+    optimizer.state.clear()
+    for path, tensor in tensors.items():
+        name, key = path.rsplit("/", 1)
+        parameter = parameters[name]
+        if key == "step":  # lives on the CPU unless the optimizer is capturable
+            optimizer.state[parameter][key] = tensor.clone()
+        elif tensor.shape == parameter.shape:
+            like = torch.empty_like(parameter, dtype=tensor.dtype, memory_format=torch.preserve_format)
+            optimizer.state[parameter][key] = like.detach().copy_(tensor)
+        else:
+            optimizer.state[parameter][key] = tensor.to(parameter.device)
+    for path, value in plain["entries"].items():
+        name, key = path.rsplit("/", 1)
+        optimizer.state[parameters[name]][key] = value

@@ -1,0 +1,96 @@
+"""Weights of certain epochs of a running phase: the best so far, and those that the recipe keeps.
+
+Each is a file named by its epoch, written before the checkpoint that speaks of it. So a phase that goes on from an older
+checkpoint finds the files of that checkpoint untouched.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from kdplan.runtime.checkpoint import tensor_file
+from kdplan.runtime.store.atomic import digest_file, make_folder, write
+from kdplan.runtime.store.errors import StoreCorrupt
+
+
+class Snapshots:
+    """The snapshots of one running phase, in `folder`."""
+
+    def __init__(self, folder: Path, networks: Sequence[nn.Module]) -> None:
+        self.folder = folder
+        self.networks = networks
+        self.best: dict[str, Any] | None = None
+        """`epoch` and `score` of the best epoch so far."""
+        self.kept: list[int] = []
+        self.digests: dict[str, str] = {}
+        self._saved: set[str] = set()
+
+    def offer_best(self, epoch: int, score: float, larger_is_better: bool) -> None:
+        """Keeps the weights as they stand if `score` is the best so far; of equal ones the earlier stays."""
+        if score != score:
+            return
+        if self.best is None or (score > self.best["score"] if larger_is_better else score < self.best["score"]):
+            self.best = {"epoch": epoch, "score": score}
+            self._write(epoch)
+
+    def keep(self, epoch: int) -> None:
+        """Keeps the weights as they stand as snapshot `epoch=…`."""
+        self.kept.append(epoch)
+        self._write(epoch)
+
+    def _write(self, epoch: int) -> None:
+        make_folder(self.folder)
+        for slot, network in enumerate(self.networks):
+            path = self._path(epoch, slot)
+            write(path, tensor_file(network.state_dict()))
+            self.digests[path.name] = digest_file(path)
+
+    def _path(self, epoch: int, slot: int) -> Path:
+        return self.folder / f"epoch-{epoch}-{slot}.safetensors"
+
+    def _wanted(self) -> set[str]:
+        epochs = [*self.kept, *([self.best["epoch"]] if self.best else [])]
+        return {self._path(e, slot).name for e in epochs for slot in range(len(self.networks))}
+
+    def state(self) -> dict[str, Any]:
+        """For a checkpoint."""
+        wanted = self._wanted()
+        self.digests = {name: digest for name, digest in self.digests.items() if name in wanted}
+        return {"best": self.best, "kept": self.kept, "digests": self.digests}
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        """The inverse of `state`."""
+        self.best, self.kept, self.digests = state["best"], list(state["kept"]), dict(state["digests"])
+        self._saved = self._wanted()
+
+    def tidy(self) -> None:
+        """Removes files that neither of the two newest checkpoints speaks of; to be called after a checkpoint."""
+        wanted = self._wanted()
+        if self.folder.is_dir():
+            for entry in self.folder.iterdir():
+                if entry.name not in wanted | self._saved:
+                    entry.unlink()
+        self._saved = wanted
+
+    def files(self) -> dict[tuple[int, str], Callable[[Path], object]]:
+        """(slot, snapshot) -> what writes its file, for the artifact.
+
+        Raises
+        ------
+        StoreCorrupt
+            KD0902 if a file is not what was written.
+        """
+        found: dict[tuple[int, str], Callable[[Path], object]] = {}
+        names = {"best": self.best["epoch"]} if self.best else {}
+        names |= {f"epoch={epoch}": epoch for epoch in self.kept}
+        for name, epoch in names.items():
+            for slot in range(len(self.networks)):
+                path = self._path(epoch, slot)
+                if not path.is_file() or digest_file(path) != self.digests[path.name]:
+                    raise StoreCorrupt.of("KD0902", path=path, folder=self.folder, what=f"snapshot {name}")
+                found[slot, name] = lambda target, path=path: target.write_bytes(path.read_bytes())  # type: ignore[misc]
+        return found
