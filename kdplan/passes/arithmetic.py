@@ -1,0 +1,260 @@
+"""Numbers and functions of expressions: folds what is constant, checks arguments against the tables."""
+
+from __future__ import annotations
+
+import math
+import operator
+from collections.abc import Callable
+from typing import Any, cast
+
+from kdplan.diagnostics.report import error, nearest
+from kdplan.diagnostics.span import Span
+from kdplan.ir import expr as ir
+from kdplan.ir.spec import Param, Spec
+from kdplan.passes.apply import signal
+from kdplan.passes.session import Context
+from kdplan.passes.spread import spread
+from kdplan.passes.values import Case, Choice, ClassesValue, ListValue, Several, Value, VerticalsValue, describe
+from kdplan.syntax import ast
+
+_FOLD: dict[str, Callable[[Any, Any], Any]] = {
+    "+": operator.add,
+    "-": operator.sub,
+    "*": operator.mul,
+    "/": operator.truediv,
+    "**": operator.pow,
+    "==": operator.eq,
+    "!=": operator.ne,
+    "<": operator.lt,
+    "<=": operator.le,
+    ">": operator.gt,
+    ">=": operator.ge,
+}
+
+_FOLDED_CALLS: dict[str, Callable[..., Any]] = {
+    "exp": math.exp,
+    "log": math.log,
+    "sqrt": math.sqrt,
+    "abs": abs,
+    "min": min,
+    "max": max,
+}
+
+
+def is_number(value: object) -> bool:
+    return isinstance(value, ir.Const) and isinstance(value.value, int | float) and not isinstance(value.value, bool)
+
+
+def binary(node: ast.Binary, ctx: Context) -> Value:
+    """`a op b`: folded where both are numbers. Sums are walked without recursion, since they may be very long."""
+    spine: list[ast.Binary] = []
+    left: ast.Expr = node
+    while isinstance(left, ast.Binary):
+        spine.append(left)
+        left = left.left
+    value = ctx.eval(left)
+    for step in reversed(spine):
+        value = _two(step.op, value, ctx.eval(step.right), step, ctx)
+    return value
+
+
+def _two(op: str, left: Value, right: Value, node: ast.Binary, ctx: Context) -> Value:
+    if is_number(left) and is_number(right):
+        assert isinstance(left, ir.Const) and isinstance(right, ir.Const)
+        return _folded(lambda: _FOLD[op](left.value, right.value), [left, right], node.span)
+    a, b = signal(left, ctx), signal(right, ctx)
+    if op in "+*" and isinstance(a, ir.Op) and a.op == op and len(a.args) < 1000:
+        return ir.Op(a.op, [*a.args, b], span=node.span)
+    return ir.Op(cast(Any, op), [a, b], span=node.span)
+
+
+def _folded(compute: Callable[[], Any], parts: list[ir.Const], span: Span) -> ir.Const:
+    try:
+        value = compute()
+    except (ArithmeticError, ValueError) as e:
+        raise error("KD0241", span, what=str(e)) from None
+    if isinstance(value, complex) or (isinstance(value, float) and not math.isfinite(value)):
+        raise error("KD0241", span, what=f"its value is {value}")
+    return ir.Const(value, span=_origin(parts, span))
+
+
+def _origin(parts: list[ir.Const], span: Span) -> Span:
+    """Where a folded number comes from: a param's own line if just one part was written elsewhere."""
+    outside = [p.span for p in parts if p.span and not (p.span.source is span.source and span.start <= p.span.start < span.end)]
+    return outside[0] if len(outside) == 1 else span
+
+
+def negate(node: ast.Negate, ctx: Context) -> Value:
+    value = ctx.eval(node.operand)
+    if is_number(value):
+        assert isinstance(value, ir.Const)
+        return _folded(lambda: -cast(Any, value).value, [value], node.span)
+    return ir.Op("neg", [signal(value, ctx)], span=node.span)
+
+
+# ---- built-in functions of signals
+
+
+def built_in(spec: Spec, node: ast.Call, ctx: Context) -> Value:
+    values = spread(node.args, ctx)
+    if spec.name in _FOLDED_CALLS and values and all(is_number(v) for v in values) and not node.keywords:
+        numbers = [cast(ir.Const, v) for v in values]
+        if len(numbers) > 1 or spec.name not in ("min", "max"):
+            return _folded(lambda: _FOLDED_CALLS[spec.name](*[n.value for n in numbers]), numbers, node.span)
+    if spec.name == "sum" and (len(values) > 1 or (node.args and not _plain(node.args[0]))):
+        return _sum(values, node, ctx)
+    bound = bind(spec, values, node, ctx)
+    args: list[ir.Expr] = []
+    keywords: dict[str, ir.Expr] = {}
+    for param, value in bound:
+        checked = _argument(spec, param, value, node, ctx)
+        if param.type == "signal":
+            args.append(checked)
+        else:
+            keywords[param.name] = checked
+    return ir.Call(spec.name, args, keywords, span=node.span)
+
+
+def _plain(node: ast.Expr) -> bool:
+    return not isinstance(node, ast.Comprehension | ast.List | ast.Range)
+
+
+def _sum(values: list[Value], node: ast.Call, ctx: Context) -> Value:
+    if not values:
+        return ir.Const(0, span=node.span)
+    if all(is_number(v) for v in values):
+        numbers = [cast(ir.Const, v) for v in values]
+        return _folded(lambda: sum(cast(Any, n.value) for n in numbers), numbers, node.span)
+    if len(values) == 1:
+        return signal(values[0], ctx)
+    return ir.Op("+", [signal(v, ctx) for v in values], span=node.span)
+
+
+def bind(spec: Spec, values: list[Value], node: ast.Call, ctx: Context) -> list[tuple[Param, Value]]:
+    """Arguments to parameters.
+
+    Raises
+    ------
+    PlanError
+        KD0230 unknown parameter, KD0236 too many, KD0237 a required one is missing.
+    """
+    params = list(spec.params)
+    if spec.more and params:
+        params += [params[-1]] * max(0, len(values) - len(params))
+    if len(values) > len(params):
+        raise error("KD0236", values[len(params)].span or node.span, function=spec.name, count=len(spec.params))
+    bound = list(zip(params, values, strict=False))
+    for keyword in node.keywords:
+        param = spec.param(keyword.name)
+        if param is None or (param, True) in [(p, True) for p, _ in bound]:
+            raise error(
+                "KD0230",
+                keyword.name_span,
+                function=f"`{spec.name}`",
+                name=keyword.name,
+                nearest=nearest(keyword.name, [p.name for p in spec.params]),
+            )
+        bound.append((param, ctx.eval(keyword.value)))
+    given = {p.name for p, _ in bound}
+    for param in spec.params:
+        if param.required and param.name not in given:
+            raise error("KD0237", node.span, function=spec.name, name=param.name)
+    return bound
+
+
+def _argument(spec: Spec, param: Param, value: Value, node: ast.Call, ctx: Context) -> ir.Expr:
+    span = value.span or node.span
+    if param.type == "signal":
+        return signal(value, ctx)
+    if param.type == "classes":
+        if isinstance(value, ClassesValue):
+            return ir.Const(len(value.classes.ids), span=span)
+        return ir.Const(integer(value, span), span=span)
+    if not isinstance(value, ir.Const):
+        raise error("KD0242", span, name=param.name, function=spec.name, wants=f"a {param.type}", what=describe(value))
+    check_range(param, value, span, f"`{param.name}` of `{spec.name}`")
+    return value
+
+
+def check_range(param: Any, value: ir.Const, span: Span, what: str) -> None:
+    """KD0243 if a number is not of the wanted kind or outside what `param` (low, above, high) allows."""
+    number = value.value
+    if param.type in ("number", "integer"):
+        if not is_number(value):
+            raise error("KD0244", span, what=what, wants="a number", found=describe(value))
+        if param.type == "integer" and not isinstance(number, int):
+            raise error("KD0244", span, what=what, wants="a whole number", found=str(number))
+    if not is_number(value):
+        return
+    assert isinstance(number, int | float)
+    for limit, bad, words in (
+        (param.low, lambda x, y: x < y, "at least"),
+        (param.above, lambda x, y: x <= y, "more than"),
+        (param.high, lambda x, y: x > y, "at most"),
+    ):
+        if limit is not None and bad(number, limit):
+            raise error("KD0243", span, what=what, limit=f"{words} {limit:g}", value=f"{number:g}")
+
+
+def integer(value: Value, span: Span) -> int:
+    if isinstance(value, ir.Const) and isinstance(value.value, int) and not isinstance(value.value, bool):
+        return value.value
+    raise error("KD0244", span, what="this", wants="a whole number", found=describe(value))
+
+
+# ---- plain values and choices
+
+
+def plain(value: Value, span: Span) -> Any:
+    """A value as JSON would hold it: for the arguments of sources, models, optimizers, transforms."""
+    if isinstance(value, ir.Const):
+        return value.value
+    if isinstance(value, ListValue | Several):
+        return [plain(v, span) for v in value.items]
+    if isinstance(value, ClassesValue):
+        return len(value.classes.ids)
+    if isinstance(value, VerticalsValue):
+        return [list(p.ids) for p in value.parts]
+    if isinstance(value, Choice):
+        return value.item.name if not value.item.arguments else {"name": value.item.name, **value.item.arguments}
+    if isinstance(value, Case):
+        return {name: plain(v, span) for name, v in value.fields.items()}
+    raise error("KD0244", span, what="this", wants="a number, a text or a list", found=describe(value))
+
+
+def choice_arguments(spec: Any, node: ast.Call, ctx: Context) -> dict[str, Any]:
+    """Arguments of a choice by name, as plain values; positional ones are named by the table's row.
+
+    Raises
+    ------
+    PlanError
+        KD0230, KD0236, KD0237 as for functions; KD0243, KD0244 for values out of range.
+    """
+    params: list[Param] = list(spec.params) if spec is not None else []
+    open_ended = spec is None or spec.more
+    found: dict[str, Any] = {}
+    name = spec.name if spec is not None else "this"
+    for i, arg in enumerate(node.args):
+        value = ctx.eval(arg, "any")
+        if i >= len(params):
+            raise error("KD0236", arg.span, function=name, count=len(params))
+        found[params[i].name] = _plain_argument(params[i], value, arg.span, name)
+    for keyword in node.keywords:
+        param = next((p for p in params if p.name == keyword.name), None)
+        if param is None and not open_ended:
+            near = nearest(keyword.name, [p.name for p in params])
+            raise error("KD0230", keyword.name_span, function=f"`{name}`", name=keyword.name, nearest=near)
+        value = ctx.eval(keyword.value, "name" if param is not None and param.type in ("choice", "name") else "any")
+        found[keyword.name] = _plain_argument(param, value, keyword.value.span, name)
+    for param in params:
+        if param.required and param.name not in found:
+            raise error("KD0237", node.span, function=name, name=param.name)
+    return found
+
+
+def _plain_argument(param: Param | None, value: Value, span: Span, function: str) -> Any:
+    if param is not None and isinstance(value, ir.Const) and value.value is not None:
+        check_range(param, value, value.span or span, f"`{param.name}` of `{function}`")
+        if param.choices and value.value not in param.choices:
+            raise error("KD0245", span, name=param.name, value=value.value, choices=", ".join(param.choices))
+    return plain(value, span)

@@ -1,0 +1,110 @@
+"""Checks each declaration's form against the table of kinds, before anything is evaluated."""
+
+from __future__ import annotations
+
+from kdplan.diagnostics.report import Reporter, listing, nearest
+from kdplan.ir.kinds import KINDS
+from kdplan.ir.spec import Kind
+from kdplan.syntax import ast
+
+
+def check_form(file: ast.File, reporter: Reporter) -> None:
+    """Report unknown kinds, clauses and settings, missing ones, and items that stand in the wrong place.
+
+    Examples
+    --------
+    >>> from kdplan.diagnostics.span import Source
+    >>> from kdplan.syntax.parse import parse
+    >>> reporter = Reporter()
+    >>> check_form(parse(Source("a.kd", "pahse x of y on z with r { loss = 1 }")), reporter)
+    >>> [(d.code, d.help) for d in reporter.diagnostics]
+    [('KD0201', 'did you mean `phase`?')]
+    """
+    for item in file.items:
+        if isinstance(item, ast.Declaration):
+            _declaration(item, None, reporter)
+        elif isinstance(item, ast.Setting):
+            reporter.report("KD0203", item.name_span, name=item.name, kind="a file", value=item.value.span.text)
+        else:
+            reporter.report("KD0214", item.span, kind="a file")
+
+
+def _declaration(node: ast.Declaration, outer: Kind | None, reporter: Reporter) -> None:
+    kind = KINDS.get(node.kind)
+    allowed = outer.inner if outer else tuple(KINDS)
+    if kind is None or (outer and node.kind not in allowed):
+        if kind is None and node.name is None and node.items is None:
+            reporter.report("KD0204", node.kind_span, name=node.kind)
+        elif kind is None:
+            reporter.report("KD0201", node.kind_span, name=node.kind, nearest=nearest(node.kind, allowed))
+        else:
+            assert outer is not None
+            reporter.report(
+                "KD0215", node.kind_span, kind=node.kind, outer=outer.name, allowed=listing(allowed) if allowed else None
+            )
+        return
+    _head(node, kind, outer, reporter)
+    _body(node, kind, reporter)
+
+
+def _head(node: ast.Declaration, kind: Kind, outer: Kind | None, reporter: Reporter) -> None:
+    if kind.named and node.name is None and not (kind.name == "measure" and outer):
+        reporter.report("KD0216", node.kind_span, kind=kind.name, form=kind.form)
+    if kind.name == "use" and node.text is None:
+        reporter.report("KD0216", node.kind_span, kind=kind.name, form=kind.form)
+    if node.slots and not kind.slots:
+        reporter.report("KD0217", node.slots[0].name_span, kind=kind.name)
+    if node.params is not None and kind.name != "def":
+        reporter.report("KD0218", node.head_span, kind=kind.name)
+    seen: set[str] = set()
+    for clause in node.clauses:
+        if clause.word not in kind.clauses:
+            reporter.report("KD0219", clause.word_span, kind=kind.name, word=clause.word, form=kind.form)
+        elif clause.word in seen:
+            reporter.report("KD0220", clause.word_span, word=clause.word)
+        seen.add(clause.word)
+    required = set(kind.required)
+    if kind.name == "phase" and not outer:
+        required.add("of")
+    if kind.name == "measure":
+        required = {"on"} if outer else {"of", "on"}
+    if kind.name == "param":
+        required = {"=" if "in" not in seen else "in"}
+    for word in sorted(required - seen):
+        reporter.report("KD0221", node.head_span, kind=kind.name, name=node.name or "", word=word, form=kind.form)
+
+
+def _body(node: ast.Declaration, kind: Kind, reporter: Reporter) -> None:
+    if node.listing is not None and not kind.listing:
+        reporter.report("KD0222", node.listing[0].span, kind=kind.name, form=kind.form)
+        return
+    seen: dict[str, ast.Setting] = {}
+    for item in node.items or []:
+        if isinstance(item, ast.Declaration):
+            _declaration(item, kind, reporter)
+        elif isinstance(item, ast.Pair):
+            reporter.report("KD0214", item.span, kind=f"`{kind.name}`")
+        else:
+            _setting(item, kind, seen, reporter)
+    if kind.name == "phase" and "loss" not in seen:
+        reporter.report("KD0223", node.head_span, name=node.name or "")
+
+
+def _setting(item: ast.Setting, kind: Kind, seen: dict[str, ast.Setting], reporter: Reporter) -> None:
+    if item.name in seen:
+        reporter.report("KD0224", item.name_span, name=item.name, line=seen[item.name].name_span.line)
+    seen[item.name] = item
+    if kind.free or kind.setting(item.name):
+        return
+    known = [s.name for s in kind.settings]
+    near = nearest(item.name, known)
+    advice = kind.help.get(item.name)
+    if advice:
+        reporter.report("KD0202", item.name_span, kind=kind.name, name=item.name, help=advice)
+    elif near:
+        reporter.report("KD0202", item.name_span, kind=kind.name, name=item.name, help=f"did you mean `{near}`?")
+    elif "def" in kind.inner:
+        reporter.report("KD0203", item.name_span, name=item.name, kind=f"`{kind.name}`", value=item.value.span.text)
+    else:
+        text = f"it has {listing(known)}" if known else None
+        reporter.report("KD0202", item.name_span, kind=kind.name, name=item.name, help=text)

@@ -1,0 +1,215 @@
+"""Files to modules: reads a plan and the files that it uses, and makes the name tables that look-ups need.
+
+Before: a text. After: a `Module` with a scope in which every declared name stands once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from kdplan.diagnostics.report import Note, Reporter, nearest
+from kdplan.diagnostics.span import Source, Span
+from kdplan.ir.functions import RESERVED
+from kdplan.ir.kinds import AFTER_AT
+from kdplan.syntax import ast
+from kdplan.syntax.parse import parse_recovering
+
+
+@dataclass(eq=False)
+class UserCode:
+    """A Python file that the plan uses: `use "losses.py" as my`."""
+
+    path: str
+    span: Span
+
+    def __repr__(self) -> str:
+        return f"UserCode({self.path!r})"
+
+
+@dataclass(eq=False)
+class Declared:
+    """A declaration with the module in which its words have their meaning."""
+
+    node: ast.Declaration
+    module: Module
+
+    @property
+    def name(self) -> str:
+        assert self.node.name is not None
+        return self.node.name
+
+    @property
+    def kind(self) -> str:
+        return self.node.kind
+
+    def __repr__(self) -> str:
+        return f"<{self.kind} {self.node.name}>"
+
+
+@dataclass(eq=False)
+class Override:
+    """A param's value given from outside: an expression of the using file, or a text from `--set`."""
+
+    value: ast.Expr
+    module: Module
+
+
+@dataclass(eq=False)
+class Module:
+    """One plan file, loaded. `scope` holds its own names and those of the files it uses without `as`."""
+
+    source: Source
+    tree: ast.File
+    folder: Path
+    scope: dict[str, Declared | Module | UserCode] = field(default_factory=dict)
+    after_at: dict[str, Declared] = field(default_factory=dict)
+    """Phases, measures and exports: looked up only after `@` and on the command line."""
+    own: list[Declared] = field(default_factory=list)
+    """Declarations of this very file, in order."""
+    overrides: dict[str, Override] = field(default_factory=dict)
+
+    def __repr__(self) -> str:
+        return f"Module({self.source.path!r})"
+
+
+Reader = Callable[[Path], str]
+
+
+def read_file(path: Path) -> str:
+    return path.read_text(encoding="utf-8")
+
+
+def load(
+    source: Source,
+    folder: Path,
+    reporter: Reporter,
+    read: Reader = read_file,
+    overrides: dict[str, ast.Expr] | None = None,
+) -> Module:
+    """Parse `source` and every file that it uses.
+
+    Mistakes go to `reporter`; what could be read is returned. `overrides` are values for the file's own params.
+
+    Examples
+    --------
+    >>> module = load(Source("a.kd", "param w = 3"), Path("."), Reporter())
+    >>> sorted(module.scope)
+    ['w']
+    """
+    loader = _Loader(reporter, read)
+    module = loader.module(source, folder, [])
+    for name, value in (overrides or {}).items():
+        _override(module, name, Override(value, module), value.span, reporter)
+    return module
+
+
+def _override(module: Module, name: str, override: Override, span: Span, reporter: Reporter) -> None:
+    target = module.scope.get(name)
+    if not (isinstance(target, Declared) and target.kind == "param"):
+        params = [n for n, d in module.scope.items() if isinstance(d, Declared) and d.kind == "param"]
+        reporter.report("KD0210", span, name=name, file=module.source.path, nearest=nearest(name, params))
+        return
+    target.module.overrides[name] = override
+
+
+class _Loader:
+    def __init__(self, reporter: Reporter, read: Reader) -> None:
+        self.reporter = reporter
+        self.read = read
+        self.plain: dict[Path, Module] = {}
+
+    def module(self, source: Source, folder: Path, chain: list[Path]) -> Module:
+        tree = parse_recovering(source, self.reporter)
+        module = Module(source, tree, folder)
+        for item in tree.items:
+            if not isinstance(item, ast.Declaration):
+                continue
+            if item.kind == "use":
+                self.use(item, module, chain)
+            elif item.name is not None:
+                declared = Declared(item, module)
+                module.own.append(declared)
+                self.declare(module, item.name, declared, item.name_span or item.span)
+        return module
+
+    def declare(self, module: Module, name: str, thing: Declared | Module | UserCode, span: Span) -> None:
+        if isinstance(thing, Declared) and thing.kind in AFTER_AT:
+            table: dict[str, Declared] = module.after_at
+            known: Declared | Module | UserCode | None = table.get(name)
+            if known is None:
+                table[name] = thing
+        else:
+            if name in RESERVED and span.source is module.source:
+                kind = thing.kind if isinstance(thing, Declared) else "name"
+                self.reporter.report("KD0206", span, name=name, kind=kind)
+                return
+            known = module.scope.get(name)
+            if known is None:
+                module.scope[name] = thing
+        if known is not None and known is not thing:
+            first = _span(known)
+            self.reporter.report(
+                "KD0207",
+                span,
+                name=name,
+                first=f"{first.file} line {first.line}",
+                notes=[Note("declared here first", first)],
+            )
+
+    def use(self, node: ast.Declaration, module: Module, chain: list[Path]) -> None:
+        if node.text is None:
+            return  # the form check speaks of it
+        path = (module.folder / node.text).resolve()
+        as_clause = node.clause("as")
+        alias = as_clause.exprs[0].name if as_clause and isinstance(as_clause.exprs[0], ast.Name) else None
+        if path.suffix == ".py":
+            if not path.is_file():
+                self.reporter.report("KD0211", node.span, file=node.text, folder=str(module.folder))
+            elif alias is None:
+                self.reporter.report("KD0212", node.span, file=node.text, stem=path.stem)
+            else:
+                self.declare(module, alias, UserCode(str(path), node.span), node.span)
+            return
+        if path in chain:
+            self.reporter.report("KD0213", node.span, file=node.text)
+            return
+        settings = [i for i in node.items or [] if isinstance(i, ast.Setting)]
+        used = None if settings else self.plain.get(path)
+        if used is None:
+            try:
+                text = self.read(path)
+            except (OSError, UnicodeDecodeError):
+                self.reporter.report("KD0211", node.span, file=node.text, folder=str(module.folder))
+                return
+            used = self.module(Source(_short(path, node.span.file), text), path.parent, [*chain, path])
+            if not settings:
+                self.plain[path] = used
+        for setting in settings:
+            _override(used, setting.name, Override(setting.value, module), setting.name_span, self.reporter)
+        if alias is not None:
+            self.declare(module, alias, used, node.span)
+            return
+        for name, thing in used.scope.items():
+            self.declare(module, name, thing, node.span)
+        for name, declared in used.after_at.items():
+            if declared.kind == "phase":
+                self.declare(module, name, declared, node.span)
+
+
+def _short(path: Path, beside: str) -> str:
+    """How messages call a used file: relative to where the using file is called from, where that is possible."""
+    base = Path(beside).parent
+    try:
+        return str(base / path.relative_to(base.resolve()))
+    except ValueError:
+        return str(path)
+
+
+def _span(thing: Declared | Module | UserCode) -> Span:
+    if isinstance(thing, Declared):
+        return thing.node.name_span or thing.node.span
+    if isinstance(thing, UserCode):
+        return thing.span
+    return Span(thing.source, 0, 0)

@@ -1,0 +1,205 @@
+"""`base[…]`: members of families, points of axes, snapshots of versions, items of lists, classes of data."""
+
+from __future__ import annotations
+
+import itertools
+from typing import Any
+
+from kdplan.diagnostics.report import error, listing
+from kdplan.diagnostics.span import Span
+from kdplan.ir import expr as ir
+from kdplan.passes import axes, declared
+from kdplan.passes.load import Declared, Module
+from kdplan.passes.session import Context, pinned
+from kdplan.passes.spread import iterate
+from kdplan.passes.values import (
+    Applied,
+    ClassesValue,
+    DataValue,
+    Family,
+    ListValue,
+    NetValue,
+    Several,
+    Value,
+    VerticalsValue,
+    describe,
+)
+from kdplan.syntax import ast
+
+SNAPSHOTS = ("last", "best", "ema")
+SNAPSHOT_AXES = ("epoch", "cycle")
+
+
+def pick(node: ast.Pick, ctx: Context, want: str) -> Value:
+    """Coordinates are fixed before the base is looked at; positions choose from what it is."""
+    pins: list[tuple[Declared, list[int]]] = []
+    rest: list[ast.Expr] = []
+    for p in node.picks:
+        axis = _axis(p, node, ctx) if isinstance(p, ast.Coordinate) else None
+        if axis is not None:
+            assert isinstance(p, ast.Coordinate)
+            pins.append((axis, _points(p, axis, ctx)))
+        else:
+            rest.append(p)
+    many = any(isinstance(p, ast.Coordinate) and isinstance(p.value, ast.All | ast.Range) for p in node.picks)
+    results: list[Value] = []
+    for point in itertools.product(*[points for _, points in pins]):
+        fixed = dict(zip([axis for axis, _ in pins], point, strict=True))
+        results.append(pinned(ctx, fixed, lambda inner: _positions(node, rest, inner, want)))
+    if len(results) == 1 and not many:
+        return results[0]
+    return Several([v for r in results for v in (r.items if isinstance(r, Several) else [r])], node.span)
+
+
+def _axis(p: ast.Coordinate, node: ast.Pick, ctx: Context) -> Declared | None:
+    """The param axis that a coordinate names, or None for a family's own slot or a snapshot."""
+    root: ast.Expr = node.base
+    while isinstance(root, ast.Pick | ast.Attr | ast.Version):
+        root = root.base
+    modules: list[Module] = [ctx.module]
+    if isinstance(root, ast.Name):
+        thing = ctx.module.scope.get(root.name)
+        if isinstance(thing, Declared):
+            modules.append(thing.module)
+        elif isinstance(thing, Module):
+            modules.append(thing)
+    for module in modules:
+        found = module.scope.get(p.name)
+        if isinstance(found, Declared) and axes.is_axis(found):
+            return found
+    return None
+
+
+def _points(p: ast.Coordinate, axis: Declared, ctx: Context) -> list[int]:
+    labels = axes.labels(axis, ctx)
+    if isinstance(p.value, ast.All):
+        return list(range(len(labels)))
+    value = ctx.eval(p.value, "any")
+    wanted = value.items if isinstance(value, ListValue) else [value]
+    return [position(v, labels, p.value.span, axis.name) for v in wanted]
+
+
+def position(value: Value, labels: list[Any], span: Span, name: str) -> int:
+    """Which of `labels` a picked value means: an equal label, else (where labels are not numbers) an index.
+
+    Raises
+    ------
+    PlanError
+        KD0402 where there is none such.
+    """
+    wanted: Any = value.value if isinstance(value, ir.Const) else value.classes.label if isinstance(value, ClassesValue) else None
+    numeric = all(isinstance(v, int | float) and not isinstance(v, bool) for v in labels)
+    for i, label in enumerate(labels):
+        if wanted is not None and label == wanted and type(label) is not bool:
+            return i
+    if not numeric and isinstance(wanted, int) and 0 <= wanted < len(labels):
+        return wanted
+    shown = [str(v) if v is not None else str(i) for i, v in enumerate(labels)]
+    raise error("KD0402", span, text=span.text, name=name, known=listing(shown))
+
+
+def _positions(node: ast.Pick, rest: list[ast.Expr], ctx: Context, want: str) -> Value:
+    base = ctx.eval(node.base, "network" if want == "signal" else want)
+    return _choose(base, rest, node, ctx) if rest else base
+
+
+def _choose(base: Value, rest: list[ast.Expr], node: ast.Pick, ctx: Context) -> Value:
+    if isinstance(base, Several):
+        if rest and _is_snapshot(rest[0]):
+            return Several([_choose(b, rest, node, ctx) for b in base.items], node.span)
+        return _item(base.items, rest, node, ctx)
+    if isinstance(base, Family):
+        return _members(base, rest, node, ctx)
+    if isinstance(base, ListValue):
+        return _item(base.items, rest, node, ctx)
+    if isinstance(base, VerticalsValue):
+        labels = [p.label if p.label is not None else i for i, p in enumerate(base.parts)]
+        return _item([ClassesValue(p, base.data, node.span) for p in base.parts], rest, node, ctx, labels)
+    if isinstance(base, NetValue) and len(rest) == 1:
+        return _of_network(base, rest[0], node, ctx)
+    if isinstance(base, Applied) and len(rest) == 1:
+        key = ctx.eval(rest[0], "any")
+        if isinstance(key, ir.Const):
+            return Applied(base.net, base.inputs, (*base.path, str(key.value)), node.span)
+    if isinstance(base, DataValue) and len(rest) == 1:
+        part = ctx.eval(rest[0], "any")
+        if isinstance(part, ClassesValue):
+            return DataValue(base.data, base.split, part.classes, base.unlabelled, node.span)
+    raise error("KD0406", node.span, what=describe(base))
+
+
+def _is_snapshot(p: ast.Expr) -> bool:
+    return (isinstance(p, ast.Name) and p.name in SNAPSHOTS) or (isinstance(p, ast.Coordinate) and p.name in SNAPSHOT_AXES)
+
+
+def _of_network(base: NetValue, p: ast.Expr, node: ast.Pick, ctx: Context) -> Value:
+    """A snapshot of a version, or a key of a tap that is a dict or a list."""
+    if _is_snapshot(p):
+        version = base.version or base.instance.as_declared
+        if version is None or version.phase is None:
+            raise error("KD0407", p.span, text=p.span.text, name=base.instance.declared.name)
+        if isinstance(p, ast.Name):
+            snapshot = p.name
+        else:
+            assert isinstance(p, ast.Coordinate)
+            value = ctx.eval(p.value, "any")
+            if not (isinstance(value, ir.Const) and isinstance(value.value, int)):
+                raise error("KD0244", p.value.span, what=f"`{p.name}`", wants="a whole number", found=describe(value))
+            snapshot = f"{p.name}={value.value}"
+        pinned_version = ir.Version(version.network, version.phase, snapshot, span=node.span)
+        return NetValue(base.instance, pinned_version, base.path, node.span, base.coordinates)
+    key = ctx.eval(p, "any")
+    if isinstance(key, ir.Const) and base.path:
+        return NetValue(base.instance, base.version, (*base.path, str(key.value)), node.span, base.coordinates)
+    raise error("KD0406", node.span, what=f"`{base.instance.declared.name}`, which is one network,")
+
+
+def _item(items: list[Value], rest: list[ast.Expr], node: ast.Pick, ctx: Context, labels: list[Any] | None = None) -> Value:
+    if len(rest) != 1:
+        raise error("KD0406", node.span, what="a list")
+    if isinstance(rest[0], ast.All):
+        return Several(items, node.span)
+    value = ctx.eval(rest[0], "any")
+    known = labels if labels is not None else list(range(len(items)))
+    if isinstance(value, ListValue):
+        return Several([items[position(v, known, rest[0].span, node.base.span.text)] for v in value.items], node.span)
+    return items[position(value, known, rest[0].span, node.base.span.text)]
+
+
+def _members(base: Family, rest: list[ast.Expr], node: ast.Pick, ctx: Context) -> Value:
+    slots = base.declared.node.slots
+    if len(rest) > len(slots):
+        raise error("KD0408", rest[len(slots)].span, name=base.declared.name, count=len(slots))
+    named = {p.name: p.value for p in rest if isinstance(p, ast.Coordinate)}
+    for name in named:
+        if name not in [s.name for s in slots]:
+            raise error("KD0409", node.span, name=name, family=base.declared.name, known=listing(s.name for s in slots))
+    ordered = iter([p for p in rest if not isinstance(p, ast.Coordinate)])
+    chosen = [named[s.name] if s.name in named else next(ordered, ast.All(node.span)) for s in slots]
+    if len(rest) < len(slots) and not any(isinstance(p, ast.All) for p in rest) and len(rest) != len(slots):
+        raise error("KD0408", node.span, name=base.declared.name, count=len(slots))
+    many = any(isinstance(p, ast.All | ast.Range) for p in chosen)
+    found: list[Value] = []
+    for bindings in _bindings(base, chosen, 0, {}, ctx):
+        found.append(declared.member(base, bindings, node.span, ctx))
+    return Several(found, node.span) if many or len(found) != 1 else found[0]
+
+
+def _bindings(
+    base: Family, chosen: list[ast.Expr], at: int, bound: dict[str, tuple[Any, Value]], ctx: Context
+) -> list[dict[str, tuple[Any, Value]]]:
+    """Every choice of slot values that the picks allow: slot -> (label, value)."""
+    slots = base.declared.node.slots
+    if at == len(slots):
+        return [bound]
+    slot = slots[at]
+    items = declared.slot_items(base.declared, slot, {n: v for n, (_, v) in bound.items()}, ctx)
+    labels = [label for label, _ in items]
+    p = chosen[at]
+    if isinstance(p, ast.All):
+        indices = list(range(len(items)))
+    else:
+        value = ctx.eval(p, "any")
+        wanted = iterate(value, p.span) if isinstance(value, ListValue | Several | VerticalsValue) else [value]
+        indices = [position(v, labels, p.span, base.declared.name) for v in wanted]
+    return [b for i in indices for b in _bindings(base, chosen, at + 1, {**bound, slot.name: items[i]}, ctx)]

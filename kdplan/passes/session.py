@@ -1,0 +1,145 @@
+"""What one resolution of a plan works with: the plan under construction, coordinates, and what has been made so far."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+from kdplan.diagnostics.report import PlanError, Reporter, error
+from kdplan.diagnostics.span import Span
+from kdplan.ir.plan import Data, Plan
+from kdplan.passes.load import Declared, Module
+from kdplan.passes.values import DataValue, Lazy, NetInstance, Value
+from kdplan.syntax import ast
+
+T = TypeVar("T")
+
+
+class NeedAxis(Exception):
+    """Something reads an axis whose coordinate is not chosen: whoever enumerates instances must fork over it."""
+
+    def __init__(self, axis: Declared) -> None:
+        self.axis = axis
+        super().__init__(axis.name)
+
+
+@dataclass
+class PhaseFrame:
+    """What surrounds an expression inside a phase."""
+
+    name: str
+    streams: list[tuple[str, DataValue]]
+    moving: dict[NetInstance, int]
+
+
+@dataclass
+class Session:
+    """State shared by everything that resolves one plan."""
+
+    reporter: Reporter
+    root: Path | None
+    describe: Callable[[Data, Path, Span], None]
+    """Fills in a data set's classes, shape, sizes and fingerprint."""
+    tables: Mapping[str, Mapping[str, Any]]
+    evaluate: Callable[[ast.Expr, Context, str], Value]
+    """`kdplan.passes.evaluate.evaluate`: given here, since its rules and what they call need each other."""
+    plan: Plan = field(default_factory=Plan)
+    memo: dict[Any, dict[tuple[Declared, ...], dict[tuple[int, ...], Any]]] = field(default_factory=dict)
+    active: dict[Any, Span] = field(default_factory=dict)
+    failed: dict[Any, PlanError] = field(default_factory=dict)
+    names: dict[str, object] = field(default_factory=dict)
+
+
+@dataclass
+class Context:
+    """Where an expression is evaluated: its file, local names, chosen coordinates and surrounding phase."""
+
+    session: Session
+    module: Module
+    names: dict[str, Value | Lazy] = field(default_factory=dict)
+    coords: dict[Declared, int] = field(default_factory=dict)
+    reads: set[Declared] = field(default_factory=set)
+    phase: PhaseFrame | None = None
+    exclude: str | None = None
+    depth: int = 0
+
+    def child(self, **changes: Any) -> Context:
+        return dataclasses.replace(self, **changes)
+
+    def eval(self, node: ast.Expr, want: str = "signal") -> Value:
+        return self.session.evaluate(node, self, want)
+
+    def in_module(self, module: Module) -> Context:
+        """The same, for a declaration of another file: local names and the phase are left behind."""
+        return Context(self.session, module, coords=self.coords, reads=self.reads)
+
+    def coordinate(self, axis: Declared) -> int:
+        """The chosen index on a param axis; that it was read is written down."""
+        if axis not in self.coords:
+            raise NeedAxis(axis)
+        self.reads.add(axis)
+        return self.coords[axis]
+
+
+def remember(ctx: Context, key: Any, what: str, span: Span, make: Callable[[Context], T]) -> T:
+    """`make`, once for each choice of the coordinates that it reads.
+
+    Raises
+    ------
+    PlanError
+        KD0303 where making it needs itself; or the error that it failed with before.
+    """
+    session = ctx.session
+    tables = session.memo.setdefault(key, {})
+    for axes, rows in tables.items():
+        at = tuple(ctx.coords.get(axis, -1) for axis in axes)
+        if at in rows:
+            ctx.reads.update(axes)
+            return rows[at]  # type: ignore[no-any-return]
+    if key in session.failed:
+        raise session.failed[key]
+    if key in session.active:
+        names = [k[1] for k in list(session.active)[list(session.active).index(key) :]]
+        raise error("KD0303", span, cycle=" → ".join([*names, names[0]]))
+    session.active[key] = span
+    inner = ctx.child(reads=set())
+    try:
+        value = make(inner)
+    except PlanError as e:
+        session.failed[key] = e
+        raise
+    finally:
+        del session.active[key]
+        ctx.reads.update(inner.reads)
+    axes = tuple(sorted(inner.reads, key=lambda d: (d.module.source.path, d.node.span.start)))
+    tables.setdefault(axes, {})[tuple(ctx.coords[a] for a in axes)] = value
+    return value
+
+
+def expand(ctx: Context, make: Callable[[Context], T], size: Callable[[Context, Declared], int]) -> Iterator[T]:
+    """`make` at every point of the axes that it reads, in the order of their values."""
+    waiting: list[dict[Declared, int]] = [dict(ctx.coords)]
+    while waiting:
+        coords = waiting.pop()
+        try:
+            value = make(ctx.child(coords=coords, reads=set()))
+        except NeedAxis as need:
+            count = size(ctx, need.axis)
+            waiting.extend({**coords, need.axis: i} for i in reversed(range(count)))
+            continue
+        yield value
+
+
+def pinned(ctx: Context, pins: dict[Declared, int], make: Callable[[Context], T]) -> T:
+    """`make` with some coordinates fixed; reading those does not give the reader their axes."""
+    inner = ctx.child(coords={**ctx.coords, **pins}, reads=set())
+    value = make(inner)
+    ctx.reads.update(inner.reads - set(pins))
+    return value
+
+
+def axis_values(axis: Declared) -> ast.Clause | None:
+    return axis.node.clause("in")

@@ -1,0 +1,82 @@
+"""The tables of choices, one for each type of setting, in the one shape that argument checking reads."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from functools import cache
+from typing import Any
+
+from kdplan.data.catalog import SOURCES
+from kdplan.data.params import REQUIRED as DATA_REQUIRED
+from kdplan.data.params import Param as DataParam
+from kdplan.data.transforms import TRANSFORMS
+from kdplan.ir.optimizers import OPTIMIZERS, SCHEDULES, Setting
+from kdplan.ir.spec import REQUIRED, Param, Spec
+from kdplan.nn.catalog import METRICS, MODELS
+
+SPLITS = {
+    spec.name: spec
+    for spec in (
+        Spec("per_class", (Param("train", "integer", doc="training images a class", low=1), Param("seed", "integer", 0)),
+             "The same number of training images of every class; the rest is for testing."),
+        Spec("fraction", (Param("train", "number", doc="part for training", above=0, high=1), Param("seed", "integer", 0)),
+             "A class-balanced part for training; the rest is for testing."),
+    )
+}  # fmt: skip
+
+PARTITIONS = {
+    spec.name: spec
+    for spec in (
+        Spec("random", (Param("parts", "integer", doc="how many", low=2), Param("seed", "integer", 0)),
+             "A seeded random partition into parts whose sizes differ by at most one."),
+    )
+}  # fmt: skip
+
+
+def _from_settings(name: str, doc: str, settings: Mapping[str, Setting], more: bool = False) -> Spec:
+    return Spec(name, tuple(_from_setting(s) for s in settings.values()), doc, more=more)
+
+
+_TYPES = {"int": "integer", "float": "number", "bool": "flag", "text": "text", "classes": "classes", "str": "text"}
+
+
+def _from_setting(s: Setting) -> Param:
+    default = REQUIRED if s.required else s.default
+    names = s.type.split(" | ")
+    if len(names) > 1 and not any(n in _TYPES or "[" in n for n in names):
+        return Param(s.name, "choice", default, s.doc, choices=tuple(names))
+    kind = _TYPES.get(s.type, "any")
+    return Param(s.name, kind, default, s.doc)
+
+
+def _from_data(name: str, doc: str, params: Iterable[DataParam], more: bool = False) -> Spec:
+    kinds = {"int": "integer", "float": "number", "bool": "flag", "str": "text", "floats": "any"}
+    return Spec(
+        name,
+        tuple(
+            Param(p.name, kinds[p.type], REQUIRED if p.default is DATA_REQUIRED else p.default, p.doc, p.low, p.high)
+            for p in params
+        ),
+        doc,
+        more=more,
+    )
+
+
+@cache
+def choices() -> dict[str, dict[str, Spec]]:
+    """Type of setting -> name -> row."""
+    return {
+        "optimizer": {n: _from_settings(n, s.doc, s.settings) for n, s in OPTIMIZERS.items()},
+        "schedule": {n: _from_settings(n, s.doc, s.settings) for n, s in SCHEDULES.items()},
+        "model": {n: _from_settings(n, s.doc, s.settings, s.open) for n, s in MODELS.items()},
+        "metric": {n: _from_settings(n, s.doc, s.settings) for n, s in METRICS.items()},
+        "source": {n: _from_data(n, s.doc, s.params, s.extra) for n, s in SOURCES.items()},
+        "transform": {n: _from_data(n, s.doc, s.params) for n, s in TRANSFORMS.items()},
+        "split": SPLITS,
+        "partition": PARTITIONS,
+    }
+
+
+def fresh() -> dict[str, dict[str, Any]]:
+    """The tables for one plan: `superclasses` is filled as its data sets are looked at."""
+    return {**choices(), "superclasses": {}}

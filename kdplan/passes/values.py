@@ -1,0 +1,248 @@
+"""What an expression of the language evaluates to while a plan is resolved.
+
+Signals are `kdplan.ir.expr` nodes and numbers, texts and truth values are `Const`; the rest stands here.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from kdplan.diagnostics.span import Span
+from kdplan.ir import expr as ir
+from kdplan.ir.plan import ClassSet, Data, Item, Network, Phase
+from kdplan.ir.spec import Spec
+from kdplan.passes.load import Declared, Module, UserCode
+from kdplan.syntax import ast
+
+
+@dataclass(eq=False)
+class NetInstance:
+    """One network: a declaration with its family index and axis coordinates fixed."""
+
+    declared: Declared
+    network: Network
+    coordinates: dict[str, Any]
+    phases: dict[str, PhaseInstance] = field(default_factory=dict)
+    """The phases of its body."""
+    as_declared: ir.Version | None = None
+    """What a bare name reads: None while fresh, or while several body phases end side by side."""
+    fresh: bool = True
+
+    @property
+    def name(self) -> str:
+        return self.network.name
+
+
+@dataclass(eq=False)
+class PhaseInstance:
+    """One phase, likewise; `moved` says which slot trains which network."""
+
+    declared: Declared
+    phase: Phase
+    coordinates: dict[str, Any]
+    moved: dict[NetInstance, int]
+
+    @property
+    def name(self) -> str:
+        return self.phase.name
+
+
+@dataclass
+class NetValue:
+    """A network, or a part of it, as some phase left it (`version`) or as the context says (None)."""
+
+    instance: NetInstance
+    version: ir.Version | None
+    path: tuple[str, ...]
+    span: Span
+    coordinates: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass
+class Applied:
+    """A network or submodule applied to signals; attributes after it name what is tapped."""
+
+    net: NetValue
+    inputs: list[ir.Expr]
+    path: tuple[str, ...]
+    span: Span
+
+
+@dataclass
+class Family:
+    """A declaration with slots, not yet indexed; for phases, `net` is what stands left of the `@`."""
+
+    declared: Declared
+    net: NetValue | None
+    span: Span
+
+
+@dataclass
+class Several:
+    """What `[*]` and `[a..b]` select: what stands right of it applies to each."""
+
+    items: list[Value]
+    span: Span
+
+
+@dataclass
+class ListValue:
+    items: list[Value]
+    span: Span
+
+
+@dataclass
+class DataValue:
+    data: Data
+    split: str | None
+    classes: ClassSet | None
+    unlabelled: bool
+    span: Span
+
+
+@dataclass
+class VerticalsValue:
+    data: Data
+    parts: list[ClassSet]
+    disjoint: bool
+    span: Span
+
+
+@dataclass
+class ClassesValue:
+    classes: ClassSet
+    data: Data
+    span: Span
+
+
+@dataclass
+class RecipeValue:
+    settings: dict[str, tuple[Any, Span]]
+    span: Span
+
+
+@dataclass
+class ModelValue:
+    item: Item
+    classes: ClassSet | None
+    code: UserCode | None
+    span: Span
+
+
+@dataclass
+class FunctionValue:
+    """A `def` with parameters, or a bound part of one."""
+
+    declared: Declared
+    span: Span
+
+
+@dataclass
+class Builtin:
+    spec: Spec
+    span: Span
+
+
+@dataclass
+class UserFunction:
+    code: UserCode
+    name: str
+    span: Span
+
+
+@dataclass
+class Case:
+    fields: dict[str, Value]
+    span: Span
+
+
+@dataclass
+class Choice:
+    """A named choice of the setting's own table: an optimizer, a schedule, a transform, a metric …"""
+
+    item: Item
+    span: Span
+
+
+@dataclass
+class Namespace:
+    module: Module
+    span: Span
+
+
+@dataclass
+class Part:
+    """`upto(…)`: the part of a network that a tap depends on."""
+
+    net: NetValue
+    since: str | None
+    span: Span
+
+
+@dataclass
+class Lazy:
+    """An expression that is evaluated where it is read, since its meaning may depend on what is wanted there."""
+
+    node: ast.Expr
+    module: Module
+
+
+Signal = ir.Const | ir.StreamField | ir.Clock | ir.Tap | ir.Call | ir.Op
+SIGNALS = (ir.Const, ir.StreamField, ir.Clock, ir.Tap, ir.Call, ir.Op)
+
+Value = (
+    Signal
+    | NetValue
+    | Applied
+    | Family
+    | Several
+    | ListValue
+    | DataValue
+    | VerticalsValue
+    | ClassesValue
+    | RecipeValue
+    | ModelValue
+    | FunctionValue
+    | Builtin
+    | UserFunction
+    | Case
+    | Choice
+    | Namespace
+    | Part
+)
+
+WORDS: dict[type, str] = {
+    NetValue: "a network",
+    Applied: "a signal",
+    Family: "a family",
+    Several: "several things",
+    ListValue: "a list",
+    DataValue: "data",
+    VerticalsValue: "verticals",
+    ClassesValue: "a class set",
+    RecipeValue: "a recipe",
+    ModelValue: "a model",
+    FunctionValue: "a function",
+    Builtin: "a function",
+    UserFunction: "a function",
+    Case: "a record",
+    Choice: "a choice",
+    Namespace: "a file",
+    Part: "a part of a network",
+}
+
+
+def describe(value: Value) -> str:
+    """What a value is, for a message.
+
+    >>> describe(ir.Const(3)), describe(ir.Const("x"))
+    ('a number', 'a text')
+    """
+    if isinstance(value, ir.Const):
+        if isinstance(value.value, bool):
+            return "a truth value"
+        if value.value is None:
+            return "none"
+        return "a text" if isinstance(value.value, str) else "a list" if isinstance(value.value, list) else "a number"
+    return WORDS.get(type(value), "a signal")
