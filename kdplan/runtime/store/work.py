@@ -210,6 +210,8 @@ class Work:
         """Gives the lock back; checkpoints and metrics stay for the next run."""
         try:
             self._close_log()
+            if self._lock.held and {e.name for e in self.folder.iterdir()} <= {"lock", "holder.json"}:
+                self.discard()
         finally:
             self._lock.release()
 
