@@ -1,0 +1,317 @@
+"""Joins networks, adapters and losses into one graph, step by step."""
+
+from __future__ import annotations
+
+import operator
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+from torch.utils._pytree import tree_flatten
+
+from kdplan.graph.fake import FakeWorld
+from kdplan.graph.module import make
+from kdplan.graph.outplace import outplace
+from kdplan.graph.taps import LeafTaps, Tap, TapError
+from kdplan.graph.trace import ROOT, Traced, trace, value_at
+
+
+class BuildError(RuntimeError):
+    """A call in a phase's graph does not work on what it is given: the message is the operator's own."""
+
+
+@dataclass
+class JoinedPhase:
+    """One phase as one graph.
+
+    Attributes
+    ----------
+    graph_module
+        Called with the inputs by name; returns a dict. Sub-modules: `nets.<name>` and `splices.<name>`, which are the
+        registered modules themselves.
+    inputs
+        Placeholder names, in order.
+    networks, splices
+        The registered modules by the name that was given.
+    training
+        The mode that each registered sub-module must be in when the graph runs.
+    batch
+        The batch size that the graph was built with.
+    """
+
+    graph_module: fx.GraphModule
+    inputs: tuple[str, ...]
+    networks: dict[str, nn.Module]
+    splices: dict[str, nn.Module]
+    training: dict[str, bool]
+    world: FakeWorld
+
+    def set_modes(self) -> None:
+        """Put every sub-module in the mode that it was traced in."""
+        for path, mode in self.training.items():
+            self.graph_module.get_submodule(path).training = mode
+
+
+@dataclass
+class _Inlined:
+    """One network inlined once: its taps, and the joined graph's node for each of its nodes."""
+
+    traced: Traced
+    mapped: dict[fx.Node, fx.Node]
+    prefix: str
+    made: dict[Tap, fx.Node] = field(default_factory=dict)
+
+
+class Builder:
+    """Builds a phase's graph; every node is run on fake tensors as soon as it is added.
+
+    Examples
+    --------
+    >>> b = Builder()
+    >>> x = b.input("inputs", torch.zeros(4, 3))
+    >>> y = b.input("labels", torch.zeros(4, dtype=torch.long))
+    >>> b.network("small", nn.Sequential(nn.Linear(3, 8), nn.ReLU(), nn.Linear(8, 5)))
+    >>> logits = b.apply("small", (x,), "logits")
+    >>> tuple(logits.meta["val"].shape)
+    (4, 5)
+    >>> joined = b.finish({"loss": b.call(nn.functional.cross_entropy, logits, y)})
+    >>> sorted(joined.graph_module(inputs=torch.ones(2, 3), labels=torch.tensor([0, 1])))
+    ['loss']
+    """
+
+    def __init__(self, world: FakeWorld | None = None) -> None:
+        self.world = world or FakeWorld()
+        self.graph = fx.Graph()
+        self.root = nn.Module()
+        for box in ("nets", "splices", "constants", "inside"):
+            self.root.add_module(box, nn.Module())
+        self.networks: dict[str, nn.Module] = {}
+        self.splices: dict[str, nn.Module] = {}
+        self._keys: dict[str, str] = {}
+        self._inlined: dict[Any, _Inlined] = {}
+        self._calls = 0
+        self._last_input: fx.Node | None = None
+        self._inputs: dict[str, fx.Node] = {}
+
+    # what goes in
+
+    def input(self, name: str, example: Tensor) -> fx.Node:
+        """A placeholder with the example's shape and type; the same name again is the same node."""
+        if name in self._inputs:
+            return self._inputs[name]
+        # Placeholders come first, whenever they are asked for.
+        first = next(iter(self.graph.nodes), None)
+        with self.graph.inserting_after(self._last_input) if self._last_input else self.graph.inserting_before(first):
+            node = self.graph.placeholder(name)
+        node.meta.update(val=self.world.fake(example), mutates=(), buffers=False, random=False, owner="inputs")
+        self._last_input = self._inputs[name] = node
+        return node
+
+    def scalar(self, name: str) -> fx.Node:
+        """A number that the run supplies each step (`epoch`, `step`, `progress`), as a float tensor of shape []."""
+        return self.input(name, torch.zeros(()))
+
+    def network(self, name: str, module: nn.Module) -> None:
+        """Register a network under `nets.<name>`, in the mode that its sub-modules have when it is applied."""
+        assert name not in self.networks, f"network {name} is registered twice"
+        self.networks[name] = module
+        self._keys[name] = self._register("nets", name, module)
+
+    def _register(self, box: str, name: str, module: nn.Module) -> str:
+        key = re.sub(r"\W+", "_", name).strip("_") or "_"
+        holder = self.root.get_submodule(box)
+        taken = dict(holder.named_children())
+        unique, k = key, 1
+        while unique in taken:
+            k += 1
+            unique = f"{key}_{k}"
+        holder.add_module(unique, module)
+        return unique
+
+    def path(self, name: str) -> str:
+        """Where network `name` is in the joined module (`nets.<key>`); parameter names start with it."""
+        return f"nets.{self._keys[name]}"
+
+    # nodes
+
+    def apply(
+        self, name: str, inputs: Sequence[Any] | Mapping[str, Any], tap: str = "output", path: str = ""
+    ) -> fx.Node:
+        """Run a network (or its sub-module at `path`) on nodes and give the value of one of its taps.
+
+        Equal calls are one call. A mapping gives keyword arguments.
+
+        Raises
+        ------
+        TapError
+            If there is no such tap.
+        TraceError
+            If the network cannot run on such inputs.
+        """
+        inlined = self._inline(name, path, inputs)
+        found = inlined.traced.taps.get(tap)
+        if found is None:
+            raise TapError(tap, inlined.traced.taps)
+        return self._tap_node(inlined, found, tap)
+
+    def apply_submodule(
+        self, name: str, path: str, inputs: Sequence[Any] | Mapping[str, Any], tap: str = "output"
+    ) -> fx.Node:
+        """`apply` for the sub-module at `path`."""
+        return self.apply(name, inputs, tap, path)
+
+    def taps(self, name: str, inputs: Sequence[Any] | Mapping[str, Any], path: str = "") -> list[str]:
+        """The taps that such a call has."""
+        return sorted(self._inline(name, path, inputs).traced.taps)
+
+    def call(self, fn: Callable[..., Any], *args: Any, **kwargs: Any) -> fx.Node:
+        """A function of nodes: a loss, an operator.
+
+        Raises
+        ------
+        BuildError
+            If the function does not work on such values.
+        """
+        node = self.graph.call_function(fn, args, kwargs)
+        return self._run_new(node, owner="loss")
+
+    def module(self, name: str, module: nn.Module, *inputs: Any, **kwargs: Any) -> fx.Node:
+        """Call an adapter, head or gate; it is registered once under `splices.<name>`."""
+        known = self.splices.get(name)
+        assert known is None or known is module, f"two modules are called {name}"
+        if known is None:
+            self.splices[name] = module
+            self._keys[f"splice {name}"] = self._register("splices", name, module)
+        node = self.graph.call_module(self.splice_path(name), inputs, kwargs)
+        return self._run_new(node, owner=f"splice {name}")
+
+    def splice_path(self, name: str) -> str:
+        """Where splice `name` is in the joined module."""
+        return f"splices.{self._keys[f'splice {name}']}"
+
+    def detach(self, node: fx.Node) -> fx.Node:
+        """The same value without a gradient."""
+        return self._run_new(self.graph.call_method("detach", (node,)), owner=str(node.meta.get("owner", "loss")))
+
+    def finish(self, outputs: Mapping[str, fx.Node]) -> JoinedPhase:
+        """Close the graph; its output is a dict of `outputs`, and in-place operations behind taps are replaced."""
+        self.graph.output(dict(outputs))
+        self.world.annotate(next(n for n in reversed(self.graph.nodes)), self.root)
+        self.graph.lint()
+        gm = outplace(make(self.root, self.graph), self.world)
+        training = {p: m.training for p, m in self.root.named_modules() if p.startswith(("nets.", "splices."))}
+        return JoinedPhase(gm, tuple(self._inputs), dict(self.networks), dict(self.splices), training, self.world)
+
+    # inlining
+
+    def _run_new(self, node: fx.Node, owner: str) -> fx.Node:
+        self._calls += 1
+        node.meta.update(owner=owner, path="", call=self._calls)
+        try:
+            self.world.annotate(node, self.root)
+        except Exception as problem:
+            self.graph.erase_node(node)
+            raise BuildError(str(problem)) from problem
+        return node
+
+    def _inline(self, name: str, path: str, inputs: Sequence[Any] | Mapping[str, Any]) -> _Inlined:
+        args: tuple[Any, ...] = () if isinstance(inputs, Mapping) else tuple(inputs)
+        kwargs = dict(inputs) if isinstance(inputs, Mapping) else {}
+        module = self.networks[name].get_submodule(path)
+        modes = tuple(m.training for m in module.modules())
+        leaves, spec = tree_flatten((args, kwargs))
+        key = (name, path, modes, str(spec), tuple(v if isinstance(v, fx.Node) else repr(v) for v in leaves))
+        if key not in self._inlined:
+            fakes = fx.map_arg((args, kwargs), lambda n: n.meta["val"])
+            traced = trace(module, *fakes[0], kwargs=fakes[1], world=self.world)
+            nodes = [v for v in leaves if isinstance(v, fx.Node)]
+            self._inlined[key] = self._copied(name, path, traced, nodes)
+        return self._inlined[key]
+
+    def _copied(self, name: str, path: str, traced: Traced, inputs: list[fx.Node]) -> _Inlined:
+        self._calls += 1
+        prefix = self.path(name) + (f".{path}" if path else "")
+        mapped: dict[fx.Node, fx.Node] = {}
+        given = iter(inputs)
+        for node in traced.graph.nodes:
+            if node.op == "placeholder":
+                mapped[node] = next(given)
+                continue
+            if node.op == "output":
+                continue
+            target = node.target
+            if node.op == "call_module" or (node.op == "get_attr" and str(target).startswith(ROOT + ".")):
+                target = prefix + str(target).removeprefix(ROOT)
+            elif node.op == "get_attr":
+                target = self._constant(traced.constants[str(target)])
+            args, kwargs = fx.map_arg((node.args, node.kwargs), mapped.__getitem__)
+            label = f"{self._keys[name]}_{node.name.removeprefix(ROOT + '_')}"
+            new = self.graph.create_node(node.op, target, args, kwargs, name=label)
+            inner = ".".join(p for p in (path, str(node.meta.get("path", ""))) if p)
+            new.meta = node.meta | {"owner": f"net {name}", "path": inner, "call": self._calls}
+            new.meta["mutates"] = tuple(mapped[n] for n in node.meta["mutates"])
+            mapped[node] = new
+        return _Inlined(traced, mapped, prefix)
+
+    def _constant(self, value: Tensor) -> str:
+        box = self.root.get_submodule("constants")
+        for name, known in box.named_buffers():
+            if known is value:
+                return f"constants.{name}"
+        name = f"c{len(list(box.buffers()))}"
+        box.register_buffer(name, value, persistent=False)
+        return f"constants.{name}"
+
+    def _tap_node(self, inlined: _Inlined, tap: Tap, name: str) -> fx.Node:
+        """The joined graph's node for a tap; new nodes only for parts of structures and for insides of leaves."""
+        if tap in inlined.made:
+            return inlined.made[tap]
+        node = inlined.mapped[tap.node]
+        if tap.inner is not None:
+            made = self._inside(inlined, node, tap.inner, name)
+        else:
+            made = node
+            for key in tap.index:
+                made = self._part(made, key)
+        inlined.made[tap] = made
+        return made
+
+    def _part(self, node: fx.Node, key: int | str) -> fx.Node:
+        value = node.meta["val"]
+        by_name = isinstance(key, str) and not isinstance(value, Mapping)
+        fn: Callable[..., Any] = getattr if by_name else operator.getitem
+        with self.graph.inserting_after(node):
+            part = self.graph.call_function(fn, (node, key))
+        part.meta = {k: node.meta[k] for k in ("owner", "path", "call") if k in node.meta}
+        part.meta.update(val=value_at(value, (key,)), mutates=(), buffers=False, random=False)
+        return part
+
+    def _inside(self, inlined: _Inlined, node: fx.Node, inner: str, name: str) -> fx.Node:
+        """Let a leaf's call return an inner value too."""
+        if "wrapper" not in node.meta:
+            self._wrap(inlined, node)
+        call = node.meta.get("wrapper", node)
+        wrapped = self.root.get_submodule(str(call.target))
+        assert isinstance(wrapped, LeafTaps)
+        if inner not in wrapped.paths:
+            wrapped.paths.append(inner)
+            try:
+                self.world.annotate(call, self.root)
+            except TapError as problem:
+                wrapped.paths.remove(inner)
+                raise TapError(name, inlined.traced.taps) from problem
+        return self._part(call, wrapped.paths.index(inner) + 1)
+
+    def _wrap(self, inlined: _Inlined, node: fx.Node) -> None:
+        """Replace a leaf's call by one that returns a tuple, of which the first is what the leaf returns."""
+        wrapped = LeafTaps(self.root.get_submodule(str(node.target)), [])
+        with self.graph.inserting_before(node):
+            call = self.graph.call_module(f"inside.{self._register('inside', node.name, wrapped)}", node.args, node.kwargs)
+        call.meta = dict(node.meta)
+        self.world.annotate(call, self.root)
+        # The old node now only picks the leaf's own value out of the tuple, so whoever reads it goes on reading it.
+        node.op, node.target, node.args, node.kwargs = "call_function", operator.getitem, (call, 0), {}
+        node.meta.update(val=call.meta["val"][0], mutates=(), buffers=False, random=False, wrapper=call)

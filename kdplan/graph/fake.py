@@ -1,0 +1,216 @@
+"""Runs graph nodes on fake tensors: shapes, data types, aliasing and effects without any arithmetic."""
+
+from __future__ import annotations
+
+import copy
+import operator
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+from torch._subclasses.fake_tensor import (
+    DataDependentOutputException,
+    DynamicOutputShapeException,
+    FakeTensor,
+    FakeTensorMode,
+    UnsupportedOperatorException,
+)
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves, tree_map
+
+DATA_DEPENDENT = (DataDependentOutputException, DynamicOutputShapeException, UnsupportedOperatorException)
+
+
+class _RandomWatch(TorchDispatchMode):
+    """Notes whether an operator that draws random numbers ran."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen = False
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if not self.seen and torch.Tag.nondeterministic_seeded in func.tags:
+            # Fused attention carries the tag even where it drops nothing.
+            names = [a.name for a in func._schema.arguments]
+            if "dropout_p" in names:
+                given = dict(zip(names, args, strict=False)) | kwargs
+                self.seen = bool(given.get("dropout_p", 0.0))
+            else:
+                self.seen = True
+        return func(*args, **kwargs)
+
+
+class FakeWorld:
+    """One FakeTensorMode, the fake twins of parameters and buffers, and a runner for single nodes.
+
+    Real tensors are only looked at, never written; modules on the meta device are treated as if on the CPU.
+
+    Examples
+    --------
+    >>> world = FakeWorld()
+    >>> twin = world.fake(torch.ones(2, 3))
+    >>> tuple(twin.shape), world.fake(twin) is twin
+    ((2, 3), True)
+    """
+
+    def __init__(self, mode: FakeTensorMode | None = None) -> None:
+        self.mode = mode or FakeTensorMode(allow_non_fake_inputs=True)
+        self.running = False
+        # The key holds the tensor too, so that an id is never reused.
+        self._twins: dict[int, tuple[Tensor, FakeTensor]] = {}
+
+    def fake(self, tensor: Tensor) -> FakeTensor:
+        """The twin of `tensor` in this world; always the same one for the same tensor."""
+        if isinstance(tensor, FakeTensor) and tensor.fake_mode is self.mode:
+            return tensor
+        found = self._twins.get(id(tensor))
+        if found is None:
+            found = (tensor, self.fresh(tensor))
+            self._twins[id(tensor)] = found
+        return found[1]
+
+    def fresh(self, tensor: Tensor, requires_grad: bool = False) -> FakeTensor:
+        """A new fake tensor of the same size, stride, type and device (meta counts as CPU)."""
+        device = torch.device("cpu") if tensor.device.type == "meta" else tensor.device
+        with self.mode:
+            if tensor.layout is not torch.strided:
+                made = torch.empty(tensor.shape, dtype=tensor.dtype, device=device)
+            else:
+                made = torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype, device=device)
+        assert isinstance(made, FakeTensor)
+        return made.requires_grad_() if requires_grad else made
+
+    def set_twin(self, tensor: Tensor, twin: FakeTensor) -> None:
+        """Use `twin` for `tensor` from now on (to ask for gradients of some parameters)."""
+        self._twins[id(tensor)] = (tensor, twin)
+
+    def fake_tree(self, value: Any) -> Any:
+        """`value` with every tensor in it replaced by its twin."""
+        return tree_map(lambda v: self.fake(v) if isinstance(v, Tensor) else v, value)
+
+    @contextmanager
+    def swapped(self, module: nn.Module) -> Iterator[list[FakeTensor]]:
+        """Inside, the module's parameters and buffers are their twins; yields the buffers' twins."""
+        saved = [(m, dict(m._parameters), dict(m._buffers), dict(m.__dict__)) for m in whole(module).modules()]
+        buffers: list[FakeTensor] = []
+        try:
+            for m, parameters, held, _ in saved:
+                for key, p in parameters.items():
+                    if p is not None:
+                        m._parameters[key] = self.fake(p)  # type: ignore[assignment]
+                for key, b in held.items():
+                    if b is not None:
+                        buffers.append(self.fake(b))
+                        m._buffers[key] = buffers[-1]
+            yield buffers
+        finally:
+            for m, parameters, held, attributes in saved:
+                m.__dict__.clear()
+                m.__dict__.update(attributes)
+                m._parameters.clear()
+                m._parameters.update(parameters)
+                m._buffers.clear()
+                m._buffers.update(held)
+
+    def run(self, node: fx.Node, root: nn.Module, args: Any, kwargs: Any) -> Any:
+        """The node's value for these argument values; gradients are recorded as the caller's grad mode says."""
+        was, self.running = self.running, True
+        try:
+            with self.mode:
+                if node.op == "call_function":
+                    assert callable(node.target)
+                    return node.target(*args, **kwargs)
+                if node.op == "call_method":
+                    return getattr(args[0], str(node.target))(*args[1:], **kwargs)
+                if node.op == "get_attr":
+                    value = operator.attrgetter(str(node.target))(root)
+                    return self.fake(value) if isinstance(value, Tensor) else value
+                assert node.op == "call_module", node.op
+                module = root.get_submodule(str(node.target))
+                with self.swapped(module):
+                    return module(*args, **kwargs)
+        finally:
+            self.running = was
+
+    def annotate(self, node: fx.Node, root: nn.Module) -> None:
+        """Set meta["val"], and what the node does besides: "mutates" (nodes), "buffers" and "random" (flags)."""
+        args, kwargs = fx.map_arg((node.args, node.kwargs), lambda n: n.meta["val"])
+        if node.op == "output":
+            node.meta["val"] = args[0]
+            return
+        inputs = {n: [v for v in tree_leaves(n.meta["val"]) if isinstance(v, Tensor)] for n in node.all_input_nodes}
+        before = {n: [v._version for v in values] for n, values in inputs.items()}
+        held = self._buffer_versions(node, root)
+        watch = _RandomWatch()
+        with torch.no_grad():
+            try:
+                with self.mode, watch:
+                    value = self.run(node, root, args, kwargs)
+            except DATA_DEPENDENT:
+                value = self._run_really(node, root, args, kwargs)
+        node.meta["val"] = value
+        node.meta["mutates"] = tuple(n for n in inputs if before[n] != [v._version for v in inputs[n]])
+        node.meta["buffers"] = held != self._buffer_versions(node, root) or _functional_batch_norm(node)
+        node.meta["random"] = watch.seen
+
+    def _buffer_versions(self, node: fx.Node, root: nn.Module) -> list[int]:
+        if node.op != "call_module":
+            return []
+        return [self.fake(b)._version for b in whole(root.get_submodule(str(node.target))).buffers()]
+
+    def _run_really(self, node: fx.Node, root: nn.Module, args: Any, kwargs: Any) -> Any:
+        """Shapes that depend on data: run a copy of the leaf on real numbers, where it has real weights."""
+        if node.op != "call_module":
+            args, kwargs = self._real((args, kwargs))
+            if node.op == "call_method":
+                return self.fake_tree(getattr(args[0], str(node.target))(*args[1:], **kwargs))
+            raise
+        module = root.get_submodule(str(node.target))
+        inner = whole(module)
+        if any(isinstance(p, FakeTensor) or p.is_meta for p in [*inner.parameters(), *inner.buffers()]):
+            raise
+        args, kwargs = self._real((args, kwargs))
+        was, self.running = self.running, True
+        try:
+            with torch.random.fork_rng(devices=[]):
+                return self.fake_tree(copy.deepcopy(module)(*args, **kwargs))
+        finally:
+            self.running = was
+
+    def _real(self, tree: Any) -> Any:
+        def real(v: Any) -> Any:
+            if not isinstance(v, Tensor):
+                return v
+            make = torch.rand if v.is_floating_point() else torch.zeros
+            return make(v.shape, dtype=v.dtype, device=v.device)
+
+        return tree_map(real, tree)
+
+
+def whole(module: nn.Module) -> nn.Module:
+    """The module that holds the state: for a wrapper around a leaf, the leaf."""
+    leaf = module.__dict__.get("leaf")
+    return leaf if isinstance(leaf, nn.Module) else module
+
+
+def _functional_batch_norm(node: fx.Node) -> bool:
+    """Whether the node is a functional batch norm that updates running statistics."""
+    if node.op != "call_function" or getattr(node.target, "__name__", "") not in ("batch_norm", "instance_norm"):
+        return False
+    training = node.args[5] if len(node.args) > 5 else node.kwargs.get("training", node.kwargs.get("use_input_stats"))
+    if isinstance(training, fx.Node):
+        training = training.meta["val"]
+    mean = node.args[1] if len(node.args) > 1 else node.kwargs.get("running_mean")
+    return bool(training) and mean is not None
+
+
+def storages(node: fx.Node) -> frozenset[int]:
+    """The identities of the storages that the node's value lives in (equal ids: one is a view of the other)."""
+    found = set()
+    for value in tree_leaves(node.meta.get("val")):
+        if isinstance(value, Tensor) and value.layout is torch.strided:
+            found.add(value.untyped_storage()._cdata)
+    return frozenset(found)

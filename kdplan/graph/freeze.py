@@ -1,0 +1,184 @@
+"""Splits a phase into the part that never changes and the part that trains.
+
+    before                                frozen                      live
+    t = nets_big_features(x)              t = nets_big_features(x)    t = input
+    s = nets_small(x)                     return t                    s = nets_small(x)
+    loss = kd(t, s)                                                   loss = kd(t, s)
+
+The frozen graph depends on no moving parameter: it runs under no_grad, and its outputs may be kept between epochs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, fx, nn
+
+from kdplan.graph.fake import whole
+from kdplan.graph.module import output_of, outputs_of, subset
+from kdplan.graph.prune import needed
+
+
+@dataclass(frozen=True)
+class Split:
+    """Two graphs that together are one.
+
+    Attributes
+    ----------
+    frozen
+        Inputs -> dict of boundary values; None if nothing is frozen.
+    live
+        Inputs and boundary values by name -> the outputs of the whole.
+    boundary
+        Names of the values that cross.
+    cacheable
+        Whether the frozen graph gives the same for the same inputs (nothing random, no running statistics).
+    """
+
+    frozen: fx.GraphModule | None
+    live: fx.GraphModule
+    boundary: tuple[str, ...]
+    cacheable: bool
+
+    def __call__(self, **inputs: Tensor) -> dict[str, Tensor]:
+        """Run both parts."""
+        if self.frozen is None:
+            result: dict[str, Tensor] = self.live(**inputs)
+            return result
+        with torch.no_grad():
+            crossing = self.frozen(**inputs)
+        result = self.live(**inputs, **crossing)
+        return result
+
+
+def split(gm: fx.GraphModule, moving: Collection[str]) -> Split:
+    """Cut the graph where it begins to depend on the parameters named in `moving`.
+
+    What depends on no parameter at all (labels, masks) is computed in the live part. Cheap last steps of the frozen
+    part move to the live part where then no more bytes cross, so a teacher's logits cross, not what a loss makes of
+    them.
+
+    Examples
+    --------
+    >>> from kdplan.graph.build import Builder
+    >>> b = Builder()
+    >>> x = b.input("x", torch.zeros(2, 3))
+    >>> b.network("big", nn.Linear(3, 3))
+    >>> b.network("small", nn.Linear(3, 3))
+    >>> t, s = b.apply("big", (x,)), b.apply("small", (x,))
+    >>> joined = b.finish({"loss": b.call(nn.functional.mse_loss, b.call(torch.softmax, t, 1), s)})
+    >>> cut = split(joined.graph_module, {"nets.small.weight", "nets.small.bias"})
+    >>> cut.boundary, bool(cut(x=torch.ones(5, 3))["loss"].requires_grad)
+    (('big_net',), True)
+    """
+    live, stateful = classify(gm, moving)
+    core = [n for n in gm.graph.nodes if n in stateful and n not in live and n.op not in ("output", "get_attr")]
+    crossing = _frontier(gm, set(core), live)
+    if not crossing:
+        return Split(None, gm, (), True)
+    kept = needed(gm, crossing) & {n for n in gm.graph.nodes if n not in live}
+    frozen = subset(gm, kept, outputs={n.name: n for n in crossing})
+    rest = _back_from(gm, crossing)
+    result = subset(gm, rest, inputs=crossing)
+    effects = any(n.meta.get("random") or n.meta.get("buffers") for n in frozen.graph.nodes)
+    return Split(frozen, result, tuple(n.name for n in crossing), not effects)
+
+
+def classify(gm: fx.GraphModule, moving: Collection[str]) -> tuple[set[fx.Node], set[fx.Node]]:
+    """Nodes that depend on a moving parameter, and nodes that depend on any parameter or buffer."""
+    names = parameter_names(gm)
+    wanted = set(moving)
+    live: set[fx.Node] = set()
+    stateful: set[fx.Node] = set()
+    for node in gm.graph.nodes:
+        if node.op == "output":
+            live.add(node)
+            continue
+        own = own_state(gm, node)
+        inputs = node.all_input_nodes
+        if any(names.get(id(p)) in wanted for p in own) or any(n in live for n in inputs):
+            live.add(node)
+        if own or any(n in stateful for n in inputs):
+            stateful.add(node)
+    # A write into a value makes that value what its writer is.
+    for node in gm.graph.nodes:
+        if node in live:
+            live.update(t for t in node.meta.get("mutates", ()) if t.op != "placeholder" and t in stateful)
+    return live, stateful
+
+
+def parameter_names(gm: nn.Module) -> dict[int, str]:
+    """Identity of each parameter -> its first name."""
+    return {id(p): name for name, p in gm.named_parameters()}
+
+
+def own_state(gm: fx.GraphModule, node: fx.Node) -> list[Tensor]:
+    """The parameters and buffers that the node itself reads."""
+    if node.op == "call_module":
+        module = whole(gm.get_submodule(str(node.target)))
+        return [*module.parameters(), *module.buffers()]
+    if node.op == "get_attr" and not str(node.target).startswith("constants."):
+        box, _, leaf = str(node.target).rpartition(".")
+        value = getattr(gm.get_submodule(box), leaf)
+        return [value] if isinstance(value, Tensor) else []
+    return []
+
+
+def _bytes(node: fx.Node) -> int:
+    value = node.meta["val"]
+    return value.numel() * value.element_size() if isinstance(value, Tensor) else 1 << 40
+
+
+_HEAVY = ("conv", "linear", "matmul", "bmm", "attention", "einsum", "addmm", "_norm", "mm")
+
+
+def _cheap(gm: fx.GraphModule, node: fx.Node) -> bool:
+    """Whether computing the node twice, or each step, costs next to nothing and does nothing else."""
+    if node.meta.get("random") or node.meta.get("buffers") or node.meta.get("mutates"):
+        return False
+    if node.op == "call_module":
+        return False
+    name = getattr(node.target, "__name__", str(node.target))
+    return node.op in ("call_function", "call_method") and not any(h in name for h in _HEAVY)
+
+
+def _frontier(gm: fx.GraphModule, core: set[fx.Node], live: set[fx.Node]) -> list[fx.Node]:
+    """The frozen nodes whose values cross."""
+    order = {n: i for i, n in enumerate(gm.graph.nodes)}
+    crossing = {n for n in core if any(u not in core for u in n.users)}
+    results = set(outputs_of(gm).values()) if isinstance(output_of(gm).args[0], dict) else set()
+    changed = True
+    while changed:
+        changed = False
+        for node in sorted(crossing, key=order.__getitem__, reverse=True):
+            feeding = {n for n in node.all_input_nodes if n in core}
+            if not feeding or not _cheap(gm, node) or node in results:
+                continue
+            after = (crossing - {node}) | feeding
+            if sum(map(_bytes, after)) <= sum(map(_bytes, crossing)):
+                crossing = after
+                changed = True
+                break
+    return sorted(crossing, key=order.__getitem__)
+
+
+def _back_from(gm: fx.GraphModule, crossing: list[fx.Node]) -> set[fx.Node]:
+    """What the output needs when the crossing values are given."""
+    given = set(crossing)
+    kept = {n for n in gm.graph.nodes if n.op == "placeholder"}
+    todo = [output_of(gm)]
+    while todo:
+        node = todo.pop()
+        if node in kept or node in given:
+            continue
+        kept.add(node)
+        todo += node.all_input_nodes
+    # Effects of kept modules, and writes into kept values.
+    for node in needed(gm):
+        if node not in kept and node not in given and node.meta.get("mutates"):
+            targets = node.meta["mutates"]
+            if all(t in kept or t.op == "get_attr" for t in targets) and all(n in kept for n in node.all_input_nodes):
+                kept.add(node)
+    return kept

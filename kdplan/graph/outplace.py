@@ -1,0 +1,130 @@
+"""In-place operations behind a tap become out-of-place.
+
+    before                                     after
+    v   = nets_a_bn1(x)                        v   = nets_a_bn1(x)
+    out = nets_a_relu(v)      # in place       out = relu(v)
+    loss = mse(v, t)          # reads `out`!   loss = mse(v, t)
+
+A tap is the value that a module returned. Where a later operation of the same network writes into that value, whoever
+reads the tap would see the later one (and autograd would complain). Only such writes are replaced; others save memory.
+"""
+
+from __future__ import annotations
+
+import copy
+import operator
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+from torch.nn import functional as F
+
+from kdplan.graph.fake import FakeWorld, storages
+from kdplan.graph.module import copy_of, output_of
+
+
+def outplace(gm: fx.GraphModule, world: FakeWorld) -> fx.GraphModule:
+    """Replace in-place operations whose target is read from outside the network that they are in.
+
+    Examples
+    --------
+    >>> from kdplan.graph.build import Builder
+    >>> b = Builder()
+    >>> x = b.input("x", torch.zeros(2, 3))
+    >>> b.network("a", nn.Sequential(nn.Linear(3, 3), nn.ReLU(inplace=True)))
+    >>> behind = b.apply("a", (x,), "0")        # a ReLU in place follows
+    >>> gm = b.finish({"loss": b.call(torch.sum, behind), "out": b.apply("a", (x,), "1")}).graph_module
+    >>> sorted(str(n.target) for n in gm.graph.nodes if n.op == "call_module")
+    ['inside.a_1', 'nets.a.0']
+    """
+    if not _violations(gm):
+        return gm
+    gm = copy_of(gm)
+    # A rewritten node gives a new storage, which may end or show other conflicts: look again until there is none.
+    while bad := _violations(gm):
+        for writer, value, readers in bad:
+            _rewrite(gm, writer, value, readers)
+        for node in gm.graph.nodes:
+            if node.op != "placeholder":
+                world.annotate(node, gm)
+    gm.recompile()
+    return gm
+
+
+def _violations(gm: fx.GraphModule) -> list[tuple[fx.Node, fx.Node, list[fx.Node]]]:
+    """Writers with the value they write into and its readers outside the writer's own call."""
+    order = {n: i for i, n in enumerate(gm.graph.nodes)}
+    end = output_of(gm)
+    found: list[tuple[fx.Node, fx.Node, list[fx.Node]]] = []
+    taken: set[fx.Node] = set()
+    places = {n: storages(n) for n in gm.graph.nodes}
+    for writer in gm.graph.nodes:
+        for target in writer.meta.get("mutates", ()):
+            if target.op == "get_attr":
+                continue
+            for alias in gm.graph.nodes:
+                if order[alias] >= order[writer] or alias in taken or not places[alias] & places[target]:
+                    continue
+                mine = writer.meta.get("call")
+                readers = [u for u in alias.users if u is end or u.meta.get("call") != mine]
+                if readers:
+                    taken.add(alias)
+                    found.append((writer, alias, readers))
+    return found
+
+
+def _rewrite(gm: fx.GraphModule, writer: fx.Node, value: fx.Node, readers: list[fx.Node]) -> None:
+    order = {n: i for i, n in enumerate(gm.graph.nodes)}
+    mine = [u for u in value.users if u not in readers and u is not writer and order[u] > order[writer]]
+    if writer.meta["mutates"] == (value,) and not mine and len(writer.all_input_nodes) >= 1 and _twin(gm, writer):
+        return
+    # The network itself goes on to read what was written: the readers outside get a copy from before.
+    with gm.graph.inserting_after(value):
+        kept = gm.graph.call_method("clone", (value,))
+    kept.meta = {k: v for k, v in value.meta.items() if k in ("owner", "path")}
+    kept.meta["call"] = None
+    for reader in readers:
+        reader.replace_input_with(value, kept)
+
+
+_FUNCTIONS: dict[Any, Callable[..., Any]] = {
+    operator.iadd: operator.add,
+    operator.isub: operator.sub,
+    operator.imul: operator.mul,
+    operator.itruediv: operator.truediv,
+}
+
+
+def _twin(gm: fx.GraphModule, node: fx.Node) -> bool:
+    """Turn the node into its out-of-place form, if it has one."""
+    if node.op == "call_method":
+        name = str(node.target).removesuffix("_")
+        if name == node.target or not hasattr(Tensor, name):
+            return False
+        node.target = name
+        return True
+    if node.op == "call_function":
+        if node.kwargs.get("inplace"):
+            node.kwargs = node.kwargs | {"inplace": False}
+            return True
+        name = getattr(node.target, "__name__", "")
+        twin = _FUNCTIONS.get(node.target)
+        if twin is None and name.endswith("_") and not name.endswith("__"):
+            twin = getattr(F, name[:-1], None) or getattr(torch, name[:-1], None)
+        if twin is not None:
+            node.target = twin
+        return twin is not None
+    if node.op == "call_module":
+        module = gm.get_submodule(str(node.target))
+        if not getattr(module, "inplace", False) or next(module.parameters(), None) is not None:
+            return False
+        plain = copy.copy(module)
+        plain.__dict__["inplace"] = False
+        path = f"inside.{node.name}"
+        if not hasattr(gm, "inside"):
+            gm.add_module("inside", nn.Module())
+        gm.add_submodule(path, plain)
+        node.target = path
+        return True
+    return False

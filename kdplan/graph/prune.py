@@ -1,0 +1,102 @@
+"""Dead-code elimination from the outputs.
+
+    before                               after
+    a = nets_big_layer1(x)               a = nets_big_layer1(x)
+    c = nets_big_layer2(a)
+    loss = mse(a, s)                     loss = mse(a, s)
+
+A node stays if an output needs it, or if it writes into a value that a later staying node reads. A module with effects
+on its own buffers (batch norm in training) or on the random stream goes like any other when nothing reads it, because
+the network up to the tap is what the phase trains; the result says which went.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import fx
+
+from kdplan.graph.fake import storages
+from kdplan.graph.module import output_of, subset
+
+
+@dataclass(frozen=True)
+class Pruned:
+    """A pruned graph, and what went.
+
+    Attributes
+    ----------
+    graph_module
+        The graph with only what its outputs need.
+    buffers
+        Paths of removed calls that would have updated running statistics.
+    random
+        Paths of removed calls that would have drawn random numbers.
+    removed
+        How many nodes went.
+    """
+
+    graph_module: fx.GraphModule
+    buffers: tuple[str, ...]
+    random: tuple[str, ...]
+    removed: int
+
+
+def prune(gm: fx.GraphModule) -> Pruned:
+    """Keep what the outputs need; placeholders always stay.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from torch import nn
+    >>> from kdplan.graph.build import Builder
+    >>> b = Builder()
+    >>> x = b.input("x", torch.zeros(2, 3))
+    >>> b.network("a", nn.Sequential(nn.Linear(3, 3), nn.BatchNorm1d(3)))
+    >>> joined = b.finish({"out": b.apply("a", (x,), "0")})
+    >>> found = prune(joined.graph_module)
+    >>> [n.name for n in found.graph_module.graph.nodes], found.buffers
+    (['x', 'a_0', 'output'], ('nets.a.1',))
+    """
+    kept = needed(gm)
+    gone = [n for n in gm.graph.nodes if n not in kept]
+    buffers = tuple(dict.fromkeys(_place(n) for n in gone if n.meta.get("buffers") or _counts(n)))
+    random = tuple(dict.fromkeys(_place(n) for n in gone if n.meta.get("random")))
+    result = subset(gm, kept) if gone else gm
+    return Pruned(result, buffers, random, len(gone))
+
+
+def needed(gm: fx.GraphModule, roots: list[fx.Node] | None = None) -> set[fx.Node]:
+    """The nodes that `roots` (default: the output) need."""
+    kept: set[fx.Node] = {n for n in gm.graph.nodes if n.op == "placeholder"}
+    kept.update(roots if roots is not None else [output_of(gm)])
+    read: set[int] = set()
+    later: list[fx.Node] = []
+    for node in reversed(gm.graph.nodes):
+        writes = [t for t in node.meta.get("mutates", ()) if t.op != "get_attr"]
+        if any(storages(t) & read for t in writes):
+            kept.add(node)
+        if node in kept and node.op != "placeholder":
+            kept.update(node.all_input_nodes)
+            for n in node.all_input_nodes:
+                read |= storages(n)
+            later.append(node)
+    # Writes into a network's own buffers (a counter in a batch norm) stay where the module itself still runs.
+    alive = {(n.meta.get("owner"), n.meta.get("path")) for n in later if n.op != "get_attr"}
+    for node in gm.graph.nodes:
+        if node not in kept and _counts(node) and (node.meta.get("owner"), node.meta.get("path")) in alive:
+            kept.add(node)
+            kept.update(node.all_input_nodes)
+    return kept
+
+
+def _counts(node: fx.Node) -> bool:
+    """Whether the node writes into a buffer that it read as an attribute."""
+    return any(t.op == "get_attr" for t in node.meta.get("mutates", ()))
+
+
+def _place(node: fx.Node) -> str:
+    if node.op == "call_module":
+        return str(node.target)
+    owner, path = str(node.meta.get("owner", "")), str(node.meta.get("path", ""))
+    return f"nets.{owner.removeprefix('net ')}.{path}".rstrip(".") if owner.startswith("net ") else node.name

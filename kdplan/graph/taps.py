@@ -1,0 +1,179 @@
+"""Names for inner values of a traced module."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+from torch.utils._pytree import tree_leaves
+
+
+@dataclass(frozen=True)
+class Tap:
+    """Where a named value is: a node, the way into its structure, and the sub-module of a leaf that gives it."""
+
+    node: fx.Node
+    index: tuple[int | str, ...] = ()
+    inner: str | None = None
+
+
+@dataclass(frozen=True)
+class Call:
+    """One call of a sub-module while tracing; `inputs` and `output` hold nodes in Python containers."""
+
+    path: str
+    module: nn.Module
+    inputs: tuple[Any, ...]
+    output: Any
+    leaf: bool
+
+
+class TapError(LookupError):
+    """A network has no value of that name.
+
+    Attributes
+    ----------
+    path
+        The name that was asked for.
+    available
+        The names that exist, outer modules first.
+    """
+
+    def __init__(self, path: str, available: Iterable[str]) -> None:
+        self.path = path
+        self.available = sorted(available, key=lambda t: (t.count("."), t))
+        super().__init__(f"no tap {path!r}; there are {', '.join(self.available[:12])}")
+
+
+class LeafTaps(nn.Module):
+    """Runs a leaf module and returns its output with the outputs of some of its sub-modules.
+
+    The leaf stays where it is registered, so that parameter names do not change.
+
+    Examples
+    --------
+    >>> leaf = nn.Sequential(nn.Linear(3, 4), nn.ReLU())
+    >>> out, inner = LeafTaps(leaf, ["0"])(torch.ones(2, 3))
+    >>> tuple(out.shape), tuple(inner.shape)
+    ((2, 4), (2, 4))
+    """
+
+    def __init__(self, leaf: nn.Module, paths: Iterable[str]) -> None:
+        super().__init__()
+        self.__dict__["leaf"] = leaf
+        self.paths = list(paths)
+
+    def forward(self, *args: Any, **kwargs: Any) -> tuple[Any, ...]:
+        """The leaf's output, then one value for each of `paths`."""
+        caught: dict[str, Any] = {}
+
+        def keep(path: str) -> Any:
+            def hook(_module: nn.Module, _inputs: Any, output: Any) -> None:
+                # A later in-place operation inside the leaf must not change what was caught.
+                caught[path] = output.clone() if isinstance(output, Tensor) else output
+
+            return hook
+
+        leaf: nn.Module = self.__dict__["leaf"]
+        handles = [leaf.get_submodule(p).register_forward_hook(keep(p)) for p in self.paths]
+        try:
+            out = leaf(*args, **kwargs)
+        finally:
+            for handle in handles:
+                handle.remove()
+        missing = [p for p in self.paths if p not in caught]
+        if missing:
+            raise TapError(missing[0], caught)
+        return (out, *(caught[p] for p in self.paths))
+
+
+def _parts(value: Any, index: tuple[int | str, ...] = ()) -> list[tuple[tuple[int | str, ...], Any]]:
+    """The tensors in a structure of nodes or values, each with the way to it."""
+    if isinstance(value, fx.Node):
+        inner = value.meta["val"]
+        if isinstance(inner, Tensor):
+            return [(index, value)]
+        return [(index + i, value) for i, v in _parts(inner) if i]
+    if isinstance(value, Tensor):
+        return [(index, value)]
+    if isinstance(value, Mapping):
+        return [p for k, v in value.items() for p in _parts(v, (*index, str(k)))]
+    if isinstance(value, tuple | list):
+        named = getattr(type(value), "_fields", None)
+        keys: Iterable[Any] = named or range(len(value))
+        return [p for k, v in zip(keys, value, strict=True) for p in _parts(v, (*index, k))]
+    return []
+
+
+def _tap(value: Any, index: tuple[int | str, ...]) -> Tap:
+    """The tap for the place `index` in a structure of nodes."""
+    for depth, key in enumerate(index):
+        if isinstance(value, fx.Node):
+            return Tap(value, index[depth:])
+        value = value[key] if not isinstance(key, str) or isinstance(value, Mapping) else getattr(value, key)
+    assert isinstance(value, fx.Node)
+    return Tap(value)
+
+
+def collect(calls: Iterable[Call], aliases: Mapping[str, list[str]], output: Any) -> dict[str, Tap]:
+    """All taps of a traced module: module paths, calls `path#k`, parts `path.0`, insides of leaves, special names."""
+    calls = list(calls)
+    taps: dict[str, Tap] = {}
+    count: dict[str, int] = {}
+    for call in calls:
+        count[call.path] = count.get(call.path, 0) + 1
+    seen: dict[str, int] = {}
+    for call in calls:
+        k = seen[call.path] = seen.get(call.path, -1) + 1
+        for path in [call.path, *aliases.get(call.path, [])]:
+            for name in [path, f"{path}#{k}"] if count[call.path] > 1 else [path]:
+                _add_parts(taps, name, call.output)
+            if call.leaf and isinstance(call.output, fx.Node):
+                for inner, _ in call.module.named_modules():
+                    if inner:
+                        taps.setdefault(f"{path}.{inner}", Tap(call.output, inner=inner))
+    _add_parts(taps, "output", output)
+    taps.update({k: v for k, v in _special(calls, output, taps).items() if k not in taps})
+    taps.pop("", None)
+    return taps
+
+
+def _add_parts(taps: dict[str, Tap], name: str, output: Any) -> None:
+    for index, _ in _parts(output):
+        taps[".".join([name, *map(str, index)])] = _tap(output, index)
+        if index and all(i == 0 or i in ("logits", "out") for i in index):
+            # A name alone means the first tensor of a structure, which is what a plain network would return.
+            taps.setdefault(name, _tap(output, index))
+
+
+def _special(calls: list[Call], output: Any, taps: Mapping[str, Tap]) -> dict[str, Tap]:
+    found: dict[str, Tap] = {}
+    parts = dict(_parts(output))
+    if not parts:
+        return found
+    best = next((i for i in parts if i and i[-1] in ("logits", "out")), next(iter(parts)))
+    found["logits"] = _tap(output, best)
+    before = {found["logits"].node}
+    todo = [found["logits"].node]
+    while todo:
+        for n in todo.pop().all_input_nodes:
+            if n not in before:
+                before.add(n)
+                todo.append(n)
+    linear = [c for c in calls if isinstance(c.module, nn.Linear) and c.output in before]
+    if linear and isinstance(linear[-1].inputs[0], fx.Node):
+        found["features"] = Tap(linear[-1].inputs[0])
+    for name in ("layer1", "stages", "blocks"):
+        first = next((c for c in calls if c.path == name or c.path == f"{name}.0"), None)
+        if first is not None and first.inputs and isinstance(first.inputs[0], fx.Node):
+            found["stem"] = Tap(first.inputs[0])
+            break
+    return found
+
+
+def tensors(value: Any) -> list[Tensor]:
+    """The tensors in a structure, in order."""
+    return [v for v in tree_leaves(value) if isinstance(v, torch.Tensor)]
