@@ -59,8 +59,9 @@ def build_optimizer(
             told = f"did you mean `{near}`?" if near else f"it has {listing(spec.settings)}"
             raise ValueError(f"`{name}` has no setting `{key}`; {told}")
     plain = {k: tuple(v) if isinstance(v, list) else v for k, v in settings.items()}
+    own = [dict(p) if isinstance(p, dict) else p for p in parameters]  # torch writes into the groups that it is given
     try:
-        optimizer: Optimizer = getattr(torch.optim, spec.torch_name)(parameters, **plain, **implementation)
+        optimizer: Optimizer = getattr(torch.optim, spec.torch_name)(own, **plain, **implementation)
     except (ValueError, TypeError) as e:
         raise ValueError(f"`{name}` refuses these settings: {e}") from e
     for group in optimizer.param_groups:

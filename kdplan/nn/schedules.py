@@ -182,7 +182,7 @@ class Plateau(Schedule):
         return self.by**self.reductions
 
     def epoch_end(self, loss: float) -> None:
-        if self.mean is None or math.isnan(self.mean):
+        if self.mean is None or not math.isfinite(self.mean):  # a moving mean would never recover
             self.mean = loss
         else:
             self.mean = self.smoothing * self.mean + (1 - self.smoothing) * loss

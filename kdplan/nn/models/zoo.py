@@ -5,7 +5,6 @@ Nothing is downloaded: weights come from files that are already there.
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -69,9 +68,8 @@ def torchvision(
         settings.setdefault("init_weights", state is None)
     if classes is not None:
         settings["num_classes"] = classes
-    with contextlib.suppress(KeyError, AttributeError):
-        if "weights_backbone" in models.get_model_builder(name).__annotations__:
-            settings.setdefault("weights_backbone", None)  # its default downloads
+    if "weights_backbone" in models.get_model_builder(name).__annotations__:
+        settings.setdefault("weights_backbone", None)  # torchvision's default downloads
     try:
         net: nn.Module = models.get_model(name, weights=None, **settings)
     except TypeError as e:
@@ -139,7 +137,7 @@ def _existing(path: str) -> Path:
 
 def _torchvision_weights(name: str, weights: str) -> tuple[Path, int | None]:
     """The file of the named weights, and the number of classes that they were trained on, where it is known."""
-    import torchvision.models as models  # type: ignore[import-untyped]
+    import torchvision.models as models
 
     if "/" in weights or weights.endswith((".safetensors", ".pth", ".pt")):
         return _existing(weights), None
@@ -233,7 +231,7 @@ def load_adapted(net: nn.Module, state: Mapping[str, Tensor], what: str) -> None
     for key, value in state.items():
         if key not in own or value.shape == own[key].shape:
             fitting[key] = value
-        elif value.dim() == 4 and value.shape[:1] + value.shape[2:] == own[key].shape[:1] + own[key].shape[2:]:
+        elif _is_first_filter(value, own[key]):
             fitting[key] = _fit_channels(value, own[key].shape[1])
         elif key.rpartition(".")[0] not in heads or value.shape[1:] != own[key].shape[1:]:
             wrong.append(f"`{key}` is {list(value.shape)}, the network has {list(own[key].shape)}")
@@ -250,6 +248,11 @@ def _linear_parameters(net: nn.Module) -> list[tuple[str, nn.Module]]:
         if isinstance(module, nn.Linear) or (isinstance(module, nn.Conv2d) and module.kernel_size == (1, 1)):
             found += [(f"{path}.{name}", module) for name, _ in module.named_parameters(recurse=False)]
     return found
+
+
+def _is_first_filter(value: Tensor, own: Tensor) -> bool:
+    """Whether these are filters on three colours ``[out, 3, h, w]``, and the network's differ in that only."""
+    return value.dim() == own.dim() == 4 and value.shape[1] == 3 and value[:, 0].shape == own[:, 0].shape
 
 
 def _fit_channels(filters: Tensor, channels: int) -> Tensor:

@@ -1,0 +1,217 @@
+"""Networks: parameter counts, names, initial weights, heads and channels, and the messages for wrong settings."""
+
+from __future__ import annotations
+
+import inspect
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from kdplan.nn.catalog import MODELS
+from kdplan.nn.models import create, find, initialise
+from kdplan.nn.models.zoo import load_adapted, read_weights
+
+
+def size(net: nn.Module) -> int:
+    return sum(p.numel() for p in net.parameters())
+
+
+@pytest.mark.parametrize(
+    ("settings", "count"),
+    [
+        ({"depth": 20, "classes": 100}, 278324),
+        ({"depth": 32, "classes": 100}, 472756),
+        ({"depth": 56, "classes": 100}, 861620),
+        ({"depth": 110, "classes": 100}, 1736564),
+        ({"depth": 8, "classes": 100, "width": [32, 64, 128, 256]}, 1233540),
+        ({"depth": 32, "classes": 100, "width": [32, 64, 128, 256]}, 7433860),
+        ({"depth": 20, "shortcut": "pad"}, 269722),
+        ({"depth": 32, "shortcut": "pad"}, 464154),
+        ({"depth": 56, "shortcut": "pad"}, 853018),
+        ({"depth": 110, "shortcut": "pad"}, 1727962),
+    ],
+)
+def test_cifar_resnet_has_the_known_number_of_parameters(settings: dict[str, object], count: int) -> None:
+    with torch.device("meta"):
+        assert size(create("cifar_resnet", **settings)) == count
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"depth": 18}, "18 does not fit, the nearest is 20"),
+        ({"depth": 2}, "the nearest is 8"),
+        ({"depth": 112, "block": "bottleneck"}, "9n \\+ 2; 112 does not fit, the nearest is 110"),
+        ({"block": "basc"}, "`basic` or `bottleneck`, not `basc`"),
+        ({"shortcut": "A"}, "`projection` or `pad`"),
+        ({"width": [16, 16]}, "four channel counts"),
+        ({"width": 0}, "above 0"),
+        ({"dept": 20}, "no setting `dept`; did you mean `depth`"),
+    ],
+)
+def test_impossible_settings_are_told(settings: dict[str, object], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        create("cifar_resnet", **settings)
+
+
+SMALL: dict[str, dict[str, object]] = {
+    "cifar_resnet": {"depth": 11, "block": "bottleneck", "shortcut": "pad", "width": 0.5, "channels": 1},
+    "cifar_wide_resnet": {"depth": 10, "width": 1, "channels": 1, "dropout": 0.3},
+    "digits_net": {"width": 4, "blocks": 2},
+    "mlp": {"inputs": 64, "hidden": []},
+    "torchvision": {"name": "squeezenet1_1", "classes": 10, "channels": 1},
+    "timm": {"name": "resnet10t", "classes": 10, "channels": 1},
+}
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_networks_learn_on_one_channel(name: str) -> None:
+    net = initialise(lambda: create(name, **SMALL[name]), 0)
+    side = 8 if name in ("mlp", "digits_net") else 32
+    x = torch.randn(4, 1, side, side)
+    y = net(x)
+    assert y.shape == (4, 10)
+    y.square().sum().backward()
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in net.parameters())
+
+
+@pytest.mark.parametrize("name", ["cifar_resnet", "cifar_wide_resnet", "digits_net"])
+def test_taps_have_the_expected_names_and_sizes(name: str) -> None:
+    net = create(name)
+    x = torch.zeros(1, 1 if name == "digits_net" else 3, 32, 32)
+    seen: dict[str, torch.Size] = {}
+    for path, module in net.named_children():
+        module.register_forward_hook(lambda m, i, o, path=path: seen.__setitem__(path, o.shape))
+    net.eval()(x)
+    sides = {"layer1": 16, "layer2": 8} if name == "digits_net" else {"layer1": 32, "layer2": 16, "layer3": 8}
+    assert {k: seen[k][-1] for k in sides} == sides
+    assert seen["fc"] == (1, 10)
+
+
+def test_bottleneck_and_pad_shortcut_forward() -> None:
+    """The padded shortcut of a fresh block without its convolutions is the subsampled input in the middle channels."""
+    net = create("cifar_resnet", depth=8, shortcut="pad")
+    x = torch.randn(2, 16, 8, 8)
+    out = net.get_submodule("layer2.0.shortcut")(x)
+    assert out.shape == (2, 32, 4, 4)
+    assert torch.equal(out[:, 8:24], x[:, :, ::2, ::2]) and out.count_nonzero() == out[:, 8:24].count_nonzero()
+
+
+def test_initial_weights_depend_on_architecture_and_seed_only() -> None:
+    def build() -> nn.Module:
+        return create("cifar_resnet", depth=8)
+
+    torch.manual_seed(1)
+    before = torch.get_rng_state()
+    a = initialise(build, 5)
+    assert torch.equal(before, torch.get_rng_state())
+    torch.rand(7)
+    b, c = initialise(build, 5), initialise(build, 6)
+    assert all(torch.equal(p, q) for p, q in zip(a.state_dict().values(), b.state_dict().values(), strict=True))
+    assert not torch.equal(a.get_submodule("conv1").weight, c.get_submodule("conv1").weight)
+
+
+def test_a_failing_build_leaves_the_generator_alone() -> None:
+    before = torch.get_rng_state()
+
+    def build() -> nn.Module:
+        torch.rand(3)
+        raise ValueError("no")
+
+    with pytest.raises(ValueError, match="no"):
+        initialise(build, 5)
+    assert torch.equal(before, torch.get_rng_state())
+
+
+def test_convolutions_start_kaiming_fan_out() -> None:
+    net = initialise(lambda: create("cifar_resnet", depth=8, width=4), 0)
+    weight = net.get_submodule("layer3.0.conv2").weight
+    assert weight.std().item() == pytest.approx((2 / (256 * 9)) ** 0.5, rel=0.01)
+    assert net.get_submodule("bn1").weight.eq(1).all() and net.get_submodule("bn1").bias.eq(0).all()
+
+
+def test_catalog_is_the_signatures() -> None:
+    for name, spec in MODELS.items():
+        parameters = inspect.signature(find(name)).parameters
+        passed_on = {n for n, p in parameters.items() if p.kind is p.VAR_KEYWORD}
+        assert spec.open == bool(passed_on), name
+        assert list(spec.settings) == [n for n in parameters if n not in passed_on], name
+        for key, setting in spec.settings.items():
+            default = parameters[key].default
+            assert setting.required == (default is inspect.Parameter.empty), (name, key)
+            assert setting.required or setting.default == default, (name, key)
+        assert find(name).__doc__, name
+
+
+def test_users_own_networks(tmp_path: Path) -> None:
+    file = tmp_path / "nets.py"
+    file.write_text(
+        "from torch import nn\ndef tiny(classes=3):\n    return nn.Linear(2, classes)\ndef wrong():\n    return 7\n"
+    )
+    assert create(f"{file}:tiny", classes=4).out_features == 4
+    assert isinstance(create("torch.nn:Linear", in_features=2, out_features=3), nn.Linear)
+    for factory, message in [
+        (f"{file}:tinny", "did you mean `tiny`"),
+        (f"{file}:wrong", "returned a int, not a torch module"),
+        ("no.such.module:net", "cannot be imported: ModuleNotFoundError"),
+        ("resnet20", "there is no network `resnet20`"),
+        ("cifar_resnt", "did you mean `cifar_resnet`"),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            create(factory)
+    with pytest.raises(ValueError, match="needs `in_features`"):
+        create("torch.nn:Linear", out_features=3)
+    with pytest.raises(FileNotFoundError, match=r"absent\.py"):
+        create(f"{tmp_path}/absent.py:net")
+    file.write_text("1 / 0")
+    with pytest.raises(ValueError, match="ZeroDivisionError"):
+        create(f"{file}:tiny")
+
+
+def test_unknown_zoo_names_and_missing_weights() -> None:
+    with pytest.raises(ValueError, match="did you mean `resnet18`"):
+        create("torchvision", name="resnet-18")
+    with pytest.raises(ValueError, match="timm has no network"):
+        create("timm", name="no_such_net")
+    with pytest.raises(ValueError, match=r"no weights `IMAGENET`.*IMAGENET1K_V1"):
+        create("torchvision", name="resnet18", weights="IMAGENET")
+    with pytest.raises(FileNotFoundError, match="no file with weights at"):
+        create("timm", name="resnet10t", checkpoint="absent.safetensors")
+    with pytest.raises(ValueError, match="refuses"):
+        create("torchvision", name="resnet18", no_such_setting=1)
+
+
+def test_named_weights_are_read_from_the_hub_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    with pytest.raises(FileNotFoundError, match=f"looked for {tmp_path}.*squeezenet1_1"):
+        create("torchvision", name="squeezenet1_1", weights="DEFAULT")
+    from torchvision.models import SqueezeNet1_1_Weights
+
+    source = initialise(lambda: create("torchvision", name="squeezenet1_1"), 3)
+    file = tmp_path / "hub" / "checkpoints" / SqueezeNet1_1_Weights.DEFAULT.url.rsplit("/", 1)[-1]
+    file.parent.mkdir(parents=True)
+    torch.save(source.state_dict(), file)
+    same = create("torchvision", name="squeezenet1_1", weights="IMAGENET1K_V1")
+    assert all(torch.equal(same.state_dict()[k], v) for k, v in source.state_dict().items())
+    grey = create("torchvision", name="squeezenet1_1", weights="IMAGENET1K_V1", classes=10, channels=1).eval()
+    x = torch.rand(2, 1, 64, 64)
+    features = grey.get_submodule("features"), source.eval().get_submodule("features")
+    assert torch.allclose(features[0](x), features[1](x.expand(-1, 3, -1, -1)), atol=1e-5)
+    assert grey(x).shape == (2, 10)
+
+
+def test_weights_of_another_network_are_refused(tmp_path: Path) -> None:
+    net = create("mlp", inputs=4, hidden=[8], classes=3)
+    other = create("mlp", inputs=4, hidden=[8], classes=5)
+    load_adapted(net, other.state_dict(), "weights")
+    assert torch.equal(net.get_submodule("layer1.linear").weight, other.get_submodule("layer1.linear").weight)
+    with pytest.raises(ValueError, match=r"`layer1.linear.weight` is \[8, 6\], the network has \[8, 4\]"):
+        load_adapted(net, create("mlp", inputs=6, hidden=[8], classes=3).state_dict(), "weights")
+    with pytest.raises(ValueError, match=r"no `layer1.linear.weight` in the weights"):
+        load_adapted(net, create("mlp", inputs=4, hidden=[], classes=3).state_dict(), "weights")
+    bad = tmp_path / "bad.pth"
+    bad.write_bytes(b"nonsense")
+    with pytest.raises(ValueError, match="no readable weights"):
+        read_weights(bad)
