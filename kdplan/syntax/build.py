@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Set
 from typing import Any, NamedTuple, cast
 
 from kdplan.diagnostics.report import Diagnostic, diagnostic
@@ -10,7 +11,10 @@ from kdplan.diagnostics.span import Source, Span
 from kdplan.syntax import ast
 from kdplan.syntax.lexer import Token
 
-MAX_CHAIN = 100  # a.b.c… deeper than this would overflow those who walk the tree
+# Those who walk the tree may recurse, except along the left side of sums and products, which may be long.
+MAX_CHAIN = 100  # links of a.b.c…
+MAX_NESTING = 200  # entries of the parser's stack: open brackets and the operators before them
+NOT_WORDS = ("and", "or", "not", "if", "else", "is")
 
 
 class _Part(NamedTuple):
@@ -24,6 +28,29 @@ class _Part(NamedTuple):
 
 class TooDeep(Exception):
     """A chain of `.`, `@`, `[ ]` and calls is longer than `MAX_CHAIN`."""
+
+
+class Stuck(Exception):
+    """The parser met a token that cannot follow.
+
+    `values` is what it had put together by then. `expected` holds the kinds that could follow where it stopped, and
+    `arrived` those of the place where it first saw the token: more of them, since what was open had not been closed.
+    """
+
+    def __init__(
+        self,
+        token: Token,
+        values: list[Any],
+        expected: Set[str] = frozenset(),
+        arrived: Set[str] = frozenset(),
+        too_deep: bool = False,
+    ) -> None:
+        super().__init__(token)
+        self.token = token
+        self.values = values
+        self.expected = expected
+        self.arrived = arrived
+        self.too_deep = too_deep
 
 
 class Builder:
@@ -81,6 +108,11 @@ class Builder:
                         params = part.value
                     else:
                         slots = part.value
+        if params is not None and kind.text != "def":
+            value = f"{name.text if name else ''}(…)"
+            self.problems.append(diagnostic("KD0102", self._token(kind), name=kind.text, value=value))
+        if kind.text in NOT_WORDS:
+            self.problems.append(diagnostic("KD0111", self._token(kind), word=kind.text))
         source = self.source
         text = name.text[1:-1] if name and name.kind == "STRING" else None
         return ast.Declaration(

@@ -63,12 +63,13 @@ def table() -> Table:
     """The compiled grammar; made once a process (about 0.1 s)."""
     lark = Lark(grammar_text(), parser="lalr", lexer="basic", maybe_placeholders=False)
     made = lark.parse_interactive("").parser_state.parse_conf
-    numbers = {state: i for i, state in enumerate(made.states)}
+    order = sorted(made.states, key=lambda state: state != made.start_state)  # the start state is 0
+    numbers = {state: i for i, state in enumerate(order)}
     rules: list[Rule] = []
     seen: dict[object, int] = {}
     actions: list[dict[str, int]] = []
     gotos: list[dict[str, int]] = []
-    for row in made.states.values():
+    for row in (made.states[state] for state in order):
         shifts, jumps = {}, {}
         for symbol, (action, arg) in row.items():
             if action.name == "Reduce":

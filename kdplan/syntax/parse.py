@@ -12,23 +12,14 @@ from contextlib import contextmanager
 from typing import Any
 
 from kdplan.diagnostics.report import PlanError, Reporter
-from kdplan.diagnostics.span import Source
+from kdplan.diagnostics.span import Source, Span
 from kdplan.syntax import ast
-from kdplan.syntax.build import Builder, TooDeep
+from kdplan.syntax.build import MAX_NESTING, Builder, Stuck, TooDeep
 from kdplan.syntax.grammar import END, Table, table
 from kdplan.syntax.lexer import Token, tokens
+from kdplan.syntax.recover import recover
 
-MAX_NESTING = 200  # entries of the parser's stack, so that those who walk the tree may recurse
-
-
-class Stuck(Exception):
-    """The parser met a token that cannot follow."""
-
-    def __init__(self, token: Token, expected: set[str], too_deep: bool = False) -> None:
-        super().__init__(token)
-        self.token = token
-        self.expected = expected
-        self.too_deep = too_deep
+MAX_TEXT = 8_000_000  # characters: 40,000 phases written out
 
 
 def parse(source: Source) -> ast.File:
@@ -64,14 +55,16 @@ def parse_recovering(source: Source, reporter: Reporter) -> ast.File:
     >>> [d.name for d in file.declarations], len(reporter.errors)
     (['c'], 1)
     """
+    if len(source.text) > MAX_TEXT:
+        reporter.report("KD0120", Span(source, 0, 1), size=f"{len(source.text):,}", limit=f"{MAX_TEXT:,}")
+        return ast.File(source, [])
     builder = Builder(source)
     with _collector_paused():
         try:
             items = run(tokens(source.text), builder)
-        except Stuck:
-            from kdplan.syntax.recover import recover  # only needed for wrong plans
-
-            items = recover(source, builder, reporter)
+        except Stuck as stuck:
+            builder.problems.clear()
+            items = recover(source, builder, reporter, stuck, run)
     reporter.add(builder.problems)
     return ast.File(source, items)
 
@@ -86,6 +79,7 @@ def run(stream: Iterable[Token], builder: Builder) -> list[ast.Item]:
     """
     made: Table = table()
     actions, gotos, settled, accept = made.actions, made.gotos, made.settled, made.accept
+    assert made.start == 0, "the start state is the first"
     rules = [(r.size, r.origin, None if r.unit else getattr(builder, r.method)) for r in made.rules]
     states = [made.start]
     values: list[Any] = []
@@ -93,11 +87,11 @@ def run(stream: Iterable[Token], builder: Builder) -> list[ast.Item]:
     try:
         for token in stream:
             kind = token.kind
+            top = arrived = states[-1]
             while True:
-                top = states[-1]
                 action = actions[top].get(kind)
                 if action is None:
-                    raise Stuck(token, set(actions[top]))
+                    raise Stuck(token, values, set(actions[top]), set(actions[arrived]))
                 if action >= 0:
                     states.append(action)
                     values.append(token)
@@ -105,8 +99,7 @@ def run(stream: Iterable[Token], builder: Builder) -> list[ast.Item]:
                 size, origin, method = rules[~action]
                 if method is None:
                     key = (states[-2], top, kind)
-                    state = settled.get(key)
-                    states[-1] = _settle(made, key) if state is None else state
+                    top = states[-1] = settled.get(key) or _settle(made, key)  # no rule leads to state 0, the start
                     continue
                 if size:
                     taken = values[-size:]
@@ -115,13 +108,14 @@ def run(stream: Iterable[Token], builder: Builder) -> list[ast.Item]:
                 else:
                     taken = []
                 values.append(method(taken))
-                states.append(gotos[states[-1]][origin])
-                if states[-1] == accept and kind == END:
+                top = gotos[states[-1]][origin]
+                states.append(top)
+                if top == accept and kind == END:
                     return values[-1]  # type: ignore[no-any-return]
             if len(states) > MAX_NESTING:
-                raise Stuck(token, set(), too_deep=True)
+                raise Stuck(token, values, too_deep=True)
     except TooDeep:
-        raise Stuck(token, set(), too_deep=True) from None
+        raise Stuck(token, values, too_deep=True) from None
     raise AssertionError("the tokens did not end with $END")
 
 

@@ -1,19 +1,223 @@
-"""After a mistake: what is wrong, and the declarations that are right."""
+"""After a mistake: find all others, and keep the declarations that are right.
+
+The text is cut into its top-level declarations, each is parsed by itself, and one that fails is cut again into the
+items of its body. Brackets are looked at first, because one that is missing would shift the blame to the wrong place.
+"""
 
 from __future__ import annotations
 
-from kdplan.diagnostics.report import Reporter
+from bisect import bisect_left
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field, replace
+
+from kdplan.diagnostics.report import Note, Reporter
 from kdplan.diagnostics.span import Source
 from kdplan.syntax import ast
-from kdplan.syntax.build import Builder
-from kdplan.syntax.lexer import tokens
+from kdplan.syntax.build import Builder, Stuck
+from kdplan.syntax.diagnose import diagnose
+from kdplan.syntax.grammar import END, STRAY
+from kdplan.syntax.lexer import Token, tokens
+
+MAX_ERRORS = 20
+WINDOW = 500_000  # characters after the first mistake that are searched for more
+CLOSES = {"LPAR": "RPAR", "LSQB": "RSQB", "LBRACE": "RBRACE"}
+OPENS = {close: open for open, close in CLOSES.items()}
+# a line that follows one of these goes on with it
+GOES_ON = {"COMMA", "EQUAL", "PLUS", "MINUS", "STAR", "SLASH", "POWER", "ARROW", "RANGE", "COMP", "PREP", "FOR", "IN"}
+GOES_ON |= {"DOT", "AT", "TILDE"}
+BEGINS_ITEM = {"NAME", "STRING", "EQUAL", "LBRACE", "PREP", "TILDE", "DOT", STRAY}
+
+Run = Callable[[Iterable[Token], Builder], list[ast.Item]]
 
 
-def recover(source: Source, builder: Builder, reporter: Reporter) -> list[ast.Item]:
-    from kdplan.syntax.parse import Stuck, run
+@dataclass
+class _Search:
+    """What the search for mistakes needs everywhere."""
 
+    source: Source
+    builder: Builder
+    reporter: Reporter
+    run: Run
+    tokens: list[Token]
+    depth: list[int] = field(default_factory=list)  # of each token, its brackets outside
+    mates: dict[int, int] = field(default_factory=dict)  # index of an opening bracket -> of its closing one
+    broken: set[int] = field(default_factory=set)  # tokens at which a bracket is wrong
+    starts: set[int] = field(default_factory=set)  # tokens that begin a declaration in spite of an open bracket
+
+    @property
+    def full(self) -> bool:
+        return len(self.reporter.errors) >= MAX_ERRORS
+
+
+def recover(source: Source, builder: Builder, reporter: Reporter, first: Stuck, run: Run) -> list[ast.Item]:
+    """Report the mistakes of a text that does not parse, and return the items that do.
+
+    Parameters
+    ----------
+    source, builder, reporter
+        The text, the builder of its nodes, and where mistakes go.
+    first
+        How the parse of the whole text ended.
+    run
+        The parser.
+    """
+    if first.too_deep:
+        reporter.report("KD0114", first.token.span(source))
+        return []
+    cut = first.token.end + WINDOW
+    cut = len(source.text) if cut >= len(source.text) else source.text.rfind("\n", 0, cut) + 1 or cut
+    words = _join_quotes(source, list(tokens(source.text, 0, cut)))
+    search = _Search(source, builder, reporter, run, words[:-1])
+    if not _brackets(search, layout=False):
+        _brackets(search, layout=True)
+    bounds = [i for i in range(len(search.tokens)) if _begins_declaration(search, i)]
+    if not bounds or bounds[0] != 0:
+        bounds.insert(0, 0)
+    items: list[ast.Item] = []
+    for begin, end in zip(bounds, [*bounds[1:], len(search.tokens)], strict=True):
+        if search.full or (cut < len(source.text) and end == len(search.tokens) and reporter.errors):
+            break
+        items += _piece(search, begin, end)
+    if search.full:
+        last = reporter.diagnostics[-1]
+        more = Note(f"only the first {MAX_ERRORS} mistakes are shown; what follows them was not looked at")
+        reporter.diagnostics[-1] = replace(last, notes=(*last.notes, more))
+    if not reporter.errors:
+        # every piece parses alone and the whole does not: say where the whole stopped
+        reporter.add([diagnose(source, words, _index(words, first.token), first)])
+    return items
+
+
+def _index(words: list[Token], token: Token) -> int:
+    return min(bisect_left(words, token.start, key=lambda t: t.start), len(words) - 1)
+
+
+def _join_quotes(source: Source, words: list[Token]) -> list[Token]:
+    """One stray token for each text in wrong or missing quotes, up to its end or the end of its line."""
+    joined: list[Token] = []
+    past = line_end = 0
+    for t in words:
+        if t.start < past:
+            continue
+        if t.kind == STRAY and t.text in "'\"":
+            if t.start >= line_end:
+                line_end = source.text.find("\n", t.start)
+                line_end = len(source.text) if line_end < 0 else line_end
+            close = source.text.find(t.text, t.end, line_end)
+            past = close + 1 if close >= 0 else line_end
+            text = source.text[t.start : past].rstrip()
+            joined.append(Token(STRAY, text, t.start, t.start + len(text)))
+        else:
+            joined.append(t)
+    return joined
+
+
+def _first_of_line(search: _Search, i: int) -> bool:
+    return i == 0 or "\n" in search.source.text[search.tokens[i - 1].end : search.tokens[i].start]
+
+
+def _column_one(source: Source, token: Token) -> bool:
+    return token.start == 0 or source.text[token.start - 1] == "\n"
+
+
+def _begins_declaration(search: _Search, i: int) -> bool:
+    t = search.tokens[i]
+    if i in search.starts:
+        return True
+    if search.depth[i] or t.kind != "NAME" or not _column_one(search.source, t):
+        return False
+    return i == 0 or search.tokens[i - 1].kind not in GOES_ON
+
+
+def _brackets(search: _Search, layout: bool) -> bool:
+    """Match the brackets; True if they do.
+
+    With `layout`, mistakes are reported, and two words at the beginning of a line start a declaration whatever is open.
+    """
+    source, words = search.source, search.tokens
+    search.depth, search.mates, search.broken = [], {}, set()
+    open_: list[int] = []
+    right = True
+
+    def all_unclosed(where: str) -> None:
+        for i in open_[-3:]:  # the innermost are the likeliest, and a hundred more would say nothing
+            unclosed(i, where)
+        open_.clear()
+
+    def unclosed(i: int, where: str) -> None:
+        nonlocal right
+        right = False
+        if layout and not search.full:
+            search.broken.add(i)
+            line = source.position(words[i].start)[0]
+            search.reporter.report("KD0104", words[i].span(source), open=words[i].text, line=line, where=where)
+
+    for i, t in enumerate(words):
+        if layout and open_ and t.kind == "NAME" and _column_one(source, t) and _two_words(words, i):
+            all_unclosed(f"`{t.text}` begins on line {source.position(t.start)[0]}")
+            search.starts.add(i)
+        if t.kind in OPENS:
+            wanted = next((k for k in range(len(open_) - 1, -1, -1) if words[open_[k]].kind == OPENS[t.kind]), None)
+            if wanted is None:
+                right = False
+                if layout and not search.full:
+                    search.broken.add(i)
+                    search.reporter.report("KD0115", t.span(source), found=t.text)
+            else:
+                while len(open_) > wanted + 1:
+                    unclosed(open_.pop(), f"`{t.text}` stands on line {source.position(t.start)[0]}")
+                search.mates[open_.pop()] = i
+        search.depth.append(len(open_))
+        if t.kind in CLOSES:
+            open_.append(i)
+    all_unclosed("the file ends")
+    return right
+
+
+def _two_words(words: list[Token], i: int) -> bool:
+    following = words[i + 1].kind if i + 1 < len(words) else END
+    return following in ("NAME", "STRING") and (i == 0 or words[i - 1].kind not in GOES_ON)
+
+
+def _piece(search: _Search, begin: int, end: int) -> list[ast.Item]:
+    """Parse `tokens[begin:end]` by itself; where that fails, report why."""
+    if begin == end or search.full or any(begin <= i < end for i in search.broken):
+        return []  # a wrong bracket has been reported, and anything else there may be its doing
+    words = search.tokens[begin:end]
+    words.append(Token(END, "", words[-1].end, words[-1].end))
     try:
-        return run(tokens(source.text), builder)
-    except Stuck as stuck:
-        reporter.report("KD0106", stuck.token.span(source), found=stuck.token.text)
+        return search.run(words, search.builder)
+    except Stuck as caught:
+        stuck = caught
+    at = begin + _index(words, stuck.token)
+    before = len(search.reporter.errors)
+    for i in range(begin, end):
+        if search.tokens[i].kind == "LBRACE" and search.depth[i] == search.depth[begin] and i in search.mates:
+            close = search.mates[i]
+            if at <= i:
+                search.reporter.add([diagnose(search.source, words, at - begin, stuck)])
+                at = end
+            if _holds_items(search, i, close):
+                _body(search, i + 1, close)
+    if len(search.reporter.errors) == before:
+        search.reporter.add([diagnose(search.source, words, at - begin, stuck)])
     return []
+
+
+def _holds_items(search: _Search, open_: int, close: int) -> bool:
+    return close - open_ > 2 and search.tokens[open_ + 1].kind == "NAME" and (
+        search.tokens[open_ + 2].kind in BEGINS_ITEM
+    )
+
+
+def _body(search: _Search, begin: int, end: int) -> None:
+    level = search.depth[begin]
+    bounds = [begin]
+    for i in range(begin + 1, end):
+        t = search.tokens[i]
+        if t.kind == "NAME" and search.depth[i] == level and search.tokens[i - 1].kind not in GOES_ON:
+            follows = search.tokens[i + 1].kind
+            if follows in BEGINS_ITEM and _first_of_line(search, i):
+                bounds.append(i)
+    for i, j in zip(bounds, [*bounds[1:], end], strict=True):
+        _piece(search, i, j)

@@ -1,0 +1,243 @@
+"""Why a token cannot follow: from where the parser stopped to one sentence."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from kdplan.diagnostics.report import Diagnostic, diagnostic
+from kdplan.diagnostics.span import Source, Span
+from kdplan.syntax import ast
+from kdplan.syntax.build import NOT_WORDS, Stuck
+from kdplan.syntax.grammar import END, STRAY
+from kdplan.syntax.lexer import Token
+
+RESERVED = {"PREP", "FOR", "IN"}
+OPENING = {"LPAR", "LSQB", "LBRACE"}
+ENDS_VALUE = {"NAME", "NUMBER", "STRING", "RPAR", "RSQB"}
+BEGINS_VALUE = {"NAME", "NUMBER", "STRING", "LPAR", "LSQB"}
+NONE = Token(END, "", 0, 0)
+
+# what may follow, in words, for the help of a mistake that nothing more special is known of
+IN_WORDS = {
+    "NAME": "a name",
+    "NUMBER": "a number",
+    "STRING": "a text",
+    "PLUS": "an operator",
+    "COMMA": "`,`",
+    "EQUAL": "`=`",
+    "RPAR": "`)`",
+    "RSQB": "`]`",
+    "LBRACE": "`{`",
+    "RBRACE": "`}`",
+    "PREP": "a preposition",
+    "IN": "`in`",
+    "TILDE": "`~`",
+}
+
+
+@dataclass
+class Scene:
+    """The place of a mistake: the token `t` that cannot follow, its neighbours, and what was being read."""
+
+    source: Source
+    words: Sequence[Token]  # of this piece, with `$END`
+    at: int
+    stuck: Stuck
+
+    def __post_init__(self) -> None:
+        self.t = self.words[self.at]
+        self.before = self.words[self.at - 1] if self.at else NONE
+        self.after = self.words[self.at + 1] if self.at + 1 < len(self.words) else NONE
+        expected = self.stuck.expected
+        self.wants_value = {"NUMBER", "STRING"} <= expected
+        self.wants_operator = "PLUS" in self.stuck.arrived
+        self.bracket, item_start = _open_item(self.stuck.values)
+        self.item = next((i for i in range(self.at + 1) if self.words[i].start >= item_start), self.at)
+
+    def span(self, *around: Token) -> Span:
+        return Span(self.source, around[0].start, around[-1].end)
+
+    def starts_line(self, t: Token) -> bool:
+        return not self.source.text[self.source.text.rfind("\n", 0, t.start) + 1 : t.start].strip()
+
+    def same_line(self, a: Token, b: Token) -> bool:
+        return "\n" not in self.source.text[a.end : b.start]
+
+    def in_item(self, i: int) -> Token:
+        """The `i`-th token of the item that is being read."""
+        return self.words[self.item + i] if self.item + i < len(self.words) else NONE
+
+
+def diagnose(source: Source, words: Sequence[Token], at: int, stuck: Stuck) -> Diagnostic:
+    """The sentence for `words[at]`, at which the parser stopped."""
+    scene = Scene(source, words, at, stuck)
+    if stuck.too_deep:
+        return diagnostic("KD0114", scene.t.span(source))
+    for rule in (_stray, _number, _range, _word, _preposition, _comma, _lone, _side_by_side, _missing):
+        found = rule(scene)
+        if found is not None:
+            return found
+    return _other(scene)
+
+
+def _open_item(values: list[Any]) -> tuple[str, int]:
+    """The innermost open bracket, and where the item begins that is being read, from the parser's stack."""
+    bracket = ""
+    start = -1
+    for value in reversed(values):
+        if type(value) is Token and value.kind in OPENING:
+            bracket = bracket or value.text
+            if value.text == "{":
+                break
+        elif type(value) is list and value and isinstance(value[0], ast.Declaration | ast.Setting | ast.Pair):
+            break
+        elif type(value) is Token:
+            start = value.start
+        elif isinstance(value, ast.Node):
+            start = value.span.start
+        elif type(value) is not list:
+            start = value.start
+    return (bracket or "{"), start if start >= 0 else 1 << 60
+
+
+def _stray(s: Scene) -> Diagnostic | None:
+    t = s.t
+    if t.kind != STRAY:
+        return None
+    if t.text[0] == "'":
+        return diagnostic("KD0107", s.span(t), text=t.text.strip("'") if "\\" not in t.text else None)
+    if t.text[0] == '"':
+        return diagnostic("KD0112", s.span(t))
+    if t.text == ":" and s.bracket == "[":
+        return _range_error(s, t, s.before, s.after)
+    if t.text == ":":
+        plain = s.before.kind == "NAME" and s.after.kind in BEGINS_VALUE
+        value = s.after.text if s.after.kind in ("NUMBER", "STRING", "NAME") else "…"
+        return diagnostic("KD0101", s.span(t), fix=f"{s.before.text} = {value}" if plain else None)
+    helps = {
+        ";": "delete it: nothing stands between items",
+        "&": "to join conditions, multiply their masks: `(a) * (b)`",
+        "|": "to join conditions, add their masks",
+        "!": "different is written `a != b`",
+        "^": "powers are written `a ** b`",
+        "%": None,
+    }
+    shown = t.text if t.text.isprintable() else f"U+{ord(t.text[0]):04X}"
+    return diagnostic("KD0113", s.span(t), character=shown, help=helps.get(t.text[0]))
+
+
+def _number(s: Scene) -> Diagnostic | None:
+    t, before, after = s.t, s.before, s.after
+    if t.kind == "DOT" and before.kind == "NUMBER" and before.end == t.start:
+        return diagnostic("KD0108", s.span(before, t), fix=f"{before.text}.0" if "." not in before.text else None)
+    if t.kind == "DOT" and after.kind == "NUMBER" and after.start == t.end and before.kind != "RANGE":
+        return diagnostic("KD0108", s.span(t, after), fix=f"0.{after.text}")
+    return None
+
+
+def _range(s: Scene) -> Diagnostic | None:
+    if s.before.kind == "RANGE" and s.t.kind in ("DOT", "EQUAL", "COMP") and s.before.end == s.t.start:
+        low = s.words[s.at - 2] if s.at > 1 else NONE
+        return _range_error(s, s.t, low, s.after, first=s.before)
+    if s.t.text == "to" and s.before.kind in ("NUMBER", "NAME") and s.wants_operator:
+        return _range_error(s, s.t, s.before, s.after)
+    return None
+
+
+def _range_error(s: Scene, t: Token, low: Token, high: Token, first: Token | None = None) -> Diagnostic:
+    plain = ("NUMBER", "NAME")
+    fix = f"{low.text}..{high.text}" if low.kind in plain and high.kind in plain else None
+    return diagnostic("KD0110", s.span(first or t, t), fix=fix)
+
+
+def _word(s: Scene) -> Diagnostic | None:
+    for t in (s.t, s.before):
+        if t.kind == "NAME" and t.text in NOT_WORDS and (t is s.before or s.wants_operator):
+            return diagnostic("KD0111", s.span(t), word=t.text)
+    return None
+
+
+def _preposition(s: Scene) -> Diagnostic | None:
+    t, before = s.t, s.before
+    if before.kind in RESERVED and s.wants_value and (t.kind in ("EQUAL", "IN", "LBRACE") or t.kind == "PREP"):
+        if t.kind == "PREP" and s.at and s.words[s.at - 2].kind != "NAME":
+            return None
+        return diagnostic("KD0109", s.span(before), word=before.text)
+    if t.kind not in RESERVED:
+        return None
+    name_here = "NAME" in s.stuck.expected and not s.wants_operator
+    goes_on = before.kind == "COMMA" and s.bracket == "{"  # `of a, on b`: a value was forgotten, not misnamed
+    as_value = s.after.kind not in BEGINS_VALUE or s.after.kind == "LPAR"
+    if name_here and not goes_on and as_value:
+        return diagnostic("KD0109", s.span(t), word=t.text)
+    return None
+
+
+def _comma(s: Scene) -> Diagnostic | None:
+    if s.t.kind == "COMMA" and s.bracket == "{" and not s.wants_value and s.before.kind in (*ENDS_VALUE, "RBRACE"):
+        return diagnostic("KD0103", s.span(s.t))
+    return None
+
+
+def _lone(s: Scene) -> Diagnostic | None:
+    """An item that is only a value, such as `epochs 240`, `kl(a, b)` or `small.layer1`."""
+    first, second = s.in_item(0), s.in_item(1)
+    if first.kind != "NAME":
+        return None
+    value = second.text if second.kind in ("NUMBER", "NAME") else "…"
+    if second.kind == "NAME" and s.in_item(2).kind == "LPAR" and first.text != "def" and s.at > s.item + 2:
+        return diagnostic("KD0102", s.span(first), name=first.text, value=f"{second.text}(…)")
+    if s.at == s.item + 1 and second.kind in ("NUMBER", "MINUS"):
+        return diagnostic("KD0102", s.span(first), name=first.text, value=value)
+    path = "TILDE" in s.stuck.expected or (s.at == s.item + 1 and second.kind not in RESERVED)
+    if not path or s.wants_value:
+        return None
+    previous = s.words[s.item - 1] if s.item else NONE
+    if previous.kind in ENDS_VALUE and s.same_line(previous, first):
+        return diagnostic("KD0105", s.span(first), fix=f"{previous.text} * {first.text}" if _plain(previous) else None)
+    if second.kind == "LSQB" and second.start > first.end:
+        return diagnostic("KD0102", s.span(first), name=first.text, value="[…]")
+    if s.at == s.item + 1 and second.kind in ("NAME", "STRING", "EQUAL", "LBRACE"):
+        return None
+    held = s.span(first, s.before) if s.at > s.item else s.span(first)
+    return diagnostic("KD0119", held, found=held.text if len(held.text) <= 40 else first.text)
+
+
+def _plain(t: Token) -> bool:
+    return t.kind in ("NUMBER", "NAME")
+
+
+def _side_by_side(s: Scene) -> Diagnostic | None:
+    if not s.wants_operator and s.t.kind == "LPAR" and s.before.kind == "RPAR":
+        s.wants_operator = True  # after a call only `.`, `@` and `[` are left of the expression, and never `(`
+    if s.t.kind in BEGINS_VALUE and s.wants_operator and s.before.kind in ENDS_VALUE:
+        # a value that starts its line is rarely the wrong one: something is missing at the end of the line before
+        blamed = s.before if s.starts_line(s.t) else s.t
+        fix = f"{s.before.text} * {s.t.text}" if _plain(s.before) and _plain(s.t) else None
+        return diagnostic("KD0105", s.span(blamed), fix=fix)
+    return None
+
+
+def _missing(s: Scene) -> Diagnostic | None:
+    if s.wants_value and s.before is not NONE:
+        return diagnostic("KD0118", s.span(s.before), after=s.before.text)
+    return None
+
+
+def _other(s: Scene) -> Diagnostic:
+    t = s.t
+    wanted = [text for kind, text in IN_WORDS.items() if kind in s.stuck.expected]
+    help = f"what can stand here: {', '.join(wanted[:6])}" if wanted else None
+    if t.kind == "EQUAL" and s.wants_operator:
+        help = "equality is written `==`"
+    elif t.kind == "COMP":
+        help = "compare two values at a time: `(a < b) * (b < c)`"
+    if t.kind == END or (s.starts_line(t) and s.before is not NONE):
+        return diagnostic("KD0121", s.span(s.before), after=_short(s.before.text), help=help)
+    return diagnostic("KD0106", s.span(t), found=_short(t.text), help=help)
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= 40 else f"{text[:37]}…"
