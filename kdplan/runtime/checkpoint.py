@@ -59,6 +59,13 @@ def to_cpu(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {name: tensor.detach().to("cpu", copy=True) for name, tensor in tensors.items()}
 
 
-def reseed(seed: int) -> None:
-    """Makes what follows on every device's default generator a function of `seed` alone."""
-    torch.manual_seed(seed)
+def reseed(seed: int, device: torch.device) -> None:
+    """Makes what layers draw on `device` from here on a function of `seed` alone.
+
+    Only generators that are in use are set: `torch.manual_seed` remembers a call for every kind of device that is not.
+    """
+    torch.default_generator.manual_seed(seed)
+    if device.type == "cuda":
+        torch.cuda.default_generators[device.index or 0].manual_seed(seed)
+    elif device.type == "mps":
+        torch.mps.manual_seed(seed)

@@ -22,9 +22,10 @@ from kdplan.ir.seed import fold
 from kdplan.runtime.averages import Averages
 from kdplan.runtime.checkpoint import TENSORS, below, plain_tensors, prefixed, read_tensors, reseed, tensor_file
 from kdplan.runtime.compiled import compiled
+from kdplan.runtime.events import Events, NoEvents
 from kdplan.runtime.interrupt import Interrupt, Interrupted
 from kdplan.runtime.optimise import Optimisers
-from kdplan.runtime.snapshots import Snapshots
+from kdplan.runtime.snapshots import Snapshots, kept_epochs
 from kdplan.runtime.store.work import Work
 from kdplan.runtime.streams import Batch, Streams, samples, split
 from kdplan.runtime.watch import Watch
@@ -50,8 +51,7 @@ class Job:
     checkpoint_seconds: float = 60.0
     checkpoint_steps: int | None = None
     interrupt: Interrupt = field(default_factory=Interrupt)
-    progress: Callable[[int, int, int | None, dict[str, float]], None] | None = None
-    """Told now and then: epochs done, steps done, steps in all (None if a plateau decides), the loss and its terms."""
+    events: Events = field(default_factory=NoEvents)
     progress_seconds: float = 0.5
 
 
@@ -76,18 +76,21 @@ class Training:
         self.scaler = torch.amp.GradScaler(job.device.type, enabled=self.recipe.precision == "fp16")
         self.averages = Averages(a, self.recipe.ema)
         self.watch = Watch(job.device)
+        self.kept = kept_epochs(self.recipe)
         self.snapshots = Snapshots(job.work.folder / "snapshots", a.networks)
         self.live = compiled(a.live, self.recipe.compile, job.name)
         self.frozen = compiled(a.frozen, self.recipe.compile, job.name) if a.frozen is not None else None
         self.step = 0
         self.seconds = 0.0
+        self.seen = 0
         self.saved_at = self.told_at = self.began_at = time.monotonic()
         self.history: list[dict[str, Any]] = []
+        self.restore()
 
     # ---- the loop
 
     def run(self) -> None:
-        """Trains to the end, from the newest checkpoint if there is one.
+        """Trains from where `restore` has put it to the end.
 
         Raises
         ------
@@ -96,7 +99,6 @@ class Training:
         PlanError
             KD0820 if the loss stops being finite; the last good checkpoint stays.
         """
-        self.restore()
         while not self.finished:
             epoch, start = divmod(self.step, self.per_epoch)
             for batch in self.job.streams.epoch(epoch, start):
@@ -119,7 +121,7 @@ class Training:
 
     def train_step(self, batch: Batch) -> None:
         """One step of every optimizer, on parts of a batch whose losses are averaged to the whole's."""
-        reseed(fold(self.job.seed, "step", self.step))
+        reseed(fold(self.job.seed, "step", self.step), self.job.device)
         self.optimisers.start_step(self.step)
         whole = samples(batch)
         for part in split(batch, self.recipe.batch, self.recipe.channels_last):
@@ -129,6 +131,7 @@ class Training:
             self.watch.add(result, samples(part), self.step)
         self.optimisers.finish_step(self.scaler)
         self.averages.update()
+        self.seen += whole
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         """The loss and its logged terms on one batch."""
@@ -158,12 +161,13 @@ class Training:
             self.job.assembled.set_modes()
             score = next(iter(record["val"].values()))
             self.snapshots.offer_best(epoch + 1, score, self.job.larger_is_better)
-        if epoch + 1 in self.recipe.keep_epochs:
-            self.snapshots.keep(epoch + 1)
+        for name in self.kept.get(epoch + 1, ()):
+            self.snapshots.keep(name, epoch + 1)
         self.optimisers.end_epoch(means["loss"])
         record["seconds"] = round(self.elapsed(), 3)
         self.job.work.log(record)
         self.history.append(record)
+        self.job.events.epoch_done(self.job.name, epoch + 1, record.get("val", {}))
 
     def check_finite(self) -> None:
         """Stops the phase if a loss was not finite; nothing is saved after such a step."""
@@ -189,11 +193,12 @@ class Training:
         due |= last and now - self.saved_at >= BRIEF
         if due and not self.finished:
             self.save()
-        if job.progress is not None and (now - self.told_at >= job.progress_seconds or self.finished):
-            self.told_at = now
+        if now - self.told_at >= job.progress_seconds or self.finished:
             shown = self.watch.means() if self.watch.samples or not self.history else self.history[-1]
-            values = {k: v for k, v in shown.items() if isinstance(v, float)}
-            job.progress(epoch + last, self.step, self.total, values)
+            values = {k: v for k, v in shown.items() if isinstance(v, float) and k not in ("loss", "lr", "seconds")}
+            speed = self.seen / max(now - self.told_at, 1e-9)
+            job.events.progress(job.name, self.step, epoch + last, float(shown["loss"]), speed, values)
+            self.told_at, self.seen = now, 0
 
     def elapsed(self) -> float:
         """Seconds of training so far, those of earlier processes included."""
@@ -221,6 +226,7 @@ class Training:
         self.job.work.save_checkpoint(self.step, {TENSORS: tensor_file(tensors)}, state)
         self.snapshots.tidy()
         self.saved_at = time.monotonic()
+        self.job.events.checkpointed(self.job.name, self.step)
 
     def restore(self) -> None:
         """Goes to the newest checkpoint, or to the start."""

@@ -12,9 +12,25 @@ from typing import Any
 
 from torch import nn
 
+from kdplan.ir.plan import Recipe
 from kdplan.runtime.checkpoint import tensor_file
 from kdplan.runtime.store.atomic import digest_file, make_folder, write
 from kdplan.runtime.store.errors import StoreCorrupt
+
+
+def kept_epochs(recipe: Recipe) -> dict[int, list[str]]:
+    """Epoch (from 1) -> names of the snapshots that are kept at its end: those asked for, and the ends of cycles.
+
+    >>> from kdplan.ir.plan import Item
+    >>> kept_epochs(Recipe(Item("sgd"), Item("cosine", {"cycles": 2}), epochs=6, keep_epochs=[1]))
+    {1: ['epoch=1'], 3: ['cycle=1'], 6: ['cycle=2']}
+    """
+    found: dict[int, list[str]] = {epoch: [f"epoch={epoch}"] for epoch in recipe.keep_epochs}
+    cycles = int(recipe.schedule.arguments.get("cycles", 1))
+    if cycles > 1 and recipe.epochs:
+        for cycle in range(1, cycles + 1):
+            found.setdefault(round(recipe.epochs * cycle / cycles), []).append(f"cycle={cycle}")
+    return found
 
 
 class Snapshots:
@@ -25,7 +41,8 @@ class Snapshots:
         self.networks = networks
         self.best: dict[str, Any] | None = None
         """`epoch` and `score` of the best epoch so far."""
-        self.kept: list[int] = []
+        self.kept: dict[str, int] = {}
+        """Snapshot name -> epoch."""
         self.digests: dict[str, str] = {}
         self._saved: set[str] = set()
 
@@ -37,9 +54,9 @@ class Snapshots:
             self.best = {"epoch": epoch, "score": score}
             self._write(epoch)
 
-    def keep(self, epoch: int) -> None:
-        """Keeps the weights as they stand as snapshot `epoch=…`."""
-        self.kept.append(epoch)
+    def keep(self, name: str, epoch: int) -> None:
+        """Keeps the weights as they stand, at the end of `epoch`, as snapshot `name`."""
+        self.kept[name] = epoch
         self._write(epoch)
 
     def _write(self, epoch: int) -> None:
@@ -53,7 +70,7 @@ class Snapshots:
         return self.folder / f"epoch-{epoch}-{slot}.safetensors"
 
     def _wanted(self) -> set[str]:
-        epochs = [*self.kept, *([self.best["epoch"]] if self.best else [])]
+        epochs = [*self.kept.values(), *([self.best["epoch"]] if self.best else [])]
         return {self._path(e, slot).name for e in epochs for slot in range(len(self.networks))}
 
     def state(self) -> dict[str, Any]:
@@ -64,7 +81,7 @@ class Snapshots:
 
     def load_state(self, state: dict[str, Any]) -> None:
         """The inverse of `state`."""
-        self.best, self.kept, self.digests = state["best"], list(state["kept"]), dict(state["digests"])
+        self.best, self.kept, self.digests = state["best"], dict(state["kept"]), dict(state["digests"])
         self._saved = self._wanted()
 
     def tidy(self) -> None:
@@ -86,8 +103,7 @@ class Snapshots:
         """
         found: dict[tuple[int, str], Callable[[Path], object]] = {}
         names = {"best": self.best["epoch"]} if self.best else {}
-        names |= {f"epoch={epoch}": epoch for epoch in self.kept}
-        for name, epoch in names.items():
+        for name, epoch in (names | self.kept).items():
             for slot in range(len(self.networks)):
                 path = self._path(epoch, slot)
                 if not path.is_file() or digest_file(path) != self.digests[path.name]:

@@ -12,8 +12,10 @@ from torch import Tensor, nn
 from kdplan.data.dataset import open_view
 from kdplan.data.loader import Loader
 from kdplan.data.view import ViewSpec
-from kdplan.graph.assembled import Assembled
-from kdplan.ir.plan import Item, Recipe
+from kdplan.graph.assembled import Assembled, Networks
+from kdplan.ir.dag import PhaseKey, Planned
+from kdplan.ir.expr import Call, Clock, Const, Moving, Op, StreamField, Tap, Version
+from kdplan.ir.plan import Data, Item, Move, Network, Phase, Plan, Recipe, Validation, View
 from kdplan.runtime.loop import Job, Training
 from kdplan.runtime.store import Store
 from kdplan.runtime.store.work import Work
@@ -78,3 +80,85 @@ def same(a: nn.Module, b: nn.Module) -> bool:
     """Whether two networks have equal bits."""
     one, two = a.state_dict(), b.state_dict()
     return one.keys() == two.keys() and all(torch.equal(one[n], two[n]) for n in one)
+
+
+class Interpreted(nn.Module):
+    """A phase's loss, evaluated as it is written: what a compiled phase must be equal to."""
+
+    def __init__(self, phase: Phase, networks: Networks) -> None:
+        super().__init__()
+        self.phase, self.networks = phase, networks
+        self.nets = nn.ModuleList([*networks.moving, *networks.frozen.values()])
+
+    def forward(self, **known: Tensor) -> dict[str, Tensor]:
+        values = {"loss": self.value(self.phase.loss, known)}
+        return values | {name: self.value(e, known) for name, e in self.phase.logged.items()}
+
+    def value(self, e: Any, known: dict[str, Tensor]) -> Any:
+        if isinstance(e, Const):
+            return e.value
+        if isinstance(e, StreamField):
+            return known[f"{e.field}_{e.stream}"]
+        if isinstance(e, Clock):
+            return known[e.name]
+        if isinstance(e, Tap):
+            net = self.networks.moving[e.of.slot] if isinstance(e.of, Moving) else self.networks.of(e.of)
+            return net(*(self.value(i, known) for i in e.inputs))
+        args = [self.value(a, known) for a in e.args]
+        if isinstance(e, Op):
+            result = args[0]
+            for other in args[1:]:
+                result = result + other if e.op == "+" else result * other
+            return result
+        function = {"cross_entropy": F.cross_entropy, "mse": F.mse_loss, "boom": boom}[e.function]
+        return function(*args)
+
+
+def boom(x: Tensor) -> Tensor:
+    raise ValueError("no luck")
+
+
+def assemble(plan: Plan, phase: Phase, networks: Networks) -> Assembled:
+    live = Interpreted(phase, networks)
+    names = [f"{field}_{i}" for i in range(len(phase.streams)) for field in ("inputs", "labels")]
+    return Assembled(
+        live=live,
+        root=live,
+        networks=networks.moving,
+        moving=[dict(n.named_parameters()) for n in networks.moving],
+        live_inputs=[*names, "epoch", "step", "progress"],
+    )
+
+
+INPUTS, LABELS = StreamField(0, "inputs"), StreamField(0, "labels")
+
+
+def logits(of: Version | Moving) -> Tap:
+    return Tap(of, [INPUTS], "logits")
+
+
+def hard(slot: int = 0) -> Call:
+    return Call("cross_entropy", [logits(Moving(slot)), LABELS])
+
+
+def digits_plan(**settings: Any) -> Plan:
+    """A teacher, and a student that copies it."""
+    change = recipe(**settings)
+    plan = Plan(data={"d": Data("d", Item("digits"), limit=300)})
+    for name, width in (("big", 8), ("small", 4)):
+        plan.networks[name] = Network(name, Item("digits_net", {"width": width}), seed=1, input_shape=[1, 8, 8])
+    check = Validation(View("d", "test"), [Item("top1")])
+    plan.phases["train"] = Phase("train", [Move(Version("big"))], [View("d")], [change], hard(), validations=[check])
+    soft = Call("mse", [logits(Moving(0)), logits(Version("big", "train"))])
+    loss = Op("+", [hard(), soft])
+    plan.phases["kd"] = Phase("kd", [Move(Version("small"))], [View("d")], [change], loss, {"soft": soft})
+    return plan
+
+
+def planned(plan: Plan, needs: dict[str, list[str]] | None = None) -> dict[str, Planned]:
+    needs = needs or {"kd": ["train"]}
+    return {n: Planned(n, f"key-{n}", "run", [], needs.get(n, [])) for n in plan.phases}
+
+
+def keys(plan: Plan) -> dict[str, PhaseKey]:
+    return {n: PhaseKey(f"key-{n}", [], {}) for n in plan.phases}

@@ -1,0 +1,152 @@
+"""Runs a plan's phases, one after another. Without torch until a phase must be trained."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from kdplan.diagnostics.report import PlanError
+from kdplan.ir.dag import PhaseKey, Planned
+from kdplan.ir.plan import Plan
+from kdplan.runtime.events import Events, NoEvents
+from kdplan.runtime.interrupt import INTERRUPTED, Interrupt, Interrupted
+from kdplan.runtime.options import RunOptions
+from kdplan.runtime.store import Store, StoreError
+from kdplan.runtime.versions import Sources
+
+
+@dataclass
+class RunResult:
+    """How a run ended.
+
+    Attributes
+    ----------
+    exit_code : int
+        0 all is done, 1 a phase failed, 3 locked, 4 the store is damaged, 75 interrupted and resumable.
+    trained, cached, skipped : list of str
+        Phases that were trained now, were there already, or could not run because of others.
+    failed : dict
+        Phase -> what went wrong.
+    """
+
+    exit_code: int = 0
+    trained: list[str] = field(default_factory=list)
+    cached: list[str] = field(default_factory=list)
+    skipped: list[str] = field(default_factory=list)
+    failed: dict[str, PlanError] = field(default_factory=dict)
+    interrupted: str | None = None
+    """The phase that was running when the run was asked to stop."""
+
+    @property
+    def done(self) -> set[str]:
+        """Phases whose artifact is in the store."""
+        return {*self.trained, *self.cached}
+
+
+def run_plan(
+    plan: Plan,
+    planned: Mapping[str, Planned],
+    keys: Mapping[str, PhaseKey],
+    store: Store,
+    options: RunOptions | None = None,
+    events: Events | None = None,
+    *,
+    assemble: Any = None,
+) -> RunResult:
+    """Runs what `planned` says, in its order; what is done is in the store after every phase.
+
+    Parameters
+    ----------
+    plan : Plan
+    planned : mapping
+        Phase name -> what to do, every phase after those that it needs.
+    keys : mapping
+        Phase name -> key, for every phase whose weights are read.
+    store : Store
+    options : RunOptions, optional
+    events : Events, optional
+        Is told of everything.
+    assemble : callable, optional
+        Makes graphs of a phase in place of `kdplan.graph.assemble`.
+
+    Returns
+    -------
+    RunResult
+    """
+    options, events = options or RunOptions(), events or NoEvents()
+    result = RunResult()
+    events.plan_started(planned)
+    try:
+        with Interrupt() as interrupt:
+            for name, step in planned.items():
+                if _spared(step, result):
+                    continue
+                try:
+                    _run_one(plan, name, keys, store, options, events, interrupt, assemble, result)
+                except Interrupted:
+                    result.interrupted, result.exit_code = name, INTERRUPTED
+                    break
+                except PlanError as problem:
+                    result.failed[name] = problem
+                    result.exit_code = result.exit_code or (problem.exit_code if isinstance(problem, StoreError) else 1)
+                    events.phase_failed(name, problem)
+                    if not options.keep_going:
+                        break
+                if options.plan_file:
+                    store.remember(options.plan_file, {n: keys[n].key for n in result.done})
+        result.skipped += [n for n in planned if n not in result.done | result.failed.keys() | {*result.skipped}]
+    finally:
+        events.finished()
+    return result
+
+
+def _spared(step: Planned, result: RunResult) -> bool:
+    """Notes phases that need no work or cannot be worked on."""
+    if step.action == "cached" or (step.same_as is not None and step.same_as in result.done):
+        result.cached.append(step.name)
+        return True
+    lost = {*result.failed, *result.skipped}
+    same_lost = step.same_as is not None and step.same_as in lost
+    if step.action == "blocked" or same_lost or any(need in lost for need in step.needs):
+        result.skipped.append(step.name)
+        return True
+    return False
+
+
+def _run_one(
+    plan: Plan,
+    name: str,
+    keys: Mapping[str, PhaseKey],
+    store: Store,
+    options: RunOptions,
+    events: Events,
+    interrupt: Interrupt,
+    assemble: Any,
+    result: RunResult,
+) -> None:
+    """Trains one phase, unless another process has done so in the meantime."""
+    from kdplan.runtime.phase import PhaseRun, run_phase
+
+    if interrupt.requested:
+        raise Interrupted
+    key = keys[name]
+    with store.begin(key.key) as work:
+        if _sound(store, key.key):
+            work.discard()
+            result.cached.append(name)
+            return
+        run = PhaseRun(Sources(plan, store, keys), options, events, interrupt, assemble)
+        run_phase(run, plan.phases[name], key, work)
+        result.trained.append(name)
+
+
+def _sound(store: Store, key: str) -> bool:
+    """Whether the phase is finished and every byte of it is as written."""
+    if not store.has(key):
+        return False
+    try:
+        store.verify(key)
+    except StoreError:
+        return False  # it is trained again, and what is damaged is replaced
+    return True

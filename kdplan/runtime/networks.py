@@ -1,0 +1,145 @@
+"""Real networks from a plan: architectures with the weights of a version."""
+
+from __future__ import annotations
+
+from copy import deepcopy
+from functools import partial
+from pathlib import Path
+
+import torch
+from safetensors.torch import load
+from torch import Tensor, nn
+
+from kdplan.diagnostics.report import error
+from kdplan.graph.assembled import Networks
+from kdplan.ir.expr import Version
+from kdplan.ir.plan import Averaged, Copied, Follows, Fresh, Loaded, Merged, Network, Phase
+from kdplan.nn.models import create, initialise
+from kdplan.runtime.store.atomic import digest_bytes
+from kdplan.runtime.versions import Sources, ancestors, followers, read_versions
+
+State = dict[str, Tensor]
+
+
+def materialise(sources: Sources, version: Version, device: torch.device | str = "cpu") -> nn.Module:
+    """The network of a version, with its weights, in eval mode.
+
+    Raises
+    ------
+    PlanError
+        KD0830 if weights do not fit the architecture, KD0831 if a file has changed, KD0832 if a snapshot is not there.
+    StoreError
+        If what a phase left is missing or damaged.
+    """
+    network = sources.plan.networks[version.network]
+    if version.phase is not None:
+        artifact, name = sources.file(version)
+        return _filled(network, load(artifact.read(name)), f"{version}").to(device)
+    return _start(sources, network).to(device)
+
+
+def modules_of(sources: Sources, phase: Phase) -> Networks:
+    """The networks that a phase moves and reads. Equal versions are one module, moving ones apart from frozen ones."""
+    moving: dict[str, nn.Module] = {}
+    for move in phase.moves:
+        if str(move.base) not in moving:
+            moving[str(move.base)] = materialise(sources, move.base)
+    networks = Networks([moving[str(move.base)] for move in phase.moves])
+    names = [move.base.network for move in phase.moves]
+    for name in followers(sources.plan, phase):  # a moving average starts where what it follows starts
+        origin = sources.plan.networks[name].origin
+        assert isinstance(origin, Follows)
+        networks.frozen[str(Version(name))] = deepcopy(networks.moving[names.index(origin.network)])
+    for version in read_versions(phase):
+        if str(version) not in networks.frozen:
+            networks.frozen[str(version)] = materialise(sources, version)
+    return networks
+
+
+def architecture(network: Network) -> nn.Module:
+    """The network with initial weights drawn from its seed.
+
+    Raises
+    ------
+    PlanError
+        KD0834 if its factory refuses the settings.
+    """
+    item = network.architecture
+    try:
+        net = initialise(partial(create, item.name, **item.arguments), network.seed)
+    except (ValueError, FileNotFoundError) as problem:
+        raise error("KD0834", network.span, network=network.name, reason=str(problem)) from problem
+    return net.eval()
+
+
+def _start(sources: Sources, network: Network) -> nn.Module:
+    """The network as its declaration leaves it."""
+    match network.origin:
+        case Fresh():
+            return architecture(network)
+        case Loaded(path, fingerprint):
+            return _filled(network, _from_file(network, Path(path), fingerprint), path)
+        case Copied(version):
+            return _filled(network, materialise(sources, version).state_dict(), f"{version}")
+        case Follows(name):
+            return _filled(network, _start(sources, sources.plan.networks[name]).state_dict(), name)
+        case Merged(versions):
+            return _filled(network, _merged(sources, network, versions), "the merged versions")
+        case Averaged(versions):
+            states = [materialise(sources, v).state_dict() for v in versions]
+            return _filled(network, _mean(states), "the averaged versions")
+
+
+def _filled(network: Network, state: State, source: str) -> nn.Module:
+    net = architecture(network)
+    try:
+        net.load_state_dict(state)
+    except RuntimeError as problem:
+        lines = [line.strip() for line in str(problem).splitlines()[1:]] or [str(problem)]
+        reason = " ".join(lines)[:400]
+        raise error("KD0830", network.span, source=source, network=network.name, reason=reason) from problem
+    return net
+
+
+def _from_file(network: Network, path: Path, fingerprint: str) -> State:
+    try:
+        content = path.read_bytes()
+    except OSError:
+        content = b""
+    if not content or (fingerprint and not digest_bytes(content).startswith(fingerprint)):
+        raise error("KD0831", network.span, path=path, network=network.name)
+    try:
+        return load(content)
+    except Exception as problem:  # the library's own error types differ between its versions
+        raise error("KD0830", network.span, source=path, network=network.name, reason=str(problem)) from problem
+
+
+def _merged(sources: Sources, network: Network, versions: list[Version]) -> State:
+    """Each tensor from the version whose training changed it, counted from the versions' common past."""
+    pasts = [[str(v) for v in ancestors(sources.plan, version)] for version in versions]
+    common = next((v for v in ancestors(sources.plan, versions[0]) if all(str(v) in past for past in pasts)), None)
+    if common is None:
+        raise error("KD0833", network.span, network=network.name, reason="its parts do not start from one version")
+    start = materialise(sources, common).state_dict()
+    merged = dict(start)
+    taken: dict[str, Version] = {}
+    for version in versions:
+        for name, tensor in materialise(sources, version).state_dict().items():
+            if torch.equal(tensor, start[name]):
+                continue
+            if name in taken and not torch.equal(tensor, merged[name]):
+                reason = f"`{name}` was trained in {taken[name]} and in {version}"
+                raise error("KD0833", network.span, network=network.name, reason=reason)
+            merged[name], taken[name] = tensor, version
+    return merged
+
+
+def _mean(states: list[State]) -> State:
+    """The mean of floating-point tensors, in float64; counters from the first."""
+    found: State = {}
+    for name, first in states[0].items():
+        if first.is_floating_point():
+            found[name] = torch.stack([s[name].double() for s in states]).mean(0).to(first.dtype)
+        else:
+            found[name] = first
+    return found

@@ -1,0 +1,178 @@
+"""One phase from its plan to its artifact."""
+
+from __future__ import annotations
+
+import time
+import traceback
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from kdplan.data.loader import Loader
+from kdplan.diagnostics.report import PlanError, error
+from kdplan.graph.assembled import Assembled, Follower, Networks
+from kdplan.ir.dag import PhaseKey
+from kdplan.ir.expr import Version
+from kdplan.ir.plan import Follows, Phase, Plan
+from kdplan.runtime.checkpoint import tensor_file
+from kdplan.runtime.device import choose_device, environment, set_determinism
+from kdplan.runtime.evaluate import evaluate, in_eval_mode, label_of, larger_is_better
+from kdplan.runtime.events import Events, NoEvents
+from kdplan.runtime.interrupt import Interrupt, Interrupted
+from kdplan.runtime.loop import Job, Training
+from kdplan.runtime.networks import modules_of
+from kdplan.runtime.optimise import check_recipes
+from kdplan.runtime.options import RunOptions
+from kdplan.runtime.store import Artifact, Work, phase_json
+from kdplan.runtime.streams import Streams
+from kdplan.runtime.versions import Sources, followers
+from kdplan.runtime.views import opened, require_samples
+
+Assemble = Callable[[Plan, Phase, Networks], Assembled]
+
+
+@dataclass
+class PhaseRun:
+    """What running one phase needs besides the phase itself."""
+
+    sources: Sources
+    options: RunOptions
+    events: Events = field(default_factory=NoEvents)
+    interrupt: Interrupt = field(default_factory=Interrupt)
+    assemble: Assemble | None = None
+    """How a phase becomes graphs; `kdplan.graph.assemble` unless given."""
+
+
+def run_phase(run: PhaseRun, phase: Phase, key: PhaseKey, work: Work) -> Artifact:
+    """Trains a phase, from its newest checkpoint if it has one, and commits what it leaves.
+
+    Raises
+    ------
+    Interrupted
+        When asked to stop; a checkpoint is written.
+    PlanError
+        Whatever went wrong, with the place where it can be mended.
+    """
+    device = choose_device(run.options.device)
+    set_determinism(run.options.deterministic)
+    check_recipes(phase.name, len(phase.moves), phase.recipes)
+    training: Training | None = None
+    try:
+        job = make_job(run, phase, work, device)
+        training = Training(job)
+        for notice in work.notices:
+            run.events.note(f"{notice.code}: {notice.message}")
+        run.events.phase_started(phase.name, key.key, training.total, training.step)
+        training.run()
+    except (PlanError, Interrupted):
+        raise
+    except torch.OutOfMemoryError as problem:
+        raise error("KD0813", phase.span, phase=phase.name, device=device) from problem
+    except Exception as problem:
+        step = training.step if training is not None else 0
+        raise failure(phase, step, problem) from problem
+    return _commit(run, phase, key, work, training)
+
+
+def make_job(run: PhaseRun, phase: Phase, work: Work, device: torch.device) -> Job:
+    """The phase's networks, graphs, data and validation, put together."""
+    plan, root, recipe = run.sources.plan, run.options.data_root, phase.recipes[0]
+    assemble = run.assemble
+    if assemble is None:
+        from kdplan.graph.assemble import assemble
+    networks = modules_of(run.sources, phase)
+    assembled = assemble(plan, phase, networks)
+    assembled.followers = _followers(plan, phase, networks)
+    loaders = []
+    for number, view in enumerate(phase.streams):
+        data = require_samples(opened(plan, view, root, device), view, phase.name)
+        batch = recipe.batch * recipe.accumulate
+        loaders.append(Loader(data, batch, phase.seed, train=True, workers=recipe.workers, stream=number))
+    checks = [(v, opened(plan, v.view, root, device)) for v in phase.validations]
+
+    def validate() -> dict[str, float]:
+        numbers: dict[str, float] = {}
+        for check, data in checks:
+            net = in_eval_mode(assembled.networks[check.network])
+            found = evaluate(net, data, check.metrics)
+            head = f"{check.view.data}.{check.view.split}/" if len(checks) > 1 else ""
+            numbers.update({f"{head}{name}": value for name, value in found.items()})
+        return numbers
+
+    first = phase.validations[0].metrics[0] if phase.validations else None
+    return Job(
+        name=phase.name,
+        assembled=assembled,
+        recipes=phase.recipes,
+        streams=Streams(loaders),
+        work=work,
+        device=device,
+        seed=phase.seed,
+        validate=validate if checks else None,
+        larger_is_better=larger_is_better(first) if first is not None else True,
+        checkpoint_seconds=run.options.checkpoint_seconds,
+        checkpoint_steps=run.options.checkpoint_steps,
+        interrupt=run.interrupt,
+        events=run.events,
+    )
+
+
+def _followers(plan: Plan, phase: Phase, networks: Networks) -> list[Follower]:
+    found = []
+    names = [move.base.network for move in phase.moves]
+    for name in followers(plan, phase):
+        origin = plan.networks[name].origin
+        assert isinstance(origin, Follows)
+        source = networks.moving[names.index(origin.network)]
+        found.append(Follower(name, networks.of(Version(name)), source, origin.decay))
+    return found
+
+
+def _commit(run: PhaseRun, phase: Phase, key: PhaseKey, work: Work, training: Training) -> Artifact:
+    """Writes the artifact: weights of every snapshot, what was measured, how it was made."""
+    job, options = training.job, run.options
+    last = training.history[-1] if training.history else {}
+    summary: dict[str, Any] = {
+        "steps": training.step,
+        "epochs": -(-training.step // training.per_epoch),
+        "seconds": round(training.elapsed(), 3),
+        "last": {k: v for k, v in last.items() if k not in ("seconds", "step", "epoch")},
+        "best": training.snapshots.best,
+    }
+    if phase.validations:
+        summary["measure"] = label_of(phase.validations[0].metrics[0])
+    files: dict[str, Any] = {
+        Artifact.weights_name(slot, snapshot): content for (slot, snapshot), content in training.weights().items()
+    }
+    for number, follower in enumerate(job.assembled.followers):
+        name = Artifact.weights_name(len(phase.moves) + number)
+        files[name] = tensor_file(follower.module.state_dict())
+    files["summary.json"] = summary
+    files["phase.json"] = phase_json(phase.name, options.plan_file, key)
+    files["environment.json"] = environment(job.device, options.deterministic) | {"finished": time.time()}
+    artifact = work.commit(files)
+    run.events.phase_done(phase.name, summary["seconds"], summary)
+    return artifact
+
+
+def failure(phase: Phase, step: int, problem: Exception) -> PlanError:
+    """What code that the phase calls raised, with the innermost line that is not a library's or our own."""
+    frames = traceback.extract_tb(problem.__traceback__)
+    own = str(Path(__file__).parents[1])
+    theirs = [
+        f for f in frames if "site-packages" not in f.filename and not f.filename.startswith((own, "<"))
+    ]
+    frame = theirs[-1] if theirs else frames[-1]
+    reason = str(problem).strip() or "no message"
+    return error(
+        "KD0821",
+        phase.span,
+        phase=phase.name,
+        step=step,
+        place=f"{frame.filename}:{frame.lineno}",
+        kind=type(problem).__name__,
+        reason=reason,
+    )
