@@ -1,0 +1,207 @@
+"""What there is to draw of a plan: boxes and arrows, before any drawing program is chosen."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+from kdplan.ir.dag import Action, Planned
+from kdplan.ir.expr import Tap, Version, walk
+from kdplan.ir.plan import Averaged, Copied, Loaded, Merged, Phase, Plan
+from kdplan.view import words
+
+Kind = Literal["data", "file", "teacher", "student", "network", "measure", "export"]
+
+
+@dataclass(slots=True)
+class Box:
+    """One node, or a folded family of them."""
+
+    name: str
+    kind: Kind
+    lines: list[str] = field(default_factory=list)
+    actions: list[Action] = field(default_factory=list)
+    """The actions of the phases that it stands for; empty where it is no phase."""
+    family: str = ""
+    members: int = 1
+
+
+@dataclass(slots=True)
+class Picture:
+    """Boxes by name; arrows (from, to) with what flows along them."""
+
+    boxes: dict[str, Box] = field(default_factory=dict)
+    arrows: dict[tuple[str, str], list[str]] = field(default_factory=dict)
+
+    def arrow(self, source: str, target: str, text: str) -> None:
+        texts = self.arrows.setdefault((source, target), [])
+        if text not in texts:
+            texts.append(text)
+
+
+def picture(plan: Plan, planned: Mapping[str, Planned], every: bool = False) -> Picture:
+    """The boxes and arrows of a plan.
+
+    Parameters
+    ----------
+    plan, planned
+        The core plan, and what the planner says of its phases; phases that it does not name are drawn without a state.
+    every
+        Draws each member of large families, which are folded into one box otherwise.
+    """
+    drawn = Picture()
+    for name, phase in plan.phases.items():
+        drawn.boxes[name] = _phase_box(plan, phase, planned.get(name))
+    for name, phase in plan.phases.items():
+        _phase_arrows(drawn, plan, phase, planned.get(name))
+    for name, measure in plan.measures.items():
+        box = f"measure {name}"
+        metrics = ", ".join(words.item(m) for m in measure.metrics)
+        drawn.boxes[box] = Box(name, "measure", [metrics, f"{len(measure.rows)} rows"], family=box)
+        for view in measure.views:
+            _data_arrow(drawn, plan, view.data, box, words.view(view, data=False))
+        for row in measure.rows:
+            for version in row.target.versions:
+                _version_arrows(drawn, plan, version, box)
+    for name, export in plan.exports.items():
+        box = f"export {name}"
+        drawn.boxes[box] = Box(name, "export", ["checked, deployable"], family=box)
+        for version in export.target.versions:
+            _version_arrows(drawn, plan, version, box)
+    return drawn if every else fold(drawn)
+
+
+def _phase_box(plan: Plan, phase: Phase, planned: Planned | None) -> Box:
+    networks = [plan.networks[m.base.network] for m in phase.moves if m.base.network in plan.networks]
+    roles = {n.role for n in networks}
+    kind: Kind = roles.pop() if len(roles) == 1 else "network"
+    trains = ", ".join(f"{n.name} ({n.architecture.name})" for n in networks[:3])
+    lines = [f"trains {trains}" + (f" and {len(networks) - 3} more" if len(networks) > 3 else "")]
+    lines += [words.recipe(r) for r in phase.recipes[:2]]
+    if planned is not None:
+        if planned.cost is not None:
+            cost = planned.cost
+            time = f", {words.seconds(cost.seconds)}" if cost.seconds is not None else ""
+            lines.append(f"{words.count(cost.parameters)} parameters, {words.count(cost.flops_step)}FLOP a step{time}")
+        if planned.same_as is not None:
+            lines.append(f"same as {planned.same_as}")
+        if planned.action == "resume":
+            lines.append(f"from step {planned.resume_step}")
+    actions = [planned.action] if planned is not None else []
+    return Box(phase.name, kind, lines, actions, words.family(phase.name))
+
+
+def _phase_arrows(drawn: Picture, plan: Plan, phase: Phase, planned: Planned | None) -> None:
+    for stream in phase.streams:
+        _data_arrow(drawn, plan, stream.data, phase.name, words.view(stream, data=False))
+    for validation in phase.validations:
+        _data_arrow(drawn, plan, validation.view.data, phase.name, words.view(validation.view, data=False))
+    versions = [m.base for m in phase.moves]
+    for expr in [phase.loss, *phase.logged.values()]:
+        for node in walk(expr):
+            if isinstance(node, Tap) and isinstance(node.of, Version):
+                versions.append(node.of)
+    for version in versions:
+        _version_arrows(drawn, plan, version, phase.name)
+    for need in planned.needs if planned is not None else ():
+        if need in drawn.boxes and (need, phase.name) not in drawn.arrows:
+            drawn.arrow(need, phase.name, "weights")
+
+
+def _data_arrow(drawn: Picture, plan: Plan, data: str, target: str, text: str) -> None:
+    box = f"data {data}"
+    if box not in drawn.boxes:
+        known = plan.data.get(data)
+        lines = []
+        if known is not None:
+            lines.append(words.item(known.source))
+            lines += [f"{n:,} {split}" for split, n in known.sizes.items()]
+            if known.augment:
+                lines.append(", ".join(a.name for a in known.augment))
+        drawn.boxes[box] = Box(data, "data", lines, family=box)
+    drawn.arrow(box, target, text)
+
+
+def _version_arrows(drawn: Picture, plan: Plan, version: Version, target: str) -> None:
+    """Arrows from what made `version`; a network that starts from others' weights is followed to those."""
+    pending, seen = [(version, words.version(version))], set()
+    while pending:
+        at, text = pending.pop()
+        if str(at) in seen:
+            continue
+        seen.add(str(at))
+        if at.phase is not None:
+            if at.phase in drawn.boxes:
+                drawn.arrow(at.phase, target, text)
+            continue
+        network = plan.networks.get(at.network)
+        origin = network.origin if network is not None else None
+        if isinstance(origin, Loaded):
+            box = f"file {origin.path}"
+            drawn.boxes.setdefault(box, Box(origin.path, "file", ["weights"], family=box))
+            drawn.arrow(box, target, at.network)
+        elif isinstance(origin, Copied):
+            pending.append((origin.version, words.version(origin.version)))
+        elif isinstance(origin, Merged | Averaged):
+            pending += [(v, words.version(v)) for v in origin.versions]
+
+
+def fold(drawn: Picture, limit: int = words.FOLD) -> Picture:
+    """One box for each family of more than `limit` phases, and one arrow for all between two boxes."""
+    groups: dict[str, list[str]] = {}
+    for name, box in drawn.boxes.items():
+        groups.setdefault(box.family, []).append(name)
+    into = {n: f if len(ns) > limit else n for f, ns in groups.items() for n in ns}
+    folded = Picture()
+    for name, box in drawn.boxes.items():
+        target = into[name]
+        if target == name:
+            folded.boxes[name] = box
+        elif target not in folded.boxes:
+            folded.boxes[target] = _folded(target, [drawn.boxes[n] for n in groups[target]])
+    for (source, target), texts in drawn.arrows.items():
+        pair = (into[source], into[target])
+        if pair[0] != pair[1]:
+            for text in texts:
+                folded.arrow(*pair, text)
+        elif pair[0] != source:
+            note = "each reads one before it"
+            if note not in folded.boxes[pair[0]].lines:
+                folded.boxes[pair[0]].lines.append(note)
+    return folded
+
+
+def _folded(name: str, boxes: list[Box]) -> Box:
+    first = boxes[0]
+    common = [line for line in first.lines if all(line in b.lines for b in boxes)]
+    return Box(name, first.kind, common, [a for b in boxes for a in b.actions], name, len(boxes))
+
+
+def independent(drawn: Picture, names: list[str]) -> bool:
+    """Whether no box of `names` is reached by arrows from another one: they may stand in one line."""
+    after: dict[str, list[str]] = {}
+    for source, target in drawn.arrows:
+        after.setdefault(source, []).append(target)
+    pending = [t for n in names for t in after.get(n, ())]
+    seen: set[str] = set()
+    while pending:
+        at = pending.pop()
+        if at not in seen:
+            seen.add(at)
+            pending += after.get(at, ())
+    return seen.isdisjoint(names)
+
+
+def flow(texts: list[str], limit: int = 3) -> list[str]:
+    """The lines of an arrow's text, members of one family taken together.
+
+    >>> flow(["big@train"]), flow([f"s[{i}]@t" for i in range(20)])
+    (['big@train'], ['s[*]@t (20)'])
+    """
+    lines = []
+    for members in words.families(texts).values():
+        whole = re.sub(r"\[[^]]*\]", "[*]", members[0])
+        lines.append(members[0] if len(members) == 1 else f"{whole} ({len(members)})")
+    return [*lines[:limit], f"and {len(lines) - limit} more"] if len(lines) > limit else lines
