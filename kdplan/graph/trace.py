@@ -177,7 +177,7 @@ class PathTracer(fx.Tracer):
         return (
             path in self.leaf_paths
             or isinstance(module, self.leaf_types)
-            or (path != ROOT and super().is_leaf_module(module, path))
+            or ((path != ROOT or not any(True for _ in module.children())) and super().is_leaf_module(module, path))
         )
 
     def call_module(self, m: nn.Module, forward: Callable[..., Any], args: Any, kwargs: Any) -> Any:

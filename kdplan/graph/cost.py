@@ -1,0 +1,170 @@
+"""What a step of a phase will cost, before any tensor is allocated.
+
+The split graph runs forward and backward on fake tensors: the frozen part without gradients, the live part with.
+FLOPs are counted per operator; memory is the largest sum of storages alive at one time.
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Collection
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, fx
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+from torch.utils.flop_counter import FlopCounterMode
+
+from kdplan.graph.freeze import own_state, parameter_names, split
+from kdplan.graph.replay import Replay, example_inputs, world_for
+
+
+@dataclass(frozen=True)
+class Cost:
+    """The cost of one training step at one batch size.
+
+    Attributes
+    ----------
+    parameters, trainable
+        Numbers of parameters that the graph uses, and of those that move.
+    flops_forward, flops_step
+        Floating-point operations of both parts forward, and of the whole step.
+    flops_frozen
+        The part of `flops_forward` that a cache of the frozen outputs would save.
+    weight_bytes
+        Parameters and buffers in use.
+    peak_bytes
+        The most that the step itself allocates at one time: activations, gradients of activations and parameters.
+    saved_bytes
+        What is alive between forward and backward.
+    boundary_bytes
+        Size of the frozen outputs that cross, for one batch.
+    batch
+        The batch size.
+    """
+
+    parameters: int
+    trainable: int
+    flops_forward: int
+    flops_step: int
+    flops_frozen: int
+    weight_bytes: int
+    peak_bytes: int
+    saved_bytes: int
+    boundary_bytes: int
+    batch: int
+
+
+class LiveBytes(TorchDispatchMode):
+    """Follows how many bytes the operators inside have allocated and not yet freed.
+
+    Examples
+    --------
+    >>> with LiveBytes() as live:
+    ...     a = torch.ones(4)
+    ...     b = a + 1
+    ...     del a
+    >>> live.now, live.peak
+    (16, 32)
+    """
+
+    def __init__(self, known: Collection[Tensor] = ()) -> None:
+        super().__init__()
+        self.now = 0
+        self.peak = 0
+        self._known = {t.untyped_storage()._cdata for t in known}
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        for value in tree_leaves(result):
+            if isinstance(value, Tensor) and value.layout is torch.strided:
+                self._add(value.untyped_storage())
+        self.peak = max(self.peak, self.now)
+        return result
+
+    def _add(self, storage: torch.UntypedStorage) -> None:
+        key = storage._cdata
+        if key not in self._known:
+            self._known.add(key)
+            self.now += storage.nbytes()
+            weakref.finalize(storage, self._drop, key, storage.nbytes())
+
+    def _drop(self, key: int, size: int) -> None:
+        self._known.discard(key)
+        self.now -= size
+
+
+def cost(gm: fx.GraphModule, moving: Collection[str], batch: int | None = None, output: str = "loss") -> Cost:
+    """Predict one step of a pruned phase graph; `batch` defaults to the size it was built with.
+
+    Examples
+    --------
+    >>> from torch import nn
+    >>> from kdplan.graph.build import Builder
+    >>> b = Builder()
+    >>> x = b.input("x", torch.zeros(2, 3))
+    >>> b.network("a", nn.Linear(3, 5))
+    >>> gm = b.finish({"loss": b.call(torch.sum, b.apply("a", (x,)))}).graph_module
+    >>> c = cost(gm, {"nets.a.weight", "nets.a.bias"}, batch=10)
+    >>> c.parameters, c.flops_forward, c.flops_step
+    (20, 300, 600)
+    """
+    parts = split(gm, moving)
+    world = world_for(gm, moving)
+    inputs = example_inputs(gm, world, batch)
+    state = [world.fake(t) for t in [*gm.parameters(), *gm.buffers()]]
+    live = LiveBytes([*(v for v in inputs if isinstance(v, Tensor)), *state])
+    counter = FlopCounterMode(display=False)
+    crossing: list[Any] = []
+    frozen = saved = 0
+    with world.mode, live, counter:
+        if parts.frozen is not None:
+            with torch.no_grad():
+                crossing = list(Replay(parts.frozen, world).run(*inputs).values())
+            frozen = int(counter.get_total_flops())
+        width = sum(v.numel() * v.element_size() for v in crossing if isinstance(v, Tensor))
+        with torch.enable_grad():
+            result = Replay(parts.live, world).run(*inputs, *crossing)
+            forward, saved = int(counter.get_total_flops()), live.now
+            loss = result[output]
+            if isinstance(loss, Tensor) and loss.requires_grad:
+                loss.backward()
+    used = _used(gm)
+    names = parameter_names(gm)
+    size = batch or next((v.shape[0] for v in inputs if isinstance(v, Tensor) and v.dim()), 1)
+    return Cost(
+        parameters=sum(t.numel() for t in used.values() if id(t) in names),
+        trainable=sum(t.numel() for t in used.values() if names.get(id(t)) in set(moving)),
+        flops_forward=forward,
+        flops_step=int(counter.get_total_flops()),
+        flops_frozen=frozen,
+        weight_bytes=sum(t.numel() * t.element_size() for t in used.values()),
+        peak_bytes=live.peak,
+        saved_bytes=saved,
+        boundary_bytes=width,
+        batch=size,
+    )
+
+
+def _used(gm: fx.GraphModule) -> dict[int, Tensor]:
+    return {id(t): t for node in gm.graph.nodes for t in own_state(gm, node)}
+
+
+def forward_flops(gm: fx.GraphModule, batch: int | None = None) -> int:
+    """FLOPs of running a graph once without gradients.
+
+    Examples
+    --------
+    >>> from torch import nn
+    >>> from kdplan.graph.trace import trace
+    >>> forward_flops(trace(nn.Sequential(nn.Linear(3, 5)), torch.zeros(2, 3)).graph_module)
+    60
+    """
+    world = world_for(gm, ())
+    inputs = example_inputs(gm, world, batch)
+    counter = FlopCounterMode(display=False)
+    with world.mode, counter, torch.no_grad():
+        Replay(gm, world).run(*inputs)
+    return int(counter.get_total_flops())

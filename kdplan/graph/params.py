@@ -1,0 +1,63 @@
+"""Which parameters a value of a network depends on."""
+
+from __future__ import annotations
+
+from torch import fx, nn
+
+from kdplan.graph.fake import whole
+from kdplan.graph.taps import TapError
+from kdplan.graph.trace import ROOT, Traced
+
+
+def parameters_of(traced: Traced, tap: str) -> set[str]:
+    """Names (as the module has them) of the parameters that a tap's value depends on.
+
+    Raises
+    ------
+    TapError
+        If there is no such tap.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from kdplan.graph.trace import trace
+    >>> t = trace(nn.Sequential(nn.Linear(3, 3), nn.Linear(3, 3, bias=False)), torch.zeros(2, 3))
+    >>> sorted(parameters_of(t, "0"))
+    ['0.bias', '0.weight']
+    """
+    if tap not in traced.taps:
+        raise TapError(tap, traced.taps)
+    names = {id(p): n for n, p in traced.module.named_parameters()}
+    found: set[str] = set()
+    seen: set[fx.Node] = set()
+    todo = [traced.taps[tap].node]
+    while todo:
+        node = todo.pop()
+        if node in seen:
+            continue
+        seen.add(node)
+        todo += node.all_input_nodes
+        target = str(node.target)
+        if node.op == "call_module":
+            module = whole(traced.root.get_submodule(target))
+            found.update(names[id(p)] for p in module.parameters())
+        elif node.op == "get_attr" and target.startswith(ROOT + "."):
+            box, _, leaf = target.rpartition(".")
+            value = getattr(traced.root.get_submodule(box), leaf)
+            found.update([names[id(value)]] if id(value) in names else [])
+    return found
+
+
+def upto(traced: Traced, tap: str, beyond: str | None = None) -> set[str]:
+    """Parameters that `tap` depends on, without those that `beyond` depends on too.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from kdplan.graph.trace import trace
+    >>> t = trace(nn.Sequential(nn.Linear(3, 3), nn.Linear(3, 3, bias=False)), torch.zeros(2, 3))
+    >>> upto(t, "1", beyond="0")
+    {'1.weight'}
+    """
+    found = parameters_of(traced, tap)
+    return found - parameters_of(traced, beyond) if beyond is not None else found
