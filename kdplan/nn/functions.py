@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from kdplan.nn import losses
+from kdplan.nn import distillation, losses
 from kdplan.nn.losses import wide
 
 Value = Tensor | float
@@ -244,6 +244,10 @@ FUNCTIONS: dict[str, Callable[..., Any]] = {
         losses.mse,
         losses.cosine,
         losses.entropy,
+        distillation.attention,
+        distillation.nst,
+        distillation.fsp,
+        distillation.top_score_difference,
         losses.softmax,
         losses.log_softmax,
         losses.uniform,
