@@ -22,8 +22,8 @@ class DeployError(RuntimeError):
 def deploy(module: nn.Module, tap: str, *example: Any) -> nn.Module:
     """The network that computes one tap in eval mode, and nothing else.
 
-    Returns the module itself where the tap is its whole output and everything in it is used; otherwise a GraphModule
-    with the module's own names for what is left. The module's modes are as before afterwards.
+    Returns the module itself where the tap is its whole output, so that it keeps exactly its architecture; otherwise a
+    GraphModule with the module's own names for what is left. The module's modes are as before afterwards.
 
     Raises
     ------
@@ -47,7 +47,7 @@ def deploy(module: nn.Module, tap: str, *example: Any) -> nn.Module:
         found = traced.taps[tap]
         whole_output = traced.calls[-1].output
         kept = needed(traced.graph_module, [found.node])
-        if isinstance(whole_output, fx.Node) and found == traced.taps.get("output") and _all_used(module, traced, kept):
+        if isinstance(whole_output, fx.Node) and found == traced.taps.get("output"):
             return module
         if found.inner is not None:
             return _eval_inside(traced, found.node, found.inner)
@@ -55,19 +55,6 @@ def deploy(module: nn.Module, tap: str, *example: Any) -> nn.Module:
     finally:
         for m, mode in modes.items():
             m.training = mode
-
-
-def _all_used(module: nn.Module, traced: Any, kept: set[fx.Node]) -> bool:
-    left = {id(t) for t in [*module.parameters(), *module.buffers()]}
-    for node in kept:
-        if node.op == "call_module":
-            part = traced.root.get_submodule(str(node.target))
-            left -= {id(t) for t in [*part.parameters(), *part.buffers()]}
-        elif node.op == "get_attr":
-            box, _, leaf = str(node.target).rpartition(".")
-            left.discard(id(getattr(traced.root.get_submodule(box), leaf)))
-    counters = {id(b) for n, b in module.named_buffers() if n.endswith("num_batches_tracked")}
-    return not left - counters
 
 
 def _eval_inside(traced: Any, node: fx.Node, inner: str) -> nn.Module:
@@ -106,6 +93,8 @@ def _cut(traced: Any, kept: set[fx.Node], node: fx.Node, index: tuple[int | str,
         root.register_parameter(name, p)
     for name, b in traced.module.named_buffers(recurse=False):
         root.register_buffer(name, b)
+    if any(n.op == "call_module" and n.target == ROOT for n in traced.graph.nodes):
+        root.add_module(ROOT, traced.module)
     if traced.constants:
         root.add_module("constants", traced.root.get_submodule("constants"))
     gm = fx.GraphModule(root, graph)

@@ -1,0 +1,252 @@
+"""A phase's graph as a picture: one cluster a network, one box a module, tensor shapes on the edges.
+
+    nodes of the graph                        boxes
+    small_layer1_0_conv1, …, small_layer1_2   small | layer1
+    kl(big_fc, small_fc)                      kl
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import Tensor, fx
+
+from kdplan.graph.freeze import classify
+from kdplan.graph.module import outputs_of
+
+_FILL = {
+    "moving": "#cfe8cf",
+    "frozen": "#d9e2f0",
+    "splice": "#fde3b4",
+    "loss": "#f6cfcf",
+    "input": "#eeeeee",
+    "output": "#e6d5ee",
+}
+
+
+@dataclass
+class Box:
+    """One box: `cluster` is the network that it is in, `kind` its colour."""
+
+    label: str
+    kind: str
+    cluster: str = ""
+
+
+@dataclass
+class Picture:
+    """Boxes and labelled edges, before any drawing language."""
+
+    boxes: dict[str, Box] = field(default_factory=dict)
+    edges: dict[tuple[str, str], list[str]] = field(default_factory=dict)
+
+    def clusters(self) -> list[str]:
+        """The clusters' names, in order."""
+        return list(dict.fromkeys(b.cluster for b in self.boxes.values() if b.cluster))
+
+
+def picture(gm: fx.GraphModule, moving: Collection[str] = (), depth: int | None = None, limit: int = 14) -> Picture:
+    """Collapse a joined graph to boxes.
+
+    Parameters
+    ----------
+    gm
+        A joined phase.
+    moving
+        Names of the moving parameters.
+    depth
+        How many levels of module names a box keeps; by default as many as give at most `limit` boxes a network.
+    limit
+        See `depth`.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from torch import nn
+    >>> from kdplan.graph.build import Builder
+    >>> b = Builder()
+    >>> x = b.input("x", torch.zeros(2, 3))
+    >>> b.network("a", nn.Sequential(nn.Linear(3, 4), nn.ReLU()))
+    >>> gm = b.finish({"loss": b.call(torch.sum, b.apply("a", (x,)))}).graph_module
+    >>> p = picture(gm, {"nets.a.0.weight"})
+    >>> [(b.label, b.kind) for b in p.boxes.values()]
+    [('x', 'input'), ('0', 'moving'), ('1', 'moving'), ('sum', 'loss'), ('loss', 'output')]
+    """
+    live, _ = classify(gm, moving)
+    result = Picture()
+    home: dict[fx.Node, str | None] = {}
+    depths = {call: depth or _depth(gm, call, limit) for call in _calls(gm)}
+    names = _cluster_names(gm)
+    for node in gm.graph.nodes:
+        if node.op == "output":
+            continue
+        home[node] = _place(result, node, depths, names, node in live)
+    for node in gm.graph.nodes:
+        target = home.get(node)
+        if target is None:
+            continue
+        for source in _sources(node, home):
+            _connect(result, home[source], target, _shape(source))
+    for name, node in outputs_of(gm).items():
+        key = f"out_{name}"
+        result.boxes[key] = Box(name, "output")
+        for source in [node] if home.get(node) else _sources(node, home):
+            _connect(result, home[source], key, _shape(source))
+    return result
+
+
+def _calls(gm: fx.GraphModule) -> list[Any]:
+    return list(dict.fromkeys(n.meta.get("call") for n in gm.graph.nodes if _owner(n).startswith("net ")))
+
+
+def _owner(node: fx.Node) -> str:
+    return str(node.meta.get("owner", ""))
+
+
+def _depth(gm: fx.GraphModule, call: Any, limit: int) -> int:
+    """The deepest level of names with at most `limit` boxes; at least one."""
+    paths = [str(n.meta.get("path", "")) for n in gm.graph.nodes if n.meta.get("call") == call]
+    best = 1
+    for d in (2, 3, 4):
+        if len({".".join(p.split(".")[:d]) for p in paths}) <= limit:
+            best = d
+    return best
+
+
+def _cluster_names(gm: fx.GraphModule) -> dict[Any, str]:
+    """Call -> the cluster's name; a network that is applied twice gets numbers."""
+    owners = {n.meta.get("call"): _owner(n)[4:] for n in gm.graph.nodes if _owner(n).startswith("net ")}
+    count: dict[str, int] = {}
+    names: dict[Any, str] = {}
+    for call, owner in owners.items():
+        count[owner] = count.get(owner, 0) + 1
+        names[call] = owner if count[owner] == 1 else f"{owner} (call {count[owner]})"
+    return names
+
+
+def _place(p: Picture, node: fx.Node, depths: dict[Any, int], names: dict[Any, str], live: bool) -> str | None:
+    """The box that a node is in; None for bookkeeping (sizes, parts, weights) that the picture leaves out."""
+    if node.op == "placeholder":
+        p.boxes[node.name] = Box(node.name, "input")
+        return node.name
+    function = getattr(node.target, "__name__", str(node.target))
+    if node.op == "get_attr" or not isinstance(node.meta.get("val"), Tensor) or function in ("getitem", "detach"):
+        return None
+    owner = _owner(node)
+    if owner.startswith("net "):
+        call = node.meta["call"]
+        path = ".".join(str(node.meta.get("path", "")).split(".")[: depths[call]])
+        key = f"c{call}_{path or node.name}"
+        box = p.boxes.setdefault(key, Box(path or function, "frozen", names[call]))
+        if live:
+            box.kind = "moving"
+        return key
+    if owner.startswith("splice "):
+        p.boxes[node.name] = Box(owner.removeprefix("splice "), "splice")
+    else:
+        p.boxes[node.name] = Box(function, "loss")
+    return node.name
+
+
+def _sources(node: fx.Node, home: dict[fx.Node, str | None]) -> list[fx.Node]:
+    """The nodes with boxes that a node reads, through what has no box; sizes carry no data and are left out."""
+    found: list[fx.Node] = []
+    todo = list(node.all_input_nodes)
+    while todo:
+        n = todo.pop()
+        if home.get(n) is not None:
+            found.append(n)
+        elif n.op != "get_attr" and _carries(n):
+            todo += n.all_input_nodes
+    return found
+
+
+def _carries(node: fx.Node) -> bool:
+    value = node.meta.get("val")
+    if isinstance(value, Tensor):
+        return True
+    return isinstance(value, tuple | list | dict) and not isinstance(value, type(Tensor().shape))
+
+
+def _connect(p: Picture, source: str | None, target: str, label: str) -> None:
+    if source is not None and source != target:
+        labels = p.edges.setdefault((source, target), [])
+        if label not in labels:
+            labels.append(label)
+
+
+def _shape(node: fx.Node) -> str:
+    value = node.meta.get("val")
+    if not isinstance(value, Tensor):
+        return ""
+    return "×".join(["B", *map(str, value.shape[1:])]) if value.dim() else ""
+
+
+def to_dot(p: Picture, title: str = "") -> str:
+    """Graphviz source.
+
+    Examples
+    --------
+    >>> print(to_dot(Picture({"x": Box("x", "input")}), "t").splitlines()[0])
+    digraph "t" {
+    """
+    names = {key: f"n{i}" for i, key in enumerate(p.boxes)}
+
+    def box(key: str) -> str:
+        b = p.boxes[key]
+        shape = {"input": "ellipse", "output": "ellipse", "loss": "hexagon"}.get(b.kind, "box")
+        return f'{names[key]} [label="{_quoted(b.label)}", shape={shape}, fillcolor="{_FILL[b.kind]}"];'
+
+    lines = [
+        f'digraph "{_quoted(title)}" {{',
+        f'  label="{_quoted(title)}"; labelloc=t; rankdir=LR; fontname="Helvetica"; nodesep=0.25; ranksep=0.45;',
+        '  node [style="filled,rounded", fontname="Helvetica", fontsize=11, margin="0.12,0.05"];',
+        '  edge [fontname="Helvetica", fontsize=9, color="#555555"];',
+    ]
+    for i, cluster in enumerate(p.clusters()):
+        inside = [k for k, b in p.boxes.items() if b.cluster == cluster]
+        kinds = {p.boxes[k].kind for k in inside}
+        state = "moving" if "moving" in kinds else "frozen"
+        lines.append(f'  subgraph cluster_{i} {{ label="{_quoted(cluster)} ({state})"; style="rounded"; color="#888888";')
+        lines += [f"    {box(k)}" for k in inside]
+        lines.append("  }")
+    lines += [f"  {box(k)}" for k, b in p.boxes.items() if not b.cluster]
+    for (a, b), labels in p.edges.items():
+        text = "\\n".join(_quoted(t) for t in labels if t)
+        lines.append(f'  {names[a]} -> {names[b]} [label="{text}"];')
+    return "\n".join([*lines, "}", ""])
+
+
+def to_mermaid(p: Picture) -> str:
+    """Mermaid source.
+
+    Examples
+    --------
+    >>> print(to_mermaid(Picture({"x": Box("x", "input")})).splitlines()[0])
+    flowchart LR
+    """
+    names = {key: f"n{i}" for i, key in enumerate(p.boxes)}
+    lines = ["flowchart LR"]
+    for i, cluster in enumerate(p.clusters()):
+        lines.append(f'  subgraph g{i}["{_plain(cluster)}"]')
+        lines += [f'    {names[k]}["{_plain(b.label)}"]' for k, b in p.boxes.items() if b.cluster == cluster]
+        lines.append("  end")
+    lines += [f'  {names[k]}(["{_plain(b.label)}"])' for k, b in p.boxes.items() if not b.cluster]
+    for (a, b), labels in p.edges.items():
+        text = ", ".join(t for t in labels if t)
+        lines.append(f"  {names[a]} -->|{text}| {names[b]}" if text else f"  {names[a]} --> {names[b]}")
+    for kind, colour in _FILL.items():
+        members = ",".join(names[k] for k, b in p.boxes.items() if b.kind == kind)
+        if members:
+            lines += [f"  classDef {kind} fill:{colour},stroke:#888;", f"  class {members} {kind};"]
+    return "\n".join([*lines, ""])
+
+
+def _quoted(text: str) -> str:
+    return text.replace("\\", "\\\\").replace('"', '\\"')
+
+
+def _plain(text: str) -> str:
+    return text.replace('"', "'")
