@@ -19,7 +19,7 @@ from kdplan.syntax.grammar import END, Table, table
 from kdplan.syntax.lexer import Token, tokens
 from kdplan.syntax.recover import recover
 
-MAX_TEXT = 8_000_000  # characters: 40,000 phases written out
+MAX_TEXT = 4_000_000  # characters: 20,000 phases written out
 
 
 def parse(source: Source) -> ast.File:
