@@ -20,6 +20,7 @@ from kdplan.passes.values import (
     VerticalsValue,
     describe,
 )
+from kdplan.syntax import ast
 
 FIELDS = ("inputs", "labels", "indices", "targets")
 SPLITS = ("train", "test", "val")
@@ -73,20 +74,19 @@ def weights(net: NetValue, ctx: Context) -> ir.Version | ir.Moving:
     return ir.Version(version.network, version.phase, version.snapshot, span=net.span)
 
 
+def phases_that_move(name: str, ctx: Context) -> list[str]:
+    """Names of the file's phases whose `of` names the network `name`."""
+    return [d.name for d in ctx.module.after_at.values() if d.kind == "phase" and name in _names_in_of(d.node)]
+
+
 def versions_help(net: NetValue, ctx: Context) -> str:
     """The versions of a network that could be meant, for a message."""
     name = net.instance.declared.name
-    found = [f"{name}@{p}" for p in net.instance.phases]
-    for other in ctx.module.after_at.values():
-        if other.kind == "phase" and name in _names_in_of(other.node):
-            found.append(f"{name}@{other.name}")
+    found = [f"{name}@{p}" for p in [*net.instance.phases, *phases_that_move(name, ctx)]]
     return listing([*dict.fromkeys(found), f"{name}@init"])
 
 
-def _names_in_of(node: object) -> set[str]:
-    from kdplan.syntax import ast
-
-    assert isinstance(node, ast.Declaration)
+def _names_in_of(node: ast.Declaration) -> set[str]:
     clause = node.clause("of")
     found: set[str] = set()
     stack: list[object] = list(clause.exprs) if clause else []
@@ -144,7 +144,7 @@ def data_attribute(base: DataValue, word: str, word_span: Span, span: Span, ctx:
         return DataValue(data, base.split, base.classes, True, span)
     if word == "classes":
         if not data.classes:
-            raise error("KD0703", span, name=data.name)
+            raise error("KD0707", span, name=data.name)
         return ClassesValue(base.classes or ClassSet(data.name, list(range(len(data.classes)))), data, span)
     if word == "superclasses":
         groups = ctx.session.tables["superclasses"].get(data.name)

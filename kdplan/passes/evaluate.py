@@ -13,7 +13,7 @@ from kdplan.diagnostics.report import error, listing, nearest
 from kdplan.diagnostics.span import Span
 from kdplan.ir import expr as ir
 from kdplan.ir.functions import FUNCTIONS, PLAN_FUNCTIONS, SIGNALS
-from kdplan.passes import apply, arithmetic, declared, picks
+from kdplan.passes import apply, arithmetic, declared, make_network, picks
 from kdplan.passes.load import Declared, Module, UserCode
 from kdplan.passes.session import Context
 from kdplan.passes.spread import comprehend, spread
@@ -207,7 +207,7 @@ def call(function: Value, node: ast.Call, ctx: Context, want: str) -> Value:
     if isinstance(function, ModelValue):
         arguments = choice_arguments(ctx.session.tables["model"].get(function.item.name), node, ctx)
         item = Item(function.item.name, {**function.item.arguments, **arguments}, span=node.span)
-        return ModelValue(item, declared.argument_classes(node, ctx) or function.classes, function.code, node.span)
+        return ModelValue(item, make_network.argument_classes(node, ctx) or function.classes, function.code, node.span)
     if isinstance(function, VerticalsValue):
         raise error("KD0233", node.span, what="route samples by their vertical")
     raise error("KD0234", node.function.span, what=describe(function))
@@ -233,7 +233,7 @@ def _inline(function: FunctionValue, node: ast.Call, ctx: Context, want: str) ->
             near = nearest(keyword.name, [p.name for p in params])
             raise error("KD0230", keyword.name_span, function=f"`{function.declared.name}`", name=keyword.name, nearest=near)
         given[keyword.name] = evaluate(keyword.value, ctx, "any")
-    inner = ctx.child(module=function.declared.module, names=dict(given), depth=ctx.depth + 1, exclude=None)
+    inner = ctx.child(module=function.declared.module, names={**function.names, **given}, depth=ctx.depth + 1, exclude=None)
     for param in params:
         if param.name not in given:
             if param.default is None:

@@ -180,12 +180,12 @@ def _members(base: Family, rest: list[ast.Expr], node: ast.Pick, ctx: Context) -
         raise error("KD0408", node.span, name=base.declared.name, count=len(slots))
     many = any(isinstance(p, ast.All | ast.Range) for p in chosen)
     found: list[Value] = []
-    for bindings in _bindings(base, chosen, 0, {}, ctx):
+    for bindings in bindings(base, chosen, 0, {}, ctx):
         found.append(declared.member(base, bindings, node.span, ctx))
     return Several(found, node.span) if many or len(found) != 1 else found[0]
 
 
-def _bindings(
+def bindings(
     base: Family, chosen: list[ast.Expr], at: int, bound: dict[str, tuple[Any, Value]], ctx: Context
 ) -> list[dict[str, tuple[Any, Value]]]:
     """Every choice of slot values that the picks allow: slot -> (label, value)."""
@@ -202,4 +202,4 @@ def _bindings(
         value = ctx.eval(p, "any")
         wanted = iterate(value, p.span) if isinstance(value, ListValue | Several | VerticalsValue) else [value]
         indices = [position(v, labels, p.span, base.declared.name) for v in wanted]
-    return [b for i in indices for b in _bindings(base, chosen, at + 1, {**bound, slot.name: items[i]}, ctx)]
+    return [b for i in indices for b in bindings(base, chosen, at + 1, {**bound, slot.name: items[i]}, ctx)]

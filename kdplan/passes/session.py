@@ -51,6 +51,8 @@ class Session:
     active: dict[Any, Span] = field(default_factory=dict)
     failed: dict[Any, PlanError] = field(default_factory=dict)
     names: dict[str, object] = field(default_factory=dict)
+    derived: dict[str, NetInstance] = field(default_factory=dict)
+    """Networks that a call made (`merge(…)`), by the name that the call gives them."""
 
 
 @dataclass

@@ -73,6 +73,8 @@ def choices() -> dict[str, dict[str, Spec]]:
         "source": {n: _from_data(n, s.doc, s.params, s.extra) for n, s in SOURCES.items()},
         "transform": {n: _from_data(n, s.doc, s.params) for n, s in TRANSFORMS.items()},
         "split": SPLITS,
+        "precision": {c: Spec(c) for c in ("fp32", "bf16", "fp16")},
+        "mode": {c: Spec(c) for c in ("train", "eval")},
         "partition": PARTITIONS,
     }
 

@@ -28,6 +28,8 @@ class NetInstance:
     as_declared: ir.Version | None = None
     """What a bare name reads: None while fresh, or while several body phases end side by side."""
     fresh: bool = True
+    stands_for: NetInstance | None = None
+    """Of a merged network: the one whose parts it joins, whose bare name means it where it moves."""
 
     @property
     def name(self) -> str:
@@ -132,10 +134,11 @@ class ModelValue:
 
 @dataclass
 class FunctionValue:
-    """A `def` with parameters, or a bound part of one."""
+    """A `def` with parameters; `names` are the local names around it."""
 
     declared: Declared
     span: Span
+    names: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass

@@ -1,0 +1,235 @@
+"""What a declared name stands for, kind by kind; versions `N@P`; and the functions that make networks from networks."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from kdplan.diagnostics.report import error, listing
+from kdplan.diagnostics.span import Span
+from kdplan.ir import expr as ir
+from kdplan.ir.seed import fold
+from kdplan.passes import axes, make_data, make_network, make_phase, make_recipe
+from kdplan.passes.arithmetic import integer, plain
+from kdplan.passes.load import Declared
+from kdplan.passes.session import Context, remember
+from kdplan.passes.spread import spread
+from kdplan.passes.values import (
+    Case,
+    ClassesValue,
+    Family,
+    FunctionValue,
+    Lazy,
+    ListValue,
+    NetInstance,
+    NetValue,
+    Part,
+    Several,
+    Value,
+    VerticalsValue,
+    describe,
+)
+from kdplan.ir.spec import Spec
+from kdplan.syntax import ast
+
+
+def value(thing: Declared, span: Span, ctx: Context, want: str) -> Value:
+    """The value of a declared name."""
+    node = thing.node
+    if thing.kind == "param":
+        return _param(thing, span, ctx, want)
+    if thing.kind == "def":
+        if node.params is not None:
+            return FunctionValue(thing, span)
+        return _definition(thing, span, ctx, want)
+    if thing.kind == "data":
+        return make_data.data_value(thing, span, ctx)
+    if thing.kind == "verticals":
+        return make_data.verticals_value(thing, span, ctx)
+    if thing.kind == "recipe":
+        return make_recipe.recipe_value(thing, span, ctx)
+    if thing.kind == "model":
+        return make_network.model_value(thing, span, ctx)
+    if node.slots:
+        return Family(thing, None, span)
+    return NetValue(make_network.instance(thing, {}, span, ctx), None, (), span)
+
+
+def _param(thing: Declared, span: Span, ctx: Context, want: str) -> Value:
+    if axes.is_axis(thing):
+        index = ctx.coordinate(thing)
+        item = axes.items(thing, ctx)[index]
+        if not isinstance(item, Lazy):
+            return item
+        return ctx.in_module(item.module).child(exclude=thing.name).eval(item.node, want)
+    override = thing.module.overrides.get(thing.name)
+    clause = thing.node.clause("=")
+    assert override or clause
+    node = override.value if override else clause.exprs[0] if clause else None
+    assert node is not None
+    module = override.module if override else thing.module
+    exclude = None if override and override.module is not thing.module else thing.name
+    return ctx.in_module(module).child(exclude=exclude).eval(node, want)
+
+
+def _definition(thing: Declared, span: Span, ctx: Context, want: str) -> Value:
+    key = ("def", thing)
+    if key in ctx.session.active:
+        raise error("KD0303", span, cycle=f"{thing.name} → {thing.name}")
+    clause = thing.node.clause("=")
+    assert clause is not None
+    ctx.session.active[key] = span
+    try:
+        inner = ctx.child(module=thing.module, names={}, exclude=thing.name, depth=ctx.depth + 1)
+        return inner.eval(clause.exprs[0], want)
+    finally:
+        del ctx.session.active[key]
+
+
+# ---- families
+
+
+def slot_items(family: Declared, slot: ast.Slot, names: dict[str, Value], ctx: Context) -> list[tuple[Any, Value]]:
+    """The members of one slot: how each is shown, and its value."""
+    from kdplan.passes.spread import iterate
+
+    inner = ctx.in_module(family.module).child(names=dict(names))
+    found = iterate(inner.eval(slot.values, "any"), slot.values.span)
+    return [(axes.label(v, i), v) for i, v in enumerate(found)]
+
+
+def member(family: Family, bound: dict[str, tuple[Any, Value]], span: Span, ctx: Context) -> Value:
+    """One member of a family of networks, or a network as one member of a family of phases left it."""
+    if family.declared.kind == "phase":
+        assert family.net is not None
+        return _left_by(family.net, family.declared, bound, span, ctx)
+    instance = make_network.instance(family.declared, bound, span, ctx)
+    return NetValue(instance, None, (), span, {n: label for n, (label, _) in bound.items()})
+
+
+# ---- versions
+
+
+def version(base: Value, node: ast.Version, ctx: Context) -> Value:
+    """`base@phase`.
+
+    Raises
+    ------
+    PlanError
+        KD0302 where no such phase moves the network.
+    """
+    if isinstance(base, Several):
+        return Several([version(b, node, ctx) for b in base.items], node.span)
+    if not isinstance(base, NetValue):
+        if isinstance(base, Family):
+            raise error("KD0401", base.span, name=base.declared.name, slots=listing(s.name for s in base.declared.node.slots))
+        raise error("KD0250", node.span, what=describe(base))
+    instance = base.instance
+    if node.phase == "init":
+        return NetValue(instance, ir.Version(instance.name, None, span=node.span), base.path, node.span, base.coordinates)
+    own = instance.phases.get(node.phase)
+    if own is not None:
+        return _moved_by(base, own, node.span)
+    declared = ctx.module.after_at.get(node.phase) or instance.declared.module.after_at.get(node.phase)
+    if declared is None or declared.kind != "phase":
+        raise _no_such_phase(base, node, ctx)
+    if declared.node.slots:
+        return Family(declared, base, node.span)
+    return _left_by(base, declared, {}, node.span, ctx)
+
+
+def _left_by(base: NetValue, declared: Declared, bound: dict[str, tuple[Any, Value]], span: Span, ctx: Context) -> Value:
+    phase = make_phase.instance(declared, bound, None, span, ctx)
+    found = _moved_by(base, phase, span)
+    found.coordinates.update({n: label for n, (label, _) in bound.items()})
+    return found
+
+
+def _moved_by(base: NetValue, phase: make_phase.PhaseInstance, span: Span) -> NetValue:
+    slot = phase.moved.get(base.instance)
+    if slot is None:
+        names = listing(n.declared.name for n in phase.moved)
+        raise error("KD0307", span, phase=phase.name, name=base.instance.name, moves=names)
+    network = phase.phase.moves[slot].base.network if slot >= 0 else base.instance.name
+    moved = ir.Version(network, phase.name, span=span)
+    return NetValue(base.instance, moved, base.path, span, {**base.coordinates, **phase.coordinates})
+
+
+def _no_such_phase(base: NetValue, node: ast.Version, ctx: Context) -> Exception:
+    from kdplan.diagnostics.report import nearest
+    from kdplan.passes.apply import phases_that_move
+
+    name = base.instance.declared.name
+    phases = [*base.instance.phases, *phases_that_move(name, ctx)]
+    near = nearest(node.phase, phases)
+    help = f"did you mean `{near}`?" if near else f"those that do: {listing(phases)}" if phases else None
+    return error("KD0302", node.phase_span, phase=node.phase, name=name, help=help)
+
+
+# ---- functions of plans
+
+
+def plan_function(spec: Spec, node: ast.Call, ctx: Context) -> Value:
+    """`fold`, `upto`, `merge`, `average`, `ema`, `case`, `count`."""
+    if spec.name == "case":
+        if node.args:
+            raise error("KD0236", node.args[0].span, function="case", count=0)
+        return Case({k.name: _case_value(k.value, ctx) for k in node.keywords}, node.span)
+    if spec.name == "upto":
+        return _upto(node, ctx)
+    values = spread(node.args, ctx, "network" if spec.name in ("merge", "average", "ema") else "any")
+    if not values:
+        raise error("KD0237", node.span, function=spec.name, name=spec.params[0].name)
+    if spec.name == "fold":
+        seed = integer(values[0], node.args[0].span)
+        return ir.Const(fold(seed, *[plain(v, node.span) for v in values[1:]]), span=node.span)
+    if spec.name == "count":
+        return ir.Const(_count(values, node), span=node.span)
+    return make_network.from_networks(spec.name, values, node, ctx)
+
+
+def _case_value(node: ast.Expr, ctx: Context) -> Value:
+    return ctx.eval(node, "any")
+
+
+def _count(values: list[Value], node: ast.Call) -> int:
+    one = values[0]
+    if len(values) == 1 and isinstance(one, ClassesValue):
+        return len(one.classes.ids)
+    if len(values) == 1 and isinstance(one, VerticalsValue):
+        return len(one.parts)
+    if len(values) == 1 and isinstance(one, ListValue | Several):
+        return len(one.items)
+    return len(values)
+
+
+def _upto(node: ast.Call, ctx: Context) -> Value:
+    if len(node.args) != 1:
+        raise error("KD0236" if node.args else "KD0237", node.span, function="upto", count=1, name="tap")
+    net = ctx.eval(node.args[0], "network")
+    if not isinstance(net, NetValue) or not net.path:
+        raise error("KD0251", node.args[0].span, what=describe(net))
+    since: str | None = None
+    for keyword in node.keywords:
+        if keyword.name != "from":
+            raise error("KD0230", keyword.name_span, function="`upto`", name=keyword.name, nearest="from")
+        since = _tap_path(keyword.value)
+    return Part(net, since, node.span)
+
+
+def _tap_path(node: ast.Expr) -> str:
+    """`layer1` or `small.layer1` as a path within the network."""
+    words: list[str] = []
+    e = node
+    while isinstance(e, ast.Attr):
+        words.append(e.word)
+        e = e.base
+    if isinstance(e, ast.Name):
+        words.append(e.name)
+        return ".".join(reversed(words))
+    raise error("KD0251", node.span, what="this")
+
+
+def network_of(v: Value, span: Span) -> NetInstance:
+    if isinstance(v, NetValue):
+        return v.instance
+    raise error("KD0250", span, what=describe(v))

@@ -1,0 +1,219 @@
+"""Content keys: what a phase is, as a hash, and the parts that it was made from.
+
+Names, comments, layout and order enter no key; everything that can change the trained weights does. Each part is kept
+as a `Component` with its place, so that "why does this run?" is a comparison.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import networkx as nx
+
+from kdplan.ir import expr as ir
+from kdplan.ir.dag import Component, PhaseKey
+from kdplan.ir.functions import FUNCTIONS
+from kdplan.ir.plan import (
+    Averaged,
+    Copied,
+    Data,
+    Fresh,
+    Item,
+    Loaded,
+    Merged,
+    Network,
+    Phase,
+    Plan,
+    Recipe,
+    View,
+)
+from kdplan.passes.dag import makers, order, slot_of, versions_read
+
+FORMAT = 1
+"""Raised when phases trained by an older kdplan must not be reused at all."""
+
+_IRRELEVANT = frozenset({"span", "spans", "workers", "label_smoothing"})
+"""Recipe fields that do not change what is trained, or stand elsewhere in the key."""
+
+_DEFAULT_RECIPE = Recipe(Item(""))
+
+
+def keys(plan: Plan, dag: nx.DiGraph[str]) -> dict[str, PhaseKey]:
+    """The key of every phase of a plan, in topological order.
+
+    Two phases with the same key are one piece of work, whatever they are called and in whichever plan they stand.
+    """
+    hasher = _Hasher(plan)
+    for name in order(dag):
+        hasher.add(plan.phases[name])
+    return {name: hasher.done[name] for name in plan.phases}
+
+
+def network_key(plan: Plan, name: str) -> str:
+    """The content of a network as it starts: architecture, seed, where its weights come from (no phases read)."""
+    return _Hasher(plan).network(name)
+
+
+def _hash(value: Any) -> str:
+    text = value if isinstance(value, str) else json.dumps(value, sort_keys=True, separators=(",", ":"), default=str)
+    return hashlib.sha256(text.encode()).hexdigest()[:32]
+
+
+def _number(value: Any) -> str:
+    """1 and 1.0 are the same content; texts and truth values are told apart from numbers."""
+    if isinstance(value, float) and value.is_integer() and abs(value) < 1e15:
+        value = int(value)
+    return repr(value)
+
+
+class _Hasher:
+    def __init__(self, plan: Plan) -> None:
+        self.plan = plan
+        self.done: dict[str, PhaseKey] = {}
+        self.networks: dict[str, str] = {}
+        self.views: dict[tuple[str, str, Any], str] = {}
+
+    # ---- weights
+
+    def network(self, name: str) -> str:
+        if name not in self.networks:
+            self.networks[name] = _hash(self._network(self.plan.networks[name]))
+        return self.networks[name]
+
+    def _network(self, n: Network) -> dict[str, Any]:
+        content: dict[str, Any] = {"architecture": architecture(n)}
+        origin = n.origin
+        if isinstance(origin, Fresh):
+            content["seed"] = n.seed
+        elif isinstance(origin, Loaded):
+            content["loaded"] = origin.fingerprint
+        elif isinstance(origin, Copied):
+            content["copied"] = self.version(origin.version)
+        elif isinstance(origin, Merged | Averaged):
+            content[origin.kind] = [self.version(v) for v in origin.versions]
+        else:
+            content["follows"] = [self.network(origin.network), origin.decay]
+        return content
+
+    def version(self, v: ir.Version) -> str:
+        """The content of weights: of a network as it starts, or as a phase with this key left it."""
+        if v.phase is None:
+            return self.network(v.network)
+        return f"{self.done[v.phase].key}/{slot_of(self.plan, v)}/{v.snapshot}"
+
+    # ---- phases
+
+    def add(self, phase: Phase) -> None:
+        components = list(self.components(phase))
+        lines = [f"{c.path}={c.value}" for c in components]
+        key = _hash(f"kdplan {FORMAT}\n" + "\n".join(sorted(lines)))
+        reads = {m: self.done[m].key for v in versions_read(phase) for m in makers(self.plan, v)}
+        self.done[phase.name] = PhaseKey(key, components, reads)
+
+    def components(self, phase: Phase) -> Iterator[Component]:
+        yield Component("seed", str(phase.seed), span=phase.span)
+        for i, move in enumerate(phase.moves):
+            yield Component(f"moves/{i}", self.version(move.base), span=move.span)
+            part = {"paths": sorted(move.paths), "upto": move.upto, "since": move.since}
+            if any(part.values()):
+                yield Component(f"moves/{i}/part", json.dumps(part, sort_keys=True), span=move.span)
+        for i, view in enumerate(phase.streams):
+            yield Component(f"data/{i}", self.view(view), span=view.span)
+        for i, recipe in enumerate(phase.recipes):
+            yield from _recipe(f"recipe/{i}", recipe)
+        for i, v in enumerate(phase.validations):
+            value = [self.view(v.view), v.network, [_item(m) for m in v.metrics]]
+            yield Component(f"measure/{i}", json.dumps(value), span=v.span)
+        yield from self.expression("loss", phase.loss)
+        for name, code in sorted(phase.code.items()):
+            yield Component(f"code/{name.rpartition(':')[2]}", code, span=None)
+
+    def view(self, view: View) -> str:
+        ids = tuple(view.classes.ids) if view.classes else None
+        at = (view.data, view.split, ids)
+        if at not in self.views:
+            self.views[at] = json.dumps(_view(self.plan.data[view.data], view), sort_keys=True)
+        return self.views[at]
+
+    def expression(self, path: str, root: ir.Expr) -> Iterator[Component]:
+        """Every node as a component, named by its place in the tree; iterative, since sums may be very long."""
+        stack: list[tuple[str, ir.Expr]] = [(path, root)]
+        while stack:
+            at, e = stack.pop()
+            if isinstance(e, ir.Const):
+                yield Component(at, _number(e.value), span=e.span)
+            elif isinstance(e, ir.Op):
+                yield Component(at, e.op, span=e.span)
+                stack.extend((f"{at}/{i}", a) for i, a in enumerate(e.args))
+            elif isinstance(e, ir.Call):
+                yield Component(at, self._function(e.function), span=e.span)
+                stack.extend((f"{at}/{i}", a) for i, a in enumerate(e.args))
+                stack.extend((f"{at}/{n}", a) for n, a in e.keywords.items())
+            elif isinstance(e, ir.Tap):
+                yield Component(at, self._tap(e), span=e.span)
+                stack.extend((f"{at}/{i}", a) for i, a in enumerate(e.inputs))
+            elif isinstance(e, ir.StreamField):
+                yield Component(at, f"{e.field} of data/{e.stream}", span=e.span)
+            else:
+                yield Component(at, e.name, span=e.span)
+
+    def _tap(self, e: ir.Tap) -> str:
+        if isinstance(e.of, ir.Moving):
+            return f"{e.path or 'output'} of {e.submodule} moves/{e.of.slot}"
+        mode = self.plan.networks[e.of.network].mode
+        tail = f" in {mode} mode" if mode != "eval" else ""
+        return f"{e.path or 'output'} of {e.submodule} {self.version(e.of)}{tail}"
+
+    @staticmethod
+    def _function(name: str) -> str:
+        spec = FUNCTIONS.get(name)
+        if spec is None:
+            return name.rpartition(":")[2]  # the code itself is a component
+        return name if spec.version == 1 else f"{name} {spec.version}"
+
+
+def architecture(n: Network) -> list[Any]:
+    """An architecture's content: a user's own counts by its source, not by its path."""
+    name = n.architecture.name
+    if n.code is not None:
+        name = f"{n.code}:{name.rpartition(':')[2]}"
+    arguments = {k: v for k, v in n.architecture.arguments.items() if v is not None}
+    return [name, arguments]
+
+
+def _item(item: Item) -> list[Any]:
+    return [item.name, {k: _number(v) if isinstance(v, float) else v for k, v in sorted(item.arguments.items())}]
+
+
+def _view(data: Data, view: View) -> dict[str, Any]:
+    content: dict[str, Any] = {"content": data.fingerprint, "split": view.split}
+    if view.classes is not None:
+        content["classes"] = view.classes.ids
+    if data.augment:
+        content["augment"] = [_item(t) for t in data.augment]
+    if data.normalize is not None:
+        content["normalize"] = data.normalize
+    if data.split is not None:
+        content["cut"] = _item(data.split)
+    for name, default in (("fraction", 1.0), ("limit", None), ("seed", 0)):
+        if getattr(data, name) != default:
+            content[name] = getattr(data, name)
+    return content
+
+
+def _recipe(path: str, recipe: Recipe) -> Iterator[Component]:
+    """Settings that differ from the defaults: a setting that a later version adds changes no old key."""
+    for name in Recipe.__slots__:  # type: ignore[attr-defined]
+        value = getattr(recipe, name)
+        if name in _IRRELEVANT or value == getattr(_DEFAULT_RECIPE, name, None):
+            continue
+        span = recipe.spans.get(name, recipe.span)
+        if isinstance(value, Item):
+            yield Component(f"{path}/{name}", value.name, span=span)
+            for argument, v in sorted(value.arguments.items()):
+                yield Component(f"{path}/{name}/{argument}", _number(v), span=span)
+        else:
+            yield Component(f"{path}/{name}", _number(value), span=span)

@@ -1,0 +1,249 @@
+"""`model`, `teacher`, `student`, `network`: architectures, initial weights, and networks made from networks."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import Any
+
+from kdplan.diagnostics.report import error
+from kdplan.diagnostics.span import Span
+from kdplan.ir import expr as ir
+from kdplan.ir.kinds import KINDS, NETWORKS
+from kdplan.ir.plan import Averaged, ClassSet, Copied, Follows, Fresh, Item, Loaded, Merged, Network
+from kdplan.passes import axes, make_phase, settings
+from kdplan.passes.apply import weights
+from kdplan.passes.load import Declared
+from kdplan.passes.make_data import unique_name
+from kdplan.passes.session import Context, remember
+from kdplan.passes.values import (
+    Choice,
+    ClassesValue,
+    ModelValue,
+    NetInstance,
+    NetValue,
+    UserFunction,
+    Value,
+    describe,
+)
+from kdplan.syntax import ast
+
+
+def model_value(thing: Declared, span: Span, ctx: Context) -> ModelValue:
+    def make(inner: Context) -> ModelValue:
+        clause = thing.node.clause("=")
+        assert clause is not None
+        found = inner.child(exclude=thing.name).eval(clause.exprs[0], "model")
+        return _as_model(found, clause.exprs[0], inner)
+
+    made = remember(ctx.in_module(thing.module), (thing, thing.name), "model", span, make)
+    return ModelValue(made.item, made.classes, made.code, span)
+
+
+def _as_model(found: Value, node: ast.Expr, ctx: Context) -> ModelValue:
+    if isinstance(found, ModelValue):
+        return found
+    if isinstance(found, Choice):
+        return ModelValue(found.item, _classes_of(node, ctx), None, node.span)
+    if isinstance(found, UserFunction) and found.name:
+        return ModelValue(Item(f"{found.code.path}:{found.name}", {}, span=node.span), None, found.code, node.span)
+    raise error("KD0244", node.span, what="this", wants="an architecture", found=describe(found))
+
+
+def _classes_of(node: ast.Expr, ctx: Context) -> ClassSet | None:
+    return argument_classes(node, ctx) if isinstance(node, ast.Call) else None
+
+
+def argument_classes(node: ast.Call, ctx: Context) -> ClassSet | None:
+    """The class set that a call's `classes` names, where it is one and not a number."""
+    for keyword in node.keywords:
+        if keyword.name == "classes":
+            value = ctx.eval(keyword.value, "any")
+            return value.classes if isinstance(value, ClassesValue) else None
+    return None
+
+
+# ---- instances
+
+
+def instance(thing: Declared, bound: dict[str, tuple[Any, Value]], span: Span, ctx: Context) -> NetInstance:
+    """One network of a declaration, made once."""
+    key = (thing, thing.name, tuple(repr(label) for label, _ in bound.values()))
+    return remember(ctx.in_module(thing.module), key, "network", span, lambda inner: _instance(thing, bound, inner))
+
+
+def _instance(thing: Declared, bound: dict[str, tuple[Any, Value]], ctx: Context) -> NetInstance:
+    """Made twice where a body phase reads axes that the network itself does not: its name shows all of them."""
+    before: frozenset[Declared] | None = None
+    while before != frozenset(ctx.reads):
+        before = frozenset(ctx.reads)
+        made = _make(thing, bound, ctx)
+        if not made.phases:
+            break
+    _register(made, ctx)
+    return made
+
+
+def _make(thing: Declared, bound: dict[str, tuple[Any, Value]], ctx: Context) -> NetInstance:
+    node = thing.node
+    local = ctx.child(names={n: v for n, (_, v) in bound.items()})
+    clause = node.clause("=")
+    assert clause is not None
+    found = local.child(exclude=thing.name).eval(clause.exprs[0], "model")
+    network = _derived(found, local) if isinstance(found, NetValue) else None
+    if network is None:
+        model = _as_model(found, clause.exprs[0], local)
+        network = Network("", model.item, classes=model.classes)
+        code = model.code.path if model.code else model.item.name.partition(":")[0] if ":" in model.item.name else None
+        network.code = file_hash(Path(code)) if code else None
+    network.role = thing.kind  # type: ignore[assignment]
+    network.span = node.head_span
+    _settings(network, thing, local)
+    shown = {n: label for n, (label, _) in bound.items()}
+    coords = {**shown, **axes.coordinates(ctx)}
+    network.name = unique_name(thing, thing.name, ctx) + axes.suffix({}, coords)
+    made = NetInstance(thing, network, coords)
+    inner_phases = [i for i in node.items or [] if isinstance(i, ast.Declaration) and i.kind == "phase"]
+    made.fresh = isinstance(network.origin, Fresh) and not inner_phases
+    if not isinstance(network.origin, Fresh):
+        made.as_declared = ir.Version(network.name, None)
+    me = NetValue(made, None, (), node.head_span)
+    for inner in inner_phases:
+        phase = make_phase.make(Declared(inner, thing.module), bound, made, local.child(names={**local.names, "self": me}))
+        made.phases[inner.name or ""] = phase
+    _leave(made)
+    return made
+
+
+def _leave(made: NetInstance) -> None:
+    """What a bare name reads after the body's phases: the one that no other body phase goes on from."""
+    if not made.phases:
+        return
+    gone_on_from = {m.base.phase for p in made.phases.values() for m in p.phase.moves}
+    ends = [p for p in made.phases.values() if p.name not in gone_on_from and made in p.moved]
+    made.as_declared = ir.Version(made.name, ends[0].name) if len(ends) == 1 else None
+    made.fresh = made.as_declared is None
+
+
+def _register(made: NetInstance, ctx: Context) -> None:
+    plan = ctx.session.plan
+    plan.networks[made.name] = made.network
+    for phase in made.phases.values():
+        plan.phases[phase.name] = phase.phase
+
+
+def _settings(network: Network, thing: Declared, ctx: Context) -> None:
+    network.seed = seed_setting(thing.node, ctx)
+    kind = KINDS[thing.kind]
+    for item in thing.node.items or []:
+        if not isinstance(item, ast.Setting) or item.name == "seed":
+            continue
+        spec = kind.setting(item.name)
+        if spec is None:
+            continue
+        value = settings.read(spec, item.value, ctx)
+        if item.name == "mode":
+            network.mode = value
+        else:
+            path = (thing.module.folder / value).resolve()
+            if not path.is_file():
+                raise error("KD0211", item.value.span, file=value, folder=str(thing.module.folder))
+            network.origin = Loaded(str(path), file_hash(path))
+
+
+def seed_setting(node: ast.Declaration, ctx: Context, outer: int | None = None) -> int:
+    """`seed`: the declaration's own, else the enclosing one's, else the file's `param seed`, else 0."""
+    for item in node.items or []:
+        if isinstance(item, ast.Setting) and item.name == "seed":
+            spec = KINDS["phase"].setting("seed")
+            assert spec is not None
+            names = dict(ctx.names)
+            if outer is not None or not _has_seed(ctx):
+                names.setdefault("seed", ir.Const(outer or 0, span=item.value.span))
+            return int(settings.read(spec, item.value, ctx.child(names=names)))
+    return outer if outer is not None else file_seed(ctx)
+
+
+def _has_seed(ctx: Context) -> bool:
+    thing = ctx.module.scope.get("seed")
+    return isinstance(thing, Declared) and thing.kind == "param"
+
+
+def file_seed(ctx: Context) -> int:
+    """`param seed` of the file, or 0."""
+    if not _has_seed(ctx):
+        return 0
+    thing = ctx.module.scope["seed"]
+    assert isinstance(thing, Declared)
+    value = ctx.child(names={}, exclude=None).eval(ast.Name(thing.node.span, "seed"), "any")
+    if not (isinstance(value, ir.Const) and isinstance(value.value, int)):
+        raise error("KD0244", thing.node.span, what="`seed`", wants="a whole number", found=describe(value))
+    return value.value
+
+
+def file_hash(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+# ---- networks from networks
+
+
+def _derived(found: NetValue, ctx: Context) -> Network:
+    """`student b = small@kd`, or what `merge`, `average`, `ema` gave."""
+    base = found.instance.network
+    if found.instance.declared.kind not in NETWORKS:
+        return Network("", base.architecture, classes=base.classes, origin=base.origin, code=base.code)
+    version = weights(found, ctx)
+    assert isinstance(version, ir.Version)
+    return Network("", base.architecture, classes=base.classes, origin=Copied(version), code=base.code)
+
+
+def from_networks(function: str, values: list[Value], node: ast.Call, ctx: Context) -> NetValue:
+    """`merge(a@p, b@q)`, `average(…)`, `ema(n, decay)`: a network that is named by the call itself.
+
+    Raises
+    ------
+    PlanError
+        KD0253 where the networks differ in architecture.
+    """
+    nets: list[NetValue] = []
+    for v in values:
+        if not isinstance(v, NetValue) or v.path:
+            raise error("KD0250", node.span, what=describe(v))
+        nets.append(v)
+    first = nets[0].instance.network
+    for net in nets[1:]:
+        other = net.instance.network
+        if (other.architecture.name, other.architecture.arguments) != (first.architecture.name, first.architecture.arguments):
+            raise error("KD0253", net.span, function=function, first=nets[0].span.text, second=net.span.text)
+    if function == "ema":
+        decay = 0.999
+        for k in node.keywords:
+            value = ctx.eval(k.value, "any")
+            if k.name != "decay" or not isinstance(value, ir.Const) or not isinstance(value.value, int | float):
+                raise error("KD0230", k.name_span, function="`ema`", name=k.name, nearest="decay")
+            decay = float(value.value)
+        origin: Any = Follows(nets[0].instance.name, decay)
+        name = f"ema({nets[0].instance.name}, decay = {decay!r})"
+    else:
+        versions = [w for n in nets if isinstance(w := weights(n, ctx), ir.Version)]
+        origin = Merged(versions) if function == "merge" else Averaged(versions)
+        name = f"{function}({', '.join(map(str, versions))})"
+    network = Network(name, first.architecture, first.role, first.classes, first.seed, origin, code=first.code)
+    ctx.session.plan.networks.setdefault(name, network)
+    carrier = Declared(node_as_declaration(node, name), nets[0].instance.declared.module)
+    made = NetInstance(carrier, network, {}, as_declared=ir.Version(name, None), fresh=False)
+    if function == "merge" and len({id(n.instance) for n in nets}) == 1:
+        made.stands_for = nets[0].instance
+    return NetValue(_same(made, ctx), ir.Version(name, None), (), node.span)
+
+
+def _same(made: NetInstance, ctx: Context) -> NetInstance:
+    """One instance for equal calls, so that both are one network."""
+    return ctx.session.derived.setdefault(made.name, made)
+
+
+def node_as_declaration(node: ast.Call, name: str) -> ast.Declaration:
+    return ast.Declaration(
+        node.span, "derived", node.span, name, node.span, None, None, [], [], None, None, node.span
+    )

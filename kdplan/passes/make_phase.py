@@ -1,0 +1,254 @@
+"""`phase`: what moves, on what data, by what recipe, and the loss."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from kdplan.diagnostics.report import error
+from kdplan.diagnostics.span import Span
+from kdplan.ir import expr as ir
+from kdplan.ir.plan import Move, Phase, Recipe, Validation, View
+from kdplan.passes import axes, make_network, make_recipe
+from kdplan.passes.apply import family_error, signal
+from kdplan.passes.load import Declared
+from kdplan.passes.make_data import unique_name
+from kdplan.passes.make_results import measure_metrics
+from kdplan.passes.session import Context, PhaseFrame, remember
+from kdplan.passes.spread import spread
+from kdplan.passes.values import (
+    SIGNALS,
+    DataValue,
+    Family,
+    FunctionValue,
+    NetInstance,
+    NetValue,
+    Part,
+    PhaseInstance,
+    RecipeValue,
+    Value,
+    describe,
+)
+from kdplan.syntax import ast
+
+
+def instance(
+    thing: Declared, bound: dict[str, tuple[Any, Value]], outer: NetInstance | None, span: Span, ctx: Context
+) -> PhaseInstance:
+    """One phase of a top-level declaration, made once and entered into the plan."""
+    key = (thing, thing.name, tuple(repr(label) for label, _ in bound.values()))
+
+    def build(inner: Context) -> PhaseInstance:
+        made = make(thing, bound, outer, inner)
+        inner.session.plan.phases[made.name] = made.phase
+        return made
+
+    return remember(ctx.in_module(thing.module), key, "phase", span, build)
+
+
+def make(thing: Declared, bound: dict[str, tuple[Any, Value]], outer: NetInstance | None, ctx: Context) -> PhaseInstance:
+    """The phase of a declaration; `outer` is the network in whose body it stands."""
+    node = thing.node
+    if outer is not None and node.slots:
+        raise error("KD0255", node.slots[0].name_span, name=thing.name)
+    local = ctx.child(names={**ctx.names, **{n: v for n, (_, v) in bound.items()}})
+    moves, moved = _moves(node, outer, local)
+    streams = _streams(node, local)
+    frame = PhaseFrame(thing.name, streams, moved)
+    inside = local.child(phase=frame)
+    recipes = _recipes(node, moves, local)
+    logged = _definitions(node, thing, inside)
+    phase = Phase(
+        "",
+        moves,
+        [_view(v) for _, v in streams],
+        recipes,
+        _loss(node, thing, inside),
+        logged=logged,
+        seed=make_network.seed_setting(node, local, outer.network.seed if outer else None),
+        stream_names=[label for label, _ in streams],
+        span=node.head_span,
+    )
+    phase.validations = _validations(node, thing, moved, inside)
+    _smooth(phase)
+    phase.code = _code(phase)
+    coords = {**{n: label for n, (label, _) in bound.items()}, **axes.coordinates(ctx)}
+    if outer is not None:
+        phase.name = f"{outer.name}@{thing.name}"
+    else:
+        phase.name = unique_name(thing, thing.name, ctx) + axes.suffix({}, coords)
+    return PhaseInstance(thing, phase, coords, moved)
+
+
+# ---- what moves
+
+
+def _moves(node: ast.Declaration, outer: NetInstance | None, ctx: Context) -> tuple[list[Move], dict[NetInstance, int]]:
+    clause = node.clause("of")
+    moves: list[Move] = []
+    moved: dict[NetInstance, int] = {}
+    if clause is None:
+        assert outer is not None
+        return [Move(ir.Version(outer.name, _before(outer), span=node.head_span), span=node.head_span)], {outer: 0}
+    for value in spread(clause.exprs, ctx, "network"):
+        part = value if isinstance(value, Part) else None
+        net = part.net if part else value
+        if isinstance(net, Family):
+            raise family_error(net)
+        if not isinstance(net, NetValue):
+            raise error("KD0250", net.span or clause.word_span, what=describe(net))
+        base = _base(net, outer)
+        slot = moved.get(net.instance)
+        if slot is None:
+            slot = len(moves)
+            moved[net.instance] = slot
+            if net.instance.stands_for is not None:
+                moved[net.instance.stands_for] = slot
+            moves.append(Move(base, span=value.span))
+        move = moves[slot]
+        if (move.base.network, move.base.phase, move.base.snapshot) != (base.network, base.phase, base.snapshot):
+            raise error("KD0304", net.span, first=_span_text(move.span), second=net.span.text, name=net.instance.declared.name)
+        fits = not move.paths and move.upto is None if part else move.upto is None and (net.path or not move.paths)
+        if not fits and move.span is not value.span:
+            raise error("KD0254", value.span, name=net.instance.declared.name)
+        if part is not None:
+            move.upto, move.since = ".".join(net.path), part.since
+        elif net.path:
+            move.paths.append(".".join(net.path))
+    return moves, moved
+
+
+def _span_text(span: Span) -> str:
+    return span.text
+
+
+def _before(outer: NetInstance) -> str | None:
+    """A body phase without `of` starts from the network as it starts: phases in one body are side by side."""
+    return None
+
+
+def _base(net: NetValue, outer: NetInstance | None) -> ir.Version:
+    if net.version is not None:
+        return net.version
+    instance = net.instance
+    if instance is outer:
+        return ir.Version(instance.name, None, span=net.span)
+    if instance.as_declared is not None:
+        v = instance.as_declared
+        return ir.Version(v.network, v.phase, v.snapshot, span=net.span)
+    if instance.phases:
+        raise error("KD0301", net.span, name=instance.declared.name, help=", ".join(instance.phases))
+    return ir.Version(instance.name, None, span=net.span)
+
+
+# ---- data and recipes
+
+
+def _streams(node: ast.Declaration, ctx: Context) -> list[tuple[str, DataValue]]:
+    clause = node.clause("on")
+    assert clause is not None
+    found: list[tuple[str, DataValue]] = []
+    for value in spread(clause.exprs, ctx, "any"):
+        if not isinstance(value, DataValue):
+            raise error("KD0244", value.span or clause.word_span, what="what stands after `on`", wants="data", found=describe(value))
+        found.append((value.span.text, value))
+    return found
+
+
+def _view(value: DataValue) -> View:
+    return View(value.data.name, value.split or "train", value.classes, value.unlabelled, span=value.span)
+
+
+def _recipes(node: ast.Declaration, moves: list[Move], ctx: Context) -> list[Recipe]:
+    clause = node.clause("with")
+    assert clause is not None
+    overrides = make_recipe.read_settings(node, ctx)
+    recipes: list[Recipe] = []
+    for value in spread(clause.exprs, ctx, "any"):
+        if not isinstance(value, RecipeValue):
+            raise error("KD0244", value.span or clause.word_span, what="what stands after `with`", wants="a recipe", found=describe(value))
+        recipes.append(make_recipe.finish(value, dict(overrides)))
+    if len(recipes) not in (1, len(moves)):
+        raise error("KD0801", clause.word_span.to(clause.exprs[-1].span), found=len(recipes), networks=len(moves))
+    for name in ("epochs", "steps", "batch", "accumulate", "precision"):
+        values = list(dict.fromkeys(getattr(r, name) for r in recipes))
+        if len(values) > 1:
+            span = clause.word_span.to(clause.exprs[-1].span)
+            raise error("KD0802", span, phase=node.name, setting=name, one=values[0], two=values[1])
+    return recipes
+
+
+# ---- loss
+
+
+def _definitions(node: ast.Declaration, thing: Declared, ctx: Context) -> dict[str, ir.Expr]:
+    """`def` in a body: names for what follows; signals among them are logged."""
+    logged: dict[str, ir.Expr] = {}
+    for item in node.items or []:
+        if not (isinstance(item, ast.Declaration) and item.kind == "def" and item.name):
+            continue
+        clause = item.clause("=")
+        assert clause is not None
+        if item.params is not None:
+            value: Value = FunctionValue(Declared(item, thing.module), item.span, dict(ctx.names))
+        else:
+            value = ctx.eval(clause.exprs[0])
+            if isinstance(value, SIGNALS) and not isinstance(value, ir.Const):
+                logged[item.name] = value
+        ctx.names[item.name] = value
+    return logged
+
+
+def _loss(node: ast.Declaration, thing: Declared, ctx: Context) -> ir.Expr:
+    for item in node.items or []:
+        if isinstance(item, ast.Setting) and item.name == "loss":
+            return signal(ctx.eval(item.value), ctx)
+    raise error("KD0223", node.head_span, name=thing.name)
+
+
+def _validations(
+    node: ast.Declaration, thing: Declared, moved: dict[NetInstance, int], ctx: Context
+) -> list[Validation]:
+    found: list[Validation] = []
+    for item in node.items or []:
+        if not (isinstance(item, ast.Declaration) and item.kind == "measure"):
+            continue
+        clause = item.clause("on")
+        assert clause is not None
+        slots = [0]
+        of = item.clause("of")
+        if of is not None:
+            slots = []
+            for value in spread(of.exprs, ctx, "network"):
+                if not isinstance(value, NetValue) or value.instance not in moved:
+                    raise error("KD0256", value.span or of.word_span, name=thing.name)
+                slots.append(moved[value.instance])
+        for value in spread(clause.exprs, ctx, "any"):
+            if not isinstance(value, DataValue):
+                raise error("KD0244", clause.word_span, what="what stands after `on`", wants="data", found=describe(value))
+            if value.split is None:
+                raise error("KD0703", value.span, name=value.data.name, example=f"{value.span.text}.test")
+            for slot in slots:
+                found.append(Validation(_view(value), measure_metrics(item, ctx), slot, span=item.span))
+    return found
+
+
+def _smooth(phase: Phase) -> None:
+    """The recipe's label smoothing, as an argument of every cross-entropy that has none of its own."""
+    amount = max(r.label_smoothing for r in phase.recipes)
+    if amount == 0:
+        return
+    for e in ir.walk(phase.loss):
+        if isinstance(e, ir.Call) and e.function == "cross_entropy" and "smoothing" not in e.keywords:
+            e.keywords["smoothing"] = ir.Const(amount, span=phase.recipes[0].spans.get("label_smoothing"))
+
+
+def _code(phase: Phase) -> dict[str, str]:
+    found: dict[str, str] = {}
+    for root in (phase.loss, *phase.logged.values()):
+        for e in ir.walk(root):
+            if isinstance(e, ir.Call) and ":" in e.function:
+                found[e.function] = make_network.file_hash(Path(e.function.rpartition(":")[0]))
+    return found
+
+

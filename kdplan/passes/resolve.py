@@ -1,0 +1,121 @@
+"""Modules to the core plan: every phase that the given file declares, what these read, its measures and exports."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from kdplan.data import catalog
+from kdplan.diagnostics.report import PlanError, Reporter
+from kdplan.diagnostics.span import Span
+from kdplan.ir.kinds import NETWORKS
+from kdplan.ir.plan import Data, Plan
+from kdplan.passes import axes, make_network, make_phase, make_results, tables
+from kdplan.passes.evaluate import evaluate
+from kdplan.passes.load import Declared, Module
+from kdplan.passes.picks import bindings
+from kdplan.passes.session import Context, Session, expand
+from kdplan.passes.values import Family, PhaseInstance
+from kdplan.syntax import ast
+
+
+def resolve(module: Module, root: Path | None, reporter: Reporter) -> Plan:
+    """The core plan of a loaded file.
+
+    Each declaration that fails is reported; the others are resolved all the same, so that one run tells several
+    mistakes.
+
+    Parameters
+    ----------
+    module : Module
+    root : Path or None
+        Where data sets are looked for.
+    reporter : Reporter
+
+    Examples
+    --------
+    >>> from kdplan.diagnostics.span import Source
+    >>> from kdplan.passes.load import load
+    >>> text = '''
+    ... recipe quick { optimizer = sgd(lr = 0.1)  epochs = 1 }
+    ... data digits = digits
+    ... student small = digits_net()
+    ... phase alone of small on digits with quick { loss = cross_entropy(small.logits, labels) }
+    ... '''
+    >>> reporter = Reporter()
+    >>> plan = resolve(load(Source("a.kd", text), Path("."), reporter), None, reporter)
+    >>> list(plan.phases), reporter.diagnostics
+    (['alone'], [])
+    """
+    all_tables = tables.fresh()
+
+    def describe(data: Data, folder: Path, span: Span) -> None:
+        _describe(data, folder, span, root, all_tables["superclasses"])
+
+    session = Session(reporter, root, describe, all_tables, evaluate)
+    for declared in module.own:
+        ctx = Context(session, declared.module)
+        try:
+            _declaration(declared, ctx)
+        except PlanError as e:
+            reporter.add(e.diagnostics)
+    _in_order(session.plan)
+    return session.plan
+
+
+def _declaration(declared: Declared, ctx: Context) -> None:
+    if declared.kind == "phase" or (declared.kind in NETWORKS):
+        for _ in expand(ctx, lambda inner: _members(declared, inner), axes.size):
+            pass
+    elif declared.kind == "measure":
+        ctx.session.plan.measures[declared.name] = make_results.measure(declared, ctx)
+    elif declared.kind == "export":
+        ctx.session.plan.exports[declared.name] = make_results.export(declared, ctx)
+    elif declared.kind == "def":
+        return  # has meaning only where it is read
+    elif declared.kind == "param":
+        _param(declared, ctx)
+    else:
+        span = declared.node.name_span or declared.node.span
+        for _ in expand(ctx, lambda inner: inner.eval(ast.Name(span, declared.name), "any"), axes.size):
+            pass
+
+
+def _param(declared: Declared, ctx: Context) -> None:
+    if axes.is_axis(declared):
+        axes.items(declared, ctx)
+
+
+def _members(declared: Declared, ctx: Context) -> list[PhaseInstance]:
+    """Every member of a declaration at one point of the param axes."""
+    span = declared.node.name_span or declared.node.span
+    every: list[ast.Expr] = [ast.All(span) for _ in declared.node.slots]
+    made = []
+    for bound in bindings(Family(declared, None, span), every, 0, {}, ctx):
+        if declared.kind == "phase":
+            made.append(make_phase.instance(declared, bound, None, span, ctx))
+        else:
+            make_network.instance(declared, bound, span, ctx)
+    return made
+
+
+def _describe(data: Data, folder: Path, span: Span, root: Path | None, superclasses: dict[str, dict[str, list[int]]]) -> None:
+    arguments = dict(data.source.arguments)
+    info = catalog.describe(data.source.name, arguments, root, span=span)
+    data.classes = list(info.classes)
+    data.sizes = dict(info.splits)
+    data.fingerprint = info.fingerprint
+    data.shape = list(info.shape) if info.shape is not None else None
+    if data.normalize is None and info.mean is not None and info.std is not None:
+        data.normalize = (list(info.mean), list(info.std))
+    if info.superclasses:
+        order = {name: i for i, name in enumerate(info.classes)}
+        superclasses[data.name] = {g: [order[c] for c in members] for g, members in info.superclasses.items()}
+
+
+def _in_order(plan: Plan) -> None:
+    """Phases in the order of the text, which is how they are shown; what they read comes from the versions."""
+    plan.phases = dict(
+        sorted(plan.phases.items(), key=lambda kv: (kv[1].span.file, kv[1].span.start) if kv[1].span else ("", 0))
+    )
+
+

@@ -1,0 +1,152 @@
+"""Keys and what the store holds, to an action and its reasons for every phase."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+
+import networkx as nx
+
+from kdplan.diagnostics.report import error, nearest
+from kdplan.ir.dag import Action, Component, PhaseKey, Planned, Reason
+from kdplan.passes.dag import order
+
+
+@dataclass
+class Facts:
+    """What the planner must know of a store, as functions of a key or of a phase's name."""
+
+    has: Callable[[str], bool]
+    resume_step: Callable[[str], int | None]
+    problem: Callable[[str], str | None]
+    """What is wrong with an artifact that is there, in words."""
+    previous: Callable[[str], PhaseKey | None]
+    """The key that a phase of this name had when this plan was last run."""
+
+
+def nothing_known() -> Facts:
+    """An empty store."""
+    return Facts(lambda k: False, lambda k: None, lambda k: None, lambda n: None)
+
+
+def schedule(
+    dag: nx.DiGraph[str], keys: Mapping[str, PhaseKey], facts: Facts, wanted: set[str] | None = None
+) -> dict[str, Planned]:
+    """Every phase with what will be done about it, each after what it reads.
+
+    Parameters
+    ----------
+    wanted : set of str, optional
+        Phases to run; others are `blocked` with reason `unselected` unless a wanted one needs them.
+    """
+    needed = set(keys) if wanted is None else wanted | {a for w in wanted for a in nx.ancestors(dag, w)}
+    planned: dict[str, Planned] = {}
+    first: dict[str, str] = {}
+    for name in order(dag):
+        key = keys[name]
+        action, reasons, step = _action(name, key, facts, planned, keys)
+        if name not in needed and action != "cached":
+            action, reasons, step = "blocked", [Reason("unselected", "not selected")], None
+        planned[name] = Planned(name, key.key, action, reasons, sorted(dag.predecessors(name)), resume_step=step)
+        same = first.setdefault(key.key, name)
+        if same != name:
+            planned[name].same_as = same
+    return planned
+
+
+def _action(
+    name: str, key: PhaseKey, facts: Facts, planned: Mapping[str, Planned], keys: Mapping[str, PhaseKey]
+) -> tuple[Action, list[Reason], int | None]:
+    if facts.has(key.key):
+        problem = facts.problem(key.key)
+        if problem is None:
+            return "cached", [Reason("complete", "its artifact is in the store")], None
+        return "rerun", [Reason("corrupt", problem)], None
+    step = facts.resume_step(key.key)
+    if step is not None:
+        return "resume", [Reason("interrupted", f"it was stopped after step {step}")], step
+    before = facts.previous(name)
+    if before is None:
+        return "run", [Reason("new", "it was not trained before")], None
+    if before.key == key.key:
+        return "run", [Reason("missing", "its artifact is not in the store")], None
+    reasons = changes(before, key, keys)
+    return ("rerun" if facts.has(before.key) else "run"), reasons, None
+
+
+def changes(before: PhaseKey, now: PhaseKey, keys: Mapping[str, PhaseKey]) -> list[Reason]:
+    """The differences between two versions of a phase's content: its own first, then what follows from others."""
+    old = {c.path: c for c in before.components}
+    new = {c.path: c for c in now.components}
+    own: list[Reason] = []
+    upstream: list[Reason] = []
+    read_now = {k: name for name, k in now.reads.items()}
+    for path in sorted({*old, *new}):
+        a, b = old.get(path), new.get(path)
+        if a is not None and b is not None and a.value == b.value:
+            continue
+        maker = _maker(b, read_now) if b else None
+        if maker is not None and a is not None and _same_but_key(a.value, b.value if b else "", before, now):
+            upstream.append(Reason("upstream", f"phase `{maker}` makes other weights", False))
+            continue
+        own.append(_reason(path, a, b))
+    unique = list({r.text: r for r in upstream}.values())
+    return own + unique or [Reason("changed", "its content changed")]
+
+
+def _maker(component: Component, read: Mapping[str, str]) -> str | None:
+    return next((name for key, name in read.items() if key in component.value), None)
+
+
+def _same_but_key(a: str, b: str, before: PhaseKey, now: PhaseKey) -> bool:
+    """Whether two values differ only in the keys of the phases that they read."""
+    for key in before.reads.values():
+        a = a.replace(key, "…")
+    for key in now.reads.values():
+        b = b.replace(key, "…")
+    return a == b
+
+
+def _reason(path: str, a: Component | None, b: Component | None) -> Reason:
+    words = path.replace("/", " ")
+    here = b or a
+    assert here is not None
+    span = b.span if b else None
+    at = str(span) if span else (here.at or "")
+    shown = [c.value if c is not None and len(c.value) <= 60 else None for c in (a, b)]
+    if a is None:
+        text = f"{words} is new" + (f": {shown[1]}" if shown[1] else "")
+    elif b is None:
+        text = f"{words} is gone" + (f": {shown[0]}" if shown[0] else "")
+    elif shown[0] and shown[1] and not path.startswith(("moves", "data")):
+        text = f"{words} changed from {shown[0]} to {shown[1]}"
+    else:
+        text = f"{words} changed"
+    return Reason("changed", text, True, span, at, shown[0], shown[1])
+
+
+def select(
+    names: Iterable[str], dag: nx.DiGraph[str], only: Iterable[str] = (), until: Iterable[str] = ()
+) -> set[str] | None:
+    """The phases that `--only` and `--until` mean; a name without coordinates means all members.
+
+    Raises
+    ------
+    PlanError
+        KD0310 for a name that no phase has.
+    """
+    known = list(names)
+    chosen: set[str] = set()
+    asked = [*only, *until]
+    for name in asked:
+        found = [n for n in known if name in (n, n.partition("[")[0], n.rpartition("@")[2], _without_coordinates(n))]
+        if not found:
+            raise error("KD0310", None, name=name, nearest=nearest(name, known))
+        chosen.update(found)
+    return chosen if asked else None
+
+
+def _without_coordinates(name: str) -> str:
+    """`big[seed=0]@train` -> `big@train`."""
+    network, at, phase = name.partition("@")
+    return network.partition("[")[0] + at + phase.partition("[")[0]

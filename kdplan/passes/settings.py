@@ -1,0 +1,127 @@
+"""Settings to plain values: one rule a type of setting."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from kdplan.diagnostics.report import error
+from kdplan.ir import expr as ir
+from kdplan.ir.plan import Item
+from kdplan.ir.spec import SettingSpec
+from kdplan.passes.apply import signal
+from kdplan.passes.arithmetic import check_range
+from kdplan.passes.session import Context
+from kdplan.passes.values import Choice, ListValue, Several, Value, describe
+from kdplan.syntax import ast
+
+
+def read(spec: SettingSpec, node: ast.Expr, ctx: Context) -> Any:
+    """The value of a setting, checked against its type and range.
+
+    Raises
+    ------
+    PlanError
+        KD0403 a list where one value is wanted, KD0243 out of range, KD0244 wrong kind, KD0245 no such choice.
+    """
+    return _RULES[spec.type](spec, node, ctx)
+
+
+def _one(spec: SettingSpec, node: ast.Expr, ctx: Context, want: str = "any") -> Value:
+    value = ctx.eval(node, want)
+    if isinstance(value, ListValue | Several):
+        raise error("KD0403", node.span, name=spec.name)
+    return value
+
+
+def _number(spec: SettingSpec, node: ast.Expr, ctx: Context) -> Any:
+    value = _one(spec, node, ctx)
+    if isinstance(value, ir.Const) and value.value is None and spec.default in ("no limit", "none"):
+        return None
+    if not isinstance(value, ir.Const):
+        raise error("KD0244", node.span, what=f"`{spec.name}`", wants=f"a {spec.type}", found=describe(value))
+    check_range(spec, value, value.span or node.span, f"`{spec.name}`")
+    return value.value
+
+
+def _flag(spec: SettingSpec, node: ast.Expr, ctx: Context) -> bool:
+    value = _one(spec, node, ctx)
+    if isinstance(value, ir.Const) and isinstance(value.value, bool):
+        return value.value
+    raise error("KD0244", node.span, what=f"`{spec.name}`", wants="true or false", found=describe(value))
+
+
+def _text(spec: SettingSpec, node: ast.Expr, ctx: Context) -> str:
+    value = _one(spec, node, ctx)
+    if isinstance(value, ir.Const) and isinstance(value.value, str):
+        return value.value
+    raise error("KD0244", node.span, what=f"`{spec.name}`", wants="a text in double quotes", found=describe(value))
+
+
+def _choice(spec: SettingSpec, node: ast.Expr, ctx: Context) -> str:
+    if isinstance(node, ast.Name) and node.name in spec.choices and node.name not in ctx.names:
+        return node.name
+    value = _one(spec, node, ctx, spec.name)
+    text = value.item.name if isinstance(value, Choice) else value.value if isinstance(value, ir.Const) else None
+    if text in spec.choices:
+        return str(text)
+    raise error("KD0245", node.span, name=spec.name, value=node.span.text, choices=", ".join(spec.choices))
+
+
+def _integers(spec: SettingSpec, node: ast.Expr, ctx: Context) -> list[int]:
+    value = ctx.eval(node, "any")
+    items = value.items if isinstance(value, ListValue | Several) else [value]
+    found = []
+    for item in items:
+        if not (isinstance(item, ir.Const) and isinstance(item.value, int) and not isinstance(item.value, bool)):
+            raise error("KD0244", node.span, what=f"`{spec.name}`", wants="whole numbers", found=describe(item))
+        found.append(item.value)
+    return found
+
+
+def item(want: str, value: Value, node: ast.Expr, name: str) -> Item:
+    """A named choice: `cosine` and `cosine()` are the same."""
+    if isinstance(value, Choice):
+        return value.item
+    raise error("KD0244", node.span, what=f"`{name}`", wants=f"{'an' if want[0] in 'aeiou' else 'a'} {want}", found=describe(value))
+
+
+def _item(spec: SettingSpec, node: ast.Expr, ctx: Context) -> Item:
+    return item(spec.type, _one(spec, node, ctx, spec.type), node, spec.name)
+
+
+def _transforms(spec: SettingSpec, node: ast.Expr, ctx: Context) -> list[Item]:
+    value = ctx.eval(node, "transform")
+    values = value.items if isinstance(value, ListValue | Several) else [value]
+    return [item("transform", v, node, spec.name) for v in values]
+
+
+def _normalize(spec: SettingSpec, node: ast.Expr, ctx: Context) -> tuple[list[float], list[float]]:
+    value = ctx.eval(node, "any")
+    rows: list[list[float]] = []
+    for row in value.items if isinstance(value, ListValue) else []:
+        numbers = row.items if isinstance(row, ListValue) else [row]
+        rows.append([n.value for n in numbers if isinstance(n, ir.Const) and isinstance(n.value, int | float)])
+    if len(rows) != 2 or not rows[0] or len(rows[0]) != len(rows[1]) or any(s <= 0 for s in rows[1]):
+        raise error("KD0252", node.span)
+    return rows[0], rows[1]
+
+
+def _signal(spec: SettingSpec, node: ast.Expr, ctx: Context) -> ir.Expr:
+    return signal(ctx.eval(node), ctx)
+
+
+_RULES: dict[str, Callable[[SettingSpec, ast.Expr, Context], Any]] = {
+    "integer": _number,
+    "number": _number,
+    "flag": _flag,
+    "text": _text,
+    "choice": _choice,
+    "integers": _integers,
+    "optimizer": _item,
+    "schedule": _item,
+    "split": _item,
+    "transforms": _transforms,
+    "normalize": _normalize,
+    "signal": _signal,
+}
