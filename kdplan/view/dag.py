@@ -5,17 +5,16 @@ from __future__ import annotations
 import html
 import re
 from collections.abc import Mapping
-from itertools import pairwise
 from pathlib import Path
 
-import graphviz
+import graphviz  # type: ignore[import-untyped]
 
 from kdplan.diagnostics.report import error
 from kdplan.ir.dag import SYMBOLS, Action, Planned
 from kdplan.ir.plan import Plan
 from kdplan.runtime.store.atomic import write
 from kdplan.view import words
-from kdplan.view.picture import Box, Kind, Picture, flow, independent, picture
+from kdplan.view.picture import Box, Kind, Picture, flow, picture
 
 FORMATS = ("svg", "png", "dot", "mmd")
 FILL: dict[Kind, str] = {
@@ -45,6 +44,7 @@ STATE: dict[Action, str] = {
     "blocked": "#c8372d",
 }
 FONT = "Helvetica"
+INK = "#48515d"
 
 
 def write_dag(
@@ -78,10 +78,11 @@ def render(source: str, kind: str, target: Path) -> bytes:
         KD0911 if the `dot` program is not installed.
     """
     try:
-        return graphviz.Source(source).pipe(format=kind)
+        drawn: bytes = graphviz.Source(source).pipe(format=kind)
+        return drawn
     except graphviz.ExecutableNotFound as problem:
-        other = {"dot": target.with_suffix(".dot"), "mmd": target.with_suffix(".mmd")}
-        raise error("KD0911", None, path=target, **other) from problem
+        dot, mmd = target.with_suffix(".dot"), target.with_suffix(".mmd")
+        raise error("KD0911", None, path=target, dot=dot, mmd=mmd) from problem
 
 
 def to_dot(drawn: Picture, title: str = "") -> graphviz.Digraph:
@@ -104,10 +105,6 @@ def to_dot(drawn: Picture, title: str = "") -> graphviz.Digraph:
             frame.attr(fontsize="11", fontcolor="#5d6673", labelloc="t", labeljust="l")
             for name in names:
                 frame.node(ids[name], _label(drawn.boxes[name]))
-            if independent(drawn, names):
-                frame.attr(rank="same")
-                for above, below in pairwise(names):
-                    frame.edge(ids[above], ids[below], style="invis")
     told: set[tuple[str, str, str]] = set()
     for (source, target), texts in drawn.arrows.items():
         kind = drawn.boxes[source].kind
@@ -124,9 +121,9 @@ def to_dot(drawn: Picture, title: str = "") -> graphviz.Digraph:
 def _label(box: Box) -> str:
     """A box: the name with its state, and what is known of it in smaller letters below."""
     color, fill = EDGE[box.kind], FILL[box.kind]
-    title = f"<b>{html.escape(box.name)}</b>" + (f" × {box.members}" if box.members > 1 else "")
+    title = f"<b>{html.escape(box.name)}</b>" + (f" ({box.members})" if box.members > 1 else "")
     badges = "".join(
-        f'<td bgcolor="{STATE[a]}"><font color="white" point-size="11"><b>  {html.escape(_badge(box, a))}  </b></font></td>'
+        f'<td bgcolor="{STATE[a]}">{_font("white", 11, f"<b>  {html.escape(_badge(box, a))}  </b>")}</td>'
         for a in SYMBOLS
         if a in box.actions
     )
@@ -136,7 +133,7 @@ def _label(box: Box) -> str:
         f'<td align="right"><font point-size="9" color="{color}">{_kind_word(box)}  </font></td></tr>'
     )
     rows = "".join(
-        f'<tr><td colspan="2" align="left"><font point-size="10" color="#48515d">   {html.escape(_short(line))}  </font></td></tr>'
+        f'<tr><td colspan="2" align="left">{_font(INK, 10, f"   {html.escape(_short(line))}  ")}</td></tr>'
         for line in box.lines
     )
     border = 2 if set(box.actions) - {"cached"} else 1
@@ -144,6 +141,10 @@ def _label(box: Box) -> str:
         f'<<table border="{border}" cellborder="0" cellspacing="0" cellpadding="2" style="rounded" '
         f'color="{color}" bgcolor="{fill}">{head}{rows}<tr><td colspan="2" height="4"></td></tr></table>>'
     )
+
+
+def _font(color: str, points: int, text: str) -> str:
+    return f'<font color="{color}" point-size="{points}">{text}</font>'
 
 
 def _badge(box: Box, action: Action) -> str:
@@ -164,17 +165,17 @@ def _legend(drawn: Picture, title: str) -> str:
     had = {box.kind: _kind_word(box) for box in drawn.boxes.values()}
     kinds = {kind: had[kind] for kind in FILL if kind in had}
     cells = [
-        f'<td bgcolor="{FILL[kind]}" border="1" color="{EDGE[kind]}"> <font color="{EDGE[kind]}" point-size="10">{word}</font> </td>'
+        f'<td bgcolor="{FILL[kind]}" border="1" color="{EDGE[kind]}"> {_font(EDGE[kind], 10, word)} </td>'
         for kind, word in kinds.items()
     ]
     cells += [
-        f'<td bgcolor="{STATE[a]}"><font color="white" point-size="10"><b> {html.escape(SYMBOLS[a])} </b></font></td>'
-        f'<td><font color="{STATE[a]}" point-size="10">{words.ACTION_WORDS[a]}</font></td>'
+        f'<td bgcolor="{STATE[a]}">{_font("white", 10, f"<b> {html.escape(SYMBOLS[a])} </b>")}</td>'
+        f'<td>{_font(STATE[a], 10, words.ACTION_WORDS[a])}</td>'
         for a in SYMBOLS
         if a in actions
     ]
     head = html.escape(title) + (" · " if title and actions else "") + (words.tally(actions) if actions else "")
-    first = f'<tr><td colspan="{len(cells)}"><font point-size="12" color="#48515d">{head}</font></td></tr>' if head else ""
+    first = f'<tr><td colspan="{len(cells)}">{_font(INK, 12, head)}</td></tr>' if head else ""
     return (
         '<<table border="0" cellborder="0" cellspacing="6" cellpadding="3">'
         f'{first}<tr>{"".join(cells)}</tr></table>>'
@@ -198,7 +199,7 @@ def mermaid(drawn: Picture) -> str:
     ids = {name: f"n{i}" for i, name in enumerate(drawn.boxes)}
     for name, box in drawn.boxes.items():
         state = ", ".join(_state(box, a) for a in SYMBOLS if a in box.actions)
-        times = f" × {box.members}" if box.members > 1 else ""
+        times = f" ({box.members})" if box.members > 1 else ""
         head = f"<b>{_safe(box.name)}</b>{times}" + (f" ({_safe(state)})" if state else "")
         text = "<br/>".join([head, *(_safe(line) for line in box.lines)])
         left, right = {"data": ("[(", ")]"), "measure": ("[/", "/]"), "export": ("([", "])")}.get(box.kind, ("[", "]"))

@@ -179,21 +179,6 @@ def _folded(name: str, boxes: list[Box]) -> Box:
     return Box(name, first.kind, common, [a for b in boxes for a in b.actions], name, len(boxes))
 
 
-def independent(drawn: Picture, names: list[str]) -> bool:
-    """Whether no box of `names` is reached by arrows from another one: they may stand in one line."""
-    after: dict[str, list[str]] = {}
-    for source, target in drawn.arrows:
-        after.setdefault(source, []).append(target)
-    pending = [t for n in names for t in after.get(n, ())]
-    seen: set[str] = set()
-    while pending:
-        at = pending.pop()
-        if at not in seen:
-            seen.add(at)
-            pending += after.get(at, ())
-    return seen.isdisjoint(names)
-
-
 def flow(texts: list[str], limit: int = 3) -> list[str]:
     """The lines of an arrow's text, members of one family taken together.
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping
 
+from rich.console import Console
+
 from kdplan.ir.dag import SYMBOLS, Action, Cost
 from kdplan.ir.expr import Version
 from kdplan.ir.plan import Item, Recipe, View
@@ -27,6 +29,12 @@ ACTION_STYLES: dict[Action, str] = {
 }
 FOLD = 12
 """Families with more members than this are shown as one line, or one box, unless everything is asked for."""
+
+
+def console() -> Console:
+    """The terminal; where there is none, such as in a pipe, lines are wide enough not to be broken."""
+    found = Console(highlight=False)
+    return found if found.is_terminal else Console(highlight=False, width=200)
 
 
 def count(number: float) -> str:
@@ -174,7 +182,7 @@ def tally(actions: Iterable[Action]) -> str:
 
 
 def total(costs: Iterable[Cost | None]) -> Mapping[str, float | None]:
-    """Sums of what phases cost: training steps, floating-point operations, disk, seconds (None where any is unknown)."""
+    """Sums of what phases cost; seconds are None where any phase's are unknown."""
     known = [c for c in costs if c is not None]
     times = [c.seconds for c in known]
     return {

@@ -1,0 +1,304 @@
+"""What a person sees while a plan runs: a live table in a terminal, plain lines elsewhere."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from kdplan.diagnostics.report import PlanError, error
+from kdplan.ir.dag import SYMBOLS, Action, Planned
+from kdplan.runtime.events import Events, NoEvents, Summary
+from kdplan.runtime.results import MeasureResult
+from kdplan.view import words
+from kdplan.view.tables import rich_table
+
+SHOWN = 8
+"""Finished and waiting phases that the live table shows beside the running ones."""
+
+
+@dataclass(slots=True)
+class Track:
+    """What is known of one phase while the plan runs."""
+
+    name: str
+    action: Action
+    state: str = "waits"
+    total: int | None = None
+    first: int = 0
+    step: int = 0
+    epoch: int = 0
+    loss: float | None = None
+    images: float = 0.0
+    metrics: dict[str, float] = field(default_factory=dict)
+    began: float = 0.0
+    seconds: float | None = None
+    text: str = ""
+
+    def rate(self, now: float) -> float:
+        """Steps a second since the phase began here."""
+        passed = now - self.began
+        return (self.step - self.first) / passed if passed > 0 else 0.0
+
+    def left(self, now: float) -> float | None:
+        """Seconds until the last step, or None where that cannot be told."""
+        rate = self.rate(now)
+        return (self.total - self.step) / rate if self.total is not None and rate > 0 else None
+
+    @property
+    def share(self) -> float | None:
+        """The part that is done, 0 to 1."""
+        return min(1.0, self.step / self.total) if self.total else None
+
+
+class Tracker(NoEvents):
+    """Keeps a `Track` for each phase; the base of what is shown."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self.tracks: dict[str, Track] = {}
+        self.clock = clock
+
+    def plan_started(self, planned: Mapping[str, Planned]) -> None:
+        for name, p in planned.items():
+            done = p.action == "cached" or p.same_as is not None
+            self.tracks[name] = Track(name, p.action, "cached" if done else "waits")
+
+    def phase_started(self, name: str, key: str, total_steps: int | None, start_step: int) -> None:
+        track = self.tracks.setdefault(name, Track(name, "run"))
+        track.state, track.total, track.first, track.step = "runs", total_steps, start_step, start_step
+        track.began = self.clock()
+
+    def progress(
+        self, name: str, step: int, epoch: int, loss: float, images_per_second: float, metrics: Mapping[str, float]
+    ) -> None:
+        track = self.tracks[name]
+        track.step, track.epoch, track.loss, track.images = step, epoch, loss, images_per_second
+
+    def epoch_done(self, name: str, epoch: int, metrics: Mapping[str, float]) -> None:
+        self.tracks[name].metrics.update(metrics)
+
+    def phase_done(self, name: str, seconds: float, summary: Summary) -> None:
+        track = self.tracks.setdefault(name, Track(name, "run"))
+        track.state, track.seconds, track.text = "done", seconds, results(summary)
+
+    def phase_failed(self, name: str, error: BaseException) -> None:
+        track = self.tracks.setdefault(name, Track(name, "run"))
+        track.state, track.text = "failed", message(error)
+
+
+def results(summary: Summary) -> str:
+    """A phase's results in a few words: what was validated last, and the best of the first metric; else the loss.
+
+    >>> results({"last": {"loss": 0.2, "val": {"top1": 0.93}}, "best": {"epoch": 3, "score": 0.95}})
+    'top1 0.93, best 0.95 (epoch 3)'
+    >>> results({"last": {"loss": 0.2}, "best": None})
+    'loss 0.2'
+    """
+    last, best = summary.get("last"), summary.get("best")
+    parts = []
+    if isinstance(last, Mapping):
+        values = last.get("val") or {"loss": last["loss"]} if "loss" in last else {}
+        parts += [f"{n} {words.plain_number(v)}" for n, v in values.items() if isinstance(v, int | float)]
+    if isinstance(best, Mapping) and isinstance(best.get("score"), int | float):
+        parts.append(f"best {words.plain_number(best['score'])} (epoch {best.get('epoch')})")
+    return ", ".join(parts)
+
+
+def message(error: BaseException) -> str:
+    """An error in one line."""
+    if isinstance(error, PlanError) and error.diagnostics:
+        return f"{error.diagnostics[0].code}: {error.diagnostics[0].message}"
+    text = str(error).strip()
+    return f"{type(error).__name__}: {text.splitlines()[0]}" if text else type(error).__name__
+
+
+class LiveTable(Tracker):
+    """A table that is redrawn in place, for a terminal."""
+
+    def __init__(self, console: Console | None = None, clock: Callable[[], float] = time.monotonic) -> None:
+        super().__init__(clock)
+        self.console = console or Console()
+        # Drawn by a thread of its own a few times a second: the training loop only writes numbers.
+        self._live = Live(console=self.console, get_renderable=self.render, refresh_per_second=4, transient=False)
+
+    def plan_started(self, planned: Mapping[str, Planned]) -> None:
+        super().plan_started(planned)
+        self._live.start()
+
+    def measured(self, name: str, table: MeasureResult) -> None:
+        self.console.print(rich_table(table))
+
+    def note(self, text: str) -> None:
+        self.console.print(Text(text, style="yellow"))
+
+    def finished(self) -> None:
+        if self._live.is_started:
+            self._live.stop()
+
+    def render(self) -> RenderableType:
+        """The table at this moment."""
+        now = self.clock()
+        table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
+        for name in ("", "phase", "", "step", "speed", "loss", "measured", "left"):
+            right = name in ("step", "speed", "loss", "left")
+            table.add_column(name, justify="right" if right else "left", no_wrap=True)
+        tracks = list(self.tracks.values())
+        shown = [t for t in tracks if t.state in ("runs", "failed")]
+        shown = [*[t for t in tracks if t.state == "done"][-SHOWN:], *shown]
+        shown += [t for t in tracks if t.state == "waits"][:SHOWN]
+        for track in sorted(shown, key=tracks.index):
+            table.add_row(*_live_row(track, now))
+        states = [t.state for t in tracks]
+        named = {"cached": "cached", "done": "done", "runs": "running", "failed": "failed", "waits": "waiting"}
+        counts = ", ".join(f"{states.count(s)} {word}" for s, word in named.items() if s in states)
+        return Group(table, Text(counts, style="bright_black"))
+
+
+def _live_row(track: Track, now: float) -> list[RenderableType]:
+    marks = {"done": ("✓", "green"), "failed": ("!", "red"), "runs": (SYMBOLS[track.action], "cyan")}
+    mark, style = marks.get(track.state, (SYMBOLS[track.action], "bright_black"))
+    name = Text(track.name, style="" if track.state == "runs" else style)
+    head: list[RenderableType] = [Text(mark, style=style), name]
+    if track.state == "done":
+        return [*head, "", f"{track.step}", "", "", track.text, f"in {words.seconds(track.seconds)}"]
+    if track.state == "failed":
+        return [*head, "", f"{track.step}", "", "", Text(track.text, style="red"), ""]
+    if track.state != "runs":
+        return [*head, *[""] * 6]
+    bar = ProgressBar(total=track.total or 1, completed=track.step, width=20, pulse=track.total is None)
+    of = f" / {track.total}" if track.total is not None else ""
+    speed = f"{words.plain_number(track.rate(now))} steps/s, {words.count(track.images)} images/s"
+    loss = words.plain_number(track.loss) if track.loss is not None else ""
+    metrics = ", ".join(f"{n} {words.plain_number(v)}" for n, v in list(track.metrics.items())[:2])
+    return [*head, bar, f"{track.step}{of}", speed, loss, metrics, words.seconds(track.left(now))]
+
+
+class Lines(Tracker):
+    """One line when a phase begins and ends, and one at every tenth of it or every 30 seconds: for logs."""
+
+    EVERY = 30.0
+
+    def __init__(self, console: Console | None = None, clock: Callable[[], float] = time.monotonic) -> None:
+        super().__init__(clock)
+        self.console = console or words.console()
+        self._told: dict[str, tuple[float, int]] = {}
+
+    def _say(self, text: str) -> None:
+        self.console.print(Text(text), soft_wrap=True)
+
+    def plan_started(self, planned: Mapping[str, Planned]) -> None:
+        super().plan_started(planned)
+        self._say(words.tally(p.action for p in planned.values()))
+
+    def phase_started(self, name: str, key: str, total_steps: int | None, start_step: int) -> None:
+        super().phase_started(name, key, total_steps, start_step)
+        of = f" of {total_steps}" if total_steps is not None else ""
+        start = f"goes on at step {start_step}{of}" if start_step else f"starts, {_steps(total_steps)}"
+        self._say(f"{name}: {start}")
+        self._told[name] = (self.clock(), self._tenth(self.tracks[name]))
+
+    def progress(
+        self, name: str, step: int, epoch: int, loss: float, images_per_second: float, metrics: Mapping[str, float]
+    ) -> None:
+        super().progress(name, step, epoch, loss, images_per_second, metrics)
+        track, now = self.tracks[name], self.clock()
+        since, tenth = self._told[name]
+        # A phase of seconds needs no tenths; its begin and end say enough.
+        if now - since < self.EVERY and (self._tenth(track) == tenth or now - since < 1.0):
+            return
+        self._told[name] = (now, self._tenth(track))
+        share = f"{track.share:.0%} " if track.share is not None else ""
+        measured = "".join(f", {n} {words.plain_number(v)}" for n, v in track.metrics.items())
+        left = track.left(now)
+        self._say(
+            f"{name}: {share}step {step}, epoch {epoch}, loss {words.plain_number(loss)}{measured}, "
+            f"{words.count(images_per_second)} images/s" + (f", {words.seconds(left)} left" if left is not None else "")
+        )
+
+    @staticmethod
+    def _tenth(track: Track) -> int:
+        return int((track.share or 0.0) * 10)
+
+    def phase_done(self, name: str, seconds: float, summary: Summary) -> None:
+        super().phase_done(name, seconds, summary)
+        text = results(summary)
+        self._say(f"{name}: done in {words.seconds(seconds)}" + (f", {text}" if text else ""))
+
+    def phase_failed(self, name: str, error: BaseException) -> None:
+        super().phase_failed(name, error)
+        self._say(f"{name}: failed at step {self.tracks[name].step}: {message(error)}")
+
+    def measured(self, name: str, table: MeasureResult) -> None:
+        self.console.print(rich_table(table))
+
+    def note(self, text: str) -> None:
+        self._say(text)
+
+
+def _steps(total: int | None) -> str:
+    return f"{total} steps" if total is not None else "as many steps as its schedule takes"
+
+
+class TensorBoard(NoEvents):
+    """Writes losses and metrics for TensorBoard, one folder a phase; its package is imported only here.
+
+    A tracker must never end the training: if its files cannot be written, it says so once and is silent from then on.
+
+    Raises
+    ------
+    PlanError
+        KD0914 if the package is not installed.
+    """
+
+    def __init__(self, folder: Path | str, note: Callable[[str], None] = print) -> None:
+        try:
+            from torch.utils.tensorboard import SummaryWriter
+        except ImportError as problem:
+            raise error("KD0914", None) from problem
+
+        def make(name: str) -> Any:
+            return SummaryWriter(str(Path(folder) / name))
+
+        self._make = make
+        self._writers: dict[str, Any] = {}
+        self._note, self._broken = note, False
+        self._steps: dict[str, int] = {}
+
+    def _add(self, name: str, values: Mapping[str, float], step: int) -> None:
+        if self._broken:
+            return
+        try:
+            if name not in self._writers:
+                self._writers[name] = self._make(name)
+            for tag, value in values.items():
+                self._writers[name].add_scalar(tag, value, step)
+        except OSError as problem:
+            self._broken = True
+            self._note(f"TensorBoard's files cannot be written ({problem}); training goes on without them")
+
+    def progress(
+        self, name: str, step: int, epoch: int, loss: float, images_per_second: float, metrics: Mapping[str, float]
+    ) -> None:
+        self._steps[name] = step
+        self._add(name, {"loss": loss, "images_per_second": images_per_second, **metrics}, step)
+
+    def epoch_done(self, name: str, epoch: int, metrics: Mapping[str, float]) -> None:
+        self._add(name, {f"validation/{n}": v for n, v in metrics.items()}, self._steps.get(name, 0))
+
+    def finished(self) -> None:
+        for writer in self._writers.values():
+            writer.close()
+
+
+def observer(console: Console | None = None) -> Events:
+    """What suits the output: the live table in a terminal, plain lines elsewhere."""
+    out = console or words.console()
+    return LiveTable(out) if out.is_terminal else Lines(out)

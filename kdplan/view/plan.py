@@ -1,0 +1,195 @@
+"""`kdplan plan`: every phase with its action, the reason for it, and what it costs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict
+from typing import Any
+
+from rich.console import Console, Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from kdplan.ir.dag import SYMBOLS, Cost, Planned, Reason
+from kdplan.view import words
+
+
+def plan_table(
+    planned: Mapping[str, Planned], *, title: str = "", every: bool = False, wide: bool = True
+) -> RenderableType:
+    """The table that `kdplan plan` prints, with totals below it.
+
+    Parameters
+    ----------
+    planned
+        Phases in the order in which they would run.
+    title
+        What stands above: the plan's file.
+    every
+        Shows each member of large families, which are one line otherwise.
+    wide
+        Shows memory and disk, too.
+    """
+    table = Table(title=title or None, title_justify="left", title_style="bold", box=None, padding=(0, 2, 0, 0))
+    table.pad_edge = False
+    table.add_column("", no_wrap=True)
+    table.add_column("phase", overflow="fold")
+    table.add_column("because", overflow="fold")
+    table.add_column("needs", style="bright_black", overflow="fold")
+    for name in ("parameters", "FLOPs", "time", "memory", "disk")[: None if wide else 3]:
+        table.add_column(name, justify="right", no_wrap=True)
+    for name, members in _folded(planned, every).items():
+        table.add_row(*_row(name, members)[: len(table.columns)])
+    return Group(table, Text(), *_totals(planned.values()))
+
+
+def print_plan(
+    planned: Mapping[str, Planned], *, title: str = "", every: bool = False, console: Console | None = None
+) -> None:
+    """Prints `plan_table`."""
+    out = console or words.console()
+    out.print(plan_table(planned, title=title, every=every, wide=out.width >= 120))
+
+
+def to_json(planned: Mapping[str, Planned], *, file: str = "") -> dict[str, Any]:
+    """The form that scripts rely on.
+
+    >>> plan = {"kd": Planned("kd", "k1", "run", [Reason("new", "never run")], ["big.train"])}
+    >>> to_json(plan)["phases"][0]["action"], to_json(plan)["phases"][0]["reasons"][0]["kind"]
+    ('run', 'new')
+    """
+    phases = []
+    for p in planned.values():
+        phase: dict[str, Any] = {
+            "name": p.name,
+            "action": p.action,
+            "reasons": [_reason_json(r) for r in p.reasons],
+            "key": p.key,
+            "needs": list(p.needs),
+            "cost": asdict(p.cost) if p.cost is not None else None,
+        }
+        if p.resume_step is not None:
+            phase["resume_step"] = p.resume_step
+        if p.same_as is not None:
+            phase["same_as"] = p.same_as
+        phases.append(phase)
+    totals = {
+        "to_do": dict(words.total(p.cost for p in work(planned.values()))),
+        "saved": dict(words.total(p.cost for p in saved(planned.values()))),
+    }
+    return {"file": file, "phases": phases, "totals": totals}
+
+
+def _reason_json(reason: Reason) -> dict[str, Any]:
+    at = reason.at or (str(reason.span) if reason.span is not None else "")
+    return {"kind": reason.kind, "text": reason.text, "root": reason.root, "at": at,
+            "before": reason.before, "after": reason.after}  # fmt: skip
+
+
+def work(planned: Iterable[Planned]) -> list[Planned]:
+    """The phases that a run would train, each content once."""
+    return [p for p in planned if p.action not in ("cached", "blocked") and p.same_as is None]
+
+
+def saved(planned: Iterable[Planned]) -> list[Planned]:
+    """The phases that the store spares: cached ones, and those that share another's content."""
+    return [p for p in planned if p.action == "cached" or p.same_as is not None]
+
+
+def _folded(planned: Mapping[str, Planned], every: bool) -> dict[str, list[Planned]]:
+    groups = words.families(planned)
+    if every:
+        return {name: [p] for name, p in planned.items()}
+    rows: dict[str, list[Planned]] = {}
+    for name, p in planned.items():
+        family = words.family(name)
+        large = len(groups[family]) > words.FOLD
+        rows.setdefault(f"{family}[…]" if large else name, []).append(p)
+    return rows
+
+
+def _row(name: str, members: list[Planned]) -> list[Text | str]:
+    first = members[0]
+    if len(members) == 1:
+        style = words.ACTION_STYLES[first.action]
+        symbol = Text(SYMBOLS[first.action], style=f"bold {style}")
+        return [symbol, Text(name, style=style), because(first), needs(first), *_cost(first.cost)]
+    symbols = Text("/").join(
+        Text(SYMBOLS[a], style=f"bold {words.ACTION_STYLES[a]}") for a in SYMBOLS if any(m.action == a for m in members)
+    )
+    texts = list(dict.fromkeys(because(m).plain for m in members))
+    why = f"{words.tally(m.action for m in members)}; {texts[0]}" + (f"; {len(texts) - 1} more" if texts[1:] else "")
+    read = list(dict.fromkeys(words.family(n) for m in members for n in m.needs))
+    return [symbols, f"{name} ({len(members)})", Text(why), ", ".join(read), *_cost(_sum([m.cost for m in members]))]
+
+
+def because(planned: Planned) -> Text:
+    """The first root cause in one line, with its place."""
+    if planned.same_as is not None:
+        return Text(f"the same as {planned.same_as}")
+    roots = [r for r in planned.reasons if r.root] or planned.reasons
+    if not roots:
+        return Text("")
+    first = roots[0]
+    text = Text(first.text)
+    if first.before is not None and first.after is not None:
+        text.append(f": {_clip(first.before)} → {_clip(first.after)}")
+    if first.at:
+        text.append(f"  {first.at}", style="bright_black")
+    if len(roots) > 1:
+        text.append(f"  and {len(roots) - 1} more", style="bright_black")
+    return text
+
+
+def needs(planned: Planned) -> str:
+    """The phases that it reads, few by name and many by number."""
+    if len(planned.needs) <= 3:
+        return ", ".join(planned.needs)
+    return f"{planned.needs[0]} and {len(planned.needs) - 1} more"
+
+
+def _clip(text: str, limit: int = 40) -> str:
+    return text if len(text) <= limit else text[: limit - 1] + "…"
+
+
+def _cost(cost: Cost | None) -> list[str]:
+    if cost is None:
+        return [""] * 5
+    memory = words.size(cost.activation_bytes + cost.weight_bytes)
+    flops = words.count(cost.flops_step * cost.steps)
+    return [words.count(cost.parameters), flops, words.seconds(cost.seconds), memory, words.size(cost.disk_bytes)]
+
+
+def _sum(costs: list[Cost | None]) -> Cost | None:
+    """A family's cost: what adds up is added; parameters and memory are those of the largest member."""
+    known = [c for c in costs if c is not None]
+    if not known:
+        return None
+    times = [c.seconds for c in known if c.seconds is not None]
+    return Cost(
+        max(c.parameters for c in known),
+        max(c.trainable for c in known),
+        sum(c.flops_step * c.steps for c in known),
+        1,
+        max(c.activation_bytes for c in known),
+        max(c.weight_bytes for c in known),
+        sum(c.disk_bytes for c in known),
+        sum(times) if len(times) == len(known) else None,
+    )
+
+
+def _totals(planned: Iterable[Planned]) -> list[Text]:
+    every = list(planned)
+    lines = [Text(words.tally(p.action for p in every), style="bold")]
+    for word, part in (("to do", work(every)), ("saved by the store", saved(every))):
+        total = words.total(p.cost for p in part)
+        if not part or not total["steps"]:
+            continue
+        time = f", about {words.seconds(total['seconds'])}" if total["seconds"] is not None else ""
+        disk = f", {words.size(total['disk_bytes'] or 0)} on disk" if word == "to do" else ""
+        flops = words.count(total["flops"] or 0)
+        lines.append(Text(f"{word}: {words.count(total['steps'])} steps, {flops}FLOP{disk}{time}"))
+    unknown = [p for p in work(every) if p.cost is not None and p.cost.seconds is None]
+    if unknown:
+        lines.append(Text("times are unknown until a phase has run on this machine", style="bright_black"))
+    return lines

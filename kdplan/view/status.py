@@ -1,0 +1,102 @@
+"""`kdplan status`: where each phase of a plan stands, read from the store without disturbing who writes it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from kdplan.ir.dag import Planned
+from kdplan.runtime.store import Store, read_metrics
+from kdplan.view import words
+
+STYLES = {"done": "green", "running": "cyan", "interrupted": "yellow", "corrupt": "red", "missing": "bright_black"}
+
+
+@dataclass(slots=True)
+class Status:
+    """One phase's state. `corrupt` is finished, but files are missing or cut."""
+
+    name: str
+    key: str
+    state: str
+    step: int | None = None
+    """The last step that the metrics tell of."""
+    total: int | None = None
+    metrics: dict[str, float] | None = None
+    """The last numbers that were logged."""
+    who: str = ""
+    bytes: int = 0
+    age: float | None = None
+    """Seconds since the last sign of life."""
+    problem: str | None = None
+
+
+def status(planned: Mapping[str, Planned], store: Store) -> list[Status]:
+    """The states of a plan's phases, in the plan's order."""
+    entries = {e.key: e for e in store.entries()}
+    found = []
+    for name, p in planned.items():
+        state: str = store.state(p.key)
+        one = Status(name, p.key, state, total=p.cost.steps if p.cost is not None else None)
+        if p.key in entries:
+            one.bytes = entries[p.key].bytes
+            one.age = max(0.0, time.time() - entries[p.key].modified)
+        if state == "done":
+            one.problem = store.problem(p.key)
+            one.state = "corrupt" if one.problem else "done"
+            records = read_metrics(store.phase_folder(p.key) / "metrics.jsonl")
+        else:
+            records = read_metrics(store.work_folder(p.key) / "metrics.jsonl")
+            holder = store.holder(p.key)
+            one.who = f"process {holder.pid} on {holder.host} since {holder.since}" if holder is not None else ""
+        one.step = next((r["step"] for r in reversed(records) if isinstance(r.get("step"), int)), None)
+        one.metrics = _numbers(records)
+        found.append(one)
+    return found
+
+
+def _numbers(records: list[dict[str, Any]]) -> dict[str, float]:
+    """The newest value of each logged number, of the last lines."""
+    latest: dict[str, float] = {}
+    for record in records[-50:]:
+        for name, value in {**record, **(record.get("val") or {})}.items():
+            if name not in ("step", "epoch", "seconds") and isinstance(value, int | float) and not isinstance(value, bool):
+                latest[name] = float(value)
+    return latest
+
+
+def status_table(states: list[Status], store: Store) -> Table:
+    """For the terminal."""
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), caption_justify="left")
+    for name, justify in (("phase", "left"), ("state", "left"), ("step", "right"), ("numbers", "left")):
+        table.add_column(name, justify="right" if justify == "right" else "left", overflow="fold")
+    table.add_column("size", justify="right", no_wrap=True)
+    table.add_column("last sign", justify="right", no_wrap=True)
+    table.add_column("", overflow="fold")
+    for s in states:
+        of = f" / {words.count(s.total)}" if s.total and s.state != "done" else ""
+        step = f"{s.step}{of}" if s.step is not None else ""
+        numbers = ", ".join(f"{n} {words.plain_number(v)}" for n, v in list((s.metrics or {}).items())[:4])
+        size = words.size(s.bytes) if s.bytes else ""
+        age = f"{words.seconds(s.age)} ago" if s.age is not None else ""
+        state = Text(s.state, style=STYLES[s.state])
+        table.add_row(Text(s.name), state, step, numbers, size, age, Text(s.problem or s.who))
+    total = sum(e.bytes for e in store.entries())
+    table.caption = Text(f"{store.root}: {words.size(total)} in all, also of other plans")
+    return table
+
+
+def print_status(planned: Mapping[str, Planned], store: Store, console: Console | None = None) -> None:
+    """Prints `status_table`."""
+    (console or words.console()).print(status_table(status(planned, store), store))
+
+
+def to_json(states: list[Status]) -> dict[str, Any]:
+    """The same for scripts."""
+    return {"phases": [asdict(s) for s in states]}
