@@ -14,21 +14,12 @@ from kdplan.diagnostics.report import error
 from kdplan.ir.plan import Item
 from kdplan.nn.catalog import METRICS
 from kdplan.nn.metrics import build_metric, count_parameters
+from kdplan.runtime.measured import label_of
 
 BATCH = 500
 NETWORK_NUMBERS = ("parameters", "flops")
 """Metrics that read no data."""
 Outputs = Callable[[Tensor], Tensor]
-
-
-def label_of(metric: Item) -> str:
-    """A metric as tables name it.
-
-    >>> label_of(Item("topk", {"k": 3})), label_of(Item("top1"))
-    ('topk(k = 3)', 'top1')
-    """
-    settings = ", ".join(f"{name} = {value}" for name, value in metric.arguments.items())
-    return f"{metric.name}({settings})" if settings else metric.name
 
 
 def larger_is_better(metric: Item) -> bool:

@@ -19,10 +19,11 @@ from kdplan.ir.expr import Version
 from kdplan.ir.plan import Follows, Phase, Plan
 from kdplan.runtime.checkpoint import tensor_file
 from kdplan.runtime.device import choose_device, environment, set_determinism
-from kdplan.runtime.evaluate import evaluate, in_eval_mode, label_of, larger_is_better
+from kdplan.runtime.evaluate import evaluate, in_eval_mode, larger_is_better
 from kdplan.runtime.events import Events, NoEvents
 from kdplan.runtime.interrupt import Interrupt, Interrupted
 from kdplan.runtime.loop import Job, Training
+from kdplan.runtime.measured import label_of
 from kdplan.runtime.networks import modules_of
 from kdplan.runtime.optimise import check_recipes
 from kdplan.runtime.options import RunOptions

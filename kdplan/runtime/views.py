@@ -11,6 +11,7 @@ from kdplan.data.transforms import transform
 from kdplan.data.view import SplitRule, ViewSpec
 from kdplan.diagnostics.report import error
 from kdplan.ir.plan import Plan, View
+from kdplan.runtime.measured import described
 
 
 def view_spec(plan: Plan, view: View) -> ViewSpec:
@@ -47,16 +48,6 @@ def view_spec(plan: Plan, view: View) -> ViewSpec:
 def opened(plan: Plan, view: View, root: Path | None, device: torch.device) -> Dataset:
     """The view's samples, on the device."""
     return open_view(view_spec(plan, view), root, device, span=view.span)
-
-
-def described(view: View) -> str:
-    """How messages and tables call a view: `digits.test`, `cifar[animals].train`.
-
-    >>> described(View("digits", "test"))
-    'digits.test'
-    """
-    part = f"[{view.classes.label or len(view.classes.ids)}]" if view.classes is not None else ""
-    return f"{view.data}{part}.{'unlabelled' if view.unlabelled else view.split}"
 
 
 def require_samples(data: Dataset, view: View, phase: str) -> Dataset:

@@ -1,0 +1,127 @@
+"""Numbers about networks on data: what `kdplan.runtime.measured` does not find in the store."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from kdplan.data.dataset import Dataset
+from kdplan.diagnostics.report import error
+from kdplan.ir.plan import Plan, Target, View
+from kdplan.runtime.device import choose_device, set_determinism
+from kdplan.runtime.evaluate import NETWORK_NUMBERS, Outputs, evaluate, network_number
+from kdplan.runtime.measured import Cell, label_of
+from kdplan.runtime.networks import materialise
+from kdplan.runtime.options import RunOptions
+from kdplan.runtime.versions import Sources
+from kdplan.runtime.views import opened
+
+WHOLE = ("", "logits", "probabilities")
+"""Paths that mean the network's own output."""
+
+
+def measure_cells(sources: Sources, cells: Mapping[str, Cell], options: RunOptions) -> Iterator[tuple[str, float]]:
+    """Measures cells, those of one target on one view together: (key, number) as each is known."""
+    device = choose_device(options.device)
+    set_determinism(options.deterministic)
+    groups: dict[str, list[str]] = {}
+    for key, cell in cells.items():
+        groups.setdefault(repr((cell.target, cell.view)), []).append(key)
+    data: dict[str, Dataset] = {}
+    for group in groups.values():
+        target, view = cells[group[0]].target, cells[group[0]].view
+        if repr(view) not in data:
+            data = {repr(view): opened(sources.plan, view, options.data_root, device)}  # one at a time on the device
+        found = data[repr(view)]
+        networks = [materialise(sources, v, device).eval() for v in target.versions]
+        outputs = joined(sources.plan, target, view, networks, found)
+        metrics = [cells[key].metric for key in group]
+        probabilities = target.path == "probabilities" or target.join == "probabilities"
+        numbers = evaluate(outputs, found, [m for m in metrics if m.name not in NETWORK_NUMBERS], probabilities)
+        for key in group:
+            metric = cells[key].metric
+            if metric.name in NETWORK_NUMBERS:
+                yield key, network_number(metric.name, networks, found.shape, device)
+            else:
+                yield key, numbers[label_of(metric)]
+
+
+def joined(plan: Plan, target: Target, view: View, networks: Sequence[nn.Module], data: Dataset) -> Outputs:
+    """The target's outputs as one function, [B, ...] -> [B, C], its classes in the view's order."""
+    parts = [output_at(net, target.path, data) for net in networks]
+    order = class_order(plan, target, view)
+
+    def outputs(x: Tensor) -> Tensor:
+        values = [part(x) for part in parts]
+        match target.join:
+            case "probabilities":
+                values = values if target.path == "probabilities" else [v.softmax(dim=1) for v in values]
+                result = torch.stack(values).mean(dim=0)
+            case "logits":
+                result = torch.stack(values).mean(dim=0)
+            case "concat":
+                result = torch.cat(values, dim=1)
+            case _:
+                (result,) = values
+        return result if order is None else result[:, order]
+
+    return outputs
+
+
+def output_at(network: nn.Module, path: str, data: Dataset) -> Outputs:
+    """What a network gives at `path`: its output, its probabilities, or an inner value by name.
+
+    Raises
+    ------
+    PlanError
+        KD0840 if there is no such value.
+    """
+    if path in ("", "logits"):
+        return network
+    if path == "probabilities":
+        return lambda x: network(x).softmax(dim=1)
+    from kdplan.graph.build import Builder
+    from kdplan.graph.taps import TapError
+
+    builder = Builder()
+    example = data.batch(torch.arange(min(2, len(data))))["inputs"]
+    inputs = builder.input("inputs", example)
+    builder.network("net", network)
+    try:
+        value = builder.apply("net", (inputs,), path)
+    except TapError as problem:
+        raise error("KD0840", None, metric=path, reason=str(problem)) from problem
+    phase = builder.finish({"value": value})
+
+    def outputs(x: Tensor) -> Tensor:
+        found: dict[str, Any] = phase.graph_module(inputs=x)
+        tensor: Tensor = found["value"]
+        return tensor
+
+    return outputs
+
+
+def class_order(plan: Plan, target: Target, view: View) -> list[int] | None:
+    """Which column of the outputs each class of the view is; None where they are in order or nothing is known.
+
+    Raises
+    ------
+    PlanError
+        KD0840 if the outputs are over other classes than the view's labels.
+    """
+    sets = [plan.networks[v.network].classes for v in target.versions]
+    known = [s for s in sets if s is not None and s.data == view.data]
+    if target.path not in WHOLE or len(known) < len(sets):
+        return None
+    ids = [i for s in known for i in s.ids] if target.join == "concat" else known[0].ids
+    count = len(plan.data[view.data].classes) or len(ids)
+    wanted = view.classes.ids if view.classes is not None else list(range(count))
+    if target.join != "concat" and any(s.ids != ids for s in known):
+        raise error("KD0840", target.span, metric=target.join, reason="the networks' classes differ, or their order")
+    if sorted(ids) != sorted(wanted):
+        reason = f"the outputs are over {len(ids)} classes, the labels of `{view.data}` over {len(wanted)} others"
+        raise error("KD0840", target.span, metric="this view", reason=reason)
+    return None if ids == wanted else [ids.index(i) for i in wanted]

@@ -1,0 +1,196 @@
+"""Measures from numbers that are in the store; what is missing is measured by `kdplan.runtime.measure`.
+
+No torch here: a plan whose numbers are all known shows them at once.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from kdplan.ir.dag import PhaseKey
+from kdplan.ir.expr import Version
+from kdplan.ir.plan import Averaged, Copied, Fresh, Item, Loaded, Measure, Merged, Plan, Row, Target, View
+from kdplan.runtime.events import Events, NoEvents
+from kdplan.runtime.options import RunOptions
+from kdplan.runtime.results import MeasureResult, Number, ResultRow
+from kdplan.runtime.store import Store
+from kdplan.runtime.versions import Sources, slot_of
+
+REVISION = 1
+"""Raised whenever a metric, or how networks are run for it, gives other numbers."""
+
+
+@dataclass(frozen=True, slots=True)
+class Cell:
+    """One number to be known: a metric of a target on a view."""
+
+    target: Target
+    view: View
+    metric: Item
+
+
+def run_measures(
+    plan: Plan,
+    keys: Mapping[str, PhaseKey],
+    store: Store,
+    options: RunOptions | None = None,
+    events: Events | None = None,
+) -> list[MeasureResult]:
+    """All measures of a plan. Each distinct number is measured once, and kept in the store.
+
+    Rows whose phases are not in the store are left out; `events.note` says so.
+
+    Raises
+    ------
+    PlanError
+        KD0840 if a metric does not fit what it shall measure.
+    """
+    options, events = options or RunOptions(), events or NoEvents()
+    sources = Sources(plan, store, keys)
+    results = []
+    for measure in plan.measures.values():
+        rows = [row for row in measure.rows if _trained(sources, row.target)]
+        if len(rows) < len(measure.rows):
+            lost = len(measure.rows) - len(rows)
+            events.note(f"Measure {measure.name}: {lost} of {len(measure.rows)} rows have no weights yet.")
+        if not rows:
+            continue
+        numbers = _numbers(sources, measure, rows, options)
+        result = _table(sources, measure, rows, numbers)
+        events.measured(measure.name, result)
+        results.append(result)
+    return results
+
+
+def _trained(sources: Sources, target: Target) -> bool:
+    return all(v.phase is None or sources.store.has(sources.keys[v.phase].key) for v in target.versions)
+
+
+def _numbers(sources: Sources, measure: Measure, rows: list[Row], options: RunOptions) -> dict[str, float]:
+    """Key -> number, for every cell of a measure."""
+    numbers: dict[str, float] = {}
+    missing: dict[str, Cell] = {}
+    for row in rows:
+        for view in measure.views:
+            for _, target in snapshots(sources.plan, row.target):
+                for metric in measure.metrics:
+                    cell = Cell(target, view, metric)
+                    key = cell_key(sources, cell)
+                    found = sources.store.number("measures", key)
+                    if found is not None:
+                        numbers[key] = float(found["value"])
+                    else:
+                        missing[key] = cell
+    if missing:
+        from kdplan.runtime.measure import measure_cells
+
+        for key, value in measure_cells(sources, missing, options):
+            cell = missing[key]
+            versions = ", ".join(str(v) for v in cell.target.versions)
+            sources.store.keep_number("measures", key, {"value": value, "metric": cell.metric.name, "of": versions})
+            numbers[key] = value
+    return numbers
+
+
+def snapshots(plan: Plan, target: Target) -> Iterator[tuple[str, Target]]:
+    """A target as it was last, and as it was best where a phase chose that; a target that names one stands alone."""
+    named = {v.snapshot for v in target.versions}
+    yield (named.pop() if len(named) == 1 else "last"), target
+    phases = [plan.phases[v.phase] if v.phase is not None else None for v in target.versions]
+    if all(v.snapshot == "last" for v in target.versions) and all(p is not None and p.validations for p in phases):
+        yield "best", replace(target, versions=[replace(v, snapshot="best") for v in target.versions])
+
+
+def _table(sources: Sources, measure: Measure, rows: list[Row], numbers: dict[str, float]) -> MeasureResult:
+    """Rows that differ only in averaged axes become one."""
+    groups: dict[str, list[Row]] = {}
+    for row in rows:
+        kept = {k: v for k, v in row.coordinates.items() if k not in measure.over}
+        groups.setdefault(json.dumps([row.label, kept], sort_keys=True, default=str), []).append(row)
+    result = MeasureResult(measure.name, [label_of(m) for m in measure.metrics], [described(v) for v in measure.views])
+    result.over = [axis for axis in measure.over if any(axis in row.coordinates for row in rows)]
+    for view in measure.views:
+        for group in groups.values():
+            values: dict[str, dict[str, list[float]]] = {}
+            for row in group:
+                for snapshot, target in snapshots(sources.plan, row.target):
+                    for metric in measure.metrics:
+                        number = numbers[cell_key(sources, Cell(target, view, metric))]
+                        values.setdefault(snapshot, {}).setdefault(label_of(metric), []).append(number)
+            kept = {k: v for k, v in group[0].coordinates.items() if k not in measure.over}
+            filled = {s: {m: Number.of(v) for m, v in found.items()} for s, found in values.items()}
+            result.rows.append(ResultRow(group[0].label, kept, filled, described(view)))
+    return result
+
+
+def label_of(metric: Item) -> str:
+    """A metric as tables name it.
+
+    >>> label_of(Item("topk", {"k": 3})), label_of(Item("top1"))
+    ('topk(k = 3)', 'top1')
+    """
+    settings = ", ".join(f"{name} = {value}" for name, value in metric.arguments.items())
+    return f"{metric.name}({settings})" if settings else metric.name
+
+
+def described(view: View) -> str:
+    """How messages and tables call a view: `digits.test`, `cifar[animals].train`.
+
+    >>> described(View("digits", "test"))
+    'digits.test'
+    """
+    part = f"[{view.classes.label or len(view.classes.ids)}]" if view.classes is not None else ""
+    return f"{view.data}{part}.{'unlabelled' if view.unlabelled else view.split}"
+
+
+def cell_key(sources: Sources, cell: Cell) -> str:
+    """A hash of everything that the number depends on; names are no part of it."""
+    content = [
+        REVISION,
+        cell.target.join,
+        cell.target.path,
+        [_version(sources, v) for v in cell.target.versions],
+        _view(sources.plan, cell.view),
+        [cell.metric.name, cell.metric.arguments],
+    ]
+    return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()[:40]
+
+
+def _version(sources: Sources, version: Version) -> list[Any]:
+    network = sources.plan.networks[version.network]
+    classes = network.classes.ids if network.classes is not None else None
+    if version.phase is not None:
+        return [sources.keys[version.phase].key, slot_of(sources.plan, version), version.snapshot, classes]
+    item = network.architecture
+    content: list[Any] = [item.name, item.arguments, network.seed, network.code, classes, network.origin.kind]
+    match network.origin:
+        case Loaded(_, fingerprint):
+            return [*content, fingerprint]
+        case Copied(origin):
+            return [*content, _version(sources, origin)]
+        case Merged(versions) | Averaged(versions):
+            return [*content, *(_version(sources, v) for v in versions)]
+        case Fresh():
+            return content
+        case _:
+            return [*content, _version(sources, Version(network.origin.network))]
+
+
+def _view(plan: Plan, view: View) -> list[Any]:
+    data = plan.data[view.data]
+    items = [data.source, *data.augment, *([data.split] if data.split is not None else [])]
+    part = [data.fraction, data.limit] if view.split == "train" else []
+    classes = view.classes.ids if view.classes is not None else None
+    return [
+        [[item.name, item.arguments] for item in items],
+        data.normalize,
+        data.fingerprint,
+        data.seed,
+        part,
+        [view.split, classes, view.unlabelled],
+    ]
+

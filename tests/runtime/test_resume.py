@@ -1,0 +1,133 @@
+"""Stopping a phase at any moment, and going on: the bits of the final weights do not tell."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from small import job, network, recipe, same, train
+
+from kdplan.ir.plan import Item
+from kdplan.runtime.interrupt import Interrupt, Interrupted
+from kdplan.runtime.loop import Training
+from kdplan.runtime.store import Store, read_metrics
+
+SCRIPT = Path(__file__).with_name("train_small.py")
+ROOT = Path(__file__).parents[2]
+
+
+def call(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(command(*arguments), env=environment(), capture_output=True, text=True, timeout=300)
+
+
+def command(*arguments: str) -> list[str]:
+    return [sys.executable, str(SCRIPT), *arguments]
+
+
+def environment() -> dict[str, str]:
+    return os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT), str(SCRIPT.parent)]), "OMP_NUM_THREADS": "1"}
+
+
+def files(store: Path) -> dict[str, bytes]:
+    folder = store / "phases" / "key-train"
+    return {f.name: f.read_bytes() for f in sorted(folder.glob("weights-*"))}
+
+
+def numbers(store: Path) -> list[dict[str, object]]:
+    lines = read_metrics(store / "phases" / "key-train" / "metrics.jsonl")
+    return [{k: v for k, v in line.items() if k != "seconds"} for line in lines]
+
+
+def test_killed_at_random_moments(tmp_path: Path) -> None:
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    assert call("run", str(whole), "{}").returncode == 0
+    ended = call("kill", str(broken), "{}", "1", "10")
+    assert ended.returncode == 0, ended.stderr
+    hits = json.loads(ended.stdout)
+    assert len(hits) >= 4 and len(set(hits)) >= 3  # a fast machine may finish early
+    assert hits == sorted(hits)  # no checkpoint was lost
+    assert files(whole).keys() == {f"weights-0-{s}.safetensors" for s in ("last", "best", "ema", "epoch=3", "epoch=30")}
+    assert files(whole) == files(broken)
+    assert numbers(whole) == numbers(broken) != []
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_signals_stop_with_a_checkpoint(tmp_path: Path, number: signal.Signals) -> None:
+    store = tmp_path / "store"
+    options = json.dumps({"epochs": 100000, "checkpoint_seconds": 1000})
+    process = subprocess.Popen(command("run", str(store), options), env=environment())
+    metrics = store / "work" / "key-train" / "metrics.jsonl"
+    end = time.monotonic() + 60
+    while not metrics.exists() and time.monotonic() < end:
+        time.sleep(0.02)
+    process.send_signal(number)
+    assert process.wait(60) == 75
+    assert Store(store).state("key-train") == "interrupted"
+    assert Store(store).resume_step("key-train")
+
+
+def test_second_signal_ends_at_once() -> None:
+    code = (
+        "import os, signal; from kdplan.runtime.interrupt import Interrupt\n"
+        "with Interrupt() as i:\n"
+        "    os.kill(os.getpid(), signal.SIGINT); assert i.requested and i.by == 'SIGINT'\n"
+        "    os.kill(os.getpid(), signal.SIGTERM); print('still here')\n"
+    )
+    ended = subprocess.run([sys.executable, "-c", code], env=environment(), capture_output=True, text=True, timeout=60)
+    assert (ended.returncode, ended.stdout) == (75, "")
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adam", "adagrad", "rmsprop", "asgd", "nadam", "adafactor"])
+@pytest.mark.parametrize("channels_last", [False, True])
+def test_resumed_equals_uninterrupted(tmp_path: Path, optimizer: str, channels_last: bool) -> None:
+    settings = {"lr": 0.01} | ({"momentum": 0.9} if optimizer == "sgd" else {})
+    change = recipe(
+        optimizer=Item(optimizer, settings),
+        schedule=Item("cosine"),
+        warmup=0.5,
+        clip=1.0,
+        ema=0.8,
+        accumulate=2,
+        batch=32,
+        channels_last=channels_last,
+    )
+    whole, parts = network(), network()
+    train(tmp_path / "a", change, whole)
+    for stop in (3, 4, 9):
+        interrupt = StopAt(stop)
+        with Store(tmp_path / "b").begin("k") as work:
+            training = Training(job(work, change, network(seed=0 if stop == 3 else stop), interrupt=interrupt))
+            interrupt.training = training
+            with pytest.raises(Interrupted):
+                training.run()
+            assert training.step == stop
+    train(tmp_path / "b", change, parts)
+    assert same(whole, parts)
+    kept = [tmp_path / x / "work" / "k" / "metrics.jsonl" for x in "ab"]
+    a, b = ([{k: v for k, v in r.items() if k != "seconds"} for r in read_metrics(p)] for p in kept)
+    assert a == b and len(a) == 2
+
+
+class StopAt(Interrupt):
+    """Asks to stop once a step is done."""
+
+    training: Training
+
+    def __init__(self, step: int) -> None:
+        super().__init__()
+        self.at = step
+
+    @property  # type: ignore[override]
+    def requested(self) -> bool:
+        return hasattr(self, "training") and self.training.step >= self.at
+
+    @requested.setter
+    def requested(self, value: bool) -> None:
+        assert not value

@@ -1,0 +1,82 @@
+"""Trains one small phase in processes of its own, which are interrupted and killed.
+
+    python train_small.py run STORE OPTIONS            trains to the end
+    python train_small.py kill STORE OPTIONS SEED N    the same, with N kills at random moments; prints how many hit
+
+Processes are forked from one that has only loaded the libraries, so that each lives for training and nothing else.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import sys
+import time
+from pathlib import Path
+
+import torch
+from small import assemble, digits_plan, keys, planned
+
+from kdplan.data.dataset import open_view
+from kdplan.data.view import ViewSpec
+from kdplan.ir.plan import Item
+from kdplan.runtime.events import NoEvents
+from kdplan.runtime.execute import run_plan
+from kdplan.runtime.options import RunOptions
+from kdplan.runtime.phase import run_phase  # noqa: F401  loaded before processes are forked
+from kdplan.runtime.store import Store
+
+
+class Started(NoEvents):
+    """Writes a byte to a pipe when training begins."""
+
+    def __init__(self, pipe: int | None) -> None:
+        self.pipe = pipe
+
+    def phase_started(self, name: str, key: str, total_steps: int | None, start_step: int) -> None:
+        if self.pipe is not None:
+            os.write(self.pipe, b".")
+
+
+def run(store: str, options: str = "{}", pipe: int | None = None) -> int:
+    torch.set_num_threads(1)
+    settings = {"epochs": 60, "batch": 64, "ema": 0.9, "keep_epochs": [3, 30], **json.loads(options)}
+    every = settings.pop("checkpoint_seconds", 0.02)
+    settings["optimizer"] = Item("adam", {"lr": 0.01})
+    settings["schedule"] = Item("plateau", {"patience": 2})
+    plan = digits_plan(**settings)
+    if "folder" in settings:
+        plan.data["d"].source = Item("image_folder", {"path": settings.pop("folder")})
+    del plan.phases["kd"]
+    chosen = RunOptions(device="cpu", checkpoint_seconds=every)
+    result = run_plan(plan, planned(plan, {}), keys(plan), Store(Path(store)), chosen, Started(pipe), assemble=assemble)
+    for problem in result.failed.values():
+        print(problem, file=sys.stderr)
+    return result.exit_code
+
+
+def kill(store: str, options: str, seed: str, number: str) -> int:
+    draw = random.Random(int(seed))
+    at = []
+    open_view(ViewSpec("digits"), None)  # loads what reads the data
+    for _ in range(int(number)):
+        ours, theirs = os.pipe()
+        child = os.fork()
+        if child == 0:
+            os._exit(run(store, options, theirs))
+        os.close(theirs)
+        os.read(ours, 1)  # training begins, or the process has ended
+        os.close(ours)
+        time.sleep(draw.uniform(0, 0.3))
+        os.kill(child, signal.SIGKILL)
+        if os.waitpid(child, 0)[1] == signal.SIGKILL:
+            steps = [int(s.name.removeprefix("step-")) for s in Path(store).glob("work/*/checkpoints/step-*")]
+            at.append(max(steps, default=0))
+    print(json.dumps(at))
+    return run(store, options)
+
+
+if __name__ == "__main__":
+    sys.exit({"run": run, "kill": kill}[sys.argv[1]](*sys.argv[2:]))
