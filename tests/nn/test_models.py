@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import inspect
+import random
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -125,9 +127,28 @@ def test_a_failing_build_leaves_the_generator_alone() -> None:
     assert torch.equal(before, torch.get_rng_state())
 
 
+def test_other_generators_are_seeded_and_given_back_too() -> None:
+    """A user's factory may draw from Python's or NumPy's generator."""
+    drawn: list[tuple[float, float]] = []
+
+    def build() -> nn.Module:
+        drawn.append((random.random(), float(np.random.rand())))
+        return nn.Identity()
+
+    random.seed(0)
+    np.random.seed(0)
+    expected = random.random(), np.random.rand()
+    random.seed(0)
+    np.random.seed(0)
+    for seed in (5, 5, 6, 2**63 - 1):
+        initialise(build, seed)
+    assert (random.random(), np.random.rand()) == expected
+    assert drawn[0] == drawn[1] != drawn[2]
+
+
 def test_convolutions_start_kaiming_fan_out() -> None:
     net = initialise(lambda: create("cifar_resnet", depth=8, width=4), 0)
-    weight = net.get_submodule("layer3.0.conv2").weight
+    weight = net.get_submodule("layer3.0.conv1").weight  # 128 channels in, 256 out
     assert weight.std().item() == pytest.approx((2 / (256 * 9)) ** 0.5, rel=0.01)
     assert net.get_submodule("bn1").weight.eq(1).all() and net.get_submodule("bn1").bias.eq(0).all()
 

@@ -5,11 +5,13 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import inspect
+import random
 import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -69,7 +71,9 @@ def create(factory: str, /, **args: Any) -> nn.Module:
     _check_arguments(factory, build, args)
     try:
         net = build(**args)
-    except (TypeError, ZeroDivisionError, RuntimeError, KeyError) as e:
+    except Exception as e:  # a user's factory, or a library's with these settings, may raise anything
+        if isinstance(e, ValueError | FileNotFoundError) and ":" not in factory:
+            raise  # our own factories' messages stand alone
         raise ValueError(f"`{factory}` failed with these settings: {type(e).__name__}: {e}") from e
     if not isinstance(net, nn.Module):
         raise ValueError(f"`{factory}` returned a {type(net).__name__}, not a torch module")
@@ -141,7 +145,7 @@ def _check_arguments(factory: str, build: Callable[..., Any], args: dict[str, An
 
 
 def initialise(build: Callable[[], nn.Module], seed: int) -> nn.Module:
-    """Builds a network from `seed` alone, on the CPU, and leaves torch's global generator as it was.
+    """Builds a network from `seed` alone, on the CPU, and leaves all global generators as they were.
 
     Parameters
     ----------
@@ -160,7 +164,14 @@ def initialise(build: Callable[[], nn.Module], seed: int) -> nn.Module:
     >>> torch.equal(a.fc.weight, b.fc.weight)
     True
     """
-    with torch.random.fork_rng(devices=[]), torch.device("cpu"):
-        # default_generator alone: torch.manual_seed would also seed the accelerators, which are not forked here.
-        torch.default_generator.manual_seed(seed)
-        return build()
+    python, legacy = random.getstate(), np.random.get_state()
+    try:
+        random.seed(seed)
+        np.random.seed(seed % 2**32)
+        with torch.random.fork_rng(devices=[]), torch.device("cpu"):
+            # default_generator alone: torch.manual_seed would also seed the accelerators, which are not forked here.
+            torch.default_generator.manual_seed(seed)
+            return build()
+    finally:
+        random.setstate(python)
+        np.random.set_state(legacy)
