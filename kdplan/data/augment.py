@@ -1,8 +1,8 @@
 """Augmentation of whole batches with tensor operations, on any device.
 
-Every random number belongs to one sample: (seed, stream, epoch, index, position in the list). Images stay `uint8` until
-`normalize`; what is summed is summed in whole numbers. So a sample comes out with the same bits whatever batch it is in.
-Float inputs are taken to be on the scale from 0 to 1, and are not rounded.
+Every random number belongs to one sample: (seed, stream, epoch, index, position in the list). Images stay `uint8`
+until `normalize`; what is summed is summed in whole numbers. So a sample comes out with the same bits whatever batch
+it is in. Float inputs are taken to be on the scale from 0 to 1, and are not rounded.
 """
 
 from __future__ import annotations
@@ -95,7 +95,7 @@ def crop(x: Tensor, top: Tensor, left: Tensor, size: tuple[int, int], fill: int 
     ys = top[:, None] + torch.arange(size[0], device=x.device)
     xs = left[:, None] + torch.arange(size[1], device=x.device)
     at = ys.clamp(0, h - 1)[:, :, None] * w + xs.clamp(0, w - 1)[:, None, :]
-    out = x.flatten(2).gather(2, at.flatten(1)[:, None].expand(b, c, -1)).unflatten(2, size)
+    out = x.flatten(2).gather(2, at.flatten(1)[:, None].expand(b, c, -1)).reshape(b, c, *size)
     inside = ((ys >= 0) & (ys < h))[:, None, :, None] & ((xs >= 0) & (xs < w))[:, None, None, :]
     return torch.where(inside, out, _grey(x, fill))
 
@@ -167,7 +167,8 @@ def _like(y: Tensor, x: Tensor) -> Tensor:
 def _taps(start: Tensor, length: Tensor, n_in: int, n_out: int) -> tuple[Tensor, Tensor]:
     """Which places each output reads, and their weights, for antialiased linear scaling of a window.
 
-    start and length int64 [B] -> places int64 [B, n_out, K] and weights float32 [B, n_out, K] (whole numbers, sum about 2**15).
+    start and length int64 [B] -> places int64 [B, n_out, K] and weights float32 [B, n_out, K], whole numbers
+    with a sum of about 2**15.
     """
     scale = (length.double() / n_out)[:, None]
     support = scale.clamp(min=1.0)
@@ -254,8 +255,8 @@ def _luma(x: Tensor) -> Tensor:
     """x [B, 1 or 3, H, W] -> grey float32 [B, 1, H, W], on the scale of `x`."""
     if x.shape[1] == 1:
         return x.float()
-    r, g, b = x.float().split(1, dim=1)
-    return (r * 299 + g * 587 + b * 114) / 1000
+    y = x.float()
+    return (y[:, 0:1] * 299 + y[:, 1:2] * 587 + y[:, 2:3] * 114) / 1000
 
 
 def _grayscale(x: Tensor, args: Mapping[str, Any], draws: Draws) -> Tensor:

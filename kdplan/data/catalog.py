@@ -9,13 +9,18 @@ from typing import Any, Literal
 
 from kdplan.data.files import Where
 from kdplan.data.params import bind
+from kdplan.data.sources.arrays import ARRAYS
 from kdplan.data.sources.base import Opened, SourceSpec
 from kdplan.data.sources.cifar import CIFAR
 from kdplan.data.sources.digits import DIGITS
+from kdplan.data.sources.folder import FOLDERS
+from kdplan.data.sources.idx import IDX
+from kdplan.data.sources.svhn import SVHN
+from kdplan.data.sources.user import USER
 from kdplan.diagnostics.report import error, nearest
 from kdplan.diagnostics.span import Span
 
-SOURCES: dict[str, SourceSpec] = {s.name: s for s in (DIGITS, *CIFAR)}
+SOURCES: dict[str, SourceSpec] = {s.name: s for s in (DIGITS, *CIFAR, *IDX, SVHN, *FOLDERS, ARRAYS, USER)}
 """Every data set and reader by its name in plans."""
 
 

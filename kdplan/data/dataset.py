@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,7 @@ from kdplan.data.select import choose
 from kdplan.data.sources.base import Array
 from kdplan.data.transforms import out_shape, steps
 from kdplan.data.view import ViewSpec
-from kdplan.diagnostics.report import error
+from kdplan.diagnostics.report import Note, PlanError, error
 from kdplan.diagnostics.span import Span
 
 Batch = dict[str, Tensor]
@@ -125,25 +126,39 @@ class FileDataset(Dataset):
 
     in_memory = False
 
-    def __init__(self, files: Sequence[Path], *args: object, **kwargs: object) -> None:
+    def __init__(self, files: Sequence[str], *args: object, **kwargs: object) -> None:
         super().__init__(*args, **kwargs)  # type: ignore[arg-type]
         self._files = files
+        self._fitting: set[tuple[int, ...]] = set()
 
     def __len__(self) -> int:
         return len(self._files)
 
     def raw(self, indices: Tensor, epoch: int, train: bool, seed: int, stream: int) -> Tensor:
         # Images differ in size, so each goes through its transforms alone, as a batch of one.
-        at = indices.cpu()
-        return torch.cat(
-            [
-                augment(read_image(self._files[int(i)])[None], self._steps[train], i[None], seed=seed, epoch=epoch, stream=stream)
-                for i in at
-            ]
-        )
+        todo = self._steps[train]
+        done = []
+        for at in indices.cpu().split(1):  # type: ignore[no-untyped-call]
+            image = read_image(self._files[int(at)])[None]
+            self._check(image, self._files[int(at)])
+            done.append(augment(image, todo, at, seed=seed, epoch=epoch, stream=stream))
+        return torch.cat(done)
+
+    def _check(self, image: Tensor, path: str) -> None:
+        """Whether the transforms fit an image [1, 3, H, W]; each size is checked once."""
+        size = tuple(image.shape[1:])
+        if size in self._fitting:
+            return
+        try:
+            for train in (False, True):
+                out_shape(size, self.spec.augment, train)
+        except PlanError as e:
+            where = Note(f"the image is {path}")
+            raise PlanError([replace(d, notes=(*d.notes, where)) for d in e.diagnostics]) from e
+        self._fitting.add(size)
 
 
-def read_image(path: Path) -> Tensor:
+def read_image(path: str | Path) -> Tensor:
     """An image file as uint8 [3, H, W]."""
     from PIL import Image, UnidentifiedImageError
 
@@ -185,7 +200,8 @@ def open_view(
     device = torch.device(device)
     opened = open_source(spec.source, dict(spec.args), root, cache=cache, span=span)
     part, rows = choose(spec, opened, span)
-    labels, classes = None, ()
+    labels: Tensor | None = None
+    classes: tuple[str, ...] = ()
     if part.labels is not None and not spec.unlabelled:
         labels, classes = _labels(part.labels()[rows], spec, opened.classes)
         labels = labels.to(device)
@@ -233,7 +249,8 @@ def _normal(
         pair = spec.normalize
         if len(pair) != 2 or len(pair[0]) != len(pair[1]) or len(pair[0]) not in (1, shape[0]) or min(pair[1]) <= 0:
             expected = f"two lists of {shape[0]} numbers, mean and deviation, deviations above 0"
-            raise error("KD0721", span, owner=spec.source, arg="normalize", expected=expected, found=str([list(p) for p in pair]))
+            found = str([list(p) for p in pair])
+            raise error("KD0721", span, owner=spec.source, arg="normalize", expected=expected, found=found)
     view = (1, -1) + (1,) * (len(shape) - 1)
     m, s = (torch.tensor(p, dtype=torch.float32, device=device).reshape(view) for p in pair)
     return m, s

@@ -8,7 +8,7 @@ import json
 import os
 import tempfile
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -90,8 +90,8 @@ def fingerprint(where: Where, label: str, paths: Iterable[Path]) -> str:
 class HashCache:
     """Hashes of file contents, remembered by path, size, modification time and inode.
 
-    A file that was changed within the last two seconds is hashed, but not remembered: a second change within the clock's
-    resolution would go unseen.
+    A file that was changed within the last two seconds is hashed, but not remembered: a second change within the
+    clock's resolution would go unseen.
     """
 
     def __init__(self, folder: Path | None) -> None:
@@ -112,29 +112,31 @@ class HashCache:
         tag: list[object] = [stat.st_size, stat.st_mtime_ns, stat.st_ino]
         return self._remembered(str(path.resolve()), tag, stat.st_mtime_ns, lambda: hash_file(path))
 
-    def of_tree(self, folder: Path, names: Sequence[str]) -> str:
-        """The sha256 of many files' names and contents; one entry stands for all of them."""
+    def of_tree(self, folder: Path, names: Sequence[str], label: str, span: Span | None = None) -> str:
+        """The sha256 of `label` and many files' names and contents; one entry stands for all of them."""
         states = [(folder / name).stat() for name in names]
-        seen = hashlib.sha256()
+        for name, s in zip(names, states, strict=True):
+            if s.st_size == 0:
+                raise error("KD0715", span, path=str(folder / name), found="0", expected="more")
+        seen = hashlib.sha256(label.encode())
         for name, s in zip(names, states, strict=True):
             seen.update(f"{name}\0{s.st_size}\0{s.st_mtime_ns}\0{s.st_ino}\n".encode())
         newest = max((s.st_mtime_ns for s in states), default=0)
 
         def contents() -> str:
-            whole = hashlib.sha256()
+            whole = hashlib.sha256(label.encode())
             with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
                 for name, digest in zip(names, pool.map(lambda n: hash_file(folder / n), names), strict=True):
                     whole.update(f"{name}\0{digest}\n".encode())
             return whole.hexdigest()
 
-        return self._remembered(f"{folder.resolve()}/", [seen.hexdigest()], newest, contents)
+        return self._remembered(f"{folder.resolve()}/ {label}", [seen.hexdigest()], newest, contents)
 
-    def _remembered(self, key: str, tag: list[object], mtime_ns: int, compute: object) -> str:
+    def _remembered(self, key: str, tag: list[object], mtime_ns: int, compute: Callable[[], str]) -> str:
         entry = self.known.get(key)
         if isinstance(entry, list) and entry[:-1] == tag and isinstance(entry[-1], str):
             return entry[-1]
-        assert callable(compute)
-        digest = str(compute())
+        digest = compute()
         if time.time() - mtime_ns / 1e9 > _FRESH_SECONDS:
             self.new[key] = [*tag, digest]
         return digest

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -11,13 +12,14 @@ from torch.utils.data import Dataset as TorchDataset
 
 from kdplan.data.dataset import Batch, Dataset
 from kdplan.data.philox import order
-from kdplan.diagnostics.report import PlanError, error
+from kdplan.diagnostics.report import Diagnostic, PlanError, error
 
 
 class Loader:
     """Batches of one view.
 
-    Training goes through each epoch in an order of its own; measuring goes from first to last and changes nothing at random.
+    Training goes through each epoch in an order of its own; measuring goes from first to last and changes nothing at
+    random.
 
     Parameters
     ----------
@@ -70,7 +72,7 @@ class Loader:
         if self.drop_last and len(dataset) < batch:
             raise error("KD0732", None, name=dataset.spec.source, batch=batch, found=len(dataset))
         self._order: tuple[int, Tensor] | None = None
-        self._work: DataLoader[tuple[Tensor, Tensor] | PlanError] | None = None
+        self._work: DataLoader[tuple[Tensor, Tensor] | _Failed] | None = None
         self._plan = _Steps()
 
     @property
@@ -102,8 +104,8 @@ class Loader:
             self._work = self._start_workers()
         self._plan.steps = [(epoch, step) for step in range(start, self.steps_per_epoch)]
         for found in self._work:
-            if isinstance(found, PlanError):
-                raise found
+            if isinstance(found, _Failed):
+                raise PlanError(found.diagnostics)
             yield self.dataset.finish(*found)
 
     def cycle(self, step: int = 0) -> Iterator[Batch]:
@@ -113,7 +115,7 @@ class Loader:
             yield from self.epoch(epoch, start)
             epoch, start = epoch + 1, 0
 
-    def _start_workers(self) -> DataLoader[tuple[Tensor, Tensor] | PlanError]:
+    def _start_workers(self) -> DataLoader[tuple[Tensor, Tensor] | _Failed]:
         return DataLoader(
             _Work(self),
             batch_size=None,
@@ -124,6 +126,13 @@ class Loader:
             # The engine draws a number per pass; from the global generator it would change what dropout draws.
             generator=torch.Generator(),
         )
+
+
+@dataclass(frozen=True)
+class _Failed:
+    """What a worker sends instead of a batch; an exception would lose its diagnostics on the way."""
+
+    diagnostics: list[Diagnostic]
 
 
 class _Steps:
@@ -139,17 +148,17 @@ class _Steps:
         return len(self.steps)
 
 
-class _Work(TorchDataset[tuple[Tensor, Tensor] | PlanError]):
+class _Work(TorchDataset[tuple[Tensor, Tensor] | _Failed]):
     """One item is one step's raw batch, made in a worker."""
 
     def __init__(self, loader: Loader) -> None:
         self.loader = loader
 
-    def __getitem__(self, at: tuple[int, int]) -> tuple[Tensor, Tensor] | PlanError:
+    def __getitem__(self, at: tuple[int, int]) -> tuple[Tensor, Tensor] | _Failed:
         try:
             return self.loader.raw(*at)
         except PlanError as e:
-            return e  # raised by the reader, with its diagnostics whole
+            return _Failed(e.diagnostics)
 
 
 class Streams:

@@ -51,7 +51,11 @@ class Param:
         'a whole number, at least 0'
         """
         word = {
-            "int": "a whole number", "float": "a number", "bool": "true or false", "str": "a text", "floats": "a list of numbers"
+            "int": "a whole number",
+            "float": "a number",
+            "bool": "true or false",
+            "str": "a text",
+            "floats": "a list of numbers",
         }[self.type]
         if self.low is not None and self.high is not None:
             return f"{word} from {self.low:g} to {self.high:g}"

@@ -1,8 +1,8 @@
 """Random numbers without state: pure functions of (seed, stream, epoch, index).
 
-The generator is the counter-based Philox4x32-10. It uses operators only, so the same lines serve numpy and torch `int64`
-arrays, on any device, with the same bits: what a sample is augmented with never depends on its batch, its worker
-or the steps before it.
+The generator is the counter-based Philox4x32-10. It uses operators only, so the same lines serve numpy and torch
+`int64` arrays, on any device, with the same bits: what a sample is augmented with never depends on its batch, its
+worker or the steps before it.
 """
 
 from __future__ import annotations
@@ -53,7 +53,9 @@ def philox4x32(counter: tuple[Any, Any, Any, Any], key: int, rounds: int = 10) -
     return c0, c1, c2, c3
 
 
-def words(index: Any, *, seed: int, epoch: int, purpose: int, slot: int = 0, stream: int = 0) -> tuple[Any, Any, Any, Any]:
+def words(
+    index: Any, *, seed: int, epoch: int, purpose: int, slot: int = 0, stream: int = 0
+) -> tuple[Any, Any, Any, Any]:
     """Four words for each sample.
 
     Parameters
@@ -83,7 +85,9 @@ def below(word: Any, limit: Any) -> Any:
     return (word * limit) >> 32
 
 
-def order(n: int, *, seed: int, epoch: int, stream: int = 0, purpose: int = ORDER) -> np.ndarray[Any, np.dtype[np.int64]]:
+def order(
+    n: int, *, seed: int, epoch: int, stream: int = 0, purpose: int = ORDER
+) -> np.ndarray[Any, np.dtype[np.int64]]:
     """The order of epoch `epoch`: a permutation of 0..n-1.
 
     All permutations are equally likely: samples are sorted by a 63-bit random number each, ties by index.

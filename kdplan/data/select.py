@@ -40,7 +40,8 @@ def choose(spec: ViewSpec, opened: Opened, span: Span | None = None) -> tuple[Pa
     Raises
     ------
     PlanError
-        KD0716 no such split, KD0717 labels out of range, KD0727 a rule that cannot be met, KD0728 wrong classes, KD0729 nothing left.
+        KD0716 no such split, KD0717 labels out of range, KD0727 a rule that cannot be met, KD0728 wrong classes,
+        KD0729 nothing left.
 
     Examples
     --------
@@ -51,10 +52,18 @@ def choose(spec: ViewSpec, opened: Opened, span: Span | None = None) -> tuple[Pa
     known = split_names(opened, spec.rule)
     if spec.split not in known:
         raise error(
-            "KD0716", span, name=spec.source, split=spec.split, nearest=nearest(spec.split, known), known=", ".join(known)
+            "KD0716",
+            span,
+            name=spec.source,
+            split=spec.split,
+            nearest=nearest(spec.split, known),
+            known=", ".join(known),
         )
-    ruled = spec.rule is not None and (spec.split not in opened.parts or spec.split == _divided(opened) or spec.split in dict(spec.rule.parts))
-    name = _divided(opened) if ruled else spec.split
+    divided = _divided(opened)
+    ruled = spec.rule is not None and (
+        spec.split not in opened.parts or spec.split == divided or spec.split in dict(spec.rule.parts)
+    )
+    name = divided if ruled else spec.split
     part = opened.parts[name]
     whole = not ruled and spec.classes is None and spec.fraction == 1 and spec.limit is None
     if part.labels is None:
@@ -120,8 +129,8 @@ def _apply_rule(rule: SplitRule, split: str, labels: Array, classes: Sequence[st
         if len(short):
             c = int(short[0])
             raise error("KD0727", span, wanted=wanted, label=classes[c] if classes else "the set", found=int(counts[c]))
-    elif sum(f for _, f in rule.parts) > 1 + 1e-9:
-        raise error("KD0721", span, owner="fraction", arg="the sum", expected="at most 1", found=f"{sum(f for _, f in rule.parts):g}")
+    elif (total := sum(f for _, f in rule.parts)) > 1 + 1e-9:
+        raise error("KD0721", span, owner="fraction", arg="the sum", expected="at most 1", found=f"{total:g}")
     start = np.zeros(len(counts))
     for name, amount in rule.parts:
         end = start + (amount if rule.kind == "per_class" else amount * counts)
@@ -149,7 +158,11 @@ def _thin(rows: Array, labels: Array, spec: ViewSpec) -> Array:
         bad = "limit" if 0 < spec.fraction <= 1 else "fraction"
         found = spec.limit if bad == "limit" else spec.fraction
         raise error(
-            "KD0721", None, owner=spec.source, arg=bad, found=found,
+            "KD0721",
+            None,
+            owner=spec.source,
+            arg=bad,
+            found=found,
             expected="a whole number, at least 1" if bad == "limit" else "above 0 and at most 1",
         )
     if spec.fraction == 1 and spec.limit is None:

@@ -1,4 +1,4 @@
-"""The table of transforms: arguments, defaults, and what each does to a sample's shape. No torch; see `augment` for the work."""
+"""The table of transforms: arguments, defaults, what each does to a shape. No torch; see `augment` for the work."""
 
 from __future__ import annotations
 
@@ -80,66 +80,122 @@ def _resize_centre(args: dict[str, Any]) -> tuple[Transform, ...]:
 
 
 def _strength(name: str, what: str) -> Param:
-    return Param(name, "float", 0.0, f"Largest change of the {what}; the factor is from 1 - {name} to 1 + {name}.", low=0, high=1)
+    doc = f"Largest change of the {what}; the factor is from 1 - {name} to 1 + {name}."
+    return Param(name, "float", 0.0, doc, low=0, high=1)
 
 
 _ROWS = (
     TransformSpec(
-        "pad_crop", "Pads all sides by `pad` with `fill`, then cuts a square of `size` out at a random place.",
-        (_size(), Param("pad", "int", 4, "Pixels added on each side.", low=0),
-         Param("fill", "int", 0, "Grey value of what is added, 0 to 255.", low=0, high=255)),
-        True, "`center_crop(size)`, which leaves images of that size as they are", _centre, _square,
+        "pad_crop",
+        "Pads all sides by `pad` with `fill`, then cuts a square of `size` out at a random place.",
+        (
+            _size(),
+            Param("pad", "int", 4, "Pixels added on each side.", low=0),
+            Param("fill", "int", 0, "Grey value of what is added, 0 to 255.", low=0, high=255),
+        ),
+        True,
+        "`center_crop(size)`, which leaves images of that size as they are",
+        _centre,
+        _square,
     ),
     TransformSpec(
-        "random_crop", "Cuts a square of `size` out at a random place.", (_size(),), True, "`center_crop(size)`", _centre, _square,
+        "random_crop",
+        "Cuts a square of `size` out at a random place.",
+        (_size(),),
+        True,
+        "`center_crop(size)`",
+        _centre,
+        _square,
     ),
     TransformSpec(
-        "flip", "Mirrors left and right with probability `p`.",
-        (Param("p", "float", 0.5, "Probability.", low=0, high=1),), True,
+        "flip",
+        "Mirrors left and right with probability `p`.",
+        (Param("p", "float", 0.5, "Probability.", low=0, high=1),),
+        True,
     ),
     TransformSpec(
         "random_resized_crop",
-        "Cuts out a rectangle of a random area (a share of the image from `scale`) and aspect (log-uniform in `ratio`), "
+        "Cuts out a rectangle of a random area (a share of the image in `scale`) and aspect (log-uniform in `ratio`), "
         "and scales it to `size`.",
-        (_size(), Param("scale", "floats", (0.08, 1.0), "Least and greatest share of the area.", low=0, high=1),
-         Param("ratio", "floats", (0.75, 4 / 3), "Least and greatest width over height.", low=0.01, high=100)),
-        True, "`resize(size * 8 / 7)`, `center_crop(size)`", _resize_centre, _square,
+        (
+            _size(),
+            Param("scale", "floats", (0.08, 1.0), "Least and greatest share of the area.", low=0, high=1),
+            Param("ratio", "floats", (0.75, 4 / 3), "Least and greatest width over height.", low=0.01, high=100),
+        ),
+        True,
+        "`resize(size * 8 / 7)`, `center_crop(size)`",
+        _resize_centre,
+        _square,
     ),
     TransformSpec(
-        "aspect", "Changes the proportions by a random factor up to `factor`, keeping the size: the cut-out's other side is scaled up.",
-        (Param("factor", "float", 4 / 3, "Greatest width over height, and its inverse the least.", low=1, high=10),), True,
+        "aspect",
+        "Changes the proportions by a random factor up to `factor`, keeping the size: one side of a random window is "
+        "scaled up.",
+        (Param("factor", "float", 4 / 3, "Greatest width over height, and its inverse the least.", low=1, high=10),),
+        True,
     ),
     TransformSpec(
-        "rotation", "Turns by a random angle up to `degrees` either way, bilinear.",
-        (Param("degrees", "float", REQUIRED, "Greatest angle.", low=0, high=180),
-         Param("fill", "int", 0, "Grey value of what comes in from outside, 0 to 255.", low=0, high=255)), True,
+        "rotation",
+        "Turns by a random angle up to `degrees` either way, bilinear.",
+        (
+            Param("degrees", "float", REQUIRED, "Greatest angle.", low=0, high=180),
+            Param("fill", "int", 0, "Grey value of what comes in from outside, 0 to 255.", low=0, high=255),
+        ),
+        True,
     ),
     TransformSpec(
-        "color_jitter", "Changes brightness, contrast, saturation (factors) and hue (a shift), in this order.",
-        (_strength("brightness", "brightness"), _strength("contrast", "contrast"), _strength("saturation", "saturation"),
-         Param("hue", "float", 0.0, "Greatest shift of the hue, as a share of the colour circle.", low=0, high=0.5)), True,
+        "color_jitter",
+        "Changes brightness, contrast, saturation (factors) and hue (a shift), in this order.",
+        (
+            _strength("brightness", "brightness"),
+            _strength("contrast", "contrast"),
+            _strength("saturation", "saturation"),
+            Param("hue", "float", 0.0, "Greatest shift of the hue, as a share of the colour circle.", low=0, high=0.5),
+        ),
+        True,
     ),
     TransformSpec(
-        "cutout", "Fills a square of `size` at a random place (its middle is inside the image) with `fill`.",
-        (_size("Side of the square."), Param("fill", "int", 0, "Grey value, 0 to 255.", low=0, high=255)), True,
+        "cutout",
+        "Fills a square of `size` at a random place (its middle is inside the image) with `fill`.",
+        (_size("Side of the square."), Param("fill", "int", 0, "Grey value, 0 to 255.", low=0, high=255)),
+        True,
     ),
     TransformSpec(
-        "resize", "Scales the shorter side to `size`, antialiased; the longer one in proportion.", (_size("The shorter side."),),
-        False, "the same", shape=_short_side,
+        "resize",
+        "Scales the shorter side to `size`, antialiased; the longer one in proportion.",
+        (_size("The shorter side."),),
+        False,
+        "the same",
+        shape=_short_side,
     ),
     TransformSpec(
-        "center_crop", "Cuts a square of `size` out of the middle.", (_size(),), False, "the same", shape=_square,
+        "center_crop",
+        "Cuts a square of `size` out of the middle.",
+        (_size(),),
+        False,
+        "the same",
+        shape=_square,
     ),
-    TransformSpec("grayscale", "Turns colour into one channel of grey.", (), False, "the same", shape=lambda s, a: (1, s[1], s[2])),
-    TransformSpec("to_rgb", "Repeats a grey channel three times; leaves colour as it is.", (), False, "the same",
-                  shape=lambda s, a: (3, s[1], s[2])),
+    TransformSpec(
+        "grayscale", "Turns colour into one channel of grey.", (), False, "the same", shape=lambda s, a: (1, s[1], s[2])
+    ),
+    TransformSpec(
+        "to_rgb",
+        "Repeats a grey channel three times; leaves colour as it is.",
+        (),
+        False,
+        "the same",
+        shape=lambda s, a: (3, s[1], s[2]),
+    ),
 )
 
 TRANSFORMS: dict[str, TransformSpec] = {row.name: row for row in _ROWS}
 """Every transform by its name in plans."""
 
 
-def transform(name: str, positional: Sequence[object] = (), named: Mapping[str, object] | None = None, span: Span | None = None) -> Transform:
+def transform(
+    name: str, positional: Sequence[object] = (), named: Mapping[str, object] | None = None, span: Span | None = None
+) -> Transform:
     """A checked transform with all its arguments.
 
     Raises
@@ -157,7 +213,14 @@ def transform(name: str, positional: Sequence[object] = (), named: Mapping[str, 
     args = bind(name, TRANSFORMS[name].params, positional, named or {}, span)
     for arg in ("scale", "ratio"):
         if arg in args and not (len(args[arg]) == 2 and 0 < args[arg][0] <= args[arg][1]):
-            raise error("KD0721", span, owner=name, arg=arg, expected="two numbers above 0, the smaller first", found=str(list(args[arg])))
+            raise error(
+                "KD0721",
+                span,
+                owner=name,
+                arg=arg,
+                expected="two numbers above 0, the smaller first",
+                found=str(list(args[arg])),
+            )
     return Transform(name, tuple((k, tuple(v) if isinstance(v, list) else v) for k, v in args.items()))
 
 
@@ -177,7 +240,9 @@ def steps(transforms: Sequence[Transform], train: bool) -> tuple[tuple[int, Tran
     return tuple(done)
 
 
-def out_shape(shape: tuple[int, ...] | None, transforms: Sequence[Transform], train: bool = True, span: Span | None = None) -> tuple[int, ...]:
+def out_shape(
+    shape: tuple[int, ...] | None, transforms: Sequence[Transform], train: bool = True, span: Span | None = None
+) -> tuple[int, ...]:
     """One sample's shape after the transforms.
 
     Parameters
@@ -197,7 +262,12 @@ def out_shape(shape: tuple[int, ...] | None, transforms: Sequence[Transform], tr
     """
     if shape is not None and len(shape) != 3:
         if transforms:
-            raise error("KD0730", span, name=transforms[0].name, why=f"the samples have shape {list(shape)}; images are [C, H, W]")
+            raise error(
+                "KD0730",
+                span,
+                name=transforms[0].name,
+                why=f"the samples have shape {list(shape)}; images are [C, H, W]",
+            )
         return shape
     now: Shape = (3, None, None) if shape is None else (shape[0], shape[1], shape[2])
     for _, t in steps(transforms, train):
@@ -205,10 +275,20 @@ def out_shape(shape: tuple[int, ...] | None, transforms: Sequence[Transform], tr
         if t.name in ("random_crop", "center_crop", "pad_crop") and now[1] is not None and now[2] is not None:
             room = 2 * args.get("pad", 0)
             if min(now[1], now[2]) + room < args["size"]:
-                raise error("KD0730", span, name=t.name, why=f"a square of {args['size']} does not fit into {now[1]} by {now[2]}")
+                raise error(
+                    "KD0730",
+                    span,
+                    name=t.name,
+                    why=f"a square of {args['size']} does not fit into {now[1]} by {now[2]}",
+                )
         if t.name in ("to_rgb", "color_jitter") and now[0] not in (1, 3):
             raise error("KD0730", span, name=t.name, why=f"the samples have {now[0]} channels")
         now = TRANSFORMS[t.name].shape(now, args)
     if now[1] is None or now[2] is None:
-        raise error("KD0730", span, name="augment", why="images of differing sizes need `random_resized_crop`, `random_crop` or `center_crop`")
+        raise error(
+            "KD0730",
+            span,
+            name="augment",
+            why="images of differing sizes need `random_resized_crop`, `random_crop` or `center_crop`",
+        )
     return (now[0], now[1], now[2])

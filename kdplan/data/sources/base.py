@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -26,22 +25,22 @@ class Part:
         Gives the inputs [N, ...]; images are [N, C, H, W].
     labels : callable, optional
         Gives int64 [N]; None for a set without labels.
-    files : tuple of Path, optional
+    files : sequence of str, optional
         Image files, for sets that are too large to be held; then `inputs` is None.
     """
 
     size: int
     inputs: Callable[[], Array] | None = None
     labels: Callable[[], Array] | None = None
-    files: Sequence[Path] | None = None
+    files: Sequence[str] | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Opened:
     """A data set that was found.
 
-    `shape` is one sample's shape ([C, H, W] for images), None where samples differ; `mean` and `std` are per channel on the
-    scale from 0 to 1.
+    `shape` is one sample's shape ([C, H, W] for images), None where samples differ; `mean` and `std` are per channel on
+    the scale from 0 to 1.
     """
 
     parts: dict[str, Part]

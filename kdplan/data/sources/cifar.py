@@ -17,9 +17,13 @@ from kdplan.diagnostics.report import error
 
 _PIXELS = 3 * 32 * 32
 _ALLOWED = {
-    ("numpy", "ndarray"), ("numpy", "dtype"), ("_codecs", "encode"),
-    ("numpy.core.multiarray", "_reconstruct"), ("numpy._core.multiarray", "_reconstruct"),
-    ("numpy.core.multiarray", "scalar"), ("numpy._core.multiarray", "scalar"),
+    ("numpy", "ndarray"),
+    ("numpy", "dtype"),
+    ("_codecs", "encode"),
+    ("numpy.core.multiarray", "_reconstruct"),
+    ("numpy._core.multiarray", "_reconstruct"),
+    ("numpy.core.multiarray", "scalar"),
+    ("numpy._core.multiarray", "scalar"),
 }
 
 
@@ -36,8 +40,19 @@ def read_pickle(path: Path, where: Where) -> dict[str, Any]:
     """The dictionary in a pickled batch, with text keys."""
     try:
         found = _ArraysOnly(io.BytesIO(path.read_bytes()), encoding="bytes").load()
-    except (pickle.UnpicklingError, EOFError, ValueError, TypeError, KeyError, IndexError, AttributeError, ImportError) as e:
-        raise error("KD0726", where.span, path=str(path), format="pickled CIFAR batch", why=str(e) or type(e).__name__) from e
+    except (
+        pickle.UnpicklingError,
+        EOFError,
+        ValueError,
+        TypeError,
+        KeyError,
+        IndexError,
+        AttributeError,
+        ImportError,
+    ) as e:
+        raise error(
+            "KD0726", where.span, path=str(path), format="pickled CIFAR batch", why=str(e) or type(e).__name__
+        ) from e
     if not isinstance(found, dict):
         raise error("KD0726", where.span, path=str(path), format="pickled CIFAR batch", why="it holds no dictionary")
     return {k.decode() if isinstance(k, bytes) else str(k): v for k, v in found.items()}
@@ -51,10 +66,14 @@ def _pickled(paths: tuple[Path, ...], label: str, where: Where, size: int) -> Pa
     def joined(key: str) -> Array:
         missing = [p for p, b in zip(paths, batches(), strict=True) if key not in b]
         if missing:
-            raise error("KD0726", where.span, path=str(missing[0]), format="pickled CIFAR batch", why=f"it has no `{key}`")
+            raise error(
+                "KD0726", where.span, path=str(missing[0]), format="pickled CIFAR batch", why=f"it has no `{key}`"
+            )
         return np.concatenate([np.asarray(b[key]) for b in batches()])
 
-    return Part(size, lambda: joined("data").astype(np.uint8).reshape(-1, 3, 32, 32), lambda: joined(label).astype(np.int64))
+    return Part(
+        size, lambda: joined("data").astype(np.uint8).reshape(-1, 3, 32, 32), lambda: joined(label).astype(np.int64)
+    )
 
 
 def _binary(paths: tuple[Path, ...], head: int, size: int) -> Part:
@@ -73,7 +92,13 @@ def _binary(paths: tuple[Path, ...], head: int, size: int) -> Part:
 def _names(path: Path, count: int, where: Where) -> tuple[str, ...]:
     names = tuple(line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip())
     if len(names) != count:
-        raise error("KD0726", where.span, path=str(path), format="list of class names", why=f"it has {len(names)} names, not {count}")
+        raise error(
+            "KD0726",
+            where.span,
+            path=str(path),
+            format="list of class names",
+            why=f"it has {len(names)} names, not {count}",
+        )
     return names
 
 
@@ -87,8 +112,14 @@ def _check_pickles(name: str, folder: Path, sizes: dict[str, int], where: Where)
                 raise error("KD0715", where.span, path=str(path), found=f"{size:,}", expected=f"more than {size:,}")
 
 
-def _open(name: str, folders: dict[str, tuple[dict[str, int], dict[str, int]]], label: str, head: int, where: Where,
-          **facts: Any) -> Opened:
+def _open(
+    name: str,
+    folders: dict[str, tuple[dict[str, int], dict[str, int]]],
+    label: str,
+    head: int,
+    where: Where,
+    **facts: Any,
+) -> Opened:
     """The set in the first of `folders` (layout -> files of train, files of test, with their numbers of samples)."""
     folder = where.first(name, list(folders))
     train, test = folders[folder.name]
@@ -106,10 +137,19 @@ def _open(name: str, folders: dict[str, tuple[dict[str, int], dict[str, int]]], 
             parts[split] = _pickled(paths, label, where, total)
     files = [folder / f for f in (*train, *test)]
     if name == "cifar100" and binary:
-        for file, known in (("fine_label_names.txt", facts["classes"]), ("coarse_label_names.txt", tuple(facts["superclasses"]))):
+        for file, known in (
+            ("fine_label_names.txt", facts["classes"]),
+            ("coarse_label_names.txt", tuple(facts["superclasses"])),
+        ):
             path = where.file(name, folder / file)
             if _names(path, len(known), where) != known:
-                raise error("KD0726", where.span, path=str(path), format="list of CIFAR-100's class names", why="the names differ")
+                raise error(
+                    "KD0726",
+                    where.span,
+                    path=str(path),
+                    format="list of CIFAR-100's class names",
+                    why="the names differ",
+                )
     tag = f"{name}/1/{'binary' if binary else 'pickled'}"
     return Opened(parts, lambda: fingerprint(where, tag, files), shape=(3, 32, 32), **facts)
 
@@ -121,10 +161,15 @@ def open_cifar100(args: dict[str, Any], where: Where) -> Opened:
         "cifar-100-python": ({"train": 50000}, {"test": 10000}),
     }
     return _open(
-        "cifar100", folders, "fine_labels", 2, where,
+        "cifar100",
+        folders,
+        "fine_labels",
+        2,
+        where,
         classes=tuple(sorted(c for members in CIFAR100_SUPERCLASSES.values() for c in members)),
         superclasses=dict(CIFAR100_SUPERCLASSES),
-        mean=(0.5071, 0.4866, 0.4409), std=(0.2673, 0.2564, 0.2762),
+        mean=(0.5071, 0.4866, 0.4409),
+        std=(0.2673, 0.2564, 0.2762),
     )
 
 
@@ -135,14 +180,28 @@ def open_cifar10(args: dict[str, Any], where: Where) -> Opened:
         "cifar-10-batches-py": ({f"data_batch_{i}": 10000 for i in range(1, 6)}, {"test_batch": 10000}),
     }
     return _open(
-        "cifar10", folders, "labels", 1, where,
-        classes=CIFAR10, mean=(0.4914, 0.4822, 0.4465), std=(0.2470, 0.2435, 0.2616),
+        "cifar10",
+        folders,
+        "labels",
+        1,
+        where,
+        classes=CIFAR10,
+        mean=(0.4914, 0.4822, 0.4465),
+        std=(0.2470, 0.2435, 0.2616),
     )
 
 
 CIFAR = (
-    SourceSpec("cifar10", "CIFAR-10: 50,000 + 10,000 colour images, 32 by 32.", open_cifar10,
-               layout="cifar-10-batches-bin/ or cifar-10-batches-py/"),
-    SourceSpec("cifar100", "CIFAR-100: 50,000 + 10,000 colour images, 32 by 32; 20 superclasses of 5 classes.", open_cifar100,
-               layout="cifar-100-binary/ or cifar-100-python/"),
+    SourceSpec(
+        "cifar10",
+        "CIFAR-10: 50,000 + 10,000 colour images, 32 by 32.",
+        open_cifar10,
+        layout="cifar-10-batches-bin/ or cifar-10-batches-py/",
+    ),
+    SourceSpec(
+        "cifar100",
+        "CIFAR-100: 50,000 + 10,000 colour images, 32 by 32; 20 superclasses of 5 classes.",
+        open_cifar100,
+        layout="cifar-100-binary/ or cifar-100-python/",
+    ),
 )

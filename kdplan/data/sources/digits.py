@@ -42,8 +42,8 @@ def _read(path: Path) -> tuple[Array, Array]:
 def split_rows(labels: Array) -> tuple[Array, Array]:
     """The rows of `train` and of `test`, both in the file's order.
 
-    Each class gives its share of the 360 test samples, by largest remainders (ties: lower class first); which samples is
-    decided by a fixed permutation of the class.
+    Each class gives its share of the 360 test samples, by largest remainders (ties: lower class first); which samples
+    is decided by a fixed permutation of the class.
     """
     counts = np.bincount(labels, minlength=10)
     exact = counts * TEST / len(labels)
@@ -79,7 +79,8 @@ def open_digits(args: dict[str, Any], where: Where) -> Opened:
 
 DIGITS = SourceSpec(
     "digits",
-    "Handwritten digits, 8 by 8, grey; embedded in scikit-learn. 1,437 to train and 360 to test, a fixed split balanced over classes.",
+    "Handwritten digits, 8 by 8, grey; embedded in scikit-learn. 1,437 to train and 360 to test, a fixed split "
+    "balanced over classes.",
     open_digits,
     layout="nothing to fetch",
 )

@@ -1,0 +1,98 @@
+"""Folders of images, one folder a class."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from kdplan.data.files import IMAGE_ENDINGS, HashCache, Where
+from kdplan.data.params import REQUIRED, Param
+from kdplan.data.sources.base import Opened, Part, SourceSpec
+from kdplan.diagnostics.report import error
+
+_SPLITS = ("train", "val", "test")
+_MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+
+
+def _folders(path: Path) -> list[str]:
+    with os.scandir(path) as entries:
+        return sorted(e.name for e in entries if e.is_dir() and not e.name.startswith("."))
+
+
+def _images(folder: Path, where: Where) -> list[str]:
+    """Paths under `folder`, sorted; folders in folders count too."""
+    found = []
+    for at, inner, files in os.walk(folder):
+        inner[:] = sorted(d for d in inner if not d.startswith("."))
+        found += [os.path.join(at, f) for f in files if f.lower().endswith(IMAGE_ENDINGS) and not f.startswith(".")]
+    if not found:
+        raise error("KD0714", where.span, path=str(folder), what="images")
+    return sorted(found)
+
+
+def _part(folder: Path, classes: Sequence[str], where: Where) -> Part:
+    files: list[str] = []
+    labels: list[int] = []
+    for name in _folders(folder):
+        if name not in classes:
+            raise error("KD0733", where.span, path=str(folder / name), first=str(folder.parent / "train"))
+        images = _images(folder / name, where)
+        files += images
+        labels += [classes.index(name)] * len(images)
+    if not files:
+        raise error("KD0714", where.span, path=str(folder), what="class folders")
+    found = np.array(labels, np.int64)
+    return Part(len(files), labels=lambda: found, files=files)
+
+
+def _open(name: str, label: str, folder: Path, splits: Sequence[str], where: Where) -> Opened:
+    places = {s: folder / s for s in splits if (folder / s).is_dir()} or {"train": folder}
+    classes = _folders(next(iter(places.values())))
+    if not classes:
+        raise error("KD0714", where.span, path=str(next(iter(places.values()))), what="class folders")
+    parts = {s: _part(place, classes, where) for s, place in places.items()}
+
+    def hashed() -> str:
+        cache = HashCache(where.cache)
+        names = [os.path.relpath(f, folder) for part in parts.values() for f in part.files or ()]
+        digest = cache.of_tree(folder, names, f"{label}:{','.join(parts)}", where.span)
+        cache.save()
+        return digest
+
+    return Opened(parts, hashed, classes=tuple(classes), mean=_MEAN, std=_STD)
+
+
+def open_image_folder(args: dict[str, Any], where: Where) -> Opened:
+    """`train`, `val` and `test`, whichever are there, or class folders right under `path`."""
+    return _open("image_folder", "image_folder/1", where.folder("image_folder", args["path"]), _SPLITS, where)
+
+
+def open_imagenet(args: dict[str, Any], where: Where) -> Opened:
+    """`train` and `val`, each with one folder a class."""
+    folder = where.folder("imagenet", args["path"])
+    for split in ("train", "val"):
+        if not (folder / split).is_dir():
+            raise error("KD0713", where.span, name="imagenet", looked=str(folder / split))
+    return _open("imagenet", "imagenet/1", folder, ("train", "val"), where)
+
+
+FOLDERS = (
+    SourceSpec(
+        "imagenet",
+        "ImageNet: colour images of differing sizes; classes are named by their folders (`n01440764`), sorted.",
+        open_imagenet,
+        (Param("path", "str", "imagenet", "Folder under the data folder, or absolute."),),
+        layout="imagenet/{train,val}/<class>/*.JPEG",
+    ),
+    SourceSpec(
+        "image_folder",
+        "Images in folders, one folder a class; they are streamed from disk.",
+        open_image_folder,
+        (Param("path", "str", REQUIRED, "Folder under the data folder, or absolute."),),
+        layout="<path>/{train,val,test}/<class>/*.jpg or <path>/<class>/*.jpg",
+    ),
+)

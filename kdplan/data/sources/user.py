@@ -1,0 +1,153 @@
+"""Data sets that a user's own function gives."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import importlib
+import importlib.util
+import os
+import sys
+import traceback
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from kdplan.data.files import Where
+from kdplan.data.params import REQUIRED, Param
+from kdplan.data.sources.arrays import arrange, whole
+from kdplan.data.sources.base import Array, Opened, Part, SourceSpec
+from kdplan.diagnostics.report import error
+
+_FACTS = ("classes", "superclasses", "mean", "std")
+_given: dict[tuple[object, ...], Mapping[str, Any]] = {}
+
+
+def load_function(name: str, where: Where) -> Any:
+    """The function `module:function` or `path/to/file.py:function`; a relative path is from the working folder."""
+    module_name, _, function = name.rpartition(":")
+    if not module_name or not function:
+        expected = '"module:function" or "file.py:function"'
+        raise error("KD0721", where.span, owner="source", arg="function", expected=expected, found=repr(name))
+    try:
+        module = _load_file(Path(module_name)) if module_name.endswith(".py") else _import(module_name)
+    except Exception as e:
+        raise _failed(name, e, where) from e
+    found = getattr(module, function, None)
+    if not callable(found):
+        raise error("KD0719", where.span, function=name, why=f"`{module_name}` has no function `{function}`")
+    return found
+
+
+def _load_file(path: Path) -> Any:
+    path = path.expanduser().resolve()
+    if not path.is_file():
+        raise FileNotFoundError(f"there is no file {path}")
+    spec = importlib.util.spec_from_file_location(f"_kdplan_user_{path.stem}", path)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def _import(name: str) -> Any:
+    # A command-line program does not look in the working folder by itself.
+    sys.path.append(os.getcwd())
+    try:
+        return importlib.import_module(name)
+    finally:
+        sys.path.remove(os.getcwd())
+
+
+def _failed(name: str, e: BaseException, where: Where) -> Exception:
+    """The error that tells what a user's code raised, and where: the last place that is not ours or the importer's."""
+    frames = [
+        f for f in traceback.extract_tb(e.__traceback__) if "importlib" not in f.filename and f.filename != __file__
+    ]
+    if isinstance(e, SyntaxError) and e.filename:
+        place = f"{e.filename}, line {e.lineno}"
+    else:
+        place = f"{frames[-1].filename}, line {frames[-1].lineno}" if frames else "while it was loaded"
+    return error("KD0718", where.span, function=name, type=type(e).__name__, why=str(e) or "no message", place=place)
+
+
+def _call(name: str, args: dict[str, Any], where: Where) -> Mapping[str, Any]:
+    """What the function gives; asked once a process, unless its file changes."""
+    file = Path(name.rpartition(":")[0])
+    state = (file.stat().st_mtime_ns, file.stat().st_size) if file.suffix == ".py" and file.is_file() else None
+    key = (name, os.getcwd(), repr(sorted(args.items())), state)
+    if key not in _given:
+        function = load_function(name, where)
+        try:
+            found = function(**args)
+        except Exception as e:
+            raise _failed(name, e, where) from e
+        if dataclasses.is_dataclass(found) and not isinstance(found, type):
+            found = {f.name: getattr(found, f.name) for f in dataclasses.fields(found)}
+        if not isinstance(found, Mapping):
+            raise error("KD0719", where.span, function=name, why=f"it returns {type(found).__name__}, not a dictionary")
+        _given[key] = found
+    return _given[key]
+
+
+def open_user(args: dict[str, Any], where: Where) -> Opened:
+    """Calls the function and checks what it gives."""
+    name = args["function"]
+    given = _call(name, {k: v for k, v in args.items() if k != "function"}, where)
+    parts: dict[str, Part] = {}
+    shapes: set[tuple[int, ...]] = set()
+    digest = hashlib.sha256(b"source/1")
+    top = 0
+    for split, pair in given.items():
+        if split in _FACTS or pair is None:
+            continue
+        try:
+            inputs, labels = _pair(pair)
+        except ValueError as e:
+            raise error("KD0719", where.span, function=name, why=f"`{split}` has {e}") from e
+        parts[split] = Part(len(inputs), lambda x=inputs: x, None if labels is None else lambda y=labels: y)  # type: ignore[misc]
+        shapes.add(inputs.shape[1:])
+        top = max(top, -1 if labels is None else int(labels.max(initial=-1)) + 1)
+        for array in (inputs, labels):
+            if array is not None:
+                digest.update(f"{split}{array.dtype}{array.shape}".encode())
+                digest.update(array.data)
+    if not parts or len(shapes) > 1:
+        why = (
+            f"its splits have different shapes, {sorted(map(list, shapes))}"
+            if parts
+            else "it has no split such as `train`"
+        )
+        raise error("KD0719", where.span, function=name, why=why)
+    classes = tuple(map(str, given.get("classes") or range(max(top, 0))))
+    groups = given.get("superclasses")
+    superclasses = {str(k): tuple(map(str, v)) for k, v in groups.items()} if groups else None
+    digest.update(repr((classes, superclasses, given.get("mean"), given.get("std"))).encode())
+    mean, std = _numbers(given.get("mean")), _numbers(given.get("std"))
+    return Opened(parts, digest.hexdigest, classes, superclasses, shapes.pop(), mean, std)
+
+
+def _pair(pair: object) -> tuple[Array, Array | None]:
+    """Inputs [N, ...] and int64 [N] or None, from arrays, tensors or lists."""
+    if not isinstance(pair, Sequence) or len(pair) != 2:
+        raise ValueError("no pair `(inputs, labels)`")
+    inputs = arrange(np.asarray(pair[0]))
+    return inputs, None if pair[1] is None else whole(np.asarray(pair[1]), len(inputs))
+
+
+def _numbers(values: object) -> tuple[float, ...] | None:
+    return None if values is None else tuple(float(v) for v in np.atleast_1d(np.asarray(values)))
+
+
+USER = SourceSpec(
+    "source",
+    "What a Python function gives: a dictionary from split names to `(inputs, labels)`, with `classes`, "
+    "`superclasses`, `mean`, `std` if wanted. Further arguments go to the function. Its arrays are hashed, so it is "
+    "called whenever a plan is looked at.",
+    open_user,
+    (Param("function", "str", REQUIRED, "`module:function` or `path/to/file.py:function`."),),
+    extra=True,
+    layout="a function of yours",
+)
