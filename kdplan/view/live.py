@@ -105,7 +105,7 @@ def results(summary: Summary) -> str:
     last, best = summary.get("last"), summary.get("best")
     parts = []
     if isinstance(last, Mapping):
-        values = last.get("val") or {"loss": last["loss"]} if "loss" in last else {}
+        values = last.get("val") or {"loss": last.get("loss")}
         parts += [f"{n} {words.plain_number(v)}" for n, v in values.items() if isinstance(v, int | float)]
     if isinstance(best, Mapping) and isinstance(best.get("score"), int | float):
         parts.append(f"best {words.plain_number(best['score'])} (epoch {best.get('epoch')})")

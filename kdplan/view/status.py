@@ -66,8 +66,8 @@ def _numbers(records: list[dict[str, Any]]) -> dict[str, float]:
     latest: dict[str, float] = {}
     for record in records[-50:]:
         for name, value in {**record, **(record.get("val") or {})}.items():
-            if name not in ("step", "epoch", "seconds") and isinstance(value, int | float) and not isinstance(value, bool):
-                latest[name] = float(value)
+            if name not in ("step", "epoch", "seconds") and isinstance(value, float):
+                latest[name] = value
     return latest
 
 

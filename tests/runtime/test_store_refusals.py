@@ -36,7 +36,7 @@ def refuse(monkeypatch: pytest.MonkeyPatch, number: int) -> None:
     def fsync(handle: int) -> None:
         raise OSError(number, os.strerror(number))
 
-    monkeypatch.setattr(atomic.os, "fsync", fsync)
+    monkeypatch.setattr("kdplan.runtime.store.atomic.os.fsync", fsync)
 
 
 def with_something_stored(root: Path) -> Store:

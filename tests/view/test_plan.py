@@ -1,0 +1,80 @@
+"""`kdplan plan` and `kdplan status`: what is said, and the form for scripts."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from rich.console import Console
+
+from kdplan.runtime.store import Artifact, Store
+from kdplan.view.plan import print_plan, saved, to_json, work
+from kdplan.view.status import print_status, status
+from kdplan.view.status import to_json as status_json
+from tests.view.samples import sample
+
+
+def printed(family: int = 0, every: bool = False, width: int = 200) -> str:
+    console = Console(width=width, record=True, file=open("/dev/null", "w"))  # noqa: SIM115
+    print_plan(sample(family)[1], title="a.kd", every=every, console=console)
+    return console.export_text()
+
+
+def test_table() -> None:
+    text = printed()
+    line = next(line for line in text.splitlines() if line.lstrip().startswith("-/+"))
+    for word in ("kd", "`weight` changed: 5 → 9", "a.kd:3:4", "big.train", "278 k", "6.93 T", "20 s"):
+        assert word in line
+    assert "1 cached, 1 to resume, 1 to rerun" in text
+    assert "saved by the store: 660 steps" in text and "about 40 s" in text
+
+
+def test_large_families_are_one_line() -> None:
+    assert "sweep[…] (13)" in printed(13) and "sweep[weight=3]" not in printed(13)
+    assert "sweep[weight=3]" in printed(13, every=True)
+
+
+def test_narrow_terminal_loses_columns_not_names() -> None:
+    text = printed(width=80)
+    assert "big.train" in text and "memory" not in text and "memory" in printed()
+
+
+def test_json() -> None:
+    data = json.loads(json.dumps(to_json(sample()[1], file="a.kd")))
+    phases = {p["name"]: p for p in data["phases"]}
+    assert list(phases) == ["big.train", "kd", "alone"]
+    assert set(phases["kd"]) == {"name", "action", "reasons", "key", "needs", "cost"}
+    assert phases["kd"]["reasons"][0]["at"] == "a.kd:3:4" and phases["alone"]["resume_step"] == 300
+    assert data["totals"]["saved"]["steps"] == 660 and data["totals"]["to_do"]["seconds"] == 40.0
+
+
+def test_equal_content_is_counted_once() -> None:
+    planned = sample(2)[1]
+    planned["sweep[weight=1]"].same_as = "sweep[weight=0]"
+    assert [p.name for p in work(planned.values())] == ["kd", "alone", "sweep[weight=0]"]
+    assert [p.name for p in saved(planned.values())] == ["big.train", "sweep[weight=1]"]
+
+
+def test_status(tmp_path: Path) -> None:
+    store, planned = Store(tmp_path), sample(1)[1]
+    with store.begin("big.train-key") as running:
+        running.commit({Artifact.weights_name(): b"w", "summary.json": {}})
+    with store.begin("alone-key") as running:
+        running.log({"step": 300, "epoch": 3, "loss": 0.25, "val": {"top1": 0.5}})
+        running.save_checkpoint(300, {}, {})
+    with store.begin("kd-key"):
+        found = {s.name: s for s in status(planned, store)}
+        assert {n: s.state for n, s in found.items()} == {
+            "big.train": "done",
+            "kd": "running",
+            "alone": "interrupted",
+            "sweep[weight=0]": "missing",
+        }
+        assert found["alone"].step == 300 and found["alone"].metrics == {"loss": 0.25, "top1": 0.5}
+        assert "process" in found["kd"].who and found["big.train"].bytes > 0
+        json.dumps(status_json(list(found.values())))
+        console = Console(width=160, record=True, file=open("/dev/null", "w"))  # noqa: SIM115
+        print_status(planned, store, console)
+        assert "300 / 660" in console.export_text()
+    (store.phase_folder("big.train-key") / Artifact.weights_name()).unlink()
+    assert status(planned, store)[0].state == "corrupt"
