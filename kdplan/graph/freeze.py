@@ -18,7 +18,7 @@ from torch import Tensor, fx, nn
 
 from kdplan.graph.fake import whole
 from kdplan.graph.module import output_of, outputs_of, subset
-from kdplan.graph.prune import needed
+from kdplan.graph.prune import counters, needed
 
 
 @dataclass(frozen=True)
@@ -175,10 +175,9 @@ def _back_from(gm: fx.GraphModule, crossing: list[fx.Node]) -> set[fx.Node]:
             continue
         kept.add(node)
         todo += node.all_input_nodes
-    # Effects of kept modules, and writes into kept values.
+    # Writes into kept values; a counter goes with the part that runs its module.
     for node in needed(gm):
         if node not in kept and node not in given and node.meta.get("mutates"):
-            targets = node.meta["mutates"]
-            if all(t in kept or t.op == "get_attr" for t in targets) and all(n in kept for n in node.all_input_nodes):
+            if all(t in kept for t in node.meta["mutates"]) and all(n in kept for n in node.all_input_nodes):
                 kept.add(node)
-    return kept
+    return kept | counters(gm, kept)

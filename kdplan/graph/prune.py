@@ -12,6 +12,7 @@ the network up to the tap is what the phase trains; the result says which went.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from torch import fx
@@ -81,13 +82,22 @@ def needed(gm: fx.GraphModule, roots: list[fx.Node] | None = None) -> set[fx.Nod
             for n in node.all_input_nodes:
                 read |= storages(n)
             later.append(node)
-    # Writes into a network's own buffers (a counter in a batch norm) stay where the module itself still runs.
-    alive = {(n.meta.get("owner"), n.meta.get("path")) for n in later if n.op != "get_attr"}
+    return kept | counters(gm, later)
+
+
+def counters(gm: fx.GraphModule, kept: Iterable[fx.Node]) -> set[fx.Node]:
+    """Writes into a network's own buffers (a batch norm's counter) by the modules that `kept` nodes run, with inputs."""
+    alive = {_caller(n) for n in kept if n.op not in ("get_attr", "placeholder", "output")}
+    found: set[fx.Node] = set()
     for node in gm.graph.nodes:
-        if node not in kept and _counts(node) and (node.meta.get("owner"), node.meta.get("path")) in alive:
-            kept.add(node)
-            kept.update(node.all_input_nodes)
-    return kept
+        if _counts(node) and _caller(node) in alive:
+            found.add(node)
+            found.update(node.all_input_nodes)
+    return found
+
+
+def _caller(node: fx.Node) -> tuple[object, object, object]:
+    return node.meta.get("owner"), node.meta.get("call"), node.meta.get("path")
 
 
 def _counts(node: fx.Node) -> bool:
