@@ -1,0 +1,187 @@
+"""Handing out one trained network: weights as safetensors, what it is as JSON, and on request a `torch.export` program."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from kdplan.diagnostics.report import error
+from kdplan.graph.deploy import (
+    DeployError,
+    deploy,
+    export_program,
+    load_into,
+    parameter_count,
+    save,
+    verify_equal,
+)
+from kdplan.graph.taps import TapError
+from kdplan.ir.expr import Version
+from kdplan.ir.plan import Export, Network, Plan, View
+from kdplan.nn.models import create
+from kdplan.runtime.networks import materialise
+from kdplan.runtime.options import RunOptions
+from kdplan.runtime.store.atomic import flush_folder
+from kdplan.runtime.versions import Sources, ancestors
+
+FORMAT = 1
+WHOLE = ("", "output", "logits")
+
+
+def export_network(
+    sources: Sources, export: Export, folder: Path, *, program: bool = False, options: RunOptions | None = None
+) -> dict[str, Any]:
+    """Writes a network of the plan into `folder`: `model.safetensors`, `model.json`, perhaps `model.pt2`.
+
+    What is written is loaded again and compared with the trained network on random inputs before it is put in place.
+
+    Parameters
+    ----------
+    sources : Sources
+        The plan, the store and the keys.
+    export : Export
+        One network.
+    folder : Path
+        Made if it is not there; other files in it stay.
+    program : bool
+        Whether to write a `torch.export` program with a free batch size too.
+
+    Returns
+    -------
+    dict
+        The content of `model.json`.
+
+    Raises
+    ------
+    PlanError
+        KD0841 if it is not one network, KD0842 if what was loaded again gives other outputs.
+    """
+    target = export.target
+    if len(target.versions) != 1 or target.join not in ("single", "logits"):
+        raise error("KD0841", export.span, export=export.name, reason=f"it means {len(target.versions)} networks")
+    version = target.versions[0]
+    network = sources.plan.networks[version.network]
+    net = materialise(sources, version)
+    about = describe(sources, version, options or RunOptions())
+    if about["input_shape"] is None:
+        raise error("KD0841", export.span, export=export.name, reason="the shape of its inputs is not known")
+    example = torch.zeros(2, *about["input_shape"])
+    plain = cut(net, target.path, example, export)
+    about |= {"name": export.name, "tap": target.path, "parameters": parameter_count(plain)}
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder, prefix=".new-") as place:
+        new = Path(place)
+        about["architecture"]["factory"] = _with_code(network, new)
+        save(plain, new, about)
+        again = load(new)
+        try:
+            verify_equal(plain, again, example)
+        except DeployError as problem:
+            raise error("KD0842", export.span, export=export.name, difference=str(problem)) from problem
+        if program:
+            export_program(again, new / "model.pt2", example)
+        for file in sorted(new.iterdir()):
+            os.replace(file, folder / file.name)
+    flush_folder(folder)
+    found: dict[str, Any] = json.loads((folder / "model.json").read_text(encoding="utf-8"))
+    return found
+
+
+def load(folder: Path | str) -> nn.Module:
+    """The network that `export_network` wrote, in eval mode on the CPU.
+
+    Parameters
+    ----------
+    folder : Path or str
+        Holds `model.json` and `model.safetensors`.
+
+    Returns
+    -------
+    nn.Module
+    """
+    folder = Path(folder)
+    about = json.loads((folder / "model.json").read_text(encoding="utf-8"))
+    factory = about["architecture"]["factory"]
+    if ".py:" in factory:
+        factory = str(folder / factory)
+    net = create(factory, **about["architecture"]["arguments"]).eval()
+    if about["tap"] not in WHOLE:
+        net = deploy(net, about["tap"], torch.zeros(2, *about["input_shape"]))
+    load_into(net, folder)
+    return net.eval()
+
+
+def cut(net: nn.Module, path: str, example: torch.Tensor, export: Export) -> nn.Module:
+    """The network, or the part of it that gives the value at `path`."""
+    if path in WHOLE:
+        return net
+    try:
+        return deploy(net, path, example)
+    except TapError as problem:
+        raise error("KD0841", export.span, export=export.name, reason=str(problem)) from problem
+
+
+def describe(sources: Sources, version: Version, options: RunOptions) -> dict[str, Any]:
+    """What somebody who has only the files must know: architecture, classes, inputs, origin."""
+    plan = sources.plan
+    network = plan.networks[version.network]
+    view = trained_on(plan, version)
+    data = plan.data[view.data] if view is not None else None
+    classes = network.classes or (view.classes if view is not None else None)
+    names: list[str] = []
+    if classes is not None and classes.data in plan.data and plan.data[classes.data].classes:
+        names = [plan.data[classes.data].classes[i] for i in classes.ids]
+    elif data is not None:
+        names = list(data.classes)
+    shape = (data.shape if data is not None else None) or network.input_shape
+    return {
+        "format": FORMAT,
+        "architecture": {"factory": network.architecture.name, "arguments": dict(network.architecture.arguments)},
+        "classes": names,
+        "input_shape": list(shape) if shape is not None else None,
+        "normalize": _normalize(plan, view, options),
+        "source": {
+            "version": str(version),
+            "key": sources.keys[version.phase].key if version.phase is not None else None,
+            "snapshot": version.snapshot,
+        },
+    }
+
+
+def trained_on(plan: Plan, version: Version) -> View | None:
+    """The first stream of the last phase that trained the version."""
+    for past in ancestors(plan, version):
+        if past.phase is not None:
+            return plan.phases[past.phase].streams[0]
+    return None
+
+
+def _normalize(plan: Plan, view: View | None, options: RunOptions) -> dict[str, list[float]] | None:
+    """Mean and deviation a channel that the network's inputs were normalised with, on a scale of 0 to 1."""
+    if view is None:
+        return None
+    data = plan.data[view.data]
+    if data.normalize is not None:
+        mean, std = data.normalize
+        return {"mean": list(mean), "std": list(std)}
+    from kdplan.data.catalog import describe as describe_data
+
+    info = describe_data(data.source.name, data.source.arguments, options.data_root)
+    return {"mean": list(info.mean), "std": list(info.std)} if info.mean and info.std else None
+
+
+def _with_code(network: Network, folder: Path) -> str:
+    """The factory's name for whoever loads the network; a user's own file goes along."""
+    factory = network.architecture.name
+    where, _, function = factory.rpartition(":")
+    if not where.endswith(".py"):
+        return factory
+    shutil.copyfile(where, folder / "model.py")
+    return f"model.py:{function}"
