@@ -7,6 +7,7 @@ meant to be used through `FUNCTIONS`.
 from __future__ import annotations
 
 import builtins
+import functools
 import math
 from collections.abc import Callable
 from typing import Any
@@ -32,15 +33,22 @@ def mean(x: Tensor) -> Tensor:
     return wide(x).mean()
 
 
-def sum(x: Tensor) -> Tensor:
-    """Sum over all entries; ``[...] -> []``.
+def sum(first: Tensor, *more: Value) -> Tensor:
+    """Of one signal, the sum over all entries, ``[...] -> []``; of several, their sum, shapes broadcast.
 
     Examples
     --------
     >>> sum(torch.tensor([1.0, 3.0])).item()
     4.0
+    >>> sum(torch.tensor([1.0, 3.0]), 1.0)
+    tensor([2., 4.])
     """
-    return wide(x).sum()
+    if not more:
+        return wide(first).sum()
+    total = first
+    for term in more:
+        total = total + term
+    return total
 
 
 def exp(x: Value) -> Value:
@@ -87,27 +95,43 @@ def abs(x: Value) -> Value:
     return x.abs() if isinstance(x, Tensor) else builtins.abs(x)
 
 
-def min(a: Value, b: Value) -> Value:
-    """The smaller of two numbers, or entry by entry where one is a tensor; shapes broadcast.
+def min(first: Value, *more: Value) -> Value:
+    """Of one signal, its smallest entry, ``[...] -> []``; of several, the smallest entry by entry, shapes broadcast.
 
     Examples
     --------
     >>> min(torch.tensor([1.0, 3.0]), 2.0)
     tensor([1., 2.])
+    >>> min(torch.tensor([1.0, 3.0])).item()
+    1.0
     """
-    if isinstance(a, Tensor):
-        return torch.minimum(a, b) if isinstance(b, Tensor) else a.clamp(max=b)
-    return b.clamp(max=a) if isinstance(b, Tensor) else builtins.min(a, b)
+    if not more:
+        return first.min() if isinstance(first, Tensor) else first
+    return functools.reduce(_min, more, first)
 
 
-def max(a: Value, b: Value) -> Value:
-    """The larger of two numbers, or entry by entry where one is a tensor; shapes broadcast.
+def max(first: Value, *more: Value) -> Value:
+    """Of one signal, its largest entry, ``[...] -> []``; of several, the largest entry by entry, shapes broadcast.
 
     Examples
     --------
     >>> max(0.5, 1.0)
     1.0
+    >>> max(torch.tensor([1.0, 3.0])).item()
+    3.0
     """
+    if not more:
+        return first.max() if isinstance(first, Tensor) else first
+    return functools.reduce(_max, more, first)
+
+
+def _min(a: Value, b: Value) -> Value:
+    if isinstance(a, Tensor):
+        return torch.minimum(a, b) if isinstance(b, Tensor) else a.clamp(max=b)
+    return b.clamp(max=a) if isinstance(b, Tensor) else builtins.min(a, b)
+
+
+def _max(a: Value, b: Value) -> Value:
     if isinstance(a, Tensor):
         return torch.maximum(a, b) if isinstance(b, Tensor) else a.clamp(min=b)
     return b.clamp(min=a) if isinstance(b, Tensor) else builtins.max(a, b)
@@ -124,7 +148,7 @@ def clamp(x: Value, low: float, high: float) -> Value:
     return min(max(x, low), high)
 
 
-def concat(*tensors: Tensor) -> Tensor:
+def concat(first: Tensor, *more: Tensor) -> Tensor:
     """Signals side by side on the class or channel dimension; ``[B, C_i, ...] -> [B, sum C_i, ...]``.
 
     Examples
@@ -132,7 +156,7 @@ def concat(*tensors: Tensor) -> Tensor:
     >>> concat(torch.zeros(2, 3), torch.zeros(2, 4)).shape
     torch.Size([2, 7])
     """
-    return torch.cat(tensors, dim=1)
+    return torch.cat((first, *more), dim=1)
 
 
 def detach(x: Tensor) -> Tensor:
@@ -199,6 +223,19 @@ def pool(x: Tensor) -> Tensor:
     return x if x.dim() == 2 else x.flatten(2).mean(dim=2)
 
 
+def resize(x: Tensor, size: int) -> Tensor:
+    """Maps of another height and width, bilinear, corners not aligned; ``[B, C, H, W] -> [B, C, size, size]``.
+
+    Examples
+    --------
+    >>> resize(torch.ones(2, 3, 8, 8), size=4).shape
+    torch.Size([2, 3, 4, 4])
+    """
+    if x.shape[2:] == (size, size):
+        return x
+    return F.interpolate(wide(x), size=(size, size), mode="bilinear", align_corners=False)
+
+
 def flatten(x: Tensor) -> Tensor:
     """Each sample as one vector; ``[B, ...] -> [B, N]``.
 
@@ -239,6 +276,7 @@ FUNCTIONS: dict[str, Callable[..., Any]] = {
         losses.sigmoid_cross_entropy,
         losses.kl,
         losses.kl_probabilities,
+        losses.as_logits,
         losses.kd,
         losses.squared_l2,
         losses.mse,
@@ -267,6 +305,7 @@ FUNCTIONS: dict[str, Callable[..., Any]] = {
         reverse,
         normalize,
         pool,
+        resize,
         flatten,
     )
 }

@@ -131,7 +131,7 @@ def kl(teacher: Tensor, student: Tensor, temperature: float = 1.0) -> Tensor:
     Parameters
     ----------
     teacher, student : Tensor [B, C, ...]
-        Logits. Gradients flow into both: `detach` one to keep it fixed.
+        Logits; the teacher's may be one row ``[1, C]``. Gradients flow into both: `detach` one to keep it fixed.
     temperature : float
         Divides both sides' logits. The factor T squared that keeps gradients comparable is not in here; see `kd`.
 
@@ -150,9 +150,28 @@ def kl(teacher: Tensor, student: Tensor, temperature: float = 1.0) -> Tensor:
     >>> round(kl(t, s).item(), 4), kl(t, t).item()
     (0.4621, 0.0)
     """
-    log_p = log_softmax(teacher, temperature)
+    log_p = log_softmax(teacher.to(student.device), temperature)  # `uniform` does not know the device
     log_q = log_softmax(student, temperature)
     return (log_p.exp() * (log_p - log_q)).sum(dim=1).mean()
+
+
+def as_logits(probabilities: Tensor) -> Tensor:
+    """Logits whose softmax (at temperature 1) is the given distribution: its logarithm, finite also where it is 0.
+
+    Parameters
+    ----------
+    probabilities : Tensor [B, C, ...]
+
+    Returns
+    -------
+    Tensor [B, C, ...]
+
+    Examples
+    --------
+    >>> softmax(as_logits(torch.tensor([[0.25, 0.75]])))
+    tensor([[0.2500, 0.7500]])
+    """
+    return _safe_log(wide(probabilities))
 
 
 def kl_probabilities(p: Tensor, q: Tensor) -> Tensor:
@@ -182,7 +201,7 @@ def kl_probabilities(p: Tensor, q: Tensor) -> Tensor:
     return (p * (_safe_log(p) - _safe_log(q))).sum(dim=1).mean()
 
 
-def kd(teacher: Tensor, student: Tensor, temperature: float = 4.0) -> Tensor:
+def kd(teacher: Tensor, student: Tensor, temperature: float = 1.0) -> Tensor:
     """Distillation on softened scores, ``T^2 KL(p_T(teacher) || p_T(student))``.
 
     Parameters

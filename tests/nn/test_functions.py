@@ -8,6 +8,7 @@ import inspect
 import pytest
 import torch
 
+from kdplan.ir.functions import FUNCTIONS as TABLE
 from kdplan.nn.functions import FUNCTIONS
 
 
@@ -44,6 +45,44 @@ def test_ramp_of_a_clock() -> None:
     for epoch in (torch.tensor(40.0), 40.0):
         x = FUNCTIONS["min"](epoch / 80, 1)
         assert float(FUNCTIONS["exp"](-5 * (1 - x) ** 2)) == pytest.approx(0.2865048)
+
+
+def test_the_plans_table_is_the_signatures() -> None:
+    for name, spec in TABLE.items():
+        if spec.implementation:
+            continue
+        parameters = inspect.signature(FUNCTIONS[name]).parameters
+        plain = {n: p for n, p in parameters.items() if p.kind is not p.VAR_POSITIONAL}
+        assert spec.more == (len(plain) < len(parameters)), name
+        assert [p.name for p in spec.params] == list(plain), name
+        for p in spec.params:
+            assert p.required == (plain[p.name].default is inspect.Parameter.empty), (name, p.name)
+            assert p.required or p.default == plain[p.name].default, (name, p.name)
+
+
+def test_several_and_one() -> None:
+    x = torch.tensor([[1.0, 5.0], [3.0, 2.0]])
+    f = FUNCTIONS
+    assert f["sum"](x, x, 1).tolist() == [[3, 11], [7, 5]] and f["sum"](x).item() == 11
+    assert f["min"](x, 2.5, 4 - x).tolist() == [[1, -1], [1, 2]] and f["min"](x).item() == 1
+    assert f["max"](x, 2.5, 4 - x).tolist() == [[3, 5], [3, 2.5]] and f["max"](x).item() == 5
+
+
+def test_probabilities_as_logits() -> None:
+    """One row of probabilities against a batch of logits: how label smoothing is written as a divergence."""
+    f, x = FUNCTIONS, torch.randn(4, 5, dtype=torch.float64, requires_grad=True)
+    value = f["kl"](f["as_logits"](f["uniform"](5)), x)
+    assert torch.allclose(value, f["kl_probabilities"](f["uniform"](5).double(), f["softmax"](x)))
+    hard = torch.tensor([[1.0, 0.0, 0.0, 0.0, 0.0]])
+    value = f["kl"](f["as_logits"](hard), x)
+    value.backward()
+    assert torch.allclose(value, -f["log_softmax"](x)[:, 0].mean()) and x.grad is not None and x.grad.isfinite().all()
+
+
+def test_resizing_keeps_what_fits() -> None:
+    x = torch.randn(2, 3, 4, 4)
+    assert FUNCTIONS["resize"](x, 4) is x
+    assert torch.allclose(FUNCTIONS["resize"](torch.ones(1, 1, 6, 6), 3), torch.ones(1, 1, 3, 3))
 
 
 def test_shapes_of_features() -> None:

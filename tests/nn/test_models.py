@@ -169,12 +169,14 @@ def test_catalog_is_the_signatures() -> None:
 def test_users_own_networks(tmp_path: Path) -> None:
     file = tmp_path / "nets.py"
     file.write_text(
-        "from torch import nn\ndef tiny(classes=3):\n    return nn.Linear(2, classes)\ndef wrong():\n    return 7\n"
+        "from torch import nn\ndef tiny(classes=3):\n    return nn.Linear(2, classes)\n"
+        "def wrong():\n    return 7\ndef bad():\n    assert False, 'never'\n"
     )
     assert create(f"{file}:tiny", classes=4).out_features == 4
     assert isinstance(create("torch.nn:Linear", in_features=2, out_features=3), nn.Linear)
     for factory, message in [
         (f"{file}:tinny", "did you mean `tiny`"),
+        (f"{file}:bad", "failed with these settings: AssertionError: never"),
         (f"{file}:wrong", "returned a int, not a torch module"),
         ("no.such.module:net", "cannot be imported: ModuleNotFoundError"),
         ("resnet20", "there is no network `resnet20`"),
