@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Set
+from itertools import pairwise
 from typing import Any, NamedTuple, cast
 
 from kdplan.diagnostics.report import Diagnostic, diagnostic
@@ -185,11 +186,9 @@ class Builder:
 
     def number(self, c: list[Any]) -> ast.Number:
         text: str = c[0].text
-        value: int | float
-        if text.isdigit():
+        value: int | float = float(text)
+        if text.isdigit() and value != math.inf:
             value = int(text) if len(text) <= 18 else math.inf
-        else:
-            value = float(text)
         if value == math.inf:
             self.problems.append(diagnostic("KD0116", self._token(c[0])))
             value = 0
@@ -232,7 +231,7 @@ class Builder:
         span = self._from(c[0], c[-1].end)
         args = [a for a in given if type(a) is not ast.Keyword]
         keywords = [a for a in given if type(a) is ast.Keyword] if len(args) < len(given) else []
-        for before, after in zip(given, given[1:], strict=False):
+        for before, after in pairwise(given):
             if type(before) is ast.Keyword and type(after) is not ast.Keyword:
                 self.problems.append(diagnostic("KD0117", after.span, name=before.name))
                 break

@@ -75,7 +75,7 @@ def diagnose(source: Source, words: Sequence[Token], at: int, stuck: Stuck) -> D
     scene = Scene(source, words, at, stuck)
     if stuck.too_deep:
         return diagnostic("KD0114", scene.t.span(source))
-    for rule in (_stray, _number, _range, _word, _preposition, _comma, _lone, _side_by_side, _missing):
+    for rule in RULES:
         found = rule(scene)
         if found is not None:
             return found
@@ -161,9 +161,8 @@ def _word(s: Scene) -> Diagnostic | None:
 
 def _preposition(s: Scene) -> Diagnostic | None:
     t, before = s.t, s.before
-    if before.kind in RESERVED and s.wants_value and (t.kind in ("EQUAL", "IN", "LBRACE") or t.kind == "PREP"):
-        if t.kind == "PREP" and s.at and s.words[s.at - 2].kind != "NAME":
-            return None
+    named = s.at == s.item + 2 and t.kind in ("EQUAL", "LBRACE", *RESERVED)
+    if named and before.kind in RESERVED and s.wants_value:
         return diagnostic("KD0109", s.span(before), word=before.text)
     if t.kind not in RESERVED:
         return None
@@ -196,7 +195,7 @@ def _lone(s: Scene) -> Diagnostic | None:
         return None
     previous = s.words[s.item - 1] if s.item else NONE
     if previous.kind in ENDS_VALUE and s.same_line(previous, first):
-        return diagnostic("KD0105", s.span(first), fix=f"{previous.text} * {first.text}" if _plain(previous) else None)
+        return diagnostic("KD0105", s.span(first), fix=_product(previous, first))
     if second.kind == "LSQB" and second.start > first.end:
         return diagnostic("KD0102", s.span(first), name=first.text, value="[…]")
     if s.at == s.item + 1 and second.kind in ("NAME", "STRING", "EQUAL", "LBRACE"):
@@ -205,8 +204,8 @@ def _lone(s: Scene) -> Diagnostic | None:
     return diagnostic("KD0119", held, found=held.text if len(held.text) <= 40 else first.text)
 
 
-def _plain(t: Token) -> bool:
-    return t.kind in ("NUMBER", "NAME")
+def _product(left: Token, right: Token) -> str | None:
+    return f"{left.text} * {right.text}" if left.kind == "NUMBER" and right.kind in ("NUMBER", "NAME") else None
 
 
 def _side_by_side(s: Scene) -> Diagnostic | None:
@@ -215,9 +214,18 @@ def _side_by_side(s: Scene) -> Diagnostic | None:
     if s.t.kind in BEGINS_VALUE and s.wants_operator and s.before.kind in ENDS_VALUE:
         # a value that starts its line is rarely the wrong one: something is missing at the end of the line before
         blamed = s.before if s.starts_line(s.t) else s.t
-        fix = f"{s.before.text} * {s.t.text}" if _plain(s.before) and _plain(s.t) else None
-        return diagnostic("KD0105", s.span(blamed), fix=fix)
+        return diagnostic("KD0105", s.span(blamed), fix=_product(s.before, s.t))
     return None
+
+
+def _next_line(s: Scene) -> Diagnostic | None:
+    """`a = 1 +` whose next line `b = 2` was taken for the value."""
+    if s.t.kind != "EQUAL" or s.before.kind != "NAME" or s.at < 2 or not s.starts_line(s.before):
+        return None
+    sign = s.words[s.at - 2]
+    if sign.kind in ENDS_VALUE or sign.kind in ("LBRACE", "RBRACE"):
+        return None
+    return diagnostic("KD0118", s.span(sign), after=sign.text)
 
 
 def _missing(s: Scene) -> Diagnostic | None:
@@ -241,3 +249,7 @@ def _other(s: Scene) -> Diagnostic:
 
 def _short(text: str) -> str:
     return text if len(text) <= 40 else f"{text[:37]}…"
+
+
+# in this order: the more special before the more general
+RULES = (_stray, _number, _range, _word, _preposition, _comma, _lone, _side_by_side, _next_line, _missing)

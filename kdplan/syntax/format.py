@@ -114,6 +114,8 @@ def _read(source: Source) -> _Text:
 
 def _lines(text: _Text) -> list[_Line]:
     """Cut the words into lines."""
+    if not text.words:
+        return []
     starts = [i for i in range(len(text.words)) if i == 0 or _breaks(text, i)]
     ends = [*starts[1:], len(text.words)]
     return [_Line(range(a, b), _blank(text, a)) for a, b in zip(starts, ends, strict=True)]
@@ -171,7 +173,7 @@ def _indent_and_spell(text: _Text, lines: list[_Line], align: bool) -> None:
     """Set each line's indent and text; with `align`, the `=` of neighbours one below the other."""
     if align:
         _align_equals(text, lines)
-    open_: list[tuple[int, bool]] = []  # of each open bracket: its line's indent, and whether it holds items
+    open_: list[tuple[int, bool]] = []  # of each open bracket: the indent it counts from, and whether it holds items
     item = 0  # indent of the item being read
     equals: int | None = None  # column of its `=`
     for line in lines:
@@ -181,7 +183,7 @@ def _indent_and_spell(text: _Text, lines: list[_Line], align: bool) -> None:
         if kind in CLOSE:
             inside = first is None
             line.indent = open_[-1][0] + (INDENT if inside else 0)
-        elif leads is None or text.starts_item(leads) or not open_ and kind == "":
+        elif leads is None or text.starts_item(leads) or (not open_ and kind == ""):
             line.indent = open_[-1][0] + INDENT if open_ else 0
         elif kind == "LBRACE":
             line.indent = item
@@ -205,8 +207,10 @@ def _indent_and_spell(text: _Text, lines: list[_Line], align: bool) -> None:
                 equals = column + space
             elif word.kind == "EQUAL" and line.pad and i == line.words.start + 2:
                 space += line.pad
-            if word.kind in OPEN:
-                open_.append((line.indent, word.kind == "LBRACE" and not _is_listing(text, i)))
+            if word.kind == "LBRACE":
+                open_.append((item, not _is_listing(text, i)))
+            elif word.kind in OPEN:
+                open_.append((line.indent, False))
             elif word.kind in CLOSE:
                 open_.pop()
             spelled.append(" " * space + word.text)

@@ -205,9 +205,10 @@ def _piece(search: _Search, begin: int, end: int) -> list[ast.Item]:
 
 
 def _holds_items(search: _Search, open_: int, close: int) -> bool:
-    return close - open_ > 2 and search.tokens[open_ + 1].kind == "NAME" and (
-        search.tokens[open_ + 2].kind in BEGINS_ITEM
-    )
+    """Whether a body is items and no list: only items have these signs outside of brackets."""
+    signs = ("EQUAL", "TILDE", "LBRACE")
+    level = search.depth[open_] + 1
+    return any(search.depth[i] == level and search.tokens[i].kind in signs for i in range(open_ + 1, close))
 
 
 def _body(search: _Search, begin: int, end: int) -> None:

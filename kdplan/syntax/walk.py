@@ -34,7 +34,8 @@ def walk(node: ast.Node | ast.File) -> Iterator[ast.Node | ast.File]:
             todo.extend(reversed(one))
         elif isinstance(one, ast.Node | ast.File):
             yield one
-            todo.extend(getattr(one, name) for name in reversed(parts(type(one))))
+            kind: Any = type(one)
+            todo.extend(getattr(one, name) for name in reversed(parts(kind)))
 
 
 def same(a: object, b: object) -> bool:
@@ -54,7 +55,8 @@ def same(a: object, b: object) -> bool:
                 return False
             todo.extend(zip(left, right, strict=True))
         elif isinstance(left, ast.Node | ast.File):
-            todo.extend((getattr(left, name), getattr(right, name)) for name in parts(type(left)))
+            kind: Any = type(left)
+            todo.extend((getattr(left, name), getattr(right, name)) for name in parts(kind))
         elif left != right:
             return False
     return True

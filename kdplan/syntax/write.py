@@ -70,7 +70,8 @@ def _item(item: ast.Item, indent: int) -> str:
 def _head(d: ast.Declaration) -> str:
     name = f'"{_plain(d.text)}"' if d.text is not None else d.name or ""
     if d.params is not None:
-        name += f"({', '.join(p.name if p.default is None else f'{p.name} = {expression(p.default)}' for p in d.params)})"
+        params = (p.name if p.default is None else f"{p.name} = {expression(p.default)}" for p in d.params)
+        name += f"({', '.join(params)})"
     if d.slots:
         name += f"[{', '.join(f'{s.name} in {expression(s.values)}' for s in d.slots)}]"
     return " ".join([d.kind, *([name] if name else []), *(_clause(c) for c in d.clauses)])

@@ -1,0 +1,104 @@
+"""The table of errors is its own test: each bad example must be answered with its row."""
+
+from __future__ import annotations
+
+import re
+import string
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from kdplan.diagnostics.render import explain, render_text, to_json
+from kdplan.diagnostics.report import Diagnostic, PlanError, Reporter, silenced, table
+from kdplan.diagnostics.span import Source
+from kdplan.syntax.parse import parse_recovering
+
+ROOT = Path(__file__).parents[2]
+ROWS = sorted(table().items())
+STAGES = ("parse", "check")  # those that a plan's text alone is enough for
+
+
+def _bad() -> Iterator[Any]:
+    for code, row in ROWS:
+        for i, bad in enumerate(row.get("bad", [])):
+            if bad.get("stage", "check") in STAGES:
+                yield pytest.param(code, bad, id=f"{code}-{i}")
+
+
+def found(bad: dict[str, Any]) -> list[Diagnostic]:
+    if bad.get("stage") == "parse":
+        reporter = Reporter()
+        parse_recovering(Source("example.kd", bad["plan"]), reporter)
+        return reporter.diagnostics
+    from kdplan.compile import check_text
+
+    try:
+        return list(check_text(bad["plan"]))
+    except PlanError as error:
+        return error.diagnostics
+
+
+def says(code: str, bad: dict[str, Any]) -> bool:
+    """Whether the example is answered with `code`, and the right text is underlined."""
+    return any(
+        d.code == code and (d.span.text if d.span else None) == bad.get("at", d.span and d.span.text)
+        for d in found(bad)
+    )
+
+
+@pytest.mark.parametrize(("code", "row"), ROWS, ids=[code for code, _ in ROWS])
+def test_each_row_is_complete(code: str, row: dict[str, Any]) -> None:
+    assert re.fullmatch(r"KD\d{4}", code)
+    assert row["title"] and not row["title"].endswith(".")
+    assert row["message"].endswith((".", "?"))
+    assert row["explain"].strip()
+    assert row.get("severity", "error") in ("error", "warning")
+    assert set(row) <= {"title", "message", "help", "explain", "severity", "bad", "test"}
+    for text in (row["message"], row.get("help", "")):
+        for _, name, _, _ in string.Formatter().parse(text):
+            assert name is None or name.isidentifier(), f"a value of {code} has no name"
+    assert row.get("bad") or row.get("test"), "a row needs an example, or the test that shows it"
+    if "test" in row:
+        file, name = row["test"].split("::", 1)
+        assert f"def {name.split('::')[-1].split('[')[0]}(" in (ROOT / file).read_text(encoding="utf-8")
+    for bad in row.get("bad", []):
+        assert bad.get("stage", "check") in ("parse", "check", "compile", "data", "run")
+        assert bad["plan"].strip()
+        assert bad.get("at", bad["plan"]) in bad["plan"]
+
+
+@pytest.mark.parametrize(("code", "bad"), _bad())
+def test_each_example_is_answered_with_its_row(code: str, bad: dict[str, Any]) -> None:
+    assert says(code, bad), [(d.code, d.message, d.span and d.span.text) for d in found(bad)]
+    assert f"[{code}]" in render_text(found(bad), color=False)
+    assert code in [d["code"] for d in to_json(found(bad))]
+
+
+@pytest.mark.parametrize(("code", "bad"), _bad())
+def test_each_example_fails_without_its_check(code: str, bad: dict[str, Any]) -> None:
+    with silenced(code):
+        assert not says(code, bad)
+
+
+@pytest.mark.parametrize("code", [code for code, _ in ROWS])
+def test_each_code_can_be_explained(code: str) -> None:
+    text = explain(code)
+    assert text is not None and text.startswith(f"{code}: ") and "{{" not in text
+
+
+def _used() -> dict[str, str]:
+    return {
+        code: str(path)
+        for path in sorted((ROOT / "kdplan").rglob("*.py"))
+        for code in re.findall(r'"(KD\d{4})"', path.read_text(encoding="utf-8"))
+    }
+
+
+def test_each_code_in_the_source_has_a_row() -> None:
+    assert {code: path for code, path in _used().items() if code not in table()} == {}
+
+
+def test_each_row_is_used_in_the_source() -> None:
+    assert sorted(set(table()) - set(_used())) == []
