@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -21,7 +22,18 @@ def test_in_range_and_repeatable(seed: int, more: list[object]) -> None:
 
 
 def test_order_nesting_and_type_matter_but_not_how_a_number_is_written() -> None:
-    seen = {fold(*v) for v in [(0, 1), (1, 0), (0, 1, 2), (0, [1, 2]), (0, "1"), (0, 12), (0, True), (0, None), (0,)]}
+    cases: list[tuple[Any, ...]] = [
+        (0, 1),
+        (1, 0),
+        (0, 1, 2),
+        (0, [1, 2]),
+        (0, "1"),
+        (0, 12),
+        (0, True),
+        (0, None),
+        (0,),
+    ]
+    seen = {fold(*v) for v in cases}
     assert len(seen) == 9
     assert fold(0, 1) == fold(0, 1.0) and fold(0, {"a": 1, "b": 2}) == fold(0, {"b": 2.0, "a": 1})
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import torch
-from sklearn.datasets import load_digits
+from sklearn.datasets import load_digits  # type: ignore[import-untyped]
 
 from kdplan.nn.losses import cross_entropy
 from kdplan.nn.metrics import build_metric
@@ -21,7 +21,7 @@ def train(epochs: int = 5) -> tuple[float, float, dict[str, torch.Tensor]]:
     average = WeightAverage(net, decay=0.9)
     order = torch.Generator().manual_seed(0)
     for epoch in range(epochs):
-        batches = torch.randperm(1400, generator=order).split(100)
+        batches = torch.randperm(1400, generator=order).split(100)  # type: ignore[no-untyped-call]
         for i, batch in enumerate(batches):
             set_lr_factor(optimizer, schedule.lr_factor(epoch + i / len(batches)))
             optimizer.zero_grad()

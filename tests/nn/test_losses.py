@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from kdplan.nn import losses
 
-Array = np.ndarray
+Array = NDArray[Any]
 
 
 def p_of(x: Array, t: float = 1.0) -> Array:
     e = np.exp((x - x.max(1, keepdims=True)) / t)
-    return e / e.sum(1, keepdims=True)
+    return np.asarray(e / e.sum(1, keepdims=True))
 
 
 def ref_cross_entropy(x: Array, z: Array, smoothing: float = 0.0) -> float:
@@ -94,7 +96,7 @@ def test_gradient_is_that_of_finite_differences(case: str) -> None:
     first, second = t(a).requires_grad_(), t(b)
     if second.is_floating_point() and case != "entropy":
         second.requires_grad_()
-    f(first, second).backward()
+    f(first, second).backward()  # type: ignore[no-untyped-call]
     for which, tensor in enumerate((first, second)):
         if not tensor.requires_grad:
             continue
@@ -129,7 +131,7 @@ def test_extreme_scores_stay_finite() -> None:
     p = losses.softmax(x)
     total = losses.entropy(p) + losses.kl_probabilities(losses.uniform(3), p) + losses.kl(x, -x)
     total = total + losses.sigmoid_cross_entropy(x, torch.tensor([1]))
-    total.backward()
+    total.backward()  # type: ignore[no-untyped-call]
     assert total.isfinite() and x.grad is not None and x.grad.isfinite().all()
 
 
@@ -152,7 +154,7 @@ def test_temperature_squared_keeps_gradients_comparable() -> None:
     sizes = []
     for temperature in (10.0, 20.0):
         student = torch.tensor(Y).requires_grad_()
-        losses.kd(teacher, student, temperature).backward()
+        losses.kd(teacher, student, temperature).backward()  # type: ignore[no-untyped-call]
         assert student.grad is not None
         sizes.append(student.grad.norm().item())
     assert sizes[0] == pytest.approx(sizes[1], rel=0.1)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import itertools
+from typing import Any
 
 import numpy as np
 import pytest
@@ -20,7 +21,7 @@ OUTPUTS = torch.tensor(RNG.normal(size=(101, 7)), dtype=torch.float32)
 LABELS = torch.tensor(RNG.integers(7, size=101))
 
 
-def value(name: str, outputs: torch.Tensor, labels: torch.Tensor, **options: object) -> float:
+def value(name: str, outputs: torch.Tensor, labels: torch.Tensor, **options: Any) -> float:
     metric = build_metric(name, **options)
     metric.update(outputs, labels)
     return metric.compute()
@@ -106,7 +107,7 @@ def test_catalog_names_what_exists() -> None:
     for name, spec in METRICS.items():
         assert spec.name == name and spec.doc
         if spec.needs != "network":
-            required = {k: 2 for k, s in spec.settings.items() if s.required}
+            required: dict[str, Any] = {k: 2 for k, s in spec.settings.items() if s.required}
             built = build_metric(name, **required)
             signature = inspect.signature(type(built)).parameters
             for key, setting in spec.settings.items():

@@ -112,7 +112,7 @@ def test_initial_weights_depend_on_architecture_and_seed_only() -> None:
     torch.rand(7)
     b, c = initialise(build, 5), initialise(build, 6)
     assert all(torch.equal(p, q) for p, q in zip(a.state_dict().values(), b.state_dict().values(), strict=True))
-    assert not torch.equal(a.get_submodule("conv1").weight, c.get_submodule("conv1").weight)
+    assert not torch.equal(a.get_parameter("conv1.weight"), c.get_parameter("conv1.weight"))
 
 
 def test_a_failing_build_leaves_the_generator_alone() -> None:
@@ -148,9 +148,9 @@ def test_other_generators_are_seeded_and_given_back_too() -> None:
 
 def test_convolutions_start_kaiming_fan_out() -> None:
     net = initialise(lambda: create("cifar_resnet", depth=8, width=4), 0)
-    weight = net.get_submodule("layer3.0.conv1").weight  # 128 channels in, 256 out
+    weight = net.get_parameter("layer3.0.conv1.weight")  # 128 channels in, 256 out
     assert weight.std().item() == pytest.approx((2 / (256 * 9)) ** 0.5, rel=0.01)
-    assert net.get_submodule("bn1").weight.eq(1).all() and net.get_submodule("bn1").bias.eq(0).all()
+    assert net.get_parameter("bn1.weight").eq(1).all() and net.get_parameter("bn1.bias").eq(0).all()
 
 
 def test_catalog_is_the_signatures() -> None:
@@ -210,7 +210,7 @@ def test_named_weights_are_read_from_the_hub_folder(tmp_path: Path, monkeypatch:
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     with pytest.raises(FileNotFoundError, match=f"looked for {tmp_path}.*squeezenet1_1"):
         create("torchvision", name="squeezenet1_1", weights="DEFAULT")
-    from torchvision.models import SqueezeNet1_1_Weights
+    from torchvision.models import SqueezeNet1_1_Weights  # type: ignore[import-untyped]
 
     source = initialise(lambda: create("torchvision", name="squeezenet1_1"), 3)
     file = tmp_path / "hub" / "checkpoints" / SqueezeNet1_1_Weights.DEFAULT.url.rsplit("/", 1)[-1]
@@ -229,7 +229,7 @@ def test_weights_of_another_network_are_refused(tmp_path: Path) -> None:
     net = create("mlp", inputs=4, hidden=[8], classes=3)
     other = create("mlp", inputs=4, hidden=[8], classes=5)
     load_adapted(net, other.state_dict(), "weights")
-    assert torch.equal(net.get_submodule("layer1.linear").weight, other.get_submodule("layer1.linear").weight)
+    assert torch.equal(net.get_parameter("layer1.linear.weight"), other.get_parameter("layer1.linear.weight"))
     with pytest.raises(ValueError, match=r"`layer1.linear.weight` is \[8, 6\], the network has \[8, 4\]"):
         load_adapted(net, create("mlp", inputs=6, hidden=[8], classes=3).state_dict(), "weights")
     with pytest.raises(ValueError, match=r"no `layer1.linear.weight` in the weights"):

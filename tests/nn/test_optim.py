@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from typing import Any
 
 import pytest
 import torch
@@ -47,7 +48,7 @@ def test_every_optimizer_lowers_a_loss(name: str) -> None:
 
 def test_settings_reach_torch() -> None:
     net = nn.Linear(2, 2)
-    groups = [{"params": [net.weight]}, {"params": [net.bias], "lr": 0.5}]
+    groups: list[dict[str, Any]] = [{"params": [net.weight]}, {"params": [net.bias], "lr": 0.5}]
     o = build_optimizer("adamw", {"lr": 0.1, "betas": [0.8, 0.9], "weight_decay": 0.05}, groups)
     assert [g["betas"] for g in o.param_groups] == [(0.8, 0.9)] * 2
     set_lr_factor(o, 0.1)
