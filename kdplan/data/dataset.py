@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from kdplan.data.augment import augment
+from kdplan.data.augment import HeldNumbers, Numbers, augment
 from kdplan.data.catalog import open_source
 from kdplan.data.select import choose
 from kdplan.data.sources.base import Array
@@ -20,6 +20,7 @@ from kdplan.diagnostics.report import Note, PlanError, error
 from kdplan.diagnostics.span import Span
 
 Batch = dict[str, Tensor]
+_HELD = 4
 
 
 class Dataset:
@@ -70,7 +71,7 @@ class Dataset:
         indices = indices.to(self.device, non_blocking=True)
         batch = {"inputs": self._normalized(raw.to(self.device, non_blocking=True)), "indices": indices}
         if self._labels is not None:
-            batch["labels"] = self._labels[indices]
+            batch["labels"] = self._labels.index_select(0, indices)
         return batch
 
     def batch(self, indices: Tensor, epoch: int = 0, train: bool = False, *, seed: int = 0, stream: int = 0) -> Batch:
@@ -112,13 +113,23 @@ class ArrayDataset(Dataset):
     def __init__(self, inputs: Tensor, *args: object, **kwargs: object) -> None:
         super().__init__(*args, **kwargs)  # type: ignore[arg-type]
         self._inputs = inputs
+        self._held: dict[tuple[int, int, int], HeldNumbers] = {}
 
     def __len__(self) -> int:
         return len(self._inputs)
 
     def raw(self, indices: Tensor, epoch: int, train: bool, seed: int, stream: int) -> Tensor:
         at = indices.to(self._inputs.device, non_blocking=True)
-        return augment(self._inputs[at], self._steps[train], at, seed=seed, epoch=epoch, stream=stream)
+        return augment(self._inputs.index_select(0, at), self._steps[train], at, self._numbers(seed, epoch, stream))
+
+    def _numbers(self, seed: int, epoch: int, stream: int) -> HeldNumbers:
+        """The epoch's numbers; those of the last few streams are kept."""
+        key = (seed, epoch, stream)
+        if key not in self._held:
+            if len(self._held) >= _HELD:
+                del self._held[next(iter(self._held))]
+            self._held[key] = HeldNumbers(len(self), self._inputs.device, seed, epoch, stream)
+        return self._held[key]
 
 
 class FileDataset(Dataset):
@@ -136,12 +147,12 @@ class FileDataset(Dataset):
 
     def raw(self, indices: Tensor, epoch: int, train: bool, seed: int, stream: int) -> Tensor:
         # Images differ in size, so each goes through its transforms alone, as a batch of one.
-        todo = self._steps[train]
+        todo, numbers = self._steps[train], Numbers(seed, epoch, stream)
         done = []
         for at in indices.cpu().split(1):  # type: ignore[no-untyped-call]
             image = read_image(self._files[int(at)])[None]
             self._check(image, self._files[int(at)])
-            done.append(augment(image, todo, at, seed=seed, epoch=epoch, stream=stream))
+            done.append(augment(image, todo, at, numbers))
         return torch.cat(done)
 
     def _check(self, image: Tensor, path: str) -> None:

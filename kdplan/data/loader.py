@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
@@ -125,7 +126,13 @@ class Loader:
             pin_memory=self.dataset.device.type == "cuda",
             # The engine draws a number per pass; from the global generator it would change what dropout draws.
             generator=torch.Generator(),
+            worker_init_fn=_leave_signals,
         )
+
+
+def _leave_signals(worker: int) -> None:
+    """Ctrl-C reaches every process of a terminal; workers leave it to the run, which still needs them for its step."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 @dataclass(frozen=True)

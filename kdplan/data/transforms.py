@@ -71,8 +71,16 @@ def _size(doc: str = "Height and width of what comes out.") -> Param:
     return Param("size", "int", REQUIRED, doc, low=1)
 
 
+def _padding(pad: int) -> tuple[Param, Param]:
+    return (
+        Param("pad", "int", pad, "Pixels added on each side.", low=0),
+        Param("fill", "int", 0, "Grey value of what is added, 0 to 255.", low=0, high=255),
+    )
+
+
 def _centre(args: dict[str, Any]) -> tuple[Transform, ...]:
-    return (Transform("center_crop", (("size", args["size"]),)),)
+    kept = (("size", args["size"]), ("pad", args.get("pad", 0)), ("fill", args.get("fill", 0)))
+    return (Transform("center_crop", kept),)
 
 
 def _resize_centre(args: dict[str, Any]) -> tuple[Transform, ...]:
@@ -88,13 +96,9 @@ _ROWS = (
     TransformSpec(
         "pad_crop",
         "Pads all sides by `pad` with `fill`, then cuts a square of `size` out at a random place.",
-        (
-            _size(),
-            Param("pad", "int", 4, "Pixels added on each side.", low=0),
-            Param("fill", "int", 0, "Grey value of what is added, 0 to 255.", low=0, high=255),
-        ),
+        (_size(), *_padding(4)),
         True,
-        "`center_crop(size)`, which leaves images of that size as they are",
+        "`center_crop(size, pad, fill)`, which leaves images of that size as they are",
         _centre,
         _square,
     ),
@@ -170,8 +174,8 @@ _ROWS = (
     ),
     TransformSpec(
         "center_crop",
-        "Cuts a square of `size` out of the middle.",
-        (_size(),),
+        "Cuts a square of `size` out of the middle, after adding `pad` on all sides.",
+        (_size(), *_padding(0)),
         False,
         "the same",
         shape=_square,
@@ -228,7 +232,7 @@ def steps(transforms: Sequence[Transform], train: bool) -> tuple[tuple[int, Tran
     """What is really done, with each entry's position in the list (which its random numbers depend on).
 
     >>> steps([transform("pad_crop", [32]), transform("flip")], train=False)
-    ((0, Transform(name='center_crop', args=(('size', 32),))),)
+    ((0, Transform(name='center_crop', args=(('size', 32), ('pad', 4), ('fill', 0)))),)
     """
     done: list[tuple[int, Transform]] = []
     for slot, t in enumerate(transforms):

@@ -7,7 +7,7 @@ import torchvision.transforms.v2.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kdplan.data.augment import augment, crop, window_resize
+from kdplan.data.augment import HeldNumbers, Numbers, augment, crop, window_resize
 from kdplan.data.transforms import TRANSFORMS, out_shape, steps, transform
 
 CALLS = [
@@ -32,7 +32,7 @@ def _images(n=24, c=3, h=20, w=24, seed=0):
 
 
 def _run(x, calls, index, seed=3, epoch=2, **kwargs):
-    return augment(x, steps(calls, train=True), index, seed=seed, epoch=epoch, **kwargs)
+    return augment(x, steps(calls, train=True), index, Numbers(seed, epoch, **kwargs))
 
 
 def test_every_transform_is_covered():
@@ -169,7 +169,7 @@ def test_color_jitter_agrees_with_torchvision(arg, reference):
 
     x, index = _images(6), torch.arange(6)
     which = ("brightness", "contrast", "saturation", "hue").index(arg)
-    u = Draws(index, 3, 2, 0, 0).uniform()[which] * 2 - 1
+    u = Draws(index, Numbers(3, 2), 0).uniform()[which] * 2 - 1
     ours = _run(x, [transform("color_jitter", [], {arg: 0.4})], index).float()
     for i in range(6):
         theirs = reference(x[i].float() / 255, float(u[i])) * 255
@@ -181,6 +181,32 @@ def test_measuring_leaves_random_changes_out_and_keeps_the_shape():
     done = steps(calls, train=False)
     assert [t.name for _, t in done] == ["resize", "center_crop"]
     assert out_shape((3, 32, 40), calls, train=False) == out_shape((3, 32, 40), calls, train=True) == (3, 16, 16)
+
+
+def test_held_numbers_are_the_same_numbers():
+    index = torch.tensor([5, 0, 99])
+    held = HeldNumbers(100, torch.device("cpu"), 3, 2, 1)
+    for slot in (0, 64, 0):
+        assert all(map(torch.equal, held.words(index, slot), Numbers(3, 2, 1).words(index, slot)))
+
+
+def test_measuring_pads_where_training_does():
+    calls = [transform("pad_crop", [24], {"pad": 3, "fill": 5})]
+    x = _images(h=20, w=20)
+    out = augment(x, steps(calls, train=False), torch.arange(24), Numbers(0, 0))
+    assert torch.equal(out[:, :, 2:22, 2:22], x)
+    assert bool((out[:, :, :2] == 5).all())
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("call", CALLS, ids=str)
+def test_devices_agree(call):
+    x, index = _images(), torch.arange(24)
+    here, there = _run(x, [call], index), _run(x.cuda(), [call], index.cuda()).cpu()
+    words = [torch.stack(Numbers(3, 2).words(i, 1)).cpu() for i in (index, index.cuda())]
+    assert torch.equal(*words)
+    # Sines and logarithms may differ in their last bit, and so a rounded value by one.
+    assert (here.int() - there.int()).abs().max() <= (1 if call.name in ("rotation", "color_jitter") else 0)
 
 
 def test_crop_is_a_window():
