@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import logging
 import operator
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -19,6 +20,9 @@ from torch._subclasses.fake_tensor import (
 )
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
+
+# A shape that does not fit is the user's to read once, in our words, not also in a log.
+logging.getLogger("torch._subclasses.fake_tensor").setLevel(logging.CRITICAL)
 
 DATA_DEPENDENT = (DataDependentOutputException, DynamicOutputShapeException, UnsupportedOperatorException)
 
@@ -161,19 +165,19 @@ class FakeWorld:
         return [self.fake(b)._version for b in whole(root.get_submodule(str(node.target))).buffers()]
 
     def _run_really(self, node: fx.Node, root: nn.Module, args: Any, kwargs: Any) -> Any:
-        """Shapes that depend on data: run a copy of the leaf on real numbers, where it has real weights."""
-        if node.op != "call_module":
+        """Shapes that depend on data: run the node on real numbers, a leaf as a copy and only with real weights."""
+        was, self.running = self.running, True
+        try:
             args, kwargs = self._real((args, kwargs))
             if node.op == "call_method":
                 return self.fake_tree(getattr(args[0], str(node.target))(*args[1:], **kwargs))
-            raise
-        module = root.get_submodule(str(node.target))
-        inner = whole(module)
-        if any(isinstance(p, FakeTensor) or p.is_meta for p in [*inner.parameters(), *inner.buffers()]):
-            raise
-        args, kwargs = self._real((args, kwargs))
-        was, self.running = self.running, True
-        try:
+            if node.op != "call_module":
+                assert callable(node.target)
+                return self.fake_tree(node.target(*args, **kwargs))
+            module = root.get_submodule(str(node.target))
+            inner = whole(module)
+            if any(isinstance(p, FakeTensor) or p.is_meta for p in [*inner.parameters(), *inner.buffers()]):
+                raise RuntimeError(f"the shapes that {node.target} returns depend on its weights, which are not there")
             with torch.random.fork_rng(devices=[]):
                 return self.fake_tree(copy.deepcopy(module)(*args, **kwargs))
         finally:
