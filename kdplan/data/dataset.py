@@ -225,7 +225,8 @@ def open_view(
     if part.files is not None:
         return FileDataset([part.files[i] for i in rows.tolist()], spec, classes, shape, labels, normal, device)
     assert part.inputs is not None
-    inputs = torch.from_numpy(np.ascontiguousarray(part.inputs()[rows])).to(device)
+    found = part.inputs()
+    inputs = torch.from_numpy(np.ascontiguousarray(found if len(rows) == part.size else found[rows])).to(device)
     return ArrayDataset(inputs, spec, classes, shape, labels, normal, device)
 
 

@@ -72,7 +72,7 @@ class Loader:
         self.stream = stream
         if self.drop_last and len(dataset) < batch:
             raise error("KD0732", None, name=dataset.spec.source, batch=batch, found=len(dataset))
-        self._order: tuple[int, Tensor] | None = None
+        self._maker = _Maker(dataset, batch, seed, train, stream)
         self._work: DataLoader[tuple[Tensor, Tensor] | _Failed] | None = None
         self._plan = _Steps()
 
@@ -83,23 +83,13 @@ class Loader:
 
     def indices(self, epoch: int, step: int) -> Tensor:
         """The samples of one step, int64 [B]."""
-        n = len(self.dataset)
-        if not self.train:
-            return torch.arange(step * self.batch, min((step + 1) * self.batch, n))
-        if self._order is None or self._order[0] != epoch:
-            self._order = (epoch, torch.from_numpy(order(n, seed=self.seed, epoch=epoch, stream=self.stream)))
-        return self._order[1][step * self.batch : (step + 1) * self.batch]
-
-    def raw(self, epoch: int, step: int) -> tuple[Tensor, Tensor]:
-        """Inputs before normalisation [B, ...] and indices int64 [B] of one step."""
-        at = self.indices(epoch, step)
-        return self.dataset.raw(at, epoch, self.train, self.seed, self.stream), at
+        return self._maker.indices(epoch, step)
 
     def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
         """The batches of an epoch from step `start` on."""
         if not self.workers:
             for step in range(start, self.steps_per_epoch):
-                yield self.dataset.finish(*self.raw(epoch, step))
+                yield self.dataset.finish(*self._maker.raw(epoch, step))
             return
         if self._work is None:
             self._work = self._start_workers()
@@ -116,9 +106,13 @@ class Loader:
             yield from self.epoch(epoch, start)
             epoch, start = epoch + 1, 0
 
+    def close(self) -> None:
+        """End the worker processes; a later epoch starts new ones."""
+        self._work = None
+
     def _start_workers(self) -> DataLoader[tuple[Tensor, Tensor] | _Failed]:
         return DataLoader(
-            _Work(self),
+            _Work(self._maker),
             batch_size=None,
             sampler=self._plan,
             num_workers=self.workers,
@@ -133,6 +127,32 @@ class Loader:
 def _leave_signals(worker: int) -> None:
     """Ctrl-C reaches every process of a terminal; workers leave it to the run, which still needs them for its step."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+class _Maker:
+    """Makes the samples of a step. Workers hold this, not the loader: a cycle would keep them from ending in order."""
+
+    def __init__(self, dataset: Dataset, batch: int, seed: int, train: bool, stream: int) -> None:
+        self.dataset = dataset
+        self.batch = batch
+        self.seed = seed
+        self.train = train
+        self.stream = stream
+        self._order: tuple[int, Tensor] | None = None
+
+    def indices(self, epoch: int, step: int) -> Tensor:
+        """The samples of one step, int64 [B]."""
+        n = len(self.dataset)
+        if not self.train:
+            return torch.arange(step * self.batch, min((step + 1) * self.batch, n))
+        if self._order is None or self._order[0] != epoch:
+            self._order = (epoch, torch.from_numpy(order(n, seed=self.seed, epoch=epoch, stream=self.stream)))
+        return self._order[1][step * self.batch : (step + 1) * self.batch]
+
+    def raw(self, epoch: int, step: int) -> tuple[Tensor, Tensor]:
+        """Inputs before normalisation [B, ...] and indices int64 [B] of one step."""
+        at = self.indices(epoch, step)
+        return self.dataset.raw(at, epoch, self.train, self.seed, self.stream), at
 
 
 @dataclass(frozen=True)
@@ -158,12 +178,12 @@ class _Steps:
 class _Work(TorchDataset[tuple[Tensor, Tensor] | _Failed]):
     """One item is one step's raw batch, made in a worker."""
 
-    def __init__(self, loader: Loader) -> None:
-        self.loader = loader
+    def __init__(self, maker: _Maker) -> None:
+        self.maker = maker
 
     def __getitem__(self, at: tuple[int, int]) -> tuple[Tensor, Tensor] | _Failed:
         try:
-            return self.loader.raw(*at)
+            return self.maker.raw(*at)
         except PlanError as e:
             return _Failed(e.diagnostics)
 

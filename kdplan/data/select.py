@@ -79,7 +79,7 @@ def choose(spec: ViewSpec, opened: Opened, span: Span | None = None) -> tuple[Pa
     if spec.classes is not None:
         _check_classes(spec, part, opened, span)
         rows = rows[np.isin(labels[rows], spec.classes)]
-    rows = _thin(rows, labels, spec)
+    rows = _thin(rows, labels, spec, span)
     if len(rows) == 0:
         raise error("KD0729", span, name=spec.source, split=spec.split)
     return part, rows
@@ -153,13 +153,13 @@ def _check_classes(spec: ViewSpec, part: Part, opened: Opened, span: Span | None
         raise error("KD0728", span, name=spec.source, why="a class stands twice")
 
 
-def _thin(rows: Array, labels: Array, spec: ViewSpec) -> Array:
+def _thin(rows: Array, labels: Array, spec: ViewSpec, span: Span | None) -> Array:
     if not 0 < spec.fraction <= 1 or (spec.limit is not None and spec.limit < 1):
         bad = "limit" if 0 < spec.fraction <= 1 else "fraction"
         found = spec.limit if bad == "limit" else spec.fraction
         raise error(
             "KD0721",
-            None,
+            span,
             owner=spec.source,
             arg=bad,
             found=found,

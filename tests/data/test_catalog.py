@@ -12,7 +12,7 @@ import pytest
 
 from kdplan.data.catalog import SOURCES, describe, open_source
 from kdplan.data.files import HashCache, Where
-from kdplan.data.sources.cifar import read_pickle
+from kdplan.data.sources.cifar import pickled_part, read_pickle
 from kdplan.diagnostics.report import PlanError
 
 EIGHT = [4, 2, 5, 6, 4, 9, 5, 7]  # a changed split would change what every finished run meant
@@ -111,6 +111,31 @@ def test_pickles_may_hold_arrays_only(tmp_path):
     with pytest.raises(PlanError, match=r"posix.system|os.system"):
         read_pickle(bad, Where(None))
     assert not (tmp_path / "ran").exists()
+
+
+def test_pickled_batches_are_joined(tmp_path):
+    paths = (tmp_path / "1", tmp_path / "2")
+    pixels = np.random.default_rng(0).integers(0, 256, (4, 3072), dtype=np.uint8)
+    for i, path in enumerate(paths):
+        content = {b"data": pixels[2 * i : 2 * i + 2], b"labels": [i, 5]}
+        path.write_bytes(pickle.dumps(content, protocol=2))
+    part = pickled_part(paths, "labels", Where(None), 4)
+    assert part.labels().tolist() == [0, 5, 1, 5]
+    assert np.array_equal(part.inputs(), pixels.reshape(4, 3, 32, 32))
+
+
+def test_cifar10_in_its_binary_layout(tmp_path):
+    folder = tmp_path / "cifar-10-batches-bin"
+    folder.mkdir()
+    for name in [*(f"data_batch_{i}" for i in range(1, 6)), "test_batch"]:
+        with (folder / f"{name}.bin").open("wb") as file:
+            file.write(bytes([7]) + bytes(range(256)))
+            file.truncate(10000 * 3073)  # the rest is a hole, which reads as zeros
+    found = open_source("cifar10", {}, tmp_path)
+    assert {n: p.size for n, p in found.parts.items()} == {"train": 50000, "test": 10000}
+    labels = found.parts["train"].labels()
+    assert np.flatnonzero(labels).tolist() == [0, 10000, 20000, 30000, 40000] and labels.max() == 7
+    assert found.parts["test"].inputs()[0, 0, :8].ravel().tolist() == list(range(256))
 
 
 def test_image_folder_with_and_without_splits(tmp_path, images):

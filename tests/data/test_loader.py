@@ -1,6 +1,8 @@
 """Datasets and loaders: exact resume, any number of workers, streams, nothing leaks."""
 
 import gc
+import multiprocessing
+import time
 
 import numpy as np
 import pytest
@@ -158,6 +160,17 @@ def test_any_number_of_workers_gives_the_same_batches(images, tmp_path):
         assert _equal(next(half), alone[0])
         half.close()
         assert all(map(_equal, loader.epoch(1, start=1), alone[4:]))
+
+
+def test_workers_end_when_they_are_told_to(images, tmp_path):
+    images(tmp_path / "a")
+    loader = Loader(open_view(FILES, tmp_path, cache=tmp_path), 5, 3, True, workers=2)
+    first = list(loader.epoch(0))
+    begin = time.monotonic()
+    loader.close()
+    assert time.monotonic() - begin < 4  # five seconds is what an engine waits for one that does not listen
+    assert not multiprocessing.active_children()
+    assert all(map(_equal, loader.epoch(0), first))
 
 
 def test_a_bad_image_in_a_worker_is_a_clear_error(images, tmp_path):

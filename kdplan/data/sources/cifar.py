@@ -58,7 +58,9 @@ def read_pickle(path: Path, where: Where) -> dict[str, Any]:
     return {k.decode() if isinstance(k, bytes) else str(k): v for k, v in found.items()}
 
 
-def _pickled(paths: tuple[Path, ...], label: str, where: Where, size: int) -> Part:
+def pickled_part(paths: tuple[Path, ...], label: str, where: Where, size: int) -> Part:
+    """`size` samples in pickled batches, whose labels stand under `label`."""
+
     @lru_cache(1)
     def batches() -> list[dict[str, Any]]:
         return [read_pickle(p, where) for p in paths]
@@ -134,7 +136,7 @@ def _open(
             parts[split] = _binary(paths, head, total)
         else:
             _check_pickles(name, folder, sizes, where)
-            parts[split] = _pickled(paths, label, where, total)
+            parts[split] = pickled_part(paths, label, where, total)
     files = [folder / f for f in (*train, *test)]
     if name == "cifar100" and binary:
         for file, known in (
