@@ -63,6 +63,8 @@ def _two(op: str, left: Value, right: Value, node: ast.Binary, ctx: Context) -> 
         assert isinstance(left, ir.Const) and isinstance(right, ir.Const)
         return _folded(lambda: _FOLD[op](left.value, right.value), [left, right], node.span)
     a, b = signal(left, ctx), signal(right, ctx)
+    if op == "-":  # a difference is a sum with a negated term: long ones stay flat
+        op, b = "+", ir.Const(-b.value, span=b.span) if is_number(b) else ir.Op("neg", [b], span=b.span)  # type: ignore
     if op in "+*" and isinstance(a, ir.Op) and a.op == op and len(a.args) < 1000:
         return ir.Op(a.op, [*a.args, b], span=node.span)
     return ir.Op(cast(Any, op), [a, b], span=node.span)

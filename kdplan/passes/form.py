@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from kdplan.diagnostics.report import Reporter, listing, nearest
-from kdplan.ir.kinds import KINDS
+from kdplan.ir.kinds import KINDS, NETWORKS
 from kdplan.ir.spec import Kind
 from kdplan.syntax import ast
+from kdplan.syntax.walk import walk
 
 
 def check_form(file: ast.File, reporter: Reporter) -> None:
@@ -44,6 +45,8 @@ def _declaration(node: ast.Declaration, outer: Kind | None, reporter: Reporter) 
             )
         return
     _head(node, kind, outer, reporter)
+    if kind.name in NETWORKS:
+        _unread_slots(node, reporter)
     _body(node, kind, reporter)
 
 
@@ -72,6 +75,14 @@ def _head(node: ast.Declaration, kind: Kind, outer: Kind | None, reporter: Repor
         required = {"=" if "in" not in seen else "in"}
     for word in sorted(required - seen):
         reporter.report("KD0221", node.head_span, kind=kind.name, name=node.name or "", word=word, form=kind.form)
+
+
+def _unread_slots(node: ast.Declaration, reporter: Reporter) -> None:
+    """KD0306 for a family of networks whose members cannot differ: nothing in it names the slot."""
+    names = {n.name for n in walk(node) if isinstance(n, ast.Name)}
+    for slot in node.slots:
+        if slot.name not in names:
+            reporter.report("KD0306", slot.name_span, name=node.name, slot=slot.name)
 
 
 def _body(node: ast.Declaration, kind: Kind, reporter: Reporter) -> None:

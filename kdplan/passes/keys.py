@@ -57,6 +57,45 @@ def network_key(plan: Plan, name: str) -> str:
     return _Hasher(plan).network(name)
 
 
+def graph_key(plan: Plan, phase: Phase) -> str:
+    """What a phase's graph and cost depend on: weights, seeds, learning rates and factors left out.
+
+    Phases of a sweep that differ in numbers only share it, and need to be built once to be checked.
+    """
+    hasher = _Hasher(plan)
+    parts: list[Any] = []
+    for move in phase.moves:
+        parts.append([architecture(plan.networks[move.base.network]), sorted(move.paths), move.upto, move.since])
+    parts += [[hasher.view(v), v.unlabelled] for v in phase.streams]
+    for r in phase.recipes:
+        momentum = bool(r.optimizer.arguments.get("momentum"))
+        parts.append([r.optimizer.name, momentum, r.epochs, r.steps, r.batch, r.accumulate, r.ema is None, len(r.keep_epochs)])
+    parts.append(len(phase.validations))
+    for name, root in (("loss", phase.loss), *phase.logged.items()):
+        parts.append(name)
+        for e in ir.walk(root):
+            parts.append(_graph_node(plan, e))
+    parts.append(sorted(phase.code.items()))
+    return _hash(parts)
+
+
+def _graph_node(plan: Plan, e: ir.Expr) -> Any:
+    if isinstance(e, ir.Call):
+        fixed = {n: a.value for n, a in e.keywords.items() if isinstance(a, ir.Const)}
+        return [e.function, len(e.args), sorted(e.keywords), fixed]
+    if isinstance(e, ir.Tap):
+        if isinstance(e.of, ir.Moving):
+            return [e.of.slot, e.submodule, e.path]
+        network = plan.networks[e.of.network]
+        classes = network.classes
+        return [architecture(network), network.mode, [classes.data, classes.ids] if classes else None, e.submodule, e.path, str(e.of)]
+    if isinstance(e, ir.Op):
+        return [e.op, len(e.args)]
+    if isinstance(e, ir.StreamField):
+        return [e.stream, e.field]
+    return type(e).__name__
+
+
 def _hash(value: Any) -> str:
     text = value if isinstance(value, str) else json.dumps(value, sort_keys=True, separators=(",", ":"), default=str)
     return hashlib.sha256(text.encode()).hexdigest()[:32]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from kdplan.data import catalog
+from kdplan.data.transforms import out_shape, transform
 from kdplan.diagnostics.report import PlanError, Reporter
 from kdplan.diagnostics.span import Span
 from kdplan.ir.kinds import NETWORKS
@@ -104,12 +105,29 @@ def _describe(data: Data, folder: Path, span: Span, root: Path | None, superclas
     data.classes = list(info.classes)
     data.sizes = dict(info.splits)
     data.fingerprint = info.fingerprint
-    data.shape = list(info.shape) if info.shape is not None else None
+    chain = [transform(t.name, (), t.arguments, t.span) for t in data.augment]
+    if info.shape is not None or any(t.name in _SIZED for t in chain):
+        data.shape = list(out_shape(info.shape, chain, True, span))
+    if data.split is not None:
+        data.sizes = _cut_sizes(data)
     if data.normalize is None and info.mean is not None and info.std is not None:
         data.normalize = (list(info.mean), list(info.std))
     if info.superclasses:
         order = {name: i for i, name in enumerate(info.classes)}
         superclasses[data.name] = {g: [order[c] for c in members] for g, members in info.superclasses.items()}
+
+
+_SIZED = frozenset({"center_crop", "random_crop", "random_resized_crop"})
+"""Transforms after which images are all alike."""
+
+
+def _cut_sizes(data: Data) -> dict[str, int]:
+    """Sizes of the parts that `split` makes of everything that the source has."""
+    assert data.split is not None
+    total = sum(data.sizes.values())
+    amount = data.split.arguments["train"]
+    train = min(total, amount * len(data.classes)) if data.split.name == "per_class" else round(total * amount)
+    return {"train": train, "test": total - train}
 
 
 def _in_order(plan: Plan) -> None:

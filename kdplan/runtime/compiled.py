@@ -30,7 +30,7 @@ def compiled(module: nn.Module, wanted: bool, phase: str) -> Callable[..., Any]:
         try:
             return quick(**inputs)
         except (TorchDynamoException, InductorError) as problem:
-            reason = str(problem).strip().splitlines()[0][:300]
+            reason = " ".join(line.strip() for line in str(problem).splitlines() if line.strip())[:300]
             raise error("KD0812", None, phase=phase, reason=reason) from problem
 
     return call

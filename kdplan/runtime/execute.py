@@ -136,7 +136,9 @@ def _run_one(
             work.discard()
             result.cached.append(name)
             return
-        run = PhaseRun(Sources(plan, store, keys), options, events, interrupt, assemble)
+        run = PhaseRun(Sources(plan, store, keys), options, events, interrupt)
+        if assemble is not None:
+            run.assemble = assemble
         run_phase(run, plan.phases[name], key, work)
         result.trained.append(name)
 

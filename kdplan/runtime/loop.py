@@ -155,7 +155,8 @@ class Training:
         self.check_finite()
         means = self.watch.means()
         self.watch.start_epoch()
-        record: dict[str, Any] = {"step": self.step, "epoch": epoch + 1, **means, "lr": self.optimisers.rates()}
+        record: dict[str, Any] = {"step": self.step, "epoch": epoch + 1, "loss": means.pop("loss"), "terms": means}
+        record["lr"] = self.optimisers.rates()
         if self.job.validate is not None:
             record["val"] = self.job.validate()
             self.job.assembled.set_modes()
@@ -163,7 +164,7 @@ class Training:
             self.snapshots.offer_best(epoch + 1, score, self.job.larger_is_better)
         for name in self.kept.get(epoch + 1, ()):
             self.snapshots.keep(name, epoch + 1)
-        self.optimisers.end_epoch(means["loss"])
+        self.optimisers.end_epoch(record["loss"])
         record["seconds"] = round(self.elapsed(), 3)
         self.job.work.log(record)
         self.history.append(record)
@@ -194,10 +195,11 @@ class Training:
         if due and not self.finished:
             self.save()
         if now - self.told_at >= job.progress_seconds or self.finished:
-            shown = self.watch.means() if self.watch.samples or not self.history else self.history[-1]
-            values = {k: v for k, v in shown.items() if isinstance(v, float) and k not in ("loss", "lr", "seconds")}
+            self.check_finite()
+            terms = self.watch.means() if self.watch.samples else dict(self.history[-1]["terms"])
+            loss = terms.pop("loss") if self.watch.samples else self.history[-1]["loss"]
             speed = self.seen / max(now - self.told_at, 1e-9)
-            job.events.progress(job.name, self.step, epoch + last, float(shown["loss"]), speed, values)
+            job.events.progress(job.name, self.step, epoch + last, loss, speed, terms)
             self.told_at, self.seen = now, 0
 
     def elapsed(self) -> float:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from copy import deepcopy
-from functools import partial
 from pathlib import Path
 
 import torch
@@ -12,9 +11,9 @@ from torch import Tensor, nn
 
 from kdplan.diagnostics.report import error
 from kdplan.graph.assembled import Networks
+from kdplan.graph.inspect import fresh
 from kdplan.ir.expr import Version
 from kdplan.ir.plan import Averaged, Copied, Follows, Fresh, Loaded, Merged, Network, Phase
-from kdplan.nn.models import create, initialise
 from kdplan.runtime.store.atomic import digest_bytes
 from kdplan.runtime.versions import Sources, ancestors, followers, read_versions
 
@@ -27,7 +26,7 @@ def materialise(sources: Sources, version: Version, device: torch.device | str =
     Raises
     ------
     PlanError
-        KD0830 if weights do not fit the architecture, KD0831 if a file has changed, KD0832 if a snapshot is not there.
+        KD0507 if a factory refuses its settings, KD0830 if weights do not fit the architecture, KD0831 if a file has changed, KD0832 if a snapshot is not there.
     StoreError
         If what a phase left is missing or damaged.
     """
@@ -56,27 +55,11 @@ def modules_of(sources: Sources, phase: Phase) -> Networks:
     return networks
 
 
-def architecture(network: Network) -> nn.Module:
-    """The network with initial weights drawn from its seed.
-
-    Raises
-    ------
-    PlanError
-        KD0834 if its factory refuses the settings.
-    """
-    item = network.architecture
-    try:
-        net = initialise(partial(create, item.name, **item.arguments), network.seed)
-    except (ValueError, FileNotFoundError) as problem:
-        raise error("KD0834", network.span, network=network.name, reason=str(problem)) from problem
-    return net.eval()
-
-
 def _start(sources: Sources, network: Network) -> nn.Module:
     """The network as its declaration leaves it."""
     match network.origin:
         case Fresh():
-            return architecture(network)
+            return fresh(network)
         case Loaded(path, fingerprint):
             return _filled(network, _from_file(network, Path(path), fingerprint), path)
         case Copied(version):
@@ -91,7 +74,7 @@ def _start(sources: Sources, network: Network) -> nn.Module:
 
 
 def _filled(network: Network, state: State, source: str) -> nn.Module:
-    net = architecture(network)
+    net = fresh(network)
     try:
         net.load_state_dict(state)
     except RuntimeError as problem:

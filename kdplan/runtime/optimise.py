@@ -26,7 +26,8 @@ def check_recipes(phase: str, moves: int, recipes: Sequence[Recipe]) -> None:
     Raises
     ------
     PlanError
-        KD0801 for a number of recipes that fits no number of networks, KD0802 where they differ in what they must share.
+        KD0801 for a number of recipes that fits no number of networks, KD0802 where they differ in what they must share,
+        KD0822 where nothing ends the phase.
     """
     if len(recipes) not in (1, moves):
         raise error("KD0801", recipes[0].span if recipes else None, found=len(recipes), networks=moves)
@@ -36,6 +37,9 @@ def check_recipes(phase: str, moves: int, recipes: Sequence[Recipe]) -> None:
             if one != two:
                 span = (other.spans or {}).get(setting, other.span)
                 raise error("KD0802", span, phase=phase, setting=setting, one=one, two=two)
+    endless = [r for r in recipes if r.schedule.arguments.get("until") is None]
+    if recipes[0].epochs is None and recipes[0].steps is None and endless:
+        raise error("KD0822", endless[0].span, phase=phase)
 
 
 class Optimisers:

@@ -13,10 +13,10 @@ import torch
 
 from kdplan.data.loader import Loader
 from kdplan.diagnostics.report import PlanError, error
-from kdplan.graph.assembled import Assembled, Follower, Networks
+from kdplan.graph.assemble import assemble
+from kdplan.graph.assembled import Assembled, Networks
 from kdplan.ir.dag import PhaseKey
-from kdplan.ir.expr import Version
-from kdplan.ir.plan import Follows, Phase, Plan
+from kdplan.ir.plan import Phase, Plan
 from kdplan.runtime.checkpoint import tensor_file
 from kdplan.runtime.device import choose_device, environment, set_determinism
 from kdplan.runtime.evaluate import evaluate, in_eval_mode, larger_is_better
@@ -43,8 +43,8 @@ class PhaseRun:
     options: RunOptions
     events: Events = field(default_factory=NoEvents)
     interrupt: Interrupt = field(default_factory=Interrupt)
-    assemble: Assemble | None = None
-    """How a phase becomes graphs; `kdplan.graph.assemble` unless given."""
+    assemble: Assemble = assemble
+    """How a phase becomes graphs."""
 
 
 def run_phase(run: PhaseRun, phase: Phase, key: PhaseKey, work: Work) -> Artifact:
@@ -81,12 +81,8 @@ def run_phase(run: PhaseRun, phase: Phase, key: PhaseKey, work: Work) -> Artifac
 def make_job(run: PhaseRun, phase: Phase, work: Work, device: torch.device) -> Job:
     """The phase's networks, graphs, data and validation, put together."""
     plan, root, recipe = run.sources.plan, run.options.data_root, phase.recipes[0]
-    assemble = run.assemble
-    if assemble is None:
-        from kdplan.graph.assemble import assemble
-    networks = modules_of(run.sources, phase)
-    assembled = assemble(plan, phase, networks)
-    assembled.followers = _followers(plan, phase, networks)
+    assembled = run.assemble(plan, phase, modules_of(run.sources, phase))
+    assert [f.name for f in assembled.followers] == followers(plan, phase)
     loaders = []
     for number, view in enumerate(phase.streams):
         data = require_samples(opened(plan, view, root, device), view, phase.name)
@@ -119,17 +115,6 @@ def make_job(run: PhaseRun, phase: Phase, work: Work, device: torch.device) -> J
         interrupt=run.interrupt,
         events=run.events,
     )
-
-
-def _followers(plan: Plan, phase: Phase, networks: Networks) -> list[Follower]:
-    found = []
-    names = [move.base.network for move in phase.moves]
-    for name in followers(plan, phase):
-        origin = plan.networks[name].origin
-        assert isinstance(origin, Follows)
-        source = networks.moving[names.index(origin.network)]
-        found.append(Follower(name, networks.of(Version(name)), source, origin.decay))
-    return found
 
 
 def _commit(run: PhaseRun, phase: Phase, key: PhaseKey, work: Work, training: Training) -> Artifact:

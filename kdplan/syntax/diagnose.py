@@ -16,7 +16,9 @@ from kdplan.syntax.lexer import Token
 RESERVED = {"PREP", "FOR", "IN"}
 OPENING = {"LPAR", "LSQB", "LBRACE"}
 ENDS_VALUE = {"NAME", "NUMBER", "STRING", "RPAR", "RSQB"}
+FOLLOWS_NAME = {"NAME", "EQUAL", "LBRACE", "STRING", "PREP", "TILDE"}
 BEGINS_VALUE = {"NAME", "NUMBER", "STRING", "LPAR", "LSQB"}
+NAME_LIKE = {"NAME", "NUMBER", "DOT", "MINUS", "SLASH"}
 NONE = Token(END, "", 0, 0)
 
 # what may follow, in words, for the help of a mistake that nothing more special is known of
@@ -116,13 +118,15 @@ def _stray(s: Scene) -> Diagnostic | None:
         plain = s.before.kind == "NAME" and s.after.kind in BEGINS_VALUE
         value = s.after.text if s.after.kind in ("NUMBER", "STRING", "NAME") else "…"
         return diagnostic("KD0101", s.span(t), fix=f"{s.before.text} = {value}" if plain else None)
+    if t.text[0].isdigit():
+        return diagnostic("KD0123", s.span(t), text=_short(t.text))
     helps = {
         ";": "delete it: nothing stands between items",
         "&": "to join conditions, multiply their masks: `(a) * (b)`",
         "|": "to join conditions, add their masks",
         "!": "different is written `a != b`",
         "^": "powers are written `a ** b`",
-        "%": None,
+        "%": f"write `{float(s.before.text) / 100:g}`" if s.before.kind == "NUMBER" else None,
     }
     shown = t.text if t.text.isprintable() else f"U+{ord(t.text[0]):04X}"
     return diagnostic("KD0113", s.span(t), character=shown, help=helps.get(t.text[0]))
@@ -134,6 +138,28 @@ def _number(s: Scene) -> Diagnostic | None:
         return diagnostic("KD0108", s.span(before, t), fix=f"{before.text}.0" if "." not in before.text else None)
     if t.kind == "DOT" and after.kind == "NUMBER" and after.start == t.end and before.kind != "RANGE":
         return diagnostic("KD0108", s.span(t, after), fix=f"0.{after.text}")
+    return None
+
+
+def _notation(s: Scene) -> Diagnostic | None:
+    """Comments, names, file names and indices as other languages write them."""
+    t, before, after = s.t, s.before, s.after
+    if t.kind == "SLASH" and after.kind in ("SLASH", "STAR") and t.end == after.start:
+        return diagnostic("KD0124", s.span(t, after))
+    if before.kind == "SLASH" and t.kind in ("SLASH", "STAR", "POWER") and before.end == t.start:
+        return diagnostic("KD0124", s.span(before, t))
+    if s.at == s.item + 2 and before.kind == "NAME" and t.kind in ("DOT", "MINUS", "SLASH") and before.end == t.start:
+        end = s.at
+        while s.words[end + 1].start == s.words[end].end and s.words[end + 1].kind in (*NAME_LIKE, *RESERVED):
+            end += 1
+        whole = s.span(before, s.words[end])
+        if s.in_item(0).text == "use":
+            return diagnostic("KD0107", whole, text=whole.text)
+        fixed = "".join("_" if c in "-./" else c for c in whole.text)
+        return diagnostic("KD0125", whole, fix=fixed if fixed.isidentifier() else None)
+    named = s.in_item(0).kind == s.in_item(1).kind == "NAME"
+    if named and s.in_item(2).kind == "LSQB" and s.at in (s.item + 3, s.item + 4) and s.bracket == "[":
+        return diagnostic("KD0126", s.span(t), name=s.in_item(1).text)
     return None
 
 
@@ -175,9 +201,12 @@ def _preposition(s: Scene) -> Diagnostic | None:
 
 
 def _comma(s: Scene) -> Diagnostic | None:
-    if s.t.kind == "COMMA" and s.bracket == "{" and not s.wants_value and s.before.kind in (*ENDS_VALUE, "RBRACE"):
+    if s.t.kind != "COMMA" or s.bracket != "{" or s.wants_value or s.before.kind not in (*ENDS_VALUE, "RBRACE"):
+        return None
+    item_follows = s.after.kind == "NAME" and s.at + 2 < len(s.words) and s.words[s.at + 2].kind in FOLLOWS_NAME
+    if s.before.kind == "RBRACE" or item_follows or s.after.kind in ("RBRACE", END) or s.starts_line(s.after):
         return diagnostic("KD0103", s.span(s.t))
-    return None
+    return diagnostic("KD0122", s.span(s.t))
 
 
 def _lone(s: Scene) -> Diagnostic | None:
@@ -194,6 +223,8 @@ def _lone(s: Scene) -> Diagnostic | None:
     if not path or s.wants_value:
         return None
     previous = s.words[s.item - 1] if s.item else NONE
+    if previous.text in NOT_WORDS:
+        return diagnostic("KD0111", s.span(previous), word=previous.text)
     if previous.kind in ENDS_VALUE and s.same_line(previous, first):
         return diagnostic("KD0105", s.span(first), fix=_product(previous, first))
     if second.kind == "LSQB" and second.start > first.end:
@@ -214,7 +245,9 @@ def _side_by_side(s: Scene) -> Diagnostic | None:
     if s.t.kind in BEGINS_VALUE and s.wants_operator and s.before.kind in ENDS_VALUE:
         # a value that starts its line is rarely the wrong one: something is missing at the end of the line before
         blamed = s.before if s.starts_line(s.t) else s.t
-        return diagnostic("KD0105", s.span(blamed), fix=_product(s.before, s.t))
+        if s.bracket == "{":
+            return diagnostic("KD0105", s.span(blamed), fix=_product(s.before, s.t))
+        return diagnostic("KD0105", s.span(blamed), help="put a comma or an operator between them")
     return None
 
 
@@ -252,4 +285,4 @@ def _short(text: str) -> str:
 
 
 # in this order: the more special before the more general
-RULES = (_stray, _number, _range, _word, _preposition, _comma, _lone, _side_by_side, _next_line, _missing)
+RULES = (_stray, _number, _notation, _range, _word, _preposition, _comma, _lone, _side_by_side, _next_line, _missing)

@@ -42,8 +42,9 @@ class Table:
     gotos: list[dict[str, int]]
     rules: list[Rule]
     scanner: re.Pattern[str]
-    # (state below, state on top, next kind) -> state on top after all unit rules that apply; filled while parsing
-    settled: dict[tuple[int, int, str], int] = field(default_factory=dict)
+    # (state below, state on top, next kind) -> state on top after all unit rules that apply, and the action there;
+    # filled while parsing
+    settled: dict[tuple[int, int, str], tuple[int, int | None]] = field(default_factory=dict)
 
 
 def grammar_text() -> str:
@@ -63,13 +64,12 @@ def table() -> Table:
     """The compiled grammar; made once a process (about 0.1 s)."""
     lark = Lark(grammar_text(), parser="lalr", lexer="basic", maybe_placeholders=False)
     made = lark.parse_interactive("").parser_state.parse_conf
-    order = sorted(made.states, key=lambda state: state != made.start_state)  # the start state is 0
-    numbers = {state: i for i, state in enumerate(order)}
+    numbers = {state: i for i, state in enumerate(made.states)}
     rules: list[Rule] = []
     seen: dict[object, int] = {}
     actions: list[dict[str, int]] = []
     gotos: list[dict[str, int]] = []
-    for row in (made.states[state] for state in order):
+    for row in made.states.values():
         shifts, jumps = {}, {}
         for symbol, (action, arg) in row.items():
             if action.name == "Reduce":

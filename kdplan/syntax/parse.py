@@ -79,7 +79,6 @@ def run(stream: Iterable[Token], builder: Builder) -> list[ast.Item]:
     """
     made: Table = table()
     actions, gotos, settled, accept = made.actions, made.gotos, made.settled, made.accept
-    assert made.start == 0, "the start state is the first"
     rules = [(r.size, r.origin, None if r.unit else getattr(builder, r.method)) for r in made.rules]
     states = [made.start]
     values: list[Any] = []
@@ -88,8 +87,8 @@ def run(stream: Iterable[Token], builder: Builder) -> list[ast.Item]:
         for token in stream:
             kind = token.kind
             top = arrived = states[-1]
+            action = actions[top].get(kind)
             while True:
-                action = actions[top].get(kind)
                 if action is None:
                     raise Stuck(token, values, set(actions[top]), set(actions[arrived]))
                 if action >= 0:
@@ -99,7 +98,8 @@ def run(stream: Iterable[Token], builder: Builder) -> list[ast.Item]:
                 size, origin, method = rules[~action]
                 if method is None:
                     key = (states[-2], top, kind)
-                    top = states[-1] = settled.get(key) or _settle(made, key)  # no rule leads to state 0, the start
+                    top, action = settled.get(key) or _settle(made, key)
+                    states[-1] = top
                     continue
                 if size:
                     taken = values[-size:]
@@ -112,6 +112,7 @@ def run(stream: Iterable[Token], builder: Builder) -> list[ast.Item]:
                 states.append(top)
                 if top == accept and kind == END:
                     return values[-1]  # type: ignore[no-any-return]
+                action = actions[top].get(kind)
             if len(states) > MAX_NESTING:
                 raise Stuck(token, values, too_deep=True)
     except TooDeep:
@@ -119,16 +120,16 @@ def run(stream: Iterable[Token], builder: Builder) -> list[ast.Item]:
     raise AssertionError("the tokens did not end with $END")
 
 
-def _settle(made: Table, key: tuple[int, int, str]) -> int:
-    """The state on top once all unit rules that apply before `kind` have been taken; remembered."""
+def _settle(made: Table, key: tuple[int, int, str]) -> tuple[int, int | None]:
+    """The state on top once all unit rules that apply before `kind` have been taken, and what to do there; kept."""
     below, top, kind = key
     while True:
         action = made.actions[top].get(kind)
         if action is None or action >= 0 or not made.rules[~action].unit:
             break
         top = made.gotos[below][made.rules[~action].origin]
-    made.settled[key] = top
-    return top
+    made.settled[key] = top, action
+    return top, action
 
 
 @contextmanager

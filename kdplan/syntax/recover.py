@@ -6,6 +6,7 @@ items of its body. Brackets are looked at first, because one that is missing wou
 
 from __future__ import annotations
 
+import re
 from bisect import bisect_left
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
@@ -18,6 +19,7 @@ from kdplan.syntax.diagnose import diagnose
 from kdplan.syntax.grammar import END, STRAY
 from kdplan.syntax.lexer import Token, tokens
 
+WORD = re.compile(r"[A-Za-z0-9_]+")
 MAX_ERRORS = 20
 WINDOW = 500_000  # characters after the first mistake that are searched for more
 CLOSES = {"LPAR": "RPAR", "LSQB": "RSQB", "LBRACE": "RBRACE"}
@@ -68,8 +70,12 @@ def recover(source: Source, builder: Builder, reporter: Reporter, first: Stuck, 
     cut = len(source.text) if cut >= len(source.text) else source.text.rfind("\n", 0, cut) + 1 or cut
     words = _join_quotes(source, list(tokens(source.text, 0, cut)))
     search = _Search(source, builder, reporter, run, words[:-1])
+    unclosed = [i for i, w in enumerate(search.tokens) if w.kind == STRAY and _unclosed(w.text)]
     if not _brackets(search, layout=False):
-        _brackets(search, layout=True)
+        for i in unclosed[:MAX_ERRORS]:
+            reporter.report("KD0112", search.tokens[i].span(source))
+        _brackets(search, layout=True, quiet=bool(unclosed))
+        search.broken.update(unclosed)
     bounds = [i for i in range(len(search.tokens)) if _begins_declaration(search, i)]
     if not bounds or bounds[0] != 0:
         bounds.insert(0, 0)
@@ -93,7 +99,7 @@ def _index(words: list[Token], token: Token) -> int:
 
 
 def _join_quotes(source: Source, words: list[Token]) -> list[Token]:
-    """One stray token for each text in wrong or missing quotes, up to its end or the end of its line."""
+    """One stray token for each text in wrong or missing quotes, and for each number that goes on with letters."""
     joined: list[Token] = []
     past = line_end = 0
     for t in words:
@@ -104,9 +110,14 @@ def _join_quotes(source: Source, words: list[Token]) -> list[Token]:
                 line_end = source.text.find("\n", t.start)
                 line_end = len(source.text) if line_end < 0 else line_end
             close = source.text.find(t.text, t.end, line_end)
-            past = close + 1 if close >= 0 else line_end
-            text = source.text[t.start : past].rstrip()
-            joined.append(Token(STRAY, text, t.start, t.start + len(text)))
+            # without an end, the brackets at the end of the line were hardly meant to be text
+            rest = source.text[t.start : line_end].rstrip(" \t\r)]},") if close < 0 else ""
+            past = close + 1 if close >= 0 else t.start + len(rest)
+            text = source.text[t.start : past]
+            joined.append(Token(STRAY, text, t.start, past))
+        elif t.kind == STRAY and t.text in "0123456789":
+            past = WORD.match(source.text, t.start).end()  # type: ignore[union-attr]
+            joined.append(Token(STRAY, source.text[t.start : past], t.start, past))
         else:
             joined.append(t)
     return joined
@@ -129,10 +140,15 @@ def _begins_declaration(search: _Search, i: int) -> bool:
     return i == 0 or search.tokens[i - 1].kind not in GOES_ON
 
 
-def _brackets(search: _Search, layout: bool) -> bool:
+def _unclosed(text: str) -> bool:
+    return text[0] == '"' and (len(text) == 1 or text[-1] != '"')
+
+
+def _brackets(search: _Search, layout: bool, quiet: bool = False) -> bool:
     """Match the brackets; True if they do.
 
     With `layout`, mistakes are reported, and two words at the beginning of a line start a declaration whatever is open.
+    With `quiet` they are not: a text without an end may have swallowed the brackets.
     """
     source, words = search.source, search.tokens
     search.depth, search.mates, search.broken = [], {}, set()
@@ -149,6 +165,7 @@ def _brackets(search: _Search, layout: bool) -> bool:
         right = False
         if layout and not search.full:
             search.broken.add(i)
+        if layout and not search.full and not quiet:
             line = source.position(words[i].start)[0]
             search.reporter.report("KD0104", words[i].span(source), open=words[i].text, line=line, where=where)
 
@@ -162,6 +179,7 @@ def _brackets(search: _Search, layout: bool) -> bool:
                 right = False
                 if layout and not search.full:
                     search.broken.add(i)
+                if layout and not search.full and not quiet:
                     search.reporter.report("KD0115", t.span(source), found=t.text)
             else:
                 while len(open_) > wanted + 1:

@@ -1,0 +1,157 @@
+"""The pipeline, from a page of text to a planned DAG. Every step is a function from one value to a new one."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import networkx as nx
+
+from kdplan.diagnostics.report import Diagnostic, PlanError, Reporter
+from kdplan.diagnostics.span import Source
+from kdplan.ir.dag import PhaseKey, Planned
+from kdplan.ir.plan import Plan
+from kdplan.passes.dag import phase_dag
+from kdplan.passes.form import check_form
+from kdplan.passes.keys import graph_key, keys
+from kdplan.passes.legal import check_plan
+from kdplan.passes.lint import lint
+from kdplan.passes.load import load
+from kdplan.passes.resolve import resolve
+from kdplan.passes.schedule import Facts, nothing_known, schedule, select
+from kdplan.syntax import ast
+from kdplan.syntax.parse import parse
+
+if TYPE_CHECKING:
+    from kdplan.graph.inspect import Inspected
+
+
+@dataclass
+class Compiled:
+    """A plan, ready to be shown or run."""
+
+    source: Source
+    plan: Plan
+    dag: nx.DiGraph[str]
+    keys: dict[str, PhaseKey]
+    planned: dict[str, Planned]
+    warnings: list[Diagnostic] = field(default_factory=list)
+
+
+def compile_source(
+    source: Source,
+    folder: Path,
+    root: Path | None = None,
+    *,
+    params: Mapping[str, str] | None = None,
+    facts: Facts | None = None,
+    only: tuple[str, ...] = (),
+    until: tuple[str, ...] = (),
+) -> Compiled:
+    """text → tree → AST → modules → core plan → DAG → keys → planned DAG.
+
+    Parameters
+    ----------
+    source : Source
+        The plan's text.
+    folder : Path
+        What the plan's own file names are relative to.
+    root : Path, optional
+        Where data sets are looked for.
+    params : mapping, optional
+        Values for the file's params, as text of the language.
+    facts : Facts, optional
+        What the store holds; an empty store by default.
+    only, until : tuple of str
+        Phases to run; those that they need come along.
+
+    Raises
+    ------
+    PlanError
+        With every mistake that was found.
+    """
+    reporter = Reporter()
+    module = load(source, folder, reporter, overrides=_overrides(params or {}))
+    check_form(module.tree, reporter)
+    plan = resolve(module, root, reporter)
+    reporter.raise_if_errors()
+    return compile_plan(plan, source, reporter, facts=facts, only=only, until=until)
+
+
+def compile_plan(
+    plan: Plan,
+    source: Source | None = None,
+    reporter: Reporter | None = None,
+    *,
+    facts: Facts | None = None,
+    only: tuple[str, ...] = (),
+    until: tuple[str, ...] = (),
+) -> Compiled:
+    """The same from the core plan on, for plans that are written in Python."""
+    reporter = reporter or Reporter()
+    check_plan(plan, reporter)
+    reporter.raise_if_errors()
+    dag = phase_dag(plan)
+    phase_keys = keys(plan, dag)
+    lint(plan, phase_keys, reporter)
+    reporter.raise_if_errors()
+    wanted = select(plan.phases, dag, only, until)
+    planned = schedule(dag, phase_keys, facts or nothing_known(), wanted)
+    return Compiled(source or Source("<python>", ""), plan, dag, phase_keys, planned, reporter.diagnostics)
+
+
+def inspect(compiled: Compiled, names: list[str] | None = None) -> dict[str, Inspected]:
+    """Core phases → graphs, shapes, gradients, costs; phases that differ in numbers only are built once.
+
+    Raises
+    ------
+    PlanError
+        With every mistake that was found in any of them.
+    """
+    from kdplan.graph.inspect import inspect_phase  # torch comes with it: only where graphs are wanted
+
+    reporter = Reporter()
+    seen: dict[str, Inspected | None] = {}
+    found: dict[str, Inspected] = {}
+    for name in names if names is not None else compiled.planned:
+        key = graph_key(compiled.plan, compiled.plan.phases[name])
+        if key not in seen:
+            seen[key] = None
+            try:
+                seen[key] = inspect_phase(compiled.plan, compiled.plan.phases[name])
+            except PlanError as e:
+                reporter.add(e.diagnostics)
+        one = seen[key]
+        if one is not None:
+            found[name] = one
+            compiled.planned[name].cost = one.cost
+    reporter.raise_if_errors()
+    return found
+
+
+def check_text(text: str, root: Path | None = None, folder: Path | None = None, path: str = "plan.kd") -> list[Diagnostic]:
+    """Every mistake and warning in a plan's text; [] if there is none.
+
+    Examples
+    --------
+    >>> [d.code for d in check_text("student s = digits_nett()")]
+    ['KD0205']
+    """
+    try:
+        compiled = compile_source(Source(path, text), folder or Path("."), root)
+        inspect(compiled)
+    except PlanError as e:
+        return e.diagnostics
+    return compiled.warnings
+
+
+def _overrides(params: Mapping[str, str]) -> dict[str, ast.Expr]:
+    """Values of `--set`, each parsed as the right side of a declaration."""
+    found: dict[str, ast.Expr] = {}
+    for name, text in params.items():
+        clause = parse(Source(f"--set {name}", f"param {name} = {text}")).declarations[0].clause("=")
+        assert clause is not None
+        found[name] = clause.exprs[0]
+    return found

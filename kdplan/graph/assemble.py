@@ -1,0 +1,300 @@
+"""A phase and its modules, to graphs: the centre of kdplan.
+
+    networks + loss  →  one joined graph  →  pruned  →  frozen part | live part
+
+Everything that can be known before training is checked here: taps, shapes, classes, gradients.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+import torch
+from torch import fx, nn
+
+from kdplan.diagnostics.report import PlanError, Reporter, error, listing, nearest
+from kdplan.graph.assembled import Assembled, Follower, Networks
+from kdplan.graph.build import Builder, JoinedPhase
+from kdplan.graph.freeze import split
+from kdplan.graph.lower import Lowering
+from kdplan.graph.params import upto
+from kdplan.graph.prune import prune
+from kdplan.graph.reach import gradient_reach
+from kdplan.graph.splice import Splices
+from kdplan.graph.taps import TapError
+from kdplan.graph.trace import TraceError, trace
+from kdplan.ir import expr as ir
+from kdplan.ir.plan import Follows, Move, Phase, Plan
+
+
+@dataclass
+class Joined:
+    """A phase as one pruned graph, before it is cut into a frozen and a live part.
+
+    Attributes
+    ----------
+    graph_module
+        From inputs and labels to a dict with `loss` and the logged terms.
+    moving
+        Names in `graph_module` of the parameters that move, adapters included.
+    own
+        For each move: parameter name within the network -> parameter.
+    names
+        Slot number or version -> the network's name in the builder.
+    unused
+        Frozen networks' calls that pruning removed, though they would have updated statistics or drawn random numbers.
+    """
+
+    joined: JoinedPhase
+    graph_module: fx.GraphModule
+    moving: set[str]
+    own: list[dict[str, nn.Parameter]]
+    names: dict[str, str]
+    paths: dict[str, str]
+    logged: list[str]
+    unused: tuple[str, ...] = ()
+    splices: dict[str, nn.Parameter] = field(default_factory=dict)
+
+
+def join(plan: Plan, phase: Phase, networks: Networks, batch: int | None = None) -> Joined:
+    """Build the phase's graph and prune it.
+
+    Parameters
+    ----------
+    plan, phase
+        What to build.
+    networks
+        A module for each move and each frozen version; their parameters may be on the meta device.
+    batch : int, optional
+        The batch size to build with; the recipe's by default.
+
+    Raises
+    ------
+    PlanError
+        KD05xx for what does not fit, KD0601 for moving parameters without gradient, KD0602 for constant terms.
+    """
+    size = batch or phase.recipes[0].batch
+    builder = Builder()
+    names: dict[str, str] = {}
+    own: list[dict[str, nn.Parameter]] = []
+    for slot, (move, module) in enumerate(zip(phase.moves, networks.moving, strict=True)):
+        module.requires_grad_(False)
+        own.append(moving_parameters(plan, phase, move, module))
+        names[str(slot)] = _name(move.base.network, names.values())
+        builder.network(names[str(slot)], module)
+    for version in _frozen_versions(phase):
+        label = str(version)
+        if label in names:
+            continue
+        module = networks.of(version)
+        module.requires_grad_(False)
+        module.train(plan.networks[version.network].mode == "train")
+        names[label] = _name(_short(version), names.values())
+        builder.network(names[label], module)
+    for group in own:
+        for parameter in group.values():
+            parameter.requires_grad_(True)
+    lowering = Lowering(plan, phase, builder, names, size, Splices(builder, phase.seed))
+    loss = lowering.lower(phase.loss)
+    if not loss.is_tensor:
+        raise error("KD0602", phase.loss.span, term="The loss")
+    if loss.shape != ():
+        raise error("KD0504", phase.loss.span, shape=_dims(loss.shape))
+    outputs = {"loss": loss.value}
+    for name, e in phase.logged.items():
+        term = lowering.lower(e)
+        if term.is_tensor and term.shape == ():
+            outputs[name] = term.value
+    joined = builder.finish(outputs)
+    pruned = prune(joined.graph_module)
+    paths = {label: builder.path(name) for label, name in names.items()}
+    splices = {
+        f"{name}.{n}": p for name, m in joined.splices.items() for n, p in m.named_parameters()
+    }
+    moving = {f"{paths[str(slot)]}.{n}" for slot, group in enumerate(own) for n in group}
+    moving |= {f"{builder.splice_path(name)}.{n}" for name, m in joined.splices.items() for n, _ in m.named_parameters()}
+    made = Joined(joined, pruned.graph_module, moving, own, names, paths, [*outputs][1:], pruned.buffers, splices)
+    _check_gradients(phase, made)
+    return made
+
+
+def assemble(plan: Plan, phase: Phase, networks: Networks) -> Assembled:
+    """The phase as the training loop runs it: built from real modules, pruned, cut at the frozen frontier."""
+    made = join(plan, phase, networks)
+    cut = split(made.graph_module, made.moving)
+    modes = made.joined.training
+    root = made.joined.graph_module
+
+    def set_modes() -> None:
+        for path, training in modes.items():
+            root.get_submodule(path).training = training
+
+    return Assembled(
+        live=cut.live,
+        root=root,
+        networks=list(networks.moving),
+        moving=made.own,
+        frozen=cut.frozen,
+        splices=made.splices,
+        followers=_followers(plan, phase, networks),
+        modes=set_modes,
+        terms=made.logged,
+    )
+
+
+# ---- what moves
+
+
+def moving_parameters(plan: Plan, phase: Phase, move: Move, module: nn.Module) -> dict[str, nn.Parameter]:
+    """The parameters that a move trains; puts exactly the moving part into training mode.
+
+    Raises
+    ------
+    PlanError
+        KD0509 for a path that the network lacks, KD0501 for a tap that it lacks, KD0603 if nothing would move.
+    """
+    named = dict(module.named_parameters())
+    module.eval()
+    if move.upto is not None:
+        chosen = _upto(plan, phase, move, module)
+        found = {n: p for n, p in named.items() if n in chosen}
+        _train_covered(module, {id(p) for p in found.values()})
+    elif move.paths:
+        found = {}
+        for path in move.paths:
+            try:
+                part = module.get_submodule(path)
+            except AttributeError:
+                known = [n for n, _ in module.named_modules() if n.count(".") == path.count(".") and n]
+                raise error("KD0509", move.span, network=move.base.network, path=path, nearest=nearest(path, known),
+                            known=listing(known)) from None  # fmt: skip
+            part.train()
+            found.update({n: p for n, p in named.items() if n == path or n.startswith(path + ".")})
+    else:
+        found = named
+        module.train()
+    if not found:
+        raise error("KD0603", move.span, name=move.base.network)
+    return found
+
+
+def _upto(plan: Plan, phase: Phase, move: Move, module: nn.Module) -> set[str]:
+    assert move.upto is not None
+    data = plan.data[phase.streams[0].data]
+    if data.shape is None:
+        raise error("KD0514", move.span, name=data.name)
+    try:
+        traced = trace(module, torch.zeros(2, *data.shape))
+        return upto(traced, move.upto, move.since)
+    except TapError as problem:
+        top = [t for t in problem.available if "." not in t and "#" not in t]
+        raise error("KD0501", move.span, network=move.base.network, tap=problem.path, help=f"it has {listing(top, 20)}") from None
+    except TraceError as problem:
+        raise error("KD0508", move.span, network=move.base.network, problem=str(problem).splitlines()[0]) from problem
+
+
+def _train_covered(module: nn.Module, moving: set[int]) -> None:
+    """Training mode for the largest modules whose parameters all move."""
+    own = {id(p) for p in module.parameters()}
+    if own and own <= moving:
+        module.train()
+    elif own & moving:
+        for child in module.children():
+            _train_covered(child, moving)
+
+
+def _frozen_versions(phase: Phase) -> list[ir.Version]:
+    found: dict[str, ir.Version] = {}
+    for root in (phase.loss, *phase.logged.values()):
+        for e in ir.walk(root):
+            if isinstance(e, ir.Tap) and isinstance(e.of, ir.Version):
+                found.setdefault(str(e.of), e.of)
+    return list(found.values())
+
+
+def _followers(plan: Plan, phase: Phase, networks: Networks) -> list[Follower]:
+    found = []
+    slots = {m.base.network: i for i, m in enumerate(phase.moves)}
+    for version in _frozen_versions(phase):
+        origin = plan.networks[version.network].origin
+        if isinstance(origin, Follows) and version.phase is None:
+            if origin.network not in slots:
+                raise error("KD0308", version.span, name=version.network, source=origin.network, phase=phase.name)
+            source = networks.moving[slots[origin.network]]
+            found.append(Follower(version.network, networks.of(version), source, origin.decay))
+    return found
+
+
+# ---- names and checks
+
+
+def _short(version: ir.Version) -> str:
+    """How messages and pictures call a frozen version: without the network's name repeated in its phase's."""
+    if version.phase is None:
+        return f"{version.network}@init"
+    phase = version.phase.removeprefix(f"{version.network}@")
+    return f"{version.network}@{phase}" + (f"[{version.snapshot}]" if version.snapshot != "last" else "")
+
+
+def _name(wanted: str, taken: Iterable[str]) -> str:
+    used = set(taken)
+    name, count = wanted, 1
+    while name in used:
+        count += 1
+        name = f"{wanted} ({count})"
+    return name
+
+
+def _dims(shape: tuple[int, ...]) -> str:
+    return f"[{', '.join(['B', *map(str, shape[1:])])}]"
+
+
+def _check_gradients(phase: Phase, made: Joined) -> None:
+    """KD0601 and KD0602, both at once where both are wrong."""
+    reporter = Reporter()
+    live = gradient_reach(made.graph_module, "loss")
+    for slot, (move, group) in enumerate(zip(phase.moves, made.own, strict=True)):
+        prefix = made.paths[str(slot)]
+        still = [n for n in group if f"{prefix}.{n}" not in live]
+        if still:
+            modules = list(dict.fromkeys(n.rpartition(".")[0].partition(".")[0] or n for n in still))
+            reporter.report("KD0601", move.span or phase.span, network=move.base.network, phase=phase.name,
+                            parameters=listing(modules), help=_moving_help(move, still, group, phase))  # fmt: skip
+    if not live:
+        reporter.report("KD0602", phase.loss.span, term="The loss")
+    else:
+        _check_terms(phase, reporter)
+    if reporter.errors:
+        raise PlanError(reporter.errors)
+
+
+def _moving_help(move: Move, still: list[str], group: dict[str, nn.Parameter], phase: Phase) -> str | None:
+    if len(still) == len(group) or move.paths or move.upto:
+        return None
+    taps = [e.path for e in ir.walk(phase.loss) if isinstance(e, ir.Tap) and isinstance(e.of, ir.Moving) and e.path]
+    inner = [t for t in taps if t not in ("logits", "probabilities")]
+    return f"`of upto({move.base.network.partition('[')[0]}.{inner[-1]})`" if inner else None
+
+
+def _check_terms(phase: Phase, reporter: Reporter) -> None:
+    """Additive terms of the loss that depend on nothing that moves."""
+    loss = phase.loss
+    if not (isinstance(loss, ir.Op) and loss.op == "+"):
+        return
+    for term in loss.args:
+        if isinstance(term, ir.Const):
+            continue
+        if not _moves(term):
+            text = term.span.text if term.span else "A term of the loss"
+            reporter.report("KD0602", term.span or phase.span, term=f"`{text}`")
+
+
+def _moves(term: ir.Expr) -> bool:
+    """Whether an expression reads a moving network or goes through an adapter."""
+    return any(
+        (isinstance(e, ir.Tap) and isinstance(e.of, ir.Moving))
+        or (isinstance(e, ir.Call) and e.function in ("fit", "conv1x1", "linear"))
+        for e in ir.walk(term)
+    )
+

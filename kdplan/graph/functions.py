@@ -1,0 +1,61 @@
+"""The functions that an expression's calls and operators stand for."""
+
+from __future__ import annotations
+
+import importlib.util
+import operator
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from kdplan.diagnostics.report import error
+from kdplan.diagnostics.span import Span
+from kdplan.nn.functions import FUNCTIONS
+
+OPERATORS: dict[str, Callable[..., Any]] = {
+    "+": operator.add,
+    "-": operator.sub,
+    "*": operator.mul,
+    "/": operator.truediv,
+    "**": operator.pow,
+    "==": operator.eq,
+    "!=": operator.ne,
+    "<": operator.lt,
+    "<=": operator.le,
+    ">": operator.gt,
+    ">=": operator.ge,
+    "neg": operator.neg,
+}
+
+
+def built_in(name: str) -> Callable[..., Any]:
+    """The code of a built-in function of signals."""
+    return FUNCTIONS[name]
+
+
+def user(path: str, name: str, span: Span | None) -> Callable[..., Any]:
+    """A function of a user's Python file.
+
+    Raises
+    ------
+    PlanError
+        KD0512 if the file raises when it is read, KD0513 if it has no such function.
+    """
+    module_name = f"kdplan_user_{abs(hash(str(Path(path).resolve())))}"
+    module = sys.modules.get(module_name)
+    if module is None:
+        spec = importlib.util.spec_from_file_location(module_name, path)
+        assert spec is not None and spec.loader is not None
+        module = importlib.util.module_from_spec(spec)
+        sys.modules[module_name] = module
+        try:
+            spec.loader.exec_module(module)
+        except Exception as e:
+            del sys.modules[module_name]
+            raise error("KD0512", span, file=path, problem=f"{type(e).__name__}: {e}") from e
+    found = getattr(module, name, None)
+    if not callable(found):
+        raise error("KD0513", span, file=path, name=name)
+    return found  # type: ignore[no-any-return]
+

@@ -1,0 +1,277 @@
+"""Expressions to nodes: builds a phase's graph from its loss, checking roles, classes and shapes as it goes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from kdplan.diagnostics.report import Note, error, listing, nearest
+from kdplan.diagnostics.span import Span
+from kdplan.graph.build import BuildError, Builder
+from kdplan.graph.functions import OPERATORS, built_in, user
+from kdplan.graph.signals import Signal, class_set, dims, permutation, shown
+from kdplan.graph.splice import Splices
+from kdplan.graph.taps import TapError
+from kdplan.graph.trace import TraceError
+from kdplan.ir import expr as ir
+from kdplan.ir.plan import Phase, Plan
+
+_SAME_SHAPE = frozenset({"squared_l2", "mse", "cosine"})
+_OVER_CLASSES = {"cross_entropy": (0, 1), "sigmoid_cross_entropy": (0, 1), "kl": (0, 1), "kd": (0, 1)}
+_KEEP_ROLE = frozenset({"detach", "reverse"})
+
+
+@dataclass
+class Lowering:
+    """Turns the expressions of one phase into nodes of one builder.
+
+    `names` gives, for each moving slot and each frozen version, the name under which the builder has the network.
+    """
+
+    plan: Plan
+    phase: Phase
+    builder: Builder
+    names: dict[str, str]
+    batch: int
+    splices: Splices
+
+    def __post_init__(self) -> None:
+        self.memo: dict[int, Signal] = {}
+
+    def lower(self, e: ir.Expr) -> Signal:
+        """The node of an expression; the same object lowers to the same node.
+
+        Raises
+        ------
+        PlanError
+            KD0501 to KD0513: see the table.
+        """
+        if id(e) not in self.memo:
+            self.memo[id(e)] = _RULES[type(e)](self, e)
+        return self.memo[id(e)]
+
+    # ---- leaves
+
+    def _const(self, e: ir.Const) -> Signal:
+        return Signal(e.value, "number")
+
+    def _clock(self, e: ir.Clock) -> Signal:
+        return Signal(self.builder.scalar(e.name), "number", name=e.name)
+
+    def _stream(self, e: ir.StreamField) -> Signal:
+        view = self.phase.streams[e.stream]
+        data = self.plan.data[view.data]
+        name = f"{e.field}_{e.stream}"
+        if e.field == "inputs":
+            if data.shape is None:
+                raise error("KD0514", e.span, name=data.name)
+            example = torch.zeros(self.batch, *data.shape)
+            return Signal(self.builder.input(name, example), "inputs", name=e.field)
+        if e.field == "targets":
+            raise error("KD0515", e.span, name=data.name)
+        node = self.builder.input(name, torch.zeros(self.batch, dtype=torch.long))
+        if e.field == "indices":
+            return Signal(node, "features", name=e.field)
+        ids = tuple(view.classes.ids) if view.classes else tuple(range(len(data.classes)))
+        return Signal(node, "labels", (data.name, ids), len(ids), "labels")
+
+    # ---- networks
+
+    def _tap(self, e: ir.Tap) -> Signal:
+        inputs = [self.lower(i).value for i in e.inputs]
+        network = self._network(e.of)
+        key = self.names[str(e.of.slot) if isinstance(e.of, ir.Moving) else str(e.of)]
+        label = f"{key}.{e.path or e.submodule or 'output'}"
+        path, role = e.path or "output", "features"
+        if path in ("logits", "probabilities") or (path == "output" and not e.submodule):
+            role = "logits"
+        node = self._apply(key, inputs, "logits" if path == "probabilities" else path, e)
+        if path == "probabilities":
+            node = self._call(built_in("softmax"), (node,), {}, e.span, "softmax")
+            role = "probabilities"
+        found = Signal(node, role, name=label)  # type: ignore[arg-type]
+        if role in ("logits", "probabilities") and found.is_tensor and len(found.shape) == 2:
+            found = replace(found, classes=class_set(network.classes), count=found.shape[1])
+        return found
+
+    def _network(self, of: ir.Version | ir.Moving) -> Any:
+        name = self.phase.moves[of.slot].base.network if isinstance(of, ir.Moving) else of.network
+        return self.plan.networks[name]
+
+    def _apply(self, key: str, inputs: list[Any], path: str, e: ir.Tap) -> Any:
+        try:
+            if e.submodule:
+                return self.builder.apply_submodule(key, e.submodule, tuple(inputs), path)
+            return self.builder.apply(key, tuple(inputs), path)
+        except TapError as problem:
+            raise self._no_tap(key, inputs, path, e) from problem
+        except AttributeError as problem:
+            known = [n for n, _ in self.builder.networks[key].named_children()]
+            raise error("KD0501", e.span, network=key, tap=e.submodule, help=f"it has {listing(known)}") from problem
+        except TraceError as problem:
+            raise error("KD0508", e.span, network=key, problem=_first_line(problem)) from problem
+
+    def _no_tap(self, key: str, inputs: list[Any], path: str, e: ir.Tap) -> Exception:
+        known = self.builder.taps(key, tuple(inputs), e.submodule)
+        top = [t for t in known if "." not in t and "#" not in t and t not in ("output", "logits", "features")]
+        depth = path.count(".")
+        near = nearest(path, [t for t in known if t.count(".") == depth])
+        help = f"did you mean `{near}`? " if near else ""
+        return error("KD0501", e.span, network=key, tap=path, help=f"{help}it has {listing([*top, 'logits', 'features'], 20)}")
+
+    # ---- operators and functions
+
+    def _op(self, e: ir.Op) -> Signal:
+        parts = [self.lower(a) for a in e.args]
+        values = [p.value for p in parts]
+        if e.op == "neg":
+            return Signal(self._call(OPERATORS["neg"], tuple(values), {}, e.span, "-"))
+        self._broadcast(parts, e)
+        result = values[0]
+        for value in values[1:]:
+            result = self._call(OPERATORS[e.op], (result, value), {}, e.span, e.op)
+        return Signal(result)
+
+    def _broadcast(self, parts: list[Signal], e: ir.Op) -> None:
+        """KD0502 where shapes of an operator's sides neither agree nor hold a scalar."""
+        shapes = [(p, p.shape) for p in parts if p.is_tensor and p.shape]
+        for (a, one), (b, two) in zip(shapes, shapes[1:], strict=False):
+            try:
+                torch.broadcast_shapes(one, two)
+            except RuntimeError:
+                raise self._mismatch(a, b, e.span) from None
+
+    def _call_node(self, e: ir.Call) -> Signal:
+        if ":" in e.function:
+            return self._user_call(e)
+        args = [self.lower(a) for a in e.args]
+        keywords = {n: self.lower(a).value for n, a in e.keywords.items()}
+        special = getattr(self, f"_{e.function}_call", None)
+        if special is not None:
+            made: Signal = special(e, args, keywords)
+            return made
+        if e.function in _SAME_SHAPE and args[0].shape != args[1].shape:
+            raise self._mismatch(args[0], args[1], e.span)
+        if e.function in _OVER_CLASSES:
+            args = self._over_classes(e, args, keywords)
+        node = self._call(built_in(e.function), tuple(a.value for a in args), keywords, e.span, e.function)
+        return self._result(e.function, node, args)
+
+    def _result(self, function: str, node: Any, args: list[Signal]) -> Signal:
+        if function in _KEEP_ROLE:
+            return replace(args[0], value=node)
+        if function in ("softmax", "sigmoid") and args[0].role == "logits":
+            return replace(args[0], value=node, role="probabilities")
+        if function == "onehot":
+            return replace(args[0], value=node, role="probabilities")
+        return Signal(node, name=f"{function}({', '.join(a.name for a in args if a.name)})")
+
+    def _user_call(self, e: ir.Call) -> Signal:
+        path, _, name = e.function.rpartition(":")
+        args = tuple(self.lower(a).value for a in e.args)
+        keywords = {n: self.lower(a).value for n, a in e.keywords.items()}
+        return Signal(self._call(user(path, name, e.span), args, keywords, e.span, name), name=name)
+
+    def _call(self, fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], span: Span | None, name: str) -> Any:
+        try:
+            return self.builder.call(fn, *args, **kwargs)
+        except BuildError as problem:
+            shapes = [dims(tuple(a.meta["val"].shape)) for a in args if hasattr(a, "meta") and isinstance(a.meta["val"], Tensor)]
+            raise error("KD0506", span, name=name, problem=_first_line(problem), shapes=listing(shapes)) from problem
+
+    # ---- functions with rules of their own
+
+    def _fit_call(self, e: ir.Call, args: list[Signal], keywords: dict[str, Any]) -> Signal:
+        return self.splices.fit(args[0], args[1], e.span)
+
+    def _conv1x1_call(self, e: ir.Call, args: list[Signal], keywords: dict[str, Any]) -> Signal:
+        return self.splices.conv1x1(args[0], keywords["channels"], e.span)
+
+    def _linear_call(self, e: ir.Call, args: list[Signal], keywords: dict[str, Any]) -> Signal:
+        return self.splices.linear(args[0], keywords["features"], e.span)
+
+    def _resize_call(self, e: ir.Call, args: list[Signal], keywords: dict[str, Any]) -> Signal:
+        return self.splices.resize(args[0], (keywords["size"], keywords["size"]), e.span)
+
+    def _uniform_call(self, e: ir.Call, args: list[Signal], keywords: dict[str, Any]) -> Signal:
+        node = self._call(built_in("uniform"), (), keywords, e.span, "uniform")
+        return Signal(node, "probabilities", count=keywords["classes"], name="uniform")
+
+    def _min_call(self, e: ir.Call, args: list[Signal], keywords: dict[str, Any]) -> Signal:
+        return self._extreme(e, args)
+
+    def _max_call(self, e: ir.Call, args: list[Signal], keywords: dict[str, Any]) -> Signal:
+        return self._extreme(e, args)
+
+    def _extreme(self, e: ir.Call, args: list[Signal]) -> Signal:
+        if len(args) == 1:
+            return Signal(self._call(getattr(torch, e.function), (args[0].value,), {}, e.span, e.function))
+        result = args[0].value
+        for other in args[1:]:
+            result = self._call(built_in(e.function), (result, other.value), {}, e.span, e.function)
+        return Signal(result)
+
+    def _over_classes(self, e: ir.Call, args: list[Signal], keywords: dict[str, Any]) -> list[Signal]:
+        """Both sides over the same classes in the same order; probabilities become logits of themselves."""
+        first, second = args
+        temperature = keywords.get("temperature", 1)
+        if e.function in ("kl", "kd"):
+            for a, node in zip(args, e.args, strict=True):
+                if a.role == "probabilities" and (temperature != 1 or e.function == "kd"):
+                    raise error("KD0505", node.span or e.span, function=e.function)
+        keep, move = (first, second) if second.role != "labels" else (second, first)
+        try:
+            order = permutation(move, keep)
+        except LookupError:
+            raise self._other_classes(first, second, e) from None
+        if order is not None:
+            node = self._call(_reordered, (move.value, order), {}, e.span, e.function)
+            moved = replace(move, value=node, classes=keep.classes)
+            first, second = (moved, second) if move is first else (first, moved)
+        if e.function == "kl":
+            first, second = (
+                replace(s, value=self._call(built_in("as_logits"), (s.value,), {}, e.span, "kl")) if s.role == "probabilities" else s
+                for s in (first, second)
+            )
+        return [first, second]
+
+    def _other_classes(self, a: Signal, b: Signal, e: ir.Call) -> Exception:
+        def words(s: Signal) -> str:
+            count = len(s.classes[1]) if s.classes else s.count
+            of = f" of {s.classes[0]}" if s.classes else ""
+            return f"{s.role if s.role != 'number' else 'numbers'} over {count} classes{of} (`{s.name}`)"
+
+        return error("KD0503", e.span, first=words(a).capitalize(), second=words(b))
+
+    def _mismatch(self, a: Signal, b: Signal, span: Span | None) -> Exception:
+        one, two = a.shape, b.shape
+        differ = "channels" if len(one) == len(two) and len(one) > 1 and one[1] != two[1] else "size"
+        notes = [Note(f"`{a.name}` is {dims(one)}"), Note(f"`{b.name}` is {dims(two)}")] if a.name and b.name else []
+        return error(
+            "KD0502", span, first=shown(one), second=shown(two), differ=differ, notes=notes,
+            help=f"`fit({a.name}, like = {b.name})`" if a.name and b.name else None,
+        )  # fmt: skip
+
+
+
+def _reordered(x: Tensor, order: list[int]) -> Tensor:
+    """Columns of `x` [B, C] in another order."""
+    return x[:, torch.tensor(order, device=x.device)]
+
+
+def _first_line(problem: Exception) -> str:
+    return (str(problem).strip().splitlines() or [type(problem).__name__])[0]
+
+
+_RULES: dict[type, Callable[[Lowering, Any], Signal]] = {
+    ir.Const: Lowering._const,
+    ir.Clock: Lowering._clock,
+    ir.StreamField: Lowering._stream,
+    ir.Tap: Lowering._tap,
+    ir.Op: Lowering._op,
+    ir.Call: Lowering._call_node,
+}

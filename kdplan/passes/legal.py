@@ -1,0 +1,113 @@
+"""The core plan's own law: what must hold whoever wrote it. Run after every pass under test, and on plans from Python."""
+
+from __future__ import annotations
+
+from kdplan.diagnostics.report import Reporter, nearest
+from kdplan.ir import expr as ir
+from kdplan.ir.plan import Averaged, Copied, Follows, Merged, Phase, Plan, Recipe
+from kdplan.passes.dag import slot_of, versions_read
+
+
+def check_plan(plan: Plan, reporter: Reporter) -> None:
+    """Report names that nothing has (KD0320), snapshots that no phase keeps (KD0309), averages without their network
+    (KD0308), streams and slots out of range (KD0321).
+
+    Examples
+    --------
+    >>> from kdplan.ir.plan import Export, Target
+    >>> reporter = Reporter()
+    >>> check_plan(Plan(exports={"x": Export("x", Target([ir.Version("small", "kd")]))}), reporter)
+    >>> [d.code for d in reporter.diagnostics]
+    ['KD0320']
+    """
+    for network in plan.networks.values():
+        origin = network.origin
+        versions = [origin.version] if isinstance(origin, Copied) else origin.versions if isinstance(origin, Merged | Averaged) else []
+        for version in versions:
+            _version(plan, version, reporter)
+        if isinstance(origin, Follows) and origin.network not in plan.networks:
+            reporter.report("KD0320", network.span, what="network", name=origin.network, nearest=None)
+    for phase in plan.phases.values():
+        _phase(plan, phase, reporter)
+    for measure in plan.measures.values():
+        for row in measure.rows:
+            for version in row.target.versions:
+                _version(plan, version, reporter)
+        for view in measure.views:
+            _data(plan, view.data, view.span, reporter)
+    for export in plan.exports.values():
+        for version in export.target.versions:
+            _version(plan, version, reporter)
+
+
+def _phase(plan: Plan, phase: Phase, reporter: Reporter) -> None:
+    for view in [*phase.streams, *(v.view for v in phase.validations)]:
+        _data(plan, view.data, view.span, reporter)
+    moved = {m.base.network for m in phase.moves}
+    for version in versions_read(phase):
+        if not _version(plan, version, reporter):
+            continue
+        origin = plan.networks[version.network].origin
+        if isinstance(origin, Follows) and version.phase is None and origin.network not in moved:
+            reporter.report("KD0308", version.span, name=version.network, source=origin.network, phase=phase.name)
+    if not phase.moves or not phase.streams or not phase.recipes:
+        reporter.report("KD0321", phase.span, phase=phase.name, what="needs something that moves, data and a recipe")
+    for root in (phase.loss, *phase.logged.values()):
+        for e in ir.walk(root):
+            if isinstance(e, ir.Tap) and isinstance(e.of, ir.Moving) and not 0 <= e.of.slot < len(phase.moves):
+                reporter.report("KD0321", e.span or phase.span, phase=phase.name, what=f"has no moving network {e.of.slot}")
+            if isinstance(e, ir.StreamField) and not 0 <= e.stream < len(phase.streams):
+                reporter.report("KD0321", e.span or phase.span, phase=phase.name, what=f"has no stream {e.stream}")
+
+
+def _data(plan: Plan, name: str, span: object, reporter: Reporter) -> None:
+    if name not in plan.data:
+        reporter.report("KD0320", None, what="data set", name=name, nearest=nearest(name, plan.data))
+
+
+def _version(plan: Plan, version: ir.Version, reporter: Reporter) -> bool:
+    if version.network not in plan.networks:
+        near = nearest(version.network, plan.networks)
+        reporter.report("KD0320", version.span, what="network", name=version.network, nearest=near)
+        return False
+    if version.phase is None:
+        return True
+    phase = plan.phases.get(version.phase)
+    if phase is None:
+        near = nearest(version.phase, plan.phases)
+        reporter.report("KD0320", version.span, what="phase", name=version.phase, nearest=near)
+        return False
+    if version.snapshot not in kept(plan, phase, version):
+        reporter.report(
+            "KD0309", version.span, phase=phase.name, snapshot=version.snapshot, name=version.network,
+            help=_snapshot_help(version.snapshot),
+        )  # fmt: skip
+        return False
+    return True
+
+
+def kept(plan: Plan, phase: Phase, version: ir.Version) -> set[str]:
+    """The snapshots of a network that a phase keeps."""
+    slot = slot_of(plan, version)
+    recipe = phase.recipes[min(slot, len(phase.recipes) - 1)]
+    found = {"last"} | {f"epoch={e}" for e in recipe.keep_epochs} | {f"cycle={c}" for c in _cycles(recipe)}
+    if phase.validations:
+        found.add("best")
+    if recipe.ema is not None:
+        found.add("ema")
+    return found
+
+
+def _cycles(recipe: Recipe) -> range:
+    if recipe.schedule.name == "cosine" and int(recipe.schedule.arguments.get("cycles", 1)) > 1:
+        return range(int(recipe.schedule.arguments["cycles"]))
+    return range(0)
+
+
+def _snapshot_help(snapshot: str) -> str:
+    if snapshot == "best":
+        return "a phase keeps its best weights if it has a measure inside: `measure on data.test { top1 }`"
+    if snapshot == "ema":
+        return "the recipe must say `ema = 0.999`"
+    name, _, number = snapshot.partition("=")
+    return f"the recipe must say `keep_epochs = [{number}]`" if name == "epoch" else "the schedule must be `cosine(cycles = n)`"

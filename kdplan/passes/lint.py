@@ -1,0 +1,129 @@
+"""What is legal and most likely not meant: networks that stay equal for ever, and conventions that are easily missed."""
+
+from __future__ import annotations
+
+import itertools
+
+from kdplan.diagnostics.report import Reporter
+from kdplan.ir import expr as ir
+from kdplan.ir.dag import PhaseKey
+from kdplan.ir.plan import Measure, Phase, Plan
+from kdplan.passes.dag import versions_read
+
+
+def lint(plan: Plan, keys: dict[str, PhaseKey], reporter: Reporter) -> None:
+    """Report twins (KD0305) and warn of a missing T² (KD0360), of `best` chosen on a test split (KD0361), and of a mean
+    over seeds that share what they learn from (KD0362)."""
+    for name, phase in plan.phases.items():
+        _twins(phase, keys[name], reporter)
+        _temperature(phase, reporter)
+    for measure in plan.measures.values():
+        _best_on_test(plan, measure, reporter)
+        _shared_teacher(plan, measure, reporter)
+
+
+# ---- twins
+
+
+def _twins(phase: Phase, key: PhaseKey, reporter: Reporter) -> None:
+    """Two networks of one phase that start equal, learn alike and see the loss alike."""
+    if len(phase.moves) < 2:
+        return
+    start = {c.path: c.value for c in key.components if c.path.startswith("moves/")}
+    same_recipe = len(phase.recipes) == 1
+    for i, j in itertools.combinations(range(len(phase.moves)), 2):
+        alike = start[f"moves/{i}"] == start[f"moves/{j}"] and start.get(f"moves/{i}/part") == start.get(f"moves/{j}/part")
+        if not alike or not (same_recipe or _same(phase, i, j)):
+            continue
+        if shape(phase.loss, {}) == shape(phase.loss, {i: j, j: i}):
+            a, b = phase.moves[i].base.network, phase.moves[j].base.network
+            reporter.report("KD0305", phase.moves[j].span or phase.span, first=a, second=b)
+
+
+def _same(phase: Phase, i: int, j: int) -> bool:
+    a, b = phase.recipes[i], phase.recipes[j]
+    return (a.optimizer, a.schedule) == (b.optimizer, b.schedule)
+
+
+def shape(e: ir.Expr, slots: dict[int, int]) -> str:
+    """An expression as text, with sums and products in an order of their own and slots renamed.
+
+    >>> a, b = ir.Const(1), ir.Const(2)
+    >>> shape(ir.Op("+", [a, b]), {}) == shape(ir.Op("+", [b, a]), {})
+    True
+    """
+    if isinstance(e, ir.Const):
+        return repr(e.value)
+    if isinstance(e, ir.StreamField):
+        return f"{e.field}{e.stream}"
+    if isinstance(e, ir.Clock):
+        return e.name
+    if isinstance(e, ir.Tap):
+        of = f"#{slots.get(e.of.slot, e.of.slot)}" if isinstance(e.of, ir.Moving) else str(e.of)
+        return f"{of}.{e.submodule}.{e.path}({','.join(shape(i, slots) for i in e.inputs)})"
+    if isinstance(e, ir.Op):
+        parts = [shape(a, slots) for a in e.args]
+        if e.op in ("+", "*"):
+            parts.sort()
+        return f"({e.op} {' '.join(parts)})"
+    parts = [shape(a, slots) for a in e.args]
+    parts += sorted(f"{n}={shape(a, slots)}" for n, a in e.keywords.items())
+    return f"{e.function}({', '.join(parts)})"
+
+
+# ---- conventions
+
+
+def _temperature(phase: Phase, reporter: Reporter) -> None:
+    """A `kl` with a temperature above 1 whose factor is smaller than its square: gradients shrink by 1/T²."""
+    stack: list[tuple[ir.Expr, float]] = [(phase.loss, 1.0)]
+    while stack:
+        e, factor = stack.pop()
+        if isinstance(e, ir.Op) and e.op == "*":
+            numbers = [a.value for a in e.args if isinstance(a, ir.Const) and isinstance(a.value, int | float)]
+            for number in numbers:
+                factor *= float(number)
+            stack.extend((a, factor) for a in e.args)
+        elif isinstance(e, ir.Call) and e.function == "kl":
+            t = e.keywords.get("temperature")
+            value = t.value if isinstance(t, ir.Const) else 1
+            if isinstance(value, int | float) and value > 1 and abs(factor) == 1.0:
+                reporter.report("KD0360", e.span or phase.span, temperature=f"{value:g}", square=f"{value * value:g}")
+        elif isinstance(e, ir.Op):
+            stack.extend((a, factor) for a in e.args)
+        elif isinstance(e, ir.Call):
+            stack.extend((a, factor) for a in e.args)
+
+
+def _best_on_test(plan: Plan, measure: Measure, reporter: Reporter) -> None:
+    measured = {(v.data, v.split) for v in measure.views}
+    for row in measure.rows:
+        for version in row.target.versions:
+            if version.snapshot != "best" or version.phase is None:
+                continue
+            validation = plan.phases[version.phase].validations[0].view
+            if (validation.data, validation.split) in measured:
+                split = f"{validation.data}.{validation.split}"
+                reporter.report("KD0361", row.target.span or measure.span, phase=version.phase, split=split)
+                return
+
+
+def _shared_teacher(plan: Plan, measure: Measure, reporter: Reporter) -> None:
+    """Rows that differ in their seed only, and whose phases all read one and the same trained version."""
+    if "seed" not in measure.over:
+        return
+    groups: dict[str, list[set[str]]] = {}
+    for row in measure.rows:
+        if "seed" not in row.coordinates or row.target.versions[0].phase is None:
+            continue
+        rest = {k: v for k, v in row.coordinates.items() if k != "seed"}
+        phase = plan.phases[row.target.versions[0].phase]
+        moved = {m.base.network for m in phase.moves}
+        read = {str(v) for v in versions_read(phase) if v.phase is not None and v.network not in moved}
+        groups.setdefault(f"{row.label} {sorted(rest.items(), key=str)}", []).append(read)
+    for reads in groups.values():
+        shared = set.intersection(*reads) if len(reads) > 1 else set()
+        if shared:
+            version = sorted(shared)[0]
+            reporter.report("KD0362", measure.span, measure=measure.name, count=len(reads), version=version)
+            return
