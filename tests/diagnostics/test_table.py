@@ -52,7 +52,7 @@ def says(code: str, bad: dict[str, Any]) -> bool:
 def test_each_row_is_complete(code: str, row: dict[str, Any]) -> None:
     assert re.fullmatch(r"KD\d{4}", code)
     assert row["title"] and not row["title"].endswith(".")
-    assert row["message"].endswith((".", "?"))
+    assert row["message"].endswith((".", "?", "}"))
     assert row["explain"].strip()
     assert row.get("severity", "error") in ("error", "warning")
     assert set(row) <= {"title", "message", "help", "explain", "severity", "bad", "test"}
