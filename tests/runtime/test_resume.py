@@ -11,7 +11,6 @@ import time
 from pathlib import Path
 
 import pytest
-import torch
 from small import job, network, recipe, same, train
 
 from kdplan.ir.plan import Item

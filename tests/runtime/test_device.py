@@ -1,0 +1,40 @@
+"""Devices that are asked for, and what a result depends on."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from kdplan.diagnostics.report import PlanError
+from kdplan.runtime.device import choose_device, environment, set_determinism
+
+
+def test_device_that_is_not_there() -> None:
+    with pytest.raises(PlanError) as problem:
+        choose_device("cuda:63")
+    assert problem.value.diagnostics[0].code == "KD0810"
+    assert "cuda:63" in str(problem.value) and "cpu" in str(problem.value)
+
+
+@pytest.mark.parametrize("name", ["gpu", "meta", "cpu:x"])
+def test_unknown_device(name: str) -> None:
+    with pytest.raises(PlanError) as problem:
+        choose_device(name)
+    assert problem.value.diagnostics[0].code == "KD0811"
+
+
+def test_auto_takes_what_is_there() -> None:
+    assert choose_device("auto").type == ("cuda" if torch.cuda.is_available() else choose_device("auto").type)
+    assert choose_device("cpu") == torch.device("cpu")
+
+
+def test_environment_says_whether_it_repeats() -> None:
+    found = environment(torch.device("cpu"), False)
+    assert found["deterministic"] is True and found["torch"] == str(torch.__version__)
+
+
+def test_determinism_is_switched_both_ways() -> None:
+    set_determinism(True)
+    assert torch.are_deterministic_algorithms_enabled()
+    set_determinism(False)
+    assert not torch.are_deterministic_algorithms_enabled()

@@ -1,0 +1,199 @@
+"""Measures: each number once, rows by coordinates, means over seeds, classes in order."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import save
+from small import digits_plan, keys
+
+from kdplan.data.dataset import open_view
+from kdplan.data.view import ViewSpec
+from kdplan.diagnostics.report import PlanError
+from kdplan.graph.inspect import fresh
+from kdplan.ir.expr import Version
+from kdplan.ir.plan import ClassSet, Item, Measure, Network, Plan, Row, Target, View
+from kdplan.runtime import measure as measuring
+from kdplan.runtime.measured import Cell, cell_key, run_measures
+from kdplan.runtime.networks import materialise
+from kdplan.runtime.options import RunOptions
+from kdplan.runtime.results import MeasureResult
+from kdplan.runtime.store import Store
+from kdplan.runtime.versions import Sources
+
+BIG = Version("big", "train")
+CPU = RunOptions(device="cpu")
+
+
+@pytest.fixture
+def sources(tmp_path: Path) -> Sources:
+    """`big@train` with two different sets of weights, `last` and `best`."""
+    plan = digits_plan()
+    store = Store(tmp_path / "store")
+    files = {}
+    for snapshot, seed in (("last", 5), ("best", 6)):
+        net = Network("big", plan.networks["big"].architecture, seed=seed)
+        files[f"weights-0-{snapshot}.safetensors"] = save(dict(fresh(net).state_dict()))
+    with store.begin("key-train") as work:
+        work.commit(dict(files))
+    return Sources(plan, store, keys(plan))
+
+
+def table(sources: Sources, rows: list[Row], *metrics: Item, **changes: Any) -> MeasureResult:
+    views = changes.pop("views", [View("d", "test")])
+    sources.plan.measures = {"t": Measure("t", rows, views, list(metrics), **changes)}
+    (found,) = run_measures(sources.plan, sources.keys, sources.store, CPU)
+    return found
+
+
+def by_hand(net: torch.nn.Module) -> float:
+    batch = open_view(ViewSpec("digits", split="test"), None).batch(torch.arange(360))
+    with torch.no_grad():
+        return 100 * (net(batch["inputs"]).argmax(1) == batch["labels"]).double().mean().item()
+
+
+def test_last_and_best_are_both_reported(sources: Sources) -> None:
+    found = table(sources, [Row("big", Target([BIG]))], Item("top1"), Item("topk", {"k": 3}), Item("parameters"))
+    values = found.rows[0].values
+    assert found.metrics == ["top1", "topk(k = 3)", "parameters"] and found.views == ["d.test"]
+    assert values["last"]["top1"].mean == pytest.approx(by_hand(materialise(sources, BIG)))
+    best = materialise(sources, Version("big", "train", "best"))
+    assert values["best"]["top1"].mean == pytest.approx(by_hand(best))
+    assert values["last"]["top1"].mean != values["best"]["top1"].mean
+    assert values["last"]["parameters"].mean == sum(p.numel() for p in best.parameters())
+
+
+def test_a_named_snapshot_stands_alone(sources: Sources) -> None:
+    found = table(sources, [Row("big", Target([Version("big", "train", "best")]))], Item("top1"))
+    assert set(found.rows[0].values) == {"best"}
+
+
+def test_each_number_is_measured_once(sources: Sources, monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = [Row("a", Target([BIG])), Row("b", Target([BIG]))]
+    first = table(sources, rows, Item("top1"))
+
+    def refused(*_: Any) -> Any:
+        raise AssertionError("measured again")
+
+    monkeypatch.setattr(measuring, "measure_cells", refused)
+    assert table(sources, rows, Item("top1")) == first
+    with pytest.raises(AssertionError, match="measured again"):
+        table(sources, rows, Item("top1"), Item("ece"))
+
+
+def test_equal_rows_share_one_evaluation(sources: Sources) -> None:
+    cells = [Cell(Target([BIG]), View("d", "test"), Item("top1")) for _ in range(2)]
+    others = [
+        Cell(Target([BIG], "probabilities"), View("d", "test"), Item("top1")),
+        Cell(Target([BIG]), View("d", "train"), Item("top1")),
+        Cell(Target([BIG]), View("d", "test"), Item("topk", {"k": 3})),
+        Cell(Target([Version("big")]), View("d", "test"), Item("top1")),
+        Cell(Target([Version("big", "train", "best")]), View("d", "test"), Item("top1")),
+    ]
+    found = [cell_key(sources, c) for c in (*cells, *others)]
+    assert found[0] == found[1] and len(set(found)) == 6
+
+
+def test_seeds_are_averaged_and_other_axes_are_rows(sources: Sources) -> None:
+    plan = sources.plan
+    rows = []
+    for seed in range(3):
+        for width in (4, 8):
+            name = f"n{seed}{width}"
+            plan.networks[name] = Network(name, Item("digits_net", {"width": width}), seed=seed)
+            rows.append(Row("n@init", Target([Version(name)]), {"seed": seed, "width": width}))
+    found = table(sources, rows, Item("top1"))
+    assert found.over == ["seed"] and [r.coordinates for r in found.rows] == [{"width": 4}, {"width": 8}]
+    singles = [by_hand(materialise(sources, Version(f"n{seed}4"))) for seed in range(3)]
+    number = found.rows[0].values["last"]["top1"]
+    assert number.values == pytest.approx(singles) and number.n == 3
+    assert number.std == pytest.approx(torch.tensor(singles, dtype=torch.float64).std().item())
+    apart = table(sources, rows, Item("top1"), over=[])
+    assert len(apart.rows) == 6 and apart.rows[0].values["last"]["top1"].std is None
+
+
+def test_taps_and_joins(sources: Sources) -> None:
+    batch = torch.randn(5, 1, 8, 8)
+    one, two = (materialise(sources, v) for v in (BIG, Version("big")))
+    data = open_view(ViewSpec("digits", split="test"), None)
+    view = View("d", "test")
+
+    def value(target: Target) -> torch.Tensor:
+        with torch.no_grad():
+            return measuring.joined(sources.plan, target, view, [one, two][: len(target.versions)], data)(batch)
+
+    versions = [BIG, Version("big")]
+    with torch.no_grad():
+        a, b = one(batch), two(batch)
+        torch.testing.assert_close(value(Target(versions, "", "probabilities")), (a.softmax(1) + b.softmax(1)) / 2)
+        torch.testing.assert_close(value(Target(versions, "", "logits")), (a + b) / 2)
+        assert torch.equal(value(Target(versions, "", "concat")), torch.cat([a, b], 1))
+        torch.testing.assert_close(value(Target([BIG], "layer1")), one.layer1(one.stem(batch)))
+        torch.testing.assert_close(value(Target([BIG], "probabilities")), a.softmax(1))
+
+
+def classed(sources: Sources, ids: list[int]) -> Plan:
+    plan = sources.plan
+    plan.networks["n"] = Network("n", Item("digits_net", {"classes": len(ids)}), classes=ClassSet("d", ids))
+    return plan
+
+
+def test_classes_in_another_order_are_put_in_order(sources: Sources) -> None:
+    order = [3, 1, 2, 0, 4, 5, 6, 7, 9, 8]
+    plan = classed(sources, order)
+    found = measuring.class_order(plan, Target([Version("n")]), View("d", "test"))
+    assert found is not None and [order[i] for i in found] == list(range(10))
+    half = View("d", "test", ClassSet("d", [5, 7]))
+    classed(sources, [7, 5])
+    assert measuring.class_order(plan, Target([Version("n")]), half) == [1, 0]
+    classed(sources, [5, 7])
+    assert measuring.class_order(plan, Target([Version("n")]), half) is None
+
+
+def test_metric_that_does_not_fit(sources: Sources) -> None:
+    classed(sources, [5, 7])
+    problems = [
+        ([Row("n", Target([Version("n")]))], Item("top1"), View("d", "test"), "over 2 classes"),
+        ([Row("b", Target([BIG]))], Item("agreement"), View("d", "test"), "compares two networks"),
+        ([Row("b", Target([BIG]))], Item("topk", {"q": 1}), View("d", "test"), "no setting `q`"),
+        ([Row("b", Target([BIG]))], Item("top1"), View("d", "test", unlabelled=True), "no labels"),
+        ([Row("b", Target([BIG], "layer9"))], Item("top1"), View("d", "test"), "layer9"),
+        ([Row("b", Target([BIG], "layer1"))], Item("top1"), View("d", "test"), "outputs of shape"),
+    ]
+    for rows, metric, view, text in problems:
+        with pytest.raises(PlanError) as problem:
+            table(sources, rows, metric, views=[view])
+        assert problem.value.diagnostics[0].code == "KD0840" and text in str(problem.value)
+
+
+def test_rows_without_weights_are_left_out(sources: Sources) -> None:
+    rows = [Row("small", Target([Version("small", "kd")])), Row("big", Target([BIG]))]
+    assert [r.label for r in table(sources, rows, Item("top1")).rows] == ["big"]
+
+
+def test_flops_are_of_one_sample(sources: Sources) -> None:
+    sources.plan.networks["mlp"] = Network("mlp", Item("mlp", {"inputs": 64, "hidden": [32], "classes": 10}))
+    found = table(sources, [Row("mlp", Target([Version("mlp")]))], Item("flops"))
+    assert found.rows[0].values["last"]["flops"].mean == 2 * (64 * 32 + 32 * 10)
+
+
+def test_known_numbers_need_no_torch(sources: Sources, tmp_path: Path) -> None:
+    table(sources, [Row("big", Target([BIG]))], Item("top1"))
+    code = (
+        "import sys\n"
+        f"sys.path.insert(0, {str(Path(__file__).parent)!r})\n"
+        "import pickle\n"
+        f"plan, keys = pickle.load(open({str(tmp_path / 'plan')!r}, 'rb'))\n"
+        "from kdplan.runtime.measured import run_measures\nfrom kdplan.runtime.store import Store\n"
+        f"(found,) = run_measures(plan, keys, Store({str(tmp_path / 'store')!r}))\n"
+        "assert found.rows[0].values['last']['top1'].n == 1 and 'torch' not in sys.modules\n"
+    )
+    import pickle
+
+    (tmp_path / "plan").write_bytes(pickle.dumps((sources.plan, dict(sources.keys))))
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(__file__).parents[2])
