@@ -86,11 +86,14 @@ class Draws:
     numbers : Numbers
     slot : int
         The transform's position in its list.
+    alone : bool
+        Whether images always come one by one; see `augment`.
     """
 
     index: Tensor
     numbers: Numbers
     slot: int
+    alone: bool = False
 
     def words(self, block: int = 0) -> Words:
         """Four 32-bit words a sample, int64 [B] each."""
@@ -103,7 +106,9 @@ class Draws:
         return a, b, c, d
 
 
-def augment(x: Tensor, steps: Sequence[tuple[int, Transform]], index: Tensor, numbers: Numbers) -> Tensor:
+def augment(
+    x: Tensor, steps: Sequence[tuple[int, Transform]], index: Tensor, numbers: Numbers, *, alone: bool = False
+) -> Tensor:
     """Apply transforms to a batch.
 
     Parameters
@@ -116,6 +121,9 @@ def augment(x: Tensor, steps: Sequence[tuple[int, Transform]], index: Tensor, nu
         int64 [B], the samples' numbers, on the device of `x`.
     numbers : Numbers
         The epoch's random numbers.
+    alone : bool
+        For sets whose images differ in size and always come one by one, B = 1: scaling is then left to torchvision,
+        which is many times faster on one large image, and may round differently.
 
     Returns
     -------
@@ -130,7 +138,7 @@ def augment(x: Tensor, steps: Sequence[tuple[int, Transform]], index: Tensor, nu
     torch.Size([1, 1, 8, 8])
     """
     for slot, t in steps:
-        x = _WORK[t.name](x, t.get(), Draws(index, numbers, slot))
+        x = _WORK[t.name](x, t.get(), Draws(index, numbers, slot, alone))
     return x
 
 
@@ -243,12 +251,24 @@ def _scaled(x: Tensor, at: Tensor, weight: Tensor, axis: int) -> Tensor:
     values, total = x.float(), torch.zeros(shape, device=x.device)
     spread = (slice(None), None, slice(None), None) if axis == 2 else (slice(None), None, None, slice(None))
     for k in range(at.shape[2]):
-        if len(x) == 1:
-            taken = values.index_select(axis, at[0, :, k])  # the same numbers, several times faster
-        else:
-            taken = values.gather(axis, at[:, :, k][spread].expand(shape))
+        taken = values.gather(axis, at[:, :, k][spread].expand(shape))
         total = total + weight[:, :, k][spread] * taken
     return _like(total / _ONE, x)
+
+
+def _window(
+    x: Tensor, top: Tensor, left: Tensor, height: Tensor, width: Tensor, size: tuple[int, int], alone: bool
+) -> Tensor:
+    """`window_resize`, or torchvision's for one image."""
+    if not alone:
+        return window_resize(x, top, left, height, width, size)
+    # Imported here: it takes a second, which sets that are held need not wait for.
+    from torchvision.transforms.v2.functional import resize  # type: ignore[import-untyped, unused-ignore]
+
+    assert len(x) == 1
+    t, u, h, w = int(top), int(left), int(height), int(width)
+    scaled: Tensor = resize(x[:, :, t : t + h, u : u + w], list(size), antialias=True)
+    return scaled
 
 
 def window_resize(x: Tensor, top: Tensor, left: Tensor, height: Tensor, width: Tensor, size: tuple[int, int]) -> Tensor:
@@ -267,7 +287,7 @@ def _resize(x: Tensor, args: Mapping[str, Any], draws: Draws) -> Tensor:
     if (new_h, new_w) == (h, w):
         return x
     zero = torch.zeros(b, dtype=torch.long, device=x.device)
-    return window_resize(x, zero, zero, zero + h, zero + w, (new_h, new_w))
+    return _window(x, zero, zero, zero + h, zero + w, (new_h, new_w), draws.alone)
 
 
 def _random_resized_crop(x: Tensor, args: Mapping[str, Any], draws: Draws) -> Tensor:
@@ -289,7 +309,7 @@ def _random_resized_crop(x: Tensor, args: Mapping[str, Any], draws: Draws) -> Te
     a, b, _, _ = draws.words(5)
     top = torch.where(any_fits, below(a, h - height + 1), (h - height) // 2)
     left = torch.where(any_fits, below(b, w - width + 1), (w - width) // 2)
-    return window_resize(x, top, left, height, width, (size, size))
+    return _window(x, top, left, height, width, (size, size), draws.alone)
 
 
 def _aspect(x: Tensor, args: Mapping[str, Any], draws: Draws) -> Tensor:
@@ -299,7 +319,7 @@ def _aspect(x: Tensor, args: Mapping[str, Any], draws: Draws) -> Tensor:
     ratio = ((u * 2 - 1) * math.log(args["factor"])).exp()
     width = (w / ratio.clamp(min=1)).round().long().clamp(1, w)
     height = (h * ratio.clamp(max=1)).round().long().clamp(1, h)
-    return window_resize(x, below(a, h - height + 1), below(b, w - width + 1), height, width, (h, w))
+    return _window(x, below(a, h - height + 1), below(b, w - width + 1), height, width, (h, w), draws.alone)
 
 
 # ---- colour

@@ -152,7 +152,7 @@ class FileDataset(Dataset):
         for at in indices.cpu().split(1):  # type: ignore[no-untyped-call]
             image = read_image(self._files[int(at)])[None]
             self._check(image, self._files[int(at)])
-            done.append(augment(image, todo, at, numbers))
+            done.append(augment(image, todo, at, numbers, alone=True))
         return torch.cat(done)
 
     def _check(self, image: Tensor, path: str) -> None:

@@ -128,6 +128,18 @@ def test_scaling_a_window_sees_nothing_outside():
         assert (ours[i].float() - theirs).abs().max() <= 1.01
 
 
+@pytest.mark.parametrize(
+    "call", [transform("random_resized_crop", [13]), transform("resize", [15]), transform("aspect")]
+)
+def test_images_alone_are_scaled_alike(call):
+    x, index = _images(1), torch.tensor([4])
+    todo = steps([call], train=True)
+    together = augment(x, todo, index, Numbers(3, 2))
+    alone = augment(x, todo, index, Numbers(3, 2), alone=True)
+    assert alone.shape == together.shape
+    assert (alone.int() - together.int()).abs().max() <= 1
+
+
 def test_random_resized_crop_has_the_areas_and_aspects_asked_for():
     # Coordinates as pictures: the window shows in what comes out.
     ramp = torch.arange(100.0) / 100
