@@ -30,6 +30,7 @@ class _Text:
     words: list[Token]
     items: dict[int, ast.Item]  # start of an item -> the item
     mates: dict[int, int] = field(default_factory=dict)  # opening -> closing, both ways
+    bodies: dict[int, int] = field(default_factory=dict)  # start of an item -> the brace it stands in, -1 for none
     broken: set[int] = field(default_factory=set)  # braces whose body stands on lines of its own
     split: set[int] = field(default_factory=set)  # those of them that did not fit: each item on its own line
 
@@ -102,6 +103,8 @@ def _read(source: Source) -> _Text:
     text = _Text(source, words, items)
     open_: list[int] = []
     for i, w in enumerate(words):
+        if w.start in items:
+            text.bodies[i] = open_[-1] if open_ else -1
         if w.kind in OPEN:
             open_.append(i)
         elif w.kind in CLOSE:
@@ -138,16 +141,8 @@ def _breaks(text: _Text, i: int) -> bool:
     if before.kind == "RBRACE" and text.mates[i - 1] in text.broken:
         return True
     if text.starts_item(i) and not by_author:
-        return _body_of(text, i) in text.split
+        return text.bodies[i] in text.split
     return by_author
-
-
-def _body_of(text: _Text, i: int) -> int:
-    """The brace in which word `i`, the start of an item, stands; -1 for none."""
-    i -= 1
-    while i >= 0 and text.words[i].kind != "LBRACE":
-        i = text.mates[i] - 1 if text.words[i].kind in CLOSE else i - 1
-    return i
 
 
 def _blank(text: _Text, i: int) -> bool:

@@ -49,8 +49,12 @@ def comments(text: str, start: int, end: int) -> list[Token]:
     >>> [c.text for c in comments("a # one", 1, 7)]
     ['# one']
     """
-    return [Token("COMMENT", m.group().rstrip(), m.start(), m.start() + len(m.group().rstrip())) for m in
-            _COMMENT.finditer(text, start, end)]
+    if end - start < 2 and text[start:end] != "#":
+        return []
+    return [
+        Token("COMMENT", m.group().rstrip(), m.start(), m.start() + len(m.group().rstrip()))
+        for m in _COMMENT.finditer(text, start, end)
+    ]
 
 
 __all__ = ["STRAY", "Token", "comments", "tokens"]
