@@ -17,7 +17,7 @@ def compiled(module: nn.Module, wanted: bool, phase: str) -> Callable[..., Any]:
     Raises
     ------
     PlanError
-        From the first call: KD0812 if the compiler fails. It is never left out silently, for then measured times would lie.
+        From the first call: KD0812 if the compiler fails. Going on without it would make measured times lie.
     """
     if not wanted:
         return module

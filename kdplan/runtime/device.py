@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+from importlib.metadata import version
 from typing import Any
 
 import torch
@@ -54,12 +55,10 @@ def set_determinism(deterministic: bool) -> None:
 
 def environment(device: torch.device, deterministic: bool) -> dict[str, Any]:
     """What a result may depend on besides the plan: versions, device, threads."""
-    import torchvision
-
     found: dict[str, Any] = {
         "python": platform.python_version(),
         "torch": str(torch.__version__),
-        "torchvision": str(torchvision.__version__),
+        "torchvision": version("torchvision"),
         "system": f"{platform.system()} {platform.machine()}",
         "device": str(device),
         "threads": torch.get_num_threads(),

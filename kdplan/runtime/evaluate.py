@@ -57,7 +57,8 @@ def evaluate(
             try:
                 metric.update(scores, found["labels"])
             except (RuntimeError, IndexError) as problem:
-                reason = f"outputs of shape {list(scores.shape)}, labels of shape {list(found['labels'].shape)}: {problem}"
+                shapes = f"outputs of shape {list(scores.shape)}, labels of shape {list(found['labels'].shape)}"
+                reason = f"{shapes}: {problem}"
                 raise error("KD0840", None, metric=name, reason=reason) from problem
     return {name: metric.compute() for name, metric in built.items()}
 

@@ -1,4 +1,4 @@
-"""Handing out one trained network: weights as safetensors, what it is as JSON, and on request a `torch.export` program."""
+"""Handing out one trained network: weights in safetensors, what it is in JSON, on request a `torch.export` program."""
 
 from __future__ import annotations
 

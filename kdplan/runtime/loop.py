@@ -64,7 +64,7 @@ class Training:
         for module in (a.root, a.live, *a.networks, *([a.frozen] if a.frozen is not None else [])):
             module.to(job.device)
         if self.recipe.channels_last:
-            a.root.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+            a.root.to(memory_format=torch.channels_last)
         a.set_modes()
         trainable = {id(p) for p in a.trainable().values()}
         for parameter in a.root.parameters():
@@ -127,7 +127,7 @@ class Training:
         for part in split(batch, self.recipe.batch, self.recipe.channels_last):
             result = self.forward(part)
             share = samples(part) / whole
-            self.scaler.scale(result["loss"] * share if share != 1 else result["loss"]).backward()
+            self.scaler.scale(result["loss"] * share if share != 1 else result["loss"]).backward()  # type: ignore[no-untyped-call]
             self.watch.add(result, samples(part), self.step)
         self.optimisers.finish_step(self.scaler)
         self.averages.update()

@@ -26,7 +26,8 @@ def materialise(sources: Sources, version: Version, device: torch.device | str =
     Raises
     ------
     PlanError
-        KD0507 if a factory refuses its settings, KD0830 if weights do not fit the architecture, KD0831 if a file has changed, KD0832 if a snapshot is not there.
+        KD0507 if a factory refuses its settings, KD0830 if weights do not fit the architecture, KD0831 if a file has
+        changed, KD0832 if a snapshot is not there.
     StoreError
         If what a phase left is missing or damaged.
     """

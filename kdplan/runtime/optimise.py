@@ -15,8 +15,10 @@ from kdplan.ir.plan import Recipe
 from kdplan.nn.optim import build_optimizer, set_lr_factor
 from kdplan.nn.schedules import Schedule, build_schedule
 
-SHARED = ("epochs", "steps", "batch", "accumulate", "clip", "label_smoothing", "ema", "precision", "channels_last")
-SHARED += ("compile", "workers", "keep_epochs")
+SHARED = (
+    *("epochs", "steps", "batch", "accumulate", "clip", "label_smoothing", "ema"),
+    *("precision", "channels_last", "compile", "workers", "keep_epochs"),
+)
 """What all recipes of one phase must say alike; optimizer, schedule and warm-up are each recipe's own."""
 
 
@@ -26,7 +28,7 @@ def check_recipes(phase: str, moves: int, recipes: Sequence[Recipe]) -> None:
     Raises
     ------
     PlanError
-        KD0801 for a number of recipes that fits no number of networks, KD0802 where they differ in what they must share,
+        KD0801 for a number of recipes that does not fit, KD0802 where they differ in what they must share,
         KD0822 where nothing ends the phase.
     """
     if len(recipes) not in (1, moves):

@@ -1,7 +1,7 @@
 """Weights of certain epochs of a running phase: the best so far, and those that the recipe keeps.
 
-Each is a file named by its epoch, written before the checkpoint that speaks of it. So a phase that goes on from an older
-checkpoint finds the files of that checkpoint untouched.
+Each is a file named by its epoch, written before the checkpoint that speaks of it. So a phase that goes on from an
+older checkpoint finds the files of that checkpoint untouched.
 """
 
 from __future__ import annotations

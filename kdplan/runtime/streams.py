@@ -53,6 +53,6 @@ def split(batch: Batch, size: int, channels_last: bool = False) -> Iterator[Batc
         yield batch
         return
     count = -(-samples(batch) // size)
-    pieces = {n: t.split(size) if n.endswith("_0") else t.tensor_split(count) for n, t in batch.items()}
+    pieces = {n: torch.split(t, size) if n.endswith("_0") else t.tensor_split(count) for n, t in batch.items()}
     for number in range(count):
         yield {name: piece[number] for name, piece in pieces.items()}

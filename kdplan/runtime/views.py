@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Literal
 
 import torch
 
@@ -18,7 +19,7 @@ def view_spec(plan: Plan, view: View) -> ViewSpec:
     """What `kdplan.data` opens for a view of the plan.
 
     >>> from kdplan.ir.plan import Data, Item
-    >>> view_spec(Plan(data={"d": Data("d", Item("digits"), limit=5)}), View("d", "test")).limit
+    >>> view_spec(Plan(data={"d": Data("d", Item("digits"), limit=5)}), View("d", "train")).limit
     5
     """
     data = plan.data[view.data]
@@ -26,7 +27,7 @@ def view_spec(plan: Plan, view: View) -> ViewSpec:
     if data.split is not None:
         parts = dict(data.split.arguments)
         seed = int(parts.pop("seed", 0))
-        kind = "per_class" if data.split.name == "per_class" else "fraction"
+        kind: Literal["per_class", "fraction"] = "per_class" if data.split.name == "per_class" else "fraction"
         rule = SplitRule(kind, tuple((str(n), v) for n, v in parts.items()), seed)
     normal = data.normalize
     return ViewSpec(
