@@ -22,7 +22,7 @@ from kdplan.graph.trace import Traced, trace
 
 TORCHVISION = torchvision.models.list_models(module=torchvision.models)
 # Networks with more parameters than this are traced on the meta device and not run.
-LARGEST = 45_000_000
+LARGEST = 30_000_000
 
 
 def timm_sample() -> list[str]:
@@ -33,7 +33,7 @@ def timm_sample() -> list[str]:
         small = [n for n in names if any(t in n for t in ("nano", "atto", "pico", "tiny", "small", "_s", "18", "xx"))]
         if names:
             families[module] = sorted(small or names, key=lambda n: (len(n), n))[0]
-    extra = ["efficientnet_b0", "tf_efficientnetv2_b0", "resnet26d", "seresnet18", "vit_base_patch32_224", "deit3_small_patch16_224"]
+    extra = ["efficientnet_b0", "tf_efficientnetv2_b0", "resnet26d", "seresnet18", "vit_base_patch32_224"]
     return sorted({*families.values(), *extra})
 
 
@@ -60,14 +60,14 @@ def examine(name: str, net: nn.Module, size: int, mode: str, run: bool) -> Row:
     traced = trace(net, x)
     seconds = time.perf_counter() - start
     named = [n for n, m in net.named_modules() if n and not isinstance(m, nn.ModuleList | nn.ModuleDict)]
-    equal = _compare(net, traced, torch.cat([x, x[:1]])) if run else "not run"
+    equal = _compare(net, traced, torch.cat([x, x[:1]]), mode == "train") if run else "not run"
     return Row(
         name, mode, seconds, len(traced.graph.nodes), len(set(named) & set(traced.taps)), len(named), traced.leaves,
         len(traced.guards), traced.holds_for(torch.zeros(3, 3, size, size)), equal,
     )
 
 
-def _compare(net: nn.Module, traced: Traced, x: Tensor) -> str:
+def _compare(net: nn.Module, traced: Traced, x: Tensor, gradients: bool) -> str:
     """Outputs, gradients and buffers of the graph and of the original, at another batch size than it was traced at."""
     start = copy.deepcopy(net.state_dict())
     results: list[list[Tensor]] = []
@@ -75,8 +75,10 @@ def _compare(net: nn.Module, traced: Traced, x: Tensor) -> str:
         net.load_state_dict(start)
         net.zero_grad()
         torch.manual_seed(0)
-        outputs = [v for v in tree_leaves(call(x)) if isinstance(v, Tensor)]
-        sum(v.float().square().mean() for v in outputs).backward()  # type: ignore[union-attr]
+        with torch.set_grad_enabled(gradients):
+            outputs = [v for v in tree_leaves(call(x)) if isinstance(v, Tensor)]
+        if gradients:
+            sum(v.float().square().mean() for v in outputs).backward()  # type: ignore[union-attr]
         grads = [p.grad.clone() if p.grad is not None else torch.zeros(()) for p in net.parameters()]
         results.append([*(v.detach() for v in outputs), *grads, *(b.clone() for b in net.buffers())])
     a, b = results
@@ -103,7 +105,10 @@ def examine_all(makers: dict[str, Any]) -> tuple[list[Row], dict[str, str]]:
     for name, (make, size) in makers.items():
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            with torch.device("meta"):
+            try:
+                with torch.device("meta"):
+                    outline = make()
+            except (NotImplementedError, RuntimeError):  # its constructor reads numbers
                 outline = make()
             run = sum(p.numel() for p in outline.parameters()) < LARGEST
             net = make() if run else outline
@@ -120,8 +125,7 @@ def examine_all(makers: dict[str, Any]) -> tuple[list[Row], dict[str, str]]:
 @pytest.mark.slow
 def test_all_torchvision_classifiers() -> None:
     makers = {
-        n: (lambda n=n: torchvision.models.get_model(n, weights=None), _size(n))
-        for n in TORCHVISION
+        n: (lambda n=n: torchvision.models.get_model(n, weights=None), _size(n)) for n in TORCHVISION
     }
     rows, failed = examine_all(makers)
     print(table([], failed))
@@ -141,7 +145,7 @@ def test_a_wide_sample_of_timm() -> None:
     makers = {}
     for n in timm_sample():
         size = timm.get_pretrained_cfg(n).input_size[-1] if timm.is_model_pretrained(n) else 224
-        makers[n] = (lambda n=n: timm.create_model(n), min(size, 256))
+        makers[n] = (lambda n=n: timm.create_model(n), min(size, 256) if size > 224 else size)
     rows, failed = examine_all(makers)
     print(table([], failed))
     total = len(makers)
