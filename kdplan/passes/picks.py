@@ -74,9 +74,16 @@ def _points(p: ast.Coordinate, axis: Declared, ctx: Context) -> list[int]:
     labels = axes.labels(axis, ctx)
     if isinstance(p.value, ast.All):
         return list(range(len(labels)))
-    value = ctx.eval(p.value, "any")
+    value = _wanted(p.value, labels, ctx)
     wanted = value.items if isinstance(value, ListValue) else [value]
     return [position(v, labels, p.value.span, axis.name) for v in wanted]
+
+
+def _wanted(p: ast.Expr, labels: list[Any], ctx: Context) -> Value:
+    """A pick's value; a name that is how one of the points is shown means that point."""
+    if isinstance(p, ast.Name) and p.name in labels and p.name not in ctx.names:
+        return ir.Const(p.name, span=p.span)
+    return ctx.eval(p, "any")
 
 
 def position(value: Value, labels: list[Any], span: Span, name: str) -> int:
@@ -159,8 +166,8 @@ def _item(items: list[Value], rest: list[ast.Expr], node: ast.Pick, ctx: Context
         raise error("KD0406", node.span, what="a list")
     if isinstance(rest[0], ast.All):
         return Several(items, node.span)
-    value = ctx.eval(rest[0], "any")
     known = labels if labels is not None else list(range(len(items)))
+    value = _wanted(rest[0], known, ctx)
     if isinstance(value, ListValue):
         return Several([items[position(v, known, rest[0].span, node.base.span.text)] for v in value.items], node.span)
     return items[position(value, known, rest[0].span, node.base.span.text)]
@@ -180,8 +187,8 @@ def _members(base: Family, rest: list[ast.Expr], node: ast.Pick, ctx: Context) -
         raise error("KD0408", node.span, name=base.declared.name, count=len(slots))
     many = any(isinstance(p, ast.All | ast.Range) for p in chosen)
     found: list[Value] = []
-    for bindings in bindings(base, chosen, 0, {}, ctx):
-        found.append(declared.member(base, bindings, node.span, ctx))
+    for bound in bindings(base, chosen, 0, {}, ctx):
+        found.append(declared.member(base, bound, node.span, ctx))
     return Several(found, node.span) if many or len(found) != 1 else found[0]
 
 
@@ -199,7 +206,7 @@ def bindings(
     if isinstance(p, ast.All):
         indices = list(range(len(items)))
     else:
-        value = ctx.eval(p, "any")
+        value = _wanted(p, labels, ctx)
         wanted = iterate(value, p.span) if isinstance(value, ListValue | Several | VerticalsValue) else [value]
         indices = [position(v, labels, p.span, base.declared.name) for v in wanted]
     return [b for i in indices for b in bindings(base, chosen, at + 1, {**bound, slot.name: items[i]}, ctx)]
