@@ -157,6 +157,8 @@ def bind(spec: Spec, values: list[Value], node: ast.Call, ctx: Context) -> list[
                 nearest=nearest(keyword.name, [p.name for p in spec.params]),
             )
         bound.append((param, ctx.eval(keyword.value)))
+    own = list(spec.params)
+    bound.sort(key=lambda pair: own.index(pair[0]))
     given = {p.name for p, _ in bound}
     for param in spec.params:
         if param.required and param.name not in given:
