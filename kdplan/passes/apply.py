@@ -163,8 +163,12 @@ def data_attribute(base: DataValue, word: str, word_span: Span, span: Span, ctx:
 def _stream_field(base: DataValue, word: str, span: Span, ctx: Context) -> ir.Expr:
     if ctx.phase is None:
         raise error("KD0248", span, name=word)
-    for i, (_, view) in enumerate(ctx.phase.streams):
-        same = view.data is base.data and view.classes == base.classes and (view.split or "train") == (base.split or "train")
-        if same and (view.unlabelled == base.unlabelled or not base.unlabelled):
-            return field(i, word, span, ctx)
+    same = [
+        (i, view)
+        for i, (_, view) in enumerate(ctx.phase.streams)
+        if view.data is base.data and view.classes == base.classes and (view.split or "train") == (base.split or "train")
+    ]
+    exact = [i for i, view in same if view.unlabelled == base.unlabelled]
+    for i in [*exact, *(i for i, _ in same if not base.unlabelled)]:
+        return field(i, word, span, ctx)
     raise error("KD0706", span, name=span.text, streams=listing(label for label, _ in ctx.phase.streams))
