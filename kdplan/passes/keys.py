@@ -112,6 +112,7 @@ class _Hasher:
     def __init__(self, plan: Plan) -> None:
         self.plan = plan
         self.done: dict[str, PhaseKey] = {}
+        self.phase: Phase
         self.networks: dict[str, str] = {}
         self.views: dict[tuple[str, str, Any], str] = {}
 
@@ -153,6 +154,7 @@ class _Hasher:
         self.done[phase.name] = PhaseKey(key, components, reads)
 
     def components(self, phase: Phase) -> Iterator[Component]:
+        self.phase = phase
         yield Component("seed", str(phase.seed), span=phase.span)
         for i, move in enumerate(phase.moves):
             yield Component(f"moves/{i}", self.version(move.base), span=move.span)
@@ -201,10 +203,20 @@ class _Hasher:
 
     def _tap(self, e: ir.Tap) -> str:
         if isinstance(e.of, ir.Moving):
-            return f"{e.path or 'output'} of {e.submodule} moves/{e.of.slot}"
+            classes = self._classes(e, self.phase.moves[e.of.slot].base.network)
+            return f"{e.path or 'output'} of {e.submodule} moves/{e.of.slot}{classes}"
         mode = self.plan.networks[e.of.network].mode
         tail = f" in {mode} mode" if mode != "eval" else ""
-        return f"{e.path or 'output'} of {e.submodule} {self.version(e.of)}{tail}"
+        return f"{e.path or 'output'} of {e.submodule} {self.version(e.of)}{tail}{self._classes(e, e.of.network)}"
+
+    def _classes(self, e: ir.Tap, network: str) -> str:
+        """The classes of a tap's columns, where they are not all classes in the data set's order: columns of other
+        classes are other content, and columns in another order are permuted."""
+        classes = self.plan.networks[network].classes
+        if classes is None or e.path not in ("", "logits", "probabilities"):
+            return ""
+        everything = list(range(len(self.plan.data[classes.data].classes)))
+        return "" if classes.ids == everything else f" over classes {classes.ids}"
 
     @staticmethod
     def _function(name: str) -> str:
