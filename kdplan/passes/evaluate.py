@@ -207,7 +207,9 @@ def call(function: Value, node: ast.Call, ctx: Context, want: str) -> Value:
     if isinstance(function, ModelValue):
         arguments = choice_arguments(ctx.session.tables["model"].get(function.item.name), node, ctx)
         item = Item(function.item.name, {**function.item.arguments, **arguments}, span=node.span)
-        return ModelValue(item, make_network.argument_classes(node, ctx) or function.classes, function.code, node.span)
+        own = make_network.argument_classes(node, ctx)
+        classes = own if own is not None or "classes" in arguments else function.classes
+        return ModelValue(item, classes, function.code, node.span)
     if isinstance(function, VerticalsValue):
         raise error("KD0233", node.span, what="route samples by their vertical")
     raise error("KD0234", node.function.span, what=describe(function))
