@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from kdplan.diagnostics.report import Reporter, listing, nearest
+from kdplan.ir.functions import RESERVED
 from kdplan.ir.kinds import KINDS, NETWORKS
 from kdplan.ir.spec import Kind
 from kdplan.syntax import ast
@@ -45,6 +46,7 @@ def _declaration(node: ast.Declaration, outer: Kind | None, reporter: Reporter) 
             )
         return
     _head(node, kind, outer, reporter)
+    _local_names(node, outer, reporter)
     if kind.name in NETWORKS:
         _unread_slots(node, reporter)
     _body(node, kind, reporter)
@@ -75,6 +77,18 @@ def _head(node: ast.Declaration, kind: Kind, outer: Kind | None, reporter: Repor
         required = {"=" if "in" not in seen else "in"}
     for word in sorted(required - seen):
         reporter.report("KD0221", node.head_span, kind=kind.name, name=node.name or "", word=word, form=kind.form)
+
+
+def _local_names(node: ast.Declaration, outer: Kind | None, reporter: Reporter) -> None:
+    """KD0206 for built-ins' names inside a declaration; those of whole declarations are looked at when files are read."""
+    if outer and node.kind == "def" and node.name in RESERVED:
+        reporter.report("KD0206", node.name_span or node.span, name=node.name, kind="def")
+    for slot in node.slots:
+        if slot.name in RESERVED:
+            reporter.report("KD0206", slot.name_span, name=slot.name, kind="index")
+    for param in node.params or []:
+        if param.name in RESERVED:
+            reporter.report("KD0206", param.span, name=param.name, kind="parameter")
 
 
 def _unread_slots(node: ast.Declaration, reporter: Reporter) -> None:
