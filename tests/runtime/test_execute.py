@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from small import assemble, digits_plan, hard, keys, logits, planned, recipe, same
 
 from kdplan.diagnostics.report import PlanError
 from kdplan.graph.assembled import Assembled
@@ -21,6 +20,7 @@ from kdplan.runtime.networks import materialise
 from kdplan.runtime.options import RunOptions
 from kdplan.runtime.store import Store
 from kdplan.runtime.versions import Sources
+from tests.runtime.small import assemble, digits_plan, hard, keys, logits, planned, recipe, same
 
 
 class Told(NoEvents):

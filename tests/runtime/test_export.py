@@ -8,7 +8,6 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file, save
-from small import digits_plan, keys
 from torch import nn
 
 from kdplan.diagnostics.report import PlanError
@@ -21,6 +20,7 @@ from kdplan.runtime.export import export_network, load
 from kdplan.runtime.networks import materialise
 from kdplan.runtime.store import Store
 from kdplan.runtime.versions import Sources
+from tests.runtime.small import digits_plan, keys
 
 SMALL = Version("small", "kd")
 

@@ -7,7 +7,6 @@ from pathlib import Path
 import pytest
 import torch
 import torch.nn.functional as F
-from small import Live, assembled, job, network, recipe, same, streams, train
 from torch import Tensor, nn
 
 from kdplan.diagnostics.report import PlanError
@@ -18,6 +17,7 @@ from kdplan.runtime.averages import follow
 from kdplan.runtime.checkpoint import reseed
 from kdplan.runtime.loop import Training
 from kdplan.runtime.store import Store
+from tests.runtime.small import Live, assembled, job, network, recipe, same, streams, train
 
 
 def by_hand(change: Recipe, net: nn.Module, after=lambda: None) -> list[float]:  # type: ignore[no-untyped-def]

@@ -10,7 +10,6 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import save
-from small import digits_plan, keys
 
 from kdplan.data.dataset import open_view
 from kdplan.data.view import ViewSpec
@@ -25,6 +24,7 @@ from kdplan.runtime.options import RunOptions
 from kdplan.runtime.results import MeasureResult
 from kdplan.runtime.store import Store
 from kdplan.runtime.versions import Sources
+from tests.runtime.small import digits_plan, keys
 
 BIG = Version("big", "train")
 CPU = RunOptions(device="cpu")

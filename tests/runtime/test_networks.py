@@ -9,7 +9,6 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import save, save_file
-from small import digits_plan, hard, keys, recipe, same
 from torch import Tensor, nn
 
 from kdplan.diagnostics.report import PlanError
@@ -20,6 +19,7 @@ from kdplan.runtime.networks import materialise, modules_of
 from kdplan.runtime.store import Store
 from kdplan.runtime.store.atomic import digest_file
 from kdplan.runtime.versions import Sources
+from tests.runtime.small import digits_plan, hard, keys, recipe, same
 
 Change = Callable[[str, Tensor], Tensor]
 
@@ -158,7 +158,7 @@ def test_follower_starts_where_what_it_follows_starts(sources: Sources) -> None:
     plan: Plan = sources.plan
     settings: dict[str, Any] = {"origin": Follows("big", 0.9)}
     plan.networks["slow"] = Network("slow", Item("digits_net", {"width": 8}), **settings)
-    from small import logits
+    from tests.runtime.small import logits
 
     phase = Phase("p", [Move(Version("big", "train"))], [View("d")], [recipe()], logits(Version("slow")))
     networks = modules_of(sources, phase)

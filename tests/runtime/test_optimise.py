@@ -5,7 +5,6 @@ from __future__ import annotations
 import pytest
 import torch
 import torch.nn.functional as F
-from small import Live, assembled, network, recipe, same, train
 from torch import Tensor, nn
 
 from kdplan.data.dataset import open_view
@@ -17,6 +16,7 @@ from kdplan.ir.plan import Item
 from kdplan.ir.seed import fold
 from kdplan.runtime.checkpoint import reseed
 from kdplan.runtime.optimise import Optimisers, check_recipes, load_named_state, named_state
+from tests.runtime.small import Live, assembled, network, recipe, same, train
 
 
 def code(problem: pytest.ExceptionInfo[PlanError]) -> str:

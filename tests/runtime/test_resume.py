@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import signal
 import subprocess
 import sys
@@ -11,12 +12,13 @@ import time
 from pathlib import Path
 
 import pytest
-from small import job, network, recipe, same, train
+from PIL import Image
 
 from kdplan.ir.plan import Item
 from kdplan.runtime.interrupt import Interrupt, Interrupted
 from kdplan.runtime.loop import Training
 from kdplan.runtime.store import Store, read_metrics
+from tests.runtime.small import job, network, recipe, same, train
 
 SCRIPT = Path(__file__).with_name("train_small.py")
 ROOT = Path(__file__).parents[2]
@@ -31,7 +33,7 @@ def command(*arguments: str) -> list[str]:
 
 
 def environment() -> dict[str, str]:
-    return os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT), str(SCRIPT.parent)]), "OMP_NUM_THREADS": "1"}
+    return os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
 
 
 def files(store: Path) -> dict[str, bytes]:
@@ -46,13 +48,29 @@ def numbers(store: Path) -> list[dict[str, object]]:
 
 def test_killed_at_random_moments(tmp_path: Path) -> None:
     whole, broken = tmp_path / "whole", tmp_path / "broken"
-    assert call("run", str(whole), "{}").returncode == 0
-    ended = call("kill", str(broken), "{}", "1", "10")
+    ended = call("kill", str(whole), str(broken), "{}", "1", "8")
     assert ended.returncode == 0, ended.stderr
     hits = json.loads(ended.stdout)
     assert len(hits) >= 4 and len(set(hits)) >= 3  # a fast machine may finish early
     assert hits == sorted(hits)  # no checkpoint was lost
     assert files(whole).keys() == {f"weights-0-{s}.safetensors" for s in ("last", "best", "ema", "epoch=3", "epoch=30")}
+    assert files(whole) == files(broken)
+    assert numbers(whole) == numbers(broken) != []
+
+
+def test_killed_with_loader_workers(tmp_path: Path) -> None:
+    """Images are read by two processes; the whole phase is run once without them, and once with them and kills."""
+    draw = random.Random(0)
+    for name in ("cat", "dog"):
+        (tmp_path / "images" / name).mkdir(parents=True)
+        for i in range(40):
+            image = Image.frombytes("RGB", (8, 8), draw.randbytes(192))
+            image.save(tmp_path / "images" / name / f"{i}.png")
+    settings = {"folder": str(tmp_path / "images"), "epochs": 20, "batch": 16, "keep_epochs": []}
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    ended = call("kill", str(whole), str(broken), json.dumps(settings | {"workers": 2}), "2", "3")
+    assert ended.returncode == 0, ended.stderr
+    assert len(set(json.loads(ended.stdout))) >= 2
     assert files(whole) == files(broken)
     assert numbers(whole) == numbers(broken) != []
 
