@@ -1,0 +1,360 @@
+"""The core plan as text: a plan without params, axes, families, functions and other files, that has the same keys."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator
+from dataclasses import fields
+from typing import Any
+
+from kdplan.diagnostics.span import Source
+from kdplan.ir import expr as ir
+from kdplan.ir.functions import RESERVED
+from kdplan.ir.plan import (
+    Averaged,
+    ClassSet,
+    Copied,
+    Data,
+    Follows,
+    Item,
+    Loaded,
+    Measure,
+    Merged,
+    Move,
+    Network,
+    Phase,
+    Plan,
+    Recipe,
+)
+from kdplan.passes.dag import versions_read
+from kdplan.passes.spell import Names, Speller, call, dotted, is_word, lines, name, plain
+from kdplan.syntax import ast
+from kdplan.syntax.format import format_text
+from kdplan.syntax.write import expression
+
+_WORDS = frozenset({"of", "on", "with", "from", "by", "over", "as", "for", "in", "init", "seed"})
+"""Names that would be read as something else."""
+
+_DEFAULT = Recipe(Item(""))
+
+
+def expand(plan: Plan) -> str:
+    """A plan's text in the core of the language.
+
+    Compiled again it has the same keys; expanded again it is the same text. Coordinates become parts of names:
+    `kd[w=5, seed=0]` is called `kd_w5_seed0`, and `big@train` is `big_train`.
+
+    Parameters
+    ----------
+    plan : Plan
+        A resolved plan.
+
+    Examples
+    --------
+    >>> from kdplan.ir.plan import Move, View
+    >>> loss = ir.Call("cross_entropy", [ir.Tap(ir.Moving(0), [ir.StreamField(0, "inputs")], "logits"),
+    ...                                  ir.StreamField(0, "labels")])
+    >>> recipe = Recipe(Item("sgd", {"lr": 0.1}), epochs=2)
+    >>> plan = Plan({"d": Data("d", Item("digits"))}, {"s": Network("s", Item("digits_net"))},
+    ...             {"kd[w=5]": Phase("kd[w=5]", [Move(ir.Version("s"))], [View("d")], [recipe], loss)})
+    >>> print(expand(plan), end="")
+    data d = digits
+    <BLANKLINE>
+    network s = digits_net { seed = 0 }
+    <BLANKLINE>
+    recipe recipe_1 { optimizer = sgd(lr = 0.1)  epochs = 2 }
+    <BLANKLINE>
+    phase kd_w5 of s on d with recipe_1 { seed = 0  loss = cross_entropy(s.logits, labels) }
+    """
+    return format_text(Source("expanded", _Expansion(plan).text()))
+
+
+# ---- names
+
+
+class Namer:
+    """Gives names that are words, each once.
+
+    >>> namer = Namer({"kl"})
+    >>> namer.all(["kd[w=5, seed=0]", "kl", "big@train"], "phase")
+    {'kd[w=5, seed=0]': 'kd_w5_seed0', 'kl': 'kl_phase', 'big@train': 'big_train'}
+    """
+
+    def __init__(self, taken: Iterable[str]) -> None:
+        self.taken = set(taken) | _WORDS
+
+    def all(self, wanted: Iterable[str], kind: str, allowed: Iterable[str] = ()) -> dict[str, str]:
+        """A name for each of `wanted`; what is a word already keeps it, if it may. `allowed` may be taken."""
+        names = list(wanted)
+        free = [n for n in names if is_word(n) and (n not in self.taken or n in set(allowed))]
+        self.taken |= set(free)
+        return {n: n if n in free else self.one(n, kind) for n in names}
+
+    def one(self, wanted: str, kind: str) -> str:
+        word = re.sub(r"[^A-Za-z0-9_]+", "_", wanted.replace("=", "").replace("-", "m")).strip("_") or kind
+        if word[0].isdigit():
+            word = f"{kind}_{word}"
+        found = word
+        if found in self.taken:
+            found = word = f"{word}_{kind}"
+        count = 2
+        while found in self.taken:
+            found = f"{word}_{count}"
+            count += 1
+        self.taken.add(found)
+        return found
+
+
+class _Expansion:
+    def __init__(self, plan: Plan) -> None:
+        self.plan = plan
+        self.used = _networks(plan)
+        self.names = Names()
+        self.recipes: list[tuple[Recipe, str]] = []
+        self.parts: dict[str, tuple[str, list[tuple[str, list[int]]]]] = {}
+        """Data set -> its verticals' name, and their parts."""
+        self._scope()
+        after_at = Namer(())
+        self.names.phases = after_at.all(plan.phases, "phase")
+        self.measures = after_at.all(plan.measures, "measure")
+        self.exports = after_at.all(plan.exports, "export")
+        self.speller = Speller(plan, self.names)
+
+    def _scope(self) -> None:
+        """Names of one scope: data, networks, files, verticals, recipes. A table's word that the plan uses (`sgd`)
+        stays free of other meanings, except where only the declaration of that name says it (`data digits = digits`)."""
+        plan = self.plan
+        heads: dict[str, list[tuple[str, str]]] = {}
+        for owner, item in _items(plan):
+            heads.setdefault(item.name, []).append(owner)
+        logged = {n for p in plan.phases.values() for n in p.logged}
+        namer = Namer({*RESERVED, *heads, *logged})
+        own = {kind: [n for n, users in heads.items() if users == [(kind, n)] and n not in RESERVED | logged]
+               for kind in ("data", "network")}  # fmt: skip
+        self.names.data = namer.all(plan.data, "data", own["data"])
+        self.names.networks = namer.all(self.used, "network", own["network"])
+        for path in dict.fromkeys(_files(plan)):
+            self.names.files[path] = namer.one(re.split(r"[/\\]", path)[-1].removesuffix(".py"), "file")
+        for classes in _class_sets(plan):
+            self._part(classes, namer)
+        for phase in plan.phases.values():
+            for recipe in phase.recipes:
+                if all(recipe != known for known, _ in self.recipes):
+                    self.recipes.append((recipe, namer.one(f"recipe_{len(self.recipes) + 1}", "recipe")))
+
+    def _part(self, classes: ClassSet, namer: Namer) -> None:
+        at = (classes.data, tuple(classes.ids))
+        if at in self.names.parts or classes.ids == list(range(len(self.plan.data[classes.data].classes))):
+            return
+        if classes.data not in self.parts:
+            self.parts[classes.data] = (namer.one(f"{self.names.data[classes.data]}_parts", "verticals"), [])
+        verticals, parts = self.parts[classes.data]
+        inside = Namer({"disjoint", *(p for p, _ in parts)})
+        label = classes.label if classes.label is not None else f"part{len(parts)}"
+        word = label if is_word(label) and label not in inside.taken else inside.one(label, "part")
+        self.names.parts[at] = (verticals, len(parts))
+        parts.append((word, classes.ids))
+
+    # ---- declarations
+
+    def text(self) -> str:
+        plan, names = self.plan, self.names
+        blocks = [
+            "\n".join(f'use "{path}" as {alias}' for path, alias in names.files.items()),
+            "\n".join(self._data(d) for d in plan.data.values()),
+            "\n".join(self._verticals(d) for d in self.parts),
+            "\n".join(self._network(plan.networks[n]) for n in self.used),
+            *(_body(f"recipe {word}", self._recipe(recipe)) for recipe, word in self.recipes),
+            *(self._phase(p) for p in plan.phases.values()),
+            *(self._measure(m, self.measures[n]) for n, m in plan.measures.items() if m.rows),
+            "\n".join(f"export {self.exports[n]} = {self._target(e.target)}" for n, e in plan.exports.items()),
+        ]
+        return "\n\n".join(b for b in blocks if b) + "\n"
+
+    def _data(self, data: Data) -> str:
+        settings = []
+        if data.augment:
+            settings.append(f"augment = [{', '.join(map(self.speller.item, data.augment))}]")
+        if data.normalize is not None:
+            settings.append(f"normalize = {expression(plain(data.normalize))}")
+        if data.split is not None:
+            settings.append(f"split = {self.speller.item(data.split)}")
+        for setting, default in (("fraction", 1.0), ("limit", None), ("seed", 0)):
+            value = getattr(data, setting)
+            if value != default:
+                settings.append(f"{setting} = {expression(plain(value))}")
+        return _body(f"data {self.names.data[data.name]} = {self.speller.item(data.source)}", settings)
+
+    def _verticals(self, data: str) -> str:
+        verticals, parts = self.parts[data]
+        settings = [f"{word} = {expression(plain(ids))}" for word, ids in parts]
+        return _body(f"verticals {verticals} of {self.names.data[data]}", ["disjoint = false", *settings])
+
+    def _network(self, network: Network) -> str:
+        settings = [f"seed = {network.seed}"]
+        if isinstance(network.origin, Loaded):
+            settings.append(f'weights = "{network.origin.path}"')
+        if network.mode != "eval":
+            settings.append(f"mode = {network.mode}")
+        return _body(f"{network.role} {self.names.networks[network.name]} = {self._made(network)}", settings)
+
+    def _made(self, network: Network) -> str:
+        origin = network.origin
+        if isinstance(origin, Copied):
+            return expression(self.speller.version(origin.version))
+        if isinstance(origin, Merged | Averaged):
+            function = "merge" if isinstance(origin, Merged) else "average"
+            return expression(call(name(function), [self.speller.version(v) for v in origin.versions], {}))
+        if isinstance(origin, Follows):
+            return expression(call(name("ema"), [name(self.names.networks[origin.network])], {"decay": plain(origin.decay)}))
+        classes = {"classes": self.speller.classes(network.classes)} if network.classes is not None else {}
+        return self.speller.item(network.architecture, **classes)
+
+    def _recipe(self, recipe: Recipe) -> list[str]:
+        settings = []
+        for f in fields(Recipe):
+            value = getattr(recipe, f.name)
+            if f.name in ("span", "spans") or value == getattr(_DEFAULT, f.name):
+                continue
+            if isinstance(value, Item):
+                settings.append(f"{f.name} = {self.speller.item(value)}")
+            elif f.name == "precision":
+                settings.append(f"precision = {value}")
+            else:
+                settings.append(f"{f.name} = {expression(plain(value))}")
+        return settings
+
+    def _phase(self, phase: Phase) -> str:
+        moves = ", ".join(text for m in phase.moves for text in self._move(m))
+        streams = ", ".join(expression(self.speller.view(v, split=False)) for v in phase.streams)
+        recipes = ", ".join(next(word for known, word in self.recipes if known == r) for r in phase.recipes)
+        items = [f"seed = {phase.seed}"]
+        items += [f"def {n} = {lines(self.speller.signal(e, phase))}" for n, e in phase.logged.items()]
+        for v in phase.validations:
+            network = self.names.networks[phase.moves[v.network].base.network]
+            of = f" of {network}" if v.network else ""
+            view = expression(self.speller.view(v.view, split=True))
+            items.append(f"measure{of} on {view} {{ {', '.join(map(self.speller.item, v.metrics))} }}")
+        items.append(f"loss = {lines(self.speller.signal(phase.loss, phase))}")
+        return _body(f"phase {self.names.phases[phase.name]} of {moves} on {streams} with {recipes}", items)
+
+    def _move(self, move: Move) -> Iterator[str]:
+        plainly = move.base.phase is None and move.base.snapshot == "last"
+        base: ast.Expr = name(self.names.networks[move.base.network]) if plainly else self.speller.version(move.base)
+        if move.upto is not None:
+            since = {"from": dotted(name(move.since.partition(".")[0]), move.since.partition(".")[2])} if move.since else {}
+            yield expression(call(name("upto"), [dotted(base, move.upto)], since))
+        elif move.paths:
+            yield from (expression(dotted(base, p)) for p in move.paths)
+        else:
+            yield expression(base)
+
+    def _measure(self, measure: Measure, word: str) -> str:
+        rows = ", ".join(self._target(r.target) for r in measure.rows)
+        views = ", ".join(expression(self.speller.view(v, split=True)) for v in measure.views)
+        by = f" by {', '.join(map(str, measure.by))}" if measure.by else ""
+        over = f" over {', '.join(measure.over)}" if measure.over not in (["seed"], []) else ""
+        return f"measure {word} of {rows}{by} on {views}{over} {{ {', '.join(map(self.speller.item, measure.metrics))} }}"
+
+    def _target(self, target: Any) -> str:
+        assert target.join == "single" and len(target.versions) == 1, "several versions as one have no text yet"
+        return expression(dotted(self.speller.version(target.versions[0]), target.path))
+
+
+def _body(head: str, items: list[str]) -> str:
+    if not items:
+        return head
+    if any("\n" in i for i in items) or len(items) > 4 or sum(map(len, items)) + len(head) > 100:
+        return "\n".join([head + " {", *items, "}"])
+    return f"{head} {{ {'  '.join(items)} }}"
+
+
+# ---- what a plan holds
+
+
+def _networks(plan: Plan) -> list[str]:
+    """Networks that are declared or read, each after those that its start depends on.
+
+    Networks without a word of their own were made by an expression (`merge(…)`): they count only where something reads
+    them.
+    """
+    found: dict[str, None] = {}
+    seen: set[str] = set()
+    roots = [n for n in plan.networks if is_word(n.partition("[")[0]) or "." in n.partition("[")[0].partition("(")[0]]
+    roots += [v.network for p in plan.phases.values() for v in versions_read(p)]
+    results = [*(r.target for m in plan.measures.values() for r in m.rows), *(e.target for e in plan.exports.values())]
+    roots += [v.network for t in results for v in t.versions]
+    wanted = _closure(plan, roots)
+
+    def visit(network: str) -> None:
+        if network in seen:
+            return
+        seen.add(network)
+        for version in _starts_from(plan.networks[network]):
+            visit(version.network)
+            if version.phase is not None:
+                for read in versions_read(plan.phases[version.phase]):
+                    visit(read.network)
+        found[network] = None
+
+    for network in plan.networks:
+        if network in wanted:
+            visit(network)
+    return list(found)
+
+
+def _closure(plan: Plan, roots: list[str]) -> set[str]:
+    wanted: set[str] = set()
+    waiting = list(roots)
+    while waiting:
+        network = waiting.pop()
+        if network not in wanted:
+            wanted.add(network)
+            waiting.extend(v.network for v in _starts_from(plan.networks[network]))
+    return wanted
+
+
+def _starts_from(network: Network) -> list[ir.Version]:
+    origin = network.origin
+    if isinstance(origin, Copied):
+        return [origin.version]
+    if isinstance(origin, Merged | Averaged):
+        return origin.versions
+    return [ir.Version(origin.network)] if isinstance(origin, Follows) else []
+
+
+def _items(plan: Plan) -> Iterator[tuple[tuple[str, str], Item]]:
+    """Every choice from a table that the text will name, with the declaration in whose head it stands, if any."""
+    for data in plan.data.values():
+        yield ("data", data.name), data.source
+        for item in [*data.augment, *([data.split] if data.split else [])]:
+            yield ("", ""), item
+    for network in plan.networks.values():
+        if not _starts_from(network):
+            yield ("network", network.name), network.architecture
+    for phase in plan.phases.values():
+        for recipe in phase.recipes:
+            yield ("", ""), recipe.optimizer
+            yield ("", ""), recipe.schedule
+        for v in phase.validations:
+            yield from ((("", ""), m) for m in v.metrics)
+    for measure in plan.measures.values():
+        yield from ((("", ""), m) for m in measure.metrics)
+
+
+def _files(plan: Plan) -> Iterator[str]:
+    """The user's Python files that items and losses call."""
+    names = [item.name for _, item in _items(plan)]
+    names += [f for p in plan.phases.values() for f in p.code]
+    yield from (n.rpartition(":")[0] for n in names if ":" in n)
+
+
+def _class_sets(plan: Plan) -> Iterator[ClassSet]:
+    sets = [n.classes for n in plan.networks.values()]
+    for phase in plan.phases.values():
+        sets += [v.classes for v in [*phase.streams, *(v.view for v in phase.validations)]]
+    sets += [v.classes for m in plan.measures.values() for v in m.views]
+    yield from (s for s in sets if s is not None)
+
+
+

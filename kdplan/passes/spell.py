@@ -1,0 +1,232 @@
+"""The core plan's values as text of the language: signals, versions, views, settings.
+
+What is spelled here and resolved again is the same value: the same tree of nodes, the same numbers.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+from typing import Any
+
+from kdplan.diagnostics.span import Source, Span
+from kdplan.ir import expr as ir
+from kdplan.ir.functions import FUNCTIONS
+from kdplan.ir.plan import ClassSet, Item, Phase, Plan, View
+from kdplan.syntax import ast
+from kdplan.syntax.write import expression
+
+NOWHERE = Span(Source("", ""), 0, 0)
+FLAT = 1000
+"""A sum or product of more terms than this is made of several when it is read (`arithmetic.binary`)."""
+
+_WORD = re.compile(r"[A-Za-z_][A-Za-z0-9_]*\Z")
+
+
+@dataclass
+class Names:
+    """What each thing of the plan is called in the text."""
+
+    data: dict[str, str] = field(default_factory=dict)
+    networks: dict[str, str] = field(default_factory=dict)
+    phases: dict[str, str] = field(default_factory=dict)
+    parts: dict[tuple[str, tuple[int, ...]], tuple[str, int]] = field(default_factory=dict)
+    """Data set and class numbers -> verticals declaration and position in it."""
+    files: dict[str, str] = field(default_factory=dict)
+    """User's Python file -> its name in the plan."""
+
+
+def is_word(text: str) -> bool:
+    """Whether a text can stand where the language wants a name.
+
+    >>> is_word("layer1"), is_word("0"), is_word("kd[w=5]")
+    (True, False, False)
+    """
+    return _WORD.match(text) is not None
+
+
+# ---- plain values
+
+
+def plain(value: Any) -> ast.Expr:
+    """A number, text, truth value, list or record.
+
+    >>> expression(plain([1, -0.5, "a", True, None, {"k": 2}]))
+    '[1, -0.5, "a", true, none, case(k = 2)]'
+    """
+    if value is None or isinstance(value, bool):
+        return name({True: "true", False: "false", None: "none"}[value])
+    if isinstance(value, str):
+        return ast.String(NOWHERE, value)
+    if isinstance(value, int | float):
+        return number(value)
+    if isinstance(value, dict):
+        return call(name("case"), [], {k: plain(v) for k, v in value.items()})
+    assert isinstance(value, list | tuple), value
+    return ast.List(NOWHERE, [plain(v) for v in value])
+
+
+def number(value: int | float) -> ast.Expr:
+    if value < 0 or repr(value).startswith("-"):
+        return ast.Negate(NOWHERE, ast.Number(NOWHERE, -value))
+    return ast.Number(NOWHERE, value)
+
+
+def name(word: str) -> ast.Name:
+    return ast.Name(NOWHERE, word)
+
+
+def attr(base: ast.Expr, word: str) -> ast.Expr:
+    return ast.Attr(NOWHERE, base, word, NOWHERE)
+
+
+def call(function: ast.Expr, args: list[ast.Expr], keywords: dict[str, ast.Expr]) -> ast.Call:
+    return ast.Call(NOWHERE, function, args, [ast.Keyword(NOWHERE, k, NOWHERE, v) for k, v in keywords.items()])
+
+
+def dotted(base: ast.Expr, path: str) -> ast.Expr:
+    """`base` with a path behind it: words after dots, numbers and other keys between square brackets.
+
+    >>> expression(dotted(name("small"), "layer1.0.conv1"))
+    'small.layer1[0].conv1'
+    """
+    for step in path.split(".") if path else []:
+        if is_word(step):
+            base = attr(base, step)
+        else:
+            key: ast.Expr = ast.Number(NOWHERE, int(step)) if step.isdecimal() else ast.String(NOWHERE, step)
+            base = ast.Pick(NOWHERE, base, [key])
+    return base
+
+
+# ---- what has a name
+
+
+class Speller:
+    """Spells what stands in a plan, with `names` for what it refers to."""
+
+    def __init__(self, plan: Plan, names: Names) -> None:
+        self.plan = plan
+        self.names = names
+
+    def item(self, item: Item, **replaced: ast.Expr) -> str:
+        """`sgd(lr = 0.1)`; `replaced` are arguments that are spelled otherwise than by their value."""
+        arguments = {k: replaced.get(k) or plain(v) for k, v in item.arguments.items()}
+        file, colon, function = item.name.rpartition(":")
+        if colon:
+            return expression(call(attr(name(self.names.files[file]), function), [], arguments))
+        return expression(call(name(item.name), [], arguments) if arguments else name(item.name))
+
+    def classes(self, classes: ClassSet) -> ast.Expr:
+        """`digits.classes` where it is all of them in their order, else a part of the verticals that hold them."""
+        if classes.ids == list(range(len(self.plan.data[classes.data].classes))):
+            return attr(name(self.names.data[classes.data]), "classes")
+        verticals, position = self.names.parts[classes.data, tuple(classes.ids)]
+        return ast.Pick(NOWHERE, name(verticals), [ast.Number(NOWHERE, position)])
+
+    def view(self, view: View, split: bool) -> ast.Expr:
+        """`digits[half[0]].unlabelled.test`; `split` says whether `train` is spelled too."""
+        found: ast.Expr = name(self.names.data[view.data])
+        if view.classes is not None:
+            found = ast.Pick(NOWHERE, found, [self.classes(view.classes)])
+        if view.unlabelled:
+            found = attr(found, "unlabelled")
+        return attr(found, view.split) if split or view.split != "train" else found
+
+    def version(self, version: ir.Version) -> ast.Expr:
+        """`small@kd[best]`."""
+        phase = self.names.phases[version.phase] if version.phase is not None else "init"
+        found: ast.Expr = ast.Version(NOWHERE, name(self.names.networks[version.network]), phase, NOWHERE)
+        if version.snapshot == "last":
+            return found
+        axis, equal, value = version.snapshot.partition("=")
+        pick = ast.Coordinate(NOWHERE, axis, ast.Number(NOWHERE, int(value))) if equal else name(version.snapshot)
+        return ast.Pick(NOWHERE, found, [pick])
+
+    def signal(self, e: ir.Expr, phase: Phase) -> ast.Expr:
+        """A signal of `phase`."""
+        return _Signals(self, phase).spell(e)
+
+
+class _Signals:
+    def __init__(self, speller: Speller, phase: Phase) -> None:
+        self.speller = speller
+        self.phase = phase
+        self.alone = len(phase.streams) == 1
+
+    def spell(self, e: ir.Expr) -> ast.Expr:
+        if isinstance(e, ir.Const):
+            return plain(e.value)
+        if isinstance(e, ir.Clock):
+            return name(e.name)
+        if isinstance(e, ir.StreamField):
+            if self.alone:
+                return name(e.field)
+            return attr(self.speller.view(self.phase.streams[e.stream], split=False), e.field)
+        if isinstance(e, ir.Tap):
+            return self.tap(e)
+        if isinstance(e, ir.Call):
+            return self.call(e)
+        return self.op(e)
+
+    def tap(self, e: ir.Tap) -> ast.Expr:
+        """`small.layer2`, or `small.fc(x)` where it is applied to something else than the batch's images."""
+        names = self.speller.names
+        if isinstance(e.of, ir.Moving):
+            base: ast.Expr = name(names.networks[self.phase.moves[e.of.slot].base.network])
+        else:
+            base = self.speller.version(e.of)
+        usual = self.alone and e.inputs == [ir.StreamField(0, "inputs")] and not e.submodule
+        if usual and not e.path.partition(".")[0].isdecimal():
+            return dotted(base, e.path or "output")
+        return dotted(call(dotted(base, e.submodule), [self.spell(i) for i in e.inputs], {}), e.path)
+
+    def call(self, e: ir.Call) -> ast.Expr:
+        keywords = {k: self.spell(v) for k, v in e.keywords.items()}
+        args = [self.spell(a) for a in e.args]
+        file, colon, function = e.function.rpartition(":")
+        if colon:
+            return call(attr(name(self.speller.names.files[file]), function), args, keywords)
+        signals = [p for p in FUNCTIONS[e.function].params if p.type == "signal"]
+        if tuple(signals) != FUNCTIONS[e.function].params[: len(signals)]:
+            keywords |= {p.name: a for p, a in zip(signals, args, strict=True)}
+            args = []
+        return call(name(e.function), args, keywords)
+
+    def op(self, e: ir.Op) -> ast.Expr:
+        if e.op == "neg":
+            return ast.Negate(NOWHERE, self.spell(e.args[0]))
+        if e.op == "+" and _written_as_call(e):
+            return call(name("sum"), [self.spell(a) for a in e.args], {})
+        found = self.spell(e.args[0])
+        for a in e.args[1:]:
+            op: str = e.op
+            if op == "+" and isinstance(a, ir.Op) and a.op == "neg":
+                op, a = "-", a.args[0]
+            elif op == "+" and _is_number(a) and a.value < 0:  # type: ignore[union-attr, operator]
+                op, a = "-", ir.Const(-a.value)  # type: ignore[union-attr, operator]
+            found = ast.Binary(NOWHERE, op, found, self.spell(a))
+        return found
+
+
+def _is_number(e: ir.Expr) -> bool:
+    return isinstance(e, ir.Const) and isinstance(e.value, int | float) and not isinstance(e.value, bool)
+
+
+def _written_as_call(e: ir.Op) -> bool:
+    """Whether `a + b + …` would be read as another tree: `(a + b) + c` is one sum of three, and `1 + 2` is 3."""
+    first = e.args[0]
+    joined = isinstance(first, ir.Op) and first.op == "+" and len(first.args) < FLAT
+    return joined or len(e.args) > FLAT or (_is_number(first) and _is_number(e.args[1]))
+
+
+def lines(node: ast.Expr, width: int = 100) -> str:
+    """An expression's text; a long sum with each of its terms on a line of its own."""
+    text = expression(node)
+    if len(text) <= width or not (isinstance(node, ast.Binary) and node.op in "+-"):
+        return text
+    tail: list[str] = []
+    while isinstance(node, ast.Binary) and node.op in ("+", "-"):
+        tail.append(expression(ast.Binary(NOWHERE, node.op, name("x"), node.right))[2:])
+        node = node.left
+    return "\n".join([expression(node), *reversed(tail)])
