@@ -188,7 +188,7 @@ class Builder:
         text: str = c[0].text
         value: int | float = float(text)
         if text.isdigit() and value != math.inf:
-            value = int(text) if len(text) <= 18 else math.inf
+            value = int(text) if len(text) <= 19 and int(text) < 2**63 else math.inf
         if value == math.inf:
             self.problems.append(diagnostic("KD0116", self._token(c[0])))
             value = 0
