@@ -309,7 +309,8 @@ class Builder:
         """Replace a leaf's call by one that returns a tuple, of which the first is what the leaf returns."""
         wrapped = LeafTaps(self.root.get_submodule(str(node.target)), [])
         with self.graph.inserting_before(node):
-            call = self.graph.call_module(f"inside.{self._register('inside', node.name, wrapped)}", node.args, node.kwargs)
+            target = f"inside.{self._register('inside', node.name, wrapped)}"
+            call = self.graph.call_module(target, node.args, node.kwargs)
         call.meta = dict(node.meta)
         self.world.annotate(call, self.root)
         # The old node now only picks the leaf's own value out of the tuple, so whoever reads it goes on reading it.

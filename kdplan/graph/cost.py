@@ -57,7 +57,7 @@ class Cost:
     batch: int
 
 
-class LiveBytes(TorchDispatchMode):
+class LiveBytes(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Follows how many bytes the operators inside have allocated and not yet freed.
 
     Examples
@@ -71,7 +71,7 @@ class LiveBytes(TorchDispatchMode):
     """
 
     def __init__(self, known: Collection[Tensor] = ()) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.now = 0
         self.peak = 0
         self._known = {t.untyped_storage()._cdata for t in known}
@@ -130,7 +130,7 @@ def cost(gm: fx.GraphModule, moving: Collection[str], batch: int | None = None, 
             forward, saved = int(counter.get_total_flops()), live.now
             loss = result[output]
             if isinstance(loss, Tensor) and loss.requires_grad:
-                loss.backward()
+                torch.autograd.backward(loss)
     used = _used(gm)
     names = parameter_names(gm)
     size = batch or next((v.shape[0] for v in inputs if isinstance(v, Tensor) and v.dim()), 1)

@@ -209,7 +209,8 @@ def to_dot(p: Picture, title: str = "") -> str:
         inside = [k for k, b in p.boxes.items() if b.cluster == cluster]
         kinds = {p.boxes[k].kind for k in inside}
         state = "moving" if "moving" in kinds else "frozen"
-        lines.append(f'  subgraph cluster_{i} {{ label="{_quoted(cluster)} ({state})"; style="rounded"; color="#888888";')
+        label = _quoted(f"{cluster} ({state})")
+        lines.append(f'  subgraph cluster_{i} {{ label="{label}"; style="rounded"; color="#888888";')
         lines += [f"    {box(k)}" for k in inside]
         lines.append("  }")
     lines += [f"  {box(k)}" for k, b in p.boxes.items() if not b.cluster]

@@ -27,11 +27,11 @@ logging.getLogger("torch._subclasses.fake_tensor").setLevel(logging.CRITICAL)
 DATA_DEPENDENT = (DataDependentOutputException, DynamicOutputShapeException, UnsupportedOperatorException)
 
 
-class _RandomWatch(TorchDispatchMode):
+class _RandomWatch(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Notes whether an operator that draws random numbers ran."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.seen = False
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -84,7 +84,9 @@ class FakeWorld:
         # Faster than an empty tensor made inside the mode, and a network has hundreds.
         plain = torch.empty_strided(tensor.shape, stride, dtype=tensor.dtype, device="meta")
         made = FakeTensor(self.mode, plain, device)
-        return made.requires_grad_() if requires_grad else made
+        if requires_grad:
+            made.requires_grad_()
+        return made
 
     def set_twin(self, tensor: Tensor, twin: FakeTensor) -> None:
         """Use `twin` for `tensor` from now on (to ask for gradients of some parameters)."""

@@ -177,7 +177,7 @@ def _back_from(gm: fx.GraphModule, crossing: list[fx.Node]) -> set[fx.Node]:
         todo += node.all_input_nodes
     # Writes into kept values; a counter goes with the part that runs its module.
     for node in needed(gm):
-        if node not in kept and node not in given and node.meta.get("mutates"):
-            if all(t in kept for t in node.meta["mutates"]) and all(n in kept for n in node.all_input_nodes):
-                kept.add(node)
+        writes = node.meta.get("mutates", ()) if node not in kept and node not in given else ()
+        if writes and all(n in kept for n in [*writes, *node.all_input_nodes]):
+            kept.add(node)
     return kept | counters(gm, kept)

@@ -50,7 +50,7 @@ def subset(
     outputs: dict[str, fx.Node] | None = None,
     names: Callable[[fx.Node], str] = lambda n: n.name,
 ) -> fx.GraphModule:
-    """The graph of the nodes `keep`, with new placeholders for `inputs` and a dict of `outputs` (default: as before)."""
+    """The graph of the nodes `keep`, new placeholders for `inputs`, and a dict of `outputs` (default: as before)."""
     kept, fresh = set(keep), set(inputs)
     graph = fx.Graph()
     mapped: dict[fx.Node, fx.Node] = {}
@@ -77,7 +77,8 @@ def subset(
 
 def output_of(gm: fx.GraphModule) -> fx.Node:
     """The output node."""
-    return next(n for n in reversed(gm.graph.nodes) if n.op == "output")
+    found: fx.Node = next(n for n in reversed(gm.graph.nodes) if n.op == "output")
+    return found
 
 
 def outputs_of(gm: fx.GraphModule) -> dict[str, fx.Node]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from torch import fx, nn
+from torch import fx
 
 from kdplan.graph.fake import whole
 from kdplan.graph.taps import TapError
@@ -20,6 +20,7 @@ def parameters_of(traced: Traced, tap: str) -> set[str]:
     Examples
     --------
     >>> import torch
+    >>> from torch import nn
     >>> from kdplan.graph.trace import trace
     >>> t = trace(nn.Sequential(nn.Linear(3, 3), nn.Linear(3, 3, bias=False)), torch.zeros(2, 3))
     >>> sorted(parameters_of(t, "0"))
@@ -54,6 +55,7 @@ def upto(traced: Traced, tap: str, beyond: str | None = None) -> set[str]:
     Examples
     --------
     >>> import torch
+    >>> from torch import nn
     >>> from kdplan.graph.trace import trace
     >>> t = trace(nn.Sequential(nn.Linear(3, 3), nn.Linear(3, 3, bias=False)), torch.zeros(2, 3))
     >>> upto(t, "1", beyond="0")

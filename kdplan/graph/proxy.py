@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -23,7 +24,7 @@ class ValueProxy(fx.Proxy):
     tracer: PathTracer
 
     @property
-    def __class__(self) -> type:  # type: ignore[override]
+    def __class__(self) -> type:
         value = self.node.meta["val"]
         return Tensor if isinstance(value, Tensor) else type(value)
 
@@ -74,6 +75,9 @@ class ValueProxy(fx.Proxy):
             return item in self.node.meta["val"]
         return any(bool(item == self[i]) for i in range(len(self)))
 
+    def __getitem__(self, index: Any) -> Any:
+        return self.tracer.create_proxy("call_function", operator.getitem, (self, index), {})
+
     def __round__(self, digits: int | None = None) -> Any:
         args = (self,) if digits is None else (self, digits)
         return self.tracer.create_proxy("call_function", round, args, {})
@@ -82,8 +86,6 @@ class ValueProxy(fx.Proxy):
         return self // other, self % other
 
     def __setitem__(self, index: Any, value: Any) -> None:
-        import operator
-
         self.tracer.create_proxy("call_function", operator.setitem, (self, index, value), {})
 
     def keys(self) -> Any:
@@ -92,10 +94,6 @@ class ValueProxy(fx.Proxy):
 
 class ValueAttribute(Attribute, ValueProxy):
     """A method of a traced value that is not called yet."""
-
-    @property
-    def __class__(self) -> type:  # type: ignore[override]
-        return ValueProxy.__class__.fget(self)  # type: ignore[attr-defined,no-any-return]
 
     def __repr__(self) -> str:
         return f"{self.root!r}.{self.attr}"

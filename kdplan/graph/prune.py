@@ -86,7 +86,7 @@ def needed(gm: fx.GraphModule, roots: list[fx.Node] | None = None) -> set[fx.Nod
 
 
 def counters(gm: fx.GraphModule, kept: Iterable[fx.Node]) -> set[fx.Node]:
-    """Writes into a network's own buffers (a batch norm's counter) by the modules that `kept` nodes run, with inputs."""
+    """Writes into a network's own buffers (a batch norm's counter) by modules that `kept` nodes run, with inputs."""
     alive = {_caller(n) for n in kept if n.op not in ("get_attr", "placeholder", "output")}
     found: set[fx.Node] = set()
     for node in gm.graph.nodes:

@@ -263,7 +263,8 @@ class PathTracer(fx.Tracer):
         node.meta["fixed"] = fixed
         if value is None:
             return None
-        rank = (node.target is getattr and node.args[1] == "ndim") or (node.op == "call_method" and node.target == "dim")
+        attribute = node.args[1] if node.target is getattr else None
+        rank = attribute == "ndim" or (node.op == "call_method" and node.target == "dim")
         plain = is_plain(value) and not any(isinstance(v, Tensor) for v in tree_leaves(value))
         if isinstance(value, str):
             self.guards.append(Guard(node, "str", value))

@@ -71,7 +71,7 @@ def _optimized(loss: Step, parameters: list[nn.Parameter]) -> Step:
     def step(x: Tensor, y: Tensor) -> Tensor:
         value = loss(x, y)
         optimizer.zero_grad()
-        value.backward()
+        torch.autograd.backward(value)
         optimizer.step()
         return value.detach()
 

@@ -17,16 +17,19 @@ CLASSES = 10
 
 
 def _vgg() -> nn.Module:
-    net = torchvision.models.vgg16_bn(num_classes=CLASSES)
+    net: nn.Module = torchvision.models.vgg16_bn(num_classes=CLASSES)
     # The features are what counts here; the original classifier alone would take half a gigabyte.
-    net.classifier[0], net.classifier[3], net.classifier[6] = nn.Linear(25088, 32), nn.Linear(32, 32), nn.Linear(32, 10)
+    head = net.get_submodule("classifier")
+    assert isinstance(head, nn.Sequential)
+    head[0], head[3], head[6] = nn.Linear(25088, 32), nn.Linear(32, 32), nn.Linear(32, 10)
     return net
 
 
 def _vit() -> nn.Module:
-    return torchvision.models.VisionTransformer(
+    net: nn.Module = torchvision.models.VisionTransformer(
         image_size=32, patch_size=8, num_layers=3, num_heads=4, hidden_dim=64, mlp_dim=96, dropout=0.1, num_classes=10
     )
+    return net
 
 
 @dataclass(frozen=True)
@@ -47,7 +50,9 @@ CASES: dict[str, Case] = {
     "resnet50": Case(lambda: torchvision.models.resnet50(num_classes=CLASSES), "layer1.2"),
     "vgg16_bn": Case(_vgg, "features.15", clone=True),
     "densenet121": Case(lambda: torchvision.models.densenet121(num_classes=CLASSES), "features.denseblock2"),
-    "mobilenet_v3_small": Case(lambda: torchvision.models.mobilenet_v3_small(num_classes=CLASSES), "features.4.block.1"),
+    "mobilenet_v3_small": Case(
+        lambda: torchvision.models.mobilenet_v3_small(num_classes=CLASSES), "features.4.block.1"
+    ),
     "vit": Case(_vit, "encoder.layers.encoder_layer_1"),
     "timm_efficientnet_b0": Case(
         lambda: timm.create_model("efficientnet_b0", num_classes=CLASSES, drop_path_rate=0.2, drop_rate=0.2), "blocks.2"

@@ -92,7 +92,8 @@ def _compare(net: nn.Module, traced: Traced, x: Tensor, gradients: bool) -> str:
 
 def table(rows: list[Row], failed: dict[str, str]) -> str:
     lines = [
-        f"{r.name:36} {r.mode:5} {r.seconds:6.2f}s {r.nodes:5} nodes {r.taps:4}/{r.modules:<4} taps {r.guards:3} guards "
+        f"{r.name:36} {r.mode:5} {r.seconds:6.2f}s {r.nodes:5} nodes {r.taps:4}/{r.modules:<4} taps "
+        f"{r.guards:3} guards "
         f"{'any batch' if r.any_batch else 'this batch'} {r.equal} {' '.join(r.leaves)}"
         for r in rows
     ]
@@ -144,8 +145,8 @@ def _size(name: str) -> int:
 def test_a_wide_sample_of_timm() -> None:
     makers = {}
     for n in timm_sample():
-        size = timm.get_pretrained_cfg(n).input_size[-1] if timm.is_model_pretrained(n) else 224
-        makers[n] = (lambda n=n: timm.create_model(n), min(size, 256) if size > 224 else size)
+        known = timm.get_pretrained_cfg(n) if timm.is_model_pretrained(n) else None
+        makers[n] = (lambda n=n: timm.create_model(n), min(known.input_size[-1], 256) if known else 224)
     rows, failed = examine_all(makers)
     print(table([], failed))
     total = len(makers)

@@ -60,7 +60,7 @@ def test_two_steps_are_equal(name: str) -> None:
         _same("loss", a, b, exact=not case.clone)
         for loss, optimizer in zip((a, b), optimizers, strict=True):
             optimizer.zero_grad()
-            loss.backward()
+            torch.autograd.backward(loss)
         for (n, p), q in zip(mine.named_parameters(), theirs.parameters(), strict=True):
             assert (p.grad is None) == (q.grad is None), n
             if p.grad is not None and q.grad is not None:
@@ -97,7 +97,7 @@ def test_student_cut_at_the_tap_matches_hooks(name: str) -> None:
         with torch.set_grad_enabled(net is theirs):
             net(images)
         handle.remove()
-    F.mse_loss(*caught).backward()
+    torch.autograd.backward(F.mse_loss(caught[0], caught[1]))
     for (n, p), q in zip(mine.named_parameters(), theirs.parameters(), strict=True):
         assert (p.grad is None) == (q.grad is None), n
         assert p.grad is None or torch.equal(p.grad, q.grad), n  # type: ignore[arg-type]

@@ -10,7 +10,7 @@ import torchvision
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from kdplan.graph.build import BuildError, Builder
+from kdplan.graph.build import Builder, BuildError
 from kdplan.graph.taps import TapError
 from kdplan.graph.trace import TraceError, trace
 
@@ -83,8 +83,8 @@ class Stubborn(nn.Module):
         self.inner = nn.Linear(4, 4)
 
     def forward(self, x: Tensor) -> Tensor:
-        y = self.inner(x)
-        return y if float(y.sum()) > 1e9 else y.relu()
+        y: Tensor = self.inner(x)
+        return y if float(y.detach().sum()) > 1e9 else y.relu()
 
 
 class Around(nn.Module):
@@ -94,7 +94,8 @@ class Around(nn.Module):
         self.last = nn.Linear(4, 3)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.last(self.stubborn(x))
+        y: Tensor = self.last(self.stubborn(x))
+        return y
 
 
 def test_what_cannot_be_traced_is_a_leaf_with_taps_inside() -> None:
@@ -142,7 +143,8 @@ class Odd(nn.Module):
         self.seen = y
         self.count.add_(1)
         noise = torch.rand(x.shape[0], 1)
-        return (y - target) * F.dropout(noise, 0.5, self.training)
+        z: Tensor = (y - target) * F.dropout(noise, 0.5, self.training)
+        return z
 
 
 def test_effects_are_kept() -> None:
