@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -16,7 +16,8 @@ from kdplan.nn.catalog import METRICS
 from kdplan.nn.metrics import build_metric, count_parameters
 from kdplan.runtime.measured import label_of
 
-BATCH = 500
+BATCH_BYTES = 1 << 26
+"""How large a batch of inputs may be: 500 small images, or about a hundred of 224 x 224."""
 NETWORK_NUMBERS = ("parameters", "flops")
 """Metrics that read no data."""
 Outputs = Callable[[Tensor], Tensor]
@@ -29,9 +30,11 @@ def larger_is_better(metric: Item) -> bool:
 
 @torch.no_grad()
 def evaluate(
-    outputs: Outputs, data: Dataset, metrics: Sequence[Item], probabilities: bool = False, batch: int = BATCH
+    outputs: Outputs, data: Dataset, metrics: Sequence[Item], probabilities: bool = False, workers: int = 0
 ) -> dict[str, float]:
     """Metrics of `outputs` ([B, ...] -> scores [B, C]) over a data set, without augmentation.
+
+    `workers` processes read image files.
 
     Raises
     ------
@@ -49,7 +52,8 @@ def evaluate(
             reason = str(problem)
         if reason:
             raise error("KD0840", item.span, metric=item.name, reason=reason)
-    for found in Loader(data, batch, seed=0, train=False).epoch(0):
+    batch = max(1, min(500, BATCH_BYTES // (4 * math.prod(data.shape))))
+    for found in Loader(data, batch, seed=0, train=False, workers=workers).epoch(0):
         if "labels" not in found:
             raise error("KD0840", metrics[0].span, metric=metrics[0].name, reason="the data has no labels")
         scores = outputs(found["inputs"])
@@ -75,9 +79,3 @@ def network_number(name: str, networks: Sequence[nn.Module], shape: Sequence[int
             net(torch.zeros(1, *shape, device=device))
         total += counter.get_total_flops()
     return float(total)
-
-
-def in_eval_mode(network: nn.Module) -> Callable[[Tensor], Any]:
-    """The network as a function; every part of it is put in eval mode first."""
-    network.eval()
-    return network

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import traceback
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -83,7 +84,7 @@ def run_plan(
                 if _spared(step, result):
                     continue
                 try:
-                    _run_one(plan, name, keys, store, options, events, interrupt, assemble, result)
+                    _run_one(plan, step, keys, store, options, events, interrupt, assemble, result)
                 except Interrupted:
                     result.interrupted, result.exit_code = name, INTERRUPTED
                     break
@@ -91,6 +92,7 @@ def run_plan(
                     result.failed[name] = problem
                     result.exit_code = result.exit_code or (problem.exit_code if isinstance(problem, StoreError) else 1)
                     events.phase_failed(name, problem)
+                    _forget_frames(problem)
                     if not options.keep_going:
                         break
                 if options.plan_file:
@@ -116,7 +118,7 @@ def _spared(step: Planned, result: RunResult) -> bool:
 
 def _run_one(
     plan: Plan,
-    name: str,
+    step: Planned,
     keys: Mapping[str, PhaseKey],
     store: Store,
     options: RunOptions,
@@ -130,6 +132,7 @@ def _run_one(
 
     if interrupt.requested:
         raise Interrupted
+    name = step.name
     key = keys[name]
     with store.begin(key.key) as work:
         if _sound(store, key.key):
@@ -139,8 +142,27 @@ def _run_one(
         run = PhaseRun(Sources(plan, store, keys), options, events, interrupt)
         if assemble is not None:
             run.assemble = assemble
-        run_phase(run, plan.phases[name], key, work)
+        artifact = run_phase(run, plan.phases[name], key, work)
         result.trained.append(name)
+        _note_speed(store, step, artifact)
+
+
+def _forget_frames(problem: BaseException | None) -> None:
+    """Lets go of what the frames of a failed phase hold: networks, data, loader workers."""
+    while problem is not None:
+        traceback.clear_frames(problem.__traceback__)
+        problem = problem.__cause__
+
+
+def _note_speed(store: Store, planned: Planned, artifact: Any) -> None:
+    """Remembers how fast this device was, for predictions."""
+    cost = store.number("costs", planned.key)
+    if cost is None and planned.cost is not None:
+        cost = {"flops_step": planned.cost.flops_step}
+    summary, environment = artifact.summary, artifact.json("environment.json")
+    if cost and summary["seconds"] > 0:
+        device = str(environment.get("gpu", environment["device"]))
+        store.keep_speed(device, cost["flops_step"] * summary["steps"] / summary["seconds"])
 
 
 def _sound(store: Store, key: str) -> bool:

@@ -27,6 +27,7 @@ def measure_cells(sources: Sources, cells: Mapping[str, Cell], options: RunOptio
     """Measures cells, those of one target on one view together: (key, number) as each is known."""
     device = choose_device(options.device)
     set_determinism(options.deterministic)
+    workers = max((r.workers for p in sources.plan.phases.values() for r in p.recipes), default=0)
     groups: dict[str, list[str]] = {}
     for key, cell in cells.items():
         groups.setdefault(repr((cell.target, cell.view)), []).append(key)
@@ -40,7 +41,8 @@ def measure_cells(sources: Sources, cells: Mapping[str, Cell], options: RunOptio
         outputs = joined(sources.plan, target, view, networks, found)
         metrics = [cells[key].metric for key in group]
         probabilities = target.path == "probabilities" or target.join == "probabilities"
-        numbers = evaluate(outputs, found, [m for m in metrics if m.name not in NETWORK_NUMBERS], probabilities)
+        of_outputs = [m for m in metrics if m.name not in NETWORK_NUMBERS]
+        numbers = evaluate(outputs, found, of_outputs, probabilities, workers)
         for key in group:
             metric = cells[key].metric
             if metric.name in NETWORK_NUMBERS:

@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
+from kdplan.diagnostics.report import error
 from kdplan.ir.dag import PhaseKey
 from kdplan.ir.expr import Version
 from kdplan.ir.plan import Averaged, Copied, Fresh, Item, Loaded, Measure, Merged, Plan, Row, Target, View
@@ -53,6 +54,9 @@ def run_measures(
     sources = Sources(plan, store, keys)
     results = []
     for measure in plan.measures.values():
+        if measure.by:
+            reason = "there are no metrics by verticals, so `by` has no meaning here"
+            raise error("KD0840", measure.span, metric=measure.name, reason=reason)
         rows = [row for row in measure.rows if _trained(sources, row.target)]
         if len(rows) < len(measure.rows):
             lost = len(measure.rows) - len(rows)

@@ -16,13 +16,14 @@ from kdplan.diagnostics.report import PlanError, error
 from kdplan.graph.assemble import assemble
 from kdplan.graph.assembled import Assembled, Networks
 from kdplan.ir.dag import PhaseKey
-from kdplan.ir.plan import Phase, Plan
+from kdplan.ir.plan import Phase, Plan, Target
 from kdplan.runtime.checkpoint import tensor_file
 from kdplan.runtime.device import choose_device, environment, set_determinism
-from kdplan.runtime.evaluate import evaluate, in_eval_mode, larger_is_better
+from kdplan.runtime.evaluate import evaluate, larger_is_better
 from kdplan.runtime.events import Events, NoEvents
 from kdplan.runtime.interrupt import Interrupt, Interrupted
 from kdplan.runtime.loop import Job, Training
+from kdplan.runtime.measure import joined
 from kdplan.runtime.measured import label_of
 from kdplan.runtime.networks import modules_of
 from kdplan.runtime.optimise import check_recipes
@@ -93,8 +94,10 @@ def make_job(run: PhaseRun, phase: Phase, work: Work, device: torch.device) -> J
     def validate() -> dict[str, float]:
         numbers: dict[str, float] = {}
         for check, data in checks:
-            net = in_eval_mode(assembled.networks[check.network])
-            found = evaluate(net, data, check.metrics)
+            net = assembled.networks[check.network].eval()
+            target = Target([phase.moves[check.network].base])
+            outputs = joined(plan, target, check.view, [net], data)  # puts classes in the order of the labels
+            found = evaluate(outputs, data, check.metrics, workers=recipe.workers)
             head = f"{check.view.data}.{check.view.split}/" if len(checks) > 1 else ""
             numbers.update({f"{head}{name}": value for name, value in found.items()})
         return numbers

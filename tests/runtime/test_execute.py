@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 
 from kdplan.diagnostics.report import PlanError
@@ -188,3 +189,12 @@ def test_a_cached_run_does_not_import_torch(tmp_path: Path) -> None:
         "assert r.cached == ['a'] and 'torch' not in sys.modules\n"
     )
     subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(__file__).parents[2])
+
+
+def test_speed_is_remembered(tmp_path: Path) -> None:
+    plan = digits_plan()
+    store = Store(tmp_path)
+    store.keep_number("costs", "key-train", {"flops_step": 1000})
+    run(plan, tmp_path)
+    steps, seconds = (store.artifact("key-train").summary[n] for n in ("steps", "seconds"))
+    assert store.speeds() == {"cpu": pytest.approx(1000 * steps / seconds)}
