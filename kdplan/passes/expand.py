@@ -250,11 +250,13 @@ class _Expansion:
             yield expression(base)
 
     def _measure(self, measure: Measure, word: str) -> str:
-        rows = ", ".join(self._target(r.target) for r in measure.rows)
+        rows = [self._target(r.target) for r in measure.rows]
         views = ", ".join(expression(self.speller.view(v, split=True)) for v in measure.views)
         by = f" by {', '.join(map(str, measure.by))}" if measure.by else ""
         over = f" over {', '.join(measure.over)}" if measure.over not in (["seed"], []) else ""
-        return f"measure {word} of {rows}{by} on {views}{over} {{ {', '.join(map(self.speller.item, measure.metrics))} }}"
+        comma, line = (",\n", "\n") if sum(map(len, rows)) > 80 else (", ", " ")
+        metrics = ", ".join(map(self.speller.item, measure.metrics))
+        return f"measure {word} of{line}{comma.join(rows)}{line}{by} on {views}{over} {{ {metrics} }}"
 
     def _target(self, target: Any) -> str:
         assert target.join == "single" and len(target.versions) == 1, "several versions as one have no text yet"
