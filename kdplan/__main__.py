@@ -1,0 +1,7 @@
+"""`python -m kdplan`."""
+
+import sys
+
+from kdplan.cli import main
+
+sys.exit(main())
