@@ -15,8 +15,9 @@ from torch.utils._pytree import tree_flatten
 from kdplan.graph.fake import FakeWorld
 from kdplan.graph.module import make
 from kdplan.graph.outplace import outplace
+from kdplan.graph.replay import Replay, example_inputs, world_for
 from kdplan.graph.taps import LeafTaps, Tap, TapError
-from kdplan.graph.trace import ROOT, Traced, trace, value_at
+from kdplan.graph.trace import ASK, ROOT, Traced, trace, value_at
 
 
 class BuildError(RuntimeError):
@@ -37,9 +38,9 @@ class JoinedPhase:
     networks, splices
         The registered modules by the name that was given.
     training
-        The mode that each registered sub-module must be in when the graph runs.
-    batch
-        The batch size that the graph was built with.
+        The mode that each sub-module must be in when the graph runs.
+    guards
+        What Python control flow in the networks was told: node name, question, answer.
     """
 
     graph_module: fx.GraphModule
@@ -47,7 +48,22 @@ class JoinedPhase:
     networks: dict[str, nn.Module]
     splices: dict[str, nn.Module]
     training: dict[str, bool]
+    guards: list[tuple[str, str, object]]
     world: FakeWorld
+
+    def holds_at(self, batch: int) -> bool:
+        """Whether the graph is also right for another batch size: control flow would be told the same.
+
+        False is cautious: a network that asks for the batch size itself (`len(x)`) is told another number.
+        """
+        if not self.guards:
+            return True
+        gm = self.graph_module
+        world = world_for(gm, ())
+        replay = Replay(gm, world, keep=[name for name, _, _ in self.guards])
+        with torch.no_grad():
+            replay.run(*example_inputs(gm, world, batch))
+        return all(ASK[kind](replay.seen[name]) == answer for name, kind, answer in self.guards)
 
     def set_modes(self) -> None:
         """Put every sub-module in the mode that it was traced in."""
@@ -202,8 +218,15 @@ class Builder:
         self.world.annotate(next(n for n in reversed(self.graph.nodes)), self.root)
         self.graph.lint()
         gm = outplace(make(self.root, self.graph), self.world)
-        training = {p: m.training for p, m in self.root.named_modules() if p.startswith(("nets.", "splices."))}
-        return JoinedPhase(gm, tuple(self._inputs), dict(self.networks), dict(self.splices), training, self.world)
+        # After the replacement, which may have added modules; dropout among them has a mode too.
+        training = {p: m.training for p, m in gm.named_modules() if p.startswith(("nets.", "splices.", "inside."))}
+        guards = [
+            (inlined.mapped[g.node].name, g.kind, g.answer)
+            for inlined in self._inlined.values()
+            for g in inlined.traced.guards
+        ]
+        inputs = tuple(self._inputs)
+        return JoinedPhase(gm, inputs, dict(self.networks), dict(self.splices), training, guards, self.world)
 
     # inlining
 

@@ -26,7 +26,10 @@ class Replay(fx.Interpreter):
 
     def run_node(self, n: fx.Node) -> Any:
         if n.op in ("placeholder", "output"):
-            return super().run_node(n)
+            value = super().run_node(n)
+            if n.name in self.keep:
+                self.seen[n.name] = value
+            return value
         args, kwargs = self.fetch_args_kwargs_from_env(n)
         assert isinstance(self.module, fx.GraphModule)
         value = self.world.run(n, self.module, args, kwargs)

@@ -21,6 +21,8 @@ _MAKERS = ("zeros", "ones", "full", "empty", "arange", "linspace", "eye", "tenso
 _RANDOM_MAKERS = ("rand", "randn", "randint", "randperm", "normal")
 _LIMITS = ("finfo", "iinfo")
 ROOT = "net"
+# How a guard's question is put again.
+ASK: dict[str, Callable[[Any], object]] = {"bool": bool, "int": int, "float": float, "len": len, "str": str}
 
 
 class TraceError(RuntimeError):
@@ -116,8 +118,7 @@ class Traced:
                 args, kwargs = fx.map_arg((node.args, node.kwargs), values.__getitem__)
                 with torch.no_grad():
                     values[node] = world.run(node, self.root, args, kwargs)
-        ask: dict[str, Callable[[Any], object]] = {"bool": bool, "int": int, "float": float, "len": len, "str": str}
-        return all(ask[g.kind](values[g.node]) == g.answer for g in self.guards)
+        return all(ASK[g.kind](values[g.node]) == g.answer for g in self.guards)
 
 
 class PathTracer(fx.Tracer):

@@ -43,6 +43,37 @@ def test_sizes_stay_in_the_graph() -> None:
     assert not t.holds_for(torch.zeros(7, 2, 6)), "another branch would be taken"
 
 
+class Picky(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm = nn.BatchNorm1d(3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.norm(x) if len(x) > 1 else x
+        return y
+
+
+def test_a_phase_knows_the_batch_sizes_that_it_is_right_for() -> None:
+    b = Builder()
+    x = b.input("x", torch.zeros(8, 3))
+    b.network("n", Picky())
+    phase = b.finish({"y": b.apply("n", (x,))})
+    # The length itself is what was asked, so another length is another answer.
+    assert phase.holds_at(8) and not phase.holds_at(1)
+
+
+def test_modes_of_replaced_modules_are_put_back() -> None:
+    net = nn.Sequential(nn.Linear(3, 3), nn.Dropout(0.5, inplace=True))
+    b = Builder()
+    x = b.input("x", torch.zeros(8, 3))
+    b.network("n", net)
+    phase = b.finish({"before": b.apply("n", (x,), "0"), "after": b.apply("n", (x,))})
+    phase.graph_module.eval()
+    phase.set_modes()
+    out = phase.graph_module(x=torch.ones(64, 3))
+    assert bool((out["after"] == 0).any()) and not bool((out["before"] == 0).any())
+
+
 class Pair(NamedTuple):
     first: Tensor
     second: dict[str, Tensor]
