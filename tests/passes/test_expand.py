@@ -1,0 +1,165 @@
+"""`expand`: the core plan as text has the plan's keys, and expanding it again changes nothing."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+
+from kdplan.compile import Compiled
+from kdplan.passes.expand import Namer, expand
+from tests.passes.plans import BIG, HEAD, Model, compiled, keys, models
+
+ROOT = Path(__file__).parents[2]
+FILES = sorted([*ROOT.glob("plans/**/*.kd"), *ROOT.glob("examples/**/*.kd")])
+
+
+def expands(plan: Compiled) -> str:
+    """The expanded text, checked."""
+    text = expand(plan.plan)
+    again = compiled(text)
+    assert Counter(k.key for k in again.keys.values()) == Counter(k.key for k in plan.keys.values()), text
+    assert expand(again.plan) == text
+    assert len(again.plan.measures) == len(plan.plan.measures)
+    assert list(again.plan.exports) == list(plan.plan.exports)
+    return text
+
+
+@settings(max_examples=40, deadline=None, derandomize=True)
+@given(models())
+def test_random_plans_keep_their_keys(model: Model) -> None:
+    expands(compiled(model.text()))
+
+
+@pytest.mark.parametrize("file", FILES, ids=[str(f.relative_to(ROOT)) for f in FILES])
+def test_the_plans_that_are_shipped_keep_their_keys(file: Path) -> None:
+    text = file.read_text(encoding="utf-8")
+    if "cifar" in text or "fashion" in text or "mnist" in text:
+        pytest.skip("needs data that is not embedded")
+    expands(compiled(text, file.parent))
+
+
+def test_axes_become_parts_of_names() -> None:
+    text = expands(compiled(HEAD + BIG + """
+        param w in [1, 0.5]
+        param seed in 0..1
+        phase kd of small on digits with quick { loss = w * kd(big.logits, small.logits, temperature = 4) }
+    """))  # fmt: skip
+    for name in ("big_seed0_train", "big_seed1_train", "kd_w1_seed0", "kd_w0_5_seed1"):
+        assert f"phase {name} of" in text
+    assert "param" not in text
+
+
+def test_functions_are_gone_and_logged_terms_stay() -> None:
+    text = expands(compiled(HEAD + BIG + """
+        def soft(net, t = 2) = kd(big.logits, net.logits, temperature = t)
+        phase kd of small on digits with quick {
+          def hard = cross_entropy(small.logits, labels)
+          loss = hard + soft(small, t = 4)
+        }
+    """))  # fmt: skip
+    assert "soft" not in text
+    assert text.count("def hard = cross_entropy(small.logits, labels)") == 1
+
+
+def test_class_sets_and_families() -> None:
+    text = expands(compiled(HEAD + """
+        verticals half of digits = random(parts = 2)
+        verticals line of digits { disjoint = false  back = [9, 8, 7, 6, 5, 4, 3, 2, 1, 0]  low = [0, 1] }
+        teacher t[v in half] = digits_net(classes = v) {
+          phase train on digits[v] with quick { loss = cross_entropy(self.logits, labels) }
+        }
+        student back = digits_net(classes = line[back])
+        phase kd of back on digits[line[low]] with quick { loss = mean(back.logits) }
+        measure table of t[*] on digits[half[1]].test { top1 }
+    """))  # fmt: skip
+    assert "verticals digits_parts of digits {" in text
+    assert "teacher t_vpart0 = digits_net(classes = digits_parts[0])" in text
+
+
+def test_sums_keep_their_tree() -> None:
+    expands(compiled(HEAD + BIG + """
+        phase a of small on digits with quick {
+          loss = sum(sum(mean(small.logits) for x in [1, 2]) for y in [1, 2, 3])
+               + sum([1, 2, mean(small.logits)]) - (mean(small.fc) + 2) - -mean(small.fc) / 3 / 4
+        }
+        phase b of small on digits with quick { loss = 1 - sum(mean(small.logits) for x in 1..1500) }
+        phase c of small on digits with quick { loss = (mean(small.fc) * 2) * (mean(small.fc) * 3) ** 2 ** -1 }
+    """))  # fmt: skip
+
+
+def test_networks_from_networks() -> None:
+    text = expands(compiled(HEAD + BIG + """
+        phase a of small.fc on digits with quick { loss = mean(small.logits) }
+        phase b of upto(small.layer2) on digits with quick { loss = mean(small.layer2) }
+        student both = merge(small@a, small@b)
+        student mean_of = average(small@a, small@b)
+        student copy = small@a
+        phase c of both, copy on digits with quick { loss = mean(both.logits) * mean(copy.fc) }
+        phase d of merge(small@a, small@b) on digits with quick { loss = mean(small.logits) }
+        phase e of small on digits with quick { loss = mse(small.fc, ema(small, decay = 0.9).fc) }
+        measure table of mean_of, both@c, copy, small@d on digits.test { top1 }
+    """))  # fmt: skip
+    assert "student both = merge(small@a, small@b)" in text
+
+
+def test_several_streams_and_peers_with_their_own_recipes() -> None:
+    text = expands(compiled(HEAD + BIG + """
+        recipe slow = quick { optimizer = adam(lr = 0.01) }
+        student peer = digits_net(width = 4) { seed = 7 }
+        phase two of small, peer on digits, digits.unlabelled with quick, slow {
+          measure of peer on digits.test { top1 }
+          loss = cross_entropy(small(digits.inputs), digits.labels)
+               + kl(detach(peer(digits.unlabelled.inputs).logits), small(digits.unlabelled.inputs).logits)
+               + mean(peer.fc(small(digits.inputs).features))
+        }
+        phase after of peer@two[best] on digits with quick { loss = mean(peer.logits) }
+    """))  # fmt: skip
+    assert "peer.fc(small(digits.inputs).features)" in text
+    assert "peer@two[best]" in text
+
+
+def test_files_that_are_used_are_gone_and_python_files_stay(tmp_path: Path) -> None:
+    (tmp_path / "base.kd").write_text(HEAD + BIG)
+    (tmp_path / "mine.py").write_text("def net(width):\n    return None\n\n\ndef distance(a, b, k=1):\n    return a\n")
+    text = expands(compiled("""
+        use "base.kd" as base
+        use "mine.py" as my
+        student own = my.net(width = 3)
+        phase p of own on base.digits with base.quick { loss = my.distance(own.logits, base.big.logits, k = 2) }
+    """, tmp_path))  # fmt: skip
+    assert "base.kd" not in text
+    assert f'use "{tmp_path / "mine.py"}" as mine' in text
+
+
+def test_names_that_tables_have_are_kept_free() -> None:
+    text = expands(compiled("""
+        data digits = digits
+        data few = digits { fraction = 0.5  limit = 100 }
+        recipe fast { optimizer = adam(lr = 1e-3)  steps = 3  keep_epochs = [] }
+        student digits_net = digits_net(width = 2)
+        phase adam_phase of digits_net on few with fast { loss = mean(digits_net.logits) }
+    """))  # fmt: skip
+    assert "data digits_data = digits" in text
+    assert "student digits_net = digits_net(width = 2)" in text
+
+
+def test_best_epochs_and_cycles_are_read_again() -> None:
+    plan = HEAD + BIG + """
+        recipe long = quick { epochs = 4  schedule = cosine(cycles = 2)  ema = 0.9  keep_epochs = [2]  label_smoothing = 0.1 }
+        phase p of small on digits with long { loss = cross_entropy(small.logits, labels) }
+        measure table of small@p[epoch = 2], small@p[cycle = 1], small@p[ema], small@init on digits.test { top1 }
+        export tiny = small@p[ema]
+    """  # fmt: skip
+    text = expands(compiled(plan))
+    assert text.count("smoothing = 0.1") == 2
+    assert keys(text)["p"] == keys(plan)["p"]
+
+
+def test_names_are_words_and_each_stands_once() -> None:
+    found = Namer({"kl"}).all(["a[w=-1]", "a_wm1", "kl", "3", "t.small", "init"], "phase")
+    assert found == {
+        "a[w=-1]": "a_wm1_phase", "a_wm1": "a_wm1", "kl": "kl_phase", "3": "phase_3", "t.small": "t_small", "init": "init_phase",
+    }  # fmt: skip
