@@ -52,6 +52,8 @@ class Job:
     checkpoint_steps: int | None = None
     interrupt: Interrupt = field(default_factory=Interrupt)
     events: Events = field(default_factory=NoEvents)
+    span: Any = None
+    """Where the loss stands in the plan."""
     progress_seconds: float = 0.5
 
 
@@ -175,15 +177,14 @@ class Training:
         broken = self.watch.broken()
         if broken is not None:
             terms = [n for n in broken.names if n != "loss"]
-            said = f"the term {listing(terms)}" if len(terms) == 1 else f"the terms {listing(terms)}"
             raise error(
                 "KD0820",
-                None,
+                self.job.span,
                 phase=self.job.name,
                 value=broken.value,
                 step=broken.step,
                 epoch=broken.step // self.per_epoch + 1,
-                terms=said if terms else "",
+                first=f"; first {listing(terms)}" if terms else "",
             )
 
     def now_and_then(self, epoch: int, last: bool) -> None:

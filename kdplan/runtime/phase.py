@@ -117,6 +117,7 @@ def make_job(run: PhaseRun, phase: Phase, work: Work, device: torch.device) -> J
         checkpoint_steps=run.options.checkpoint_steps,
         interrupt=run.interrupt,
         events=run.events,
+        span=phase.loss.span or phase.span,
     )
 
 
