@@ -60,6 +60,8 @@ def run_phase(run: PhaseRun, phase: Phase, key: PhaseKey, work: Work) -> Artifac
     """
     device = choose_device(run.options.device)
     set_determinism(run.options.deterministic)
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
     check_recipes(phase.name, len(phase.moves), phase.recipes)
     training: Training | None = None
     try:

@@ -132,7 +132,8 @@ def boom(x: Tensor) -> Tensor:
 
 def assemble(plan: Plan, phase: Phase, networks: Networks) -> Assembled:
     live = Interpreted(phase, networks)
-    names = [f"{field}_{i}" for i in range(len(phase.streams)) for field in ("inputs", "labels")]
+    names = [f"inputs_{i}" for i in range(len(phase.streams))]
+    names += [f"labels_{i}" for i, view in enumerate(phase.streams) if not view.unlabelled]
     return Assembled(
         live=live,
         root=live,

@@ -13,7 +13,7 @@ import torch
 
 from kdplan.diagnostics.report import PlanError
 from kdplan.graph.assembled import Assembled
-from kdplan.ir.expr import Call, Moving, Op, Version
+from kdplan.ir.expr import Call, Moving, Op, StreamField, Tap, Version
 from kdplan.ir.plan import ClassSet, Follows, Item, Move, Network, Phase, Plan, View
 from kdplan.runtime.events import NoEvents
 from kdplan.runtime.execute import RunResult, run_plan
@@ -198,3 +198,18 @@ def test_speed_is_remembered(tmp_path: Path) -> None:
     run(plan, tmp_path)
     steps, seconds = (store.artifact("key-train").summary[n] for n in ("steps", "seconds"))
     assert store.speeds() == {"cpu": pytest.approx(1000 * steps / seconds)}
+
+
+def test_two_streams(tmp_path: Path) -> None:
+    """Labelled images teach, unlabelled ones are only copied from the teacher; compiled and as written agree."""
+    plan = digits_plan(batch=50, accumulate=2)
+    other = StreamField(1, "inputs")
+    kd = plan.phases["kd"]
+    kd.streams = [View("d"), View("d", "test", unlabelled=True)]
+    copy = Call("mse", [Tap(Moving(0), [other], "logits"), Tap(Version("big", "train"), [other], "logits")])
+    kd.loss, kd.logged = Op("+", [hard(), copy]), {"copy": copy}
+    for folder, way in (("a", None), ("b", assemble)):
+        assert run(plan, tmp_path / folder, assemble=way)[0].exit_code == 0
+    one, two = (Store(tmp_path / x).artifact("key-kd").metrics() for x in "ab")
+    assert [r["loss"] for r in one] == pytest.approx([r["loss"] for r in two], rel=1e-5)
+    assert len(one) == 2 and one[-1]["step"] == 6
