@@ -22,6 +22,7 @@ from kdplan.passes.load import load
 from kdplan.passes.resolve import resolve
 from kdplan.passes.schedule import Facts, nothing_known, schedule, select
 from kdplan.syntax import ast
+from kdplan.syntax.collector import collector_paused
 from kdplan.syntax.parse import parse
 
 if TYPE_CHECKING:
@@ -40,6 +41,7 @@ class Compiled:
     warnings: list[Diagnostic] = field(default_factory=list)
 
 
+@collector_paused()
 def compile_source(
     source: Source,
     folder: Path,
@@ -74,12 +76,13 @@ def compile_source(
     """
     reporter = Reporter()
     module = load(source, folder, reporter, overrides=_overrides(params or {}))
-    check_form(module.tree, reporter)
+    check_form(module, reporter)
     plan = resolve(module, root, reporter)
     reporter.raise_if_errors()
     return compile_plan(plan, source, reporter, facts=facts, only=only, until=until)
 
 
+@collector_paused()
 def compile_plan(
     plan: Plan,
     source: Source | None = None,

@@ -42,7 +42,10 @@ class Diagnostic:
 
 
 class PlanError(Exception):
-    """A plan cannot be used; `diagnostics` says why, in the order of the text."""
+    """A plan cannot be used; `diagnostics` says why, in the order of the text.
+
+    Without any it stands for a mistake that was told elsewhere: whatever needs the wrong thing stops, and is silent.
+    """
 
     def __init__(self, diagnostics: Sequence[Diagnostic]) -> None:
         self.diagnostics = [d for d in diagnostics if d.code not in _SILENCED]
@@ -76,6 +79,19 @@ def table() -> dict[str, dict[str, Any]]:
     return rows
 
 
+class _Sentences(string.Formatter):
+    """`{what!c}` is the value with a capital letter, for the beginning of a sentence."""
+
+    def convert_field(self, value: Any, conversion: Literal["r", "s", "a", "c"] | None) -> Any:
+        if conversion == "c":
+            text = str(value)
+            return text[:1].upper() + text[1:]
+        return super().convert_field(value, conversion)
+
+
+_FILL = _Sentences().vformat
+
+
 def diagnostic(
     code: str,
     span: Span | None,
@@ -98,8 +114,8 @@ def diagnostic(
     if help is None and "help" in row:
         wanted = {name for _, name, _, _ in string.Formatter().parse(row["help"]) if name}
         if all(values.get(name) not in (None, "") for name in wanted):
-            help = row["help"].format(**values)
-    return Diagnostic(code, row["message"].format(**values), span, help, tuple(notes), row.get("severity", "error"))
+            help = _FILL(row["help"], (), values)
+    return Diagnostic(code, _FILL(row["message"], (), values), span, help, tuple(notes), row.get("severity", "error"))
 
 
 def error(
@@ -110,10 +126,45 @@ def error(
 
 
 @dataclass
+class Gather:
+    """Lets parts that do not need each other fail one by one, so that all their mistakes are told.
+
+    Examples
+    --------
+    >>> gather = Gather()
+    >>> for n in (1, 2):
+    ...     with gather:
+    ...         raise PlanError([Diagnostic("KD0106", f"Mistake {n}.")])
+    >>> gather.raise_if_failed()
+    Traceback (most recent call last):
+    ...
+    kdplan.diagnostics.report.PlanError: KD0106: Mistake 1.; KD0106: Mistake 2.
+    """
+
+    found: list[Diagnostic] = field(default_factory=list)
+    failed: bool = False
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, kind: type[BaseException] | None, problem: BaseException | None, trace: object) -> bool:
+        if isinstance(problem, PlanError):
+            self.failed = True
+            self.found += [d for d in problem.diagnostics if d not in self.found]
+            return True
+        return False
+
+    def raise_if_failed(self) -> None:
+        if self.failed:
+            raise PlanError(self.found)
+
+
+@dataclass
 class Reporter:
     """Collects diagnostics, so that one run tells as many mistakes as it can."""
 
     diagnostics: list[Diagnostic] = field(default_factory=list)
+    _known: set[Diagnostic] = field(default_factory=set, repr=False)
 
     def report(
         self,
@@ -129,7 +180,8 @@ class Reporter:
 
     def add(self, diagnostics: Iterable[Diagnostic]) -> None:
         for d in diagnostics:
-            if d not in self.diagnostics and d.code not in _SILENCED:
+            if d not in self._known and d.code not in _SILENCED:
+                self._known.add(d)
                 self.diagnostics.append(d)
 
     @property
@@ -153,6 +205,15 @@ def nearest(name: str, known: Iterable[str]) -> str | None:
     """
     close = difflib.get_close_matches(name, list(known), n=1, cutoff=0.6)
     return close[0] if close else None
+
+
+def counted(number: int, what: str, plural: str | None = None) -> str:
+    """A number with its noun.
+
+    >>> counted(1, "argument"), counted(2, "index", "indices")
+    ('1 argument', '2 indices')
+    """
+    return f"{number} {what if number == 1 else plural or what + 's'}"
 
 
 def listing(names: Iterable[str], limit: int = 12) -> str:

@@ -6,15 +6,14 @@ operand is a factor is a term is a sum …) are taken in one step, which is what
 
 from __future__ import annotations
 
-import gc
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 from typing import Any
 
 from kdplan.diagnostics.report import PlanError, Reporter
 from kdplan.diagnostics.span import Source, Span
 from kdplan.syntax import ast
 from kdplan.syntax.build import MAX_NESTING, Builder, Stuck, TooDeep
+from kdplan.syntax.collector import collector_paused
 from kdplan.syntax.grammar import END, Table, table
 from kdplan.syntax.lexer import Token, tokens
 from kdplan.syntax.recover import recover
@@ -59,7 +58,7 @@ def parse_recovering(source: Source, reporter: Reporter) -> ast.File:
         reporter.report("KD0120", Span(source, 0, 1), size=f"{len(source.text):,}", limit=f"{MAX_TEXT:,}")
         return ast.File(source, [])
     builder = Builder(source)
-    with _collector_paused():
+    with collector_paused():
         try:
             items = run(tokens(source.text), builder)
         except Stuck as stuck:
@@ -130,18 +129,6 @@ def _settle(made: Table, key: tuple[int, int, str]) -> tuple[int, int | None]:
         top = made.gotos[below][made.rules[~action].origin]
     made.settled[key] = top, action
     return top, action
-
-
-@contextmanager
-def _collector_paused() -> Iterator[None]:
-    """Without the cyclic collector: a tree has no cycles, and looking for them takes most of the time."""
-    was_on = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if was_on:
-            gc.enable()
 
 
 __all__ = ["PlanError", "parse", "parse_recovering"]
