@@ -18,7 +18,7 @@ from torch import Tensor, fx, nn
 
 from kdplan.graph.fake import whole
 from kdplan.graph.module import output_of, outputs_of, subset
-from kdplan.graph.prune import counters, needed
+from kdplan.graph.prune import counters, counts, needed
 
 
 @dataclass(frozen=True)
@@ -81,8 +81,9 @@ def split(gm: fx.GraphModule, moving: Collection[str]) -> Split:
     kept = needed(gm, crossing) & {n for n in gm.graph.nodes if n not in live}
     frozen = subset(gm, kept, outputs={n.name: n for n in crossing})
     rest = _back_from(gm, crossing)
-    result = subset(gm, rest, inputs=crossing)
-    effects = any(n.meta.get("random") or n.meta.get("buffers") for n in frozen.graph.nodes)
+    # A counter goes with the part that runs its module; once is enough.
+    result = subset(gm, rest | (counters(gm, rest) - (kept - rest)), inputs=crossing)
+    effects = any(n.meta.get("random") or n.meta.get("buffers") or counts(n) for n in frozen.graph.nodes)
     return Split(frozen, result, tuple(n.name for n in crossing), not effects)
 
 
@@ -175,9 +176,9 @@ def _back_from(gm: fx.GraphModule, crossing: list[fx.Node]) -> set[fx.Node]:
             continue
         kept.add(node)
         todo += node.all_input_nodes
-    # Writes into kept values; a counter goes with the part that runs its module.
+    # Writes into kept values.
     for node in needed(gm):
         writes = node.meta.get("mutates", ()) if node not in kept and node not in given else ()
         if writes and all(n in kept for n in [*writes, *node.all_input_nodes]):
             kept.add(node)
-    return kept | counters(gm, kept)
+    return kept

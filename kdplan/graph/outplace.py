@@ -14,6 +14,7 @@ from __future__ import annotations
 import copy
 import operator
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -43,8 +44,8 @@ def outplace(gm: fx.GraphModule, world: FakeWorld) -> fx.GraphModule:
     gm = copy_of(gm)
     # A rewritten node gives a new storage, which may end or show other conflicts: look again until there is none.
     while bad := _violations(gm):
-        for writer, value, readers in bad:
-            _rewrite(gm, writer, value, readers)
+        for conflict in bad:
+            _rewrite(gm, conflict)
         for node in gm.graph.nodes:
             if node.op != "placeholder":
                 world.annotate(node, gm)
@@ -52,40 +53,56 @@ def outplace(gm: fx.GraphModule, world: FakeWorld) -> fx.GraphModule:
     return gm
 
 
-def _violations(gm: fx.GraphModule) -> list[tuple[fx.Node, fx.Node, list[fx.Node]]]:
-    """Writers with the value they write into and its readers outside the writer's own call."""
+@dataclass
+class _Conflict:
+    """A write into values that are read from outside the writer's call."""
+
+    writer: fx.Node
+    target: fx.Node
+    outside: list[tuple[fx.Node, list[fx.Node]]]
+    """Values in the same storage, with their readers outside."""
+    inside: bool
+    """Whether the network itself reads one of them after the write."""
+
+
+def _violations(gm: fx.GraphModule) -> list[_Conflict]:
     order = {n: i for i, n in enumerate(gm.graph.nodes)}
-    end = output_of(gm)
-    found: list[tuple[fx.Node, fx.Node, list[fx.Node]]] = []
-    taken: set[fx.Node] = set()
     places = {n: storages(n) for n in gm.graph.nodes}
+    end = output_of(gm)
+    found: list[_Conflict] = []
+    taken: set[fx.Node] = set()
     for writer in gm.graph.nodes:
         for target in writer.meta.get("mutates", ()):
             if target.op == "get_attr":
                 continue
-            for alias in gm.graph.nodes:
-                if order[alias] >= order[writer] or alias in taken or not places[alias] & places[target]:
+            mine = writer.meta.get("call")
+            conflict = _Conflict(writer, target, [], False)
+            for value in gm.graph.nodes:
+                if order[value] >= order[writer] or not places[value] & places[target]:
                     continue
-                mine = writer.meta.get("call")
-                readers = [u for u in alias.users if u is end or u.meta.get("call") != mine]
-                if readers:
-                    taken.add(alias)
-                    found.append((writer, alias, readers))
+                readers = [u for u in value.users if u is end or u.meta.get("call") != mine]
+                conflict.inside |= any(order[u] > order[writer] for u in value.users if u not in readers)
+                if readers and value not in taken:
+                    conflict.outside.append((value, readers))
+            if conflict.outside:
+                taken.update(v for v, _ in conflict.outside)
+                found.append(conflict)
     return found
 
 
-def _rewrite(gm: fx.GraphModule, writer: fx.Node, value: fx.Node, readers: list[fx.Node]) -> None:
-    order = {n: i for i, n in enumerate(gm.graph.nodes)}
-    mine = [u for u in value.users if u not in readers and u is not writer and order[u] > order[writer]]
-    if writer.meta["mutates"] == (value,) and not mine and len(writer.all_input_nodes) >= 1 and _twin(gm, writer):
+def _rewrite(gm: fx.GraphModule, conflict: _Conflict) -> None:
+    writer = conflict.writer
+    if writer.meta["mutates"] == (conflict.target,) and not conflict.inside and _twin(gm, writer):
         return
     # The network itself goes on to read what was written: the readers outside get a copy from before.
-    with gm.graph.inserting_after(value):
-        kept = gm.graph.call_method("clone", (value,))
-    kept.meta = {k: v for k, v in value.meta.items() if k in ("owner", "path")}
-    kept.meta["call"] = None
-    for reader in readers:
-        reader.replace_input_with(value, kept)
+    for value, readers in conflict.outside:
+        with gm.graph.inserting_after(value):
+            kept = gm.graph.call_method("clone", (value,))
+        kept.meta = {k: v for k, v in value.meta.items() if k in ("owner", "path")}
+        # The copy reads the value before the write, as the writer's own network may.
+        kept.meta["call"] = writer.meta.get("call")
+        for reader in readers:
+            reader.replace_input_with(value, kept)
 
 
 _FUNCTIONS: dict[Any, Callable[..., Any]] = {

@@ -61,7 +61,7 @@ def prune(gm: fx.GraphModule) -> Pruned:
     """
     kept = needed(gm)
     gone = [n for n in gm.graph.nodes if n not in kept]
-    buffers = tuple(dict.fromkeys(_place(n) for n in gone if n.meta.get("buffers") or _counts(n)))
+    buffers = tuple(dict.fromkeys(_place(n) for n in gone if n.meta.get("buffers") or counts(n)))
     random = tuple(dict.fromkeys(_place(n) for n in gone if n.meta.get("random")))
     result = subset(gm, kept) if gone else gm
     return Pruned(result, buffers, random, len(gone))
@@ -90,7 +90,7 @@ def counters(gm: fx.GraphModule, kept: Iterable[fx.Node]) -> set[fx.Node]:
     alive = {_caller(n) for n in kept if n.op not in ("get_attr", "placeholder", "output")}
     found: set[fx.Node] = set()
     for node in gm.graph.nodes:
-        if _counts(node) and _caller(node) in alive:
+        if counts(node) and _caller(node) in alive:
             found.add(node)
             found.update(node.all_input_nodes)
     return found
@@ -100,7 +100,7 @@ def _caller(node: fx.Node) -> tuple[object, object, object]:
     return node.meta.get("owner"), node.meta.get("call"), node.meta.get("path")
 
 
-def _counts(node: fx.Node) -> bool:
+def counts(node: fx.Node) -> bool:
     """Whether the node writes into a buffer that it read as an attribute."""
     return any(t.op == "get_attr" for t in node.meta.get("mutates", ()))
 
