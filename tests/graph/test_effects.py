@@ -90,7 +90,7 @@ class Shared(nn.Module):
         self.act = nn.ReLU(inplace=True)
 
     def forward(self, x: Tensor) -> Tensor:
-        y = self.a(x)
+        y: Tensor = self.a(x)
         z = self.flat(y)
         self.act(z)  # y is written to as well, and read again
         return y + 1.0
