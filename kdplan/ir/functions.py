@@ -48,7 +48,7 @@ LOSSES = (
         "the batch; no factor T^2.",
         result="scalar",
         formula="(1/B) sum_i sum_j p_ij (log p_ij - log q_ij), p = softmax(teacher/T), q = softmax(student/T)",
-        example="kl(big.logits, small.logits, temperature = 4)",
+        example="kl(big.logits, small.logits)",
     ),
     Spec(
         "kd",
@@ -185,9 +185,9 @@ PLAN_FUNCTIONS: dict[str, Spec] = {
         Spec("upto", (Param("tap", "network"), Param("from", "name", None, "where the moving part begins")),
              "In `of`: the parameters that a tap depends on.", result="network part", example="upto(small.layer2)"),
         Spec("merge", (Param("first", "network"),), "One network whose parts were trained apart: each parameter from "
-             "the version whose phase moved it.", more=True, result="network", example="merge(small@a, small@b)"),
+             "the version whose phase moved it.", more=True, result="network", example="merge(small@low, small@high)"),
         Spec("average", (Param("first", "network"),), "The mean of several versions' weights.", more=True,
-             result="network", example="average(small@a, small@b)"),
+             result="network", example="average(small@alone, small@again)"),
         Spec("ema", (Param("network", "network"), Param("decay", "number", 0.999, low=0, high=1)),
              "A network that follows another one of the same phase as a moving average of its weights.",
              result="network", example="ema(small, decay = 0.99)"),

@@ -34,7 +34,7 @@ RECIPE = (
 
 _NETWORK_SETTINGS = (
     SEED,
-    S("weights", "text", "a safetensors file with the initial weights", "fresh", 'weights = "resnet56.safetensors"'),
+    S("weights", "text", "a safetensors file with the initial weights", "fresh", 'weights = "start.safetensors"'),
     S("mode", "choice", "batch norm and dropout while the network is frozen", "eval", "mode = train",
       choices=("train", "eval")),
 )  # fmt: skip
@@ -92,7 +92,7 @@ KINDS: dict[str, Kind] = {
             required=("=",),
             settings=(
                 S("augment", "transforms", "what happens to training images, in order", "[]",
-                  "augment = [pad_crop(32, pad = 4), flip()]"),
+                  "augment = [pad_crop(8, pad = 1), flip()]"),
                 S("normalize", "normalize", "mean and standard deviation of each channel, on a scale of 0 to 1",
                   "the source's own", "normalize = [[0.5], [0.25]]"),
                 S("split", "split", "how to cut a source without parts", "the source's own parts",
