@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import html
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import graphviz  # type: ignore[import-untyped]
@@ -57,16 +57,26 @@ def write_dag(
     PlanError
         KD0911 without the `dot` program for svg and png, KD0912 for another ending.
     """
-    target = Path(path)
+    drawn = picture(plan, planned, every)
+    write_drawing(Path(path), lambda: to_dot(drawn, title).source, lambda: mermaid(drawn))
+
+
+def write_drawing(target: Path, dot: Callable[[], str], mmd: Callable[[], str]) -> None:
+    """Writes a drawing in the format that the ending of `target` names, from its DOT or its Mermaid text.
+
+    Raises
+    ------
+    PlanError
+        KD0911 without the `dot` program for svg and png, KD0912 for another ending.
+    """
     kind = target.suffix.removeprefix(".").lower()
     if kind not in FORMATS:
         raise error("KD0912", None, path=target, kind=kind or "no ending")
-    drawn = picture(plan, planned, every)
     if kind == "mmd":
-        write(target, mermaid(drawn).encode())
+        write(target, mmd().encode())
         return
-    graph = to_dot(drawn, title)
-    write(target, graph.source.encode() if kind == "dot" else render(graph.source, kind, target))
+    source = dot()
+    write(target, source.encode() if kind == "dot" else render(source, kind, target))
 
 
 def render(source: str, kind: str, target: Path) -> bytes:

@@ -150,10 +150,10 @@ def view(value: View, data: bool = True) -> str:
 def version(value: Version) -> str:
     """Weights as the plan writes them: a phase inside a network's declaration goes by its short name.
 
-    >>> version(Version("big", "big.train")), version(Version("small", "kd", "best"))
+    >>> version(Version("big", "big@train")), version(Version("small", "kd", "best"))
     ('big@train', 'small@kd[best]')
     """
-    phase = value.phase.removeprefix(f"{value.network}.") if value.phase is not None else None
+    phase = value.phase.removeprefix(f"{value.network}@") if value.phase is not None else None
     return str(Version(value.network, phase, value.snapshot))
 
 

@@ -1,0 +1,208 @@
+"""The reference's examples as whole plans: each is put among the declarations that it speaks of.
+
+Checking them is what keeps the reference true.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from kdplan.ir.functions import FUNCTIONS, PLAN_FUNCTIONS, SIGNALS
+from kdplan.ir.kinds import KINDS, NETWORKS
+from kdplan.ir.optimizers import OPTIMIZERS
+from kdplan.ir.spec import Kind, Param, Spec
+from kdplan.passes.tables import choices
+
+FRAME = {
+    "digits": "data digits = digits",
+    "quick": "recipe quick { optimizer = sgd(lr = 0.1)  epochs = 100  batch = 64 }",
+    "big": "teacher big = digits_net(width = 16) {\n"
+    "  phase train on digits with quick { loss = cross_entropy(self.logits, labels) }\n}",
+    "small": "student small = digits_net(width = 4)",
+    "alone": "phase alone of small on digits with quick { loss = cross_entropy(small.logits, labels) }",
+}
+"""Name -> declaration: what the examples take for granted."""
+
+VALUES = {
+    "steps.at": "[60, 80]",
+    "plateau.until": "1e-5",
+    "topk.k": "3",
+    "mlp.inputs": "64",
+    "conv1x1.inputs": "16",
+    "conv1x1.outputs": "8",
+    "linear.inputs": "16",
+    "linear.outputs": "8",
+    "autoencoder.inputs": "16",
+    "autoencoder.code": "4",
+    "torchvision.name": '"resnet18"',
+    "timm.name": '"resnet10t"',
+    "image_folder.path": '"pictures"',
+    "arrays.path": '"numbers.npz"',
+    "source.function": '"my_data.py:squares"',
+    "pad_crop.size": "8",
+    "random_crop.size": "6",
+    "random_resized_crop.size": "8",
+    "rotation.degrees": "15",
+    "cutout.size": "3",
+    "resize.size": "16",
+    "center_crop.size": "6",
+    "per_class.train": "60",
+    "fraction.train": "0.8",
+    "random.parts": "2",
+}
+"""Values for arguments that have no default."""
+
+MORE = {"digits_net": ["width = 8"], "torchvision": ["classes = 10", "channels = 1"], "timm": ["classes = 10", "channels = 1"],
+        "cifar_resnet": ["depth = 8", "channels = 1"], "cifar_wide_resnet": ["channels = 1"]}  # fmt: skip
+"""Arguments that an example gives beside those it must."""
+
+_PLAN_FUNCTIONS = {
+    "fold": "network other = digits_net() {{ seed = {} }}",
+    "upto": "phase part of {} on digits with quick {{ loss = mean(small.layer2) }}",
+    "merge": "phase low of small.stem on digits with quick {{ loss = cross_entropy(small.logits, labels) }}\n"
+    "phase high of small.fc on digits with quick {{ loss = cross_entropy(small.logits, labels) }}\n"
+    "network both = {}",
+    "average": "phase again of small on digits with quick {{ loss = cross_entropy(small.logits, labels)  seed = 1 }}\n"
+    "network both = {}",
+    "ema": "phase follow of small on digits with quick {{ loss = cross_entropy(small.logits, labels)"
+    " + kl({}.logits, small.logits) }}",
+    "case": "param pair = {}",
+    "count": "def classes = {}",
+}
+
+SIGNAL_EXAMPLES = {
+    "inputs": "mean(small(inputs).logits)",
+    "labels": "cross_entropy(small.logits, labels)",
+    "indices": "mean((indices < 100) * 1.0) * mean(small.logits)",
+    "epoch": "(epoch < 10) * mean(small.logits)",
+    "step": "(step < 100) * mean(small.logits)",
+    "progress": "(1 - progress) * mean(small.logits)",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Example:
+    """One example: of what, as it is shown, and within a plan."""
+
+    of: str
+    shown: str
+    plan: str
+
+
+def frame(*without: str) -> str:
+    """The common declarations, but for those named."""
+    return "\n".join(text for name, text in FRAME.items() if name not in without)
+
+
+def examples() -> list[Example]:
+    """Every example of the reference.
+
+    >>> next(e for e in examples() if e.of == "function kd").shown
+    'kd(big.logits, small.logits, temperature = 4)'
+    """
+    found = [Example(f"kind {k.name}", k.example, _kind_plan(k)) for k in KINDS.values()]
+    for kind in KINDS.values():
+        for s in kind.settings:
+            found.append(Example(f"setting {kind.name}.{s.name}", s.example, _setting_plan(kind, s.name, s.example)))
+    found += [Example(f"function {f.name}", f.example, _loss_plan(f)) for f in FUNCTIONS.values()]
+    for f in PLAN_FUNCTIONS.values():
+        body = _PLAN_FUNCTIONS[f.name].format(f.example)
+        found.append(Example(f"function {f.name}", f.example, f"{frame()}\n{body}\n"))
+    found += [
+        Example(f"signal {name}", text, f"{frame()}\n{_phase(f'cross_entropy(small.logits, labels) + {text}')}\n")
+        for name, text in SIGNAL_EXAMPLES.items()
+        if name in SIGNALS
+    ]
+    for table in ("optimizer", "schedule", "model", "metric", "source", "transform", "split", "partition"):
+        found += [_choice(table, spec) for spec in choices()[table].values()]
+    return found
+
+
+def call(spec: Spec) -> str:
+    """A call with all that it must have.
+
+    >>> call(choices()["schedule"]["steps"])
+    'steps(at = [60, 80])'
+    """
+    given = [_argument(spec, p) for p in spec.params if p.required]
+    given += MORE.get(spec.name, [])
+    return f"{spec.name}({', '.join(given)})" if given else spec.name
+
+
+def _argument(spec: Spec, p: Param) -> str:
+    value = VALUES[f"{spec.name}.{p.name}"]
+    positional = p.name in ("name", "path", "function", "size", "degrees", "k")
+    return value if positional else f"{p.name} = {value}"
+
+
+def _phase(loss: str) -> str:
+    return f"phase shown of small on digits with quick {{ loss = {loss} }}"
+
+
+def _loss_plan(spec: Spec) -> str:
+    term = spec.example if spec.result.startswith("scalar") or "mean(" in spec.example else f"mean({spec.example})"
+    if spec.example.split("(")[0] != spec.name:
+        term = spec.example
+    return f"{frame()}\n{_phase(f'cross_entropy(small.logits, labels) + {term}')}\n"
+
+
+def _kind_plan(kind: Kind) -> str:
+    if kind.name == "use":
+        return f"{kind.example}\n"
+    name = kind.example.split()[1]
+    extra = "\n" + _phase("hard(small.logits)") if kind.name == "def" else ""
+    return f"{frame(name)}\n{kind.example}{extra}\n"
+
+
+def _setting_plan(kind: Kind, name: str, example: str) -> str:
+    if kind.name == "recipe":
+        body = ["optimizer = sgd(lr = 0.1)"] if name != "optimizer" else []
+        body += ["epochs = 100"] if name not in ("epochs", "steps") else []
+        return f"{frame('quick')}\nrecipe quick {{\n  " + "\n  ".join([*body, example]) + "\n}\n"
+    if kind.name == "phase":
+        loss = [] if name == "loss" else ["loss = cross_entropy(small.logits, labels)"]
+        recipe = "bare" if name in ("epochs", "steps") else "quick"
+        bare = "recipe bare { optimizer = sgd(lr = 0.1) }\n" if recipe == "bare" else ""
+        body_text = "\n  ".join([*loss, example])
+        return f"{frame('alone')}\n{bare}phase alone of small on digits with {recipe} {{\n  {body_text}\n}}\n"
+    if kind.name in NETWORKS:
+        return f"{frame('small', 'alone')}\n{kind.name} small = digits_net(width = 4) {{ {example} }}\n"
+    if kind.name == "data":
+        source = 'arrays("unsplit.npz")' if name == "split" else "digits"
+        return f"{frame('digits')}\ndata digits = {source} {{ {example} }}\n"
+    assert kind.name == "verticals"
+    parts = "low = [\"0\", \"1\", \"2\", \"3\", \"4\", \"5\"]  high = [\"5\", \"6\", \"7\", \"8\", \"9\"]"
+    return f"{frame()}\nverticals part of digits {{ {example}  {parts} }}\n"
+
+
+def _choice(table: str, spec: Spec) -> Example:
+    shown = call(spec)
+    if table == "optimizer":
+        assert spec.name in OPTIMIZERS
+        plan = f"{frame('quick')}\nrecipe quick {{ optimizer = {shown}  epochs = 10 }}\n"
+    elif table == "schedule":
+        plan = f"{frame('quick')}\nrecipe quick {{ optimizer = sgd(lr = 0.1)  schedule = {shown}  epochs = 100 }}\n"
+    elif table == "metric":
+        plan = f"{frame()}\nmeasure shown of big, small@alone on digits.test {{ {shown} }}\n"
+    elif table == "source":
+        plan = f"data shown = {shown}\nmodel m = digits_net(classes = shown.classes)\nnetwork n = m\n"
+    elif table == "transform":
+        plan = f"{frame('digits')}\ndata digits = digits {{ augment = [{shown}] }}\n"
+        if spec.name == "to_rgb":
+            plan = plan.replace("width = 4", "width = 4, channels = 3").replace("width = 16", "width = 16, channels = 3")
+    elif table == "split":
+        plan = f'data shown = arrays("unsplit.npz") {{ split = {shown} }}\n'
+    elif table == "partition":
+        plan = f"{frame()}\nverticals shown of digits = {shown}\n"
+    else:
+        plan = f"{frame()}\nnetwork shown = {shown}\n{_model_phase(spec.name)}\n"
+    return Example(f"{table} {spec.name}", shown, plan)
+
+
+def _model_phase(name: str) -> str:
+    """A phase that trains the network `shown`: by itself, or as a part behind another one."""
+    if name in ("conv1x1", "linear", "autoencoder"):
+        tap = "features" if name == "linear" else "layer2"
+        loss = f"cross_entropy(small.logits, labels) + mean(shown(small.{tap}).output)"
+        return f"phase p of small, shown on digits with quick {{ loss = {loss} }}"
+    return "phase p of shown on digits with quick { loss = cross_entropy(shown.logits, labels) }"
