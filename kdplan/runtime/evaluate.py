@@ -28,13 +28,17 @@ def larger_is_better(metric: Item) -> bool:
     return METRICS[metric.name].larger_is_better if metric.name in METRICS else False
 
 
+def measuring_loader(data: Dataset, workers: int = 0) -> Loader:
+    """The data set from first to last, without augmentation; `workers` processes read image files."""
+    batch = max(1, min(500, BATCH_BYTES // (4 * math.prod(data.shape))))
+    return Loader(data, batch, seed=0, train=False, workers=workers)
+
+
 @torch.no_grad()
 def evaluate(
-    outputs: Outputs, data: Dataset, metrics: Sequence[Item], probabilities: bool = False, workers: int = 0
+    outputs: Outputs, loader: Loader, metrics: Sequence[Item], probabilities: bool = False
 ) -> dict[str, float]:
-    """Metrics of `outputs` ([B, ...] -> scores [B, C]) over a data set, without augmentation.
-
-    `workers` processes read image files.
+    """Metrics of `outputs` ([B, ...] -> scores [B, C]) over a data set.
 
     Raises
     ------
@@ -52,8 +56,7 @@ def evaluate(
             reason = str(problem)
         if reason:
             raise error("KD0840", item.span, metric=item.name, reason=reason)
-    batch = max(1, min(500, BATCH_BYTES // (4 * math.prod(data.shape))))
-    for found in Loader(data, batch, seed=0, train=False, workers=workers).epoch(0):
+    for found in loader.epoch(0):
         if "labels" not in found:
             raise error("KD0840", metrics[0].span, metric=metrics[0].name, reason="the data has no labels")
         scores = outputs(found["inputs"])

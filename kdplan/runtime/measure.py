@@ -12,7 +12,7 @@ from kdplan.data.dataset import Dataset
 from kdplan.diagnostics.report import error
 from kdplan.ir.plan import Plan, Target, View
 from kdplan.runtime.device import choose_device, set_determinism
-from kdplan.runtime.evaluate import NETWORK_NUMBERS, Outputs, evaluate, network_number
+from kdplan.runtime.evaluate import NETWORK_NUMBERS, Outputs, evaluate, measuring_loader, network_number
 from kdplan.runtime.measured import Cell, label_of
 from kdplan.runtime.networks import materialise
 from kdplan.runtime.options import RunOptions
@@ -42,7 +42,7 @@ def measure_cells(sources: Sources, cells: Mapping[str, Cell], options: RunOptio
         metrics = [cells[key].metric for key in group]
         probabilities = target.path == "probabilities" or target.join == "probabilities"
         of_outputs = [m for m in metrics if m.name not in NETWORK_NUMBERS]
-        numbers = evaluate(outputs, found, of_outputs, probabilities, workers)
+        numbers = evaluate(outputs, measuring_loader(found, workers), of_outputs, probabilities)
         for key in group:
             metric = cells[key].metric
             if metric.name in NETWORK_NUMBERS:

@@ -19,7 +19,7 @@ from kdplan.ir.dag import PhaseKey
 from kdplan.ir.plan import Phase, Plan, Target
 from kdplan.runtime.checkpoint import tensor_file
 from kdplan.runtime.device import choose_device, environment, set_determinism
-from kdplan.runtime.evaluate import evaluate, larger_is_better
+from kdplan.runtime.evaluate import evaluate, larger_is_better, measuring_loader
 from kdplan.runtime.events import Events, NoEvents
 from kdplan.runtime.interrupt import Interrupt, Interrupted
 from kdplan.runtime.loop import Job, Training
@@ -91,15 +91,15 @@ def make_job(run: PhaseRun, phase: Phase, work: Work, device: torch.device) -> J
         data = require_samples(opened(plan, view, root, device), view, phase.name)
         batch = recipe.batch * recipe.accumulate
         loaders.append(Loader(data, batch, phase.seed, train=True, workers=recipe.workers, stream=number))
-    checks = [(v, opened(plan, v.view, root, device)) for v in phase.validations]
+    checks = [(v, measuring_loader(opened(plan, v.view, root, device), recipe.workers)) for v in phase.validations]
 
     def validate() -> dict[str, float]:
         numbers: dict[str, float] = {}
-        for check, data in checks:
+        for check, loader in checks:
             net = assembled.networks[check.network].eval()
             target = Target([phase.moves[check.network].base])
-            outputs = joined(plan, target, check.view, [net], data)  # puts classes in the order of the labels
-            found = evaluate(outputs, data, check.metrics, workers=recipe.workers)
+            outputs = joined(plan, target, check.view, [net], loader.dataset)  # puts classes in the order of the labels
+            found = evaluate(outputs, loader, check.metrics)
             head = f"{check.view.data}.{check.view.split}/" if len(checks) > 1 else ""
             numbers.update({f"{head}{name}": value for name, value in found.items()})
         return numbers

@@ -66,7 +66,7 @@ def test_killed_with_loader_workers(tmp_path: Path) -> None:
         for i in range(40):
             image = Image.frombytes("RGB", (8, 8), draw.randbytes(192))
             image.save(tmp_path / "images" / name / f"{i}.png")
-    settings = {"folder": str(tmp_path / "images"), "epochs": 20, "batch": 16, "keep_epochs": []}
+    settings = {"folder": str(tmp_path / "images"), "epochs": 15, "batch": 16, "keep_epochs": []}
     whole, broken = tmp_path / "whole", tmp_path / "broken"
     ended = call("kill", str(whole), str(broken), json.dumps(settings | {"workers": 2}), "2", "3")
     assert ended.returncode == 0, ended.stderr

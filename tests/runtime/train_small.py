@@ -19,6 +19,7 @@ import time
 from pathlib import Path
 
 import torch
+import torch._dynamo  # optimizers load it at their first step: here once, before processes are forked
 
 from kdplan.data.dataset import open_view
 from kdplan.data.view import ViewSpec
@@ -49,7 +50,7 @@ class Started(NoEvents):
 def run(store: str, options: str = "{}", pipe: int | None = None) -> int:
     torch.set_num_threads(1)
     settings = {"epochs": 40, "batch": 64, "ema": 0.9, "keep_epochs": [3, 30], **json.loads(options)}
-    every = settings.pop("checkpoint_seconds", 0.02)
+    every = settings.pop("checkpoint_seconds", 0.04)
     settings["optimizer"] = Item("adam", {"lr": 0.01})
     settings["schedule"] = Item("plateau", {"patience": 2})
     folder = settings.pop("folder", None)
