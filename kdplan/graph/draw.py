@@ -146,8 +146,18 @@ def _place(p: Picture, node: fx.Node, depths: dict[Any, int], names: dict[Any, s
     if owner.startswith("splice "):
         p.boxes[node.name] = Box(owner.removeprefix("splice "), "splice")
     else:
-        p.boxes[node.name] = Box(function, "loss")
+        p.boxes[node.name] = Box(_written(node, function), "loss")
     return node.name
+
+
+_SIGNS = {"add": "+", "sub": "−", "mul": "×", "truediv": "÷", "pow": "^", "neg": "−"}
+
+
+def _written(node: fx.Node, function: str) -> str:
+    """A function as a reader knows it: operators by their sign, with the numbers that they are given."""
+    numbers = [f"{a:g}" for a in node.args if isinstance(a, int | float)]
+    numbers += [f"{k} {v:g}" for k, v in node.kwargs.items() if isinstance(v, int | float) and not isinstance(v, bool)]
+    return " ".join([_SIGNS.get(function, function), *numbers])
 
 
 def _sources(node: fx.Node, home: dict[fx.Node, str | None]) -> list[fx.Node]:

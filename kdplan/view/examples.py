@@ -52,8 +52,13 @@ VALUES = {
 }
 """Values for arguments that have no default."""
 
-MORE = {"digits_net": ["width = 8"], "torchvision": ["classes = 10", "channels = 1"], "timm": ["classes = 10", "channels = 1"],
-        "cifar_resnet": ["depth = 8", "channels = 1"], "cifar_wide_resnet": ["channels = 1"]}  # fmt: skip
+MORE = {
+    "digits_net": ["width = 8"],
+    "torchvision": ["classes = 10", "channels = 1"],
+    "timm": ["classes = 10", "channels = 1"],
+    "cifar_resnet": ["depth = 8", "channels = 1"],
+    "cifar_wide_resnet": ["channels = 1"],
+}
 """Arguments that an example gives beside those it must."""
 
 _PLAN_FUNCTIONS = {
@@ -189,7 +194,7 @@ def _choice(table: str, spec: Spec) -> Example:
     elif table == "transform":
         plan = f"{frame('digits')}\ndata digits = digits {{ augment = [{shown}] }}\n"
         if spec.name == "to_rgb":
-            plan = plan.replace("width = 4", "width = 4, channels = 3").replace("width = 16", "width = 16, channels = 3")
+            plan = plan.replace("digits_net(", "digits_net(channels = 3, ")
     elif table == "split":
         plan = f'data shown = arrays("unsplit.npz") {{ split = {shown} }}\n'
     elif table == "partition":

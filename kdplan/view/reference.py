@@ -16,10 +16,10 @@ from typing import Any
 from kdplan.data.catalog import SOURCES
 from kdplan.data.transforms import TRANSFORMS
 from kdplan.diagnostics.report import table as error_table
-from kdplan.ir.functions import FUNCTIONS, GRADIENT, LOSSES, MATH, PLAN_FUNCTIONS, SHAPING, SIGNALS
+from kdplan.ir.functions import GRADIENT, LOSSES, MATH, PLAN_FUNCTIONS, SHAPING, SIGNALS
 from kdplan.ir.kinds import KINDS, NETWORKS
-from kdplan.ir.optimizers import OPTIMIZERS, SCHEDULES, OptimizerSpec, ScheduleSpec, Setting
-from kdplan.ir.spec import Kind, Param, SettingSpec, Spec
+from kdplan.ir.optimizers import OPTIMIZERS, SCHEDULES, OptimizerSpec, Setting
+from kdplan.ir.spec import Kind, SettingSpec, Spec
 from kdplan.nn.catalog import METRICS, MODELS
 from kdplan.passes.tables import choices
 from kdplan.view.examples import FRAME, SIGNAL_EXAMPLES, call
@@ -168,16 +168,16 @@ def _function(spec: Spec) -> str:
 def signature(spec: Spec) -> str:
     """How a function is called.
 
-    >>> signature(FUNCTIONS["kd"])
-    'kd(teacher, student, temperature = 1.0)'
+    >>> signature(GRADIENT[1])
+    'reverse(x, weight = 1)'
     """
     shown = [p.name if p.required else f"{p.name} = {literal(p.default)}" for p in spec.params]
     return f"{spec.name}({', '.join([*shown, *(['…'] if spec.more else [])])})"
 
 
 def signals() -> str:
-    return rows(["signal", "what it is", "example"],
-                [[code(n), doc, code(SIGNAL_EXAMPLES.get(n, ""))] for n, doc in SIGNALS.items()])  # fmt: skip
+    body = [[code(n), doc, code(SIGNAL_EXAMPLES.get(n, ""))] for n, doc in SIGNALS.items()]
+    return rows(["signal", "what it is", "example"], body)
 
 
 # ---- choices
@@ -193,8 +193,8 @@ def _of_settings(settings: dict[str, Setting]) -> str:
 
 def optimizers() -> str:
     specs = choices()["optimizer"]
-    return rows(["name", "what it is", "settings", "example"],
-                [[code(n), _doc(s), _of_settings(s.settings), code(call(specs[n]))] for n, s in OPTIMIZERS.items()])  # fmt: skip
+    body = [[code(n), _doc(s), _of_settings(s.settings), code(call(specs[n]))] for n, s in OPTIMIZERS.items()]
+    return rows(["name", "what it is", "settings", "example"], body)
 
 
 def _doc(s: OptimizerSpec) -> str:
@@ -203,12 +203,10 @@ def _doc(s: OptimizerSpec) -> str:
 
 def schedules() -> str:
     specs = choices()["schedule"]
-    return rows(["name", "what it does", "settings", "reads the length", "example"],
-                [[code(n), s.doc, _of_settings(s.settings), _length(s), code(call(specs[n]))] for n, s in SCHEDULES.items()])  # fmt: skip
-
-
-def _length(s: ScheduleSpec) -> str:
-    return "yes" if s.total else "no"
+    body = []
+    for n, s in SCHEDULES.items():
+        body.append([code(n), s.doc, _of_settings(s.settings), "yes" if s.total else "no", code(call(specs[n]))])
+    return rows(["name", "what it does", "settings", "reads the length", "example"], body)
 
 
 def models() -> str:
@@ -230,45 +228,42 @@ def _typed(settings: dict[str, Setting]) -> str:
 
 def metrics() -> str:
     specs = choices()["metric"]
-    return rows(["name", "what it is", "unit", "better", "settings", "example"],
-                [[code(n), m.doc, m.unit, "larger" if m.larger_is_better else "smaller", _of_settings(m.settings),
-                  code(call(specs[n]))] for n, m in METRICS.items()])  # fmt: skip
+    body = []
+    for n, m in METRICS.items():
+        better = "larger" if m.larger_is_better else "smaller"
+        body.append([code(n), m.doc, m.unit, better, _of_settings(m.settings), code(call(specs[n]))])
+    return rows(["name", "what it is", "unit", "better", "settings", "example"], body)
 
 
 def sources() -> str:
     specs = choices()["source"]
-    return rows(["name", "what it is", "files under the data folder", "arguments", "example"],
-                [[code(n), s.doc, s.layout, _arguments(s.params), code(call(specs[n]))] for n, s in SOURCES.items()])  # fmt: skip
+    body = [[code(n), s.doc, s.layout, _arguments(s.params), code(call(specs[n]))] for n, s in SOURCES.items()]
+    return rows(["name", "what it is", "files under the data folder", "arguments", "example"], body)
 
 
 def transforms() -> str:
     specs = choices()["transform"]
-    return rows(["name", "what it does in training", "in measuring", "arguments", "example"],
-                [[code(n), t.doc, t.measuring_doc, _arguments(t.params), code(call(specs[n]))] for n, t in TRANSFORMS.items()])  # fmt: skip
+    body = []
+    for n, t in TRANSFORMS.items():
+        body.append([code(n), t.doc, t.measuring_doc, _arguments(t.params), code(call(specs[n]))])
+    return rows(["name", "what it does in training", "in measuring", "arguments", "example"], body)
 
 
 def _arguments(params: Iterable[Any]) -> str:
     said = []
     for p in params:
         default = "" if p.required else f" = {literal(p.default)}"
-        said.append(f"`{p.name}{default}`{_limits(p.low, p.high, getattr(p, 'above', None))}: {_end(p.doc)}".rstrip(": "))
+        limits = _limits(p.low, p.high, getattr(p, "above", None))
+        said.append(f"`{p.name}{default}`{limits}: {p.doc.rstrip('.')}".rstrip(": "))
     return "; ".join(said)
-
-
-def _end(doc: str) -> str:
-    return doc.rstrip(".")
 
 
 def partitions() -> str:
     """Splits of data sets and partitions of classes."""
     body = []
     for what, table in (("`split`", "split"), ("`verticals`", "partition")):
-        body += [[code(s.name), what, s.doc, _params(s.params), code(call(s))] for s in choices()[table].values()]
+        body += [[code(s.name), what, s.doc, _arguments(s.params), code(call(s))] for s in choices()[table].values()]
     return rows(["name", "where", "what it does", "arguments", "example"], body)
-
-
-def _params(params: Iterable[Param]) -> str:
-    return _arguments(params)
 
 
 def errors() -> str:

@@ -11,6 +11,7 @@ from typing import Any
 from rich.table import Table
 from rich.text import Text
 
+from kdplan.nn.catalog import METRICS
 from kdplan.runtime.results import MeasureResult, Number
 from kdplan.runtime.store.atomic import plain
 
@@ -29,22 +30,35 @@ def axes(result: MeasureResult) -> list[str]:
     return list(dict.fromkeys(axis for row in result.rows for axis in row.coordinates))
 
 
-def number(value: Number | None, digits: int = 4) -> str:
+def number(value: Number | None, unit: str = "nats") -> str:
     """A cell: the mean, the sample standard deviation over runs, and how many there were.
 
-    >>> number(Number.of([0.5])), number(Number.of([0.5, 0.75, 1.0])), number(None)
-    ('0.5000', '0.7500 ± 0.2500 (n = 3)', '')
+    >>> number(Number.of([0.5, 0.75, 1.0])), number(Number.of([92.2222]), "%"), number(None)
+    ('0.7500 ± 0.2500 (n = 3)', '92.22', '')
+    >>> number(Number.of([1009.0, 1009.0]), "")
+    '1,009'
     """
     if value is None:
         return ""
-    text = _fixed(value.mean, digits)
-    return text if value.std is None else f"{text} ± {_fixed(value.std, digits)} (n = {value.n})"
+    text = _fixed(value.mean, unit)
+    counted = unit == "" and not value.std
+    return text if value.std is None or counted else f"{text} ± {_fixed(value.std, unit)} (n = {value.n})"
 
 
-def _fixed(value: float, digits: int) -> str:
+def _fixed(value: float, unit: str) -> str:
+    """Counts in full, percentages with two digits, all else with four that count."""
     if not math.isfinite(value):
         return str(value)
-    return f"{value:.{digits}f}" if 1e-3 <= abs(value) < 1e5 or value == 0 else f"{value:.{digits - 1}e}"
+    if unit == "":
+        return f"{value:,.0f}"
+    if unit == "%":
+        return f"{value:.2f}"
+    return f"{value:.4f}" if 1e-3 <= abs(value) < 1e5 or value == 0 else f"{value:.3e}"
+
+
+def _unit(metric: str) -> str:
+    spec = METRICS.get(metric.partition("(")[0])
+    return spec.unit if spec is not None else "nats"
 
 
 def header(cell: Cell, result: MeasureResult) -> str:
@@ -61,7 +75,7 @@ def texts(result: MeasureResult) -> tuple[list[str], list[list[str]]]:
     for row in result.rows:
         line = [row.label, *([row.view] if several_views else [])]
         line += [str(row.coordinates.get(a, "")) for a in axes(result)]
-        line += [number(row.values.get(s, {}).get(m)) for s, m in cells]
+        line += [number(row.values.get(s, {}).get(m), _unit(m)) for s, m in cells]
         rows.append(line)
     return head, rows
 
@@ -92,7 +106,7 @@ def to_markdown(result: MeasureResult) -> str:
     >>> print(to_markdown(MeasureResult("table", ["top1"], ["digits.test"], [row])))
     | network | top1 |
     |---|---:|
-    | small@kd | 0.5000 |
+    | small@kd | 0.50 |
     <BLANKLINE>
     """
     head, rows = texts(result)

@@ -51,13 +51,13 @@ def sample(family: int = 0) -> tuple[Plan, dict[str, Planned]]:
     plan.networks["big"] = Network("big", Item("cnn", {"width": 64}), role="teacher")
     plan.networks["small"] = Network("small", Item("cnn", {"width": 8}), role="student")
     plan.networks["given"] = Network("given", Item("cnn"), role="teacher", origin=Loaded("given.safetensors", "f"))
-    big = Version("big", "big.train")
-    plan.phases["big.train"] = phase("big.train", "big")
+    big = Version("big", "big@train")
+    plan.phases["big@train"] = phase("big@train", "big")
     plan.phases["kd"] = phase("kd", "small", big)
     plan.phases["alone"] = phase("alone", "small", Version("given"))
     found = {
-        "big.train": planned("big.train", "cached", []),
-        "kd": planned("kd", "rerun", ["big.train"]),
+        "big@train": planned("big@train", "cached", []),
+        "kd": planned("kd", "rerun", ["big@train"]),
         "alone": planned("alone", "resume", []),
     }
     found["kd"].reasons = [Reason("changed", "`weight` changed", at="a.kd:3:4", before="5", after="9")]
@@ -66,7 +66,7 @@ def sample(family: int = 0) -> tuple[Plan, dict[str, Planned]]:
     for i in range(family):
         name = f"sweep[weight={i}]"
         plan.phases[name] = phase(name, "small", big)
-        found[name] = planned(name, "run", ["big.train"])
+        found[name] = planned(name, "run", ["big@train"])
         versions.append(Version("small", name))
     rows = [Row(str(v), Target([v])) for v in versions]
     plan.measures["table"] = Measure("table", rows, [TEST], [Item("top1")])

@@ -21,7 +21,7 @@ def test_kinds_states_and_flows() -> None:
     drawn = picture(*sample())
     kinds = {name: box.kind for name, box in drawn.boxes.items()}
     assert kinds == {
-        "big.train": "teacher",
+        "big@train": "teacher",
         "kd": "student",
         "alone": "student",
         "data digits": "data",
@@ -32,18 +32,18 @@ def test_kinds_states_and_flows() -> None:
     assert drawn.boxes["kd"].actions == ["rerun"]
     assert "30 epochs, sgd lr 0.1, batch 64" in drawn.boxes["kd"].lines
     assert "from step 300" in drawn.boxes["alone"].lines
-    assert drawn.arrows["big.train", "kd"] == ["big@train"]
+    assert drawn.arrows["big@train", "kd"] == ["big@train"]
     assert drawn.arrows["kd", "export tiny"] == ["small@kd[best]"]
     assert drawn.arrows["data digits", "kd"] == ["train", "test"]
     assert drawn.arrows["file given.safetensors", "alone"] == ["given"]
-    assert ("big.train", "alone") not in drawn.arrows
+    assert ("big@train", "alone") not in drawn.arrows
 
 
 def test_large_families_are_folded_and_can_be_unfolded() -> None:
     plan, planned = sample(13)
     folded = picture(plan, planned)
     assert folded.boxes["sweep"].members == 13 and folded.boxes["sweep"].actions == ["run"] * 13
-    assert folded.arrows["big.train", "sweep"] == ["big@train"]
+    assert folded.arrows["big@train", "sweep"] == ["big@train"]
     assert "small@sweep[*] (13)" in mermaid(folded)
     assert "sweep[weight=12]" in picture(plan, planned, every=True).boxes
     assert "sweep[weight=11]" in picture(*sample(12)).boxes
@@ -60,7 +60,7 @@ def test_svg_has_all_names_and_symbols(tmp_path: Path, family: int) -> None:
     write_dag(*sample(family), tmp_path / "dag.svg", title="a <b> & c.kd")
     text = " ".join("".join(e.itertext()) for e in xml.parse(tmp_path / "dag.svg").iter() if e.tag.endswith("text"))
     text = text.replace("\xa0", " ")
-    for word in ("big.train", "kd", "digits", "table", "tiny", "-/+", ">>", "big@train", "a <b> & c.kd", "cached"):
+    for word in ("big@train", "kd", "digits", "table", "tiny", "-/+", ">>", "big@train", "a <b> & c.kd", "cached"):
         assert word in text, word
 
 

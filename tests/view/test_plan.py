@@ -23,7 +23,7 @@ def printed(family: int = 0, every: bool = False, width: int = 200) -> str:
 def test_table() -> None:
     text = printed()
     line = next(line for line in text.splitlines() if line.lstrip().startswith("-/+"))
-    for word in ("kd", "`weight` changed: 5 → 9", "a.kd:3:4", "big.train", "278 k", "6.93 T", "20 s"):
+    for word in ("kd", "`weight` changed: 5 → 9", "a.kd:3:4", "big@train", "278 k", "6.93 T", "20 s"):
         assert word in line
     assert "1 cached, 1 to resume, 1 to rerun" in text
     assert "saved by the store: 660 steps" in text and "about 40 s" in text
@@ -36,13 +36,13 @@ def test_large_families_are_one_line() -> None:
 
 def test_narrow_terminal_loses_columns_not_names() -> None:
     text = printed(width=80)
-    assert "big.train" in text and "memory" not in text and "memory" in printed()
+    assert "big@train" in text and "memory" not in text and "memory" in printed()
 
 
 def test_json() -> None:
     data = json.loads(json.dumps(to_json(sample()[1], file="a.kd")))
     phases = {p["name"]: p for p in data["phases"]}
-    assert list(phases) == ["big.train", "kd", "alone"]
+    assert list(phases) == ["big@train", "kd", "alone"]
     assert set(phases["kd"]) == {"name", "action", "reasons", "key", "needs", "cost"}
     assert phases["kd"]["reasons"][0]["at"] == "a.kd:3:4" and phases["alone"]["resume_step"] == 300
     assert data["totals"]["saved"]["steps"] == 660 and data["totals"]["to_do"]["seconds"] == 40.0
@@ -52,12 +52,12 @@ def test_equal_content_is_counted_once() -> None:
     planned = sample(2)[1]
     planned["sweep[weight=1]"].same_as = "sweep[weight=0]"
     assert [p.name for p in work(planned.values())] == ["kd", "alone", "sweep[weight=0]"]
-    assert [p.name for p in saved(planned.values())] == ["big.train", "sweep[weight=1]"]
+    assert [p.name for p in saved(planned.values())] == ["big@train", "sweep[weight=1]"]
 
 
 def test_status(tmp_path: Path) -> None:
     store, planned = Store(tmp_path), sample(1)[1]
-    with store.begin("big.train-key") as running:
+    with store.begin("big@train-key") as running:
         running.commit({Artifact.weights_name(): b"w", "summary.json": {}})
     with store.begin("alone-key") as running:
         running.log({"step": 300, "epoch": 3, "loss": 0.25, "val": {"top1": 0.5}})
@@ -65,16 +65,16 @@ def test_status(tmp_path: Path) -> None:
     with store.begin("kd-key"):
         found = {s.name: s for s in status(planned, store)}
         assert {n: s.state for n, s in found.items()} == {
-            "big.train": "done",
+            "big@train": "done",
             "kd": "running",
             "alone": "interrupted",
             "sweep[weight=0]": "missing",
         }
         assert found["alone"].step == 300 and found["alone"].metrics == {"loss": 0.25, "top1": 0.5}
-        assert "process" in found["kd"].who and found["big.train"].bytes > 0
+        assert "process" in found["kd"].who and found["big@train"].bytes > 0
         json.dumps(status_json(list(found.values())))
         console = Console(width=160, record=True, file=open("/dev/null", "w"))  # noqa: SIM115
         print_status(planned, store, console)
         assert "300 / 660" in console.export_text()
-    (store.phase_folder("big.train-key") / Artifact.weights_name()).unlink()
+    (store.phase_folder("big@train-key") / Artifact.weights_name()).unlink()
     assert status(planned, store)[0].state == "corrupt"

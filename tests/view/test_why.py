@@ -24,7 +24,7 @@ def test_place_and_change() -> None:
     planned = sample()[1]
     source = Source("a.kd", "one\ntwo\n\tweight = 9\n")
     planned["kd"].reasons = [
-        Reason("upstream", "`big.train` is trained again", root=False),
+        Reason("upstream", "`big@train` is trained again", root=False),
         Reason("changed", "`weight` changed", span=Span(source, 9, 19), before="5", after="9"),
     ]
     lines = printed(planned, "kd").splitlines()
@@ -34,7 +34,7 @@ def test_place_and_change() -> None:
     assert lines[at + 2].split("|")[1].strip() == "weight = 9"
     assert lines[at + 3].split("|")[1].strip() == "^" * 10
     assert lines[at + 4].strip() == "5 → 9"
-    assert at < lines.index("it follows that `big.train` is trained again"), "root causes come first"
+    assert at < lines.index("it follows that `big@train` is trained again"), "root causes come first"
 
 
 def test_place_kept_as_text(tmp_path: Path) -> None:
@@ -47,9 +47,9 @@ def test_place_kept_as_text(tmp_path: Path) -> None:
 
 def test_knock_on_goes_back_to_its_cause() -> None:
     planned = sample()[1]
-    planned["big.train"].action = "rerun"
-    planned["big.train"].reasons = [Reason("changed", "`lr` changed", before="0.1", after="0.2")]
-    planned["kd"].reasons = [Reason("upstream", "`big.train` is trained again", root=False)]
+    planned["big@train"].action = "rerun"
+    planned["big@train"].reasons = [Reason("changed", "`lr` changed", before="0.1", after="0.2")]
+    planned["kd"].reasons = [Reason("upstream", "`big@train` is trained again", root=False)]
     text = printed(planned, "kd")
     assert text.index("it follows that") < text.index("it goes back to") < text.index("`lr` changed")
 
@@ -57,4 +57,4 @@ def test_knock_on_goes_back_to_its_cause() -> None:
 def test_unknown_phase() -> None:
     with pytest.raises(PlanError) as error:
         printed(sample()[1], "big.trian")
-    assert error.value.diagnostics[0].code == "KD0913" and "`big.train`" in str(error.value.diagnostics[0].help)
+    assert error.value.diagnostics[0].code == "KD0913" and "`big@train`" in str(error.value.diagnostics[0].help)
