@@ -82,11 +82,11 @@ def table() -> dict[str, dict[str, Any]]:
 class _Sentences(string.Formatter):
     """`{what!c}` is the value with a capital letter, for the beginning of a sentence."""
 
-    def convert_field(self, value: Any, conversion: Literal["r", "s", "a", "c"] | None) -> Any:
+    def convert_field(self, value: Any, conversion: str | None) -> Any:
         if conversion == "c":
             text = str(value)
             return text[:1].upper() + text[1:]
-        return super().convert_field(value, conversion)
+        return super().convert_field(value, conversion)  # type: ignore[arg-type]
 
 
 _FILL = _Sentences().vformat

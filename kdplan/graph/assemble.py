@@ -17,10 +17,11 @@ from kdplan.diagnostics.report import PlanError, Reporter, error, listing, neare
 from kdplan.graph.assembled import Assembled, Follower, Networks
 from kdplan.graph.build import Builder, JoinedPhase
 from kdplan.graph.freeze import split
-from kdplan.graph.lower import Lowering
 from kdplan.graph.params import upto
 from kdplan.graph.prune import prune
+from kdplan.graph.lower import Lowering, first_line
 from kdplan.graph.reach import gradient_reach
+from kdplan.graph.signals import shown
 from kdplan.graph.splice import Splices
 from kdplan.graph.taps import TapError
 from kdplan.graph.trace import TraceError, trace
@@ -167,8 +168,9 @@ def moving_parameters(plan: Plan, phase: Phase, move: Move, module: nn.Module) -
                 part = module.get_submodule(path)
             except AttributeError:
                 known = [n for n, _ in module.named_modules() if n.count(".") == path.count(".") and n]
-                raise error("KD0509", move.span, network=move.base.network, path=path, nearest=nearest(path, known),
-                            known=listing(known)) from None  # fmt: skip
+                near = nearest(path, known)
+                help = f"did you mean `{near}`?" if near else f"it has {listing(known)}"
+                raise error("KD0509", move.span, network=move.base.network, path=path, help=help) from None
             part.train()
             found.update({n: p for n, p in named.items() if n == path or n.startswith(path + ".")})
     else:
@@ -191,7 +193,8 @@ def _upto(plan: Plan, phase: Phase, move: Move, module: nn.Module) -> set[str]:
         top = [t for t in problem.available if "." not in t and "#" not in t]
         raise error("KD0501", move.span, network=move.base.network, tap=problem.path, help=f"it has {listing(top, 20)}") from None
     except TraceError as problem:
-        raise error("KD0508", move.span, network=move.base.network, problem=str(problem).splitlines()[0]) from problem
+        shapes = f"images {shown((1, *data.shape))}"
+        raise error("KD0508", move.span, network=move.base.network, shapes=shapes, problem=first_line(problem)) from problem
 
 
 def _train_covered(module: nn.Module, moving: set[int]) -> None:
@@ -252,25 +255,27 @@ def _dims(shape: tuple[int, ...]) -> str:
 
 def _check_gradients(phase: Phase, made: Joined) -> None:
     """KD0601 and KD0602, both at once where both are wrong."""
-    reporter = Reporter()
     live = gradient_reach(made.graph_module, "loss")
+    if not live & made.moving:
+        raise error("KD0602", phase.loss.span, term="The loss")
+    reporter = Reporter()
     for slot, (move, group) in enumerate(zip(phase.moves, made.own, strict=True)):
         prefix = made.paths[str(slot)]
         still = [n for n in group if f"{prefix}.{n}" not in live]
         if still:
             modules = list(dict.fromkeys(n.rpartition(".")[0].partition(".")[0] or n for n in still))
+            what = "All parameters" if len(still) == len(group) else f"The parameters of {listing(modules)}"
             reporter.report("KD0601", move.span or phase.span, network=move.base.network, phase=phase.name,
-                            parameters=listing(modules), help=_moving_help(move, still, group, phase))  # fmt: skip
-    if not live:
-        reporter.report("KD0602", phase.loss.span, term="The loss")
-    else:
-        _check_terms(phase, reporter)
+                            parameters=what, help=_moving_help(move, still, group, phase))  # fmt: skip
+    _check_terms(phase, reporter)
     if reporter.errors:
         raise PlanError(reporter.errors)
 
 
 def _moving_help(move: Move, still: list[str], group: dict[str, nn.Parameter], phase: Phase) -> str | None:
-    if len(still) == len(group) or move.paths or move.upto:
+    if len(still) == len(group):
+        return "take the network out of `of`, or add a term that depends on it"
+    if move.paths or move.upto:
         return None
     taps = [e.path for e in ir.walk(phase.loss) if isinstance(e, ir.Tap) and isinstance(e.of, ir.Moving) and e.path]
     inner = [t for t in taps if t not in ("logits", "probabilities")]

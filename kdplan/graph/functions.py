@@ -53,7 +53,7 @@ def user(path: str, name: str, span: Span | None) -> Callable[..., Any]:
             spec.loader.exec_module(module)
         except Exception as e:
             del sys.modules[module_name]
-            raise error("KD0512", span, file=path, problem=f"{type(e).__name__}: {e}") from e
+            raise error("KD0512", span, file=path, problem=f"{type(e).__name__}: {str(e).rstrip('.')}") from e
     found = getattr(module, name, None)
     if not callable(found):
         raise error("KD0513", span, file=path, name=name)

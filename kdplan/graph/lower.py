@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from kdplan.diagnostics.report import Note, error, listing, nearest
+from kdplan.diagnostics.report import error, listing, nearest
 from kdplan.diagnostics.span import Span
 from kdplan.graph.build import BuildError, Builder
 from kdplan.graph.functions import OPERATORS, built_in, user
@@ -18,6 +19,7 @@ from kdplan.graph.splice import Splices
 from kdplan.graph.taps import TapError
 from kdplan.graph.trace import TraceError
 from kdplan.ir import expr as ir
+from kdplan.ir.functions import FUNCTIONS
 from kdplan.ir.plan import Phase, Plan
 
 _SAME_SHAPE = frozenset({"squared_l2", "mse", "cosine"})
@@ -113,7 +115,8 @@ class Lowering:
             known = [n for n, _ in self.builder.networks[key].named_children()]
             raise error("KD0501", e.span, network=key, tap=e.submodule, help=f"it has {listing(known)}") from problem
         except TraceError as problem:
-            raise error("KD0508", e.span, network=key, problem=_first_line(problem)) from problem
+            shapes = listing(dims(tuple(i.meta["val"].shape)) for i in inputs if hasattr(i, "meta"))
+            raise error("KD0508", e.span, network=key, shapes=shapes, problem=first_line(problem)) from problem
 
     def _no_tap(self, key: str, inputs: list[Any], path: str, e: ir.Tap) -> Exception:
         known = self.builder.taps(key, tuple(inputs), e.submodule)
@@ -139,11 +142,11 @@ class Lowering:
     def _broadcast(self, parts: list[Signal], e: ir.Op) -> None:
         """KD0502 where shapes of an operator's sides neither agree nor hold a scalar."""
         shapes = [(p, p.shape) for p in parts if p.is_tensor and p.shape]
-        for (a, one), (b, two) in zip(shapes, shapes[1:], strict=False):
+        for (a, one), (b, two) in itertools.pairwise(shapes):
             try:
                 torch.broadcast_shapes(one, two)
             except RuntimeError:
-                raise self._mismatch(a, b, e.span) from None
+                raise self._mismatch(a, b, e) from None
 
     def _call_node(self, e: ir.Call) -> Signal:
         if ":" in e.function:
@@ -155,7 +158,7 @@ class Lowering:
             made: Signal = special(e, args, keywords)
             return made
         if e.function in _SAME_SHAPE and args[0].shape != args[1].shape:
-            raise self._mismatch(args[0], args[1], e.span)
+            raise self._mismatch(args[0], args[1], e)
         if e.function in _OVER_CLASSES:
             args = self._over_classes(e, args, keywords)
         node = self._call(built_in(e.function), tuple(a.value for a in args), keywords, e.span, e.function)
@@ -181,7 +184,7 @@ class Lowering:
             return self.builder.call(fn, *args, **kwargs)
         except BuildError as problem:
             shapes = [dims(tuple(a.meta["val"].shape)) for a in args if hasattr(a, "meta") and isinstance(a.meta["val"], Tensor)]
-            raise error("KD0506", span, name=name, problem=_first_line(problem), shapes=listing(shapes)) from problem
+            raise error("KD0506", span, name=name, problem=first_line(problem), shapes=listing(shapes)) from problem
 
     # ---- functions with rules of their own
 
@@ -219,10 +222,16 @@ class Lowering:
         """Both sides over the same classes in the same order; probabilities become logits of themselves."""
         first, second = args
         temperature = keywords.get("temperature", 1)
+        scores = args if e.function in ("kl", "kd") else args[:1]
+        for place, (a, node) in enumerate(zip(scores, e.args, strict=False)):
+            if a.role == "labels":
+                wants = "logits or probabilities" if e.function == "kl" and place == 0 else "logits"
+                names = ", ".join(p.name for p in FUNCTIONS[e.function].params[:2])
+                raise error("KD0510", node.span or e.span, function=e.function, wants=wants, order=names)
         if e.function in ("kl", "kd"):
             for a, node in zip(args, e.args, strict=True):
                 if a.role == "probabilities" and (temperature != 1 or e.function == "kd"):
-                    raise error("KD0505", node.span or e.span, function=e.function)
+                    raise error("KD0505", node.span or e.span, function=e.function, help=_logits_help(node))
         keep, move = (first, second) if second.role != "labels" else (second, first)
         try:
             order = permutation(move, keep)
@@ -247,15 +256,20 @@ class Lowering:
 
         return error("KD0503", e.span, first=words(a).capitalize(), second=words(b))
 
-    def _mismatch(self, a: Signal, b: Signal, span: Span | None) -> Exception:
+    def _mismatch(self, a: Signal, b: Signal, e: ir.Op | ir.Call) -> Exception:
         one, two = a.shape, b.shape
-        differ = "channels" if len(one) == len(two) and len(one) > 1 and one[1] != two[1] else "size"
-        notes = [Note(f"`{a.name}` is {dims(one)}"), Note(f"`{b.name}` is {dims(two)}")] if a.name and b.name else []
-        return error(
-            "KD0502", span, first=shown(one), second=shown(two), differ=differ, notes=notes,
-            help=f"`fit({a.name}, like = {b.name})`" if a.name and b.name else None,
-        )  # fmt: skip
+        texts = [x.span.text for s in (a, b) for x in e.args if x.span and self.memo[id(x)] is s]
+        first, second = texts if len(texts) == 2 else (a.name or "one side", b.name or "the other")
+        alike = len(one) == len(two) and len(one) in (2, 4)
+        differ = "dimensions" if len(one) != len(two) else "channels" if one[1] != two[1] else "size"
+        help = f"`fit({first}, like = {second})`" if alike and first != second else None
+        return error("KD0502", e.span, first=first, second=second, one=shown(one), two=shown(two), differ=differ, help=help)
 
+
+def _logits_help(node: ir.Expr) -> str:
+    if isinstance(node, ir.Tap) and node.span is not None and node.span.text.endswith(".probabilities"):
+        return f"`{node.span.text.removesuffix('probabilities')}logits`"
+    return "drop `softmax`"
 
 
 def _reordered(x: Tensor, order: list[int]) -> Tensor:
@@ -263,8 +277,10 @@ def _reordered(x: Tensor, order: list[int]) -> Tensor:
     return x[:, torch.tensor(order, device=x.device)]
 
 
-def _first_line(problem: Exception) -> str:
-    return (str(problem).strip().splitlines() or [type(problem).__name__])[0]
+def first_line(problem: Exception) -> str:
+    """What a library says, for the end of a sentence."""
+    line = (str(problem).strip().splitlines() or [type(problem).__name__])[0]
+    return " ".join(line.split()).rstrip(".")
 
 
 _RULES: dict[type, Callable[[Lowering, Any], Signal]] = {

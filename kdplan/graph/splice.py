@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from kdplan.diagnostics.report import error
 from kdplan.diagnostics.span import Span
 from kdplan.graph.build import Builder
-from kdplan.graph.signals import Signal, shown
+from kdplan.graph.signals import Signal, dims
 from kdplan.ir.seed import fold
 
 
@@ -29,7 +29,7 @@ class Splices:
             return self.made[key]
         wants = 4 if kind == "conv1x1" else 2
         if len(x.shape) != wants:
-            raise error("KD0511", span, what=f"`{kind}`", shape=shown(x.shape),
+            raise error("KD0511", span, what=f"`{kind}`", shape=dims(x.shape),
                         wants="a map [B, C, H, W]" if wants == 4 else "a vector a sample [B, D]")  # fmt: skip
         number = len(self.builder.splices)
         with torch.random.fork_rng(devices=[]):
@@ -53,7 +53,7 @@ class Splices:
     def resize(self, x: Signal, size: tuple[int, int], span: Span | None) -> Signal:
         """A map of another height and width, bilinear: [B, C, H, W] to [B, C, *size]."""
         if len(x.shape) != 4:
-            raise error("KD0511", span, what="`resize`", shape=shown(x.shape), wants="a map [B, C, H, W]")
+            raise error("KD0511", span, what="`resize`", shape=dims(x.shape), wants="a map [B, C, H, W]")
         if x.shape[2:] == size:
             return x
         node = self.builder.call(F.interpolate, x.value, size=list(size), mode="bilinear", align_corners=False)
@@ -68,7 +68,7 @@ class Splices:
         if a == b:
             return x
         if len(a) != len(b) or len(a) not in (2, 4):
-            raise error("KD0511", span, what="`fit`", shape=shown(a), wants=f"something that can become {shown(b)}")
+            raise error("KD0511", span, what="`fit`", shape=dims(a), wants=f"something that can become {dims(b)}")
         if len(a) == 2:
             return self.linear(x, b[1], span)
         shrink = b[2] * b[3] < a[2] * a[3]

@@ -93,6 +93,7 @@ class Loaded:
     path: str
     fingerprint: str
     kind: Literal["loaded"] = "loaded"
+    span: Place = place()
 
 
 @dataclass(slots=True)

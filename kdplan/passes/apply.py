@@ -10,12 +10,15 @@ from kdplan.passes.session import Context
 from kdplan.passes.values import (
     SIGNALS,
     Applied,
+    Builtin,
     ClassesValue,
     DataValue,
     Family,
+    FunctionValue,
     ListValue,
     NetValue,
     Several,
+    UserFunction,
     Value,
     VerticalsValue,
     describe,
@@ -47,13 +50,14 @@ def signal(value: Value, ctx: Context) -> ir.Expr:
     if isinstance(value, Family):
         raise family_error(value)
     if isinstance(value, ListValue | Several):
-        raise error("KD0403", value.span)
-    raise error("KD0246", value.span, what=describe(value))
+        raise error("KD0403", value.span, name="x", text=value.span.text)
+    call = f"call it: `{value.span.text}(…)`" if isinstance(value, Builtin | FunctionValue | UserFunction) else None
+    raise error("KD0246", value.span, what=describe(value), help=call)
 
 
 def family_error(value: Family) -> Exception:
     name = value.declared.name
-    slots = ", ".join(s.name for s in value.declared.node.slots)
+    slots = listing(s.name for s in value.declared.node.slots)
     return error("KD0401", value.span, name=name, slots=slots)
 
 
@@ -121,7 +125,7 @@ def field(stream: int, name: str, span: Span, ctx: Context) -> ir.Expr:
     assert ctx.phase is not None
     label, view = ctx.phase.streams[stream]
     if name == "labels" and view.unlabelled:
-        raise error("KD0702", span, name=label)
+        raise error("KD0702", span, name=label, help=f"a loss without labels, or `on {label.removesuffix('.unlabelled')}`")
     return ir.StreamField(stream, name, span=span)
 
 
@@ -131,7 +135,8 @@ def default_inputs(span: Span, ctx: Context) -> ir.Expr:
         raise error("KD0248", span, name=span.text)
     if len(ctx.phase.streams) > 1:
         names = [label for label, _ in ctx.phase.streams]
-        raise error("KD0701", span, name="inputs", streams=listing(names), example=f"N({names[0]}.inputs)")
+        network, dot, path = span.text.partition(".")
+        raise error("KD0701", span, name=span.text, streams=listing(names), example=f"{network}({names[0]}.inputs){dot}{path}")
     return ir.StreamField(0, "inputs", span=span)
 
 
@@ -171,4 +176,4 @@ def _stream_field(base: DataValue, word: str, span: Span, ctx: Context) -> ir.Ex
     exact = [i for i, view in same if view.unlabelled == base.unlabelled]
     for i in [*exact, *(i for i, _ in same if not base.unlabelled)]:
         return field(i, word, span, ctx)
-    raise error("KD0706", span, name=span.text, streams=listing(label for label, _ in ctx.phase.streams))
+    raise error("KD0706", span, name=span.text.rpartition(".")[0], streams=listing(label for label, _ in ctx.phase.streams))

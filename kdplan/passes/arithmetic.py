@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import math
 import operator
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any, cast
 
-from kdplan.diagnostics.report import error, nearest
+from kdplan.diagnostics.report import Gather, PlanError, counted, error, listing, nearest
 from kdplan.diagnostics.span import Span
 from kdplan.ir import expr as ir
 from kdplan.ir.spec import Param, Spec
@@ -52,13 +52,23 @@ def binary(node: ast.Binary, ctx: Context) -> Value:
     while isinstance(left, ast.Binary):
         spine.append(left)
         left = left.left
-    value = ctx.eval(left)
+    gather = Gather()
+    value: Value | None = None
+    with gather:
+        value = ctx.eval(left)
     for step in reversed(spine):
-        value = _two(step.op, value, ctx.eval(step.right), step, ctx)
+        with gather:
+            right = ctx.eval(step.right)
+            value = _two(step.op, value, right, step, ctx) if value is not None else None
+    gather.raise_if_failed()
+    assert value is not None
     return value
 
 
 def _two(op: str, left: Value, right: Value, node: ast.Binary, ctx: Context) -> Value:
+    for side in (left, right):
+        if isinstance(side, ir.Const) and not is_number(side):
+            raise error("KD0244", side.span or node.span, what=f"`{op}`", wants="numbers and signals", found=describe(side))
     if is_number(left) and is_number(right):
         assert isinstance(left, ir.Const) and isinstance(right, ir.Const)
         return _folded(lambda: _FOLD[op](left.value, right.value), [left, right], node.span)
@@ -144,18 +154,12 @@ def bind(spec: Spec, values: list[Value], node: ast.Call, ctx: Context) -> list[
     if spec.more and params:
         params += [params[-1]] * max(0, len(values) - len(params))
     if len(values) > len(params):
-        raise error("KD0236", values[len(params)].span or node.span, function=spec.name, count=len(spec.params))
+        raise too_many(values[len(params)].span or node.span, spec.name, [p.name for p in spec.params])
     bound = list(zip(params, values, strict=False))
     for keyword in node.keywords:
         param = spec.param(keyword.name)
         if param is None or (param, True) in [(p, True) for p, _ in bound]:
-            raise error(
-                "KD0230",
-                keyword.name_span,
-                function=f"`{spec.name}`",
-                name=keyword.name,
-                nearest=nearest(keyword.name, [p.name for p in spec.params]),
-            )
+            raise unknown_parameter(keyword, f"`{spec.name}`", [p.name for p in spec.params], given=param is not None)
         bound.append((param, ctx.eval(keyword.value)))
     own = list(spec.params)
     bound.sort(key=lambda pair: own.index(pair[0]))
@@ -164,6 +168,21 @@ def bind(spec: Spec, values: list[Value], node: ast.Call, ctx: Context) -> list[
         if param.required and param.name not in given:
             raise error("KD0237", node.span, function=spec.name, name=param.name)
     return bound
+
+
+def unknown_parameter(keyword: ast.Keyword, function: str, known: list[str], given: bool = False) -> PlanError:
+    """KD0230, with the nearest parameter or all of them; KD0226 for one that is given twice."""
+    if given:
+        return error("KD0226", keyword.name_span, function=function, name=keyword.name)
+    near = nearest(keyword.name, known)
+    help = f"did you mean `{near}`?" if near else f"it has {listing(known)}" if known else "it has none"
+    return error("KD0230", keyword.name_span, function=function, name=keyword.name, help=help)
+
+
+def too_many(span: Span, function: str, known: list[str]) -> PlanError:
+    """KD0236, with the parameters that there are."""
+    told = f"they are {listing(known)}" if known else None
+    return error("KD0236", span, function=function, count=counted(len(known), "argument"), help=told)
 
 
 def _argument(spec: Spec, param: Param, value: Value, node: ast.Call, ctx: Context) -> ir.Expr:
@@ -183,17 +202,22 @@ def _argument(spec: Spec, param: Param, value: Value, node: ast.Call, ctx: Conte
 def check_range(param: Any, value: ir.Const, span: Span, what: str) -> None:
     """KD0243 if a number is not of the wanted kind or outside what `param` (low, above, high) allows."""
     number = value.value
-    if param.type in ("number", "integer"):
-        if not is_number(value):
-            raise error("KD0244", span, what=what, wants="a number", found=describe(value))
-        if param.type == "integer" and not isinstance(number, int):
-            raise error("KD0244", span, what=what, wants="a whole number", found=str(number))
+    whole = param.type in ("integer", "classes")
+    if (param.type == "number" or whole) and not is_number(value):
+        wants = {"number": "a number", "integer": "a whole number"}.get(param.type, "a number or a class set")
+        raise error("KD0244", span, what=what, wants=wants, found=describe(value))
+    if whole and not isinstance(number, int):
+        raise error("KD0244", span, what=what, wants="a whole number", found=str(number))
+    if param.type == "text" and not isinstance(number, str):
+        raise error("KD0244", span, what=what, wants="a text in double quotes", found=describe(value))
+    if param.type == "flag" and not isinstance(number, bool):
+        raise error("KD0244", span, what=what, wants="true or false", found=describe(value))
     if not is_number(value):
         return
     assert isinstance(number, int | float)
     for limit, bad, words in (
-        (param.low, lambda x, y: x < y, "at least"),
         (param.above, lambda x, y: x <= y, "more than"),
+        (param.low, lambda x, y: x < y, "at least"),
         (param.high, lambda x, y: x > y, "at most"),
     ):
         if limit is not None and bad(number, limit):
@@ -203,7 +227,8 @@ def check_range(param: Any, value: ir.Const, span: Span, what: str) -> None:
 def integer(value: Value, span: Span) -> int:
     if isinstance(value, ir.Const) and isinstance(value.value, int) and not isinstance(value.value, bool):
         return value.value
-    raise error("KD0244", span, what="this", wants="a whole number", found=describe(value))
+    found = str(value.value) if is_number(value) and isinstance(value, ir.Const) else describe(value)
+    raise error("KD0249", span, wants="a whole number", found=found)
 
 
 # ---- plain values and choices
@@ -223,7 +248,7 @@ def plain(value: Value, span: Span) -> Any:
         return value.item.name if not value.item.arguments else {"name": value.item.name, **value.item.arguments}
     if isinstance(value, Case):
         return {name: plain(v, span) for name, v in value.fields.items()}
-    raise error("KD0244", span, what="this", wants="a number, a text or a list", found=describe(value))
+    raise error("KD0249", span, wants="a number, a text or a list", found=describe(value))
 
 
 def choice_arguments(spec: Any, node: ast.Call, ctx: Context) -> dict[str, Any]:
@@ -240,23 +265,35 @@ def choice_arguments(spec: Any, node: ast.Call, ctx: Context) -> dict[str, Any]:
     name = spec.name if spec is not None else "this"
     for i, arg in enumerate(node.args):
         value = ctx.eval(arg, "any")
+        if spec is None:
+            raise error("KD0227", arg.span, function=node.function.span.text)
         if i >= len(params):
-            raise error("KD0236", arg.span, function=name, count=len(params))
+            raise too_many(arg.span, name, [p.name for p in params])
         found[params[i].name] = _plain_argument(params[i], value, arg.span, name)
     for keyword in node.keywords:
         param = next((p for p in params if p.name == keyword.name), None)
-        if param is None and not open_ended:
-            near = nearest(keyword.name, [p.name for p in params])
-            raise error("KD0230", keyword.name_span, function=f"`{name}`", name=keyword.name, nearest=near)
+        if (param is None and not open_ended) or keyword.name in found:
+            raise unknown_parameter(keyword, f"`{name}`", [p.name for p in params], given=keyword.name in found)
         value = ctx.eval(keyword.value, "name" if param is not None and param.type in ("choice", "name") else "any")
         found[keyword.name] = _plain_argument(param, value, keyword.value.span, name)
-    for param in params:
-        if param.required and param.name not in found:
-            raise error("KD0237", node.span, function=name, name=param.name)
+    check_required(spec, found, node.span)
     return found
 
 
+def check_required(spec: Any, found: Collection[str], span: Span) -> None:
+    """KD0237 where a choice lacks an argument that has no default."""
+    for param in spec.params if spec is not None else ():
+        if param.required and param.name not in found:
+            raise error("KD0237", span, function=spec.name, name=param.name)
+
+
+_SINGLE = frozenset({"number", "integer", "flag", "text", "choice"})
+"""Types of parameters that a list does not fit."""
+
+
 def _plain_argument(param: Param | None, value: Value, span: Span, function: str) -> Any:
+    if param is not None and param.type in _SINGLE and isinstance(value, ListValue | Several):
+        raise error("KD0403", span, name=param.name, text=span.text)
     if param is not None and isinstance(value, ir.Const) and value.value is not None:
         check_range(param, value, value.span or span, f"`{param.name}` of `{function}`")
         if param.choices and value.value not in param.choices:

@@ -41,7 +41,7 @@ def phase_dag(plan: Plan) -> nx.DiGraph[str]:
                     dag.add_edge(made_by, name, versions=[str(version)])
     if not nx.is_directed_acyclic_graph(dag):
         cycle = [edge[0] for edge in nx.find_cycle(dag)]
-        raise error("KD0303", plan.phases[cycle[0]].span, cycle=" → ".join([*cycle, cycle[0]]))
+        raise error("KD0303", plan.phases[cycle[0]].span, what="Phases", cycle=" → ".join([*cycle, cycle[0]]))
     return dag
 
 

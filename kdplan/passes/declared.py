@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
-from kdplan.diagnostics.report import error, listing
+from kdplan.diagnostics.report import PlanError, error, listing
 from kdplan.diagnostics.span import Span
 from kdplan.ir import expr as ir
 from kdplan.ir.seed import fold
 from kdplan.passes import axes, make_data, make_network, make_phase, make_recipe
-from kdplan.passes.arithmetic import integer, plain
+from kdplan.passes.arithmetic import integer, plain, too_many, unknown_parameter
 from kdplan.passes.load import Declared
-from kdplan.passes.session import Context, remember
+from kdplan.passes.session import Context, check_sound, cycle
 from kdplan.passes.spread import spread
 from kdplan.passes.values import (
     Case,
@@ -34,6 +34,7 @@ from kdplan.syntax import ast
 
 def value(thing: Declared, span: Span, ctx: Context, want: str) -> Value:
     """The value of a declared name."""
+    check_sound(thing)
     node = thing.node
     if thing.kind == "param":
         return _param(thing, span, ctx, want)
@@ -72,14 +73,14 @@ def _param(thing: Declared, span: Span, ctx: Context, want: str) -> Value:
 
 
 def _definition(thing: Declared, span: Span, ctx: Context, want: str) -> Value:
-    key = ("def", thing)
+    key = (thing, "def")
     if key in ctx.session.active:
-        raise error("KD0303", span, cycle=f"{thing.name} → {thing.name}")
+        raise cycle(ctx.session, key, span)
     clause = thing.node.clause("=")
     assert clause is not None
     ctx.session.active[key] = span
     try:
-        inner = ctx.child(module=thing.module, names={}, exclude=thing.name, depth=ctx.depth + 1)
+        inner = ctx.child(module=thing.module, names={}, exclude=thing.name)
         return inner.eval(clause.exprs[0], want)
     finally:
         del ctx.session.active[key]
@@ -159,9 +160,11 @@ def _no_such_phase(base: NetValue, node: ast.Version, ctx: Context) -> Exception
     from kdplan.passes.apply import phases_that_move
 
     name = base.instance.declared.name
+    if ctx.module.knows_of(node.phase):
+        return PlanError([])
     phases = [*base.instance.phases, *phases_that_move(name, ctx)]
     near = nearest(node.phase, phases)
-    help = f"did you mean `{near}`?" if near else f"those that do: {listing(phases)}" if phases else None
+    help = f"did you mean `{near}`?" if near else f"those that do: {listing(phases)}" if phases else f"`{name}@init` is its start"
     return error("KD0302", node.phase_span, phase=node.phase, name=name, help=help)
 
 
@@ -172,7 +175,7 @@ def plan_function(spec: Spec, node: ast.Call, ctx: Context) -> Value:
     """`fold`, `upto`, `merge`, `average`, `ema`, `case`, `count`."""
     if spec.name == "case":
         if node.args:
-            raise error("KD0236", node.args[0].span, function="case", count=0)
+            raise error("KD0227", node.args[0].span, function="case")
         return Case({k.name: _case_value(k.value, ctx) for k in node.keywords}, node.span)
     if spec.name == "upto":
         return _upto(node, ctx)
@@ -203,15 +206,17 @@ def _count(values: list[Value], node: ast.Call) -> int:
 
 
 def _upto(node: ast.Call, ctx: Context) -> Value:
-    if len(node.args) != 1:
-        raise error("KD0236" if node.args else "KD0237", node.span, function="upto", count=1, name="tap")
+    if not node.args:
+        raise error("KD0237", node.span, function="upto", name="tap")
+    if len(node.args) > 1:
+        raise too_many(node.args[1].span, "upto", ["tap"])
     net = ctx.eval(node.args[0], "network")
     if not isinstance(net, NetValue) or not net.path:
         raise error("KD0251", node.args[0].span, what=describe(net))
     since: str | None = None
     for keyword in node.keywords:
         if keyword.name != "from":
-            raise error("KD0230", keyword.name_span, function="`upto`", name=keyword.name, nearest="from")
+            raise unknown_parameter(keyword, "`upto`", ["from"])
         since = _tap_path(keyword.value)
     return Part(net, since, node.span)
 

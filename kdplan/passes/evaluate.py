@@ -9,13 +9,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from kdplan.diagnostics.report import error, listing, nearest
+from kdplan.diagnostics.report import PlanError, error, listing, nearest
 from kdplan.diagnostics.span import Span
 from kdplan.ir import expr as ir
 from kdplan.ir.functions import FUNCTIONS, PLAN_FUNCTIONS, SIGNALS
 from kdplan.passes import apply, arithmetic, declared, make_network, picks
 from kdplan.passes.load import Declared, Module, UserCode
-from kdplan.passes.session import Context
+from kdplan.passes.session import Context, cycle
 from kdplan.passes.spread import comprehend, spread
 from kdplan.passes.values import (
     Builtin,
@@ -38,8 +38,6 @@ from kdplan.passes.values import (
 )
 from kdplan.ir.plan import Item
 from kdplan.syntax import ast
-
-DEEPEST = 200
 
 
 def evaluate(node: ast.Expr, ctx: Context, want: str = "signal") -> Value:
@@ -67,6 +65,9 @@ def _name(node: ast.Name, ctx: Context, want: str) -> Value:
     return lookup(node.name, node.span, ctx, want)
 
 
+CONSTRUCTS = {"previous": "generation", "branch": "branches", "gated": "branches"}
+"""Names that only some construct has."""
+
 CONSTANTS: dict[str, Any] = {"true": True, "false": False, "none": None}
 
 
@@ -77,6 +78,8 @@ def lookup(name: str, span: Span, ctx: Context, want: str) -> Value:
     thing = ctx.module.scope.get(name)
     if thing is not None and name != ctx.exclude:
         return declared_value(thing, span, ctx, want)
+    if name in ctx.module.lost:
+        raise PlanError([])  # its declaration is wrong, which was told already
     table = ctx.session.tables.get(want, {})
     if name in table:
         return Choice(Item(name, span=span), span)
@@ -91,9 +94,11 @@ def lookup(name: str, span: Span, ctx: Context, want: str) -> Value:
 
 
 def unknown(name: str, span: Span, ctx: Context, want: str) -> Exception:
+    if ctx.module.knows_of(name):
+        return PlanError([])
     table = ctx.session.tables.get(want, {})
-    if name == "previous":
-        return error("KD0208", span, name=name)
+    if name in CONSTRUCTS:
+        return error("KD0208", span, name=name, kind=CONSTRUCTS[name])
     if name == "self":
         return error("KD0209", span)
     known = [*ctx.names, *ctx.module.scope, *table, *(SIGNALS if want == "signal" else ())]
@@ -153,6 +158,8 @@ def attribute(base: Value, word: str, node: ast.Attr, ctx: Context, want: str) -
         return base.fields[word]
     if isinstance(base, Namespace):
         inner = base.module.scope.get(word)
+        if inner is None and base.module.knows_of(word):
+            raise PlanError([])
         if inner is None:
             raise error("KD0205", node.word_span, name=word, nearest=nearest(word, base.module.scope))
         return declared_value(inner, span, ctx, want)
@@ -164,6 +171,9 @@ def attribute(base: Value, word: str, node: ast.Attr, ctx: Context, want: str) -
 
 
 def _version(node: ast.Version, ctx: Context, want: str) -> Value:
+    fixed = picks.hoisted(node, ctx)
+    if fixed is not None:
+        return picks.pick(fixed, ctx, want)
     return declared.version(evaluate(node.base, ctx, "network"), node, ctx)
 
 
@@ -191,7 +201,7 @@ def call(function: Value, node: ast.Call, ctx: Context, want: str) -> Value:
     if isinstance(function, NetValue):
         inputs = [apply.signal(evaluate(a, ctx), ctx) for a in node.args]
         if node.keywords:
-            raise error("KD0230", node.keywords[0].name_span, function="a network", name=node.keywords[0].name)
+            raise arithmetic.unknown_parameter(node.keywords[0], "a network", [])
         return Applied(function, inputs, (), node.span)
     if isinstance(function, UserFunction):
         if want in ("model", "source"):
@@ -211,7 +221,7 @@ def call(function: Value, node: ast.Call, ctx: Context, want: str) -> Value:
         classes = own if own is not None or "classes" in arguments else function.classes
         return ModelValue(item, classes, function.code, node.span)
     if isinstance(function, VerticalsValue):
-        raise error("KD0233", node.span, what="route samples by their vertical")
+        raise error("KD0233", node.span, name=node.function.span.text)
     raise error("KD0234", node.function.span, what=describe(function))
 
 
@@ -223,19 +233,21 @@ def choice_arguments(spec: Any, node: ast.Call, ctx: Context) -> dict[str, Any]:
 def _inline(function: FunctionValue, node: ast.Call, ctx: Context, want: str) -> Value:
     definition = function.declared.node
     params = definition.params or []
-    if ctx.depth > DEEPEST:
-        raise error("KD0235", node.span, name=function.declared.name)
+    key = (function.declared, "call")
+    if key in ctx.session.active:  # nothing in a plan could end a recursion
+        raise cycle(ctx.session, key, node.span)
     given: dict[str, Value] = {}
     if len(node.args) > len(params):
-        raise error("KD0236", node.args[len(params)].span, function=function.declared.name, count=len(params))
+        raise arithmetic.too_many(node.args[len(params)].span, function.declared.name, [p.name for p in params])
     for param, arg in zip(params, node.args, strict=False):
         given[param.name] = evaluate(arg, ctx, "any")
     for keyword in node.keywords:
         if keyword.name not in [p.name for p in params]:
-            near = nearest(keyword.name, [p.name for p in params])
-            raise error("KD0230", keyword.name_span, function=f"`{function.declared.name}`", name=keyword.name, nearest=near)
+            raise arithmetic.unknown_parameter(keyword, f"`{function.declared.name}`", [p.name for p in params])
+        if keyword.name in given:
+            raise arithmetic.unknown_parameter(keyword, f"`{function.declared.name}`", [], given=True)
         given[keyword.name] = evaluate(keyword.value, ctx, "any")
-    inner = ctx.child(module=function.declared.module, names={**function.names, **given}, depth=ctx.depth + 1, exclude=None)
+    inner = ctx.child(module=function.declared.module, names={**function.names, **given}, exclude=None)
     for param in params:
         if param.name not in given:
             if param.default is None:
@@ -243,7 +255,11 @@ def _inline(function: FunctionValue, node: ast.Call, ctx: Context, want: str) ->
             inner.names[param.name] = evaluate(param.default, inner.child(names={}), "any")
     body = definition.clause("=")
     assert body is not None
-    return evaluate(body.exprs[0], inner, want)
+    ctx.session.active[key] = node.span
+    try:
+        return evaluate(body.exprs[0], inner, want)
+    finally:
+        del ctx.session.active[key]
 
 
 # ---- lists

@@ -2,40 +2,81 @@
 
 from __future__ import annotations
 
-from kdplan.diagnostics.report import Reporter, listing, nearest
+from dataclasses import dataclass, field
+from typing import Any
+
+from kdplan.diagnostics.report import Diagnostic, Note, Reporter, listing, nearest
+from kdplan.diagnostics.span import Span
 from kdplan.ir.functions import RESERVED
 from kdplan.ir.kinds import KINDS, NETWORKS
 from kdplan.ir.spec import Kind
+from kdplan.passes.load import Module
 from kdplan.syntax import ast
 from kdplan.syntax.walk import walk
 
+SPOILS = frozenset({"KD0201", "KD0204", "KD0217", "KD0218", "KD0221", "KD0222", "KD0223", "KD0258"})
+"""Mistakes after which nothing can be made of a declaration."""
 
-def check_form(file: ast.File, reporter: Reporter) -> None:
+
+@dataclass
+class _Found(Reporter):
+    """What is said of one declaration, and by which checks."""
+
+    codes: set[str] = field(default_factory=set)
+
+    def report(self, code: str, span: Span | None, /, **values: Any) -> None:
+        self.codes.add(code)
+        super().report(code, span, **values)
+
+
+def check_form(module: Module, reporter: Reporter) -> None:
     """Report unknown kinds, clauses and settings, missing ones, and items that stand in the wrong place.
+
+    Declarations of which nothing can be made are written down in `module.broken`.
 
     Examples
     --------
+    >>> from pathlib import Path
     >>> from kdplan.diagnostics.span import Source
-    >>> from kdplan.syntax.parse import parse
+    >>> from kdplan.passes.load import load
     >>> reporter = Reporter()
-    >>> check_form(parse(Source("a.kd", "pahse x of y on z with r { loss = 1 }")), reporter)
+    >>> check_form(load(Source("a.kd", "pahse x of y on z with r { loss = 1 }"), Path("."), reporter), reporter)
     >>> [(d.code, d.help) for d in reporter.diagnostics]
     [('KD0201', 'did you mean `phase`?')]
     """
-    for item in file.items:
+    for one in module.every():
+        _file(one, reporter)
+
+
+def _file(module: Module, reporter: Reporter) -> None:
+    before: list[Diagnostic] = []
+    for item in module.tree.items:
         if isinstance(item, ast.Declaration):
-            _declaration(item, None, reporter)
+            mine = _Found()
+            _declaration(item, None, mine)
+            found = mine.diagnostics
+            if mine.codes & SPOILS:
+                module.broken.add(id(item))
+            if "KD0204" in mine.codes:  # what it tore off is missing in the declaration before it
+                before[:] = [d for d in before if d.code not in ("KD0221", "KD0223")]
+            module.lost.update(d.span.text for d in found if d.code == "KD0203" and d.span)
+            reporter.add(before)
+            before = found
+        elif isinstance(item, ast.Setting) and item.name in KINDS:
+            reporter.report("KD0216", item.name_span, kind=item.name, form=KINDS[item.name].form)
         elif isinstance(item, ast.Setting):
+            module.lost.add(item.name)
             reporter.report("KD0203", item.name_span, name=item.name, kind="a file", value=item.value.span.text)
         else:
-            reporter.report("KD0214", item.span, kind="a file")
+            reporter.report("KD0214", item.span, kind="a file", first=item.left.span.text, second=item.right.span.text)
+    reporter.add(before)
 
 
 def _declaration(node: ast.Declaration, outer: Kind | None, reporter: Reporter) -> None:
     kind = KINDS.get(node.kind)
     allowed = outer.inner if outer else tuple(KINDS)
     if kind is None or (outer and node.kind not in allowed):
-        if kind is None and node.name is None and node.items is None:
+        if kind is None and node.name is None:
             reporter.report("KD0204", node.kind_span, name=node.kind)
         elif kind is None:
             reporter.report("KD0201", node.kind_span, name=node.kind, nearest=nearest(node.kind, allowed))
@@ -60,7 +101,7 @@ def _head(node: ast.Declaration, kind: Kind, outer: Kind | None, reporter: Repor
     if node.slots and not kind.slots:
         reporter.report("KD0217", node.slots[0].name_span, kind=kind.name)
     if node.params is not None and kind.name != "def":
-        reporter.report("KD0218", node.head_span, kind=kind.name)
+        reporter.report("KD0218", node.head_span, kind=kind.name, name=node.name)
     seen: set[str] = set()
     for clause in node.clauses:
         if clause.word not in kind.clauses:
@@ -104,15 +145,39 @@ def _body(node: ast.Declaration, kind: Kind, reporter: Reporter) -> None:
         reporter.report("KD0222", node.listing[0].span, kind=kind.name, form=kind.form)
         return
     seen: dict[str, ast.Setting] = {}
+    pairs = False
     for item in node.items or []:
         if isinstance(item, ast.Declaration):
             _declaration(item, kind, reporter)
         elif isinstance(item, ast.Pair):
-            reporter.report("KD0214", item.span, kind=f"`{kind.name}`")
+            pairs = True
+            first, second = item.left.span.text, item.right.span.text
+            reporter.report("KD0214", item.span, kind=f"`{kind.name}`", first=first, second=second)
+        elif kind.listing:
+            reporter.report("KD0258", item.span, kind=kind.name)
         else:
             _setting(item, kind, seen, reporter)
-    if kind.name == "phase" and "loss" not in seen:
+    _twice(node, reporter)
+    if kind.name == "phase" and "loss" not in seen and not pairs:
         reporter.report("KD0223", node.head_span, name=node.name or "")
+
+
+def _twice(node: ast.Declaration, reporter: Reporter) -> None:
+    """KD0207 for two declarations of one name in a body."""
+    first: dict[str, ast.Declaration] = {}
+    for item in node.items or []:
+        if not isinstance(item, ast.Declaration) or item.name is None:
+            continue
+        known = first.setdefault(item.name, item)
+        if known is not item:
+            place = known.name_span or known.span
+            reporter.report(
+                "KD0207",
+                item.name_span or item.span,
+                name=item.name,
+                first=f"{place.file} line {place.line}",
+                notes=[Note("declared here first", place)],
+            )
 
 
 def _setting(item: ast.Setting, kind: Kind, seen: dict[str, ast.Setting], reporter: Reporter) -> None:

@@ -87,7 +87,7 @@ def _temperature(phase: Phase, reporter: Reporter) -> None:
         elif isinstance(e, ir.Call) and e.function == "kl":
             t = e.keywords.get("temperature")
             value = t.value if isinstance(t, ir.Const) else 1
-            if isinstance(value, int | float) and value > 1 and abs(factor) == 1.0:
+            if isinstance(value, int | float) and value > 1 and abs(factor) <= 1.0:
                 reporter.report("KD0360", e.span or phase.span, temperature=f"{value:g}", square=f"{value * value:g}")
         elif isinstance(e, ir.Op):
             stack.extend((a, factor) for a in e.args)
@@ -101,6 +101,8 @@ def _best_on_test(plan: Plan, measure: Measure, reporter: Reporter) -> None:
         for version in row.target.versions:
             if version.snapshot != "best" or version.phase is None:
                 continue
+            if not plan.phases[version.phase].validations:
+                continue  # nothing chose it, which is an error of its own
             validation = plan.phases[version.phase].validations[0].view
             if (validation.data, validation.split) in measured:
                 split = f"{validation.data}.{validation.split}"
@@ -124,6 +126,7 @@ def _shared_teacher(plan: Plan, measure: Measure, reporter: Reporter) -> None:
     for reads in groups.values():
         shared = set.intersection(*reads) if len(reads) > 1 else set()
         if shared:
-            version = sorted(shared)[0]
+            network, _, made_by = sorted(shared)[0].partition("@")
+            version = made_by if made_by.startswith(f"{network}@") else f"{network}@{made_by}"
             reporter.report("KD0362", measure.span, measure=measure.name, count=len(reads), version=version)
             return

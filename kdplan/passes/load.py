@@ -5,7 +5,8 @@ Before: a text. After: a `Module` with a scope in which every declared name stan
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -69,6 +70,28 @@ class Module:
     own: list[Declared] = field(default_factory=list)
     """Declarations of this very file, in order."""
     overrides: dict[str, Override] = field(default_factory=dict)
+    uses: list[Module] = field(default_factory=list)
+    broken: set[int] = field(default_factory=set)
+    """`id`s of declarations whose form is wrong: whoever needs one of them fails silently, since that was told."""
+    lost: set[str] = field(default_factory=set)
+    """Names of what could not be read or stands in the wrong way: not finding them is no second mistake."""
+    blind: bool = False
+    """Whether a used file is missing, so that any name may be one of its."""
+
+    def every(self) -> Iterator[Module]:
+        """This module and all that it uses, each once."""
+        seen: dict[int, Module] = {}
+        waiting = [self]
+        while waiting:
+            one = waiting.pop()
+            if id(one) not in seen:
+                seen[id(one)] = one
+                waiting.extend(one.uses)
+        yield from seen.values()
+
+    def knows_of(self, name: str) -> bool:
+        """Whether a name that is not found here may be the consequence of a mistake that was told already."""
+        return self.blind or name in self.lost
 
     def __repr__(self) -> str:
         return f"Module({self.source.path!r})"
@@ -99,7 +122,7 @@ def load(
     ['w']
     """
     loader = _Loader(reporter, read)
-    module = loader.module(source, folder, [])
+    module = loader.module(source, folder, [(folder / Path(source.path).name).resolve()])
     for name, value in (overrides or {}).items():
         _override(module, name, Override(value, module), value.span, reporter)
     return module
@@ -114,15 +137,27 @@ def _override(module: Module, name: str, override: Override, span: Span, reporte
     target.module.overrides[name] = override
 
 
+_HEAD = re.compile(r"^[ \t]*[a-z_]\w*[ \t]+([A-Za-z_]\w*)", re.MULTILINE)
+"""Two words at the beginning of a line: most likely a kind and a name."""
+
+
 class _Loader:
     def __init__(self, reporter: Reporter, read: Reader) -> None:
         self.reporter = reporter
         self.read = read
         self.plain: dict[Path, Module] = {}
+        self.trees: dict[Path, ast.File] = {}
 
     def module(self, source: Source, folder: Path, chain: list[Path]) -> Module:
+        before = len(self.reporter.errors)
         tree = parse_recovering(source, self.reporter)
-        module = Module(source, tree, folder)
+        module = self.of_tree(tree, folder, chain)
+        if len(self.reporter.errors) > before:
+            module.lost.update(_HEAD.findall(source.text))
+        return module
+
+    def of_tree(self, tree: ast.File, folder: Path, chain: list[Path]) -> Module:
+        module = Module(tree.source, tree, folder)
         for item in tree.items:
             if not isinstance(item, ast.Declaration):
                 continue
@@ -143,6 +178,7 @@ class _Loader:
         else:
             if name in RESERVED and span.source is module.source:
                 kind = thing.kind if isinstance(thing, Declared) else "name"
+                module.lost.add(name)
                 self.reporter.report("KD0206", span, name=name, kind=kind)
                 return
             known = module.scope.get(name)
@@ -167,6 +203,7 @@ class _Loader:
         if path.suffix == ".py":
             if not path.is_file():
                 self.reporter.report("KD0211", node.span, file=node.text, folder=str(module.folder))
+                module.lost.update([alias] if alias else [])
             elif alias is None:
                 self.reporter.report("KD0212", node.span, file=node.text, stem=path.stem)
             else:
@@ -176,16 +213,15 @@ class _Loader:
             self.reporter.report("KD0213", node.span, file=node.text)
             return
         settings = [i for i in node.items or [] if isinstance(i, ast.Setting)]
-        used = None if settings else self.plain.get(path)
+        used = self.loaded(path, node, module.folder, chain, plain=not settings)
         if used is None:
-            try:
-                text = self.read(path)
-            except (OSError, UnicodeDecodeError):
-                self.reporter.report("KD0211", node.span, file=node.text, folder=str(module.folder))
-                return
-            used = self.module(Source(_short(path, node.span.file), text), path.parent, [*chain, path])
-            if not settings:
-                self.plain[path] = used
+            module.lost.update([alias] if alias else [])
+            module.blind = module.blind or alias is None
+            return
+        module.uses.append(used)
+        if alias is None:
+            module.lost |= used.lost
+            module.blind = module.blind or used.blind
         for setting in settings:
             _override(used, setting.name, Override(setting.value, module), setting.name_span, self.reporter)
         if alias is not None:
@@ -196,6 +232,37 @@ class _Loader:
         for name, declared in used.after_at.items():
             if declared.kind == "phase":
                 self.declare(module, name, declared, node.span)
+
+
+    def loaded(
+        self, path: Path, node: ast.Declaration, folder: Path, chain: list[Path], plain: bool
+    ) -> Module | None:
+        """The module of a used file: the same for every `use` without settings, a new one for each with settings."""
+        if plain and path in self.plain:
+            return self.plain[path]
+        if path in self.trees:
+            used = self.of_tree(self.trees[path], path.parent, [*chain, path])
+        else:
+            text = self.text(path, node, folder)
+            if text is None:
+                return None
+            used = self.module(Source(_short(path, node.span.file), text), path.parent, [*chain, path])
+            self.trees[path] = used.tree
+        if plain:
+            self.plain[path] = used
+        return used
+
+    def text(self, path: Path, node: ast.Declaration, folder: Path) -> str | None:
+        try:
+            return self.read(path)
+        except FileNotFoundError:
+            self.reporter.report("KD0211", node.span, file=node.text, folder=str(folder))
+        except UnicodeDecodeError as problem:
+            why = f"byte {problem.start} is not UTF-8"
+            self.reporter.report("KD0225", node.span, file=node.text, problem=why)
+        except OSError as problem:
+            self.reporter.report("KD0225", node.span, file=node.text, problem=problem.strerror or str(problem))
+        return None
 
 
 def _short(path: Path, beside: str) -> str:

@@ -7,7 +7,7 @@ import json
 import random
 from pathlib import Path
 
-from kdplan.diagnostics.report import error, listing, nearest
+from kdplan.diagnostics.report import Gather, counted, error, listing, nearest
 from kdplan.diagnostics.span import Span
 from kdplan.ir import expr as ir
 from kdplan.ir.kinds import KINDS
@@ -37,16 +37,25 @@ def _data(thing: Declared, ctx: Context) -> Data:
     elif isinstance(source, Choice):
         data = Data(thing.name, source.item)
     else:
-        raise error("KD0244", clause.exprs[0].span, what="this", wants="a data set", found=describe(source))
+        raise error("KD0249", clause.exprs[0].span, wants="a data set", found=describe(source))
     data.span = node.head_span
+    gather = Gather()
+    places: dict[str, Span] = {}
     for item in node.items or []:
         if isinstance(item, ast.Setting):
             spec = KINDS["data"].setting(item.name)
             if spec is not None:
-                setattr(data, item.name, settings.read(spec, item.value, ctx))
+                places[item.name] = item.value.span
+                with gather:
+                    setattr(data, item.name, settings.read(spec, item.value, ctx))
+    gather.raise_if_failed()
     name = unique_name(thing, thing.name, ctx)
     data.name = name
     ctx.session.describe(data, thing.module.folder, clause.exprs[0].span)
+    if "normalize" in places and data.normalize and data.shape and len(data.shape) == 3:
+        channels, found = data.shape[0], len(data.normalize[0])
+        if channels != found:
+            raise error("KD0259", places["normalize"], found=counted(found, "channel"), channels=channels, name=name)
     ctx.session.plan.data[name] = data
     return data
 
@@ -79,7 +88,7 @@ def _verticals(thing: Declared, ctx: Context) -> VerticalsValue:
     assert of is not None
     base = ctx.eval(of.exprs[0], "any")
     if not isinstance(base, DataValue) or not base.data.classes:
-        raise error("KD0244", of.exprs[0].span, what="this", wants="a data set with classes", found=describe(base))
+        raise error("KD0249", of.exprs[0].span, wants="a data set with classes", found=describe(base))
     data = base.data
     made, source = node.clause("="), node.clause("from")
     disjoint = True
@@ -112,7 +121,7 @@ def _given(value: Value, data: Data, span: Span) -> list[ClassSet]:
             raise error("KD0243", span, what="`parts` of `random`", limit=f"at most {len(ids)}", value=count)
         random.Random(f"kdplan random partition {value.item.arguments.get('seed', 0)}").shuffle(ids)
         return [ClassSet(data.name, sorted(ids[i::count]), f"part{i}") for i in range(count)]
-    raise error("KD0244", span, what="this", wants="verticals: superclasses, random(…), or sets in a body", found=describe(value))
+    raise error("KD0249", span, wants="verticals: superclasses, random(…), or sets in a body", found=describe(value))
 
 
 def _ids(value: Value, data: Data, span: Span) -> list[int]:
@@ -125,16 +134,19 @@ def _ids(value: Value, data: Data, span: Span) -> list[int]:
         if isinstance(item, ir.Const) and isinstance(item.value, str):
             found.append(_class(item.value, data, item.span or span))
         else:
-            number = integer(item, span)
+            number = integer(item, item.span or span)
             if not 0 <= number < len(data.classes):
-                raise error("KD0260", span, name=str(number), data=data.name, count=len(data.classes))
+                help = f"class numbers count from 0 to {len(data.classes) - 1}"
+                raise error("KD0260", item.span or span, name=str(number), data=data.name, count=len(data.classes), help=help)
             found.append(number)
     return found
 
 
 def _class(name: str, data: Data, span: Span) -> int:
     if name not in data.classes:
-        raise error("KD0260", span, name=name, data=data.name, count=len(data.classes), nearest=nearest(name, data.classes))
+        near = nearest(name, data.classes)
+        help = f"did you mean \"{near}\"?" if near else f"it has {listing(data.classes)}"
+        raise error("KD0260", span, name=name, data=data.name, count=len(data.classes), help=help)
     return data.classes.index(name)
 
 
@@ -142,7 +154,7 @@ def _from_file(node: ast.Expr, data: Data, thing: Declared, ctx: Context) -> lis
     """Rows `class,vertical` of a CSV file, or a JSON object vertical -> classes."""
     name = ctx.eval(node, "any")
     if not (isinstance(name, ir.Const) and isinstance(name.value, str)):
-        raise error("KD0244", node.span, what="this", wants="a file name", found=describe(name))
+        raise error("KD0249", node.span, wants="a file name", found=describe(name))
     path = thing.module.folder / name.value
     try:
         text = path.read_text(encoding="utf-8")
@@ -175,4 +187,5 @@ def check_partition(parts: list[ClassSet], data: Data, disjoint: bool, span: Spa
         raise error("KD0262", span, classes=listing(data.classes[i] for i in twice))
     missing = [c for i, c in enumerate(data.classes) if i not in seen]
     if missing:
-        raise error("KD0263", span, classes=listing(missing), count=len(missing))
+        rest = ", ".join(str(i) for i in range(len(data.classes)) if i not in seen)
+        raise error("KD0263", span, classes=listing(missing), rest=f"[{rest}]")

@@ -6,13 +6,14 @@ import hashlib
 from pathlib import Path
 from typing import Any
 
-from kdplan.diagnostics.report import error
+from kdplan.diagnostics.report import Gather, error
 from kdplan.diagnostics.span import Span
 from kdplan.ir import expr as ir
 from kdplan.ir.kinds import KINDS, NETWORKS
 from kdplan.ir.plan import Averaged, ClassSet, Copied, Follows, Fresh, Item, Loaded, Merged, Network
 from kdplan.passes import axes, make_phase, settings
 from kdplan.passes.apply import weights
+from kdplan.passes.arithmetic import check_required
 from kdplan.passes.load import Declared
 from kdplan.passes.make_data import unique_name
 from kdplan.passes.session import Context, remember
@@ -44,10 +45,11 @@ def _as_model(found: Value, node: ast.Expr, ctx: Context) -> ModelValue:
     if isinstance(found, ModelValue):
         return found
     if isinstance(found, Choice):
+        check_required(ctx.session.tables["model"].get(found.item.name), found.item.arguments, found.span)
         return ModelValue(found.item, _classes_of(node, ctx), None, node.span)
     if isinstance(found, UserFunction) and found.name:
         return ModelValue(Item(f"{found.code.path}:{found.name}", {}, span=node.span), None, found.code, node.span)
-    raise error("KD0244", node.span, what="this", wants="an architecture", found=describe(found))
+    raise error("KD0249", node.span, wants="an architecture", found=describe(found))
 
 
 def _classes_of(node: ast.Expr, ctx: Context) -> ClassSet | None:
@@ -108,9 +110,12 @@ def _make(thing: Declared, bound: dict[str, tuple[Any, Value]], ctx: Context) ->
     if not isinstance(network.origin, Fresh):
         made.as_declared = ir.Version(network.name, None)
     me = NetValue(made, None, (), node.head_span)
+    gather = Gather()
     for inner in inner_phases:
-        phase = make_phase.make(Declared(inner, thing.module), bound, made, local.child(names={**local.names, "self": me}))
-        made.phases[inner.name or ""] = phase
+        with gather:
+            inside = local.child(names={**local.names, "self": me})
+            made.phases[inner.name or ""] = make_phase.make(Declared(inner, thing.module), bound, made, inside)
+    gather.raise_if_failed()
     _leave(made)
     return made
 
@@ -133,7 +138,9 @@ def _register(made: NetInstance, ctx: Context) -> None:
 
 
 def _settings(network: Network, thing: Declared, ctx: Context) -> None:
-    network.seed = seed_setting(thing.node, ctx)
+    gather = Gather()
+    with gather:
+        network.seed = seed_setting(thing.node, ctx)
     kind = KINDS[thing.kind]
     for item in thing.node.items or []:
         if not isinstance(item, ast.Setting) or item.name == "seed":
@@ -141,14 +148,20 @@ def _settings(network: Network, thing: Declared, ctx: Context) -> None:
         spec = kind.setting(item.name)
         if spec is None:
             continue
-        value = settings.read(spec, item.value, ctx)
-        if item.name == "mode":
-            network.mode = value
-        else:
-            path = (thing.module.folder / value).resolve()
-            if not path.is_file():
-                raise error("KD0211", item.value.span, file=value, folder=str(thing.module.folder))
-            network.origin = Loaded(str(path), file_hash(path))
+        with gather:
+            value = settings.read(spec, item.value, ctx)
+            if item.name == "mode":
+                network.mode = value
+            else:
+                network.origin = _loaded(value, item.value.span, thing.module.folder)
+    gather.raise_if_failed()
+
+
+def _loaded(name: str, span: Span, folder: Path) -> Loaded:
+    path = (folder / name).resolve()
+    if not path.is_file():
+        raise error("KD0211", span, file=name, folder=str(folder))
+    return Loaded(str(path), file_hash(path), span=span)
 
 
 def seed_setting(node: ast.Declaration, ctx: Context, outer: int | None = None) -> int:
@@ -221,7 +234,7 @@ def from_networks(function: str, values: list[Value], node: ast.Call, ctx: Conte
         for k in node.keywords:
             value = ctx.eval(k.value, "any")
             if k.name != "decay" or not isinstance(value, ir.Const) or not isinstance(value.value, int | float):
-                raise error("KD0230", k.name_span, function="`ema`", name=k.name, nearest="decay")
+                raise error("KD0230", k.name_span, function="`ema`", name=k.name, help="it has `decay`, a number from 0 to 1")
             decay = float(value.value)
         origin: Any = Follows(nets[0].instance.name, decay)
         name = f"ema({nets[0].instance.name}, decay = {decay!r})"

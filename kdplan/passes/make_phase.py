@@ -5,12 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from kdplan.diagnostics.report import error
+from kdplan.diagnostics.report import Gather, PlanError, error
 from kdplan.diagnostics.span import Span
 from kdplan.ir import expr as ir
+from kdplan.ir.kinds import KINDS
 from kdplan.ir.plan import Move, Phase, Recipe, Validation, View
-from kdplan.passes import axes, make_network, make_recipe
-from kdplan.passes.apply import family_error, signal
+from kdplan.passes import axes, make_network, make_recipe, settings
+from kdplan.passes.apply import family_error
 from kdplan.passes.load import Declared
 from kdplan.passes.make_data import unique_name
 from kdplan.passes.make_results import measure_metrics
@@ -52,24 +53,28 @@ def make(thing: Declared, bound: dict[str, tuple[Any, Value]], outer: NetInstanc
     if outer is not None and node.slots:
         raise error("KD0255", node.slots[0].name_span, name=thing.name)
     local = ctx.child(names={**ctx.names, **{n: v for n, (_, v) in bound.items()}})
-    moves, moved = _moves(node, outer, local)
-    streams = _streams(node, local)
-    frame = PhaseFrame(thing.name, streams, moved)
-    inside = local.child(phase=frame)
-    recipes = _recipes(node, moves, local)
-    logged = _definitions(node, thing, inside)
-    phase = Phase(
-        "",
-        moves,
-        [_view(v) for _, v in streams],
-        recipes,
-        _loss(node, thing, inside),
-        logged=logged,
-        seed=make_network.seed_setting(node, local, outer.network.seed if outer else None),
-        stream_names=[label for label, _ in streams],
-        span=node.head_span,
-    )
-    phase.validations = _validations(node, thing, moved, inside)
+    gather = Gather()
+    with gather:
+        moves, moved = _moves(node, outer, local)
+    with gather:
+        streams = _streams(node, local)
+    if gather.failed:  # what the loss means depends on both
+        with gather:
+            _recipes(node, None, local)
+    gather.raise_if_failed()
+    phase = Phase("", moves, [_view(v) for _, v in streams], [], ir.Const(0), span=node.head_span)
+    phase.stream_names = [label for label, _ in streams]
+    inside = local.child(phase=PhaseFrame(thing.name, streams, moved))
+    with gather:
+        phase.recipes = _recipes(node, len(moves), local)
+    with gather:
+        phase.logged = _definitions(node, thing, inside)
+        phase.loss = _loss(node, inside)
+    with gather:
+        phase.seed = make_network.seed_setting(node, local, outer.network.seed if outer else None)
+    with gather:
+        phase.validations = _validations(node, thing, moved, inside)
+    gather.raise_if_failed()
     _smooth(phase)
     phase.code = _code(phase)
     coords = {**{n: label for n, (label, _) in bound.items()}, **axes.coordinates(ctx)}
@@ -108,8 +113,8 @@ def _moves(node: ast.Declaration, outer: NetInstance | None, ctx: Context) -> tu
         move = moves[slot]
         if (move.base.network, move.base.phase, move.base.snapshot) != (base.network, base.phase, base.snapshot):
             raise error("KD0304", net.span, first=_span_text(move.span), second=net.span.text, name=net.instance.declared.name)
-        fits = not move.paths and move.upto is None if part else move.upto is None and (net.path or not move.paths)
-        if not fits and move.span is not value.span:
+        again = move.span is not value.span
+        if again and (part or not net.path or not move.paths):
             raise error("KD0254", value.span, name=net.instance.declared.name)
         if part is not None:
             move.upto, move.since = ".".join(net.path), part.since
@@ -159,22 +164,28 @@ def _view(value: DataValue) -> View:
     return View(value.data.name, value.split or "train", value.classes, value.unlabelled, span=value.span)
 
 
-def _recipes(node: ast.Declaration, moves: list[Move], ctx: Context) -> list[Recipe]:
+def _recipes(node: ast.Declaration, networks: int | None, ctx: Context) -> list[Recipe]:
+    """One recipe, or one for each of the networks that move (None: nobody knows how many)."""
     clause = node.clause("with")
     assert clause is not None
-    overrides = make_recipe.read_settings(node, ctx)
+    gather = Gather()
+    with gather:
+        overrides = make_recipe.read_settings(node, ctx)
     recipes: list[Recipe] = []
-    for value in spread(clause.exprs, ctx, "any"):
+    with gather:
+        values = spread(clause.exprs, ctx, "any")
+    gather.raise_if_failed()
+    for value in values:
         if not isinstance(value, RecipeValue):
             raise error("KD0244", value.span or clause.word_span, what="what stands after `with`", wants="a recipe", found=describe(value))
         recipes.append(make_recipe.finish(value, dict(overrides)))
-    if len(recipes) not in (1, len(moves)):
-        raise error("KD0801", clause.word_span.to(clause.exprs[-1].span), found=len(recipes), networks=len(moves))
+    if networks is not None and len(recipes) not in (1, networks):
+        raise error("KD0801", clause.word_span.to(clause.exprs[-1].span), found=len(recipes), networks=networks)
     for name in ("epochs", "steps", "batch", "accumulate", "precision"):
-        values = list(dict.fromkeys(getattr(r, name) for r in recipes))
-        if len(values) > 1:
+        different = list(dict.fromkeys(getattr(r, name) for r in recipes))
+        if len(different) > 1:
             span = clause.word_span.to(clause.exprs[-1].span)
-            raise error("KD0802", span, phase=node.name, setting=name, one=values[0], two=values[1])
+            raise error("KD0802", span, phase=node.name, setting=name, one=different[0], two=different[1])
     return recipes
 
 
@@ -199,11 +210,14 @@ def _definitions(node: ast.Declaration, thing: Declared, ctx: Context) -> dict[s
     return logged
 
 
-def _loss(node: ast.Declaration, thing: Declared, ctx: Context) -> ir.Expr:
+def _loss(node: ast.Declaration, ctx: Context) -> ir.Expr:
+    spec = KINDS["phase"].setting("loss")
+    assert spec is not None
     for item in node.items or []:
         if isinstance(item, ast.Setting) and item.name == "loss":
-            return signal(ctx.eval(item.value), ctx)
-    raise error("KD0223", node.head_span, name=thing.name)
+            loss: ir.Expr = settings.read(spec, item.value, ctx)
+            return loss
+    raise PlanError([])  # it has none, which the check of its form has told
 
 
 def _validations(
@@ -227,7 +241,7 @@ def _validations(
             if not isinstance(value, DataValue):
                 raise error("KD0244", clause.word_span, what="what stands after `on`", wants="data", found=describe(value))
             if value.split is None:
-                raise error("KD0703", value.span, name=value.data.name, example=f"{value.span.text}.test")
+                raise error("KD0703", value.span, name=value.span.text, example=f"{value.span.text}.test")
             for slot in slots:
                 found.append(Validation(_view(value), measure_metrics(item, ctx), slot, span=item.span))
     return found

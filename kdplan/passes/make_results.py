@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from kdplan.diagnostics.report import error
+from kdplan.diagnostics.report import Gather, error, listing
 from kdplan.ir import expr as ir
 from kdplan.ir.plan import Export, Item, Measure, Row, Target, View
 from kdplan.passes import axes
@@ -13,7 +13,7 @@ from kdplan.passes.load import Declared
 from kdplan.passes.session import Context, expand
 from kdplan.passes.settings import item as as_item
 from kdplan.passes.spread import spread
-from kdplan.passes.values import DataValue, Family, NetValue, Several, Value, describe
+from kdplan.passes.values import DataValue, Family, ListValue, NetValue, Several, Value, describe
 from kdplan.syntax import ast
 
 
@@ -23,23 +23,47 @@ def measure(thing: Declared, ctx: Context) -> Measure:
     of, on, by, over = (node.clause(w) for w in ("of", "on", "by", "over"))
     assert of is not None and on is not None
     rows: list[Row] = []
+    gather = Gather()
     for e in of.exprs:
-        for found in expand(ctx, lambda inner, e=e: (_rows(e, inner)), axes.size):  # type: ignore[misc]
-            rows.extend(found)
+        with gather:
+            for found in expand(ctx, lambda inner, e=e: (_rows(e, inner)), axes.size):  # type: ignore[misc]
+                rows.extend(found)
+    views: list[View] = []
+    metrics: list[Item] = []
+    with gather:
+        views = [_measured_view(v, on, ctx) for v in spread(on.exprs, ctx, "any")]
+    with gather:
+        metrics = measure_metrics(node, ctx)
+    for clause in (by, over):
+        for e in clause.exprs if clause else ():
+            with gather:
+                _check_axis(e, thing, rows, ctx)
+    gather.raise_if_failed()
     return Measure(
         thing.name,
         rows,
-        [_measured_view(v, on, ctx) for v in spread(on.exprs, ctx, "any")],
-        measure_metrics(node, ctx),
+        views,
+        metrics,
         [e.span.text for e in by.exprs] if by else [],
         [e.span.text for e in over.exprs] if over else ["seed"],
         span=node.head_span,
     )
 
 
+def _check_axis(e: ast.Expr, thing: Declared, rows: list[Row], ctx: Context) -> None:
+    """KD0409 for what is no axis of the measured versions, no param axis and no verticals."""
+    text = e.span.text
+    known = dict.fromkeys(name for row in rows for name in row.coordinates)
+    declared = ctx.module.scope.get(text)
+    usable = isinstance(declared, Declared) and (declared.kind == "verticals" or axes.is_axis(declared))
+    if text not in known and not usable and text != "seed" and rows and not ctx.module.knows_of(text):
+        has = f"it has {listing(known)}" if known else "nothing in it is swept"
+        raise error("KD0409", e.span, family=thing.name, name=text, help=has)
+
+
 def _rows(e: ast.Expr, ctx: Context) -> list[Row]:
     value = ctx.eval(e, "network")
-    values = value.items if isinstance(value, Several) else [value]
+    values = value.items if isinstance(value, Several | ListValue) else [value]
     found = []
     for v in values:
         target = _target(v, e, ctx)
@@ -76,9 +100,9 @@ def _measured_view(v: Value, on: ast.Clause, ctx: Context) -> View:
     if not isinstance(v, DataValue):
         raise error("KD0244", v.span or on.word_span, what="what stands after `on`", wants="data", found=describe(v))
     if v.split is None:
-        raise error("KD0703", v.span, name=v.data.name, example=f"{v.span.text}.test")
+        raise error("KD0703", v.span, name=v.span.text, example=f"{v.span.text}.test")
     if v.unlabelled:
-        raise error("KD0702", v.span, name=v.span.text)
+        raise error("KD0702", v.span, name=v.span.text, help=f"`{v.span.text.removesuffix('.unlabelled')}`")
     return View(v.data.name, v.split, v.classes, False, span=v.span)
 
 
@@ -91,11 +115,9 @@ def measure_metrics(node: ast.Declaration, ctx: Context) -> list[Item]:
         KD0257 where it lists none.
     """
     nodes: list[ast.Expr] = list(node.listing or [])
-    for item in node.items or []:
-        raise error("KD0258", item.span)
     if not nodes:
         raise error("KD0257", node.head_span)
-    return [as_item("metric", ctx.eval(n, "metric"), n, "metric") for n in nodes]
+    return [as_item("metric", ctx.eval(n, "metric"), n, "metric", ctx) for n in nodes]
 
 
 def export(thing: Declared, ctx: Context) -> Export:
@@ -111,6 +133,7 @@ def export(thing: Declared, ctx: Context) -> Export:
     e = clause.exprs[0]
     found = [t for targets in expand(ctx, lambda inner: _rows(e, inner), axes.size) for t in targets]
     if len(found) != 1:
-        example = f"{found[0].label}{axes.suffix({}, found[0].coordinates)}" if found else ""
+        picks = ", ".join(f"{n} = {v}" for n, v in found[0].coordinates.items()) if found else ""
+        example = f"{found[0].label}[{picks}]" if found else ""
         raise error("KD0404", e.span, text=f"export {thing.name}", count=len(found), example=example)
     return Export(thing.name, found[0].target, span=thing.node.head_span)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 from typing import Any
 
-from kdplan.diagnostics.report import error, listing
+from kdplan.diagnostics.report import PlanError, counted, error, listing
 from kdplan.diagnostics.span import Span
 from kdplan.ir import expr as ir
 from kdplan.passes import axes, declared
@@ -28,6 +28,7 @@ from kdplan.syntax import ast
 
 SNAPSHOTS = ("last", "best", "ema")
 SNAPSHOT_AXES = ("epoch", "cycle")
+_SNAPSHOTS_HELP = "its snapshots are `[best]`, `[ema]`, `[epoch = 3]`; `param` and `name[i in …]` make several networks"
 
 
 def pick(node: ast.Pick, ctx: Context, want: str) -> Value:
@@ -49,6 +50,20 @@ def pick(node: ast.Pick, ctx: Context, want: str) -> Value:
     if len(results) == 1 and not many:
         return results[0]
     return Several([v for r in results for v in (r.items if isinstance(r, Several) else [r])], node.span)
+
+
+def hoisted(node: ast.Version, ctx: Context) -> ast.Pick | None:
+    """`small[seed = 1]@kd` as `(small@kd)[seed = 1]`: a point that is picked on an axis holds for what stands right of
+    it too. None where the base picks on no axis."""
+    base = node.base
+    if not isinstance(base, ast.Pick):
+        return None
+    coordinates = [p for p in base.picks if isinstance(p, ast.Coordinate) and _axis(p, base, ctx) is not None]
+    if not coordinates:
+        return None
+    rest = [p for p in base.picks if p not in coordinates]
+    inner = ast.Pick(base.span, base.base, rest) if rest else base.base
+    return ast.Pick(node.span, ast.Version(node.span, inner, node.phase, node.phase_span), [*coordinates])
 
 
 def _axis(p: ast.Coordinate, node: ast.Pick, ctx: Context) -> Declared | None:
@@ -112,7 +127,7 @@ def _positions(node: ast.Pick, rest: list[ast.Expr], ctx: Context, want: str) ->
 
 def _choose(base: Value, rest: list[ast.Expr], node: ast.Pick, ctx: Context) -> Value:
     if isinstance(base, Several):
-        if rest and _is_snapshot(rest[0]):
+        if rest and (_is_snapshot(rest[0]) or all(isinstance(b, Family) for b in base.items)):
             return Several([_choose(b, rest, node, ctx) for b in base.items], node.span)
         return _item(base.items, rest, node, ctx)
     if isinstance(base, Family):
@@ -158,7 +173,7 @@ def _of_network(base: NetValue, p: ast.Expr, node: ast.Pick, ctx: Context) -> Va
     key = ctx.eval(p, "any")
     if isinstance(key, ir.Const) and base.path:
         return NetValue(base.instance, base.version, (*base.path, str(key.value)), node.span, base.coordinates)
-    raise error("KD0406", node.span, what=f"`{base.instance.declared.name}`, which is one network,")
+    raise error("KD0406", node.span, what=f"`{base.instance.declared.name}`, which is one network,", help=_SNAPSHOTS_HELP)
 
 
 def _item(items: list[Value], rest: list[ast.Expr], node: ast.Pick, ctx: Context, labels: list[Any] | None = None) -> Value:
@@ -176,20 +191,29 @@ def _item(items: list[Value], rest: list[ast.Expr], node: ast.Pick, ctx: Context
 def _members(base: Family, rest: list[ast.Expr], node: ast.Pick, ctx: Context) -> Value:
     slots = base.declared.node.slots
     if len(rest) > len(slots):
-        raise error("KD0408", rest[len(slots)].span, name=base.declared.name, count=len(slots))
+        raise _wrong_count(rest[len(slots)].span, base.declared, len(rest))
     named = {p.name: p.value for p in rest if isinstance(p, ast.Coordinate)}
     for name in named:
         if name not in [s.name for s in slots]:
-            raise error("KD0409", node.span, name=name, family=base.declared.name, known=listing(s.name for s in slots))
+            place = next(p.span for p in rest if isinstance(p, ast.Coordinate) and p.name == name)
+            has = f"it has {listing(s.name for s in slots)}"
+            raise error("KD0409", place, name=name, family=base.declared.name, help=has)
     ordered = iter([p for p in rest if not isinstance(p, ast.Coordinate)])
     chosen = [named[s.name] if s.name in named else next(ordered, ast.All(node.span)) for s in slots]
     if len(rest) < len(slots) and not any(isinstance(p, ast.All) for p in rest) and len(rest) != len(slots):
-        raise error("KD0408", node.span, name=base.declared.name, count=len(slots))
+        raise _wrong_count(node.span, base.declared, len(rest))
     many = any(isinstance(p, ast.All | ast.Range) for p in chosen)
     found: list[Value] = []
     for bound in bindings(base, chosen, 0, {}, ctx):
         found.append(declared.member(base, bound, node.span, ctx))
     return Several(found, node.span) if many or len(found) != 1 else found[0]
+
+
+def _wrong_count(span: Span, family: Declared, found: int) -> PlanError:
+    slots = [s.name for s in family.node.slots]
+    example = f"{family.name}[{', '.join(f'{s} = …' for s in slots)}]"
+    count = counted(len(slots), "index", "indices")
+    return error("KD0408", span, name=family.name, count=count, found=found, example=example)
 
 
 def bindings(

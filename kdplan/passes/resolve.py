@@ -14,7 +14,7 @@ from kdplan.passes import axes, make_network, make_phase, make_results, tables
 from kdplan.passes.evaluate import evaluate
 from kdplan.passes.load import Declared, Module
 from kdplan.passes.picks import bindings
-from kdplan.passes.session import Context, Session, expand
+from kdplan.passes.session import Context, Session, check_sound, expand
 from kdplan.passes.values import Family, PhaseInstance
 from kdplan.syntax import ast
 
@@ -64,6 +64,7 @@ def resolve(module: Module, root: Path | None, reporter: Reporter) -> Plan:
 
 
 def _declaration(declared: Declared, ctx: Context) -> None:
+    check_sound(declared)
     if declared.kind == "phase" or (declared.kind in NETWORKS):
         for _ in expand(ctx, lambda inner: _members(declared, inner), axes.size):
             pass

@@ -65,7 +65,6 @@ class Context:
     reads: set[Declared] = field(default_factory=set)
     phase: PhaseFrame | None = None
     exclude: str | None = None
-    depth: int = 0
 
     def child(self, **changes: Any) -> Context:
         """The same with some fields changed; `dataclasses.replace` takes a tenth of a large plan's time."""

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
-from kdplan.diagnostics.report import error
+from kdplan.diagnostics.report import error, listing
 from kdplan.ir import expr as ir
 from kdplan.ir.plan import Item
 from kdplan.ir.spec import SettingSpec
 from kdplan.passes.apply import signal
-from kdplan.passes.arithmetic import check_range
+from kdplan.passes.arithmetic import check_range, check_required, is_number
 from kdplan.passes.session import Context
 from kdplan.passes.values import Choice, ListValue, Several, Value, describe
 from kdplan.syntax import ast
@@ -30,7 +30,7 @@ def read(spec: SettingSpec, node: ast.Expr, ctx: Context) -> Any:
 def _one(spec: SettingSpec, node: ast.Expr, ctx: Context, want: str = "any") -> Value:
     value = ctx.eval(node, want)
     if isinstance(value, ListValue | Several):
-        raise error("KD0403", node.span, name=spec.name)
+        raise error("KD0403", node.span, name=spec.name, text=value.span.text)
     return value
 
 
@@ -39,12 +39,21 @@ def _number(spec: SettingSpec, node: ast.Expr, ctx: Context) -> Any:
     if isinstance(value, ir.Const) and value.value is None and spec.default in ("no limit", "none"):
         return None
     if not isinstance(value, ir.Const):
-        raise error("KD0244", node.span, what=f"`{spec.name}`", wants=f"a {spec.type}", found=describe(value))
+        raise error("KD0244", node.span, what=f"`{spec.name}`", wants="a number" if spec.type == "number" else "a whole number", found=describe(value))
     check_range(spec, value, value.span or node.span, f"`{spec.name}`")
     return value.value
 
 
+def _unknown_word(node: ast.Expr, ctx: Context, known: tuple[str, ...]) -> bool:
+    """Whether a setting's value is a bare name that means nothing: what could stand there is said then."""
+    return isinstance(node, ast.Name) and node.name not in known and not (
+        node.name in ctx.names or node.name in ctx.module.scope or ctx.module.knows_of(node.name)
+    )  # fmt: skip
+
+
 def _flag(spec: SettingSpec, node: ast.Expr, ctx: Context) -> bool:
+    if _unknown_word(node, ctx, ("true", "false")):
+        raise error("KD0245", node.span, name=spec.name, value=node.span.text, choices="`true` and `false`")
     value = _one(spec, node, ctx)
     if isinstance(value, ir.Const) and isinstance(value.value, bool):
         return value.value
@@ -61,11 +70,13 @@ def _text(spec: SettingSpec, node: ast.Expr, ctx: Context) -> str:
 def _choice(spec: SettingSpec, node: ast.Expr, ctx: Context) -> str:
     if isinstance(node, ast.Name) and node.name in spec.choices and node.name not in ctx.names:
         return node.name
+    if _unknown_word(node, ctx, spec.choices):
+        raise error("KD0245", node.span, name=spec.name, value=node.span.text, choices=listing(spec.choices))
     value = _one(spec, node, ctx, spec.name)
     text = value.item.name if isinstance(value, Choice) else value.value if isinstance(value, ir.Const) else None
     if text in spec.choices:
         return str(text)
-    raise error("KD0245", node.span, name=spec.name, value=node.span.text, choices=", ".join(spec.choices))
+    raise error("KD0245", node.span, name=spec.name, value=node.span.text, choices=listing(spec.choices))
 
 
 def _integers(spec: SettingSpec, node: ast.Expr, ctx: Context) -> list[int]:
@@ -79,36 +90,48 @@ def _integers(spec: SettingSpec, node: ast.Expr, ctx: Context) -> list[int]:
     return found
 
 
-def item(want: str, value: Value, node: ast.Expr, name: str) -> Item:
-    """A named choice: `cosine` and `cosine()` are the same."""
+def item(want: str, value: Value, node: ast.Expr, name: str, ctx: Context) -> Item:
+    """A named choice: `cosine` and `cosine()` are the same.
+
+    Raises
+    ------
+    PlanError
+        KD0237 where it is named without an argument that it needs, KD0244 where it is none.
+    """
     if isinstance(value, Choice):
+        check_required(ctx.session.tables[want].get(value.item.name), value.item.arguments, value.span)
         return value.item
     raise error("KD0244", node.span, what=f"`{name}`", wants=f"{'an' if want[0] in 'aeiou' else 'a'} {want}", found=describe(value))
 
 
 def _item(spec: SettingSpec, node: ast.Expr, ctx: Context) -> Item:
-    return item(spec.type, _one(spec, node, ctx, spec.type), node, spec.name)
+    return item(spec.type, _one(spec, node, ctx, spec.type), node, spec.name, ctx)
 
 
 def _transforms(spec: SettingSpec, node: ast.Expr, ctx: Context) -> list[Item]:
     value = ctx.eval(node, "transform")
     values = value.items if isinstance(value, ListValue | Several) else [value]
-    return [item("transform", v, node, spec.name) for v in values]
+    return [item("transform", v, node, spec.name, ctx) for v in values]
 
 
 def _normalize(spec: SettingSpec, node: ast.Expr, ctx: Context) -> tuple[list[float], list[float]]:
     value = ctx.eval(node, "any")
     rows: list[list[float]] = []
+    wrong = False
     for row in value.items if isinstance(value, ListValue) else []:
         numbers = row.items if isinstance(row, ListValue) else [row]
-        rows.append([n.value for n in numbers if isinstance(n, ir.Const) and isinstance(n.value, int | float)])
-    if len(rows) != 2 or not rows[0] or len(rows[0]) != len(rows[1]) or any(s <= 0 for s in rows[1]):
+        rows.append([float(cast(Any, n.value)) for n in numbers if isinstance(n, ir.Const) and is_number(n)])
+        wrong = wrong or len(rows[-1]) != len(numbers)
+    if wrong or len(rows) != 2 or not rows[0] or len(rows[0]) != len(rows[1]) or any(s <= 0 for s in rows[1]):
         raise error("KD0252", node.span)
     return rows[0], rows[1]
 
 
 def _signal(spec: SettingSpec, node: ast.Expr, ctx: Context) -> ir.Expr:
-    return signal(ctx.eval(node), ctx)
+    value = ctx.eval(node)
+    if isinstance(value, ir.Const) and not is_number(value):
+        raise error("KD0244", node.span, what=f"`{spec.name}`", wants="a signal", found=describe(value))
+    return signal(value, ctx)
 
 
 _RULES: dict[str, Callable[[SettingSpec, ast.Expr, Context], Any]] = {

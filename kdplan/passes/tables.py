@@ -40,13 +40,21 @@ def _from_settings(name: str, doc: str, settings: Mapping[str, Setting], more: b
 _TYPES = {"int": "integer", "float": "number", "bool": "flag", "text": "text", "classes": "classes", "str": "text"}
 
 
+_LOWEST = {
+    name: 0
+    for name in ("lr", "weight_decay", "momentum", "eps", "lr_decay", "momentum_decay", "initial_accumulator_value", "rho",
+                 "patience", "min_delta", "final", "factor")
+} | {"cycles": 1}  # fmt: skip
+"""Settings of optimizers and schedules that are wrong below this."""
+
+
 def _from_setting(s: Setting) -> Param:
     default = REQUIRED if s.required else s.default
     names = s.type.split(" | ")
     if len(names) > 1 and not any(n in _TYPES or "[" in n for n in names):
         return Param(s.name, "choice", default, s.doc, choices=tuple(names))
     kind = _TYPES.get(s.type, "any")
-    return Param(s.name, kind, default, s.doc)
+    return Param(s.name, kind, default, s.doc, low=1 if kind == "classes" else _LOWEST.get(s.name))
 
 
 def _from_data(name: str, doc: str, params: Iterable[DataParam], more: bool = False) -> Spec:

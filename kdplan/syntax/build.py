@@ -109,7 +109,7 @@ class Builder:
                         params = part.value
                     else:
                         slots = part.value
-        if params is not None and kind.text != "def":
+        if params is not None and kind.text != "def" and not clauses and items is None and listing is None:
             value = f"{name.text if name else ''}(…)"
             self.problems.append(diagnostic("KD0102", self._token(kind), name=kind.text, value=value))
         if kind.text in NOT_WORDS:

@@ -5,13 +5,15 @@ from __future__ import annotations
 import re
 import string
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import pytest
 
 from kdplan.diagnostics.render import explain, render_text, to_json
-from kdplan.diagnostics.report import Diagnostic, PlanError, Reporter, silenced, table
+from kdplan.diagnostics.report import Diagnostic, Reporter, silenced, table
 from kdplan.diagnostics.span import Source
 from kdplan.syntax.parse import parse_recovering
 
@@ -24,27 +26,34 @@ def _bad() -> Iterator[Any]:
     for code, row in ROWS:
         for i, bad in enumerate(row.get("bad", [])):
             if bad.get("stage", "check") in STAGES:
-                yield pytest.param(code, bad, id=f"{code}-{i}")
+                yield pytest.param(code, i, id=f"{code}-{i}")
 
 
 def found(bad: dict[str, Any]) -> list[Diagnostic]:
+    """What is said of an example; its other files stand in a folder beside it."""
     if bad.get("stage") == "parse":
         reporter = Reporter()
         parse_recovering(Source("example.kd", bad["plan"]), reporter)
         return reporter.diagnostics
     from kdplan.compile import check_text
 
-    try:
-        return list(check_text(bad["plan"]))
-    except PlanError as error:
-        return error.diagnostics
+    with TemporaryDirectory() as folder:
+        for name, text in bad.get("files", {}).items():
+            path = Path(folder) / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(text, encoding="utf-8")
+        return check_text(bad["plan"], folder=Path(folder))
 
 
-def says(code: str, bad: dict[str, Any]) -> bool:
+@cache
+def answer(code: str, i: int) -> list[Diagnostic]:
+    return found(table()[code]["bad"][i])
+
+
+def says(code: str, bad: dict[str, Any], answers: list[Diagnostic]) -> bool:
     """Whether the example is answered with `code`, and the right text is underlined."""
     return any(
-        d.code == code and (d.span.text if d.span else None) == bad.get("at", d.span and d.span.text)
-        for d in found(bad)
+        d.code == code and (d.span.text if d.span else None) == bad.get("at", d.span and d.span.text) for d in answers
     )
 
 
@@ -65,21 +74,38 @@ def test_each_row_is_complete(code: str, row: dict[str, Any]) -> None:
         assert f"def {name.split('::')[-1].split('[')[0]}(" in (ROOT / file).read_text(encoding="utf-8")
     for bad in row.get("bad", []):
         assert bad.get("stage", "check") in ("parse", "check", "compile", "data", "run")
+        assert set(bad) <= {"plan", "at", "stage", "files"}
         assert bad["plan"].strip()
         assert bad.get("at", bad["plan"]) in bad["plan"]
 
 
-@pytest.mark.parametrize(("code", "bad"), _bad())
-def test_each_example_is_answered_with_its_row(code: str, bad: dict[str, Any]) -> None:
-    assert says(code, bad), [(d.code, d.message, d.span and d.span.text) for d in found(bad)]
-    assert f"[{code}]" in render_text(found(bad), color=False)
-    assert code in [d["code"] for d in to_json(found(bad))]
+@pytest.mark.parametrize(("code", "i"), _bad())
+def test_each_example_is_answered_with_its_row(code: str, i: int) -> None:
+    bad, answers = table()[code]["bad"][i], answer(code, i)
+    assert says(code, bad, answers), [(d.code, d.message, d.span and d.span.text) for d in answers]
+    assert {d.severity for d in answers if d.code == code} == {table()[code].get("severity", "error")}
+    assert f"[{code}]" in render_text(answers, color=False)
+    assert code in [d["code"] for d in to_json(answers)]
 
 
-@pytest.mark.parametrize(("code", "bad"), _bad())
-def test_each_example_fails_without_its_check(code: str, bad: dict[str, Any]) -> None:
+@pytest.mark.parametrize(("code", "i"), _bad())
+def test_each_example_has_one_mistake(code: str, i: int) -> None:
+    """No mistake draws others after it."""
+    assert [d.code for d in answer(code, i)] == [code]
+
+
+@pytest.mark.parametrize(("code", "i"), _bad())
+def test_each_sentence_stands_alone(code: str, i: int) -> None:
+    for d in answer(code, i):
+        assert d.message[0].isupper() or not d.message[0].isalpha(), d.message
+        assert d.message.endswith((".", "?")) and not d.message.endswith("..") and "{" not in d.message.split("`")[0]
+
+
+@pytest.mark.parametrize(("code", "i"), _bad())
+def test_each_example_fails_without_its_check(code: str, i: int) -> None:
+    bad = table()[code]["bad"][i]
     with silenced(code):
-        assert not says(code, bad)
+        assert not says(code, bad, found(bad))
 
 
 @pytest.mark.parametrize("code", [code for code, _ in ROWS])
