@@ -216,12 +216,27 @@ def test_rule_4_what_stands_right_of_a_selection_applies_to_each() -> None:
     assert [str(v) for v in found] == [f"t[v=part0, i={i}]@t[v=part0, i={i}]@train" for i in range(3)]
 
 
+def test_rule_4_families_of_phases_meet_families_of_networks() -> None:
+    text = HEAD + """
+        verticals half of digits = random(parts = 2)
+        teacher t[v in half] = digits_net(classes = v)
+        phase train[v in half] of t[v] on digits[v] with quick { loss = cross_entropy(t[v].logits, labels) }
+        measure m of [t[v]@train[v] for v in half] on digits.test { top1 }
+    """
+    rows = compiled(text).plan.measures["m"].rows
+    assert [str(r.target.versions[0]) for r in rows] == ["t[v=part0]@train[v=part0]", "t[v=part1]@train[v=part1]"]
+    assert codes(text + "measure n of t[*]@train[0] on digits.test { top1 }") == ["KD0307"]
+
+
 def test_rule_4_coordinates_pick_on_param_axes() -> None:
     text = SWEEP + "teacher big = digits_net(width = 8) { phase train on digits with quick { loss = mean(self.logits) } }" + STUDENTS
     plan = compiled(text + "export e = small@kd[weight = 0.5, seed = 0]  measure m of small@kd[weight = 0.1] on digits.test { top1 }"
                     "measure n of small@kd[weight = *, seed = 1..2] on digits.test { top1 }").plan  # fmt: skip
     assert plan.exports["e"].target.versions[0].phase == "kd[weight=0.5, seed=0]"
     assert len(plan.measures["m"].rows) == 5 and len(plan.measures["n"].rows) == 12
+    before = compiled(text + "export e = small[seed = 0]@kd[weight = 0.5]  measure n of small[seed = 1..2]@kd on digits.test { top1 }")
+    assert before.plan.exports["e"].target == plan.exports["e"].target
+    assert len(before.plan.measures["n"].rows) == 12
     assert codes(text + "export e = small@kd[weight = 0.5]") == ["KD0404"]
     assert codes(text + "export e = small@kd[weight = 0.7, seed = 0]") == ["KD0402"]
 

@@ -1,0 +1,53 @@
+"""The core plan as JSON: its schema, and a plan written out and read again."""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import Any
+
+from pydantic import TypeAdapter
+
+from kdplan.ir.plan import Plan
+
+
+@cache
+def _adapter() -> TypeAdapter[Plan]:
+    return TypeAdapter(Plan)
+
+
+def schema() -> dict[str, Any]:
+    """The JSON schema of a core plan.
+
+    Examples
+    --------
+    >>> sorted(schema()["properties"])
+    ['data', 'exports', 'measures', 'networks', 'phases']
+    """
+    return _adapter().json_schema()
+
+
+def dump_plan(plan: Plan) -> str:
+    """A plan as JSON. Places in files are left out: they are no part of what a plan means.
+
+    Examples
+    --------
+    >>> dump_plan(Plan())
+    '{"data":{},"networks":{},"phases":{},"measures":{},"exports":{}}'
+    """
+    return _adapter().dump_json(plan).decode()
+
+
+def load_plan(text: str) -> Plan:
+    """A plan from JSON.
+
+    Raises
+    ------
+    pydantic.ValidationError
+        Where the text is no JSON or does not have the schema's form.
+
+    Examples
+    --------
+    >>> load_plan(dump_plan(Plan())) == Plan()
+    True
+    """
+    return _adapter().validate_json(text)
