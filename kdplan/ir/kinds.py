@@ -10,10 +10,10 @@ SEED = S("seed", "integer", "initial weights of a network; order, augmentation a
          "the enclosing declaration's, else the file's `param seed`, else 0", "seed = fold(seed, 1)", low=0)  # fmt: skip
 
 RECIPE = (
-    S("optimizer", "optimizer", "any optimizer of torch.optim, by its name in lower case", "sgd(lr = 0.05, momentum = 0.9)",
+    S("optimizer", "optimizer", "any optimizer of torch.optim, by its name in lower case", "needed",
       "optimizer = adamw(lr = 1e-3, weight_decay = 0.05)"),
     S("schedule", "schedule", "the learning rate over the phase", "constant()", "schedule = steps(at = [60, 80])"),
-    S("epochs", "integer", "length: passes over the first stream", "", "epochs = 10", low=0, above=0),
+    S("epochs", "integer", "length: passes over the first stream", "needed, or `steps`", "epochs = 10", low=0, above=0),
     S("steps", "integer", "length: optimizer steps, in place of epochs", "", "steps = 1000", low=0, above=0),
     S("batch", "integer", "samples a step", "128", "batch = 64", above=0),
     S("warmup", "number", "epochs over which the learning rate rises linearly from 0", "0", "warmup = 5", low=0),
@@ -141,7 +141,7 @@ KINDS: dict[str, Kind] = {
             clauses=("of", "on", "with"),
             required=("on", "with"),
             settings=(
-                S("loss", "signal", "the scalar that is made small", "", "loss = cross_entropy(small.logits, labels)"),
+                S("loss", "signal", "the scalar that is made small", "needed", "loss = cross_entropy(small.logits, labels)"),
                 SEED,
                 *RECIPE,
             ),

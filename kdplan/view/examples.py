@@ -176,7 +176,7 @@ def _setting_plan(kind: Kind, name: str, example: str) -> str:
         source = 'arrays("unsplit.npz")' if name == "split" else "digits"
         return f"{frame('digits')}\ndata digits = {source} {{ {example} }}\n"
     assert kind.name == "verticals"
-    parts = "low = [\"0\", \"1\", \"2\", \"3\", \"4\", \"5\"]  high = [\"5\", \"6\", \"7\", \"8\", \"9\"]"
+    parts = 'low = ["0", "1", "2", "3", "4", "5"]  high = ["5", "6", "7", "8", "9"]'
     return f"{frame()}\nverticals part of digits {{ {example}  {parts} }}\n"
 
 

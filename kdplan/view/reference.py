@@ -1,7 +1,7 @@
 """The tables of the language reference, made from the specs that the compiler itself reads.
 
-    python -m kdplan.view.reference grammar/README.md            # writes the tables anew, between their markers
-    python -m kdplan.view.reference grammar/README.md --check    # exits with 1 if that would change the file
+`python -m kdplan.view.reference grammar/README.md` writes them anew, between their markers; with `--check` it changes
+nothing, and exits with 1 if it would.
 """
 
 from __future__ import annotations
@@ -114,7 +114,7 @@ def _kind(kind: Kind) -> str:
 
 def _setting(s: SettingSpec) -> list[str]:
     kind = " or ".join(code(c) for c in s.choices) if s.choices else s.type + _limits(s.low, s.high, s.above)
-    return [code(s.name), kind, s.doc, s.default or ("needed" if s.name == "loss" else "none"), code(s.example)]
+    return [code(s.name), kind, s.doc, s.default or "none", code(s.example)]
 
 
 def _limits(low: float | None, high: float | None, above: float | None = None) -> str:

@@ -1,0 +1,100 @@
+"""The reference is what the specs give, and every example in it is right."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from safetensors.torch import save_file
+
+from kdplan.compile import compile_source, inspect
+from kdplan.diagnostics.render import render_text
+from kdplan.diagnostics.report import PlanError, table
+from kdplan.diagnostics.span import Source
+from kdplan.ir.functions import FUNCTIONS, PLAN_FUNCTIONS, SIGNALS
+from kdplan.ir.kinds import KINDS
+from kdplan.nn.models import create
+from kdplan.passes.keys import graph_key
+from kdplan.passes.tables import choices
+from kdplan.view.examples import Example, examples
+from kdplan.view.reference import SECTIONS, fill
+
+ROOT = Path(__file__).parent.parent
+REFERENCE = ROOT / "grammar" / "README.md"
+ELSEWHERE = {"cifar10", "cifar100", "mnist", "fashion_mnist", "svhn", "imagenet"}
+"""Sources whose files are not made here: their absence must be the only complaint."""
+
+inspected: set[str] = set()
+"""Graphs that were built already: most examples share them."""
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The files that the examples speak of."""
+    here = tmp_path_factory.mktemp("examples")
+    shutil.copytree(ROOT / "plans" / "common", here / "common")
+    net = create("digits_net", width=4)
+    save_file({n: t.contiguous() for n, t in net.state_dict().items()}, here / "start.safetensors")
+    x, y = np.zeros((100, 1, 8, 8), np.uint8), np.arange(100) % 10
+    np.savez(here / "numbers.npz", train_x=x, train_y=y, test_x=x, test_y=y)
+    x, y = np.zeros((1000, 1, 8, 8), np.uint8), np.arange(1000) % 10
+    np.savez(here / "unsplit.npz", x=x, y=y)
+    for split in ("train", "test"):
+        for name in ("cat", "dog"):
+            (here / "pictures" / split / name).mkdir(parents=True)
+            Image.new("RGB", (8, 8)).save(here / "pictures" / split / name / "0.png")
+    (here / "my_data.py").write_text(
+        "import numpy as np\n\n\ndef squares():\n"
+        "    x, y = np.zeros((20, 1, 8, 8), np.float32), np.arange(20) % 10\n"
+        '    return {"train": (x, y), "test": (x, y)}\n'
+    )
+    return here
+
+
+@pytest.mark.parametrize("example", examples(), ids=lambda e: e.of.replace(" ", "-"))
+def test_example_checks(example: Example, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without an error and without a warning."""
+    monkeypatch.chdir(folder)
+    root = None if example.of.partition(" ")[2] in ELSEWHERE else folder
+    try:
+        made = compile_source(Source("example.kd", example.plan), folder, root)
+        new = [n for n, p in made.plan.phases.items() if graph_key(made.plan, p) not in inspected]
+        inspect(made, new)
+    except PlanError as problem:
+        codes = {d.code for d in problem.diagnostics}
+        assert root is None and codes == {"KD0711"}, f"{example.plan}\n{render_text(problem.diagnostics, color=False)}"
+        return
+    inspected.update(graph_key(made.plan, made.plan.phases[n]) for n in new)
+    assert not made.warnings, f"{example.plan}\n{render_text(made.warnings, color=False)}"
+
+
+def test_everything_has_an_example() -> None:
+    named = {e.of for e in examples() if e.shown}
+    wanted = {f"kind {k}" for k in KINDS} | {f"function {f}" for f in (*FUNCTIONS, *PLAN_FUNCTIONS)}
+    wanted |= {f"setting {k.name}.{s.name}" for k in KINDS.values() for s in k.settings}
+    wanted |= {f"signal {s}" for s in SIGNALS} - {"signal targets"}  # no data set has them yet
+    for of in ("optimizer", "schedule", "model", "metric", "source", "transform", "split", "partition"):
+        wanted |= {f"{of} {name}" for name in choices()[of]}
+    assert wanted - named == set()
+
+
+def test_reference_is_what_the_specs_give() -> None:
+    text = REFERENCE.read_text(encoding="utf-8")
+    assert set(re.findall(r"<!-- made: (\w+) -->", text)) == set(SECTIONS)
+    assert fill(text) == text, "run `python -m kdplan.view.reference grammar/README.md`"
+
+
+def test_reference_lists_every_code() -> None:
+    text = REFERENCE.read_text(encoding="utf-8")
+    assert [c for c in table() if f"`{c}`" not in text] == []
+
+
+@pytest.mark.parametrize("page", ["README.md", "grammar/README.md", "docs/architecture.md"])
+def test_links_lead_somewhere(page: str) -> None:
+    text = (ROOT / page).read_text(encoding="utf-8")
+    links = [to for to in re.findall(r"\]\(([^)#]+)\)", text) if "://" not in to]
+    assert [to for to in links if not ((ROOT / page).parent / to).exists()] == []
