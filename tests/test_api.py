@@ -32,11 +32,13 @@ phase kd of small on digits with slow {
   batch = 32
   def hard = cross_entropy(small.logits, labels)
   measure on digits.test { top1 }
-  loss = (1 - weight) * cross_entropy(small.logits, labels) + weight * kd(big@train.logits, small.logits, temperature = 4)
+  loss = (1 - weight) * cross_entropy(small.logits, labels)
+       + weight * kd(big@train.logits, small.logits, temperature = 4)
        + (progress < 0.5) * mse(fit(small.layer1, like = big@train.layer1), big@train.layer1) / 2
 }
 phase dml of small@kd[best], peer on digits with quick {
-  loss = kl(detach(peer.logits), small(inputs).logits) + sum(mean(x.fc) for x in [small, peer]) - -mean(small.fc(big@init.features)) ** 2
+  loss = kl(detach(peer.logits), small(inputs).logits) + sum(mean(x.fc) for x in [small, peer])
+       - -mean(small.fc(big@init.features)) ** 2
 }
 measure table of big@train, small@kd, small@dml on digits.test over seed { top1, cross_entropy }
 export tiny = small@kd[weight = 2, seed = 0][best]
@@ -57,7 +59,9 @@ def python() -> PlanBuilder:
     v = word("v")
     spec = p.teacher("spec", "digits_net", classes=v, each={"v": half})
     train = p.phase("train", of=big, on=digits, with_=quick, loss=fn.cross_entropy(big.logits, labels))
-    p.phase("each", of=spec[v], on=digits[v], with_=quick, loss=fn.cross_entropy(spec[v].logits, labels), each={"v": half})
+    p.phase(
+        "each", of=spec[v], on=digits[v], with_=quick, loss=fn.cross_entropy(spec[v].logits, labels), each={"v": half}
+    )
     hard, tap = fn.cross_entropy(small.logits, labels), (big @ train).layer1
     kd = p.phase(
         "kd", of=small, on=digits, with_=slow, batch=32, logged={"hard": hard}, validate=(digits.test, ["top1"]),
@@ -69,7 +73,13 @@ def python() -> PlanBuilder:
         loss=fn.kl(fn.detach(peer.logits), small(inputs).logits) + fn.sum([fn.mean(x.fc) for x in (small, peer)])
         - -(fn.mean(small.fc((big @ init).features)) ** 2),
     )  # fmt: skip
-    p.measure("table", of=[big @ train, small @ kd, small @ dml], on=digits.test, over="seed", metrics=["top1", "cross_entropy"])
+    p.measure(
+        "table",
+        of=[big @ train, small @ kd, small @ dml],
+        on=digits.test,
+        over="seed",
+        metrics=["top1", "cross_entropy"],
+    )
     p.export("tiny", (small @ kd)[{"weight": 2, "seed": 0}]["best"])
     return p
 
@@ -129,7 +139,7 @@ def test_what_is_no_expression_is_refused_at_once() -> None:
     with pytest.raises(TypeError, match="cannot stand in a plan"):
         small.logits + object()
     with pytest.raises(TypeError, match="iter"):
-        list(small)
+        list(small)  # type: ignore[call-overload]
     with pytest.raises(ValueError, match="quotes"):
         fn.mean('a"b')
     with pytest.raises(ValueError, match="no number"):

@@ -1,34 +1,14 @@
-"""The fifteen rules of the language's meaning, each with a test that is named for it."""
+"""Rules 1 to 6 of the language's meaning: versions, what moves, equal content, axes, files, name spaces."""
 
 from __future__ import annotations
 
-from collections import Counter
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from kdplan.compile import check_text
 from kdplan.ir import expr as ir
-from kdplan.ir.plan import Follows, Merged, Phase
 from kdplan.ir.seed import fold
-from tests.passes.plans import BIG, HEAD, codes, compiled, keys
-
-KD = "phase kd of small on digits with quick { loss = kd(big.logits, small.logits, temperature = 4) }\n"
-CE = "loss = cross_entropy(small.logits, labels)"
-
-
-def phase(text: str, name: str, **options: Any) -> Phase:
-    return compiled(HEAD + BIG + text, **options).plan.phases[name]
-
-
-def calls(e: ir.Expr, function: str) -> list[ir.Call]:
-    return [n for n in ir.walk(e) if isinstance(n, ir.Call) and n.function == function]
-
-
-def taps(e: ir.Expr) -> list[ir.Tap]:
-    return [n for n in ir.walk(e) if isinstance(n, ir.Tap)]
-
+from tests.passes.plans import BIG, CE, HEAD, KD, calls, codes, compiled, keys, phase, taps
 
 # ---- 1. Weights are values; phases make versions
 
@@ -46,7 +26,9 @@ def test_rule_1_inside_a_phase_that_moves_it_the_bare_name_is_the_moving_one() -
 
 def test_rule_1_reading_fresh_weights_is_an_error() -> None:
     assert codes(HEAD + BIG + "measure m of small on digits.test { top1 }") == ["KD0301"]
-    assert codes(HEAD + BIG + "phase x of big on digits with quick { loss = kl(small.logits, big.logits) }") == ["KD0301"]
+    assert codes(HEAD + BIG + "phase x of big on digits with quick { loss = kl(small.logits, big.logits) }") == [
+        "KD0301"
+    ]
 
 
 def test_rule_1_two_phases_of_one_network_are_two_children() -> None:
@@ -140,10 +122,13 @@ def test_rule_3_twins_that_would_stay_equal_are_found() -> None:
 
 # ---- 4. `in` makes an axis, `=` a value
 
-SWEEP = HEAD + """
+SWEEP = (
+    HEAD
+    + """
 param weight in [0.1, 0.2, 0.3, 0.4, 0.5, 0.6]
 param seed in 0..4
 """
+)
 STUDENTS = """
 student small = digits_net(width = 4)
 phase kd of small on digits with quick { loss = weight * kd(big.logits, small.logits) }
@@ -151,7 +136,9 @@ phase kd of small on digits with quick { loss = weight * kd(big.logits, small.lo
 
 
 def test_rule_4_five_seeds_and_six_weights_with_one_teacher_are_31_phases() -> None:
-    one = "teacher big = digits_net(width = 8) { seed = 0 phase train on digits with quick { loss = mean(self.logits) } }"
+    one = (
+        "teacher big = digits_net(width = 8) { seed = 0 phase train on digits with quick { loss = mean(self.logits) } }"
+    )
     assert len(compiled(SWEEP + one + STUDENTS).plan.phases) == 31
 
 
@@ -172,17 +159,31 @@ def test_rule_4_an_axis_belongs_to_what_reads_it_through_others_too() -> None:
         phase c of small on digits with quick { loss = kl(small@a.logits, small.logits) * w }
         phase d of small on digits with quick { loss = mean(small.logits) }
     """)  # fmt: skip
-    assert [n for n in plan.plan.phases if n != "big@train"] == ["a[w=1]", "a[w=2]", "b[w=1]", "b[w=2]", "c[w=1]", "c[w=2]", "d"]
+    assert [n for n in plan.plan.phases if n != "big@train"] == [
+        "a[w=1]",
+        "a[w=2]",
+        "b[w=1]",
+        "b[w=2]",
+        "c[w=1]",
+        "c[w=2]",
+        "d",
+    ]
     assert ("a[w=2]", "c[w=2]") in plan.dag.edges and ("a[w=1]", "c[w=2]") not in plan.dag.edges
 
 
 def test_rule_4_names_show_coordinates_and_keys_hold_values_only() -> None:
-    first = keys(HEAD + BIG + "param w in [1, 2]\nphase a of small on digits with quick { loss = w * mean(small.logits) }")
-    second = keys(HEAD + BIG + "param v in [2, 3]\nphase b of small on digits with quick { loss = v * mean(small.logits) }")
+    first = keys(
+        HEAD + BIG + "param w in [1, 2]\nphase a of small on digits with quick { loss = w * mean(small.logits) }"
+    )
+    second = keys(
+        HEAD + BIG + "param v in [2, 3]\nphase b of small on digits with quick { loss = v * mean(small.logits) }"
+    )
     assert first["a[w=2]"] == second["b[v=2]"]
 
 
-FAMILY = HEAD + """
+FAMILY = (
+    HEAD
+    + """
 verticals half of digits = random(parts = 2)
 teacher t[v in half, i in 0..2] = digits_net(classes = v) {
   seed = i
@@ -190,11 +191,20 @@ teacher t[v in half, i in 0..2] = digits_net(classes = v) {
 }
 student small = digits_net(width = 4)
 """
+)
 
 
 @pytest.mark.parametrize(
     ("picked", "count"),
-    [("t[*]", 6), ("t[*, *]", 6), ("t[half[0], 1]", 1), ("t[part0, 1]", 1), ("t[v = part1, i = *]", 3), ("t[*, 0..1]", 4), ("t[0, *]", 3)],
+    [
+        ("t[*]", 6),
+        ("t[*, *]", 6),
+        ("t[half[0], 1]", 1),
+        ("t[part0, 1]", 1),
+        ("t[v = part1, i = *]", 3),
+        ("t[*, 0..1]", 4),
+        ("t[0, *]", 3),
+    ],
 )
 def test_rule_4_members_of_a_family(picked: str, count: int) -> None:
     plan = compiled(f"{FAMILY} measure m of {picked} on digits.test {{ top1 }}")
@@ -217,24 +227,34 @@ def test_rule_4_what_stands_right_of_a_selection_applies_to_each() -> None:
 
 
 def test_rule_4_families_of_phases_meet_families_of_networks() -> None:
-    text = HEAD + """
+    text = (
+        HEAD
+        + """
         verticals half of digits = random(parts = 2)
         teacher t[v in half] = digits_net(classes = v)
         phase train[v in half] of t[v] on digits[v] with quick { loss = cross_entropy(t[v].logits, labels) }
         measure m of [t[v]@train[v] for v in half] on digits.test { top1 }
     """
+    )
     rows = compiled(text).plan.measures["m"].rows
     assert [str(r.target.versions[0]) for r in rows] == ["t[v=part0]@train[v=part0]", "t[v=part1]@train[v=part1]"]
     assert codes(text + "measure n of t[*]@train[0] on digits.test { top1 }") == ["KD0307"]
 
 
 def test_rule_4_coordinates_pick_on_param_axes() -> None:
-    text = SWEEP + "teacher big = digits_net(width = 8) { phase train on digits with quick { loss = mean(self.logits) } }" + STUDENTS
-    plan = compiled(text + "export e = small@kd[weight = 0.5, seed = 0]  measure m of small@kd[weight = 0.1] on digits.test { top1 }"
+    text = (
+        SWEEP
+        + "teacher big = digits_net(width = 8) { phase train on digits with quick { loss = mean(self.logits) } }"
+        + STUDENTS
+    )
+    plan = compiled(text + "export e = small@kd[weight = 0.5, seed = 0]\n"
+                    "measure m of small@kd[weight = 0.1] on digits.test { top1 }"
                     "measure n of small@kd[weight = *, seed = 1..2] on digits.test { top1 }").plan  # fmt: skip
     assert plan.exports["e"].target.versions[0].phase == "kd[weight=0.5, seed=0]"
     assert len(plan.measures["m"].rows) == 5 and len(plan.measures["n"].rows) == 12
-    before = compiled(text + "export e = small[seed = 0]@kd[weight = 0.5]  measure n of small[seed = 1..2]@kd on digits.test { top1 }")
+    before = compiled(
+        text + "export e = small[seed = 0]@kd[weight = 0.5]  measure n of small[seed = 1..2]@kd on digits.test { top1 }"
+    )
     assert before.plan.exports["e"].target == plan.exports["e"].target
     assert len(before.plan.measures["n"].rows) == 12
     assert codes(text + "export e = small@kd[weight = 0.5]") == ["KD0404"]
@@ -307,7 +327,8 @@ def test_rule_5_use_sets_params_of_the_used_file(base: Path) -> None:
 
 def test_rule_5_one_file_twice_with_other_params_is_two_things(base: Path) -> None:
     text = 'use "t.kd" as t\nuse "t.kd" as u { width = 9 }\n' + STUDENT
-    plan = compiled(text + "phase kd of small on t.digits with t.quick { loss = kd(t.big.logits, small.logits) + kd(u.big.logits, small.logits) }",
+    plan = compiled(text + "phase kd of small on t.digits with t.quick { "
+                    "loss = kd(t.big.logits, small.logits) + kd(u.big.logits, small.logits) }",
                     base).plan  # fmt: skip
     assert len(plan.phases) == 3
 
@@ -321,7 +342,11 @@ def test_rule_5_set_reaches_only_the_given_file(base: Path) -> None:
 
 
 def test_rule_5_set_may_make_an_axis(base: Path) -> None:
-    text = 'use "t.kd"\nparam w = 1\n' + STUDENT + "phase a of small on digits with quick { loss = w * mean(small.logits) }"
+    text = (
+        'use "t.kd"\nparam w = 1\n'
+        + STUDENT
+        + "phase a of small on digits with quick { loss = w * mean(small.logits) }"
+    )
     assert list(compiled(text, base, params={"w": "[1, 2]"}).plan.phases) == ["a[w=1]", "a[w=2]"]
 
 
@@ -331,7 +356,9 @@ def test_rule_5_set_may_make_an_axis(base: Path) -> None:
 def test_rule_6_a_phase_may_be_called_like_a_function_and_nothing_else_may() -> None:
     assert codes(HEAD + BIG + KD) == []
     assert codes(HEAD + BIG + KD + "student kl = digits_net(width = 2)") == ["KD0206"]
-    assert codes(HEAD + BIG + "phase x of small on digits with quick { def kl = mean(small.fc)  loss = kl }") == ["KD0206"]
+    assert codes(HEAD + BIG + "phase x of small on digits with quick { def kl = mean(small.fc)  loss = kl }") == [
+        "KD0206"
+    ]
     assert codes(HEAD + BIG + KD + KD.replace("kd(", "kl(")) == ["KD0207"]
 
 
@@ -348,204 +375,3 @@ def test_rule_6_a_declarations_own_name_is_out_of_scope_right_of_its_equals() ->
 
 def test_rule_6_self_is_known_in_a_networks_body_only() -> None:
     assert codes(HEAD + BIG + "phase x of small on digits with quick { loss = mean(self.logits) }") == ["KD0209"]
-
-
-# ---- 7. Applying
-
-
-def test_rule_7_a_tap_is_short_for_an_application_to_the_inputs() -> None:
-    short = "phase x of small on digits with quick { loss = kd(big.logits, small.logits) }"
-    long = "phase x of small on digits with quick { loss = kd(big(inputs).logits, small(inputs).logits) }"
-    assert keys(HEAD + BIG + short) == keys(HEAD + BIG + long)
-
-
-def test_rule_7_submodules_apply_to_signals() -> None:
-    loss = phase("phase x of small on digits with quick { loss = mean(big.fc(fit(small.features, like = big.features))) }", "x").loss
-    tap = taps(loss)[0]
-    assert (tap.submodule, tap.path) == ("fc", "") and isinstance(tap.inputs[0], ir.Call)
-
-
-# ---- 8. Streams
-
-TWO = "phase x of small on digits, few with quick { loss = %s }"
-FEW = "data few = digits { fraction = 0.5 }\n"
-
-
-def test_rule_8_fields_belong_to_streams_and_bare_fields_to_a_single_one() -> None:
-    loss = phase(FEW + TWO % "cross_entropy(small(few.inputs).logits, few.labels) + mean(small(digits.inputs).logits)", "x").loss
-    streams = {(n.stream, n.field) for n in ir.walk(loss) if isinstance(n, ir.StreamField)}
-    assert streams == {(1, "inputs"), (1, "labels"), (0, "inputs")}
-    assert "KD0701" in codes(HEAD + BIG + FEW + TWO % "cross_entropy(small(few.inputs).logits, labels)")
-    assert codes(HEAD + BIG + TWO % "mean(small.logits)" + FEW) == ["KD0701"]
-
-
-def test_rule_8_what_is_unlabelled_has_no_labels_in_any_order_of_the_streams() -> None:
-    text = "phase x of small on digits.unlabelled with quick { loss = cross_entropy(small.logits, labels) }"
-    assert codes(HEAD + BIG + text) == ["KD0702"]
-    both = "phase x of small on %s with quick { loss = cross_entropy(small(digits.inputs), digits.labels) + mean(small(digits.unlabelled.inputs)) }"
-    for on, labelled in (("digits, digits.unlabelled", 0), ("digits.unlabelled, digits", 1)):
-        loss = phase(both % on, "x").loss
-        assert {n.stream for n in ir.walk(loss) if isinstance(n, ir.StreamField) and n.field == "labels"} == {labelled}
-
-
-def test_rule_8_data_seeds_do_not_follow_the_files_seed() -> None:
-    plan = compiled(HEAD.replace("= digits", "= digits { fraction = 0.5 }") + BIG + "param seed = 5\n" + KD).plan
-    assert plan.data["digits"].seed == 0 and plan.phases["kd"].seed == 5
-
-
-# ---- 9. Recipes
-
-
-def test_rule_9_one_recipe_for_all_or_one_each() -> None:
-    text = "recipe slow = quick { optimizer = adam(lr = 0.01) }\nrecipe long = quick { epochs = 9 }\n"
-    text += "phase x of small, big with %s on digits { loss = mean(small.fc) + mean(big.fc) }"
-    found = phase(text % "quick, slow", "x").recipes
-    assert [r.optimizer.name for r in found] == ["sgd", "adam"]
-    assert codes(HEAD + BIG + text % "quick, slow, slow") == ["KD0801"]
-    assert codes(HEAD + BIG + text % "quick, long") == ["KD0802"]
-
-
-def test_rule_9_recipes_inherit_and_bodies_override() -> None:
-    text = "recipe longer = quick { steps = 7 }\nphase x of small on digits with longer { batch = 8  loss = mean(small.fc) }"
-    found = phase(text, "x").recipes[0]
-    assert (found.epochs, found.steps, found.batch, found.optimizer.name) == (None, 7, 8, "sgd")
-
-
-def test_rule_9_label_smoothing_reaches_every_cross_entropy_without_its_own() -> None:
-    text = "phase x of small on digits with quick { label_smoothing = 0.2  loss = %s }"
-    plain, own = "cross_entropy(small.logits, labels)", "cross_entropy(small.logits, labels, smoothing = 0.5)"
-    found = calls(phase(text % f"{plain} + 2 * {own}", "x").loss, "cross_entropy")
-    assert [c.keywords["smoothing"].value for c in found] == [0.2, 0.5]  # type: ignore[union-attr]
-    said = HEAD + BIG + f"phase x of small on digits with quick {{ loss = {plain[:-1]}, smoothing = 0.2) }}"
-    assert keys(said)["x"] == keys(HEAD + BIG + text % plain)["x"]
-
-
-# ---- 10. Networks from networks
-
-
-def test_rule_10_networks_from_networks() -> None:
-    plan = compiled(HEAD + BIG + """
-        phase a of small.fc on digits with quick { loss = mean(small.logits) }
-        phase b of small.layer2 on digits with quick { loss = mean(small.logits) }
-        phase c of merge(small@a, small@b) on digits with quick { loss = mean(small.logits) }
-        phase d of small on digits with quick { loss = mse(ema(small, decay = 0.5).fc, small.fc) }
-        student copy = small@c
-        student mean_of = average(small@a, small@b)
-        phase e of copy on digits with quick { loss = mse(copy.fc, mean_of.fc) }
-    """)  # fmt: skip
-    origins = [n.origin for n in plan.plan.networks.values()]
-    assert Merged([ir.Version("small", "a"), ir.Version("small", "b")]) in origins
-    assert Follows("small", 0.5) in origins
-    assert set(plan.dag.predecessors("c")) == {"a", "b"} and set(plan.dag.predecessors("e")) == {"a", "b", "c"}
-    assert not list(plan.dag.predecessors("d"))
-
-
-def test_rule_10_merged_networks_must_be_alike() -> None:
-    assert "KD0253" in codes(HEAD + BIG + KD + "student x = merge(small@kd, big@train)")
-
-
-# ---- 11. Snapshots
-
-
-def test_rule_11_snapshots_exist_where_something_keeps_them() -> None:
-    text = HEAD + BIG + "phase x of small on digits with quick { %s loss = mean(small.fc) }\nexport e = small@x[%s]"
-    for keeps, snapshot in (("measure on digits.test { top1 }", "best"), ("ema = 0.9", "ema"), ("keep_epochs = [1]", "epoch = 1")):
-        assert codes(text % (keeps, snapshot)) == []
-        assert codes(text % ("", snapshot)) == ["KD0309"]
-    assert compiled(text % ("", "last")).plan.exports["e"].target.versions[0].snapshot == "last"
-
-
-def test_rule_11_measures_and_exports_stay_outside_keys() -> None:
-    text = HEAD + BIG + KD
-    assert keys(text) == keys(text + "measure m of small@kd on digits.test { top1 }\nexport e = small@kd")
-
-
-# ---- 12. Types
-
-HALVES = HEAD + "verticals line of digits { disjoint = false  up = [0, 1, 2]  down = [2, 1, 0]  other = [3, 4, 5] }\n" + """
-    teacher up = digits_net(width = 4, classes = line[up]) {
-      phase train on digits[line[up]] with quick { loss = cross_entropy(self.logits, labels) }
-    }
-    student s = digits_net(width = 2, classes = line[%s])
-    phase kd of s on digits[line[up]] with quick { loss = kl(up.logits, s.logits) }
-"""  # fmt: skip
-
-
-def test_rule_12_class_sets_in_another_order_fit_and_are_other_content() -> None:
-    assert codes(HALVES % "down") == [] and codes(HALVES % "up") == []
-    assert keys(HALVES % "down")["kd"] != keys(HALVES % "up")["kd"]
-
-
-def test_rule_12_other_class_sets_are_an_error() -> None:
-    assert [d.code for d in check_text(HALVES % "other")] == ["KD0503"]
-    assert check_text(HALVES % "down") == []
-
-
-def test_rule_12_verticals_are_partitions_unless_they_say_otherwise() -> None:
-    parts = "verticals v of digits { %s a = [0, 1, 2, 3, 4]  b = [4, 5, 6, 7, 8, 9] }"
-    assert codes(HEAD + parts % "") == ["KD0262"]
-    assert codes(HEAD + parts % "disjoint = false") == []
-
-
-# ---- 13. Time and terms
-
-
-def test_rule_13_clocks_masks_and_logged_terms() -> None:
-    found = phase("""
-        def later(x) = (epoch >= 2) * x
-        phase x of small on digits with quick {
-          def hard = cross_entropy(small.logits, labels)
-          def weight = 3
-          loss = later(hard) + progress * mean(detach(small.fc)) + weight * mean(reverse(small.features, weight = 0.1))
-        }
-    """, "x")  # fmt: skip
-    assert {n.name for n in ir.walk(found.loss) if isinstance(n, ir.Clock)} == {"epoch", "progress"}
-    assert list(found.logged) == ["hard"]
-    assert calls(found.loss, "detach") and calls(found.loss, "reverse")[0].keywords["weight"] == ir.Const(0.1)
-
-
-def test_rule_13_definitions_are_inlined() -> None:
-    by_name = "def f(a, t = 2) = kd(big.logits, a, temperature = t)\nphase x of small on digits with quick { def l = f(small.logits) loss = l }"
-    plain = "phase x of small on digits with quick { loss = kd(big.logits, small.logits, temperature = 2) }"
-    assert keys(HEAD + BIG + by_name)["x"] == keys(HEAD + BIG + plain)["x"]
-
-
-# ---- 14. User code
-
-
-def test_rule_14_user_code_counts_by_its_source(tmp_path: Path) -> None:
-    text = HEAD + BIG + 'use "%s" as my\nphase x of small on digits with quick { loss = my.loss(small.logits, labels) }'
-    (tmp_path / "one.py").write_text("def loss(a, b):\n    return a.mean()\n")
-    (tmp_path / "two.py").write_text("def loss(a, b):\n    return a.mean()\n")
-    first, second = keys(text % "one.py", tmp_path), keys(text % "two.py", tmp_path)
-    assert first == second
-    (tmp_path / "two.py").write_text("def loss(a, b):\n    return a.mean() * 2\n")
-    assert keys(text % "two.py", tmp_path)["x"] != first["x"]
-
-
-# ---- 15. Measures
-
-
-def test_rule_15_a_measure_has_a_row_for_every_point_of_the_axes_that_are_read() -> None:
-    plan = compiled(HEAD + BIG.replace("{ phase", "{ seed = 0 phase") + """
-        param w in [1, 2]
-        param seed in 0..2
-        phase a of small on digits with quick { loss = w * mean(small.logits) }
-        phase b of small on digits with quick { loss = mean(small.fc) }
-        measure table of big, small@a, small@b on digits.test { top1, cross_entropy }
-    """).plan  # fmt: skip
-    table = plan.measures["table"]
-    assert Counter(r.label for r in table.rows) == {"big": 1, "small@a": 6, "small@b": 3}
-    assert table.over == ["seed"] and [m.name for m in table.metrics] == ["top1", "cross_entropy"]
-    assert {"w": 2, "seed": 1} in [r.coordinates for r in table.rows]
-
-
-def test_rule_15_an_export_is_one_network() -> None:
-    text = HEAD + BIG + "param w in [1, 2]\nphase a of small on digits with quick { loss = w * mean(small.logits) }\n"
-    assert codes(text + "export e = small@a") == ["KD0404"]
-    assert codes(text + "export e = small@a[w = 2]") == []
-
-
-def test_warnings_of_conventions() -> None:
-    text = HEAD + BIG + "phase x of small on digits with quick { loss = kl(big.logits, small.logits, temperature = 4) }"
-    assert [d.code for d in compiled(text).warnings] == ["KD0360"]

@@ -93,13 +93,20 @@ class PlanBuilder:
         return word(name)
 
     def data(self, name: str, source: str | Term | None = None, **settings: Any) -> Term:
-        """A data set; `source` is `name` unless it is given. Settings: augment, normalize, split, fraction, limit, seed."""
+        """A data set; `source` is `name` unless it is given. Settings: augment, normalize, split, fraction, limit,
+        seed."""
         self._declare("data", name, [("=", [Term(choice(source if source is not None else name))])],
                       _settings(settings, "data"))  # fmt: skip
         return word(name)
 
     def verticals(
-        self, name: str, of: Term, made: Term | None = None, *, disjoint: bool = True, parts: Mapping[str, Any] | None = None
+        self,
+        name: str,
+        of: Term,
+        made: Term | None = None,
+        *,
+        disjoint: bool = True,
+        parts: Mapping[str, Any] | None = None,
     ) -> Term:
         """A partition of a data set's classes: ``made`` (``item("random", parts=2)``) or its `parts` by name."""
         clauses = [("of", [of])] + ([("=", [made])] if made is not None else [])
@@ -172,7 +179,9 @@ class PlanBuilder:
         if validate is not None:
             items.append(_declaration("measure", None, [("on", [validate[0]])], listing=list(validate[1])))
         items.extend(_settings({"loss": loss}))
-        self._declare("phase", name, [("of", _several(of)), ("on", _several(on)), ("with", _several(with_))], items, each=each)
+        self._declare(
+            "phase", name, [("of", _several(of)), ("on", _several(on)), ("with", _several(with_))], items, each=each
+        )
         return PhaseName(name)
 
     def measure(self, name: str, *, of: Any, on: Any, metrics: Sequence[Any], by: Any = (), over: Any = ()) -> str:
@@ -227,19 +236,29 @@ class PlanBuilder:
         python = Source(w.file, text)
         line = python.line(w.line)
         offset = sum(len(x) + 1 for x in text.split("\n")[: w.line - 1]) + len(line) - len(line.lstrip())
-        note = Note("written here", Span(python, offset, offset + len(line.strip()))) if line else Note(f"{w.file}:{w.line}")
+        note = (
+            Note("written here", Span(python, offset, offset + len(line.strip())))
+            if line
+            else Note(f"{w.file}:{w.line}")
+        )
         return replace(d, notes=(*d.notes, note))
 
     # ---- writing
 
     def _network(self, kind: str, name: str, model: str | Term, arguments: dict[str, Any]) -> Term:
-        own = {k: arguments.pop(k) for k in ("seed", "weights", "mode") if k in arguments}
+        own: dict[str, Any] = {k: arguments.pop(k) for k in ("seed", "weights", "mode") if k in arguments}
         each = arguments.pop("each", None)
         self._declare(kind, name, [("=", [_model(model, arguments)])], _settings(own, kind), each=each)
         return word(name)
 
-    def _declare(self, kind: str, name: str | None, clauses: list[tuple[str, list[Any]]], items: list[ast.Item] | None = None,
-                 **more: Any) -> None:  # fmt: skip
+    def _declare(
+        self,
+        kind: str,
+        name: str | None,
+        clauses: list[tuple[str, list[Any]]],
+        items: list[ast.Item] | None = None,
+        **more: Any,
+    ) -> None:
         written = write(_declaration(kind, name, clauses, items, **more))
         frame = sys._getframe(1)
         while frame.f_back is not None and frame.f_globals.get("__name__") == __name__:
@@ -262,7 +281,9 @@ def _declaration(
     slots = [ast.Slot(NOWHERE, n, NOWHERE, to_node(v)) for n, v in (each or {}).items()]
     made = [ast.Clause(NOWHERE, w, NOWHERE, [to_node(e) for e in exprs]) for w, exprs in clauses]
     listed = [choice(m) for m in listing] if listing is not None else None
-    return ast.Declaration(NOWHERE, kind, NOWHERE, name, NOWHERE, text, None, slots, made, items or None, listed, NOWHERE)
+    return ast.Declaration(
+        NOWHERE, kind, NOWHERE, name, NOWHERE, text, None, slots, made, items or None, listed, NOWHERE
+    )
 
 
 def _settings(values: Mapping[str, Any], kind: str | None = None) -> list[ast.Item]:

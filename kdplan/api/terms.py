@@ -200,7 +200,7 @@ def word(text: str) -> Term:
 
 
 def item(what: str, *args: Any, **settings: Any) -> Term:
-    """A choice from a table with its settings: ``item("sgd", lr=0.1)``, ``item("pad_crop", 8, pad=1)``, ``item("flip")``.
+    """A choice from a table with its settings: ``item("sgd", lr=0.1)``, ``item("pad_crop", 8, pad=1)``.
 
     >>> print(item("sgd", lr=0.1, momentum=0.9))
     sgd(lr = 0.1, momentum = 0.9)

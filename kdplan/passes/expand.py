@@ -122,7 +122,8 @@ class _Expansion:
 
     def _scope(self) -> None:
         """Names of one scope: data, networks, files, verticals, recipes. A table's word that the plan uses (`sgd`)
-        stays free of other meanings, except where only the declaration of that name says it (`data digits = digits`)."""
+        stays free of other meanings, except where only the declaration of that name says it
+        (`data digits = digits`)."""
         plan = self.plan
         heads: dict[str, list[tuple[str, str]]] = {}
         for owner, item in _items(plan):
@@ -206,7 +207,9 @@ class _Expansion:
             function = "merge" if isinstance(origin, Merged) else "average"
             return expression(call(name(function), [self.speller.version(v) for v in origin.versions], {}))
         if isinstance(origin, Follows):
-            return expression(call(name("ema"), [name(self.names.networks[origin.network])], {"decay": plain(origin.decay)}))
+            return expression(
+                call(name("ema"), [name(self.names.networks[origin.network])], {"decay": plain(origin.decay)})
+            )
         classes = {"classes": self.speller.classes(network.classes)} if network.classes is not None else {}
         return self.speller.item(network.architecture, **classes)
 
@@ -242,7 +245,9 @@ class _Expansion:
         plainly = move.base.phase is None and move.base.snapshot == "last"
         base: ast.Expr = name(self.names.networks[move.base.network]) if plainly else self.speller.version(move.base)
         if move.upto is not None:
-            since = {"from": dotted(name(move.since.partition(".")[0]), move.since.partition(".")[2])} if move.since else {}
+            since = (
+                {"from": dotted(name(move.since.partition(".")[0]), move.since.partition(".")[2])} if move.since else {}
+            )
             yield expression(call(name("upto"), [dotted(base, move.upto)], since))
         elif move.paths:
             yield from (expression(dotted(base, p)) for p in move.paths)
@@ -357,6 +362,3 @@ def _class_sets(plan: Plan) -> Iterator[ClassSet]:
         sets += [v.classes for v in [*phase.streams, *(v.view for v in phase.validations)]]
     sets += [v.classes for m in plan.measures.values() for v in m.views]
     yield from (s for s in sets if s is not None)
-
-
-

@@ -5,12 +5,15 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 from hypothesis import strategies as st
 
 from kdplan.compile import Compiled, compile_source
 from kdplan.diagnostics.report import PlanError
 from kdplan.diagnostics.span import Source
+from kdplan.ir import expr as ir
+from kdplan.ir.plan import Phase
 
 HEAD = """
 data digits = digits
@@ -44,6 +47,22 @@ def keys(text: str, folder: Path | None = None, **options: object) -> dict[str, 
 
 def bag(text: str, folder: Path | None = None) -> Counter[str]:
     return Counter(keys(text, folder).values())
+
+
+KD = "phase kd of small on digits with quick { loss = kd(big.logits, small.logits, temperature = 4) }\n"
+CE = "loss = cross_entropy(small.logits, labels)"
+
+
+def phase(text: str, name: str, **options: Any) -> Phase:
+    return compiled(HEAD + BIG + text, **options).plan.phases[name]
+
+
+def calls(e: ir.Expr, function: str) -> list[ir.Call]:
+    return [n for n in ir.walk(e) if isinstance(n, ir.Call) and n.function == function]
+
+
+def taps(e: ir.Expr) -> list[ir.Tap]:
+    return [n for n in ir.walk(e) if isinstance(n, ir.Tap)]
 
 
 # ---- plans at random

@@ -148,7 +148,9 @@ def test_names_that_tables_have_are_kept_free() -> None:
 
 def test_best_epochs_and_cycles_are_read_again() -> None:
     plan = HEAD + BIG + """
-        recipe long = quick { epochs = 4  schedule = cosine(cycles = 2)  ema = 0.9  keep_epochs = [2]  label_smoothing = 0.1 }
+        recipe long = quick {
+          epochs = 4  schedule = cosine(cycles = 2)  ema = 0.9  keep_epochs = [2]  label_smoothing = 0.1
+        }
         phase p of small on digits with long { loss = cross_entropy(small.logits, labels) }
         measure table of small@p[epoch = 2], small@p[cycle = 1], small@p[ema], small@init on digits.test { top1 }
         export tiny = small@p[ema]
@@ -161,5 +163,6 @@ def test_best_epochs_and_cycles_are_read_again() -> None:
 def test_names_are_words_and_each_stands_once() -> None:
     found = Namer({"kl"}).all(["a[w=-1]", "a_wm1", "kl", "3", "t.small", "init"], "phase")
     assert found == {
-        "a[w=-1]": "a_wm1_phase", "a_wm1": "a_wm1", "kl": "kl_phase", "3": "phase_3", "t.small": "t_small", "init": "init_phase",
+        "a[w=-1]": "a_wm1_phase", "a_wm1": "a_wm1", "kl": "kl_phase", "3": "phase_3", "t.small": "t_small",
+        "init": "init_phase",
     }  # fmt: skip
