@@ -122,7 +122,7 @@ class Interpreted(nn.Module):
             for other in args[1:]:
                 result = result + other if e.op == "+" else result * other
             return result
-        function = {"cross_entropy": F.cross_entropy, "mse": losses.mse, "boom": boom}[e.function]
+        function: Any = {"cross_entropy": F.cross_entropy, "mse": losses.mse, "boom": boom}[e.function]
         return function(*args)
 
 

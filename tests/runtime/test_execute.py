@@ -127,7 +127,7 @@ def test_out_of_memory(tmp_path: Path) -> None:
         def forward(**inputs: Any) -> Any:
             raise torch.OutOfMemoryError("tried to allocate 1 TiB")
 
-        made.live.forward = forward  # type: ignore[method-assign]
+        made.live.forward = forward
         return made
 
     result, _ = run(digits_plan(), tmp_path, assemble=hungry)

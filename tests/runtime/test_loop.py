@@ -31,7 +31,7 @@ def by_hand(change: Recipe, net: nn.Module, after=lambda: None) -> list[float]: 
             reseed(fold(3, "step", step), torch.device("cpu"))
             sgd.zero_grad()
             loss = F.cross_entropy(net(batch["inputs_0"]), batch["labels_0"])
-            loss.backward()
+            loss.backward()  # type: ignore[no-untyped-call]
             sgd.step()
             after()
             total += loss.item() * len(batch["labels_0"])

@@ -54,7 +54,8 @@ def table(sources: Sources, rows: list[Row], *metrics: Item, **changes: Any) -> 
 def by_hand(net: torch.nn.Module) -> float:
     batch = open_view(ViewSpec("digits", split="test"), None).batch(torch.arange(360))
     with torch.no_grad():
-        return 100 * (net(batch["inputs"]).argmax(1) == batch["labels"]).double().mean().item()
+        hits: torch.Tensor = net(batch["inputs"]).argmax(1) == batch["labels"]
+    return 100 * hits.double().mean().item()
 
 
 def test_last_and_best_are_both_reported(sources: Sources) -> None:
@@ -133,7 +134,8 @@ def test_taps_and_joins(sources: Sources) -> None:
         torch.testing.assert_close(value(Target(versions, "", "probabilities")), (a.softmax(1) + b.softmax(1)) / 2)
         torch.testing.assert_close(value(Target(versions, "", "logits")), (a + b) / 2)
         assert torch.equal(value(Target(versions, "", "concat")), torch.cat([a, b], 1))
-        torch.testing.assert_close(value(Target([BIG], "layer1")), one.layer1(one.stem(batch)))
+        inner: Any = one
+        torch.testing.assert_close(value(Target([BIG], "layer1")), inner.layer1(inner.stem(batch)))
         torch.testing.assert_close(value(Target([BIG], "probabilities")), a.softmax(1))
 
 

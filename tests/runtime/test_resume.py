@@ -141,7 +141,7 @@ class StopAt(Interrupt):
         super().__init__()
         self.at = step
 
-    @property  # type: ignore[override]
+    @property
     def requested(self) -> bool:
         return hasattr(self, "training") and self.training.step >= self.at
 

@@ -96,4 +96,4 @@ def kill(whole: str, store: str, options: str, seed: str, number: str) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit({"run": run, "kill": kill}[sys.argv[1]](*sys.argv[2:]))
+    sys.exit(kill(*sys.argv[2:]) if sys.argv[1] == "kill" else run(sys.argv[2], sys.argv[3]))
