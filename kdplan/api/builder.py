@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import linecache
+import os
 import sys
 from bisect import bisect_right
 from collections.abc import Mapping, Sequence
@@ -50,7 +51,7 @@ class PlanBuilder:
     Parameters
     ----------
     root : Path, optional
-        Where data sets are looked for; as everywhere, `KDPLAN_DATA` by default.
+        Where data sets are looked for; the environment's `KDPLAN_DATA` by default.
     folder : Path, optional
         What file names are relative to; the current folder by default.
 
@@ -74,7 +75,8 @@ class PlanBuilder:
     """
 
     def __init__(self, root: Path | None = None, folder: Path | None = None) -> None:
-        self.root = root
+        found = os.environ.get("KDPLAN_DATA")
+        self.root = root if root is not None else Path(found) if found else None
         self.folder = folder if folder is not None else Path.cwd()
         self._written: list[_Written] = []
 

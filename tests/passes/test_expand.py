@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from pathlib import Path
 
@@ -16,10 +17,10 @@ ROOT = Path(__file__).parents[2]
 FILES = sorted([*ROOT.glob("plans/**/*.kd"), *ROOT.glob("examples/**/*.kd")])
 
 
-def expands(plan: Compiled) -> str:
+def expands(plan: Compiled, root: Path | None = None) -> str:
     """The expanded text, checked."""
     text = expand(plan.plan)
-    again = compiled(text)
+    again = compiled(text, root=root)
     assert Counter(k.key for k in again.keys.values()) == Counter(k.key for k in plan.keys.values()), text
     assert expand(again.plan) == text
     assert len(again.plan.measures) == len(plan.plan.measures)
@@ -34,11 +35,11 @@ def test_random_plans_keep_their_keys(model: Model) -> None:
 
 
 @pytest.mark.parametrize("file", FILES, ids=[str(f.relative_to(ROOT)) for f in FILES])
-def test_the_plans_that_are_shipped_keep_their_keys(file: Path) -> None:
+def test_the_plans_that_are_shipped_keep_their_keys(file: Path, request: pytest.FixtureRequest) -> None:
     text = file.read_text(encoding="utf-8")
-    if "cifar" in text or "fashion" in text or "mnist" in text:
-        pytest.skip("needs data that is not embedded")
-    expands(compiled(text, file.parent))
+    embedded = not re.search("cifar|mnist|svhn|imagenet|coco", text)
+    root = None if embedded else request.getfixturevalue("kdplan_data")
+    expands(compiled(text, file.parent, root=root), root)
 
 
 def test_axes_become_parts_of_names() -> None:
