@@ -85,9 +85,9 @@ class Namer:
 
     def all(self, wanted: Iterable[str], kind: str, allowed: Iterable[str] = ()) -> dict[str, str]:
         """A name for each of `wanted`; what is a word already keeps it, if it may. `allowed` may be taken."""
-        names = list(wanted)
-        free = [n for n in names if is_word(n) and (n not in self.taken or n in set(allowed))]
-        self.taken |= set(free)
+        names, may = list(wanted), set(allowed)
+        free = {n for n in names if is_word(n) and (n not in self.taken or n in may)}
+        self.taken |= free
         return {n: n if n in free else self.one(n, kind) for n in names}
 
     def one(self, wanted: str, kind: str) -> str:
@@ -110,7 +110,8 @@ class _Expansion:
         self.plan = plan
         self.used = _networks(plan)
         self.names = Names()
-        self.recipes: list[tuple[Recipe, str]] = []
+        self.recipes: dict[str, tuple[str, Recipe]] = {}
+        """A recipe's content -> its name; equal ones are written once."""
         self.parts: dict[str, tuple[str, list[tuple[str, list[int]]]]] = {}
         """Data set -> its verticals' name, and their parts."""
         self._scope()
@@ -140,8 +141,9 @@ class _Expansion:
             self._part(classes, namer)
         for phase in plan.phases.values():
             for recipe in phase.recipes:
-                if all(recipe != known for known, _ in self.recipes):
-                    self.recipes.append((recipe, namer.one(f"recipe_{len(self.recipes) + 1}", "recipe")))
+                if repr(recipe) not in self.recipes:
+                    word = namer.one(f"recipe_{len(self.recipes) + 1}", "recipe")
+                    self.recipes[repr(recipe)] = (word, recipe)
 
     def _part(self, classes: ClassSet, namer: Namer) -> None:
         at = (classes.data, tuple(classes.ids))
@@ -165,7 +167,7 @@ class _Expansion:
             "\n".join(self._data(d) for d in plan.data.values()),
             "\n".join(self._verticals(d) for d in self.parts),
             "\n".join(self._network(plan.networks[n]) for n in self.used),
-            *(_body(f"recipe {word}", self._recipe(recipe)) for recipe, word in self.recipes),
+            *(_body(f"recipe {word}", self._recipe(recipe)) for word, recipe in self.recipes.values()),
             *(self._phase(p) for p in plan.phases.values()),
             *(self._measure(m, self.measures[n]) for n, m in plan.measures.items() if m.rows),
             "\n".join(f"export {self.exports[n]} = {self._target(e.target)}" for n, e in plan.exports.items()),
@@ -230,7 +232,7 @@ class _Expansion:
     def _phase(self, phase: Phase) -> str:
         moves = ", ".join(text for m in phase.moves for text in self._move(m))
         streams = ", ".join(expression(self.speller.view(v, split=False)) for v in phase.streams)
-        recipes = ", ".join(next(word for known, word in self.recipes if known == r) for r in phase.recipes)
+        recipes = ", ".join(self.recipes[repr(r)][0] for r in phase.recipes)
         items = [f"seed = {phase.seed}"]
         items += [f"def {n} = {lines(self.speller.signal(e, phase))}" for n, e in phase.logged.items()]
         for v in phase.validations:
