@@ -125,8 +125,9 @@ class Loader:
 
 
 def _leave_signals(worker: int) -> None:
-    """Ctrl-C reaches every process of a terminal; workers leave it to the run, which still needs them for its step."""
+    """Ctrl-C and schedulers signal the whole group; workers leave it to the run, which needs them to end its step."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
 
 class _Maker:

@@ -58,15 +58,18 @@ def test_killed_at_random_moments(tmp_path: Path) -> None:
     assert numbers(whole) == numbers(broken) != []
 
 
-def test_killed_with_loader_workers(tmp_path: Path) -> None:
-    """Images are read by two processes; the whole phase is run once without them, and once with them and kills."""
+def images(folder: Path) -> str:
     draw = random.Random(0)
     for name in ("cat", "dog"):
-        (tmp_path / "images" / name).mkdir(parents=True)
+        (folder / name).mkdir(parents=True)
         for i in range(40):
-            image = Image.frombytes("RGB", (8, 8), draw.randbytes(192))
-            image.save(tmp_path / "images" / name / f"{i}.png")
-    settings = {"folder": str(tmp_path / "images"), "epochs": 15, "batch": 16, "keep_epochs": []}
+            Image.frombytes("RGB", (8, 8), draw.randbytes(192)).save(folder / name / f"{i}.png")
+    return str(folder)
+
+
+def test_killed_with_loader_workers(tmp_path: Path) -> None:
+    """Images are read by two processes; the whole phase is run once without them, and once with them and kills."""
+    settings = {"folder": images(tmp_path / "images"), "epochs": 15, "batch": 16, "keep_epochs": []}
     whole, broken = tmp_path / "whole", tmp_path / "broken"
     ended = call("kill", str(whole), str(broken), json.dumps(settings | {"workers": 2}), "2", "3")
     assert ended.returncode == 0, ended.stderr
@@ -78,13 +81,14 @@ def test_killed_with_loader_workers(tmp_path: Path) -> None:
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_signals_stop_with_a_checkpoint(tmp_path: Path, number: signal.Signals) -> None:
     store = tmp_path / "store"
-    options = json.dumps({"epochs": 100000, "checkpoint_seconds": 1000})
-    process = subprocess.Popen(command("run", str(store), options), env=environment())
+    settings = {"folder": images(tmp_path / "images"), "batch": 16, "workers": 1, "epochs": 100000}
+    options = json.dumps(settings | {"checkpoint_seconds": 1000})
+    process = subprocess.Popen(command("run", str(store), options), env=environment(), start_new_session=True)
     metrics = store / "work" / "key-train" / "metrics.jsonl"
     end = time.monotonic() + 60
-    while not metrics.exists() and time.monotonic() < end:
+    while not read_metrics(metrics) and time.monotonic() < end:  # an epoch is done: workers are at work
         time.sleep(0.02)
-    process.send_signal(number)
+    os.killpg(process.pid, number)  # as a terminal or a scheduler does, loader workers included
     assert process.wait(60) == 75
     assert Store(store).state("key-train") == "interrupted"
     assert Store(store).resume_step("key-train")
