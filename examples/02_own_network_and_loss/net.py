@@ -5,7 +5,7 @@ from torch import Tensor, nn
 
 
 class TwoRoads(nn.Module):
-    """Digits [B, 1, 8, 8] to logits [B, classes], along a wide and a deep road. Every submodule can be tapped by its name."""
+    """Digits [B, 1, 8, 8] to logits [B, classes], along a wide and a deep road; a plan can tap both."""
 
     def __init__(self, width: int = 8, classes: int = 10) -> None:
         super().__init__()

@@ -27,9 +27,8 @@ def show_phase(store: Store, name: str, key: str) -> None:
     print(f"{name}  ({key[:8]})")
     print(f"  loss by epoch: {', '.join(f'{x:.3f}' for x in losses)}")
     print(f"  {artifact.summary['steps']} steps in {artifact.summary['seconds']:.1f} s; {count:,} parameters")
-    print(
-        f"  snapshots: {', '.join(artifact.snapshots())}; largest tensor: {max(weights, key=lambda n: weights[n].numel())}"
-    )
+    largest = max(weights, key=lambda n: weights[n].numel())
+    print(f"  snapshots: {', '.join(artifact.snapshots())}; largest tensor: {largest}")
 
 
 def show_export(folder: Path) -> None:

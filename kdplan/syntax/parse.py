@@ -131,4 +131,4 @@ def _settle(made: Table, key: tuple[int, int, str]) -> tuple[int, int | None]:
     return top, action
 
 
-__all__ = ["PlanError", "parse", "parse_recovering"]
+__all__ = ["PlanError", "parse", "parse_recovering", "run"]

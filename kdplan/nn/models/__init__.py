@@ -28,6 +28,7 @@ __all__ = [
     "conv1x1",
     "create",
     "digits_net",
+    "find",
     "initialise",
     "linear",
     "mlp",

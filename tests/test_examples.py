@@ -1,0 +1,90 @@
+"""The examples and the shipped plans: all check, and the quick ones run as their READMEs say."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from kdplan.cli import main
+from kdplan.compile import compile_source
+from kdplan.diagnostics.span import Source
+
+ROOT = Path(__file__).parent.parent
+IN_EXAMPLES = sorted(str(p.relative_to(ROOT)) for p in ROOT.glob("examples/*/*.kd"))
+OF_DIGITS = ["plans/quickstart.kd", "plans/common/digits.kd", *IN_EXAMPLES]
+OF_CIFAR = ["plans/common/cifar100.kd", "plans/cifar100/kd.kd"]
+
+
+def test_every_plan_is_tested() -> None:
+    every = {str(p.relative_to(ROOT)) for part in ("plans", "examples") for p in (ROOT / part).rglob("*.kd")}
+    assert every == {*OF_DIGITS, *OF_CIFAR}
+
+
+@pytest.mark.parametrize("plan", OF_DIGITS)
+def test_plan_checks(plan: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["check", str(ROOT / plan)]) == 0
+    assert capsys.readouterr().err == "", "not even a warning"
+
+
+@pytest.mark.parametrize("plan", OF_CIFAR)
+def test_plan_on_cifar_checks(plan: str, kdplan_data: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["check", str(ROOT / plan), "--data", str(kdplan_data)]) == 0
+    assert capsys.readouterr().err == ""
+
+
+def test_shorter_runs_keep_the_shape_of_the_schedule(kdplan_data: Path) -> None:
+    path = ROOT / "plans" / "cifar100" / "kd.kd"
+    source = Source(str(path), path.read_text())
+    full = compile_source(source, path.parent, kdplan_data).plan
+    short = compile_source(source, path.parent, kdplan_data, params={"epochs": "8"}).plan
+    recipes = [plan.phases["distil[seed=0]"].recipes[0] for plan in (full, short)]
+    assert [r.epochs for r in recipes] == [240, 8]
+    assert [r.schedule.arguments["at"] for r in recipes if r.schedule] == [[150, 180, 210], [5, 6, 7]]
+
+
+def test_plans_are_laid_out() -> None:
+    assert main(["fmt", "--check", str(ROOT / "plans"), str(ROOT / "examples")]) == 0
+
+
+def test_commands_of_the_readmes_name_files_that_exist() -> None:
+    for page in ROOT.glob("examples/*/README.md"):
+        for file in re.findall(r"(?:kdplan \w+|python) (\S+\.(?:kd|py))", page.read_text()):
+            assert (ROOT / file).is_file(), f"{page}: {file}"
+
+
+def python(*arguments: str) -> str:
+    env = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run([sys.executable, *arguments], capture_output=True, text=True, cwd=ROOT, env=env)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_first_plan_and_its_artifacts(tmp_path: Path) -> None:
+    """Examples 01 and 04: trains, exports, and reads what is there."""
+    plan, store, out = str(ROOT / "examples/01_first_plan/plan.kd"), str(tmp_path / "store"), str(tmp_path / "tiny")
+    assert main(["run", plan, "--set", "epochs=1", "--store", store]) == 0
+    assert main(["export", plan, "tiny", "--set", "epochs=1", "--store", store, "-o", out]) == 0
+    told = python("examples/04_reading_artifacts/read.py", plan, "--store", store, "--export", out)
+    assert "imitate" in told and "1,009 parameters" in told and "a blank image" in told
+
+
+def test_own_network_and_loss(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    plan = str(ROOT / "examples/02_own_network_and_loss/plan.kd")
+    assert main(["run", plan, "--set", "epochs=1", "--store", str(tmp_path)]) == 0
+    assert "own@imitate" in capsys.readouterr().out
+    # the named term is in the metrics
+    assert any("places" in f.read_text() for f in tmp_path.glob("phases/*/metrics.jsonl"))
+
+
+def test_plan_api(tmp_path: Path) -> None:
+    told = python("examples/03_plan_api/plan.py")
+    (tmp_path / "said.kd").write_text(told)
+    assert main(["check", str(tmp_path / "said.kd")]) == 0
+    run = ["examples/03_plan_api/plan.py", "--run", "--epochs", "1", "--store", str(tmp_path / "store")]
+    assert "small4@imitate4" in python(*run)
+    assert "trained nothing" in python(*run)
