@@ -125,7 +125,9 @@ def field(stream: int, name: str, span: Span, ctx: Context) -> ir.Expr:
     assert ctx.phase is not None
     label, view = ctx.phase.streams[stream]
     if name == "labels" and view.unlabelled:
-        raise error("KD0702", span, name=label, help=f"a loss without labels, or `on {label.removesuffix('.unlabelled')}`")
+        raise error(
+            "KD0702", span, name=label, help=f"a loss without labels, or `on {label.removesuffix('.unlabelled')}`"
+        )
     return ir.StreamField(stream, name, span=span)
 
 
@@ -136,7 +138,9 @@ def default_inputs(span: Span, ctx: Context) -> ir.Expr:
     if len(ctx.phase.streams) > 1:
         names = [label for label, _ in ctx.phase.streams]
         network, dot, path = span.text.partition(".")
-        raise error("KD0701", span, name=span.text, streams=listing(names), example=f"{network}({names[0]}.inputs){dot}{path}")
+        raise error(
+            "KD0701", span, name=span.text, streams=listing(names), example=f"{network}({names[0]}.inputs){dot}{path}"
+        )
     return ir.StreamField(0, "inputs", span=span)
 
 
@@ -171,9 +175,13 @@ def _stream_field(base: DataValue, word: str, span: Span, ctx: Context) -> ir.Ex
     same = [
         (i, view)
         for i, (_, view) in enumerate(ctx.phase.streams)
-        if view.data is base.data and view.classes == base.classes and (view.split or "train") == (base.split or "train")
+        if view.data is base.data
+        and view.classes == base.classes
+        and (view.split or "train") == (base.split or "train")
     ]
     exact = [i for i, view in same if view.unlabelled == base.unlabelled]
     for i in [*exact, *(i for i, _ in same if not base.unlabelled)]:
         return field(i, word, span, ctx)
-    raise error("KD0706", span, name=span.text.rpartition(".")[0], streams=listing(label for label, _ in ctx.phase.streams))
+    raise error(
+        "KD0706", span, name=span.text.rpartition(".")[0], streams=listing(label for label, _ in ctx.phase.streams)
+    )

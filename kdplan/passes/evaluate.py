@@ -13,17 +13,18 @@ from kdplan.diagnostics.report import PlanError, error, listing, nearest
 from kdplan.diagnostics.span import Span
 from kdplan.ir import expr as ir
 from kdplan.ir.functions import FUNCTIONS, PLAN_FUNCTIONS, SIGNALS
+from kdplan.ir.plan import Item
 from kdplan.passes import apply, arithmetic, declared, make_network, picks
 from kdplan.passes.load import Declared, Module, UserCode
 from kdplan.passes.session import Context, cycle
 from kdplan.passes.spread import comprehend, spread
 from kdplan.passes.values import (
+    Applied,
     Builtin,
     Case,
     Choice,
     ClassesValue,
     DataValue,
-    Applied,
     FunctionValue,
     Lazy,
     ListValue,
@@ -36,7 +37,6 @@ from kdplan.passes.values import (
     VerticalsValue,
     describe,
 )
-from kdplan.ir.plan import Item
 from kdplan.syntax import ast
 
 
@@ -206,7 +206,8 @@ def call(function: Value, node: ast.Call, ctx: Context, want: str) -> Value:
     if isinstance(function, UserFunction):
         if want in ("model", "source"):
             return Choice(
-                Item(f"{function.code.path}:{function.name}", choice_arguments(None, node, ctx), span=node.span), node.span
+                Item(f"{function.code.path}:{function.name}", choice_arguments(None, node, ctx), span=node.span),
+                node.span,
             )
         args = [apply.signal(v, ctx) for v in spread(node.args, ctx)]
         keywords = {k.name: apply.signal(evaluate(k.value, ctx), ctx) for k in node.keywords}

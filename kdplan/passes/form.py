@@ -83,7 +83,11 @@ def _declaration(node: ast.Declaration, outer: Kind | None, reporter: Reporter) 
         else:
             assert outer is not None
             reporter.report(
-                "KD0215", node.kind_span, kind=node.kind, outer=outer.name, allowed=listing(allowed) if allowed else None
+                "KD0215",
+                node.kind_span,
+                kind=node.kind,
+                outer=outer.name,
+                allowed=listing(allowed) if allowed else None,
             )
         return
     _head(node, kind, outer, reporter)
@@ -121,7 +125,7 @@ def _head(node: ast.Declaration, kind: Kind, outer: Kind | None, reporter: Repor
 
 
 def _local_names(node: ast.Declaration, outer: Kind | None, reporter: Reporter) -> None:
-    """KD0206 for built-ins' names inside a declaration; those of whole declarations are looked at when files are read."""
+    """KD0206 for built-ins' names inside a declaration; whole declarations are looked at when files are read."""
     if outer and node.kind == "def" and node.name in RESERVED:
         reporter.report("KD0206", node.name_span or node.span, name=node.name, kind="def")
     for slot in node.slots:

@@ -69,7 +69,9 @@ def graph_key(plan: Plan, phase: Phase) -> str:
     parts += [[hasher.view(v), v.unlabelled] for v in phase.streams]
     for r in phase.recipes:
         momentum = bool(r.optimizer.arguments.get("momentum"))
-        parts.append([r.optimizer.name, momentum, r.epochs, r.steps, r.batch, r.accumulate, r.ema is None, len(r.keep_epochs)])
+        parts.append(
+            [r.optimizer.name, momentum, r.epochs, r.steps, r.batch, r.accumulate, r.ema is None, len(r.keep_epochs)]
+        )
     parts.append(len(phase.validations))
     for name, root in (("loss", phase.loss), *phase.logged.items()):
         parts.append(name)
@@ -88,7 +90,14 @@ def _graph_node(plan: Plan, e: ir.Expr) -> Any:
             return [e.of.slot, e.submodule, e.path]
         network = plan.networks[e.of.network]
         classes = network.classes
-        return [architecture(network), network.mode, [classes.data, classes.ids] if classes else None, e.submodule, e.path, str(e.of)]
+        return [
+            architecture(network),
+            network.mode,
+            [classes.data, classes.ids] if classes else None,
+            e.submodule,
+            e.path,
+            str(e.of),
+        ]
     if isinstance(e, ir.Op):
         return [e.op, len(e.args)]
     if isinstance(e, ir.StreamField):
@@ -257,7 +266,7 @@ def _view(data: Data, view: View) -> dict[str, Any]:
 
 def _recipe(path: str, recipe: Recipe) -> Iterator[Component]:
     """Settings that differ from the defaults: a setting that a later version adds changes no old key."""
-    for name in Recipe.__slots__:  # type: ignore[attr-defined]
+    for name in Recipe.__slots__:
         value = getattr(recipe, name)
         if name in _IRRELEVANT or value == getattr(_DEFAULT_RECIPE, name, None):
             continue

@@ -1,4 +1,4 @@
-"""The core plan's own law: what must hold whoever wrote it. Run after every pass under test, and on plans from Python."""
+"""The core plan's own law: what must hold whoever wrote it. Run on every plan, also on those from Python."""
 
 from __future__ import annotations
 
@@ -22,7 +22,13 @@ def check_plan(plan: Plan, reporter: Reporter) -> None:
     """
     for network in plan.networks.values():
         origin = network.origin
-        versions = [origin.version] if isinstance(origin, Copied) else origin.versions if isinstance(origin, Merged | Averaged) else []
+        versions = (
+            [origin.version]
+            if isinstance(origin, Copied)
+            else origin.versions
+            if isinstance(origin, Merged | Averaged)
+            else []
+        )
         for version in versions:
             _version(plan, version, reporter)
         if isinstance(origin, Follows) and origin.network not in plan.networks:
@@ -55,7 +61,9 @@ def _phase(plan: Plan, phase: Phase, reporter: Reporter) -> None:
     for root in (phase.loss, *phase.logged.values()):
         for e in ir.walk(root):
             if isinstance(e, ir.Tap) and isinstance(e.of, ir.Moving) and not 0 <= e.of.slot < len(phase.moves):
-                reporter.report("KD0321", e.span or phase.span, phase=phase.name, what=f"has no moving network {e.of.slot}")
+                reporter.report(
+                    "KD0321", e.span or phase.span, phase=phase.name, what=f"has no moving network {e.of.slot}"
+                )
             if isinstance(e, ir.StreamField) and not 0 <= e.stream < len(phase.streams):
                 reporter.report("KD0321", e.span or phase.span, phase=phase.name, what=f"has no stream {e.stream}")
 
@@ -110,4 +118,8 @@ def _snapshot_help(snapshot: str) -> str:
     if snapshot == "ema":
         return "the recipe must say `ema = 0.999`"
     name, _, number = snapshot.partition("=")
-    return f"the recipe must say `keep_epochs = [{number}]`" if name == "epoch" else "the schedule must be `cosine(cycles = n)`"
+    return (
+        f"the recipe must say `keep_epochs = [{number}]`"
+        if name == "epoch"
+        else "the schedule must be `cosine(cycles = n)`"
+    )

@@ -1,4 +1,4 @@
-"""What is legal and most likely not meant: networks that stay equal for ever, and conventions that are easily missed."""
+"""What is legal and most likely not meant: networks that stay equal for ever, conventions that are easily missed."""
 
 from __future__ import annotations
 
@@ -32,7 +32,9 @@ def _twins(phase: Phase, key: PhaseKey, reporter: Reporter) -> None:
     start = {c.path: c.value for c in key.components if c.path.startswith("moves/")}
     same_recipe = len(phase.recipes) == 1
     for i, j in itertools.combinations(range(len(phase.moves)), 2):
-        alike = start[f"moves/{i}"] == start[f"moves/{j}"] and start.get(f"moves/{i}/part") == start.get(f"moves/{j}/part")
+        alike = start[f"moves/{i}"] == start[f"moves/{j}"] and start.get(f"moves/{i}/part") == start.get(
+            f"moves/{j}/part"
+        )
         if not alike or not (same_recipe or _same(phase, i, j)):
             continue
         if shape(phase.loss, {}) == shape(phase.loss, {i: j, j: i}):
@@ -89,9 +91,7 @@ def _temperature(phase: Phase, reporter: Reporter) -> None:
             value = t.value if isinstance(t, ir.Const) else 1
             if isinstance(value, int | float) and value > 1 and abs(factor) <= 1.0:
                 reporter.report("KD0360", e.span or phase.span, temperature=f"{value:g}", square=f"{value * value:g}")
-        elif isinstance(e, ir.Op):
-            stack.extend((a, factor) for a in e.args)
-        elif isinstance(e, ir.Call):
+        elif isinstance(e, ir.Op | ir.Call):
             stack.extend((a, factor) for a in e.args)
 
 

@@ -233,10 +233,7 @@ class _Loader:
             if declared.kind == "phase":
                 self.declare(module, name, declared, node.span)
 
-
-    def loaded(
-        self, path: Path, node: ast.Declaration, folder: Path, chain: list[Path], plain: bool
-    ) -> Module | None:
+    def loaded(self, path: Path, node: ast.Declaration, folder: Path, chain: list[Path], plain: bool) -> Module | None:
         """The module of a used file: the same for every `use` without settings, a new one for each with settings."""
         if plain and path in self.plain:
             return self.plain[path]

@@ -33,7 +33,16 @@ def _data(thing: Declared, ctx: Context) -> Data:
     source = ctx.child(exclude=thing.name).eval(clause.exprs[0], "source")
     if isinstance(source, DataValue):
         base = source.data
-        data = Data(thing.name, base.source, list(base.augment), base.normalize, base.split, base.fraction, base.limit, base.seed)
+        data = Data(
+            thing.name,
+            base.source,
+            list(base.augment),
+            base.normalize,
+            base.split,
+            base.fraction,
+            base.limit,
+            base.seed,
+        )
     elif isinstance(source, Choice):
         data = Data(thing.name, source.item)
     else:
@@ -78,7 +87,9 @@ def unique_name(thing: Declared, name: str, ctx: Context) -> str:
 
 
 def verticals_value(thing: Declared, span: Span, ctx: Context) -> VerticalsValue:
-    found = remember(ctx.in_module(thing.module), (thing, thing.name), "verticals", span, lambda c: _verticals(thing, c))
+    found = remember(
+        ctx.in_module(thing.module), (thing, thing.name), "verticals", span, lambda c: _verticals(thing, c)
+    )
     return VerticalsValue(found.data, found.parts, found.disjoint, span)
 
 
@@ -137,7 +148,9 @@ def _ids(value: Value, data: Data, span: Span) -> list[int]:
             number = integer(item, item.span or span)
             if not 0 <= number < len(data.classes):
                 help = f"class numbers count from 0 to {len(data.classes) - 1}"
-                raise error("KD0260", item.span or span, name=str(number), data=data.name, count=len(data.classes), help=help)
+                raise error(
+                    "KD0260", item.span or span, name=str(number), data=data.name, count=len(data.classes), help=help
+                )
             found.append(number)
     return found
 
@@ -145,7 +158,7 @@ def _ids(value: Value, data: Data, span: Span) -> list[int]:
 def _class(name: str, data: Data, span: Span) -> int:
     if name not in data.classes:
         near = nearest(name, data.classes)
-        help = f"did you mean \"{near}\"?" if near else f"it has {listing(data.classes)}"
+        help = f'did you mean "{near}"?' if near else f"it has {listing(data.classes)}"
         raise error("KD0260", span, name=name, data=data.name, count=len(data.classes), help=help)
     return data.classes.index(name)
 

@@ -227,14 +227,19 @@ def from_networks(function: str, values: list[Value], node: ast.Call, ctx: Conte
     first = nets[0].instance.network
     for net in nets[1:]:
         other = net.instance.network
-        if (other.architecture.name, other.architecture.arguments) != (first.architecture.name, first.architecture.arguments):
+        if (other.architecture.name, other.architecture.arguments) != (
+            first.architecture.name,
+            first.architecture.arguments,
+        ):
             raise error("KD0253", net.span, function=function, first=nets[0].span.text, second=net.span.text)
     if function == "ema":
         decay = 0.999
         for k in node.keywords:
             value = ctx.eval(k.value, "any")
             if k.name != "decay" or not isinstance(value, ir.Const) or not isinstance(value.value, int | float):
-                raise error("KD0230", k.name_span, function="`ema`", name=k.name, help="it has `decay`, a number from 0 to 1")
+                raise error(
+                    "KD0230", k.name_span, function="`ema`", name=k.name, help="it has `decay`, a number from 0 to 1"
+                )
             decay = float(value.value)
         origin: Any = Follows(nets[0].instance.name, decay)
         name = f"ema({nets[0].instance.name}, decay = {decay!r})"
@@ -257,6 +262,4 @@ def _same(made: NetInstance, ctx: Context) -> NetInstance:
 
 
 def node_as_declaration(node: ast.Call, name: str) -> ast.Declaration:
-    return ast.Declaration(
-        node.span, "derived", node.span, name, node.span, None, None, [], [], None, None, node.span
-    )
+    return ast.Declaration(node.span, "derived", node.span, name, node.span, None, None, [], [], None, None, node.span)

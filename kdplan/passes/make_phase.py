@@ -47,7 +47,9 @@ def instance(
     return remember(ctx.in_module(thing.module), key, "phase", span, build)
 
 
-def make(thing: Declared, bound: dict[str, tuple[Any, Value]], outer: NetInstance | None, ctx: Context) -> PhaseInstance:
+def make(
+    thing: Declared, bound: dict[str, tuple[Any, Value]], outer: NetInstance | None, ctx: Context
+) -> PhaseInstance:
     """The phase of a declaration; `outer` is the network in whose body it stands."""
     node = thing.node
     if outer is not None and node.slots:
@@ -112,7 +114,9 @@ def _moves(node: ast.Declaration, outer: NetInstance | None, ctx: Context) -> tu
             moves.append(Move(base, span=value.span))
         move = moves[slot]
         if (move.base.network, move.base.phase, move.base.snapshot) != (base.network, base.phase, base.snapshot):
-            raise error("KD0304", net.span, first=_span_text(move.span), second=net.span.text, name=net.instance.declared.name)
+            raise error(
+                "KD0304", net.span, first=_span_text(move.span), second=net.span.text, name=net.instance.declared.name
+            )
         again = move.span is not value.span
         if again and (part or not net.path or not move.paths):
             raise error("KD0254", value.span, name=net.instance.declared.name)
@@ -155,7 +159,13 @@ def _streams(node: ast.Declaration, ctx: Context) -> list[tuple[str, DataValue]]
     found: list[tuple[str, DataValue]] = []
     for value in spread(clause.exprs, ctx, "any"):
         if not isinstance(value, DataValue):
-            raise error("KD0244", value.span or clause.word_span, what="what stands after `on`", wants="data", found=describe(value))
+            raise error(
+                "KD0244",
+                value.span or clause.word_span,
+                what="what stands after `on`",
+                wants="data",
+                found=describe(value),
+            )
         found.append((value.span.text, value))
     return found
 
@@ -172,12 +182,20 @@ def _recipes(node: ast.Declaration, networks: int | None, ctx: Context) -> list[
     with gather:
         overrides = make_recipe.read_settings(node, ctx)
     recipes: list[Recipe] = []
-    with gather:
-        values = spread(clause.exprs, ctx, "any")
+    values: list[Value] = []
+    for e in clause.exprs:
+        with gather:
+            values += spread([e], ctx, "any")
     gather.raise_if_failed()
     for value in values:
         if not isinstance(value, RecipeValue):
-            raise error("KD0244", value.span or clause.word_span, what="what stands after `with`", wants="a recipe", found=describe(value))
+            raise error(
+                "KD0244",
+                value.span or clause.word_span,
+                what="what stands after `with`",
+                wants="a recipe",
+                found=describe(value),
+            )
         recipes.append(make_recipe.finish(value, dict(overrides)))
     if networks is not None and len(recipes) not in (1, networks):
         raise error("KD0801", clause.word_span.to(clause.exprs[-1].span), found=len(recipes), networks=networks)
@@ -239,7 +257,9 @@ def _validations(
                 slots.append(moved[value.instance])
         for value in spread(clause.exprs, ctx, "any"):
             if not isinstance(value, DataValue):
-                raise error("KD0244", clause.word_span, what="what stands after `on`", wants="data", found=describe(value))
+                raise error(
+                    "KD0244", clause.word_span, what="what stands after `on`", wants="data", found=describe(value)
+                )
             if value.split is None:
                 raise error("KD0703", value.span, name=value.span.text, example=f"{value.span.text}.test")
             for slot in slots:
@@ -264,5 +284,3 @@ def _code(phase: Phase) -> dict[str, str]:
             if isinstance(e, ir.Call) and ":" in e.function:
                 found[e.function] = make_network.file_hash(Path(e.function.rpartition(":")[0]))
     return found
-
-

@@ -16,7 +16,9 @@ from kdplan.syntax import ast
 
 
 def recipe_value(thing: Declared, span: Span, ctx: Context) -> RecipeValue:
-    made = remember(ctx.in_module(thing.module), (thing, thing.name), "recipe", span, lambda inner: _recipe(thing, inner))
+    made = remember(
+        ctx.in_module(thing.module), (thing, thing.name), "recipe", span, lambda inner: _recipe(thing, inner)
+    )
     return RecipeValue(made.settings, span)
 
 
@@ -72,7 +74,13 @@ def finish(value: RecipeValue, overrides: dict[str, tuple[Any, Span]]) -> Recipe
     ends_itself = "schedule" in merged and merged["schedule"][0].name == "plateau"
     if len(lengths) != 1:
         what = "both `epochs` and `steps`" if lengths else "neither `epochs` nor `steps`"
-        help = "delete one of them" if lengths else "`epochs = 200`, as the longest that it may take" if ends_itself else None
+        help = (
+            "delete one of them"
+            if lengths
+            else "`epochs = 200`, as the longest that it may take"
+            if ends_itself
+            else None
+        )
         raise error("KD0852", value.span, name=value.span.text, what=what, help=help)
     last = merged["epochs"][0] if "epochs" in merged else None
     kept, place = merged.get("keep_epochs", ([], value.span))

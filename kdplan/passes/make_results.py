@@ -26,7 +26,7 @@ def measure(thing: Declared, ctx: Context) -> Measure:
     gather = Gather()
     for e in of.exprs:
         with gather:
-            for found in expand(ctx, lambda inner, e=e: (_rows(e, inner)), axes.size):  # type: ignore[misc]
+            for found in expand(ctx, lambda inner, e=e: _rows(e, inner), axes.size):  # type: ignore[misc]
                 rows.extend(found)
     views: list[View] = []
     metrics: list[Item] = []

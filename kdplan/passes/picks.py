@@ -109,7 +109,9 @@ def position(value: Value, labels: list[Any], span: Span, name: str) -> int:
     PlanError
         KD0402 where there is none such.
     """
-    wanted: Any = value.value if isinstance(value, ir.Const) else value.classes.label if isinstance(value, ClassesValue) else None
+    wanted: Any = (
+        value.value if isinstance(value, ir.Const) else value.classes.label if isinstance(value, ClassesValue) else None
+    )
     numeric = all(isinstance(v, int | float) and not isinstance(v, bool) for v in labels)
     for i, label in enumerate(labels):
         if wanted is not None and label == wanted and type(label) is not bool:
@@ -151,7 +153,9 @@ def _choose(base: Value, rest: list[ast.Expr], node: ast.Pick, ctx: Context) -> 
 
 
 def _is_snapshot(p: ast.Expr) -> bool:
-    return (isinstance(p, ast.Name) and p.name in SNAPSHOTS) or (isinstance(p, ast.Coordinate) and p.name in SNAPSHOT_AXES)
+    return (isinstance(p, ast.Name) and p.name in SNAPSHOTS) or (
+        isinstance(p, ast.Coordinate) and p.name in SNAPSHOT_AXES
+    )
 
 
 def _of_network(base: NetValue, p: ast.Expr, node: ast.Pick, ctx: Context) -> Value:
@@ -173,10 +177,14 @@ def _of_network(base: NetValue, p: ast.Expr, node: ast.Pick, ctx: Context) -> Va
     key = ctx.eval(p, "any")
     if isinstance(key, ir.Const) and base.path:
         return NetValue(base.instance, base.version, (*base.path, str(key.value)), node.span, base.coordinates)
-    raise error("KD0406", node.span, what=f"`{base.instance.declared.name}`, which is one network,", help=_SNAPSHOTS_HELP)
+    raise error(
+        "KD0406", node.span, what=f"`{base.instance.declared.name}`, which is one network,", help=_SNAPSHOTS_HELP
+    )
 
 
-def _item(items: list[Value], rest: list[ast.Expr], node: ast.Pick, ctx: Context, labels: list[Any] | None = None) -> Value:
+def _item(
+    items: list[Value], rest: list[ast.Expr], node: ast.Pick, ctx: Context, labels: list[Any] | None = None
+) -> Value:
     if len(rest) != 1:
         raise error("KD0406", node.span, what="a list")
     if isinstance(rest[0], ast.All):

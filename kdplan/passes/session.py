@@ -130,8 +130,13 @@ def check_sound(thing: Declared) -> None:
 
 
 _PLURALS = {
-    "phase": "Phases", "recipe": "Recipes", "def": "Definitions", "model": "Models", "data": "Data sets", "param": "Params",
-}  # fmt: skip
+    "phase": "Phases",
+    "recipe": "Recipes",
+    "def": "Definitions",
+    "model": "Models",
+    "data": "Data sets",
+    "param": "Params",
+}
 
 
 def cycle(session: Session, key: Any, span: Span) -> PlanError:

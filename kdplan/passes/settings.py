@@ -39,7 +39,13 @@ def _number(spec: SettingSpec, node: ast.Expr, ctx: Context) -> Any:
     if isinstance(value, ir.Const) and value.value is None and spec.default in ("no limit", "none"):
         return None
     if not isinstance(value, ir.Const):
-        raise error("KD0244", node.span, what=f"`{spec.name}`", wants="a number" if spec.type == "number" else "a whole number", found=describe(value))
+        raise error(
+            "KD0244",
+            node.span,
+            what=f"`{spec.name}`",
+            wants="a number" if spec.type == "number" else "a whole number",
+            found=describe(value),
+        )
     check_range(spec, value, value.span or node.span, f"`{spec.name}`")
     return value.value
 
@@ -101,7 +107,13 @@ def item(want: str, value: Value, node: ast.Expr, name: str, ctx: Context) -> It
     if isinstance(value, Choice):
         check_required(ctx.session.tables[want].get(value.item.name), value.item.arguments, value.span)
         return value.item
-    raise error("KD0244", node.span, what=f"`{name}`", wants=f"{'an' if want[0] in 'aeiou' else 'a'} {want}", found=describe(value))
+    raise error(
+        "KD0244",
+        node.span,
+        what=f"`{name}`",
+        wants=f"{'an' if want[0] in 'aeiou' else 'a'} {want}",
+        found=describe(value),
+    )
 
 
 def _item(spec: SettingSpec, node: ast.Expr, ctx: Context) -> Item:
