@@ -77,6 +77,8 @@ def compile_source(
     reporter = Reporter()
     module = load(source, folder, reporter, overrides=_overrides(params or {}))
     check_form(module, reporter)
+    if not module.tree.items and not reporter.errors:
+        reporter.report("KD0228", None)
     plan = resolve(module, root, reporter)
     reporter.raise_if_errors()
     return compile_plan(plan, source, reporter, facts=facts, only=only, until=until)
@@ -113,9 +115,10 @@ def inspect(compiled: Compiled, names: list[str] | None = None) -> dict[str, Ins
     PlanError
         With every mistake that was found in any of them.
     """
-    from kdplan.graph.inspect import inspect_phase  # torch comes with it: only where graphs are wanted
+    from kdplan.graph.inspect import check_recipes, inspect_phase  # torch comes with it: only where graphs are wanted
 
     reporter = Reporter()
+    check_recipes([compiled.plan.phases[name] for name in (names if names is not None else compiled.planned)], reporter)
     seen: dict[str, Inspected | None] = {}
     found: dict[str, Inspected] = {}
     for name in names if names is not None else compiled.planned:

@@ -225,7 +225,7 @@ def transform(
                 expected="two numbers above 0, the smaller first",
                 found=str(list(args[arg])),
             )
-    return Transform(name, tuple((k, tuple(v) if isinstance(v, list) else v) for k, v in args.items()))
+    return Transform(name, tuple((k, tuple(v) if isinstance(v, list) else v) for k, v in args.items()), span)
 
 
 def steps(transforms: Sequence[Transform], train: bool) -> tuple[tuple[int, Transform], ...]:
@@ -236,7 +236,7 @@ def steps(transforms: Sequence[Transform], train: bool) -> tuple[tuple[int, Tran
     """
     done: list[tuple[int, Transform]] = []
     for slot, t in enumerate(transforms):
-        full = transform(t.name, (), t.get())
+        full = transform(t.name, (), t.get(), t.span)
         if train or not TRANSFORMS[t.name].random:
             done.append((slot, full))
         else:
@@ -281,12 +281,12 @@ def out_shape(
             if min(now[1], now[2]) + room < args["size"]:
                 raise error(
                     "KD0730",
-                    span,
+                    t.span or span,
                     name=t.name,
                     why=f"a square of {args['size']} does not fit into {now[1]} by {now[2]}",
                 )
         if t.name in ("to_rgb", "color_jitter") and now[0] not in (1, 3):
-            raise error("KD0730", span, name=t.name, why=f"the samples have {now[0]} channels")
+            raise error("KD0730", t.span or span, name=t.name, why=f"the samples have {now[0]} channels")
         now = TRANSFORMS[t.name].shape(now, args)
     if now[1] is None or now[2] is None:
         raise error(

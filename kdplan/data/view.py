@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
+
+from kdplan.diagnostics.span import Span
 
 Pairs = tuple[tuple[str, Any], ...]
 
@@ -18,6 +20,7 @@ class Transform:
 
     name: str
     args: Pairs = ()
+    span: Span | None = field(default=None, compare=False, repr=False)
 
     def get(self) -> dict[str, Any]:
         return dict(self.args)

@@ -86,7 +86,7 @@ class _Sentences(string.Formatter):
         if conversion == "c":
             text = str(value)
             return text[:1].upper() + text[1:]
-        return super().convert_field(value, conversion)  # type: ignore[arg-type]
+        return super().convert_field(value, conversion)
 
 
 _FILL = _Sentences().vformat

@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 
 import torch
+from safetensors import SafetensorError, safe_open
 from torch import nn
 
-from kdplan.diagnostics.report import error
+from kdplan.diagnostics.report import Reporter, error, listing
 from kdplan.graph.assemble import Joined, join
 from kdplan.graph.assembled import Networks
 from kdplan.graph.cost import cost as graph_cost
 from kdplan.graph.cost import flops_by_owner
 from kdplan.ir import expr as ir
 from kdplan.ir.dag import Cost
-from kdplan.ir.plan import Network, Phase, Plan, View
+from kdplan.ir.plan import Loaded, Network, Phase, Plan, View
 from kdplan.nn.models import create, initialise
+from kdplan.nn.optim import build_optimizer
+from kdplan.nn.schedules import build_schedule
 
 
 @dataclass
@@ -56,14 +61,64 @@ def blank(network: Network) -> nn.Module:
     return made.eval()
 
 
+def check_recipes(phases: Iterable[Phase], reporter: Reporter) -> None:
+    """KD0853 for optimizers and schedules whose settings torch, or the schedule, refuses.
+
+    Each is built once on a parameter of its own, so that a phase that stands at the end of a long plan fails now.
+    """
+    seen: set[str] = set()
+    for phase in phases:
+        for recipe in phase.recipes:
+            for place, item in (("optimizer", recipe.optimizer), ("schedule", recipe.schedule)):
+                shown = f"{item.name} {item.arguments}"
+                if shown in seen:
+                    continue
+                seen.add(shown)
+                try:
+                    if place == "optimizer":
+                        build_optimizer(item.name, item.arguments, [nn.Parameter(torch.zeros(1, 1))])
+                    else:
+                        build_schedule(item.name, item.arguments, total=recipe.epochs or 1, lr=0.1)
+                except ValueError as problem:
+                    why = str(problem.__cause__ or problem).rstrip(".")
+                    reporter.report("KD0853", recipe.spans.get(place, recipe.span), name=item.name, problem=why)
+
+
+def check_weights(network: Network, module: nn.Module) -> None:
+    """KD0830 where a weights file is no safetensors file, or its tensors are not those of the architecture."""
+    origin = network.origin
+    if not isinstance(origin, Loaded):
+        return
+    span = origin.span or network.span
+    name = Path(origin.path).name
+    try:
+        with safe_open(origin.path, "pt") as file:
+            found = {k: tuple(file.get_slice(k).get_shape()) for k in file.keys()}  # noqa: SIM118 - no mapping
+    except (SafetensorError, OSError) as problem:
+        reason = f"it cannot be read as a safetensors file ({str(problem).rstrip('.')})."
+        raise error("KD0830", span, source=f"`{name}`", network=network.name, reason=reason) from problem
+    wanted = {k: tuple(v.shape) for k, v in module.state_dict().items()}
+    missing, unknown = sorted(wanted.keys() - found.keys()), sorted(found.keys() - wanted.keys())
+    other = [k for k, shape in wanted.items() if k in found and found[k] != shape]
+    reasons = [f"the file lacks {listing(missing, 4)}"] if missing else []
+    reasons += [f"the network has no {listing(unknown, 4)}"] if unknown else []
+    reasons += [f"`{k}` is {list(found[k])}, where {list(wanted[k])} is wanted" for k in other[:2]]
+    if reasons:
+        reason = "; ".join(reasons) + "."
+        raise error("KD0830", span, source=f"`{name}`", network=network.name, reason=reason)
+
+
 def blank_networks(plan: Plan, phase: Phase) -> Networks:
     """Modules without memory for everything that a phase moves and reads."""
     moving = [blank(plan.networks[m.base.network]) for m in phase.moves]
+    for move, module in zip(phase.moves, moving, strict=True):
+        check_weights(plan.networks[move.base.network], module)
     frozen: dict[str, nn.Module] = {}
     for root in (phase.loss, *phase.logged.values()):
         for e in ir.walk(root):
             if isinstance(e, ir.Tap) and isinstance(e.of, ir.Version) and str(e.of) not in frozen:
                 frozen[str(e.of)] = blank(plan.networks[e.of.network])
+                check_weights(plan.networks[e.of.network], frozen[str(e.of)])
     return Networks(moving, frozen)
 
 

@@ -287,6 +287,20 @@ def check_required(spec: Any, found: Collection[str], span: Span) -> None:
             raise error("KD0237", span, function=spec.name, name=param.name)
 
 
+def _check_list(param: Param, value: Value, span: Span, what: str) -> None:
+    """KD0244 where a list of numbers is wanted and this is none."""
+    whole = param.type == "integers"
+    wants = "a list of whole numbers" if whole else "a list of numbers"
+    if isinstance(value, ir.Const) and value.value is None:
+        return
+    if not isinstance(value, ListValue | Several):
+        raise error("KD0244", span, what=what, wants=wants, found=describe(value))
+    for one in value.items:
+        number = one.value if isinstance(one, ir.Const) else ""
+        if number is not None and not isinstance(number, int if whole else int | float):
+            raise error("KD0244", span, what=what, wants=wants, found=f"a list with {describe(one)}")
+
+
 _SINGLE = frozenset({"number", "integer", "flag", "text", "choice"})
 """Types of parameters that a list does not fit."""
 
@@ -294,6 +308,8 @@ _SINGLE = frozenset({"number", "integer", "flag", "text", "choice"})
 def _plain_argument(param: Param | None, value: Value, span: Span, function: str) -> Any:
     if param is not None and param.type in _SINGLE and isinstance(value, ListValue | Several):
         raise error("KD0403", span, name=param.name, text=span.text)
+    if param is not None and param.type in ("numbers", "integers"):
+        _check_list(param, value, span, f"`{param.name}` of `{function}`")
     if param is not None and isinstance(value, ir.Const) and value.value is not None:
         check_range(param, value, value.span or span, f"`{param.name}` of `{function}`")
         if param.choices and value.value not in param.choices:

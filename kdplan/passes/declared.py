@@ -23,6 +23,7 @@ from kdplan.passes.values import (
     NetInstance,
     NetValue,
     Part,
+    PhaseInstance,
     Several,
     Value,
     VerticalsValue,
@@ -145,7 +146,7 @@ def _left_by(base: NetValue, declared: Declared, bound: dict[str, tuple[Any, Val
     return found
 
 
-def _moved_by(base: NetValue, phase: make_phase.PhaseInstance, span: Span) -> NetValue:
+def _moved_by(base: NetValue, phase: PhaseInstance, span: Span) -> NetValue:
     slot = phase.moved.get(base.instance)
     if slot is None:
         names = listing(n.declared.name for n in phase.moved)

@@ -13,6 +13,7 @@ from kdplan.ir.plan import Data, Plan
 from kdplan.passes import axes, make_network, make_phase, make_results, tables
 from kdplan.passes.evaluate import evaluate
 from kdplan.passes.load import Declared, Module
+from kdplan.passes.names import check_names
 from kdplan.passes.picks import bindings
 from kdplan.passes.session import Context, Session, check_sound, expand
 from kdplan.passes.values import Family, PhaseInstance
@@ -59,6 +60,7 @@ def resolve(module: Module, root: Path | None, reporter: Reporter) -> Plan:
             _declaration(declared, ctx)
         except PlanError as e:
             reporter.add(e.diagnostics)
+    check_names(module, all_tables, reporter)
     _in_order(session.plan)
     return session.plan
 

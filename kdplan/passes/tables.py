@@ -38,14 +38,15 @@ def _from_settings(name: str, doc: str, settings: Mapping[str, Setting], more: b
 
 
 _TYPES = {"int": "integer", "float": "number", "bool": "flag", "text": "text", "classes": "classes", "str": "text"}
+_TYPES |= {"list[int]": "integers", "list[float]": "numbers"}
 
 
 _LOWEST = {
     name: 0
     for name in ("lr", "weight_decay", "momentum", "eps", "lr_decay", "momentum_decay", "initial_accumulator_value", "rho",
                  "patience", "min_delta", "final", "factor")
-} | {"cycles": 1}  # fmt: skip
-"""Settings of optimizers and schedules that are wrong below this."""
+} | {"cycles": 1, "k": 1, "bins": 1}  # fmt: skip
+"""Settings of optimizers, schedules and metrics that are wrong below this."""
 
 
 def _from_setting(s: Setting) -> Param:

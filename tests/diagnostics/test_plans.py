@@ -1,0 +1,251 @@
+"""Whole plans with mistakes: many at once, mistakes that draw no others, and those that only Python or files can make."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import save_file
+
+from kdplan.compile import check_text, compile_plan, compile_source
+from kdplan.diagnostics.report import Diagnostic, PlanError
+from kdplan.diagnostics.span import Source
+from kdplan.ir import expr as ir
+from kdplan.ir.plan import Data, Item, Move, Network, Phase, Plan, Recipe, View
+
+START = """
+data digits = digits
+recipe quick { optimizer = sgd(lr = 0.1)  epochs = 1 }
+student small = digits_net(width = 2)
+"""
+ALONE = "phase alone of small on digits with quick { loss = cross_entropy(small.logits, labels) }\n"
+
+
+def told(text: str, folder: Path | None = None, root: Path | None = None) -> list[tuple[str, str]]:
+    return [(d.code, d.span.text if d.span else "") for d in check_text(text, root, folder)]
+
+
+# ---- several mistakes
+
+
+def test_five_mistakes_in_one_run() -> None:
+    text = """
+data digits = digits
+recipe quick { optimizer = sgdd(lr = 0.1)  epochs = 1 }
+student small = digits_net(widht = 2)
+student other = digits_net(width = 4)
+phase alone of other on digits with quick { loss = cross_entropy(othr.logits, labels) }
+phase again of other on digits.tset with quick { loss = cross_entropy(other.logits, labels) }
+export tiny = small
+"""
+    assert told(text) == [
+        ("KD0205", "sgdd"),
+        ("KD0230", "widht"),
+        ("KD0205", "othr"),
+        ("KD0705", "tset"),
+    ]
+    assert ("KD0206", "mean") in told(text + "param mean = 3")
+
+
+def test_every_part_of_a_declaration_is_looked_at() -> None:
+    text = START + """
+phase alone of smal on digit with quik {
+  loss  = cross_entropy(small.logits, labels)
+  batch = 0
+}
+"""
+    assert sorted(t for _, t in told(text)) == ["0", "digit", "quik", "smal"]
+
+
+def test_every_term_of_a_sum_is_looked_at() -> None:
+    text = START + "phase p of small on digits with quick { loss = mean(a.logits) + 2 * b - c }"
+    assert [t for _, t in told(text)] == ["a", "b", "c"]
+
+
+def test_every_setting_is_looked_at() -> None:
+    text = "recipe quick { optimizer = sdg(lr = 0.1)  epochs = 0  batch = 2.5  schedule = cosin }"
+    assert [t for _, t in told(text)] == ["sdg", "0", "2.5", "cosin"]
+
+
+def test_phases_with_wrong_graphs_are_all_told() -> None:
+    text = START + """
+phase a of small on digits with quick { loss = small.logits * 2 }
+phase b of small on digits with quick { loss = mean(small.layer9) }
+"""
+    assert told(text) == [("KD0504", "small.logits * 2"), ("KD0501", "small.layer9")]
+
+
+# ---- one mistake, one message
+
+
+@pytest.mark.parametrize(
+    ("wrong", "code"),
+    [
+        ("student late: digits_net()", "KD0101"),
+        ("student late", "KD0221"),
+        ("studnet late = digits_net()", "KD0201"),
+        ("student late = digitsnet()", "KD0205"),
+        ('student late = digits_net() { weights = "nothing.safetensors" }', "KD0211"),
+    ],
+)
+def test_what_needs_a_wrong_declaration_is_silent(wrong: str, code: str) -> None:
+    rest = """
+phase p of late on digits with quick { loss = cross_entropy(late.logits, labels) }
+measure m of late@p, late on digits.test { top1 }
+export e = late@p
+"""
+    assert [c for c, _ in told(f"{START}\n{wrong}\n{rest}")] == [code]
+
+
+def test_names_of_a_missing_file_are_not_missed(tmp_path: Path) -> None:
+    text = 'use "comon.kd"\nuse "other.kd" as o\nphase p of s, o.t on d with r { loss = mean(s.logits) }'
+    assert [c for c, _ in told(text, tmp_path)] == ["KD0211", "KD0211"]
+
+
+def test_mistakes_in_a_used_file_have_their_place_there(tmp_path: Path) -> None:
+    (tmp_path / "r.kd").write_text("recipe quick { optimizer = sgdd(lr = 0.1)\n epochs = 1 }\nstudent x { seed = 1 }")
+    text = 'use "r.kd" { }\ndata digits = digits\n'
+    text += "phase p of x on digits with quick { loss = mean(x.logits) }"
+    found = check_text(text, folder=tmp_path, path=str(tmp_path / "plan.kd"))
+    assert [(d.code, Path(d.span.file).name, d.span.line) for d in found if d.span] == [
+        ("KD0205", "r.kd", 1),
+        ("KD0221", "r.kd", 3),
+    ]
+
+
+def test_a_file_that_is_used_twice_is_told_once(tmp_path: Path) -> None:
+    (tmp_path / "r.kd").write_text("param w = 1\nstudent x { seed = w }\nphase q ~")
+    found = check_text('use "r.kd" as a { w = 2 }\nuse "r.kd" as b { w = 3 }', folder=tmp_path)
+    assert len({(d.code, str(d.span)) for d in found}) == len(found) == 2
+
+
+def test_a_file_that_uses_itself(tmp_path: Path) -> None:
+    (tmp_path / "plan.kd").write_text('use "plan.kd"\nparam w = 1')
+    assert told('use "plan.kd"\nparam w = 1', tmp_path) == [("KD0213", 'use "plan.kd"')]
+
+
+def test_a_misspelt_setting_does_not_hide_a_misspelt_name() -> None:
+    text = START + "phase p of small on digits with quick { w = 3  loss = w * cross_entropy(smal.logits, labels) }"
+    assert told(text) == [("KD0203", "w"), ("KD0205", "smal")]
+
+
+# ---- what nothing reads
+
+
+def test_names_in_unread_definitions() -> None:
+    assert told("def a = nothing + 1") == [("KD0205", "nothing")]
+    assert told("param a in [nothing, 2]") == [("KD0205", "nothing")]
+    text = START + ALONE.replace("{ loss", "{ def f(x) = mean(y) + x  loss")
+    assert told(text) == [("KD0205", "y")]
+    fine = "def a(x, k = 2) = sum(i * x for i in 0..k) + kl(previous.logits, self.logits) * epoch\nparam o in [adam, sgd]"
+    assert told(fine) == []
+
+
+# ---- files
+
+
+def test_empty_plans_are_warned_of() -> None:
+    for text in ("", "\n", "# nothing yet\n"):
+        [found] = check_text(text)
+        assert (found.code, found.severity, found.span) == ("KD0228", "warning", None)
+
+
+def test_files_that_cannot_be_read(tmp_path: Path) -> None:
+    (tmp_path / "latin.kd").write_bytes("# gr\xfcn\n".encode("latin-1"))
+    (tmp_path / "folder.kd").mkdir()
+    found = check_text('use "latin.kd"\nuse "folder.kd"', folder=tmp_path)
+    assert [d.code for d in found] == ["KD0225", "KD0225"]
+    assert "byte 4 is not UTF-8" in found[0].message and "directory" in found[1].message
+
+
+@pytest.mark.parametrize(
+    ("tensors", "says"),
+    [
+        ({}, "the file lacks `fc.bias`"),
+        ({"fc.weight": torch.zeros(3, 3)}, "`fc.weight` is [3, 3], where [10, 8] is wanted"),
+        ({"head": torch.zeros(2)}, "the network has no `head`"),
+    ],
+)
+def test_weights_that_do_not_fit_are_told_before_anything_trains(
+    tmp_path: Path, tensors: dict[str, torch.Tensor], says: str
+) -> None:
+    from kdplan.nn.models import create
+
+    state = create("digits_net", width=2).state_dict() if tensors else {"x": torch.zeros(1)}
+    save_file({**state, **tensors}, tmp_path / "w.safetensors")
+    text = START.replace("width = 2)", 'width = 2) { weights = "w.safetensors" }') + ALONE
+    [found] = check_text(text, folder=tmp_path)
+    assert found.code == "KD0830" and says in found.message
+    assert found.span is not None and found.span.text == '"w.safetensors"'
+
+
+def test_weights_that_fit(tmp_path: Path) -> None:
+    from kdplan.nn.models import create
+
+    save_file(create("digits_net", width=2).state_dict(), tmp_path / "w.safetensors")
+    assert told(START.replace("width = 2)", 'width = 2) { weights = "w.safetensors" }') + ALONE, tmp_path) == []
+
+
+def test_images_of_many_sizes(tmp_path: Path) -> None:
+    for split in ("train", "test"):
+        for i, name in enumerate(("cat", "dog")):
+            folder = tmp_path / "pets" / split / name
+            folder.mkdir(parents=True)
+            Image.fromarray(np.zeros((8 + i, 9, 3), np.uint8)).save(folder / "0.png")
+    text = START.replace("data digits = digits", 'data digits = image_folder("pets")') + ALONE
+    assert told(text.replace("width = 2", "width = 2, channels = 3, classes = 2"), root=tmp_path) == [
+        ("KD0514", "small.logits")
+    ]
+
+
+def test_data_without_classes(tmp_path: Path) -> None:
+    code = "import numpy as np\ndef data():\n    return {'train': (np.zeros((4, 1, 8, 8), np.uint8), None)}\n"
+    (tmp_path / "own.py").write_text(code)
+    text = f'data own = source("{tmp_path}/own.py:data")\nstudent small = digits_net(classes = own.classes)'
+    assert told(text, tmp_path, tmp_path) == [("KD0707", "own.classes")]
+
+
+# ---- plans from Python
+
+
+def _plan(**changes: object) -> Plan:
+    phase = Phase(
+        "p", [Move(ir.Version("small"))], [View("digits")], [Recipe(Item("sgd"), epochs=1)], ir.Tap(ir.Moving(0), [], "logits")
+    )
+    for name, value in changes.items():
+        setattr(phase, name, value)
+    return Plan(
+        data={"digits": Data("digits", Item("digits"))},
+        networks={"small": Network("small", Item("digits_net"))},
+        phases={"p": phase},
+    )
+
+
+def _codes(plan: Plan) -> list[Diagnostic]:
+    with pytest.raises(PlanError) as caught:
+        compile_plan(plan)
+    return caught.value.diagnostics
+
+
+def test_plan_from_python_with_unknown_names() -> None:
+    found = _codes(_plan(streams=[View("digit")], moves=[Move(ir.Version("smal"))]))
+    assert {d.code for d in found} == {"KD0320"}
+    assert {d.help for d in found} == {"did you mean `digits`?", "did you mean `small`?"}
+
+
+def test_plan_from_python_with_an_impossible_phase() -> None:
+    assert [d.code for d in _codes(_plan(recipes=[]))] == ["KD0321"]
+    found = _codes(_plan(loss=ir.Tap(ir.Moving(3), [], "logits")))
+    assert [d.message for d in found] == ["Phase `p` has no moving network 3."]
+    found = _codes(_plan(loss=ir.StreamField(2, "labels")))
+    assert [d.message for d in found] == ["Phase `p` has no stream 2."]
+
+
+def test_selection_of_an_unknown_phase() -> None:
+    with pytest.raises(PlanError) as caught:
+        compile_source(Source("plan.kd", START + ALONE), Path("."), only=("alnoe",))
+    [found] = caught.value.diagnostics
+    assert found.code == "KD0310" and found.help == "did you mean `alone`?"
