@@ -17,9 +17,9 @@ from kdplan.diagnostics.report import PlanError, Reporter, error, listing, neare
 from kdplan.graph.assembled import Assembled, Follower, Networks
 from kdplan.graph.build import Builder, JoinedPhase
 from kdplan.graph.freeze import split
+from kdplan.graph.lower import Lowering, first_line
 from kdplan.graph.params import upto
 from kdplan.graph.prune import prune
-from kdplan.graph.lower import Lowering, first_line
 from kdplan.graph.reach import gradient_reach
 from kdplan.graph.signals import shown
 from kdplan.graph.splice import Splices

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from kdplan.diagnostics.report import error, listing, nearest
 from kdplan.diagnostics.span import Span
-from kdplan.graph.build import BuildError, Builder
+from kdplan.graph.build import Builder, BuildError
 from kdplan.graph.functions import OPERATORS, built_in, user
 from kdplan.graph.signals import Signal, class_set, dims, permutation, shown
 from kdplan.graph.splice import Splices

@@ -12,7 +12,6 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 from pydantic.json_schema import SkipJsonSchema
 
-
 Place = Annotated[SkipJsonSchema[Any], Field(exclude=True)]
 """A span, for messages only: it is no part of the value, of its equality, or of the JSON form."""
 

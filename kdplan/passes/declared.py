@@ -8,6 +8,7 @@ from kdplan.diagnostics.report import PlanError, error, listing
 from kdplan.diagnostics.span import Span
 from kdplan.ir import expr as ir
 from kdplan.ir.seed import fold
+from kdplan.ir.spec import Spec
 from kdplan.passes import axes, make_data, make_network, make_phase, make_recipe
 from kdplan.passes.arithmetic import integer, plain, too_many, unknown_parameter
 from kdplan.passes.load import Declared
@@ -29,7 +30,6 @@ from kdplan.passes.values import (
     VerticalsValue,
     describe,
 )
-from kdplan.ir.spec import Spec
 from kdplan.syntax import ast
 
 
@@ -38,7 +38,7 @@ def value(thing: Declared, span: Span, ctx: Context, want: str) -> Value:
     check_sound(thing)
     node = thing.node
     if thing.kind == "param":
-        return _param(thing, span, ctx, want)
+        return _once(thing, span, ctx, lambda: _param(thing, span, ctx, want))
     if thing.kind == "def":
         if node.params is not None:
             return FunctionValue(thing, span)
@@ -54,6 +54,25 @@ def value(thing: Declared, span: Span, ctx: Context, want: str) -> Value:
     if node.slots:
         return Family(thing, None, span)
     return NetValue(make_network.instance(thing, {}, span, ctx), None, (), span)
+
+
+def _once(thing: Declared, span: Span, ctx: Context, make: Callable[[], Value]) -> Value:
+    """`make`, which must not need the declaration's own value.
+
+    Raises
+    ------
+    PlanError
+        KD0303, KD0235 where it does.
+    """
+    key = (thing, "value")
+    active = ctx.session.active
+    if key in active:
+        raise cycle(ctx.session, key, span)
+    active[key] = span
+    try:
+        return make()
+    finally:
+        del active[key]
 
 
 def _param(thing: Declared, span: Span, ctx: Context, want: str) -> Value:

@@ -26,7 +26,7 @@ from kdplan.ir.plan import (
     Plan,
     Recipe,
 )
-from kdplan.passes.dag import versions_read
+from kdplan.ir.versions import versions_of
 from kdplan.passes.spell import Names, Speller, call, dotted, is_word, lines, name, plain
 from kdplan.syntax import ast
 from kdplan.syntax.format import format_text
@@ -290,7 +290,7 @@ def _networks(plan: Plan) -> list[str]:
     found: dict[str, None] = {}
     seen: set[str] = set()
     roots = [n for n in plan.networks if is_word(n.partition("[")[0]) or "." in n.partition("[")[0].partition("(")[0]]
-    roots += [v.network for p in plan.phases.values() for v in versions_read(p)]
+    roots += [v.network for p in plan.phases.values() for v in versions_of(p)]
     results = [*(r.target for m in plan.measures.values() for r in m.rows), *(e.target for e in plan.exports.values())]
     roots += [v.network for t in results for v in t.versions]
     wanted = _closure(plan, roots)
@@ -302,7 +302,7 @@ def _networks(plan: Plan) -> list[str]:
         for version in _starts_from(plan.networks[network]):
             visit(version.network)
             if version.phase is not None:
-                for read in versions_read(plan.phases[version.phase]):
+                for read in versions_of(plan.phases[version.phase]):
                     visit(read.network)
         found[network] = None
 

@@ -14,7 +14,7 @@ from kdplan.passes.load import Module
 from kdplan.syntax import ast
 from kdplan.syntax.walk import walk
 
-SPOILS = frozenset({"KD0201", "KD0204", "KD0217", "KD0218", "KD0221", "KD0222", "KD0223", "KD0258"})
+SPOILS = frozenset({"KD0102", "KD0201", "KD0204", "KD0217", "KD0218", "KD0221", "KD0222", "KD0223", "KD0258"})
 """Mistakes after which nothing can be made of a declaration."""
 
 
@@ -72,7 +72,7 @@ def _file(module: Module, reporter: Reporter) -> None:
     reporter.add(before)
 
 
-def _declaration(node: ast.Declaration, outer: Kind | None, reporter: Reporter) -> None:
+def _declaration(node: ast.Declaration, outer: Kind | None, reporter: _Found) -> None:
     kind = KINDS.get(node.kind)
     allowed = outer.inner if outer else tuple(KINDS)
     if kind is None or (outer and node.kind not in allowed):
@@ -97,7 +97,7 @@ def _declaration(node: ast.Declaration, outer: Kind | None, reporter: Reporter) 
     _body(node, kind, reporter)
 
 
-def _head(node: ast.Declaration, kind: Kind, outer: Kind | None, reporter: Reporter) -> None:
+def _head(node: ast.Declaration, kind: Kind, outer: Kind | None, reporter: _Found) -> None:
     if kind.named and node.name is None and not (kind.name == "measure" and outer):
         reporter.report("KD0216", node.kind_span, kind=kind.name, form=kind.form)
     if kind.name == "use" and node.text is None:
@@ -124,7 +124,7 @@ def _head(node: ast.Declaration, kind: Kind, outer: Kind | None, reporter: Repor
         reporter.report("KD0221", node.head_span, kind=kind.name, name=node.name or "", word=word, form=kind.form)
 
 
-def _local_names(node: ast.Declaration, outer: Kind | None, reporter: Reporter) -> None:
+def _local_names(node: ast.Declaration, outer: Kind | None, reporter: _Found) -> None:
     """KD0206 for built-ins' names inside a declaration; whole declarations are looked at when files are read."""
     if outer and node.kind == "def" and node.name in RESERVED:
         reporter.report("KD0206", node.name_span or node.span, name=node.name, kind="def")
@@ -136,7 +136,7 @@ def _local_names(node: ast.Declaration, outer: Kind | None, reporter: Reporter) 
             reporter.report("KD0206", param.span, name=param.name, kind="parameter")
 
 
-def _unread_slots(node: ast.Declaration, reporter: Reporter) -> None:
+def _unread_slots(node: ast.Declaration, reporter: _Found) -> None:
     """KD0306 for a family of networks whose members cannot differ: nothing in it names the slot."""
     names = {n.name for n in walk(node) if isinstance(n, ast.Name)}
     for slot in node.slots:
@@ -144,17 +144,20 @@ def _unread_slots(node: ast.Declaration, reporter: Reporter) -> None:
             reporter.report("KD0306", slot.name_span, name=node.name, slot=slot.name)
 
 
-def _body(node: ast.Declaration, kind: Kind, reporter: Reporter) -> None:
+def _body(node: ast.Declaration, kind: Kind, reporter: _Found) -> None:
     if node.listing is not None and not kind.listing:
         reporter.report("KD0222", node.listing[0].span, kind=kind.name, form=kind.form)
         return
     seen: dict[str, ast.Setting] = {}
-    pairs = False
+    has_one = False
     for item in node.items or []:
-        if isinstance(item, ast.Declaration):
+        if isinstance(item, ast.Declaration) and _no_equals(item):
+            reporter.codes.add("KD0102")
+            has_one = has_one or item.kind == "loss"
+        elif isinstance(item, ast.Declaration):
             _declaration(item, kind, reporter)
         elif isinstance(item, ast.Pair):
-            pairs = True
+            has_one = True
             first, second = item.left.span.text, item.right.span.text
             reporter.report("KD0214", item.span, kind=f"`{kind.name}`", first=first, second=second)
         elif kind.listing:
@@ -162,11 +165,16 @@ def _body(node: ast.Declaration, kind: Kind, reporter: Reporter) -> None:
         else:
             _setting(item, kind, seen, reporter)
     _twice(node, reporter)
-    if kind.name == "phase" and "loss" not in seen and not pairs:
+    if kind.name == "phase" and "loss" not in seen and not has_one:
         reporter.report("KD0223", node.head_span, name=node.name or "")
 
 
-def _twice(node: ast.Declaration, reporter: Reporter) -> None:
+def _no_equals(node: ast.Declaration) -> bool:
+    """`loss mean(x)`: a setting without its `=`, of which the parser has spoken."""
+    return node.params is not None and not node.clauses and node.items is None and node.listing is None
+
+
+def _twice(node: ast.Declaration, reporter: _Found) -> None:
     """KD0207 for two declarations of one name in a body."""
     first: dict[str, ast.Declaration] = {}
     for item in node.items or []:
@@ -184,7 +192,7 @@ def _twice(node: ast.Declaration, reporter: Reporter) -> None:
             )
 
 
-def _setting(item: ast.Setting, kind: Kind, seen: dict[str, ast.Setting], reporter: Reporter) -> None:
+def _setting(item: ast.Setting, kind: Kind, seen: dict[str, ast.Setting], reporter: _Found) -> None:
     if item.name in seen:
         reporter.report("KD0224", item.name_span, name=item.name, line=seen[item.name].name_span.line)
     seen[item.name] = item

@@ -30,7 +30,8 @@ from kdplan.ir.plan import (
     Recipe,
     View,
 )
-from kdplan.passes.dag import makers, order, slot_of, versions_read
+from kdplan.ir.versions import makers, slot_of, versions_of
+from kdplan.passes.dag import order
 
 FORMAT = 1
 """Raised when phases trained by an older kdplan must not be reused at all."""
@@ -159,7 +160,7 @@ class _Hasher:
         components = list(self.components(phase))
         lines = [f"{c.path}={c.value}" for c in components]
         key = _hash(f"kdplan {FORMAT}\n" + "\n".join(sorted(lines)))
-        reads = {m: self.done[m].key for v in versions_read(phase) for m in makers(self.plan, v)}
+        reads = {m: self.done[m].key for v in versions_of(phase) for m in makers(self.plan, v)}
         self.done[phase.name] = PhaseKey(key, components, reads)
 
     def components(self, phase: Phase) -> Iterator[Component]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from kdplan.diagnostics.report import Reporter, nearest
 from kdplan.ir import expr as ir
 from kdplan.ir.plan import Averaged, Copied, Follows, Merged, Phase, Plan, Recipe
-from kdplan.passes.dag import slot_of, versions_read
+from kdplan.ir.versions import slot_of, versions_of
 
 
 def check_plan(plan: Plan, reporter: Reporter) -> None:
@@ -50,7 +50,7 @@ def _phase(plan: Plan, phase: Phase, reporter: Reporter) -> None:
     for view in [*phase.streams, *(v.view for v in phase.validations)]:
         _data(plan, view.data, view.span, reporter)
     moved = {m.base.network for m in phase.moves}
-    for version in versions_read(phase):
+    for version in versions_of(phase):
         if not _version(plan, version, reporter):
             continue
         origin = plan.networks[version.network].origin
@@ -108,7 +108,7 @@ def kept(plan: Plan, phase: Phase, version: ir.Version) -> set[str]:
 
 def _cycles(recipe: Recipe) -> range:
     if recipe.schedule.name == "cosine" and int(recipe.schedule.arguments.get("cycles", 1)) > 1:
-        return range(int(recipe.schedule.arguments["cycles"]))
+        return range(1, int(recipe.schedule.arguments["cycles"]) + 1)
     return range(0)
 
 

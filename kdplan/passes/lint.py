@@ -8,7 +8,7 @@ from kdplan.diagnostics.report import Reporter
 from kdplan.ir import expr as ir
 from kdplan.ir.dag import PhaseKey
 from kdplan.ir.plan import Measure, Phase, Plan
-from kdplan.passes.dag import versions_read
+from kdplan.ir.versions import versions_of
 
 
 def lint(plan: Plan, keys: dict[str, PhaseKey], reporter: Reporter) -> None:
@@ -121,7 +121,7 @@ def _shared_teacher(plan: Plan, measure: Measure, reporter: Reporter) -> None:
         rest = {k: v for k, v in row.coordinates.items() if k != "seed"}
         phase = plan.phases[row.target.versions[0].phase]
         moved = {m.base.network for m in phase.moves}
-        read = {str(v) for v in versions_read(phase) if v.phase is not None and v.network not in moved}
+        read = {str(v) for v in versions_of(phase) if v.phase is not None and v.network not in moved}
         groups.setdefault(f"{row.label} {sorted(rest.items(), key=str)}", []).append(read)
     for reads in groups.values():
         shared = set.intersection(*reads) if len(reads) > 1 else set()

@@ -25,11 +25,12 @@ from kdplan.graph.deploy import (
 from kdplan.graph.taps import TapError
 from kdplan.ir.expr import Version
 from kdplan.ir.plan import Export, Network, Plan, View
+from kdplan.ir.versions import ancestors
 from kdplan.nn.models import create
 from kdplan.runtime.networks import materialise
 from kdplan.runtime.options import RunOptions
 from kdplan.runtime.store.atomic import flush_folder
-from kdplan.runtime.versions import Sources, ancestors
+from kdplan.runtime.versions import Sources
 
 FORMAT = 1
 WHOLE = ("", "output", "logits")

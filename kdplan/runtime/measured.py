@@ -15,11 +15,12 @@ from kdplan.diagnostics.report import error
 from kdplan.ir.dag import PhaseKey
 from kdplan.ir.expr import Version
 from kdplan.ir.plan import Averaged, Copied, Fresh, Item, Loaded, Measure, Merged, Plan, Row, Target, View
+from kdplan.ir.versions import slot_of
 from kdplan.runtime.events import Events, NoEvents
 from kdplan.runtime.options import RunOptions
 from kdplan.runtime.results import MeasureResult, Number, ResultRow
 from kdplan.runtime.store import Store
-from kdplan.runtime.versions import Sources, slot_of
+from kdplan.runtime.versions import Sources
 
 REVISION = 1
 """Raised whenever a metric, or how networks are run for it, gives other numbers."""

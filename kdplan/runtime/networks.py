@@ -14,8 +14,9 @@ from kdplan.graph.assembled import Networks
 from kdplan.graph.inspect import fresh
 from kdplan.ir.expr import Version
 from kdplan.ir.plan import Averaged, Copied, Follows, Fresh, Loaded, Merged, Network, Phase
+from kdplan.ir.versions import ancestors, followers, read_versions
 from kdplan.runtime.store.atomic import digest_bytes
-from kdplan.runtime.versions import Sources, ancestors, followers, read_versions
+from kdplan.runtime.versions import Sources
 
 State = dict[str, Tensor]
 

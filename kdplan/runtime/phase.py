@@ -17,6 +17,7 @@ from kdplan.graph.assemble import assemble
 from kdplan.graph.assembled import Assembled, Networks
 from kdplan.ir.dag import PhaseKey
 from kdplan.ir.plan import Phase, Plan, Target
+from kdplan.ir.versions import followers
 from kdplan.runtime.checkpoint import tensor_file
 from kdplan.runtime.device import choose_device, environment, set_determinism
 from kdplan.runtime.evaluate import evaluate, larger_is_better, measuring_loader
@@ -30,7 +31,7 @@ from kdplan.runtime.optimise import check_recipes
 from kdplan.runtime.options import RunOptions
 from kdplan.runtime.store import Artifact, Work, phase_json
 from kdplan.runtime.streams import Streams
-from kdplan.runtime.versions import Sources, followers
+from kdplan.runtime.versions import Sources
 from kdplan.runtime.views import opened, require_samples
 
 Assemble = Callable[[Plan, Phase, Networks], Assembled]

@@ -1,0 +1,77 @@
+"""Weights through a plan: what a phase reads, which phases made what, and where a phase keeps what it leaves."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from kdplan.ir.expr import Tap, Version, walk
+from kdplan.ir.plan import Averaged, Copied, Follows, Merged, Phase, Plan
+
+
+def read_versions(phase: Phase) -> Iterator[Version]:
+    """Every version that the phase's loss and logged terms apply, as often as they do."""
+    for expr in (phase.loss, *phase.logged.values()):
+        for node in walk(expr):
+            if isinstance(node, Tap) and isinstance(node.of, Version):
+                yield node.of
+
+
+def versions_of(phase: Phase) -> Iterator[Version]:
+    """Every version that a phase starts from or looks at."""
+    for move in phase.moves:
+        yield move.base
+    yield from read_versions(phase)
+
+
+def makers(plan: Plan, version: Version) -> Iterator[str]:
+    """The phases whose weights make up a version: one, or for a network made from networks, those of its parts."""
+    if version.phase is not None:
+        yield version.phase
+        return
+    origin = plan.networks[version.network].origin
+    if isinstance(origin, Copied):
+        yield from makers(plan, origin.version)
+    elif isinstance(origin, Merged | Averaged):
+        for part in origin.versions:
+            yield from makers(plan, part)
+
+
+def followers(plan: Plan, phase: Phase) -> list[str]:
+    """The networks that are moving averages of what `phase` moves, in the order in which its loss names them."""
+    moved = {move.base.network for move in phase.moves}
+    found: dict[str, None] = {}
+    for version in read_versions(phase):
+        origin = plan.networks[version.network].origin
+        if version.phase is None and isinstance(origin, Follows) and origin.network in moved:
+            found[version.network] = None
+    return list(found)
+
+
+def slot_of(plan: Plan, version: Version) -> int:
+    """The number under which the version's phase keeps the network's weights: its move's, then the followers'."""
+    assert version.phase is not None, version
+    phase = plan.phases[version.phase]
+    for slot, move in enumerate(phase.moves):
+        if move.base.network == version.network:
+            return slot
+    return len(phase.moves) + followers(plan, phase).index(version.network)
+
+
+def ancestors(plan: Plan, version: Version) -> list[Version]:
+    """The version, what it was trained from, and so on back to the start.
+
+    Snapshots of one phase are different versions with the same past.
+    """
+    found = [version]
+    while True:
+        last = found[-1]
+        if last.phase is not None:
+            moves = [m for m in plan.phases[last.phase].moves if m.base.network == last.network]
+            if not moves:
+                return found
+            found.append(moves[0].base)
+            continue
+        origin = plan.networks[last.network].origin
+        if not isinstance(origin, Copied):
+            return found
+        found.append(origin.version)
