@@ -285,6 +285,12 @@ def test_rule_4_values_may_be_choices_and_records() -> None:
     assert values == {(2, "cosine"), (2, "constant"), (4, "cosine"), (4, "constant")}
 
 
+def test_rule_4_values_that_need_themselves_are_an_error() -> None:
+    phase_of = "\nphase x of small on digits with quick { loss = a * mean(small.logits) }"
+    for text in ("param a = b\nparam b = a", "param a in [b]\nparam b = a", "def a = b\nparam b = a"):
+        assert set(codes(HEAD + BIG + text + phase_of)) == {"KD0303"}
+
+
 # ---- 5. Files are lexical
 
 

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from kdplan.diagnostics.report import PlanError, error, listing
 from kdplan.diagnostics.span import Span
 from kdplan.ir import expr as ir
+from kdplan.ir.plan import Follows
 from kdplan.ir.seed import fold
 from kdplan.ir.spec import Spec
+from kdplan.ir.versions import read_versions
 from kdplan.passes import axes, make_data, make_network, make_phase, make_recipe
 from kdplan.passes.arithmetic import integer, plain, too_many, unknown_parameter
 from kdplan.passes.load import Declared
@@ -42,7 +45,7 @@ def value(thing: Declared, span: Span, ctx: Context, want: str) -> Value:
     if thing.kind == "def":
         if node.params is not None:
             return FunctionValue(thing, span)
-        return _definition(thing, span, ctx, want)
+        return _once(thing, span, ctx, lambda: _definition(thing, span, ctx, want))
     if thing.kind == "data":
         return make_data.data_value(thing, span, ctx)
     if thing.kind == "verticals":
@@ -93,17 +96,9 @@ def _param(thing: Declared, span: Span, ctx: Context, want: str) -> Value:
 
 
 def _definition(thing: Declared, span: Span, ctx: Context, want: str) -> Value:
-    key = (thing, "def")
-    if key in ctx.session.active:
-        raise cycle(ctx.session, key, span)
     clause = thing.node.clause("=")
     assert clause is not None
-    ctx.session.active[key] = span
-    try:
-        inner = ctx.child(module=thing.module, names={}, exclude=thing.name)
-        return inner.eval(clause.exprs[0], want)
-    finally:
-        del ctx.session.active[key]
+    return ctx.child(module=thing.module, names={}, exclude=thing.name).eval(clause.exprs[0], want)
 
 
 # ---- families
@@ -142,11 +137,15 @@ def version(base: Value, node: ast.Version, ctx: Context) -> Value:
         return Several([version(b, node, ctx) for b in base.items], node.span)
     if not isinstance(base, NetValue):
         if isinstance(base, Family):
-            raise error("KD0401", base.span, name=base.declared.name, slots=listing(s.name for s in base.declared.node.slots))
+            raise error(
+                "KD0401", base.span, name=base.declared.name, slots=listing(s.name for s in base.declared.node.slots)
+            )
         raise error("KD0250", node.span, what=describe(base))
     instance = base.instance
     if node.phase == "init":
-        return NetValue(instance, ir.Version(instance.name, None, span=node.span), base.path, node.span, base.coordinates)
+        return NetValue(
+            instance, ir.Version(instance.name, None, span=node.span), base.path, node.span, base.coordinates
+        )
     own = instance.phases.get(node.phase)
     if own is not None:
         return _moved_by(base, own, node.span)
@@ -158,7 +157,9 @@ def version(base: Value, node: ast.Version, ctx: Context) -> Value:
     return _left_by(base, declared, {}, node.span, ctx)
 
 
-def _left_by(base: NetValue, declared: Declared, bound: dict[str, tuple[Any, Value]], span: Span, ctx: Context) -> Value:
+def _left_by(
+    base: NetValue, declared: Declared, bound: dict[str, tuple[Any, Value]], span: Span, ctx: Context
+) -> Value:
     phase = make_phase.instance(declared, bound, None, span, ctx)
     found = _moved_by(base, phase, span)
     found.coordinates.update({n: label for n, (label, _) in bound.items()})
@@ -167,12 +168,21 @@ def _left_by(base: NetValue, declared: Declared, bound: dict[str, tuple[Any, Val
 
 def _moved_by(base: NetValue, phase: PhaseInstance, span: Span) -> NetValue:
     slot = phase.moved.get(base.instance)
+    origin = base.instance.network.origin
+    if slot is None and isinstance(origin, Follows) and _follows(base.instance.name, origin, phase):
+        slot = -1  # left by the phase beside those that move
     if slot is None:
         names = listing(n.declared.name for n in phase.moved)
         raise error("KD0307", span, phase=phase.name, name=base.instance.name, moves=names)
     network = phase.phase.moves[slot].base.network if slot >= 0 else base.instance.name
     moved = ir.Version(network, phase.name, span=span)
     return NetValue(base.instance, moved, base.path, span, {**base.coordinates, **phase.coordinates})
+
+
+def _follows(network: str, origin: Follows, phase: PhaseInstance) -> bool:
+    """Whether a moving average is read in a phase that moves what it follows."""
+    moved = any(m.base.network == origin.network for m in phase.phase.moves)
+    return moved and any(v.network == network and v.phase is None for v in read_versions(phase.phase))
 
 
 def _no_such_phase(base: NetValue, node: ast.Version, ctx: Context) -> Exception:
@@ -184,7 +194,13 @@ def _no_such_phase(base: NetValue, node: ast.Version, ctx: Context) -> Exception
         return PlanError([])
     phases = [*base.instance.phases, *phases_that_move(name, ctx)]
     near = nearest(node.phase, phases)
-    help = f"did you mean `{near}`?" if near else f"those that do: {listing(phases)}" if phases else f"`{name}@init` is its start"
+    help = (
+        f"did you mean `{near}`?"
+        if near
+        else f"those that do: {listing(phases)}"
+        if phases
+        else f"`{name}@init` is its start"
+    )
     return error("KD0302", node.phase_span, phase=node.phase, name=name, help=help)
 
 
