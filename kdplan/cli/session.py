@@ -86,7 +86,10 @@ def facts(store: Store, plan_file: Path) -> Facts:
             return None
         return store.artifact(key).phase_key()
 
-    return Facts(store.has, store.resume_step, store.problem, previous)
+    def extends(key: str) -> bool:
+        return store.has(key) and store.artifact(key).extendable
+
+    return Facts(store.has, store.resume_step, store.problem, previous, extends)
 
 
 def add_costs(made: Compiled, store: Store) -> None:

@@ -86,6 +86,8 @@ class Planned:
     needs: list[str]
     """Names of the phases whose weights it reads."""
     resume_step: int | None = None
+    extends: str | None = None
+    """Key of the shorter phase that this one goes on from."""
     same_as: str | None = None
     """An earlier phase of this plan with the same key: it is trained once."""
     cost: Cost | None = None

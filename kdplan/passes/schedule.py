@@ -9,6 +9,7 @@ import networkx as nx
 
 from kdplan.diagnostics.report import error, nearest
 from kdplan.ir.dag import Action, Component, PhaseKey, Planned, Reason
+from kdplan.ir.lengths import longer
 from kdplan.passes.dag import order
 
 
@@ -22,6 +23,8 @@ class Facts:
     """What is wrong with an artifact that is there, in words."""
     previous: Callable[[str], PhaseKey | None]
     """The key that a phase of this name had when this plan was last run."""
+    can_extend: Callable[[str], bool] = lambda key: False
+    """Whether the artifact under a key holds the state that a longer phase could go on from."""
 
 
 def nothing_known() -> Facts:
@@ -44,37 +47,46 @@ def schedule(
     first: dict[str, str] = {}
     for name in order(dag):
         key = keys[name]
-        action, reasons, step = _action(name, key, facts, planned, keys)
-        if name not in needed and action != "cached":
-            action, reasons, step = "blocked", [Reason("unselected", "not selected")], None
-        planned[name] = Planned(name, key.key, action, reasons, sorted(dag.predecessors(name)), resume_step=step)
+        one = _planned(name, key, facts)
+        if name not in needed and one.action != "cached":
+            one = Planned(name, key.key, "blocked", [Reason("unselected", "not selected")], [])
+        one.needs = sorted(dag.predecessors(name))
+        planned[name] = one
         same = first.setdefault(key.key, name)
         if same != name:
             planned[name].same_as = same
     return planned
 
 
-def _action(
-    name: str, key: PhaseKey, facts: Facts, planned: Mapping[str, Planned], keys: Mapping[str, PhaseKey]
-) -> tuple[Action, list[Reason], int | None]:
+def _planned(name: str, key: PhaseKey, facts: Facts) -> Planned:
+    """What will be done about one phase, whatever becomes of the others."""
+
+    def act(action: Action, reason: Reason, *more: Reason, step: int | None = None, extends: str | None = None) -> Planned:
+        return Planned(name, key.key, action, [reason, *more], [], resume_step=step, extends=extends)
+
     if facts.has(key.key):
         problem = facts.problem(key.key)
         if problem is None:
-            return "cached", [Reason("complete", "its artifact is in the store")], None
-        return "rerun", [Reason("corrupt", problem)], None
+            return act("cached", Reason("complete", "its artifact is in the store"))
+        return act("rerun", Reason("corrupt", problem))
     step = facts.resume_step(key.key)
     if step is not None:
-        return "resume", [Reason("interrupted", f"it was stopped after step {step}")], step
+        return act("resume", Reason("interrupted", f"it was stopped after step {step}"), step=step)
     before = facts.previous(name)
     if before is None:
-        return "run", [Reason("new", "it was not trained before")], None
+        return act("run", Reason("new", "it was not trained before"))
     if before.key == key.key:
-        return "run", [Reason("missing", "its artifact is not in the store")], None
-    reasons = changes(before, key, keys)
-    return ("rerun" if facts.has(before.key) else "run"), reasons, None
+        return act("run", Reason("missing", "its artifact is not in the store"))
+    reasons = changes(before, key)
+    lengths = longer(before, key)
+    if lengths is not None and facts.can_extend(before.key):
+        text = f"epochs changed from {lengths[0]} to {lengths[1]}"
+        longer_one = Reason("longer", text, span=reasons[0].span, at=reasons[0].at)
+        return act("extend", longer_one, extends=before.key)
+    return act("rerun" if facts.has(before.key) else "run", *reasons)
 
 
-def changes(before: PhaseKey, now: PhaseKey, keys: Mapping[str, PhaseKey]) -> list[Reason]:
+def changes(before: PhaseKey, now: PhaseKey) -> list[Reason]:
     """The differences between two versions of a phase's content: its own first, then what follows from others."""
     old = {c.path: c for c in before.components}
     new = {c.path: c for c in now.components}
@@ -122,7 +134,7 @@ def _reason(path: str, a: Component | None, b: Component | None) -> Reason:
         text = f"{words} changed from {shown[0]} to {shown[1]}"
     else:
         text = f"{words} changed"
-    return Reason("changed", text, True, span, at, shown[0], shown[1])
+    return Reason("changed", text, span=span, at=at, before=shown[0], after=shown[1])
 
 
 def select(

@@ -97,6 +97,8 @@ def run_plan(
                         break
                 if options.plan_file:
                     store.remember(options.plan_file, {n: keys[n].key for n in result.done})
+        if options.plan_file and result.done:
+            store.remember(options.plan_file, {n: keys[n].key for n in result.done})
         result.skipped += [n for n in planned if n not in result.done | result.failed.keys() | {*result.skipped}]
     finally:
         events.finished()
@@ -139,7 +141,7 @@ def _run_one(
             work.discard()
             result.cached.append(name)
             return
-        run = PhaseRun(Sources(plan, store, keys), options, events, interrupt)
+        run = PhaseRun(Sources(plan, store, keys), options, events, interrupt, extends=step.extends)
         if assemble is not None:
             run.assemble = assemble
         artifact = run_phase(run, plan.phases[name], key, work)

@@ -212,6 +212,14 @@ class Training:
     def save(self) -> None:
         """A checkpoint of this step; refuses one whose loss was not finite."""
         self.check_finite()
+        tensors, state = self.checkpoint()
+        self.job.work.save_checkpoint(self.step, {TENSORS: tensor_file(tensors)}, state)
+        self.snapshots.tidy()
+        self.saved_at = time.monotonic()
+        self.job.events.checkpointed(self.job.name, self.step)
+
+    def checkpoint(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """Everything that going on from this step needs: tensors by name, and plain values."""
         optimisers, optimisers_plain = self.optimisers.state()
         watch, watch_plain = self.watch.state()
         tensors = prefixed("model", self.job.assembled.state()) | prefixed("optim", optimisers)
@@ -224,12 +232,10 @@ class Training:
             "updates": updates,
             "scaler": self.scaler.state_dict(),
             "snapshots": self.snapshots.state(),
+            "networks": len(self.job.assembled.networks),
             "seconds": self.elapsed(),
         }
-        self.job.work.save_checkpoint(self.step, {TENSORS: tensor_file(tensors)}, state)
-        self.snapshots.tidy()
-        self.saved_at = time.monotonic()
-        self.job.events.checkpointed(self.job.name, self.step)
+        return tensors, state
 
     def restore(self) -> None:
         """Goes to the newest checkpoint, or to the start."""

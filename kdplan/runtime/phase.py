@@ -16,12 +16,14 @@ from kdplan.diagnostics.report import PlanError, error
 from kdplan.graph.assemble import assemble
 from kdplan.graph.assembled import Assembled, Networks
 from kdplan.ir.dag import PhaseKey
+from kdplan.ir.lengths import extendable
 from kdplan.ir.plan import Phase, Plan, Target
 from kdplan.ir.versions import followers
 from kdplan.runtime.checkpoint import tensor_file
 from kdplan.runtime.device import choose_device, environment, set_determinism
 from kdplan.runtime.evaluate import evaluate, larger_is_better, measuring_loader
 from kdplan.runtime.events import Events, NoEvents
+from kdplan.runtime.extend import adopt
 from kdplan.runtime.interrupt import Interrupt, Interrupted
 from kdplan.runtime.loop import Job, Training
 from kdplan.runtime.measure import joined
@@ -30,6 +32,7 @@ from kdplan.runtime.networks import modules_of
 from kdplan.runtime.optimise import check_recipes
 from kdplan.runtime.options import RunOptions
 from kdplan.runtime.store import Artifact, Work, phase_json
+from kdplan.runtime.store.artifact import FINAL, FINAL_STATE
 from kdplan.runtime.streams import Streams
 from kdplan.runtime.versions import Sources
 from kdplan.runtime.views import opened, require_samples
@@ -47,6 +50,8 @@ class PhaseRun:
     interrupt: Interrupt = field(default_factory=Interrupt)
     assemble: Assemble = assemble
     """How a phase becomes graphs."""
+    extends: str | None = None
+    """Key of the shorter phase whose last state this one goes on from."""
 
 
 def run_phase(run: PhaseRun, phase: Phase, key: PhaseKey, work: Work) -> Artifact:
@@ -67,6 +72,8 @@ def run_phase(run: PhaseRun, phase: Phase, key: PhaseKey, work: Work) -> Artifac
     training: Training | None = None
     try:
         job = make_job(run, phase, work, device)
+        if run.extends is not None:
+            adopt(work, run.sources.store.artifact(run.extends))
         training = Training(job)
         for notice in work.notices:
             run.events.note(f"{notice.code}: {notice.message}")
@@ -143,6 +150,9 @@ def _commit(run: PhaseRun, phase: Phase, key: PhaseKey, work: Work, training: Tr
     for number, follower in enumerate(job.assembled.followers):
         name = Artifact.weights_name(len(phase.moves) + number)
         files[name] = tensor_file(follower.module.state_dict())
+    if extendable(phase):
+        tensors, state = training.checkpoint()
+        files[FINAL], files[FINAL_STATE] = tensor_file(tensors), state
     files["summary.json"] = summary
     files["phase.json"] = phase_json(phase.name, options.plan_file, key)
     files["environment.json"] = environment(job.device, options.deterministic) | {"finished": time.time()}

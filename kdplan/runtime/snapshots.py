@@ -33,6 +33,11 @@ def kept_epochs(recipe: Recipe) -> dict[int, list[str]]:
     return found
 
 
+def snapshot_file(epoch: int, slot: int) -> str:
+    """The name of the file with a network's weights after an epoch."""
+    return f"epoch-{epoch}-{slot}.safetensors"
+
+
 class Snapshots:
     """The snapshots of one running phase, in `folder`."""
 
@@ -67,7 +72,7 @@ class Snapshots:
             self.digests[path.name] = digest_file(path)
 
     def _path(self, epoch: int, slot: int) -> Path:
-        return self.folder / f"epoch-{epoch}-{slot}.safetensors"
+        return self.folder / snapshot_file(epoch, slot)
 
     def _wanted(self) -> set[str]:
         epochs = [*self.kept.values(), *([self.best["epoch"]] if self.best else [])]

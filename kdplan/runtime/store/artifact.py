@@ -12,6 +12,10 @@ from kdplan.runtime.store import manifest
 from kdplan.runtime.store.errors import StoreCorrupt, StoreMissing
 
 
+FINAL, FINAL_STATE = "final.safetensors", "final.json"
+"""What an artifact keeps of its phase's last state, where the phase may be trained further."""
+
+
 @dataclass(slots=True)
 class Folder:
     """A finished folder of the store. Sizes are checked when it is opened, hashes when a file is read."""
@@ -94,6 +98,11 @@ class Artifact(Folder):
         """The snapshots that are kept of `moves[slot]`: `last`, `best`, `ema`, `epoch=100` …"""
         head, tail = f"weights-{slot}-", ".safetensors"
         return [n.removeprefix(head).removesuffix(tail) for n in self.files if n.startswith(head) and n.endswith(tail)]
+
+    @property
+    def extendable(self) -> bool:
+        """Whether it holds the state from which its phase could go on."""
+        return FINAL in self.files and FINAL_STATE in self.files
 
     @property
     def summary(self) -> dict[str, Any]:
