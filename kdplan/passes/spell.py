@@ -12,7 +12,7 @@ from typing import Any
 from kdplan.diagnostics.span import Source, Span
 from kdplan.ir import expr as ir
 from kdplan.ir.functions import FUNCTIONS
-from kdplan.ir.plan import ClassSet, Item, Phase, Plan, View
+from kdplan.ir.plan import ClassSet, Follows, Item, Phase, Plan, View
 from kdplan.syntax import ast
 from kdplan.syntax.write import expression
 
@@ -134,7 +134,9 @@ class Speller:
         return attr(found, view.split) if split or view.split != "train" else found
 
     def version(self, version: ir.Version) -> ast.Expr:
-        """`small@kd[best]`."""
+        """`small@kd[best]`; a moving average that has not been left by a phase yet goes by its bare name."""
+        if version.phase is None and isinstance(self.plan.networks[version.network].origin, Follows):
+            return name(self.names.networks[version.network])
         phase = self.names.phases[version.phase] if version.phase is not None else "init"
         found: ast.Expr = ast.Version(NOWHERE, name(self.names.networks[version.network]), phase, NOWHERE)
         if version.snapshot == "last":

@@ -101,7 +101,10 @@ def test_networks_from_networks() -> None:
         phase c of both, copy on digits with quick { loss = mean(both.logits) * mean(copy.fc) }
         phase d of merge(small@a, small@b) on digits with quick { loss = mean(small.logits) }
         phase e of small on digits with quick { loss = mse(small.fc, ema(small, decay = 0.9).fc) }
-        measure table of mean_of, both@c, copy, small@d on digits.test { top1 }
+        network behind = ema(small)
+        phase f of small on digits with quick { loss = mse(small.fc, behind.fc) }
+        phase g of behind@f on digits with quick { loss = mean(behind.fc) }
+        measure table of mean_of, both@c, copy, small@d, behind@f on digits.test { top1 }
     """))  # fmt: skip
     assert "student both = merge(small@a, small@b)" in text
 
