@@ -103,7 +103,7 @@ def changes(before: PhaseKey, now: PhaseKey) -> list[Reason]:
             continue
         own.append(_reason(path, a, b))
     unique = list({r.text: r for r in upstream}.values())
-    return own + unique or [Reason("changed", "its content changed")]
+    return _one_a_place(own) + unique or [Reason("changed", "its content changed")]
 
 
 def _maker(component: Component, read: Mapping[str, str]) -> str | None:
@@ -120,21 +120,39 @@ def _same_but_key(a: str, b: str, before: PhaseKey, now: PhaseKey) -> bool:
 
 
 def _reason(path: str, a: Component | None, b: Component | None) -> Reason:
-    words = path.replace("/", " ")
     here = b or a
     assert here is not None
     span = b.span if b else None
-    at = str(span) if span else (here.at or "")
-    shown = [c.value if c is not None and len(c.value) <= 60 else None for c in (a, b)]
-    if a is None:
-        text = f"{words} is new" + (f": {shown[1]}" if shown[1] else "")
-    elif b is None:
-        text = f"{words} is gone" + (f": {shown[0]}" if shown[0] else "")
-    elif shown[0] and shown[1] and not path.startswith(("moves", "data")):
-        text = f"{words} changed from {shown[0]} to {shown[1]}"
-    else:
-        text = f"{words} changed"
-    return Reason("changed", text, span=span, at=at, before=shown[0], after=shown[1])
+    verb = "is new" if a is None else "is gone" if b is None else "changed"
+    told = not path.startswith(("moves", "data", "code"))  # those are hashes, which tell a reader nothing
+    shown = [c.value if c is not None and told and len(c.value) <= 60 else None for c in (a, b)]
+    text = f"{_words(path)} {verb}"
+    return Reason("changed", text, span=span, at=str(span) if span else here.at, before=shown[0], after=shown[1])
+
+
+_PARTS = {"moves": "what it starts from", "data": "the data", "code": "the code of", "measure": "the measure inside"}
+
+
+def _words(path: str) -> str:
+    """A component's path for a reader.
+
+    >>> _words("recipe/0/optimizer/lr"), _words("loss/1/0")
+    ('the recipe optimizer lr', 'the loss')
+    """
+    names = [part for part in path.split("/") if not part.isdigit()]
+    head = _PARTS.get(names[0], f"the {names[0]}")
+    return " ".join([head, *names[1:]])
+
+
+def _one_a_place(reasons: list[Reason]) -> list[Reason]:
+    """One reason for each place in the text: a number may enter a loss in several ways; what is written there tells."""
+    found: dict[str, Reason] = {}
+    for reason in reasons:
+        at = reason.at or f"{reason.text} {len(found)}"
+        as_written = reason.span is not None and reason.after == reason.span.text
+        if at not in found or as_written:
+            found[at] = reason
+    return list(found.values())
 
 
 def select(
