@@ -71,7 +71,7 @@ def _two(op: str, left: Value, right: Value, node: ast.Binary, ctx: Context) -> 
             raise error("KD0244", side.span or node.span, what=f"`{op}`", wants="numbers and signals", found=describe(side))
     if is_number(left) and is_number(right):
         assert isinstance(left, ir.Const) and isinstance(right, ir.Const)
-        return _folded(lambda: _FOLD[op](left.value, right.value), [left, right], node.span)
+        return _folded(lambda: _FOLD[op](left.value, right.value) * 1, [left, right], node.span)  # masks are 1 and 0
     a, b = signal(left, ctx), signal(right, ctx)
     if op == "-":  # a difference is a sum with a negated term: long ones stay flat
         op, b = "+", ir.Const(-b.value, span=b.span) if is_number(b) else ir.Op("neg", [b], span=b.span)  # type: ignore

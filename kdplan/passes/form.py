@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from kdplan.diagnostics.report import Diagnostic, Note, Reporter, listing, nearest
+from kdplan.diagnostics.report import Note, Reporter, listing, nearest
 from kdplan.diagnostics.span import Span
 from kdplan.ir.functions import RESERVED
 from kdplan.ir.kinds import KINDS, NETWORKS
@@ -14,8 +14,14 @@ from kdplan.passes.load import Module
 from kdplan.syntax import ast
 from kdplan.syntax.walk import walk
 
-SPOILS = frozenset({"KD0102", "KD0201", "KD0204", "KD0217", "KD0218", "KD0221", "KD0222", "KD0223", "KD0258"})
+SPOILS = frozenset(
+    f"KD{n:04}" for n in (102, 201, 204, 216, 217, 218, 220, 221, 222, 223, 229, 258, 851)
+)  # fmt: skip
 """Mistakes after which nothing can be made of a declaration."""
+
+
+NEEDED = {"loss": "KD0223", "optimizer": "KD0851", "epochs": "KD0851", "steps": "KD0851"}
+"""Settings whose lack is a mistake, which is not told where they are misspelt."""
 
 
 @dataclass
@@ -49,27 +55,62 @@ def check_form(module: Module, reporter: Reporter) -> None:
 
 
 def _file(module: Module, reporter: Reporter) -> None:
-    before: list[Diagnostic] = []
+    for node, found in _declarations(module.tree.items, None):
+        if found.codes & SPOILS:
+            module.broken.add(id(node))
+        if node.kind not in KINDS:
+            module.lost.update({node.kind, node.name or node.kind})
+        module.blind = module.blind or ("KD0216" in found.codes and node.kind != "use")
+        module.lost.update(d.span.text for d in found.diagnostics if d.code == "KD0203" and d.span)
+        reporter.add(found.diagnostics)
     for item in module.tree.items:
         if isinstance(item, ast.Declaration):
-            mine = _Found()
-            _declaration(item, None, mine)
-            found = mine.diagnostics
-            if mine.codes & SPOILS:
-                module.broken.add(id(item))
-            if "KD0204" in mine.codes:  # what it tore off is missing in the declaration before it
-                before[:] = [d for d in before if d.code not in ("KD0221", "KD0223")]
-            module.lost.update(d.span.text for d in found if d.code == "KD0203" and d.span)
-            reporter.add(before)
-            before = found
-        elif isinstance(item, ast.Setting) and item.name in KINDS:
+            continue
+        if isinstance(item, ast.Setting) and item.name in KINDS:
+            module.blind = True
             reporter.report("KD0216", item.name_span, kind=item.name, form=KINDS[item.name].form)
         elif isinstance(item, ast.Setting):
             module.lost.add(item.name)
             reporter.report("KD0203", item.name_span, name=item.name, kind="a file", value=item.value.span.text)
         else:
             reporter.report("KD0214", item.span, kind="a file", first=item.left.span.text, second=item.right.span.text)
-    reporter.add(before)
+
+
+def _declarations(items: list[ast.Item], outer: Kind | None) -> list[tuple[ast.Declaration, _Found]]:
+    """The declarations of a file or a body, each with what is said of it.
+
+    Where a preposition is missing or misspelt, what follows looks like a declaration of its own, and what stands before
+    it lacks what was torn off: only the first is told.
+    """
+    checked: list[tuple[ast.Declaration, _Found]] = []
+    for item in items:
+        if not isinstance(item, ast.Declaration):
+            continue
+        found = _Found()
+        before = checked[-1] if checked and _torn_off(item, checked[-1][0]) else None
+        if before is None:
+            _declaration(item, outer, found)
+        else:
+            before[1].codes.add("KD0204")
+            lacks = [d for d in before[1].diagnostics if d.code in ("KD0221", "KD0223")]
+            before[1].diagnostics = [d for d in before[1].diagnostics if d not in lacks]
+            _torn(item, before[0], found)
+        checked.append((item, found))
+    return checked
+
+
+def _torn_off(node: ast.Declaration, before: ast.Declaration) -> bool:
+    same_line = node.kind_span.line == before.span.end_position[0]
+    return node.kind not in KINDS and same_line and before.items is None and before.listing is None
+
+
+def _torn(node: ast.Declaration, before: ast.Declaration, reporter: _Found) -> None:
+    kind = KINDS.get(before.kind)
+    near = nearest(node.kind, [w for w in kind.clauses if w.isalpha()]) if kind else None
+    if near:
+        reporter.report("KD0229", node.kind_span, name=node.kind, nearest=near)
+    else:
+        reporter.report("KD0204", node.kind_span, name=node.kind)
 
 
 def _declaration(node: ast.Declaration, outer: Kind | None, reporter: _Found) -> None:
@@ -111,7 +152,8 @@ def _head(node: ast.Declaration, kind: Kind, outer: Kind | None, reporter: _Foun
         if clause.word not in kind.clauses:
             reporter.report("KD0219", clause.word_span, kind=kind.name, word=clause.word, form=kind.form)
         elif clause.word in seen:
-            reporter.report("KD0220", clause.word_span, word=clause.word)
+            help = "a value is missing after the first one" if clause.word == "=" else None
+            reporter.report("KD0220", clause.word_span, word=clause.word, help=help)
         seen.add(clause.word)
     required = set(kind.required)
     if kind.name == "phase" and not outer:
@@ -151,11 +193,10 @@ def _body(node: ast.Declaration, kind: Kind, reporter: _Found) -> None:
     seen: dict[str, ast.Setting] = {}
     has_one = False
     for item in node.items or []:
-        if isinstance(item, ast.Declaration) and _no_equals(item):
-            reporter.codes.add("KD0102")
-            has_one = has_one or item.kind == "loss"
-        elif isinstance(item, ast.Declaration):
-            _declaration(item, kind, reporter)
+        if isinstance(item, ast.Declaration):
+            if _no_equals(item):
+                reporter.codes.add("KD0102")
+            has_one = has_one or (item.kind == "loss" and _no_equals(item))
         elif isinstance(item, ast.Pair):
             has_one = True
             first, second = item.left.span.text, item.right.span.text
@@ -164,6 +205,11 @@ def _body(node: ast.Declaration, kind: Kind, reporter: _Found) -> None:
             reporter.report("KD0258", item.span, kind=kind.name)
         else:
             _setting(item, kind, seen, reporter)
+    for inner, found in _declarations(node.items or [], kind):
+        if not _no_equals(inner):
+            reporter.codes |= found.codes
+            reporter.add(found.diagnostics)
+            has_one = has_one or "KD0220" in found.codes  # it may have swallowed the loss
     _twice(node, reporter)
     if kind.name == "phase" and "loss" not in seen and not has_one:
         reporter.report("KD0223", node.head_span, name=node.name or "")
@@ -204,6 +250,9 @@ def _setting(item: ast.Setting, kind: Kind, seen: dict[str, ast.Setting], report
     if advice:
         reporter.report("KD0202", item.name_span, kind=kind.name, name=item.name, help=advice)
     elif near:
+        if near in NEEDED:  # that it is missing is no second mistake
+            seen.setdefault(near, item)
+            reporter.codes.add(NEEDED[near])
         reporter.report("KD0202", item.name_span, kind=kind.name, name=item.name, help=f"did you mean `{near}`?")
     elif "def" in kind.inner:
         reporter.report("KD0203", item.name_span, name=item.name, kind=f"`{kind.name}`", value=item.value.span.text)

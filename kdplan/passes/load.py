@@ -13,7 +13,7 @@ from pathlib import Path
 from kdplan.diagnostics.report import Note, Reporter, nearest
 from kdplan.diagnostics.span import Source, Span
 from kdplan.ir.functions import RESERVED
-from kdplan.ir.kinds import AFTER_AT
+from kdplan.ir.kinds import AFTER_AT, KINDS
 from kdplan.syntax import ast
 from kdplan.syntax.parse import parse_recovering
 
@@ -91,7 +91,7 @@ class Module:
 
     def knows_of(self, name: str) -> bool:
         """Whether a name that is not found here may be the consequence of a mistake that was told already."""
-        return self.blind or name in self.lost
+        return any(m.blind or name in m.lost for m in self.every())
 
     def __repr__(self) -> str:
         return f"Module({self.source.path!r})"
@@ -163,7 +163,7 @@ class _Loader:
                 continue
             if item.kind == "use":
                 self.use(item, module, chain)
-            elif item.name is not None:
+            elif item.name is not None and item.kind in KINDS:
                 declared = Declared(item, module)
                 module.own.append(declared)
                 self.declare(module, item.name, declared, item.name_span or item.span)
@@ -219,9 +219,6 @@ class _Loader:
             module.blind = module.blind or alias is None
             return
         module.uses.append(used)
-        if alias is None:
-            module.lost |= used.lost
-            module.blind = module.blind or used.blind
         for setting in settings:
             _override(used, setting.name, Override(setting.value, module), setting.name_span, self.reporter)
         if alias is not None:

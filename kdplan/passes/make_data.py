@@ -11,7 +11,7 @@ from kdplan.diagnostics.report import Gather, counted, error, listing, nearest
 from kdplan.diagnostics.span import Span
 from kdplan.ir import expr as ir
 from kdplan.ir.kinds import KINDS
-from kdplan.ir.plan import ClassSet, Data
+from kdplan.ir.plan import ClassSet, Data, View
 from kdplan.passes import settings
 from kdplan.passes.arithmetic import integer
 from kdplan.passes.load import Declared
@@ -81,6 +81,14 @@ def unique_name(thing: Declared, name: str, ctx: Context) -> str:
         longer = f"{stem}{count}.{name}"
         count += 1
     return longer
+
+
+def view_of(value: DataValue) -> View:
+    """The view that data means; all its classes in their order are no choice of classes."""
+    chosen = value.classes
+    if chosen is not None and chosen.ids == list(range(len(value.data.classes))):
+        chosen = None
+    return View(value.data.name, value.split or "train", chosen, value.unlabelled, span=value.span)
 
 
 # ---- verticals

@@ -9,11 +9,11 @@ from kdplan.diagnostics.report import Gather, PlanError, error
 from kdplan.diagnostics.span import Span
 from kdplan.ir import expr as ir
 from kdplan.ir.kinds import KINDS
-from kdplan.ir.plan import Move, Phase, Recipe, Validation, View
+from kdplan.ir.plan import Move, Phase, Recipe, Validation
 from kdplan.passes import axes, make_network, make_recipe, settings
 from kdplan.passes.apply import family_error
 from kdplan.passes.load import Declared
-from kdplan.passes.make_data import unique_name
+from kdplan.passes.make_data import unique_name, view_of
 from kdplan.passes.make_results import measure_metrics
 from kdplan.passes.session import Context, PhaseFrame, remember
 from kdplan.passes.spread import spread
@@ -64,7 +64,7 @@ def make(
         with gather:
             _recipes(node, None, local)
     gather.raise_if_failed()
-    phase = Phase("", moves, [_view(v) for _, v in streams], [], ir.Const(0), span=node.head_span)
+    phase = Phase("", moves, [view_of(v) for _, v in streams], [], ir.Const(0), span=node.head_span)
     phase.stream_names = [label for label, _ in streams]
     inside = local.child(phase=PhaseFrame(thing.name, streams, moved))
     with gather:
@@ -170,10 +170,6 @@ def _streams(node: ast.Declaration, ctx: Context) -> list[tuple[str, DataValue]]
     return found
 
 
-def _view(value: DataValue) -> View:
-    return View(value.data.name, value.split or "train", value.classes, value.unlabelled, span=value.span)
-
-
 def _recipes(node: ast.Declaration, networks: int | None, ctx: Context) -> list[Recipe]:
     """One recipe, or one for each of the networks that move (None: nobody knows how many)."""
     clause = node.clause("with")
@@ -263,7 +259,7 @@ def _validations(
             if value.split is None:
                 raise error("KD0703", value.span, name=value.span.text, example=f"{value.span.text}.test")
             for slot in slots:
-                found.append(Validation(_view(value), measure_metrics(item, ctx), slot, span=item.span))
+                found.append(Validation(view_of(value), measure_metrics(item, ctx), slot, span=item.span))
     return found
 
 

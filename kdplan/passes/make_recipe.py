@@ -19,7 +19,7 @@ def recipe_value(thing: Declared, span: Span, ctx: Context) -> RecipeValue:
     made = remember(
         ctx.in_module(thing.module), (thing, thing.name), "recipe", span, lambda inner: _recipe(thing, inner)
     )
-    return RecipeValue(made.settings, span)
+    return RecipeValue(made.settings, span, thing.name, thing.node.head_span)
 
 
 def _recipe(thing: Declared, ctx: Context) -> RecipeValue:
@@ -69,7 +69,7 @@ def finish(value: RecipeValue, overrides: dict[str, tuple[Any, Span]]) -> Recipe
     _length(overrides, inherited)
     merged = {**inherited, **overrides}
     if "optimizer" not in merged:
-        raise error("KD0851", value.span, name=value.span.text)
+        raise error("KD0851", value.declared, name=value.name)
     lengths = [n for n in ("epochs", "steps") if n in merged]
     ends_itself = "schedule" in merged and merged["schedule"][0].name == "plateau"
     if len(lengths) != 1:
@@ -81,7 +81,7 @@ def finish(value: RecipeValue, overrides: dict[str, tuple[Any, Span]]) -> Recipe
             if ends_itself
             else None
         )
-        raise error("KD0852", value.span, name=value.span.text, what=what, help=help)
+        raise error("KD0852", value.declared, name=value.name, what=what, help=help)
     last = merged["epochs"][0] if "epochs" in merged else None
     kept, place = merged.get("keep_epochs", ([], value.span))
     for epoch in kept:

@@ -10,6 +10,7 @@ from kdplan.ir.plan import Export, Item, Measure, Row, Target, View
 from kdplan.passes import axes
 from kdplan.passes.apply import family_error, weights
 from kdplan.passes.load import Declared
+from kdplan.passes.make_data import view_of
 from kdplan.passes.session import Context, expand
 from kdplan.passes.settings import item as as_item
 from kdplan.passes.spread import spread
@@ -103,7 +104,7 @@ def _measured_view(v: Value, on: ast.Clause, ctx: Context) -> View:
         raise error("KD0703", v.span, name=v.span.text, example=f"{v.span.text}.test")
     if v.unlabelled:
         raise error("KD0702", v.span, name=v.span.text, help=f"`{v.span.text.removesuffix('.unlabelled')}`")
-    return View(v.data.name, v.split, v.classes, False, span=v.span)
+    return view_of(v)
 
 
 def measure_metrics(node: ast.Declaration, ctx: Context) -> list[Item]:

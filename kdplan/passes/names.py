@@ -30,7 +30,7 @@ def check_names(module: Module, tables: Mapping[str, Mapping[str, Any]], reporte
     """
     told = {d.span.start for d in reporter.diagnostics if d.span and d.span.source is module.source}
     everywhere = {*RESERVED, *CONSTANTS, *CONSTRUCTS, *module.scope, *(name for table in tables.values() for name in table)}
-    for node, local in _definitions(module.tree):
+    for node, local in _definitions(module):
         known = everywhere | local
         for name in _free(node):
             if name.name not in known and not module.knows_of(name.name) and name.span.start not in told:
@@ -38,9 +38,11 @@ def check_names(module: Module, tables: Mapping[str, Mapping[str, Any]], reporte
                 reporter.report("KD0205", name.span, name=name.name, nearest=near)
 
 
-def _definitions(tree: ast.File) -> Iterator[tuple[ast.Declaration, set[str]]]:
-    """Every param and def, with the local names around it."""
-    waiting: list[tuple[ast.Declaration, set[str]]] = [(d, set()) for d in tree.declarations]
+def _definitions(module: Module) -> Iterator[tuple[ast.Declaration, set[str]]]:
+    """Every param and def of right form, with the local names around it."""
+    waiting: list[tuple[ast.Declaration, set[str]]] = [
+        (d, set()) for d in module.tree.declarations if id(d) not in module.broken
+    ]
     while waiting:
         node, around = waiting.pop(0)
         if node.kind in ("param", "def"):

@@ -122,6 +122,8 @@ class ClassesValue:
 class RecipeValue:
     settings: dict[str, tuple[Any, Span]]
     span: Span
+    name: str = ""
+    declared: Span | None = None
 
 
 @dataclass
