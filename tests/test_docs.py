@@ -149,7 +149,7 @@ def test_readme_quickstart(tmp_path: Path) -> None:
     plan = tmp_path / "plans" / "quickstart.kd"
     plan.write_text(plan.read_text().replace("param weight = 0.9", "param weight = 0.5"))
     assert "3 to run, 6 cached" in _kdplan(tmp_path, "plan", "plans/quickstart.kd").stdout
-    line = next(n for n, text in enumerate(plan.read_text().splitlines(), 1) if "weight *" in text)
+    line = next(n for n, text in enumerate(plan.read_text().splitlines(), 1) if text.startswith("param weight"))
     assert f"quickstart.kd:{line}" in _kdplan(tmp_path, *shlex.split("why plans/quickstart.kd 'distil[seed=0]'")).stdout
 
 

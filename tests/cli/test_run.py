@@ -1,0 +1,144 @@
+"""run and what follows it: caching, reasons, exports, and the exit codes of runs that end otherwise."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from kdplan.cli import main
+from kdplan.runtime.store import Store
+from tests.cli.conftest import PLAN, Kdplan
+
+ROOT = Path(__file__).parent.parent.parent
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A store in which the plan has run once."""
+    here = tmp_path_factory.mktemp("trained")
+    (here / "a.kd").write_text(PLAN)
+    assert main(["run", str(here / "a.kd"), "--store", str(here / ".kdplan")]) == 0
+    return here
+
+
+@pytest.fixture
+def done(trained: Path, folder: Path) -> Path:
+    """The working folder with a copy of that store; the plan's last keys are kept by its path, so it runs once more."""
+    shutil.copytree(trained / ".kdplan", folder / ".kdplan")
+    assert main(["run", "a.kd"]) == 0
+    return folder
+
+
+def test_run_shows_the_table_and_writes_it(kdplan: Kdplan, done: Path) -> None:
+    ran = kdplan("run", "a.kd", "--csv", "csv")
+    assert ran.code == 0 and "2 cached" in ran.out and "small@kd" in ran.out
+    head, *rows = (done / "csv" / "table.csv").read_text().splitlines()
+    assert head.startswith("network,") and len(rows) == 2
+
+
+def test_nothing_to_do(kdplan: Kdplan, done: Path) -> None:
+    assert kdplan("plan", "a.kd", "--detailed-exitcode").code == 0
+    assert {p["action"] for p in kdplan("plan", "a.kd", "--json").json["phases"]} == {"cached"}
+
+
+def test_an_edit_runs_what_it_touches(kdplan: Kdplan, done: Path) -> None:
+    (done / "a.kd").write_text(PLAN.replace("param weight = 0.9", "param weight = 0.5"))
+    phases = kdplan("plan", "a.kd", "--no-cost", "--json").phases
+    assert phases["big@train"]["action"] == "cached" and phases["kd"]["action"] == "rerun"
+    told = kdplan("why", "a.kd", "kd").out
+    assert "0.9" in told and "0.5" in told and "a.kd:2:16" in told
+    assert kdplan("run", "a.kd").code == 0
+    assert kdplan("run", "a.kd").out.count("cached") >= 1
+
+
+def test_comments_and_names_run_nothing(kdplan: Kdplan, done: Path) -> None:
+    text = "# a comment\n" + PLAN.replace("quick", "swift").replace("param epochs = 1\n", "param epochs = 1 # short\n")
+    (done / "a.kd").write_text(text)
+    assert kdplan("plan", "a.kd", "--no-cost", "--detailed-exitcode").code == 0
+
+
+def test_status_after_a_run(kdplan: Kdplan, done: Path) -> None:
+    assert "done" in kdplan("status", "a.kd").out
+
+
+def test_export(kdplan: Kdplan, done: Path) -> None:
+    import torch
+
+    from kdplan.runtime.export import load
+
+    ran = kdplan("export", "a.kd", "tiny", "-o", "out", "--program")
+    assert ran.code == 0 and "loaded again and found equal" in ran.out
+    assert {f.name for f in (done / "out").iterdir()} == {"model.json", "model.safetensors", "model.pt2"}
+    assert load(done / "out")(torch.zeros(1, 1, 8, 8)).shape == (1, 10)
+
+
+def test_store_by_variable_and_option(kdplan: Kdplan, done: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shutil.move(done / ".kdplan", done / "elsewhere")
+    assert kdplan("plan", "a.kd", "--no-cost", "--detailed-exitcode").code == 10
+    assert kdplan("plan", "a.kd", "--no-cost", "--detailed-exitcode", "--store", "elsewhere").code == 0
+    monkeypatch.setenv("KDPLAN_STORE", "elsewhere")
+    assert kdplan("plan", "a.kd", "--no-cost", "--detailed-exitcode").code == 0
+
+
+def test_a_failing_phase_exits_with_1(kdplan: Kdplan, folder: Path) -> None:
+    (folder / "a.kd").write_text(PLAN.replace("sgd(lr = 0.1)", "sgd(lr = 1e30)").replace("epochs = 1", "epochs = 4"))
+    ran = kdplan("run", "a.kd")
+    assert ran.code == 1, ran.out + ran.err
+    assert "KD0820" in ran.out + ran.err
+
+
+def test_a_missing_device_is_told_before_anything_runs(kdplan: Kdplan, folder: Path) -> None:
+    ran = kdplan("run", "a.kd", "--device", "cuda:99")
+    assert ran.code == 2 and "KD0810" in ran.err
+    assert not (folder / ".kdplan" / "phases").exists()
+
+
+def test_two_runs_at_once(kdplan: Kdplan, folder: Path) -> None:
+    key = kdplan("plan", "a.kd", "--no-cost", "--json").phases["big@train"]["key"]
+    with Store(folder / ".kdplan").begin(key):
+        other = subprocess.run(
+            [sys.executable, "-m", "kdplan", "run", "a.kd"], capture_output=True, text=True, env=environment()
+        )
+    assert other.returncode == 3, other.stderr
+    assert "KD0901" in other.stdout + other.stderr and str(os.getpid()) in other.stdout + other.stderr
+
+
+def test_a_damaged_store_exits_with_4(kdplan: Kdplan, done: Path) -> None:
+    (weights,) = {f for f in (done / ".kdplan" / "phases").glob("*/weights-0-last.safetensors") if _is_teacher(f)}
+    data = bytearray(weights.read_bytes())
+    data[-1] ^= 1
+    weights.chmod(0o644)
+    weights.write_bytes(data)
+    (done / "a.kd").write_text(PLAN.replace("param weight = 0.9", "param weight = 0.3"))
+    ran = kdplan("run", "a.kd")
+    assert ran.code == 4, ran.out + ran.err
+    assert "KD0902" in ran.out + ran.err
+
+
+def _is_teacher(weights: Path) -> bool:
+    return '"big@train"' in (weights.parent / "phase.json").read_text().split('"components"')[0]
+
+
+def test_interrupted_and_resumed(kdplan: Kdplan, folder: Path) -> None:
+    (folder / "a.kd").write_text(PLAN.replace("epochs = 1", "epochs = 400", 1))
+    command = [sys.executable, "-m", "kdplan", "run", "a.kd"]
+    process = subprocess.Popen(command, env=environment(), stdout=subprocess.DEVNULL)
+    deadline = time.monotonic() + 120
+    while not list(folder.glob(".kdplan/work/*/metrics.jsonl")):
+        assert process.poll() is None and time.monotonic() < deadline
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    assert process.wait(timeout=60) == 75
+    phases = kdplan("plan", "a.kd", "--no-cost", "--json").phases
+    assert phases["big@train"]["action"] == "resume"
+
+
+def environment() -> dict[str, str]:
+    return {**os.environ, "PYTHONPATH": str(ROOT)}
