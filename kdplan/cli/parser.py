@@ -32,7 +32,9 @@ def _verb(verbs: argparse._SubParsersAction[argparse.ArgumentParser], name: str,
 def _plan_file(verb: argparse.ArgumentParser, store: bool = True) -> None:
     verb.add_argument("file", type=Path, metavar="FILE", help="a plan file")
     verb.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="a value for a param of FILE")
-    verb.add_argument("--data", type=Path, default=None, metavar="DIR", help="where data sets are (default: $KDPLAN_DATA)")
+    verb.add_argument(
+        "--data", type=Path, default=None, metavar="DIR", help="where data sets are (default: $KDPLAN_DATA)"
+    )
     if store:
         verb.add_argument("--store", type=Path, default=None, metavar="DIR",
                           help="where results are kept (default: $KDPLAN_STORE, else ./.kdplan)")  # fmt: skip

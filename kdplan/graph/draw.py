@@ -1,8 +1,8 @@
 """A phase's graph as a picture: one cluster a network, one box a module, tensor shapes on the edges.
 
-    nodes of the graph                        boxes
-    small_layer1_0_conv1, …, small_layer1_2   small | layer1
-    kl(big_fc, small_fc)                      kl
+nodes of the graph                        boxes
+small_layer1_0_conv1, …, small_layer1_2   small | layer1
+kl(big_fc, small_fc)                      kl
 """
 
 from __future__ import annotations

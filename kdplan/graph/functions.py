@@ -58,4 +58,3 @@ def user(path: str, name: str, span: Span | None) -> Callable[..., Any]:
     if not callable(found):
         raise error("KD0513", span, file=path, name=name)
     return found  # type: ignore[no-any-return]
-

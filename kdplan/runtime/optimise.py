@@ -130,9 +130,7 @@ def _recipe_of(name: str) -> int:
     return 0 if slot == "splice" else int(slot)
 
 
-def named_state(
-    optimizer: torch.optim.Optimizer, names: Mapping[int, str]
-) -> tuple[dict[str, Tensor], dict[str, Any]]:
+def named_state(optimizer: torch.optim.Optimizer, names: Mapping[int, str]) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """An optimizer's state as tensors by `parameter/key`, and as plain values.
 
     Parameters

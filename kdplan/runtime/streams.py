@@ -46,9 +46,7 @@ def split(batch: Batch, size: int, channels_last: bool = False) -> Iterator[Batc
     [(2, 1), (2, 1), (1, 1)]
     """
     if channels_last:
-        batch = {
-            n: t.contiguous(memory_format=torch.channels_last) if t.dim() == 4 else t for n, t in batch.items()
-        }
+        batch = {n: t.contiguous(memory_format=torch.channels_last) if t.dim() == 4 else t for n, t in batch.items()}
     if samples(batch) <= size:
         yield batch
         return

@@ -89,8 +89,11 @@ def table() -> Table:
 def _rule(rule: object) -> Rule:
     origin, alias, size = rule.origin.name, rule.alias, len(rule.expansion)  # type: ignore[attr-defined]
     unit = bool(size == 1 and rule.options.expand1 and not alias)  # type: ignore[attr-defined]
-    method = "grow" if origin.startswith("_") and rule.expansion[0].name == origin else (  # type: ignore[attr-defined]
-        "begin" if origin.startswith("_") else alias or origin
+    method = (
+        "grow"
+        if origin.startswith("_") and rule.expansion[0].name == origin
+        # type: ignore[attr-defined]
+        else ("begin" if origin.startswith("_") else alias or origin)
     )
     return Rule(str(origin), size, str(method), unit)
 

@@ -180,15 +180,14 @@ def _legend(drawn: Picture, title: str) -> str:
     ]
     cells += [
         f'<td bgcolor="{STATE[a]}">{_font("white", 10, f"<b> {html.escape(SYMBOLS[a])} </b>")}</td>'
-        f'<td>{_font(STATE[a], 10, words.ACTION_WORDS[a])}</td>'
+        f"<td>{_font(STATE[a], 10, words.ACTION_WORDS[a])}</td>"
         for a in SYMBOLS
         if a in actions
     ]
     head = html.escape(title) + (" · " if title and actions else "") + (words.tally(actions) if actions else "")
     first = f'<tr><td colspan="{len(cells)}">{_font(INK, 12, head)}</td></tr>' if head else ""
     return (
-        '<<table border="0" cellborder="0" cellspacing="6" cellpadding="3">'
-        f'{first}<tr>{"".join(cells)}</tr></table>>'
+        f'<<table border="0" cellborder="0" cellspacing="6" cellpadding="3">{first}<tr>{"".join(cells)}</tr></table>>'
         if cells
         else ""
     )

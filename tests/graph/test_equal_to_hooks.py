@@ -82,9 +82,7 @@ def test_student_cut_at_the_tap_matches_hooks(name: str) -> None:
     x = b.input("inputs", torch.zeros(2, 3, case.size, case.size))
     for n, net in (("big", teacher), ("small", mine)):
         b.network(n, net)
-    phase = b.finish(
-        {"loss": b.call(F.mse_loss, b.apply("small", (x,), case.tap), b.apply("big", (x,), case.tap))}
-    )
+    phase = b.finish({"loss": b.call(F.mse_loss, b.apply("small", (x,), case.tap), b.apply("big", (x,), case.tap))})
     found = prune(phase.graph_module)
     assert found.removed > 0 and all(p.startswith("nets.small.") for p in found.buffers)
     images, _ = batch(case.size)

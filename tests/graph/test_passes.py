@@ -46,9 +46,12 @@ def phase(batch: int = 4) -> tuple[Builder, torch.fx.GraphModule, nn.Module, nn.
     b.network("small", small)
     fit = b.module("fit", nn.Conv2d(32, 32, 1), b.apply("small", (x,), "layer2"))
     match = b.call(F.mse_loss, fit, b.apply("big", (x,), "layer2"))
-    soft = b.call(F.kl_div, b.call(F.log_softmax, b.apply("small", (x,), "logits"), 1), b.call(
-        F.softmax, b.call(operator.truediv, b.apply("big", (x,), "logits"), 4.0), 1
-    ), reduction="batchmean")
+    soft = b.call(
+        F.kl_div,
+        b.call(F.log_softmax, b.apply("small", (x,), "logits"), 1),
+        b.call(F.softmax, b.call(operator.truediv, b.apply("big", (x,), "logits"), 4.0), 1),
+        reduction="batchmean",
+    )
     hard = b.call(F.cross_entropy, b.apply("small", (x,), "logits"), y)
     loss = b.call(operator.add, b.call(operator.add, match, soft), b.call(operator.mul, 0.5, hard))
     gm = prune(b.finish({"loss": loss, "match": match}).graph_module).graph_module

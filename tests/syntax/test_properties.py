@@ -85,7 +85,7 @@ def test_the_span_of_an_expression_reads_as_that_expression(node: ast.Expr) -> N
 
 
 @settings(max_examples=300, deadline=None)
-@given(st.text(alphabet='ab1 .,:;={}()[]"\'\n#-+*@~<>!ofä\t', max_size=60))
+@given(st.text(alphabet="ab1 .,:;={}()[]\"'\n#-+*@~<>!ofä\t", max_size=60))
 def test_any_text_is_parsed_or_answered_with_mistakes_that_have_a_place(text: str) -> None:
     from kdplan.diagnostics.render import render_text, to_json
     from kdplan.diagnostics.report import PlanError

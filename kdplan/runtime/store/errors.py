@@ -15,11 +15,11 @@ from kdplan.diagnostics.report import Diagnostic, PlanError, diagnostic
 class StoreError(PlanError):
     """The store cannot do what was asked; `exit_code` is what the command line ends with.
 
-        StoreError
-        ├── StoreLocked       another process works on the phase (3)
-        ├── StoreCorrupt      a file of the store is missing, cut or altered (4)
-        ├── StoreMissing      nothing is stored under that key or name (4)
-        └── StoreUnwritable   disk full, no permission, a file too large (1)
+    StoreError
+    ├── StoreLocked       another process works on the phase (3)
+    ├── StoreCorrupt      a file of the store is missing, cut or altered (4)
+    ├── StoreMissing      nothing is stored under that key or name (4)
+    └── StoreUnwritable   disk full, no permission, a file too large (1)
     """
 
     exit_code = 4

@@ -1,10 +1,10 @@
 """The store: everything that runs leave behind, found by content hash and shared between plans.
 
-    phases/<key>/      a finished phase: manifest.json (written last), weights-<slot>-<snapshot>.safetensors,
-                       metrics.jsonl, summary.json, phase.json, environment.json
-    work/<key>/        a running or interrupted one: lock, holder.json, metrics.jsonl, checkpoints/step-<n>/
-    plans/<hash>.json  phase name -> key, as the plan file was last run
-    measures/<key>.json  costs/<key>.json  speeds.json    numbers that need not be found twice
+phases/<key>/      a finished phase: manifest.json (written last), weights-<slot>-<snapshot>.safetensors,
+                   metrics.jsonl, summary.json, phase.json, environment.json
+work/<key>/        a running or interrupted one: lock, holder.json, metrics.jsonl, checkpoints/step-<n>/
+plans/<hash>.json  phase name -> key, as the plan file was last run
+measures/<key>.json  costs/<key>.json  speeds.json    numbers that need not be found twice
 """
 
 from __future__ import annotations
