@@ -9,7 +9,7 @@ import sys
 from kdplan.cli import session
 from kdplan.compile import Compiled, inspect
 from kdplan.diagnostics.render import render_text, to_json
-from kdplan.diagnostics.report import error, listing, nearest
+from kdplan.diagnostics.report import counted, error, listing, nearest
 
 FINE, FAILED, TO_DO = 0, 1, 10
 
@@ -28,8 +28,13 @@ def check(given: argparse.Namespace) -> int:
         return FINE
     _warn(made)
     plan = made.plan
-    counts = [(plan.phases, "phase"), (plan.networks, "network"), (plan.measures, "measure"), (plan.exports, "export")]
-    said = ", ".join(f"{len(things)} {word}{'s' if len(things) != 1 else ''}" for things, word in counts if things)
+    counts = {
+        "phase": len(plan.phases),
+        "network": len(plan.networks),
+        "measure": len(plan.measures),
+        "export": len(plan.exports),
+    }
+    said = ", ".join(counted(number, word) for word, number in counts.items() if number)
     print(f"{given.file}: fine ({said or 'nothing declared'})")
     return FINE
 

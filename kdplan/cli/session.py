@@ -105,7 +105,7 @@ def add_costs(made: Compiled, store: Store) -> None:
     for name in missing:
         cost = made.planned[name].cost
         assert cost is not None
-        store.keep_number("costs", made.planned[name].key, {f: getattr(cost, f) for f in Cost.__slots__})  # type: ignore[attr-defined]
+        store.keep_number("costs", made.planned[name].key, {f: getattr(cost, f) for f in Cost.__slots__})
     speeds = store.speeds()
     if speeds:
         fastest = max(speeds.values())

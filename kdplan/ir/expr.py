@@ -49,7 +49,7 @@ class Moving:
 class Const:
     """A number, text or truth value, or a list of them."""
 
-    value: bool | int | float | str | None | list[Any]
+    value: bool | int | float | str | list[Any] | None
     kind: Literal["const"] = "const"
     span: Place = place()
 

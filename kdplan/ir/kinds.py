@@ -6,38 +6,87 @@ from kdplan.ir.spec import Kind, SettingSpec
 
 S = SettingSpec
 
-SEED = S("seed", "integer", "initial weights of a network; order, augmentation and dropout of a phase",
-         "the enclosing declaration's, else the file's `param seed`, else 0", "seed = fold(seed, 1)", low=0)  # fmt: skip
+SEED = S(
+    "seed",
+    "integer",
+    "initial weights of a network; order, augmentation and dropout of a phase",
+    "the enclosing declaration's, else the file's `param seed`, else 0",
+    "seed = fold(seed, 1)",
+    low=0,
+)
 
 RECIPE = (
-    S("optimizer", "optimizer", "any optimizer of torch.optim, by its name in lower case", "needed",
-      "optimizer = adamw(lr = 1e-3, weight_decay = 0.05)"),
+    S(
+        "optimizer",
+        "optimizer",
+        "any optimizer of torch.optim, by its name in lower case",
+        "needed",
+        "optimizer = adamw(lr = 1e-3, weight_decay = 0.05)",
+    ),
     S("schedule", "schedule", "the learning rate over the phase", "constant()", "schedule = steps(at = [60, 80])"),
     S("epochs", "integer", "length: passes over the first stream", "needed, or `steps`", "epochs = 10", low=0, above=0),
     S("steps", "integer", "length: optimizer steps, in place of epochs", "", "steps = 1000", low=0, above=0),
     S("batch", "integer", "samples a step", "128", "batch = 64", above=0),
     S("warmup", "number", "epochs over which the learning rate rises linearly from 0", "0", "warmup = 5", low=0),
-    S("accumulate", "integer", "batches whose gradients are averaged into one optimizer step", "1", "accumulate = 4",
-      above=0),
+    S(
+        "accumulate",
+        "integer",
+        "batches whose gradients are averaged into one optimizer step",
+        "1",
+        "accumulate = 4",
+        above=0,
+    ),
     S("clip", "number", "largest norm of the gradient over all moving parameters", "no limit", "clip = 5", above=0),
-    S("label_smoothing", "number", "`smoothing` of every cross_entropy that does not give its own", "0",
-      "label_smoothing = 0.1", low=0, high=1),
-    S("ema", "number", "decay of an average of the weights, kept as snapshot `ema`", "none", "ema = 0.999", low=0, high=1),
-    S("precision", "choice", "arithmetic of forward and backward; weights stay in fp32", "fp32", "precision = bf16",
-      choices=("fp32", "bf16", "fp16")),
+    S(
+        "label_smoothing",
+        "number",
+        "`smoothing` of every cross_entropy that does not give its own",
+        "0",
+        "label_smoothing = 0.1",
+        low=0,
+        high=1,
+    ),
+    S(
+        "ema",
+        "number",
+        "decay of an average of the weights, kept as snapshot `ema`",
+        "none",
+        "ema = 0.999",
+        low=0,
+        high=1,
+    ),
+    S(
+        "precision",
+        "choice",
+        "arithmetic of forward and backward; weights stay in fp32",
+        "fp32",
+        "precision = bf16",
+        choices=("fp32", "bf16", "fp16"),
+    ),
     S("channels_last", "flag", "memory layout of images and maps", "false", "channels_last = true"),
     S("compile", "flag", "torch.compile of the phase's graph", "false", "compile = true"),
     S("workers", "integer", "processes that load and augment", "0", "workers = 2", low=0),
-    S("keep_epochs", "integers", "epochs (from 1) after which snapshot `epoch = N` is kept", "[]",
-      "keep_epochs = [5, 10]"),
-)  # fmt: skip
+    S(
+        "keep_epochs",
+        "integers",
+        "epochs (from 1) after which snapshot `epoch = N` is kept",
+        "[]",
+        "keep_epochs = [5, 10]",
+    ),
+)
 
 _NETWORK_SETTINGS = (
     SEED,
     S("weights", "text", "a safetensors file with the initial weights", "fresh", 'weights = "start.safetensors"'),
-    S("mode", "choice", "batch norm and dropout while the network is frozen", "eval", "mode = train",
-      choices=("train", "eval")),
-)  # fmt: skip
+    S(
+        "mode",
+        "choice",
+        "batch norm and dropout while the network is frozen",
+        "eval",
+        "mode = train",
+        choices=("train", "eval"),
+    ),
+)
 
 
 def _network(name: str, doc: str, example: str) -> Kind:
@@ -91,15 +140,45 @@ KINDS: dict[str, Kind] = {
             clauses=("=",),
             required=("=",),
             settings=(
-                S("augment", "transforms", "what happens to training images, in order", "[]",
-                  "augment = [pad_crop(8, pad = 1), flip()]"),
-                S("normalize", "normalize", "mean and standard deviation of each channel, on a scale of 0 to 1",
-                  "the source's own", "normalize = [[0.5], [0.25]]"),
-                S("split", "split", "how to cut a source without parts", "the source's own parts",
-                  "split = per_class(train = 60, seed = 0)"),
-                S("fraction", "number", "class-balanced part of the training split", "1", "fraction = 0.1", above=0, high=1),
+                S(
+                    "augment",
+                    "transforms",
+                    "what happens to training images, in order",
+                    "[]",
+                    "augment = [pad_crop(8, pad = 1), flip()]",
+                ),
+                S(
+                    "normalize",
+                    "normalize",
+                    "mean and standard deviation of each channel, on a scale of 0 to 1",
+                    "the source's own",
+                    "normalize = [[0.5], [0.25]]",
+                ),
+                S(
+                    "split",
+                    "split",
+                    "how to cut a source without parts",
+                    "the source's own parts",
+                    "split = per_class(train = 60, seed = 0)",
+                ),
+                S(
+                    "fraction",
+                    "number",
+                    "class-balanced part of the training split",
+                    "1",
+                    "fraction = 0.1",
+                    above=0,
+                    high=1,
+                ),
                 S("limit", "integer", "at most this many training images", "all", "limit = 1000", above=0),
-                S("seed", "integer", "order, augmentation, subsets; does not follow `param seed`", "0", "seed = 3", low=0),
+                S(
+                    "seed",
+                    "integer",
+                    "order, augmentation, subsets; does not follow `param seed`",
+                    "0",
+                    "seed = 3",
+                    low=0,
+                ),
             ),
         ),
         Kind(
@@ -128,11 +207,18 @@ KINDS: dict[str, Kind] = {
             clauses=("=",),
             required=("=",),
         ),
-        _network("teacher", "A network that others learn from.",
-                 "teacher big = digits_net(width = 16) { phase train on digits with quick { loss = "
-                 "cross_entropy(self.logits, labels) } }"),
+        _network(
+            "teacher",
+            "A network that others learn from.",
+            "teacher big = digits_net(width = 16) { phase train on digits with quick { loss = "
+            "cross_entropy(self.logits, labels) } }",
+        ),
         _network("student", "A network that learns from others.", "student small = digits_net(width = 4)"),
-        _network("network", "A network that is neither teacher nor student.", "network bank = linear(inputs = 8, outputs = 4)"),
+        _network(
+            "network",
+            "A network that is neither teacher nor student.",
+            "network bank = linear(inputs = 8, outputs = 4)",
+        ),
         Kind(
             "phase",
             "One training run: what moves, on what data, by what recipe, to make what small.",
@@ -141,14 +227,24 @@ KINDS: dict[str, Kind] = {
             clauses=("of", "on", "with"),
             required=("on", "with"),
             settings=(
-                S("loss", "signal", "the scalar that is made small", "needed", "loss = cross_entropy(small.logits, labels)"),
+                S(
+                    "loss",
+                    "signal",
+                    "the scalar that is made small",
+                    "needed",
+                    "loss = cross_entropy(small.logits, labels)",
+                ),
                 SEED,
                 *RECIPE,
             ),
             inner=("def", "measure"),
             slots=True,
-            help={"update": "what moves stands after `of`", "train": "what moves stands after `of`",
-                  "freeze": "what moves stands after `of`", "after": "order follows from the versions that are read"},
+            help={
+                "update": "what moves stands after `of`",
+                "train": "what moves stands after `of`",
+                "freeze": "what moves stands after `of`",
+                "after": "order follows from the versions that are read",
+            },
         ),
         Kind(
             "measure",
@@ -168,7 +264,7 @@ KINDS: dict[str, Kind] = {
             required=("=",),
         ),
     )
-}  # fmt: skip
+}
 
 NETWORKS = frozenset({"teacher", "student", "network"})
 AFTER_AT = frozenset({"phase", "measure", "export"})

@@ -203,7 +203,7 @@ class Recipe:
 
 @dataclass(slots=True)
 class Validation:
-    """A measure inside a phase, after every epoch: `measure on cifar.test { top1 }`. The first metric chooses `best`."""
+    """A measure inside a phase, after every epoch: `measure on cifar.test { top1 }`. Its first metric makes `best`."""
 
     view: View
     metrics: list[Item]
@@ -237,7 +237,7 @@ class Phase:
 
 @dataclass(slots=True)
 class Target:
-    """What is measured or exported: a version, or the mean of several; `path` is a submodule or tap ("" is the output)."""
+    """What is measured or exported: a version, or the mean of several; `path` is a submodule or tap, "" the output."""
 
     versions: list[Version]
     path: str = ""

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from functools import cache
 from importlib import resources
 from pathlib import Path
+from typing import Any
 
 from lark import Lark
 
@@ -86,13 +87,12 @@ def table() -> Table:
     return Table(numbers[made.start_state], numbers[made.end_state], actions, gotos, rules, _scanner(lark))
 
 
-def _rule(rule: object) -> Rule:
-    origin, alias, size = rule.origin.name, rule.alias, len(rule.expansion)  # type: ignore[attr-defined]
-    unit = bool(size == 1 and rule.options.expand1 and not alias)  # type: ignore[attr-defined]
+def _rule(rule: Any) -> Rule:
+    origin, alias, size = rule.origin.name, rule.alias, len(rule.expansion)
+    unit = bool(size == 1 and rule.options.expand1 and not alias)
     method = (
         "grow"
         if origin.startswith("_") and rule.expansion[0].name == origin
-        # type: ignore[attr-defined]
         else ("begin" if origin.startswith("_") else alias or origin)
     )
     return Rule(str(origin), size, str(method), unit)

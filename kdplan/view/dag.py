@@ -7,7 +7,7 @@ import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-import graphviz  # type: ignore[import-untyped]
+import graphviz
 
 from kdplan.diagnostics.report import error
 from kdplan.ir.dag import SYMBOLS, Action, Planned

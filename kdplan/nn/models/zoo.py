@@ -50,7 +50,7 @@ def torchvision(
     >>> net.conv1.in_channels, net.fc.out_features
     (1, 10)
     """
-    import torchvision.models as models  # type: ignore[import-untyped]
+    import torchvision.models as models
 
     known = models.list_models()
     if name not in known:
