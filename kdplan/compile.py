@@ -137,7 +137,9 @@ def inspect(compiled: Compiled, names: list[str] | None = None) -> dict[str, Ins
     return found
 
 
-def check_text(text: str, root: Path | None = None, folder: Path | None = None, path: str = "plan.kd") -> list[Diagnostic]:
+def check_text(
+    text: str, root: Path | None = None, folder: Path | None = None, path: str = "plan.kd"
+) -> list[Diagnostic]:
     """Every mistake and warning in a plan's text; [] if there is none.
 
     Examples

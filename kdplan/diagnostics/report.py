@@ -6,6 +6,7 @@ Every sentence stands in the tables `errors/*.toml`; code names a row and gives 
 from __future__ import annotations
 
 import difflib
+import re
 import string
 import tomllib
 from collections.abc import Iterable, Iterator, Sequence
@@ -159,12 +160,27 @@ class Gather:
             raise PlanError(self.found)
 
 
+_POINT = re.compile(r"\[[^\[\]]*=[^\[\]]*\]")
+"""Coordinates in a name: `[seed=0, weight=5]`."""
+
+
 @dataclass
 class Reporter:
-    """Collects diagnostics, so that one run tells as many mistakes as it can."""
+    """Collects diagnostics, so that one run tells as many mistakes as it can.
+
+    What is wrong in the same way at every point of a sweep is told once, for its first point.
+
+    Examples
+    --------
+    >>> reporter = Reporter()
+    >>> for w in (1, 5):
+    ...     reporter.report("KD0223", None, name=f"kd[w={w}]")
+    >>> [d.message for d in reporter.diagnostics]
+    ['Phase `kd[w=1]` has no loss.']
+    """
 
     diagnostics: list[Diagnostic] = field(default_factory=list)
-    _known: set[Diagnostic] = field(default_factory=set, repr=False)
+    _known: set[tuple[str, Span | None, str]] = field(default_factory=set, repr=False)
 
     def report(
         self,
@@ -180,8 +196,9 @@ class Reporter:
 
     def add(self, diagnostics: Iterable[Diagnostic]) -> None:
         for d in diagnostics:
-            if d not in self._known and d.code not in _SILENCED:
-                self._known.add(d)
+            key = (d.code, d.span, _POINT.sub("", d.message))
+            if key not in self._known and d.code not in _SILENCED:
+                self._known.add(key)
                 self.diagnostics.append(d)
 
     @property

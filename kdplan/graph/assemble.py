@@ -110,11 +110,11 @@ def join(plan: Plan, phase: Phase, networks: Networks, batch: int | None = None)
     joined = builder.finish(outputs)
     pruned = prune(joined.graph_module)
     paths = {label: builder.path(name) for label, name in names.items()}
-    splices = {
-        f"{name}.{n}": p for name, m in joined.splices.items() for n, p in m.named_parameters()
-    }
+    splices = {f"{name}.{n}": p for name, m in joined.splices.items() for n, p in m.named_parameters()}
     moving = {f"{paths[str(slot)]}.{n}" for slot, group in enumerate(own) for n in group}
-    moving |= {f"{builder.splice_path(name)}.{n}" for name, m in joined.splices.items() for n, _ in m.named_parameters()}
+    moving |= {
+        f"{builder.splice_path(name)}.{n}" for name, m in joined.splices.items() for n, _ in m.named_parameters()
+    }
     made = Joined(joined, pruned.graph_module, moving, own, names, paths, [*outputs][1:], pruned.buffers, splices)
     _check_gradients(phase, made)
     return made
@@ -191,10 +191,14 @@ def _upto(plan: Plan, phase: Phase, move: Move, module: nn.Module) -> set[str]:
         return upto(traced, move.upto, move.since)
     except TapError as problem:
         top = [t for t in problem.available if "." not in t and "#" not in t]
-        raise error("KD0501", move.span, network=move.base.network, tap=problem.path, help=f"it has {listing(top, 20)}") from None
+        raise error(
+            "KD0501", move.span, network=move.base.network, tap=problem.path, help=f"it has {listing(top, 20)}"
+        ) from None
     except TraceError as problem:
         shapes = f"images {shown((1, *data.shape))}"
-        raise error("KD0508", move.span, network=move.base.network, shapes=shapes, problem=first_line(problem)) from problem
+        raise error(
+            "KD0508", move.span, network=move.base.network, shapes=shapes, problem=first_line(problem)
+        ) from problem
 
 
 def _train_covered(module: nn.Module, moving: set[int]) -> None:
@@ -302,4 +306,3 @@ def _moves(term: ir.Expr) -> bool:
         or (isinstance(e, ir.Call) and e.function in ("fit", "conv1x1", "linear"))
         for e in ir.walk(term)
     )
-

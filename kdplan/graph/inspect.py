@@ -134,7 +134,9 @@ def inspect_phase(plan: Plan, phase: Phase) -> Inspected:
     found = graph_cost(made.graph_module, made.moving)
     steps = step_count(plan, phase)
     optimiser = _state_bytes(phase, found.trainable)
-    snapshots = 1 + bool(phase.validations) + any(r.ema is not None for r in phase.recipes) + len(phase.recipes[0].keep_epochs)
+    snapshots = (
+        1 + bool(phase.validations) + any(r.ema is not None for r in phase.recipes) + len(phase.recipes[0].keep_epochs)
+    )
     moved = sum(
         t.numel() * t.element_size()
         for slot in range(len(phase.moves))

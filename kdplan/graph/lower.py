@@ -124,7 +124,9 @@ class Lowering:
         depth = path.count(".")
         near = nearest(path, [t for t in known if t.count(".") == depth])
         help = f"did you mean `{near}`? " if near else ""
-        return error("KD0501", e.span, network=key, tap=path, help=f"{help}it has {listing([*top, 'logits', 'features'], 20)}")
+        return error(
+            "KD0501", e.span, network=key, tap=path, help=f"{help}it has {listing([*top, 'logits', 'features'], 20)}"
+        )
 
     # ---- operators and functions
 
@@ -179,11 +181,17 @@ class Lowering:
         keywords = {n: self.lower(a).value for n, a in e.keywords.items()}
         return Signal(self._call(user(path, name, e.span), args, keywords, e.span, name), name=name)
 
-    def _call(self, fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], span: Span | None, name: str) -> Any:
+    def _call(
+        self, fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], span: Span | None, name: str
+    ) -> Any:
         try:
             return self.builder.call(fn, *args, **kwargs)
         except BuildError as problem:
-            shapes = [dims(tuple(a.meta["val"].shape)) for a in args if hasattr(a, "meta") and isinstance(a.meta["val"], Tensor)]
+            shapes = [
+                dims(tuple(a.meta["val"].shape))
+                for a in args
+                if hasattr(a, "meta") and isinstance(a.meta["val"], Tensor)
+            ]
             raise error("KD0506", span, name=name, problem=first_line(problem), shapes=listing(shapes)) from problem
 
     # ---- functions with rules of their own
@@ -243,7 +251,9 @@ class Lowering:
             first, second = (moved, second) if move is first else (first, moved)
         if e.function == "kl":
             first, second = (
-                replace(s, value=self._call(built_in("as_logits"), (s.value,), {}, e.span, "kl")) if s.role == "probabilities" else s
+                replace(s, value=self._call(built_in("as_logits"), (s.value,), {}, e.span, "kl"))
+                if s.role == "probabilities"
+                else s
                 for s in (first, second)
             )
         return [first, second]
@@ -263,7 +273,9 @@ class Lowering:
         alike = len(one) == len(two) and len(one) in (2, 4)
         differ = "dimensions" if len(one) != len(two) else "channels" if one[1] != two[1] else "size"
         help = f"`fit({first}, like = {second})`" if alike and first != second else None
-        return error("KD0502", e.span, first=first, second=second, one=shown(one), two=shown(two), differ=differ, help=help)
+        return error(
+            "KD0502", e.span, first=first, second=second, one=shown(one), two=shown(two), differ=differ, help=help
+        )
 
 
 def _logits_help(node: ir.Expr) -> str:

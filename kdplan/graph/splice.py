@@ -34,7 +34,9 @@ class Splices:
         number = len(self.builder.splices)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(fold(self.seed, "splice", number))
-            module: nn.Module = nn.Conv2d(x.shape[1], outputs, 1, bias=False) if wants == 4 else nn.Linear(x.shape[1], outputs)
+            module: nn.Module = (
+                nn.Conv2d(x.shape[1], outputs, 1, bias=False) if wants == 4 else nn.Linear(x.shape[1], outputs)
+            )
         name = f"{kind} {x.name or number}".strip()
         while name in self.builder.splices:
             name += "'"

@@ -68,7 +68,9 @@ def binary(node: ast.Binary, ctx: Context) -> Value:
 def _two(op: str, left: Value, right: Value, node: ast.Binary, ctx: Context) -> Value:
     for side in (left, right):
         if isinstance(side, ir.Const) and not is_number(side):
-            raise error("KD0244", side.span or node.span, what=f"`{op}`", wants="numbers and signals", found=describe(side))
+            raise error(
+                "KD0244", side.span or node.span, what=f"`{op}`", wants="numbers and signals", found=describe(side)
+            )
     if is_number(left) and is_number(right):
         assert isinstance(left, ir.Const) and isinstance(right, ir.Const)
         return _folded(lambda: _FOLD[op](left.value, right.value) * 1, [left, right], node.span)  # masks are 1 and 0
@@ -92,7 +94,9 @@ def _folded(compute: Callable[[], Any], parts: list[ir.Const], span: Span) -> ir
 
 def _origin(parts: list[ir.Const], span: Span) -> Span:
     """Where a folded number comes from: a param's own line if just one part was written elsewhere."""
-    outside = [p.span for p in parts if p.span and not (p.span.source is span.source and span.start <= p.span.start < span.end)]
+    outside = [
+        p.span for p in parts if p.span and not (p.span.source is span.source and span.start <= p.span.start < span.end)
+    ]
     return outside[0] if len(outside) == 1 else span
 
 

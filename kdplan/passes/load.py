@@ -137,10 +137,6 @@ def _override(module: Module, name: str, override: Override, span: Span, reporte
     target.module.overrides[name] = override
 
 
-_HEAD = re.compile(r"^[ \t]*[a-z_]\w*[ \t]+([A-Za-z_]\w*)", re.MULTILINE)
-"""Two words at the beginning of a line: most likely a kind and a name."""
-
-
 class _Loader:
     def __init__(self, reporter: Reporter, read: Reader) -> None:
         self.reporter = reporter
@@ -153,7 +149,7 @@ class _Loader:
         tree = parse_recovering(source, self.reporter)
         module = self.of_tree(tree, folder, chain)
         if len(self.reporter.errors) > before:
-            module.lost.update(_HEAD.findall(source.text))
+            _lose(module)
         return module
 
     def of_tree(self, tree: ast.File, folder: Path, chain: list[Path]) -> Module:
@@ -257,6 +253,21 @@ class _Loader:
         except OSError as problem:
             self.reporter.report("KD0225", node.span, file=node.text, problem=problem.strerror or str(problem))
         return None
+
+
+_HEAD = re.compile(r"^[^\n=\{#]*", re.MULTILINE)
+_WORD = re.compile(r"[A-Za-z_]\w*")
+
+
+def _lose(module: Module) -> None:
+    """After mistakes of syntax: the names that the lines of a text most likely declare."""
+    for head in _HEAD.findall(module.source.text):
+        words = _WORD.findall(head)
+        if words and words[0] in KINDS:
+            module.lost.update(words[1:2])
+            module.blind = module.blind or len(words) == 1
+        else:
+            module.lost.update(words[:2])
 
 
 def _short(path: Path, beside: str) -> str:

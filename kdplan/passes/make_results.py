@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 from kdplan.diagnostics.report import Gather, error, listing
 from kdplan.ir import expr as ir
@@ -11,11 +12,13 @@ from kdplan.passes import axes
 from kdplan.passes.apply import family_error, weights
 from kdplan.passes.load import Declared
 from kdplan.passes.make_data import view_of
-from kdplan.passes.session import Context, expand
+from kdplan.passes.session import Context, NeedAxis, expand
 from kdplan.passes.settings import item as as_item
 from kdplan.passes.spread import spread
 from kdplan.passes.values import DataValue, Family, ListValue, NetValue, Several, Value, describe
 from kdplan.syntax import ast
+
+T = TypeVar("T")
 
 
 def measure(thing: Declared, ctx: Context) -> Measure:
@@ -32,7 +35,7 @@ def measure(thing: Declared, ctx: Context) -> Measure:
     views: list[View] = []
     metrics: list[Item] = []
     with gather:
-        views = [_measured_view(v, on, ctx) for v in spread(on.exprs, ctx, "any")]
+        views = [_measured_view(v, on, ctx) for e in on.exprs for v in _unswept(e, lambda e=e: spread([e], ctx, "any"))]  # type: ignore[misc]
     with gather:
         metrics = measure_metrics(node, ctx)
     for clause in (by, over):
@@ -118,7 +121,24 @@ def measure_metrics(node: ast.Declaration, ctx: Context) -> list[Item]:
     nodes: list[ast.Expr] = list(node.listing or [])
     if not nodes:
         raise error("KD0257", node.head_span)
-    return [as_item("metric", ctx.eval(n, "metric"), n, "metric", ctx) for n in nodes]
+    return [
+        as_item("metric", _unswept(n, lambda n=n: ctx.eval(n, "metric")), n, "metric", ctx)  # type: ignore[misc]
+        for n in nodes
+    ]
+
+
+def _unswept(node: ast.Expr, make: Callable[[], T]) -> T:
+    """A measure is one table: what it measures on and by which metrics does not follow an axis.
+
+    Raises
+    ------
+    PlanError
+        KD0410 where it reads one.
+    """
+    try:
+        return make()
+    except NeedAxis as need:
+        raise error("KD0410", node.span, name=need.axis.name) from None
 
 
 def export(thing: Declared, ctx: Context) -> Export:

@@ -1,4 +1,4 @@
-"""Names in definitions that nothing reads: they are never evaluated, and a misspelt one should not wait until they are."""
+"""Names in definitions that nothing reads: never evaluated, so a misspelt one would wait until somebody reads it."""
 
 from __future__ import annotations
 
@@ -29,7 +29,13 @@ def check_names(module: Module, tables: Mapping[str, Mapping[str, Any]], reporte
     [('KD0205', 'did you mean `cross_entropy`?')]
     """
     told = {d.span.start for d in reporter.diagnostics if d.span and d.span.source is module.source}
-    everywhere = {*RESERVED, *CONSTANTS, *CONSTRUCTS, *module.scope, *(name for table in tables.values() for name in table)}
+    everywhere = {
+        *RESERVED,
+        *CONSTANTS,
+        *CONSTRUCTS,
+        *module.scope,
+        *(name for table in tables.values() for name in table),
+    }
     for node, local in _definitions(module):
         known = everywhere | local
         for name in _free(node):

@@ -102,7 +102,9 @@ def _members(declared: Declared, ctx: Context) -> list[PhaseInstance]:
     return made
 
 
-def _describe(data: Data, folder: Path, span: Span, root: Path | None, superclasses: dict[str, dict[str, list[int]]]) -> None:
+def _describe(
+    data: Data, folder: Path, span: Span, root: Path | None, superclasses: dict[str, dict[str, list[int]]]
+) -> None:
     arguments = dict(data.source.arguments)
     info = catalog.describe(data.source.name, arguments, root, span=span)
     data.classes = list(info.classes)
@@ -138,5 +140,3 @@ def _in_order(plan: Plan) -> None:
     plan.phases = dict(
         sorted(plan.phases.items(), key=lambda kv: (kv[1].span.file, kv[1].span.start) if kv[1].span else ("", 0))
     )
-
-

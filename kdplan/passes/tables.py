@@ -17,9 +17,11 @@ from kdplan.nn.catalog import METRICS, MODELS
 SPLITS = {
     spec.name: spec
     for spec in (
-        Spec("per_class", (Param("train", "integer", doc="training images a class", low=1), Param("seed", "integer", 0)),
+        Spec("per_class",
+             (Param("train", "integer", doc="training images a class", low=1), Param("seed", "integer", 0)),
              "The same number of training images of every class; the rest is for testing."),
-        Spec("fraction", (Param("train", "number", doc="part for training", above=0, high=1), Param("seed", "integer", 0)),
+        Spec("fraction",
+             (Param("train", "number", doc="part for training", above=0, high=1), Param("seed", "integer", 0)),
              "A class-balanced part for training; the rest is for testing."),
     )
 }  # fmt: skip
@@ -43,8 +45,8 @@ _TYPES |= {"list[int]": "integers", "list[float]": "numbers"}
 
 _LOWEST = {
     name: 0
-    for name in ("lr", "weight_decay", "momentum", "eps", "lr_decay", "momentum_decay", "initial_accumulator_value", "rho",
-                 "patience", "min_delta", "final", "factor")
+    for name in ("lr", "weight_decay", "momentum", "eps", "lr_decay", "momentum_decay", "initial_accumulator_value",
+                 "rho", "patience", "min_delta", "final", "factor")
 } | {"cycles": 1, "k": 1, "bins": 1}  # fmt: skip
 """Settings of optimizers, schedules and metrics that are wrong below this."""
 

@@ -1,4 +1,4 @@
-"""Whole plans with mistakes: many at once, mistakes that draw no others, and those that only Python or files can make."""
+"""Whole plans with mistakes: many at once, ones that draw no others, and those that only Python or files can make."""
 
 from __future__ import annotations
 
@@ -51,12 +51,15 @@ export tiny = small
 
 
 def test_every_part_of_a_declaration_is_looked_at() -> None:
-    text = START + """
+    text = (
+        START
+        + """
 phase alone of smal on digit with quik {
   loss  = cross_entropy(small.logits, labels)
   batch = 0
 }
 """
+    )
     assert sorted(t for _, t in told(text)) == ["0", "digit", "quik", "smal"]
 
 
@@ -71,10 +74,13 @@ def test_every_setting_is_looked_at() -> None:
 
 
 def test_phases_with_wrong_graphs_are_all_told() -> None:
-    text = START + """
+    text = (
+        START
+        + """
 phase a of small on digits with quick { loss = small.logits * 2 }
 phase b of small on digits with quick { loss = mean(small.layer9) }
 """
+    )
     assert told(text) == [("KD0504", "small.logits * 2"), ("KD0501", "small.layer9")]
 
 
@@ -140,7 +146,9 @@ def test_names_in_unread_definitions() -> None:
     assert told("param a in [nothing, 2]") == [("KD0205", "nothing")]
     text = START + ALONE.replace("{ loss", "{ def f(x) = mean(y) + x  loss")
     assert told(text) == [("KD0205", "y")]
-    fine = "def a(x, k = 2) = sum(i * x for i in 0..k) + kl(previous.logits, self.logits) * epoch\nparam o in [adam, sgd]"
+    fine = (
+        "def a(x, k = 2) = sum(i * x for i in 0..k) + kl(previous.logits, self.logits) * epoch\nparam o in [adam, sgd]"
+    )
     assert told(fine) == []
 
 
@@ -213,7 +221,11 @@ def test_data_without_classes(tmp_path: Path) -> None:
 
 def _plan(**changes: object) -> Plan:
     phase = Phase(
-        "p", [Move(ir.Version("small"))], [View("digits")], [Recipe(Item("sgd"), epochs=1)], ir.Tap(ir.Moving(0), [], "logits")
+        "p",
+        [Move(ir.Version("small"))],
+        [View("digits")],
+        [Recipe(Item("sgd"), epochs=1)],
+        ir.Tap(ir.Moving(0), [], "logits"),
     )
     for name, value in changes.items():
         setattr(phase, name, value)
