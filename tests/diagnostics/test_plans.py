@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import random
+import re
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +24,40 @@ recipe quick { optimizer = sgd(lr = 0.1)  epochs = 1 }
 student small = digits_net(width = 2)
 """
 ALONE = "phase alone of small on digits with quick { loss = cross_entropy(small.logits, labels) }\n"
+EVERYTHING = """param seed in [0, 1]
+param weight in [0.5, 2]
+param both in [case(a = 1, b = 2), case(a = 3, b = 4)]
+data digits = digits { augment = [pad_crop(8, pad = 1)]  normalize = [[0.5], [0.25]] }
+data more = digits { fraction = 0.5  seed = 3 }
+verticals half of digits = random(parts = 2, seed = 0)
+verticals own of digits { low = 0..4  high = [5, 6, 7, 8, 9] }
+recipe quick { optimizer = sgd(lr = 0.1)  schedule = steps(at = [1])  epochs = 2  batch = 64  keep_epochs = [1] }
+recipe slow = quick { epochs = 4  ema = 0.9 }
+model net = digits_net(width = 2)
+teacher big = net(width = 4) {
+  seed = 3
+  phase train on digits with quick { loss = cross_entropy(self.logits, labels)  measure on digits.test { top1 } }
+}
+teacher spec[v in half] = digits_net(width = 2, classes = v) {
+  phase train on digits[v] with slow { loss = cross_entropy(self.logits, labels) }
+}
+student small = net
+student peer = net { seed = fold(seed, 1) }
+def hard(x, s = 0.1) = cross_entropy(x, labels, smoothing = s)
+phase kd of small, peer on digits with quick, slow {
+  def t = 4
+  loss = weight * kd(big.logits, small.logits, temperature = t) + hard(peer.logits) - both.a * mean(peer.logits)
+  epochs = 3
+}
+phase hint of upto(small.layer2) on digits, more with quick {
+  loss = mse(fit(small(digits.inputs).layer2, like = big(more.inputs).layer2), big(more.inputs).layer2)
+}
+phase after of small@kd.fc on digits.train with quick { loss = sum(hard(small.logits) * i for i in 1..2) }
+phase am[v in half] of small on digits[v] with quick { loss = mse(small.layer1, spec[v].layer1) }
+student joined = merge(small@kd, small@after)
+measure table of big, small@kd, spec[*], small@am[*] by weight on digits.test over seed { top1, topk(k = 3) }
+export tiny = small@kd[weight = 2, seed = 0, both = 1]
+"""
 
 
 def told(text: str, folder: Path | None = None, root: Path | None = None) -> list[tuple[str, str]]:
@@ -131,6 +167,51 @@ def test_a_file_that_is_used_twice_is_told_once(tmp_path: Path) -> None:
 def test_a_file_that_uses_itself(tmp_path: Path) -> None:
     (tmp_path / "plan.kd").write_text('use "plan.kd"\nparam w = 1')
     assert told('use "plan.kd"\nparam w = 1', tmp_path) == [("KD0213", 'use "plan.kd"')]
+
+
+@pytest.mark.parametrize(
+    ("right", "wrong", "code"),
+    [
+        (" with quick", " wth quick", "KD0229"),
+        (" on digits", " digits", "KD0204"),
+        ("recipe quick {", "recipe {", "KD0216"),
+        ("recipe quick {", "quick {", "KD0204"),
+        ("optimizer =", "optimiser =", "KD0202"),
+        ("epochs =", "epoch =", "KD0202"),
+        ("{ loss =", "{ los =", "KD0202"),
+        ("{ loss =", "{ loss", "KD0102"),
+        ("data digits =", "data =", "KD0216"),
+        ("student small =", "student small", "KD0105"),
+    ],
+)
+def test_one_slip_is_one_message(right: str, wrong: str, code: str) -> None:
+    text = START + ALONE + "phase more of small@alone on digits with quick { loss = mean(small.logits) }\n"
+    text += "measure table of small@alone, small@more on digits.test { top1 }\nexport tiny = small@more\n"
+    assert right in text
+    found = check_text(text.replace(right, wrong, 1))
+    assert len(found) == 1, [(d.code, d.message) for d in found]
+    assert found[0].code == code
+
+
+def test_a_mistake_at_every_point_of_a_sweep_is_told_once() -> None:
+    text = "param w in [1, 2]\nparam seed in [0, 1]\n" + START + ALONE.replace("loss =", "loss = w *")
+    assert told(text + "measure m of small@alone[best] on digits.test { top1 }") == [("KD0309", "small@alone[best]")]
+
+
+@pytest.mark.parametrize("seed", range(150))
+def test_any_slip_is_answered_with_a_message(seed: int) -> None:
+    """A plan with a few words deleted, doubled, exchanged: never anything but a plan or messages with a place."""
+    draw = random.Random(seed)
+    words = re.findall(r"\w+|\s+|[^\w\s]", EVERYTHING)
+    for _ in range(draw.choice([1, 1, 2, 3])):
+        i = draw.choice([i for i, w in enumerate(words) if w.strip()])
+        other = draw.choice([w for w in words if w.strip()])
+        words[i] = draw.choice(["", other, f"{words[i]} {other}", f"{words[i]}x"])
+    try:
+        compile_source(Source("plan.kd", "".join(words)), Path("."))
+    except PlanError as problem:
+        assert problem.diagnostics
+        assert all(d.span is not None for d in problem.diagnostics)
 
 
 def test_a_misspelt_setting_does_not_hide_a_misspelt_name() -> None:
