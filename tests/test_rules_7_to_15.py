@@ -108,13 +108,17 @@ def test_rule_10_networks_from_networks() -> None:
 
 
 def test_rule_10_a_moving_average_is_left_by_the_phase_in_which_it_follows() -> None:
-    text = HEAD + BIG + """
+    text = (
+        HEAD
+        + BIG
+        + """
         network mean_of = ema(small, decay = 0.9)
         phase x of small on digits with quick { loss = mse(small.fc, mean_of.fc) }
         phase y of mean_of@x on digits with quick { loss = mean(mean_of.fc) }
         phase z of small on digits with quick { loss = mean(small.fc) }
         measure table of mean_of@x, mean_of@y on digits.test { top1 }
     """
+    )
     plan = compiled(text)
     assert plan.plan.phases["y"].moves[0].base == ir.Version("mean_of", "x")
     assert codes(text + "export e = mean_of@z") == ["KD0307"]

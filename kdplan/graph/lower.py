@@ -146,7 +146,7 @@ class Lowering:
         shapes = [(p, p.shape) for p in parts if p.is_tensor and p.shape]
         for (a, one), (b, two) in itertools.pairwise(shapes):
             try:
-                torch.broadcast_shapes(one, two)
+                torch.broadcast_shapes(one, two)  # type: ignore[no-untyped-call]
             except RuntimeError:
                 raise self._mismatch(a, b, e) from None
 

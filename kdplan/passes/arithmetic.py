@@ -220,9 +220,9 @@ def check_range(param: Any, value: ir.Const, span: Span, what: str) -> None:
         return
     assert isinstance(number, int | float)
     for limit, bad, words in (
-        (param.above, lambda x, y: x <= y, "more than"),
-        (param.low, lambda x, y: x < y, "at least"),
-        (param.high, lambda x, y: x > y, "at most"),
+        (param.above, operator.le, "more than"),
+        (param.low, operator.lt, "at least"),
+        (param.high, operator.gt, "at most"),
     ):
         if limit is not None and bad(number, limit):
             raise error("KD0243", span, what=what, limit=f"{words} {limit:g}", value=f"{number:g}")

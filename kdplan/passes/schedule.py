@@ -61,7 +61,9 @@ def schedule(
 def _planned(name: str, key: PhaseKey, facts: Facts) -> Planned:
     """What will be done about one phase, whatever becomes of the others."""
 
-    def act(action: Action, reason: Reason, *more: Reason, step: int | None = None, extends: str | None = None) -> Planned:
+    def act(
+        action: Action, reason: Reason, *more: Reason, step: int | None = None, extends: str | None = None
+    ) -> Planned:
         return Planned(name, key.key, action, [reason, *more], [], resume_step=step, extends=extends)
 
     if facts.has(key.key):

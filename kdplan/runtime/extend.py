@@ -8,6 +8,7 @@ from kdplan.runtime.store import Artifact, Work
 from kdplan.runtime.store.artifact import FINAL, FINAL_STATE
 from kdplan.runtime.store.atomic import make_folder, write
 
+
 def adopt(work: Work, artifact: Artifact) -> None:
     """Put the state of a finished phase where a resumed run of a longer one looks for it.
 

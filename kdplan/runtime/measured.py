@@ -198,4 +198,3 @@ def _view(plan: Plan, view: View) -> list[Any]:
         part,
         [view.split, classes, view.unlabelled],
     ]
-

@@ -165,9 +165,7 @@ def failure(phase: Phase, step: int, problem: Exception) -> PlanError:
     """What code that the phase calls raised, with the innermost line that is not a library's or our own."""
     frames = traceback.extract_tb(problem.__traceback__)
     own = str(Path(__file__).parents[1])
-    theirs = [
-        f for f in frames if "site-packages" not in f.filename and not f.filename.startswith((own, "<"))
-    ]
+    theirs = [f for f in frames if "site-packages" not in f.filename and not f.filename.startswith((own, "<"))]
     frame = theirs[-1] if theirs else frames[-1]
     reason = str(problem).strip() or "no message"
     return error(

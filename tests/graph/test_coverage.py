@@ -62,8 +62,16 @@ def examine(name: str, net: nn.Module, size: int, mode: str, run: bool) -> Row:
     named = [n for n, m in net.named_modules() if n and not isinstance(m, nn.ModuleList | nn.ModuleDict)]
     equal = _compare(net, traced, torch.cat([x, x[:1]]), mode == "train") if run else "not run"
     return Row(
-        name, mode, seconds, len(traced.graph.nodes), len(set(named) & set(traced.taps)), len(named), traced.leaves,
-        len(traced.guards), traced.holds_for(torch.zeros(3, 3, size, size)), equal,
+        name,
+        mode,
+        seconds,
+        len(traced.graph.nodes),
+        len(set(named) & set(traced.taps)),
+        len(named),
+        traced.leaves,
+        len(traced.guards),
+        traced.holds_for(torch.zeros(3, 3, size, size)),
+        equal,
     )
 
 
@@ -125,9 +133,7 @@ def examine_all(makers: dict[str, Any]) -> tuple[list[Row], dict[str, str]]:
 
 @pytest.mark.slow
 def test_all_torchvision_classifiers() -> None:
-    makers = {
-        n: (lambda n=n: torchvision.models.get_model(n, weights=None), _size(n)) for n in TORCHVISION
-    }
+    makers = {n: (lambda n=n: torchvision.models.get_model(n, weights=None), _size(n)) for n in TORCHVISION}
     rows, failed = examine_all(makers)
     print(table([], failed))
     assert not failed

@@ -11,7 +11,6 @@ from kdplan.ir.dag import Component, PhaseKey
 from kdplan.runtime.store import manifest
 from kdplan.runtime.store.errors import StoreCorrupt, StoreMissing
 
-
 FINAL, FINAL_STATE = "final.safetensors", "final.json"
 """What an artifact keeps of its phase's last state, where the phase may be trained further."""
 
