@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -137,23 +137,3 @@ def bind(
         full[p.name] = given[p.name]
     full.update({n: v for n, v in given.items() if n not in known})
     return full
-
-
-def signature(name: str, params: Iterable[Param]) -> str:
-    """How a call is written, with its defaults.
-
-    >>> signature("crop", [Param("size", "int", REQUIRED, ""), Param("pad", "int", 4, "")])
-    'crop(size, pad = 4)'
-    """
-    shown = [p.name if p.required else f"{p.name} = {_literal(p.default)}" for p in params]
-    return f"{name}({', '.join(shown)})"
-
-
-def _literal(value: object) -> str:
-    if isinstance(value, bool):
-        return str(value).lower()
-    if isinstance(value, str):
-        return f'"{value}"'
-    if isinstance(value, (tuple, list)):
-        return "[" + ", ".join(_literal(v) for v in value) + "]"
-    return "none" if value is None else repr(value)
