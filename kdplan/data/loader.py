@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import signal
+import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -13,6 +14,7 @@ from torch.utils.data import Dataset as TorchDataset
 
 from kdplan.data.dataset import Batch, Dataset
 from kdplan.data.philox import order
+from kdplan.data.workers import CONTEXT, begin
 from kdplan.diagnostics.report import Diagnostic, PlanError, error
 
 
@@ -120,14 +122,9 @@ class Loader:
             pin_memory=self.dataset.device.type == "cuda",
             # The engine draws a number per pass; from the global generator it would change what dropout draws.
             generator=torch.Generator(),
-            worker_init_fn=_leave_signals,
+            multiprocessing_context=CONTEXT,
+            worker_init_fn=partial(begin, os.getpid()),
         )
-
-
-def _leave_signals(worker: int) -> None:
-    """Ctrl-C and schedulers signal the whole group; workers leave it to the run, which needs them to end its step."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
 
 class _Maker:

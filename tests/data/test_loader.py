@@ -2,11 +2,15 @@
 
 import gc
 import multiprocessing
+import subprocess
+import sys
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from kdplan.data.dataset import open_view
 from kdplan.data.loader import Loader, Streams
@@ -222,3 +226,28 @@ def test_cifar100_on_the_device(kdplan_data):
     batch = next(Loader(data, 128, 0, True).epoch(0))
     assert batch["inputs"].shape == (128, 3, 32, 32) and len(data.classes) == 100
     assert abs(data.batch(torch.arange(2000))["inputs"].std() - 1) < 0.05
+
+
+def test_workers_end_with_a_parent_that_is_killed(tmp_path: Path) -> None:
+    """Killed at once after its workers are started, many times: none of them stays behind."""
+    code = (
+        "import os, signal, sys\n"
+        "from kdplan.data.dataset import open_view; from kdplan.data.loader import Loader\n"
+        "from kdplan.data.transforms import transform; from kdplan.data.view import ViewSpec\n"
+        "spec = ViewSpec('image_folder', (('path', sys.argv[1]),), augment=(transform('center_crop', [8]),))\n"
+        "data = open_view(spec, None)\n"
+        "for i in range(12):\n"
+        "    child = os.fork()\n"
+        "    if child == 0:\n"
+        "        signal.setitimer(signal.ITIMER_REAL, 0.004 * (i + 1))  # ends it without a handler\n"
+        "        next(Loader(data, 2, 0, True, workers=2).epoch(0))\n"
+        "        os.kill(os.getpid(), signal.SIGKILL)\n"
+        "    os.waitpid(child, 0)\n"
+    )
+    for name in ("cat", "dog"):
+        (tmp_path / name).mkdir()
+        for i in range(4):
+            Image.new("RGB", (8, 8)).save(tmp_path / name / f"{i}.png")
+    # Workers hold the pipe open: the end of the output comes when the last one has gone.
+    ended = subprocess.run([sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, timeout=60)
+    assert ended.returncode == 0, ended.stderr
