@@ -164,6 +164,8 @@ def run(given: argparse.Namespace) -> int:
     if given.tensorboard:
         watching = Several([watching, TensorBoard(given.tensorboard)])
     result = run_plan(made.plan, made.planned, made.keys, store, options, watching)
+    if result.interrupted is not None:
+        print(f"stopped in {result.interrupted}; `kdplan run {given.file}` goes on from there", file=sys.stderr)
     if result.exit_code == 0 or (given.keep_going and result.interrupted is None):
         tables = run_measures(made.plan, made.keys, store, options)
         _show_tables(given, tables)
