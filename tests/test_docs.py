@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shlex
@@ -148,7 +149,10 @@ def test_readme_quickstart(tmp_path: Path) -> None:
     assert (tmp_path / "tiny" / "model.safetensors").is_file()
     plan = tmp_path / "plans" / "quickstart.kd"
     plan.write_text(plan.read_text().replace("param weight = 0.9", "param weight = 0.5"))
-    assert "3 to run, 6 cached" in _kdplan(tmp_path, "plan", "plans/quickstart.kd").stdout
+    planned = json.loads(_kdplan(tmp_path, "plan", "plans/quickstart.kd", "--json").stdout)["phases"]
+    changed = [p["name"] for p in planned if p["action"] != "cached"]
+    assert changed == ["distil[seed=0]", "distil[seed=1]", "distil[seed=2]"]
+    assert {p["action"] for p in planned} == {"rerun", "cached"}
     line = next(n for n, text in enumerate(plan.read_text().splitlines(), 1) if text.startswith("param weight"))
     assert f"quickstart.kd:{line}" in _kdplan(tmp_path, *shlex.split("why plans/quickstart.kd 'distil[seed=0]'")).stdout
 
