@@ -18,8 +18,12 @@ HOLD = """
 import os, sys, time
 from kdplan.runtime.store import Store
 work = Store(sys.argv[1]).begin("k1")
-if sys.argv[2:] == ["fork"] and os.fork() == 0:
-    time.sleep(60)
+if sys.argv[2:] == ["fork"]:
+    ours, theirs = os.pipe()
+    if os.fork() == 0:
+        os.write(theirs, b".")  # it runs, so what is to happen in a forked child has happened
+        time.sleep(60)
+    os.read(ours, 1)
 print("held", flush=True)
 time.sleep(60)
 """
