@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import operator
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -12,21 +11,6 @@ from typing import Any
 from kdplan.diagnostics.report import error
 from kdplan.diagnostics.span import Span
 from kdplan.nn.functions import FUNCTIONS
-
-OPERATORS: dict[str, Callable[..., Any]] = {
-    "+": operator.add,
-    "-": operator.sub,
-    "*": operator.mul,
-    "/": operator.truediv,
-    "**": operator.pow,
-    "==": operator.eq,
-    "!=": operator.ne,
-    "<": operator.lt,
-    "<=": operator.le,
-    ">": operator.gt,
-    ">=": operator.ge,
-    "neg": operator.neg,
-}
 
 
 def built_in(name: str) -> Callable[..., Any]:

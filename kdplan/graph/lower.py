@@ -13,13 +13,14 @@ from torch import Tensor
 from kdplan.diagnostics.report import error, listing, nearest
 from kdplan.diagnostics.span import Span
 from kdplan.graph.build import Builder, BuildError
-from kdplan.graph.functions import OPERATORS, built_in, user
+from kdplan.graph.functions import built_in, user
 from kdplan.graph.signals import Signal, class_set, dims, permutation, shown
 from kdplan.graph.splice import Splices
 from kdplan.graph.taps import TapError
 from kdplan.graph.trace import TraceError
 from kdplan.ir import expr as ir
 from kdplan.ir.functions import FUNCTIONS
+from kdplan.ir.operators import OPERATORS
 from kdplan.ir.plan import Phase, Plan
 
 _SAME_SHAPE = frozenset({"squared_l2", "mse", "cosine"})

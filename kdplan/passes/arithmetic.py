@@ -10,26 +10,13 @@ from typing import Any, cast
 from kdplan.diagnostics.report import Gather, PlanError, counted, error, listing, nearest
 from kdplan.diagnostics.span import Span
 from kdplan.ir import expr as ir
+from kdplan.ir.operators import OPERATORS
 from kdplan.ir.spec import Param, Spec
 from kdplan.passes.apply import signal
 from kdplan.passes.session import Context
 from kdplan.passes.spread import spread
 from kdplan.passes.values import Case, Choice, ClassesValue, ListValue, Several, Value, VerticalsValue, describe
 from kdplan.syntax import ast
-
-_FOLD: dict[str, Callable[[Any, Any], Any]] = {
-    "+": operator.add,
-    "-": operator.sub,
-    "*": operator.mul,
-    "/": operator.truediv,
-    "**": operator.pow,
-    "==": operator.eq,
-    "!=": operator.ne,
-    "<": operator.lt,
-    "<=": operator.le,
-    ">": operator.gt,
-    ">=": operator.ge,
-}
 
 _FOLDED_CALLS: dict[str, Callable[..., Any]] = {
     "exp": math.exp,
@@ -73,7 +60,9 @@ def _two(op: str, left: Value, right: Value, node: ast.Binary, ctx: Context) -> 
             )
     if is_number(left) and is_number(right):
         assert isinstance(left, ir.Const) and isinstance(right, ir.Const)
-        return _folded(lambda: _FOLD[op](left.value, right.value) * 1, [left, right], node.span)  # masks are 1 and 0
+        return _folded(
+            lambda: OPERATORS[op](left.value, right.value) * 1, [left, right], node.span
+        )  # masks are 1 and 0
     a, b = signal(left, ctx), signal(right, ctx)
     if op == "-":  # a difference is a sum with a negated term: long ones stay flat
         op, b = "+", ir.Const(-b.value, span=b.span) if is_number(b) else ir.Op("neg", [b], span=b.span)  # type: ignore

@@ -24,7 +24,6 @@ from kdplan.passes.values import (
     FunctionValue,
     Lazy,
     ListValue,
-    NetInstance,
     NetValue,
     Part,
     PhaseInstance,
@@ -268,9 +267,3 @@ def _tap_path(node: ast.Expr) -> str:
         words.append(e.name)
         return ".".join(reversed(words))
     raise error("KD0251", node.span, what="this")
-
-
-def network_of(v: Value, span: Span) -> NetInstance:
-    if isinstance(v, NetValue):
-        return v.instance
-    raise error("KD0250", span, what=describe(v))

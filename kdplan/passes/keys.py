@@ -53,11 +53,6 @@ def keys(plan: Plan, dag: nx.DiGraph[str]) -> dict[str, PhaseKey]:
     return {name: hasher.done[name] for name in plan.phases}
 
 
-def network_key(plan: Plan, name: str) -> str:
-    """The content of a network as it starts: architecture, seed, where its weights come from (no phases read)."""
-    return _Hasher(plan).network(name)
-
-
 def graph_key(plan: Plan, phase: Phase) -> str:
     """What a phase's graph and cost depend on: weights, seeds, learning rates and factors left out.
 

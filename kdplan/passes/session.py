@@ -173,7 +173,3 @@ def pinned(ctx: Context, pins: dict[Declared, int], make: Callable[[Context], T]
     value = make(inner)
     ctx.reads.update(inner.reads - set(pins))
     return value
-
-
-def axis_values(axis: Declared) -> ast.Clause | None:
-    return axis.node.clause("in")

@@ -54,11 +54,6 @@ def read_tensors(folder: Folder, name: str = TENSORS) -> dict[str, Tensor]:
     return load(folder.read(name))
 
 
-def to_cpu(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Copies on the CPU that later training does not change."""
-    return {name: tensor.detach().to("cpu", copy=True) for name, tensor in tensors.items()}
-
-
 def reseed(seed: int, device: torch.device) -> None:
     """Makes what layers draw on `device` from here on a function of `seed` alone.
 
