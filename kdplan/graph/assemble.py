@@ -20,7 +20,7 @@ from kdplan.graph.freeze import split
 from kdplan.graph.lower import Lowering, first_line
 from kdplan.graph.params import upto
 from kdplan.graph.prune import prune
-from kdplan.graph.reach import gradient_reach
+from kdplan.graph.reach import additive_terms, constant_terms, gradient_reach
 from kdplan.graph.signals import shown
 from kdplan.graph.splice import Splices
 from kdplan.graph.taps import TapError
@@ -56,6 +56,7 @@ class Joined:
     logged: list[str]
     unused: tuple[str, ...] = ()
     splices: dict[str, nn.Parameter] = field(default_factory=dict)
+    terms: list[tuple[ir.Expr, list[str]]] = field(default_factory=list)
 
 
 def join(plan: Plan, phase: Phase, networks: Networks, batch: int | None = None) -> Joined:
@@ -116,6 +117,7 @@ def join(plan: Plan, phase: Phase, networks: Networks, batch: int | None = None)
         f"{builder.splice_path(name)}.{n}" for name, m in joined.splices.items() for n, _ in m.named_parameters()
     }
     made = Joined(joined, pruned.graph_module, moving, own, names, paths, [*outputs][1:], pruned.buffers, splices)
+    made.terms = _terms(phase.loss, lowering)
     _check_gradients(phase, made)
     return made
 
@@ -271,7 +273,7 @@ def _check_gradients(phase: Phase, made: Joined) -> None:
             what = "All parameters" if len(still) == len(group) else f"The parameters of {listing(modules)}"
             reporter.report("KD0601", move.span or phase.span, network=move.base.network, phase=phase.name,
                             parameters=what, help=_moving_help(move, still, group, phase))  # fmt: skip
-    _check_terms(phase, reporter)
+    _check_terms(phase, made, reporter)
     if reporter.errors:
         raise PlanError(reporter.errors)
 
@@ -286,23 +288,18 @@ def _moving_help(move: Move, still: list[str], group: dict[str, nn.Parameter], p
     return f"`of upto({move.base.network.partition('[')[0]}.{inner[-1]})`" if inner else None
 
 
-def _check_terms(phase: Phase, reporter: Reporter) -> None:
-    """Additive terms of the loss that depend on nothing that moves."""
-    loss = phase.loss
-    if not (isinstance(loss, ir.Op) and loss.op == "+"):
-        return
-    for term in loss.args:
-        if isinstance(term, ir.Const):
-            continue
-        if not _moves(term):
+def _check_terms(phase: Phase, made: Joined, reporter: Reporter) -> None:
+    """Additive terms of the loss that give nothing that moves a gradient."""
+    constant = set(constant_terms(made.graph_module, made.moving))
+    for term, names in made.terms:
+        if names and constant.issuperset(names):
             text = term.span.text if term.span else "A term of the loss"
             reporter.report("KD0602", term.span or phase.span, term=f"`{text}`")
 
 
-def _moves(term: ir.Expr) -> bool:
-    """Whether an expression reads a moving network or goes through an adapter."""
-    return any(
-        (isinstance(e, ir.Tap) and isinstance(e.of, ir.Moving))
-        or (isinstance(e, ir.Call) and e.function in ("fit", "conv1x1", "linear"))
-        for e in ir.walk(term)
-    )
+def _terms(loss: ir.Expr, lowering: Lowering) -> list[tuple[ir.Expr, list[str]]]:
+    """The terms of a loss that is a sum, each with the nodes that it adds."""
+    if not (isinstance(loss, ir.Op) and loss.op == "+"):
+        return []
+    found = [(term, lowering.lower(term)) for term in loss.args]
+    return [(term, [n.name for n in additive_terms(signal.value)]) for term, signal in found if signal.is_tensor]
