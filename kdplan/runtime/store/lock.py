@@ -94,13 +94,14 @@ class Lock:
             raise
 
     def _take(self) -> None:
-        # The former holder may remove the folder between our making it and our opening the lock in it.
-        for last in (False, False, True):
+        # The former holder may remove the folder between our making it and our opening the lock in it, and another
+        # runner may make the file between two looks of the lock's own at it.
+        for last in (*[False] * 9, True):
             make_folder(self.folder)
             try:
                 self._lock.acquire()
                 return
-            except FileNotFoundError:
+            except (FileNotFoundError, FileExistsError):
                 if last:
                     raise
 
