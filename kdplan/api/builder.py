@@ -25,7 +25,7 @@ from kdplan.syntax import ast
 from kdplan.syntax.format import format_text
 from kdplan.syntax.write import write
 
-_CHOICES = {"optimizer", "schedule", "split", "transforms", "choice"}
+_CHOICES = {"optimizer", "schedule", "split", "protocol", "transforms", "choice"}
 """Types of settings whose texts are names from a table."""
 
 

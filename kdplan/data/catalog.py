@@ -16,11 +16,12 @@ from kdplan.data.sources.digits import DIGITS
 from kdplan.data.sources.folder import FOLDERS
 from kdplan.data.sources.idx import IDX
 from kdplan.data.sources.svhn import SVHN
+from kdplan.data.sources.templates import TEMPLATES
 from kdplan.data.sources.user import USER
 from kdplan.diagnostics.report import error, nearest
 from kdplan.diagnostics.span import Span
 
-SOURCES: dict[str, SourceSpec] = {s.name: s for s in (DIGITS, *CIFAR, *IDX, SVHN, *FOLDERS, ARRAYS, USER)}
+SOURCES: dict[str, SourceSpec] = {s.name: s for s in (DIGITS, *CIFAR, *IDX, SVHN, *FOLDERS, TEMPLATES, ARRAYS, USER)}
 """Every data set and reader by its name in plans."""
 
 
@@ -39,7 +40,7 @@ class DataInfo:
         Name -> number of samples.
     shape : tuple, optional
         One sample, [C, H, W] for images; None where samples differ in size.
-    task : {"classification", "unlabelled", "detection"}
+    task : {"classification", "unlabelled", "detection", "templates"}
     fingerprint : str
         Hash of the content and of the reader's version: equal if and only if the same numbers come out.
     mean, std : tuple, optional
@@ -51,7 +52,7 @@ class DataInfo:
     superclasses: dict[str, tuple[str, ...]] | None
     splits: dict[str, int]
     shape: tuple[int, ...] | None
-    task: Literal["classification", "unlabelled", "detection"]
+    task: Literal["classification", "unlabelled", "detection", "templates"]
     fingerprint: str
     mean: tuple[float, ...] | None = None
     std: tuple[float, ...] | None = None
@@ -65,7 +66,7 @@ def open_source(
     Raises
     ------
     PlanError
-        KD0710 for an unknown name; KD0711 to KD0726 for files that are missing, cut or damaged.
+        KD0710 for an unknown name; KD0711 to KD0726 and KD0750 to KD0753 for files that are missing, cut or damaged.
     """
     if source not in SOURCES:
         raise error("KD0710", span, name=source, nearest=nearest(source, SOURCES), known=", ".join(SOURCES))
@@ -106,7 +107,7 @@ def describe(
         superclasses=found.superclasses,
         splits={name: part.size for name, part in found.parts.items()},
         shape=found.shape,
-        task="classification" if labelled else "unlabelled",
+        task="templates" if found.protocol is not None else "classification" if labelled else "unlabelled",
         fingerprint=found.fingerprint(),
         mean=found.mean,
         std=found.std,

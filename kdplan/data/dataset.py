@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -12,12 +13,13 @@ from torch import Tensor
 
 from kdplan.data.augment import HeldNumbers, Numbers, augment
 from kdplan.data.catalog import open_source
-from kdplan.data.select import choose
-from kdplan.data.sources.base import Array
+from kdplan.data.select import choose, view_protocol
+from kdplan.data.sources.base import Array, Part
 from kdplan.data.transforms import out_shape, steps
 from kdplan.data.view import ViewSpec
 from kdplan.diagnostics.report import Note, PlanError, error
 from kdplan.diagnostics.span import Span
+from kdplan.ir.protocol import Protocol
 
 Batch = dict[str, Tensor]
 _HELD = 4
@@ -36,6 +38,8 @@ class Dataset:
     shape : tuple of int
         One sample's shape after augmentation, without the batch.
     device : torch.device
+    protocol : callable
+        Gives what is compared with what, for open-set recognition, or None; see `view_protocol`.
     in_memory : bool
         False if samples are read from files; then loader workers help.
     """
@@ -57,6 +61,7 @@ class Dataset:
         self.device = device
         self._normal = normal
         self._labels = labels
+        self.protocol: Callable[[], Protocol | None] = partial(view_protocol, spec, None)
         self._steps = {train: steps(spec.augment, train and not spec.eval) for train in (False, True)}
 
     def __len__(self) -> int:
@@ -137,9 +142,11 @@ class FileDataset(Dataset):
 
     in_memory = False
 
-    def __init__(self, files: Sequence[str], *args: object, **kwargs: object) -> None:
+    def __init__(self, part: Part, rows: Array, *args: object, **kwargs: object) -> None:
         super().__init__(*args, **kwargs)  # type: ignore[arg-type]
-        self._files = files
+        assert part.files is not None
+        self._files = [part.files[i] for i in rows.tolist()]
+        self._boxes = [part.boxes[i] for i in rows.tolist()] if part.boxes is not None else None
         self._fitting: set[tuple[int, ...]] = set()
 
     def __len__(self) -> int:
@@ -150,7 +157,8 @@ class FileDataset(Dataset):
         todo, numbers = self._steps[train], Numbers(seed, epoch, stream)
         done = []
         for at in indices.cpu().split(1):  # type: ignore[no-untyped-call]
-            image = read_image(self._files[int(at)])[None]
+            box = self._boxes[int(at)] if self._boxes is not None else None
+            image = read_image(self._files[int(at)], box)[None]
             self._check(image, self._files[int(at)])
             done.append(augment(image, todo, at, numbers, alone=True))
         return torch.cat(done)
@@ -169,12 +177,22 @@ class FileDataset(Dataset):
         self._fitting.add(size)
 
 
-def read_image(path: str | Path) -> Tensor:
-    """An image file as uint8 [3, H, W]."""
+def read_image(path: str | Path, box: tuple[int, int, int, int] | None = None) -> Tensor:
+    """An image file, or what lies in a box (left, top, right, bottom) of it, as uint8 [3, H, W].
+
+    A box that reaches beyond the image is cut off at its edge.
+    """
     from PIL import Image, UnidentifiedImageError
 
     try:
-        with Image.open(path) as image:
+        with Image.open(path) as file:
+            image: Image.Image = file
+            if box is not None:
+                left, top = max(box[0], 0), max(box[1], 0)
+                right, bottom = min(box[2], image.width), min(box[3], image.height)
+                if left >= right or top >= bottom:
+                    raise ValueError(f"the box {box} lies outside of its {image.width} x {image.height} pixels")
+                image = image.crop((left, top, right, bottom))
             pixels = np.asarray(image.convert("RGB"))
     except (UnidentifiedImageError, OSError, SyntaxError, ValueError) as e:
         raise error("KD0731", None, path=str(path), why=str(e).splitlines()[0] if str(e) else type(e).__name__) from e
@@ -222,12 +240,16 @@ def open_view(
         why = f"training sees {list(shape)}, measuring {list(measured)}"
         raise error("KD0730", span, name="augment", why=why)
     normal = _normal(spec, opened.mean, opened.std, shape, device, span)
+    data: Dataset
     if part.files is not None:
-        return FileDataset([part.files[i] for i in rows.tolist()], spec, classes, shape, labels, normal, device)
-    assert part.inputs is not None
-    found = part.inputs()
-    inputs = torch.from_numpy(np.ascontiguousarray(found if len(rows) == part.size else found[rows])).to(device)
-    return ArrayDataset(inputs, spec, classes, shape, labels, normal, device)
+        data = FileDataset(part, rows, spec, classes, shape, labels, normal, device)
+    else:
+        assert part.inputs is not None
+        found = part.inputs()
+        inputs = torch.from_numpy(np.ascontiguousarray(found if len(rows) == part.size else found[rows])).to(device)
+        data = ArrayDataset(inputs, spec, classes, shape, labels, normal, device)
+    data.protocol = partial(view_protocol, spec, root, span)
+    return data
 
 
 def _labels(labels: Array, spec: ViewSpec, names: tuple[str, ...]) -> tuple[Tensor, tuple[str, ...]]:

@@ -9,10 +9,12 @@ import numpy as np
 
 from kdplan.data.catalog import open_source
 from kdplan.data.philox import SPLIT, words
+from kdplan.data.protocol import made
 from kdplan.data.sources.base import Array, Opened, Part
 from kdplan.data.view import SplitRule, ViewSpec
 from kdplan.diagnostics.report import error, nearest
 from kdplan.diagnostics.span import Span
+from kdplan.ir.protocol import Protocol
 
 
 def split_names(opened: Opened, rule: SplitRule | None) -> tuple[str, ...]:
@@ -96,6 +98,34 @@ def view_size(spec: ViewSpec, root: Path | None, *, cache: Path | None = None, s
     if simple and spec.split in opened.parts:
         return opened.parts[spec.split].size
     return len(choose(spec, opened, span)[1])
+
+
+def view_protocol(spec: ViewSpec, root: Path | None, span: Span | None = None) -> Protocol | None:
+    """What is compared with what in this view; sample numbers are the view's own. None where nothing is.
+
+    Raises
+    ------
+    PlanError
+        KD0728 for classes of a source with a protocol of its own, KD0754 where no templates can be made.
+
+    Examples
+    --------
+    >>> from kdplan.data.protocol import ProtocolRule
+    >>> view = ViewSpec("digits", split="test", classes=(7, 8, 9), protocol=ProtocolRule(splits=2))
+    >>> [len(fold.subjects) for fold in view_protocol(view, None)]
+    [35, 35]
+    """
+    opened = open_source(spec.source, dict(spec.args), root, span=span)
+    if spec.protocol is None:
+        if opened.protocol is None:
+            return None
+        if spec.classes is not None:
+            raise error("KD0728", span, name=spec.source, why="its protocol is of all of them")
+        return opened.protocol()
+    part, rows = choose(spec, opened, span)
+    if part.labels is None:
+        raise error("KD0754", span, why="the data has no labels")
+    return made(spec.protocol, part.labels()[rows], opened.classes, span)
 
 
 def check_labels(name: str, split: str, labels: Array, classes: int, span: Span | None = None) -> Array:

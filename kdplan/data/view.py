@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
+from kdplan.data.protocol import ProtocolRule
 from kdplan.diagnostics.span import Span
 
 Pairs = tuple[tuple[str, Any], ...]
@@ -74,6 +75,8 @@ class ViewSpec:
         In order. Random ones work in training only; see `TransformSpec.measuring`.
     normalize : {"source", "none"} or (mean, std)
         Per channel, on the scale from 0 to 1. "source" takes the source's default, if it has one. Always the last step.
+    protocol : ProtocolRule, optional
+        How templates are made of the samples, for open-set recognition; the source's own protocol by default.
     eval : bool
         Whether training on this view also leaves random transforms out.
 
@@ -95,6 +98,7 @@ class ViewSpec:
     unlabelled: bool = False
     augment: tuple[Transform, ...] = ()
     normalize: tuple[tuple[float, ...], tuple[float, ...]] | Literal["source", "none"] = "source"
+    protocol: ProtocolRule | None = None
     eval: bool = False
 
     def with_(self, **changes: Any) -> ViewSpec:

@@ -162,6 +162,13 @@ KINDS: dict[str, Kind] = {
                     "split = per_class(train = 60, seed = 0)",
                 ),
                 S(
+                    "protocol",
+                    "protocol",
+                    "how templates are made of the samples and compared, for `tar` and `rank`",
+                    "the source's own, if it has one",
+                    "protocol = templates(size = 3, splits = 10, seed = 0)",
+                ),
+                S(
                     "fraction",
                     "number",
                     "class-balanced part of the training split",

@@ -50,6 +50,8 @@ class Data:
     """Mean and standard deviation a channel, on a scale of 0 to 1; None means the source's own, if it has them."""
     split: Item | None = None
     """How to cut the source into train and test when it has no such parts: `per_class(…)`, `fraction(…)`."""
+    protocol: Item | None = None
+    """How templates are made of the samples, for open-set recognition: `templates(…)`."""
     fraction: float = 1.0
     """Class-balanced part of the training split."""
     limit: int | None = None
@@ -60,6 +62,8 @@ class Data:
     """Channels, height and width of the images after augmentation, where they are all alike."""
     fingerprint: str = ""
     """Hash of the content."""
+    task: str = "classification"
+    """What the source is for; see `kdplan.data.catalog.DataInfo`."""
     sizes: dict[str, int] = field(default_factory=dict)
     """Images in each split, before `fraction`, `limit` and class subsets."""
     span: Place = place()

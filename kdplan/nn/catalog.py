@@ -169,6 +169,23 @@ METRICS: dict[str, MetricSpec] = {
             _settings(Setting("bins", "int", 15, "intervals of confidence, equally wide")),
         ),
         MetricSpec("agreement", "Samples on which two networks choose the same class.", "pair", True, "%", {}),
+        MetricSpec(
+            "tar",
+            "True accept rate in verification, of pairs of templates of one subject, at a false accept rate; one "
+            "number for each split of the protocol.",
+            "templates",
+            True,
+            "%",
+            _settings(Setting("far", "float", REQUIRED, "share of impostor pairs that may be accepted")),
+        ),
+        MetricSpec(
+            "rank",
+            "Probes whose subject is among the k most similar ones in the gallery; one number for each split.",
+            "templates",
+            True,
+            "%",
+            _settings(Setting("k", "int", REQUIRED, "how many subjects count")),
+        ),
         MetricSpec("parameters", "Parameters of the network.", "network", False, "", {}),
     )
 }

@@ -182,6 +182,8 @@ class _Expansion:
             settings.append(f"normalize = {expression(plain(data.normalize))}")
         if data.split is not None:
             settings.append(f"split = {self.speller.item(data.split)}")
+        if data.protocol is not None:
+            settings.append(f"protocol = {self.speller.item(data.protocol)}")
         for setting, default in (("fraction", 1.0), ("limit", None), ("seed", 0)):
             value = getattr(data, setting)
             if value != default:
@@ -336,7 +338,7 @@ def _items(plan: Plan) -> Iterator[tuple[tuple[str, str], Item]]:
     """Every choice from a table that the text will name, with the declaration in whose head it stands, if any."""
     for data in plan.data.values():
         yield ("data", data.name), data.source
-        for item in [*data.augment, *([data.split] if data.split else [])]:
+        for item in [*data.augment, *(i for i in (data.split, data.protocol) if i)]:
             yield ("", ""), item
     for network in plan.networks.values():
         if not _starts_from(network):

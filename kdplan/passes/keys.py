@@ -172,6 +172,9 @@ class _Hasher:
             yield from _recipe(f"recipe/{i}", recipe)
         for i, v in enumerate(phase.validations):
             value = [self.view(v.view), v.network, [_item(m) for m in v.metrics]]
+            protocol = self.plan.data[v.view.data].protocol
+            if protocol is not None:  # which nothing that trains reads
+                value.append(_item(protocol))
             yield Component(f"measure/{i}", json.dumps(value), span=v.span)
         yield from self.expression("loss", phase.loss)
         for name, code in sorted(phase.code.items()):

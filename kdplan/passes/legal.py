@@ -6,11 +6,12 @@ from kdplan.diagnostics.report import Reporter, nearest
 from kdplan.ir import expr as ir
 from kdplan.ir.plan import Averaged, Copied, Follows, Merged, Phase, Plan, Recipe
 from kdplan.ir.versions import slot_of, versions_of
+from kdplan.passes.open_set import check_task
 
 
 def check_plan(plan: Plan, reporter: Reporter) -> None:
     """Report names that nothing has (KD0320), snapshots that no phase keeps (KD0309), averages without their network
-    (KD0308), streams and slots out of range (KD0321).
+    (KD0308), streams and slots out of range (KD0321), metrics of another task than the data's (KD0757, KD0758).
 
     Examples
     --------
@@ -41,6 +42,7 @@ def check_plan(plan: Plan, reporter: Reporter) -> None:
                 _version(plan, version, reporter)
         for view in measure.views:
             _data(plan, view.data, view.span, reporter)
+        check_task(plan, measure.views, measure.metrics, reporter)
     for export in plan.exports.values():
         for version in export.target.versions:
             _version(plan, version, reporter)
@@ -49,6 +51,8 @@ def check_plan(plan: Plan, reporter: Reporter) -> None:
 def _phase(plan: Plan, phase: Phase, reporter: Reporter) -> None:
     for view in [*phase.streams, *(v.view for v in phase.validations)]:
         _data(plan, view.data, view.span, reporter)
+    for check in phase.validations:
+        check_task(plan, [check.view], check.metrics, reporter)
     moved = {m.base.network for m in phase.moves}
     for version in versions_of(phase):
         if not _version(plan, version, reporter):

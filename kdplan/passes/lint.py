@@ -9,17 +9,19 @@ from kdplan.ir import expr as ir
 from kdplan.ir.dag import PhaseKey
 from kdplan.ir.plan import Measure, Phase, Plan
 from kdplan.ir.versions import versions_of
+from kdplan.passes.open_set import lint_identities
 
 
 def lint(plan: Plan, keys: dict[str, PhaseKey], reporter: Reporter) -> None:
-    """Report twins (KD0305) and warn of a missing T² (KD0360), of `best` chosen on a test split (KD0361), and of a mean
-    over seeds that share what they learn from (KD0362)."""
+    """Report twins (KD0305) and warn of a missing T² (KD0360), of `best` chosen on a test split (KD0361), of a mean
+    over seeds that share what they learn from (KD0362), and of open sets that are none (KD0756, KD0760)."""
     for name, phase in plan.phases.items():
         _twins(phase, keys[name], reporter)
         _temperature(phase, reporter)
     for measure in plan.measures.values():
         _best_on_test(plan, measure, reporter)
         _shared_teacher(plan, measure, reporter)
+        lint_identities(plan, measure, reporter)
 
 
 # ---- twins

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import random
+from dataclasses import replace
 from pathlib import Path
 
 from kdplan.diagnostics.report import Gather, counted, error, listing, nearest
@@ -33,16 +34,7 @@ def _data(thing: Declared, ctx: Context) -> Data:
     source = ctx.child(exclude=thing.name).eval(clause.exprs[0], "source")
     if isinstance(source, DataValue):
         base = source.data
-        data = Data(
-            thing.name,
-            base.source,
-            list(base.augment),
-            base.normalize,
-            base.split,
-            base.fraction,
-            base.limit,
-            base.seed,
-        )
+        data = replace(base, name=thing.name, augment=list(base.augment), shape=None)
     elif isinstance(source, Choice):
         data = Data(thing.name, source.item)
     else:

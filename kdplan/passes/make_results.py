@@ -12,6 +12,7 @@ from kdplan.passes import axes
 from kdplan.passes.apply import family_error, weights
 from kdplan.passes.load import Declared
 from kdplan.passes.make_data import view_of
+from kdplan.passes.open_set import check_protocols
 from kdplan.passes.session import Context, NeedAxis, expand
 from kdplan.passes.settings import item as as_item
 from kdplan.passes.spread import spread
@@ -42,6 +43,9 @@ def measure(thing: Declared, ctx: Context) -> Measure:
         for e in clause.exprs if clause else ():
             with gather:
                 _check_axis(e, thing, rows, ctx)
+    with gather:
+        session = ctx.session
+        check_protocols(views, metrics, session.plan.data, session.root, session.reporter)
     gather.raise_if_failed()
     return Measure(
         thing.name,

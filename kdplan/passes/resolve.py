@@ -108,6 +108,7 @@ def _describe(
     arguments = dict(data.source.arguments)
     info = catalog.describe(data.source.name, arguments, root, span=span)
     data.classes = list(info.classes)
+    data.task = info.task
     data.sizes = dict(info.splits)
     data.fingerprint = info.fingerprint
     chain = [transform(t.name, (), t.arguments, t.span) for t in data.augment]

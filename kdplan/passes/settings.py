@@ -156,6 +156,7 @@ _RULES: dict[str, Callable[[SettingSpec, ast.Expr, Context], Any]] = {
     "optimizer": _item,
     "schedule": _item,
     "split": _item,
+    "protocol": _item,
     "transforms": _transforms,
     "normalize": _normalize,
     "signal": _signal,

@@ -26,6 +26,20 @@ SPLITS = {
     )
 }  # fmt: skip
 
+PROTOCOLS = {
+    spec.name: spec
+    for spec in (
+        Spec("templates",
+             (Param("size", "integer", 3, "samples in a template", low=1),
+              Param("splits", "integer", 10, "how often all is drawn anew", low=1),
+              Param("subjects", "integer", None, "classes drawn for each split, by default all", low=2),
+              Param("pairs", "integer", 10_000, "at most so many pairs of one subject, and of two", low=1),
+              Param("seed", "integer", 0)),
+             "In every split each class's samples are shuffled and cut into templates: the first is enrolled in the "
+             "gallery, the others are looked up, and all are verified against one another."),
+    )
+}  # fmt: skip
+
 PARTITIONS = {
     spec.name: spec
     for spec in (
@@ -50,6 +64,9 @@ _LOWEST = {
 } | {"cycles": 1, "k": 1, "bins": 1}  # fmt: skip
 """Settings of optimizers, schedules and metrics that are wrong below this."""
 
+_SHARES = {"far": (0, 1)}
+"""What is a share: more than the first, at most the second."""
+
 
 def _from_setting(s: Setting) -> Param:
     default = REQUIRED if s.required else s.default
@@ -57,7 +74,9 @@ def _from_setting(s: Setting) -> Param:
     if len(names) > 1 and not any(n in _TYPES or "[" in n for n in names):
         return Param(s.name, "choice", default, s.doc, choices=tuple(names))
     kind = _TYPES.get(s.type, "any")
-    return Param(s.name, kind, default, s.doc, low=1 if kind == "classes" else _LOWEST.get(s.name))
+    low = 1 if kind == "classes" else _LOWEST.get(s.name)
+    above, high = _SHARES.get(s.name, (None, None))
+    return Param(s.name, kind, default, s.doc, low=low, high=high, above=above)
 
 
 def _from_data(name: str, doc: str, params: Iterable[DataParam], more: bool = False) -> Spec:
@@ -84,6 +103,7 @@ def choices() -> dict[str, dict[str, Spec]]:
         "source": {n: _from_data(n, s.doc, s.params, s.extra) for n, s in SOURCES.items()},
         "transform": {n: _from_data(n, s.doc, s.params) for n, s in TRANSFORMS.items()},
         "split": SPLITS,
+        "protocol": PROTOCOLS,
         "precision": {c: Spec(c) for c in ("fp32", "bf16", "fp16")},
         "mode": {c: Spec(c) for c in ("train", "eval")},
         "partition": PARTITIONS,

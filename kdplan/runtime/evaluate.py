@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -14,7 +14,9 @@ from kdplan.diagnostics.report import error
 from kdplan.ir.plan import Item
 from kdplan.nn.catalog import METRICS
 from kdplan.nn.metrics import build_metric, count_parameters
+from kdplan.nn.verification import NUMBERS, scores
 from kdplan.runtime.measured import label_of
+from kdplan.runtime.results import Measured
 
 BATCH_BYTES = 1 << 26
 """How large a batch of inputs may be: 500 small images, or about a hundred of 224 x 224."""
@@ -37,8 +39,10 @@ def measuring_loader(data: Dataset, workers: int = 0) -> Loader:
 @torch.no_grad()
 def evaluate(
     outputs: Outputs, loader: Loader, metrics: Sequence[Item], probabilities: bool = False
-) -> dict[str, float]:
-    """Metrics of `outputs` ([B, ...] -> scores [B, C]) over a data set.
+) -> dict[str, Measured]:
+    """Metrics of `outputs` ([B, ...] -> scores [B, C], or features [B, ...]) over a data set.
+
+    Those that compare templates have one number for each split of the data's protocol.
 
     Raises
     ------
@@ -48,7 +52,8 @@ def evaluate(
     if not metrics:
         return {}
     built = {}
-    for item in metrics:
+    compared = {label_of(item): item for item in metrics if item.name in NUMBERS}
+    for item in (item for item in metrics if item.name not in NUMBERS):
         reason = "it compares two networks" if item.name in METRICS and METRICS[item.name].needs == "pair" else ""
         try:
             built[label_of(item)] = build_metric(item.name, probabilities=probabilities, **item.arguments)
@@ -56,18 +61,39 @@ def evaluate(
             reason = str(problem)
         if reason:
             raise error("KD0840", item.span, metric=item.name, reason=reason)
+    features: list[Tensor] = []
     for found in loader.epoch(0):
-        if "labels" not in found:
+        if built and "labels" not in found:
             raise error("KD0840", metrics[0].span, metric=metrics[0].name, reason="the data has no labels")
-        scores = outputs(found["inputs"])
+        made = outputs(found["inputs"])
+        if compared:
+            features.append(made.flatten(1).cpu())
         for name, metric in built.items():
             try:
-                metric.update(scores, found["labels"])
+                metric.update(made, found["labels"])
             except (RuntimeError, IndexError) as problem:
-                shapes = f"outputs of shape {list(scores.shape)}, labels of shape {list(found['labels'].shape)}"
+                shapes = f"outputs of shape {list(made.shape)}, labels of shape {list(found['labels'].shape)}"
                 reason = f"{shapes}: {problem}"
                 raise error("KD0840", None, metric=name, reason=reason) from problem
-    return {name: metric.compute() for name, metric in built.items()}
+    numbers: dict[str, Measured] = {name: metric.compute() for name, metric in built.items()}
+    return numbers | _compared(compared, features, loader)
+
+
+def _compared(metrics: Mapping[str, Item], features: Sequence[Tensor], loader: Loader) -> dict[str, Measured]:
+    """The metrics of templates, each with one number a split."""
+    if not metrics:
+        return {}
+    protocol = loader.dataset.protocol()
+    if protocol is None:
+        raise error("KD0840", None, metric=next(iter(metrics)), reason="the data has no protocol of templates")
+    found: dict[str, list[float]] = {name: [] for name in metrics}
+    for split in scores(torch.cat(list(features)), protocol):
+        for name, item in metrics.items():
+            try:
+                found[name].append(NUMBERS[item.name](split, **item.arguments))
+            except ValueError as problem:
+                raise error("KD0840", item.span, metric=name, reason=str(problem)) from problem
+    return dict(found)
 
 
 def network_number(name: str, networks: Sequence[nn.Module], shape: Sequence[int], device: torch.device) -> float:

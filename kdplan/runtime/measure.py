@@ -16,6 +16,7 @@ from kdplan.runtime.evaluate import NETWORK_NUMBERS, Outputs, evaluate, measurin
 from kdplan.runtime.measured import Cell, label_of
 from kdplan.runtime.networks import materialise
 from kdplan.runtime.options import RunOptions
+from kdplan.runtime.results import Measured
 from kdplan.runtime.versions import Sources
 from kdplan.runtime.views import opened
 
@@ -23,7 +24,7 @@ WHOLE = ("", "logits", "probabilities")
 """Paths that mean the network's own output."""
 
 
-def measure_cells(sources: Sources, cells: Mapping[str, Cell], options: RunOptions) -> Iterator[tuple[str, float]]:
+def measure_cells(sources: Sources, cells: Mapping[str, Cell], options: RunOptions) -> Iterator[tuple[str, Measured]]:
     """Measures cells, those of one target on one view together: (key, number) as each is known."""
     device = choose_device(options.device)
     set_determinism(options.deterministic)

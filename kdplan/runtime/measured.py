@@ -18,7 +18,7 @@ from kdplan.ir.plan import Averaged, Copied, Fresh, Item, Loaded, Measure, Merge
 from kdplan.ir.versions import slot_of
 from kdplan.runtime.events import Events, NoEvents
 from kdplan.runtime.options import RunOptions
-from kdplan.runtime.results import MeasureResult, Number, ResultRow
+from kdplan.runtime.results import Measured, MeasureResult, Number, ResultRow, as_measured
 from kdplan.runtime.store import Store
 from kdplan.runtime.versions import Sources
 
@@ -75,9 +75,9 @@ def _trained(sources: Sources, target: Target) -> bool:
     return all(v.phase is None or sources.store.has(sources.keys[v.phase].key) for v in target.versions)
 
 
-def _numbers(sources: Sources, measure: Measure, rows: list[Row], options: RunOptions) -> dict[str, float]:
+def _numbers(sources: Sources, measure: Measure, rows: list[Row], options: RunOptions) -> dict[str, Measured]:
     """Key -> number, for every cell of a measure."""
-    numbers: dict[str, float] = {}
+    numbers: dict[str, Measured] = {}
     missing: dict[str, Cell] = {}
     for row in rows:
         for view in measure.views:
@@ -87,7 +87,7 @@ def _numbers(sources: Sources, measure: Measure, rows: list[Row], options: RunOp
                     key = cell_key(sources, cell)
                     found = sources.store.number("measures", key)
                     if found is not None:
-                        numbers[key] = float(found["value"])
+                        numbers[key] = as_measured(found["value"])
                     else:
                         missing[key] = cell
     if missing:
@@ -110,7 +110,7 @@ def snapshots(plan: Plan, target: Target) -> Iterator[tuple[str, Target]]:
         yield "best", replace(target, versions=[replace(v, snapshot="best") for v in target.versions])
 
 
-def _table(sources: Sources, measure: Measure, rows: list[Row], numbers: dict[str, float]) -> MeasureResult:
+def _table(sources: Sources, measure: Measure, rows: list[Row], numbers: dict[str, Measured]) -> MeasureResult:
     """Rows that differ only in averaged axes become one."""
     groups: dict[str, list[Row]] = {}
     for row in rows:
@@ -120,7 +120,7 @@ def _table(sources: Sources, measure: Measure, rows: list[Row], numbers: dict[st
     result.over = [axis for axis in measure.over if any(axis in row.coordinates for row in rows)]
     for view in measure.views:
         for group in groups.values():
-            values: dict[str, dict[str, list[float]]] = {}
+            values: dict[str, dict[str, list[Measured]]] = {}
             for row in group:
                 for snapshot, target in snapshots(sources.plan, row.target):
                     for metric in measure.metrics:
@@ -187,7 +187,7 @@ def _version(sources: Sources, version: Version) -> list[Any]:
 
 def _view(plan: Plan, view: View) -> list[Any]:
     data = plan.data[view.data]
-    items = [data.source, *data.augment, *([data.split] if data.split is not None else [])]
+    items = [data.source, *data.augment, *(i for i in (data.split, data.protocol) if i is not None)]
     part = [data.fraction, data.limit] if view.split == "train" else []
     classes = view.classes.ids if view.classes is not None else None
     return [

@@ -31,6 +31,7 @@ from kdplan.runtime.measured import label_of
 from kdplan.runtime.networks import modules_of
 from kdplan.runtime.optimise import check_recipes
 from kdplan.runtime.options import RunOptions
+from kdplan.runtime.results import Number
 from kdplan.runtime.store import Artifact, Work, phase_json
 from kdplan.runtime.store.artifact import FINAL, FINAL_STATE
 from kdplan.runtime.streams import Streams
@@ -109,7 +110,7 @@ def make_job(run: PhaseRun, phase: Phase, work: Work, device: torch.device) -> J
             outputs = joined(plan, target, check.view, [net], loader.dataset)  # puts classes in the order of the labels
             found = evaluate(outputs, loader, check.metrics)
             head = f"{check.view.data}.{check.view.split}/" if len(checks) > 1 else ""
-            numbers.update({f"{head}{name}": value for name, value in found.items()})
+            numbers.update({f"{head}{name}": Number.of([value]).mean for name, value in found.items()})
         return numbers
 
     first = phase.validations[0].metrics[0] if phase.validations else None

@@ -8,6 +8,36 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+Measured = float | list[float]
+"""What a metric gives of one run: a number, or one for each split of a protocol."""
+
+
+def as_measured(found: Any) -> Measured:
+    """From the store's form, in which NaN is a text."""
+    return [float(v) for v in found] if isinstance(found, list) else float(found)
+
+
+def _mean(values: Sequence[float]) -> float:
+    return statistics.fmean(values) if all(map(math.isfinite, values)) else math.nan
+
+
+def _deviation(values: Sequence[float]) -> float | None:
+    """Over n - 1; None for a single value."""
+    if len(values) < 2:
+        return None
+    return statistics.stdev(values) if all(map(math.isfinite, values)) else math.nan
+
+
+@dataclass(slots=True)
+class Splits:
+    """What one protocol's splits gave: the same data, cut anew; another kind of chance than that of runs."""
+
+    std: float
+    """Over the splits of a run, by n - 1; of several runs the root of the mean square."""
+    n: int
+    values: list[list[float]]
+    """Each run's value on each split."""
+
 
 @dataclass(slots=True)
 class Number:
@@ -18,20 +48,28 @@ class Number:
     """Over n - 1; None for a single run."""
     n: int
     values: list[float]
+    splits: Splits | None = None
+    """Where a run has one value for each split, of which `values` has the mean."""
 
     @staticmethod
-    def of(values: Sequence[float]) -> Number:
+    def of(values: Sequence[Measured]) -> Number:
         """The number of some runs; NaN in one run makes the mean NaN, never disappears.
 
         >>> Number.of([1.0, 2.0, 3.0])
-        Number(mean=2.0, std=1.0, n=3, values=[1.0, 2.0, 3.0])
+        Number(mean=2.0, std=1.0, n=3, values=[1.0, 2.0, 3.0], splits=None)
+        >>> Number.of([[1.0, 3.0], [4.0, 6.0]]).splits
+        Splits(std=1.4142135623730951, n=2, values=[[1.0, 3.0], [4.0, 6.0]])
         """
         assert values
-        every = [float(v) for v in values]
-        finite = all(math.isfinite(v) for v in every)
-        mean = statistics.fmean(every) if finite else math.nan
-        std = None if len(every) < 2 else statistics.stdev(every) if finite else math.nan
-        return Number(mean, std, len(every), every)
+        every = [_mean(v) if isinstance(v, list) else float(v) for v in values]
+        return Number(_mean(every), _deviation(every), len(every), every, _splits(values))
+
+
+def _splits(runs: Sequence[Measured]) -> Splits | None:
+    cut = [[float(v) for v in run] for run in runs if isinstance(run, list)]
+    if not cut or len(cut[0]) < 2:
+        return None
+    return Splits(math.sqrt(statistics.fmean((_deviation(run) or 0.0) ** 2 for run in cut)), len(cut[0]), cut)
 
 
 @dataclass(slots=True)
@@ -90,4 +128,8 @@ class MeasureResult:
 
 def _number(data: dict[str, Any]) -> Number:
     std = None if data["std"] is None else float(data["std"])
-    return Number(float(data["mean"]), std, data["n"], [float(v) for v in data["values"]])
+    found = data.get("splits")
+    splits = None
+    if found is not None:
+        splits = Splits(float(found["std"]), found["n"], [[float(v) for v in run] for run in found["values"]])
+    return Number(float(data["mean"]), std, data["n"], [float(v) for v in data["values"]], splits)

@@ -11,6 +11,7 @@ from kdplan.ir.functions import FUNCTIONS, PLAN_FUNCTIONS, SIGNALS
 from kdplan.ir.kinds import KINDS, NETWORKS
 from kdplan.ir.optimizers import OPTIMIZERS
 from kdplan.ir.spec import Kind, Param, Spec
+from kdplan.nn.catalog import METRICS
 from kdplan.passes.tables import choices
 
 FRAME = {
@@ -27,6 +28,8 @@ VALUES = {
     "steps.at": "[60, 80]",
     "plateau.until": "1e-5",
     "topk.k": "3",
+    "tar.far": "0.01",
+    "rank.k": "1",
     "mlp.inputs": "64",
     "conv1x1.inputs": "16",
     "conv1x1.outputs": "8",
@@ -37,6 +40,7 @@ VALUES = {
     "torchvision.name": '"resnet18"',
     "timm.name": '"resnet10t"',
     "image_folder.path": '"pictures"',
+    "templates.path": '"faces"',
     "arrays.path": '"numbers.npz"',
     "source.function": '"my_data.py:squares"',
     "pad_crop.size": "8",
@@ -74,6 +78,15 @@ _PLAN_FUNCTIONS = {
     "case": "param pair = {}",
     "count": "def classes = {}",
 }
+
+_OPEN_SET = """{frame}
+data digits = digits {{ protocol = {protocol} }}
+verticals part of digits {{ known = 0..6  new = 7..9 }}
+student few = digits_net(width = 4, classes = part[known])
+phase alone of few on digits[part[known]] with quick {{ loss = cross_entropy(few.logits, labels) }}
+measure shown of few@alone.features on digits[part[new]].test {{ {metric} }}
+"""
+"""Features of digits that were never trained on, compared."""
 
 SIGNAL_EXAMPLES = {
     "inputs": "mean(small(inputs).logits)",
@@ -118,7 +131,7 @@ def examples() -> list[Example]:
         for name, text in SIGNAL_EXAMPLES.items()
         if name in SIGNALS
     ]
-    for table in ("optimizer", "schedule", "model", "metric", "source", "transform", "split", "partition"):
+    for table in ("optimizer", "schedule", "model", "metric", "source", "transform", "split", "protocol", "partition"):
         found += [_choice(table, spec) for spec in choices()[table].values()]
     return found
 
@@ -189,6 +202,8 @@ def _choice(table: str, spec: Spec) -> Example:
         plan = f"{frame('quick')}\nrecipe quick {{ optimizer = sgd(lr = 0.1)  schedule = {shown}  epochs = 100 }}\n"
     elif table == "metric":
         plan = f"{frame()}\nmeasure shown of big, small@alone on digits.test {{ {shown} }}\n"
+        if METRICS[spec.name].needs == "templates":
+            plan = _OPEN_SET.format(frame=frame("digits", "alone"), protocol="templates(size = 2)", metric=shown)
     elif table == "source":
         plan = f"data shown = {shown}\nmodel m = digits_net(classes = shown.classes)\nnetwork n = m\n"
     elif table == "transform":
@@ -197,6 +212,8 @@ def _choice(table: str, spec: Spec) -> Example:
             plan = plan.replace("digits_net(", "digits_net(channels = 3, ")
     elif table == "split":
         plan = f'data shown = arrays("unsplit.npz") {{ split = {shown} }}\n'
+    elif table == "protocol":
+        plan = _OPEN_SET.format(frame=frame("digits", "alone"), protocol=shown, metric="rank(1)")
     elif table == "partition":
         plan = f"{frame()}\nverticals shown of digits = {shown}\n"
     else:

@@ -37,6 +37,7 @@ TYPES = {
     "transforms": ("a list of transforms", "[flip()]"),
     "normalize": ("two lists of numbers, one number a channel", "[[0.5], [0.25]]"),
     "split": ("a row of the table of splits", "per_class(train = 60)"),
+    "protocol": ("a row of the table of splits", "templates(size = 3)"),
 }
 """Type of a setting -> what it means, an example."""
 
@@ -259,9 +260,9 @@ def _arguments(params: Iterable[Any]) -> str:
 
 
 def partitions() -> str:
-    """Splits of data sets and partitions of classes."""
+    """Splits of data sets, protocols made from labels, and partitions of classes."""
     body = []
-    for what, table in (("`split`", "split"), ("`verticals`", "partition")):
+    for what, table in (("`split`", "split"), ("`protocol`", "protocol"), ("`verticals`", "partition")):
         body += [[code(s.name), what, s.doc, _arguments(s.params), code(call(s))] for s in choices()[table].values()]
     return rows(["name", "where", "what it does", "arguments", "example"], body)
 

@@ -12,7 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from kdplan.nn.catalog import METRICS
-from kdplan.runtime.results import MeasureResult, Number
+from kdplan.runtime.results import MeasureResult, Number, ResultRow
 from kdplan.runtime.store.atomic import plain
 
 Cell = tuple[str, str]
@@ -33,16 +33,27 @@ def axes(result: MeasureResult) -> list[str]:
 def number(value: Number | None, unit: str = "nats") -> str:
     """A cell: the mean, the sample standard deviation over runs, and how many there were.
 
+    Where a run has a number for each split, the deviation over splits stands first: chances of two kinds are not mixed.
+
     >>> number(Number.of([0.5, 0.75, 1.0])), number(Number.of([92.2222]), "%"), number(None)
     ('0.7500 ± 0.2500 (n = 3)', '92.22', '')
+    >>> number(Number.of([[90.0, 92.0, 94.0]]), "%"), number(Number.of([[90.0, 92.0, 94.0], [91.0, 93.0, 95.0]]), "%")
+    ('92.00 ± 2.00 (3 splits)', '92.50 ± 2.00 ± 0.71 (3 splits, n = 2)')
     >>> number(Number.of([1009.0, 1009.0]), "")
     '1,009'
     """
     if value is None:
         return ""
     text = _fixed(value.mean, unit)
+    counts = []
+    if value.splits is not None:
+        text += f" ± {_fixed(value.splits.std, unit)}"
+        counts.append(f"{value.splits.n} splits")
     counted = unit == "" and not value.std
-    return text if value.std is None or counted else f"{text} ± {_fixed(value.std, unit)} (n = {value.n})"
+    if value.std is not None and not counted:
+        text += f" ± {_fixed(value.std, unit)}"
+        counts.append(f"n = {value.n}")
+    return f"{text} ({', '.join(counts)})" if counts else text
 
 
 def _fixed(value: float, unit: str) -> str:
@@ -85,7 +96,8 @@ def rich_table(result: MeasureResult) -> Table:
     head, rows = texts(result)
     told = len(head) - len(columns(result))
     on = f" on {result.views[0]}" if len(result.views) == 1 else ""
-    over = f", mean ± sample standard deviation over {' and '.join(result.over)}" if _averaged(result) else ""
+    chances = [*(["splits"] if _split(result) else []), *(result.over if _averaged(result) else [])]
+    over = f", mean ± sample standard deviation over {' ± over '.join(chances)}" if chances else ""
     table = Table(title=Text(f"{result.name}{on}{over}"), title_justify="left", title_style="bold", header_style="bold")
     for i, name in enumerate(head):
         table.add_column(name, justify="left" if i < told else "right", no_wrap=i >= told)
@@ -96,6 +108,10 @@ def rich_table(result: MeasureResult) -> Table:
 
 def _averaged(result: MeasureResult) -> bool:
     return any(n.n > 1 for r in result.rows for numbers in r.values.values() for n in numbers.values())
+
+
+def _split(result: MeasureResult) -> bool:
+    return any(n.splits for r in result.rows for numbers in r.values.values() for n in numbers.values())
 
 
 def to_markdown(result: MeasureResult) -> str:
@@ -117,18 +133,29 @@ def to_markdown(result: MeasureResult) -> str:
     return "\n".join(text) + "\n"
 
 
+def _of(row: ResultRow, cell: Cell) -> Number | None:
+    return row.values.get(cell[0], {}).get(cell[1])
+
+
 def to_csv(result: MeasureResult) -> str:
-    """One line a row and view; for each number its mean, standard deviation and count, with all digits."""
+    """One line a row and view; for each number its mean, standard deviation and count, with all digits.
+
+    Where there are splits, the deviation over them and their number follow.
+    """
     cells = columns(result)
+    cut = {c for c in cells if any(_of(r, c) and _of(r, c).splits for r in result.rows)}  # type: ignore[union-attr]
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
-    names = [f"{m}_{s}{tail}" for s, m in cells for tail in ("", "_std", "_n")]
+    tails = ("", "_std", "_n", "_splits_std", "_splits")
+    names = [f"{m}_{s}{tail}" for s, m in cells for tail in tails[: 5 if (s, m) in cut else 3]]
     writer.writerow(["network", "data", *axes(result), *names])
     for row in result.rows:
         line: list[Any] = [row.label, row.view, *(row.coordinates.get(a, "") for a in axes(result))]
-        for snapshot, metric in cells:
-            n = row.values.get(snapshot, {}).get(metric)
+        for cell in cells:
+            n = _of(row, cell)
             line += ["", "", ""] if n is None else [repr(n.mean), "" if n.std is None else repr(n.std), n.n]
+            if cell in cut:
+                line += ["", ""] if n is None or n.splits is None else [repr(n.splits.std), n.splits.n]
         writer.writerow(line)
     return out.getvalue()
 

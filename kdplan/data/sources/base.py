@@ -10,6 +10,7 @@ import numpy as np
 
 from kdplan.data.files import Where
 from kdplan.data.params import Param
+from kdplan.ir.protocol import Protocol
 
 Array = np.ndarray[Any, Any]
 
@@ -27,12 +28,15 @@ class Part:
         Gives int64 [N]; None for a set without labels.
     files : sequence of str, optional
         Image files, for sets that are too large to be held; then `inputs` is None.
+    boxes : sequence, optional
+        For each file the box (left, top, right, bottom in pixels) that it is cut to, or None for all of it.
     """
 
     size: int
     inputs: Callable[[], Array] | None = None
     labels: Callable[[], Array] | None = None
     files: Sequence[str] | None = None
+    boxes: Sequence[tuple[int, int, int, int] | None] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +44,7 @@ class Opened:
     """A data set that was found.
 
     `shape` is one sample's shape ([C, H, W] for images), None where samples differ; `mean` and `std` are per channel on
-    the scale from 0 to 1.
+    the scale from 0 to 1. `protocol` says what is compared with what, for sets that are for open-set recognition.
     """
 
     parts: dict[str, Part]
@@ -50,6 +54,7 @@ class Opened:
     shape: tuple[int, ...] | None = None
     mean: tuple[float, ...] | None = None
     std: tuple[float, ...] | None = None
+    protocol: Callable[[], Protocol] | None = None
 
 
 @dataclass(frozen=True, slots=True)
