@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,8 +11,9 @@ import networkx as nx
 
 from kdplan.diagnostics.report import Diagnostic, PlanError, Reporter
 from kdplan.diagnostics.span import Source
+from kdplan.ir.cuts import Cut
 from kdplan.ir.dag import PhaseKey, Planned
-from kdplan.ir.plan import Plan
+from kdplan.ir.plan import Network, Plan
 from kdplan.passes.dag import phase_dag
 from kdplan.passes.form import check_form
 from kdplan.passes.keys import graph_key, keys
@@ -79,7 +80,7 @@ def compile_source(
     check_form(module, reporter)
     if not module.tree.items and not reporter.errors:
         reporter.report("KD0228", None)
-    plan = resolve(module, root, reporter)
+    plan = resolve(module, root, reporter, _cuts)
     reporter.raise_if_errors()
     return compile_plan(plan, source, reporter, facts=facts, only=only, until=until)
 
@@ -153,6 +154,12 @@ def check_text(
     except PlanError as e:
         return e.diagnostics
     return compiled.warnings
+
+
+def _cuts(network: Network, shape: Sequence[int]) -> list[Cut]:
+    from kdplan.graph.cuts import cuts_of  # torch comes with it: only for plans that leave finding stages to kdplan
+
+    return cuts_of(network, tuple(shape))
 
 
 def _overrides(params: Mapping[str, str]) -> dict[str, ast.Expr]:

@@ -62,7 +62,7 @@ def test_rule_2_of_takes_versions_paths_and_upto() -> None:
     """
     b, c = phase(text, "b").moves, phase(text, "c").moves
     assert len(b) == 1 and b[0].paths == ["fc", "layer2"] and b[0].base == ir.Version("small", "a")
-    assert (c[0].upto, c[0].since, c[0].paths) == ("layer2", "layer1", [])
+    assert (c[0].upto, c[0].since, c[0].paths) == (["layer2"], ["layer1"], [])
 
 
 def test_rule_2_one_phase_cannot_start_from_two_versions_of_a_network() -> None:

@@ -155,11 +155,11 @@ def moving_parameters(plan: Plan, phase: Phase, move: Move, module: nn.Module) -
     Raises
     ------
     PlanError
-        KD0509 for a path that the network lacks, KD0501 for a tap that it lacks, KD0603 if nothing would move.
+        KD0509 for a path that the network lacks, KD0501 for a tap that it lacks, KD0603 if nothing would move, KD0604 if that is so because taps stand in the wrong order.
     """
     named = dict(module.named_parameters())
     module.eval()
-    if move.upto is not None:
+    if move.upto:
         chosen = _upto(plan, phase, move, module)
         found = {n: p for n, p in named.items() if n in chosen}
         _train_covered(module, {id(p) for p in found.values()})
@@ -178,13 +178,15 @@ def moving_parameters(plan: Plan, phase: Phase, move: Move, module: nn.Module) -
     else:
         found = named
         module.train()
+    if not found and move.since:
+        taps = {"taps": listing(move.upto), "since": listing(move.since)}
+        raise error("KD0604", move.span, name=move.base.network, **taps)
     if not found:
         raise error("KD0603", move.span, name=move.base.network)
     return found
 
 
 def _upto(plan: Plan, phase: Phase, move: Move, module: nn.Module) -> set[str]:
-    assert move.upto is not None
     data = plan.data[phase.streams[0].data]
     if data.shape is None:
         raise error("KD0514", move.span, name=data.name)

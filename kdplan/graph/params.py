@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from torch import fx
 
 from kdplan.graph.fake import whole
@@ -9,8 +11,8 @@ from kdplan.graph.taps import TapError
 from kdplan.graph.trace import ROOT, Traced
 
 
-def parameters_of(traced: Traced, tap: str) -> set[str]:
-    """Names (as the module has them) of the parameters that a tap's value depends on.
+def parameters_of(traced: Traced, *taps: str) -> set[str]:
+    """Names (as the module has them) of the parameters that the taps' values depend on.
 
     Raises
     ------
@@ -26,12 +28,13 @@ def parameters_of(traced: Traced, tap: str) -> set[str]:
     >>> sorted(parameters_of(t, "0"))
     ['0.bias', '0.weight']
     """
-    if tap not in traced.taps:
-        raise TapError(tap, traced.taps)
+    for tap in taps:
+        if tap not in traced.taps:
+            raise TapError(tap, traced.taps)
     names = {id(p): n for n, p in traced.module.named_parameters()}
     found: set[str] = set()
     seen: set[fx.Node] = set()
-    todo = [traced.taps[tap].node]
+    todo = [traced.taps[tap].node for tap in taps]
     while todo:
         node = todo.pop()
         if node in seen:
@@ -49,8 +52,8 @@ def parameters_of(traced: Traced, tap: str) -> set[str]:
     return found
 
 
-def upto(traced: Traced, tap: str, beyond: str | None = None) -> set[str]:
-    """Parameters that `tap` depends on, without those that `beyond` depends on too.
+def upto(traced: Traced, taps: Iterable[str], beyond: Iterable[str] = ()) -> set[str]:
+    """Parameters that `taps` depend on, without those that `beyond` depend on too.
 
     Examples
     --------
@@ -58,8 +61,7 @@ def upto(traced: Traced, tap: str, beyond: str | None = None) -> set[str]:
     >>> from torch import nn
     >>> from kdplan.graph.trace import trace
     >>> t = trace(nn.Sequential(nn.Linear(3, 3), nn.Linear(3, 3, bias=False)), torch.zeros(2, 3))
-    >>> upto(t, "1", beyond="0")
+    >>> upto(t, ["1"], beyond=["0"])
     {'1.weight'}
     """
-    found = parameters_of(traced, tap)
-    return found - parameters_of(traced, beyond) if beyond is not None else found
+    return parameters_of(traced, *taps) - parameters_of(traced, *beyond)

@@ -221,8 +221,9 @@ PLAN_FUNCTIONS: dict[str, Spec] = {
         Spec("fold", (Param("seed", "integer"), Param("value", "any", doc="numbers or texts")),
              "A new seed from a seed and values: a hash, since sums collide across swept seeds.", more=True,
              result="integer", example="fold(seed, 1)"),
-        Spec("upto", (Param("tap", "network"), Param("from", "name", None, "where the moving part begins")),
-             "In `of`: the parameters that a tap depends on.", result="network part", example="upto(small.layer2)"),
+        Spec("upto", (Param("tap", "network"), Param("from", "name", None, "taps where the moving part begins")),
+             "In `of`: the parameters that taps depend on.", more=True, result="network part",
+             example="upto(small.layer2)"),
         Spec("merge", (Param("first", "network"),), "One network whose parts were trained apart: each parameter from "
              "the version whose phase moved it.", more=True, result="network", example="merge(small@low, small@high)"),
         Spec("average", (Param("first", "network"),), "The mean of several versions' weights.", more=True,

@@ -166,14 +166,14 @@ class Network:
 class Move:
     """A network that a phase trains, from version `base` on.
 
-    `paths` are the submodules that move ([] means all); `upto` and `since` restrict the moving part to what tap `upto`
-    depends on and tap `since` does not.
+    `paths` are the submodules that move ([] means all); `upto` and `since` restrict the moving part to what the taps
+    `upto` depend on and the taps `since` do not.
     """
 
     base: Version
     paths: list[str] = field(default_factory=list)
-    upto: str | None = None
-    since: str | None = None
+    upto: list[str] = field(default_factory=list)
+    since: list[str] = field(default_factory=list)
     span: Place = place()
 
 

@@ -93,6 +93,12 @@ class Kind:
     """Its body may be a comma list."""
     free: bool = False
     """Its settings may have any name."""
+    nested: bool = False
+    """It stands only in the bodies of other kinds."""
+    pairs: bool = False
+    """Its body holds pairs `a ~ b`."""
+    default_name: str | None = None
+    """What it is called where it has no name of its own."""
     help: dict[str, str] = field(default_factory=dict)
     """Advice for words that people try here."""
 

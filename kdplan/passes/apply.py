@@ -5,6 +5,7 @@ from __future__ import annotations
 from kdplan.diagnostics.report import error, listing, nearest
 from kdplan.diagnostics.span import Span
 from kdplan.ir import expr as ir
+from kdplan.ir.kinds import CONSTRUCTS
 from kdplan.ir.plan import ClassSet
 from kdplan.passes.session import Context
 from kdplan.passes.values import (
@@ -26,6 +27,8 @@ from kdplan.passes.values import (
 from kdplan.syntax import ast
 
 FIELDS = ("inputs", "labels", "indices", "targets")
+MOVES = frozenset({"phase"}) | CONSTRUCTS
+"""Kinds of which an `@` may speak."""
 SPLITS = ("train", "test", "val")
 
 
@@ -80,7 +83,7 @@ def weights(net: NetValue, ctx: Context) -> ir.Version | ir.Moving:
 
 def phases_that_move(name: str, ctx: Context) -> list[str]:
     """Names of the file's phases whose `of` names the network `name`."""
-    return [d.name for d in ctx.module.after_at.values() if d.kind == "phase" and name in _names_in_of(d.node)]
+    return [d.name for d in ctx.module.after_at.values() if d.kind in MOVES and name in _names_in_of(d.node)]
 
 
 def versions_help(net: NetValue, ctx: Context) -> str:

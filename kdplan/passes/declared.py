@@ -5,15 +5,17 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from kdplan.diagnostics.report import PlanError, error, listing
+from kdplan.diagnostics.report import PlanError, error, listing, nearest
 from kdplan.diagnostics.span import Span
 from kdplan.ir import expr as ir
+from kdplan.ir.kinds import CONSTRUCTS
 from kdplan.ir.plan import Follows
 from kdplan.ir.seed import fold
 from kdplan.ir.spec import Spec
 from kdplan.ir.versions import read_versions
-from kdplan.passes import axes, make_data, make_network, make_phase, make_recipe
-from kdplan.passes.arithmetic import integer, plain, too_many, unknown_parameter
+from kdplan.passes import axes, make_construct, make_data, make_network, make_phase, make_recipe
+from kdplan.passes.apply import MOVES
+from kdplan.passes.arithmetic import integer, plain, unknown_parameter
 from kdplan.passes.load import Declared
 from kdplan.passes.session import Context, check_sound, cycle
 from kdplan.passes.spread import spread
@@ -114,7 +116,7 @@ def slot_items(family: Declared, slot: ast.Slot, names: dict[str, Value], ctx: C
 
 def member(family: Family, bound: dict[str, tuple[Any, Value]], span: Span, ctx: Context) -> Value:
     """One member of a family of networks, or a network as one member of a family of phases left it."""
-    if family.declared.kind == "phase":
+    if family.declared.kind in MOVES:
         assert family.net is not None
         return _left_by(family.net, family.declared, bound, span, ctx)
     instance = make_network.instance(family.declared, bound, span, ctx)
@@ -145,11 +147,15 @@ def version(base: Value, node: ast.Version, ctx: Context) -> Value:
         return NetValue(
             instance, ir.Version(instance.name, None, span=node.span), base.path, node.span, base.coordinates
         )
-    own = instance.phases.get(node.phase)
+    inner = base.construct.phases if base.construct is not None else ctx.phases
+    own = instance.phases.get(node.phase) if base.construct is None else None
+    own = own or inner.get(node.phase)
     if own is not None:
-        return _moved_by(base, own, node.span)
+        return _moved_by(base, own, node.span, node.phase)
+    if base.construct is not None:
+        raise _no_such_stage(base, node)
     declared = ctx.module.after_at.get(node.phase) or instance.declared.module.after_at.get(node.phase)
-    if declared is None or declared.kind != "phase":
+    if declared is None or declared.kind not in MOVES:
         raise _no_such_phase(base, node, ctx)
     if declared.node.slots:
         return Family(declared, base, node.span)
@@ -159,13 +165,18 @@ def version(base: Value, node: ast.Version, ctx: Context) -> Value:
 def _left_by(
     base: NetValue, declared: Declared, bound: dict[str, tuple[Any, Value]], span: Span, ctx: Context
 ) -> Value:
-    phase = make_phase.instance(declared, bound, None, span, ctx)
-    found = _moved_by(base, phase, span)
+    if declared.kind in CONSTRUCTS:
+        construct = make_construct.instance(declared, bound, span, ctx)
+        moving = [p for p in construct.phases.values() if base.instance in p.moved]
+        found = _moved_by(base, (moving or [*construct.phases.values()])[-1], span, declared.name)
+        found.construct = construct
+    else:
+        found = _moved_by(base, make_phase.instance(declared, bound, None, span, ctx), span, declared.name)
     found.coordinates.update({n: label for n, (label, _) in bound.items()})
     return found
 
 
-def _moved_by(base: NetValue, phase: PhaseInstance, span: Span) -> NetValue:
+def _moved_by(base: NetValue, phase: PhaseInstance, span: Span, word: str) -> NetValue:
     slot = phase.moved.get(base.instance)
     origin = base.instance.network.origin
     if slot is None and isinstance(origin, Follows) and _follows(base.instance.name, origin, phase):
@@ -175,7 +186,16 @@ def _moved_by(base: NetValue, phase: PhaseInstance, span: Span) -> NetValue:
         raise error("KD0307", span, phase=phase.name, name=base.instance.name, moves=names)
     network = phase.phase.moves[slot].base.network if slot >= 0 else base.instance.name
     moved = ir.Version(network, phase.name, span=span)
-    return NetValue(base.instance, moved, base.path, span, {**base.coordinates, **phase.coordinates})
+    written = f"{base.left_by or base.instance.declared.name}@{word}"
+    return NetValue(base.instance, moved, base.path, span, {**base.coordinates, **phase.coordinates}, written)
+
+
+def _no_such_stage(base: NetValue, node: ast.Version) -> Exception:
+    assert base.construct is not None
+    known = [*base.construct.phases]
+    near = nearest(node.phase, known)
+    help = f"did you mean `{near}`?" if near else f"it has {listing(known)}"
+    return error("KD0302", node.phase_span, phase=node.phase, name=f"{base.left_by}", help=help)
 
 
 def _follows(network: str, origin: Follows, phase: PhaseInstance) -> bool:
@@ -185,7 +205,6 @@ def _follows(network: str, origin: Follows, phase: PhaseInstance) -> bool:
 
 
 def _no_such_phase(base: NetValue, node: ast.Version, ctx: Context) -> Exception:
-    from kdplan.diagnostics.report import nearest
     from kdplan.passes.apply import phases_that_move
 
     name = base.instance.declared.name
@@ -243,27 +262,38 @@ def _count(values: list[Value], node: ast.Call) -> int:
 def _upto(node: ast.Call, ctx: Context) -> Value:
     if not node.args:
         raise error("KD0237", node.span, function="upto", name="tap")
-    if len(node.args) > 1:
-        raise too_many(node.args[1].span, "upto", ["tap"])
-    net = ctx.eval(node.args[0], "network")
-    if not isinstance(net, NetValue) or not net.path:
-        raise error("KD0251", node.args[0].span, what=describe(net))
-    since: str | None = None
+    nets: list[NetValue] = []
+    for arg, net in [(a, v) for a in node.args for v in spread([a], ctx, "network")]:
+        if not isinstance(net, NetValue) or not net.path:
+            raise error("KD0251", arg.span, what=describe(net))
+        if nets and (net.instance is not nets[0].instance or str(net.version) != str(nets[0].version)):
+            raise error("KD0254", arg.span, name=nets[0].instance.declared.name)
+        nets.append(net)
+    since: list[str] = []
     for keyword in node.keywords:
         if keyword.name != "from":
             raise unknown_parameter(keyword, "`upto`", ["from"])
-        since = _tap_path(keyword.value)
-    return Part(net, since, node.span)
+        taps = keyword.value.items if isinstance(keyword.value, ast.List) else [keyword.value]
+        since = [_tap_path(tap, nets[0].instance.declared.name) for tap in taps]
+    return Part(nets, since, node.span)
 
 
-def _tap_path(node: ast.Expr) -> str:
-    """`layer1` or `small.layer1` as a path within the network."""
+def _tap_path(node: ast.Expr, network: str) -> str:
+    """`layer1`, `small.layer1` or `small.fpn["0"]` as a path within the network."""
     words: list[str] = []
     e = node
-    while isinstance(e, ast.Attr):
-        words.append(e.word)
+    while isinstance(e, ast.Attr | ast.Pick | ast.Version):
+        if isinstance(e, ast.Attr):
+            words.append(e.word)
+        elif isinstance(e, ast.Pick) and len(e.picks) == 1 and isinstance(e.picks[0], ast.String | ast.Number):
+            words.append(str(e.picks[0].value))
+        elif isinstance(e, ast.Pick) and words:
+            pass  # an index of the network, not of a tap
+        elif not isinstance(e, ast.Version):
+            break
         e = e.base
-    if isinstance(e, ast.Name):
+    if not isinstance(e, ast.Name):
+        raise error("KD0251", node.span, what="this")
+    if e.name != network or not words:
         words.append(e.name)
-        return ".".join(reversed(words))
-    raise error("KD0251", node.span, what="this")
+    return ".".join(reversed(words))

@@ -7,6 +7,7 @@ in `optimizer = sgd(lr = 0.1)` the setting's type, not the scope, says what `sgd
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 from kdplan.diagnostics.report import PlanError, error, listing, nearest
@@ -147,7 +148,7 @@ def attribute(base: Value, word: str, node: ast.Attr, ctx: Context, want: str) -
     if isinstance(base, Several):
         return Several([attribute(b, word, node, ctx, want) for b in base.items], span)
     if isinstance(base, NetValue):
-        return NetValue(base.instance, base.version, (*base.path, word), span, base.coordinates)
+        return replace(base, path=(*base.path, word), span=span)
     if isinstance(base, Applied):
         return Applied(base.net, base.inputs, (*base.path, word), span)
     if isinstance(base, DataValue):

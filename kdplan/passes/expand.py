@@ -27,7 +27,7 @@ from kdplan.ir.plan import (
     Recipe,
 )
 from kdplan.ir.versions import versions_of
-from kdplan.passes.spell import Names, Speller, call, dotted, is_word, lines, name, plain
+from kdplan.passes.spell import NOWHERE, Names, Speller, call, dotted, is_word, lines, name, plain
 from kdplan.syntax import ast
 from kdplan.syntax.format import format_text
 from kdplan.syntax.write import expression
@@ -248,11 +248,11 @@ class _Expansion:
     def _move(self, move: Move) -> Iterator[str]:
         plainly = move.base.phase is None and move.base.snapshot == "last"
         base: ast.Expr = name(self.names.networks[move.base.network]) if plainly else self.speller.version(move.base)
-        if move.upto is not None:
-            since = (
-                {"from": dotted(name(move.since.partition(".")[0]), move.since.partition(".")[2])} if move.since else {}
-            )
-            yield expression(call(name("upto"), [dotted(base, move.upto)], since))
+        if move.upto:
+            inner: ast.Expr = name(self.names.networks[move.base.network])
+            since = [dotted(inner, path) for path in move.since]
+            keywords = {"from": since[0] if len(since) == 1 else ast.List(NOWHERE, since)} if since else {}
+            yield expression(call(name("upto"), [dotted(base, path) for path in move.upto], keywords))
         elif move.paths:
             yield from (expression(dotted(base, p)) for p in move.paths)
         else:

@@ -115,21 +115,18 @@ def _torn(node: ast.Declaration, before: ast.Declaration, reporter: _Found) -> N
 
 def _declaration(node: ast.Declaration, outer: Kind | None, reporter: _Found) -> None:
     kind = KINDS.get(node.kind)
-    allowed = outer.inner if outer else tuple(KINDS)
-    if kind is None or (outer and node.kind not in allowed):
+    allowed = outer.inner if outer else tuple(k for k, spec in KINDS.items() if not spec.nested)
+    if kind is None or node.kind not in allowed:
         if kind is None and node.name is None:
             reporter.report("KD0204", node.kind_span, name=node.kind)
         elif kind is None:
             reporter.report("KD0201", node.kind_span, name=node.kind, nearest=nearest(node.kind, allowed))
         else:
-            assert outer is not None
-            reporter.report(
-                "KD0215",
-                node.kind_span,
-                kind=node.kind,
-                outer=outer.name,
-                allowed=listing(allowed) if allowed else None,
-            )
+            homes = [k for k, spec in KINDS.items() if node.kind in spec.inner]
+            outer_name = f"`{outer.name}`" if outer else "a file"
+            hint = f"it may hold {listing(allowed)}" if outer and allowed else f"it stands in {listing(homes)}"
+            help = None if outer and not allowed else hint
+            reporter.report("KD0215", node.kind_span, kind=node.kind, outer=outer_name, help=help)
         return
     _head(node, kind, outer, reporter)
     _local_names(node, outer, reporter)
@@ -197,6 +194,8 @@ def _body(node: ast.Declaration, kind: Kind, reporter: _Found) -> None:
             if _no_equals(item):
                 reporter.codes.add("KD0102")
             has_one = has_one or (item.kind == "loss" and _no_equals(item))
+        elif isinstance(item, ast.Pair) and kind.pairs:
+            continue
         elif isinstance(item, ast.Pair):
             has_one = True
             first, second = item.left.span.text, item.right.span.text
@@ -211,8 +210,8 @@ def _body(node: ast.Declaration, kind: Kind, reporter: _Found) -> None:
             reporter.add(found.diagnostics)
             has_one = has_one or "KD0220" in found.codes  # it may have swallowed the loss
     _twice(node, reporter)
-    if kind.name == "phase" and "loss" not in seen and not has_one:
-        reporter.report("KD0223", node.head_span, name=node.name or "")
+    if kind.setting("loss") and "loss" not in seen and not has_one:
+        reporter.report("KD0223", node.head_span, name=node.name or kind.default_name or "")
 
 
 def _no_equals(node: ast.Declaration) -> bool:
@@ -224,15 +223,19 @@ def _twice(node: ast.Declaration, reporter: _Found) -> None:
     """KD0207 for two declarations of one name in a body."""
     first: dict[str, ast.Declaration] = {}
     for item in node.items or []:
-        if not isinstance(item, ast.Declaration) or item.name is None:
+        if not isinstance(item, ast.Declaration):
             continue
-        known = first.setdefault(item.name, item)
+        spec = KINDS.get(item.kind)
+        word = item.name or (spec.default_name if spec else None)
+        if word is None:
+            continue
+        known = first.setdefault(word, item)
         if known is not item:
-            place = known.name_span or known.span
+            place = known.name_span or known.head_span
             reporter.report(
                 "KD0207",
-                item.name_span or item.span,
-                name=item.name,
+                item.name_span or item.head_span,
+                name=word,
                 first=f"{place.file} line {place.line}",
                 notes=[Note("declared here first", place)],
             )

@@ -61,7 +61,9 @@ def graph_key(plan: Plan, phase: Phase) -> str:
     hasher = _Hasher(plan)
     parts: list[Any] = []
     for move in phase.moves:
-        parts.append([architecture(plan.networks[move.base.network]), sorted(move.paths), move.upto, move.since])
+        parts.append(
+            [architecture(plan.networks[move.base.network]), sorted(move.paths), sorted(move.upto), sorted(move.since)]
+        )
     parts += [[hasher.view(v), v.unlabelled] for v in phase.streams]
     for r in phase.recipes:
         momentum = bool(r.optimizer.arguments.get("momentum"))
@@ -163,7 +165,7 @@ class _Hasher:
         yield Component("seed", str(phase.seed), span=phase.span)
         for i, move in enumerate(phase.moves):
             yield Component(f"moves/{i}", self.version(move.base), span=move.span)
-            part = {"paths": sorted(move.paths), "upto": move.upto, "since": move.since}
+            part = {"paths": sorted(move.paths), "upto": sorted(move.upto), "since": sorted(move.since)}
             if any(part.values()):
                 yield Component(f"moves/{i}/part", json.dumps(part, sort_keys=True), span=move.span)
         for i, view in enumerate(phase.streams):

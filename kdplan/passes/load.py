@@ -13,7 +13,7 @@ from pathlib import Path
 from kdplan.diagnostics.report import Note, Reporter, nearest
 from kdplan.diagnostics.span import Source, Span
 from kdplan.ir.functions import RESERVED
-from kdplan.ir.kinds import AFTER_AT, KINDS
+from kdplan.ir.kinds import AFTER_AT, CONSTRUCTS, KINDS
 from kdplan.syntax import ast
 from kdplan.syntax.parse import parse_recovering
 
@@ -223,7 +223,7 @@ class _Loader:
         for name, thing in used.scope.items():
             self.declare(module, name, thing, node.span)
         for name, declared in used.after_at.items():
-            if declared.kind == "phase":
+            if declared.kind in ("phase", *CONSTRUCTS):
                 self.declare(module, name, declared, node.span)
 
     def loaded(self, path: Path, node: ast.Declaration, folder: Path, chain: list[Path], plain: bool) -> Module | None:

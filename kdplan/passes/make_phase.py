@@ -48,9 +48,13 @@ def instance(
 
 
 def make(
-    thing: Declared, bound: dict[str, tuple[Any, Value]], outer: NetInstance | None, ctx: Context
+    thing: Declared,
+    bound: dict[str, tuple[Any, Value]],
+    outer: NetInstance | None,
+    ctx: Context,
+    construct: str | None = None,
 ) -> PhaseInstance:
-    """The phase of a declaration; `outer` is the network in whose body it stands."""
+    """The phase of a declaration; `outer` is the network in whose body it stands, `construct` what it comes from."""
     node = thing.node
     if outer is not None and node.slots:
         raise error("KD0255", node.slots[0].name_span, name=thing.name)
@@ -82,6 +86,8 @@ def make(
     coords = {**{n: label for n, (label, _) in bound.items()}, **axes.coordinates(ctx)}
     if outer is not None:
         phase.name = f"{outer.name}@{thing.name}"
+    elif construct is not None:
+        phase.name = f"{construct}{axes.suffix({}, coords)}@{thing.name}"
     else:
         phase.name = unique_name(thing, thing.name, ctx) + axes.suffix({}, coords)
     return PhaseInstance(thing, phase, coords, moved)
@@ -99,7 +105,7 @@ def _moves(node: ast.Declaration, outer: NetInstance | None, ctx: Context) -> tu
         return [Move(ir.Version(outer.name, _before(outer), span=node.head_span), span=node.head_span)], {outer: 0}
     for value in spread(clause.exprs, ctx, "network"):
         part = value if isinstance(value, Part) else None
-        net = part.net if part else value
+        net = part.nets[0] if part else value
         if isinstance(net, Family):
             raise family_error(net)
         if not isinstance(net, NetValue):
@@ -121,7 +127,7 @@ def _moves(node: ast.Declaration, outer: NetInstance | None, ctx: Context) -> tu
         if again and (part or not net.path or not move.paths):
             raise error("KD0254", value.span, name=net.instance.declared.name)
         if part is not None:
-            move.upto, move.since = ".".join(net.path), part.since
+            move.upto, move.since = [".".join(n.path) for n in part.nets], part.since
         elif net.path:
             move.paths.append(".".join(net.path))
     return moves, moved

@@ -87,8 +87,7 @@ def _label(net: NetValue) -> str:
     name = net.instance.declared.name
     text = name
     if net.version is not None and version is not None:
-        phase = version.phase.partition("[")[0].rpartition("@")[2] if version.phase else "init"
-        text = f"{name}@{phase}"
+        text = net.left_by or f"{name}@init"
     if version is not None and version.snapshot != "last":
         text += f"[{version.snapshot}]"
     return ".".join([text, *net.path])

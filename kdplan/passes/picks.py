@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
 from typing import Any
 
 from kdplan.diagnostics.report import PlanError, counted, error, listing
@@ -173,10 +174,10 @@ def _of_network(base: NetValue, p: ast.Expr, node: ast.Pick, ctx: Context) -> Va
                 raise error("KD0244", p.value.span, what=f"`{p.name}`", wants="a whole number", found=describe(value))
             snapshot = f"{p.name}={value.value}"
         pinned_version = ir.Version(version.network, version.phase, snapshot, span=node.span)
-        return NetValue(base.instance, pinned_version, base.path, node.span, base.coordinates)
+        return replace(base, version=pinned_version, span=node.span)
     key = ctx.eval(p, "any")
     if isinstance(key, ir.Const) and base.path:
-        return NetValue(base.instance, base.version, (*base.path, str(key.value)), node.span, base.coordinates)
+        return replace(base, path=(*base.path, str(key.value)), span=node.span)
     raise error(
         "KD0406", node.span, what=f"`{base.instance.declared.name}`, which is one network,", help=_SNAPSHOTS_HELP
     )

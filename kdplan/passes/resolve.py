@@ -2,25 +2,34 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from kdplan.data import catalog
 from kdplan.data.transforms import out_shape, transform
 from kdplan.diagnostics.report import PlanError, Reporter
 from kdplan.diagnostics.span import Span
-from kdplan.ir.kinds import NETWORKS
-from kdplan.ir.plan import Data, Plan
-from kdplan.passes import axes, make_network, make_phase, make_results, tables
+from kdplan.ir.cuts import Cut
+from kdplan.ir.kinds import CONSTRUCTS, NETWORKS
+from kdplan.ir.plan import Data, Network, Phase, Plan
+from kdplan.passes import axes, make_construct, make_network, make_phase, make_results, tables
 from kdplan.passes.evaluate import evaluate
 from kdplan.passes.load import Declared, Module
 from kdplan.passes.names import check_names
 from kdplan.passes.picks import bindings
 from kdplan.passes.session import Context, Session, check_sound, expand
-from kdplan.passes.values import Family, PhaseInstance
+from kdplan.passes.values import Family
 from kdplan.syntax import ast
 
+FindCuts = Callable[[Network, Sequence[int]], list[Cut]]
 
-def resolve(module: Module, root: Path | None, reporter: Reporter) -> Plan:
+
+def no_cuts(network: Network, shape: Sequence[int]) -> list[Cut]:
+    """For whoever resolves plans without `stages = auto`."""
+    raise NotImplementedError("stages are found with torch, which was not given")
+
+
+def resolve(module: Module, root: Path | None, reporter: Reporter, cuts: FindCuts = no_cuts) -> Plan:
     """The core plan of a loaded file.
 
     Each declaration that fails is reported; the others are resolved all the same, so that one run tells several
@@ -32,6 +41,8 @@ def resolve(module: Module, root: Path | None, reporter: Reporter) -> Plan:
     root : Path or None
         Where data sets are looked for.
     reporter : Reporter
+    cuts : function
+        Where a network can be cut in two, for images of a shape (`kdplan.graph.cuts.cuts_of`).
 
     Examples
     --------
@@ -53,7 +64,7 @@ def resolve(module: Module, root: Path | None, reporter: Reporter) -> Plan:
     def describe(data: Data, folder: Path, span: Span) -> None:
         _describe(data, folder, span, root, all_tables["superclasses"])
 
-    session = Session(reporter, root, describe, all_tables, evaluate)
+    session = Session(reporter, root, describe, all_tables, evaluate, cuts)
     for declared in module.own:
         ctx = Context(session, declared.module)
         try:
@@ -61,13 +72,13 @@ def resolve(module: Module, root: Path | None, reporter: Reporter) -> Plan:
         except PlanError as e:
             reporter.add(e.diagnostics)
     check_names(module, all_tables, reporter)
-    _in_order(session.plan)
+    _in_order(session)
     return session.plan
 
 
 def _declaration(declared: Declared, ctx: Context) -> None:
     check_sound(declared)
-    if declared.kind == "phase" or (declared.kind in NETWORKS):
+    if declared.kind == "phase" or declared.kind in CONSTRUCTS or declared.kind in NETWORKS:
         for _ in expand(ctx, lambda inner: _members(declared, inner), axes.size):
             pass
     elif declared.kind == "measure":
@@ -89,17 +100,17 @@ def _param(declared: Declared, ctx: Context) -> None:
         axes.items(declared, ctx)
 
 
-def _members(declared: Declared, ctx: Context) -> list[PhaseInstance]:
+def _members(declared: Declared, ctx: Context) -> None:
     """Every member of a declaration at one point of the param axes."""
     span = declared.node.name_span or declared.node.span
     every: list[ast.Expr] = [ast.All(span) for _ in declared.node.slots]
-    made = []
     for bound in bindings(Family(declared, None, span), every, 0, {}, ctx):
         if declared.kind == "phase":
-            made.append(make_phase.instance(declared, bound, None, span, ctx))
+            make_phase.instance(declared, bound, None, span, ctx)
+        elif declared.kind in CONSTRUCTS:
+            make_construct.instance(declared, bound, span, ctx)
         else:
             make_network.instance(declared, bound, span, ctx)
-    return made
 
 
 def _describe(
@@ -136,8 +147,12 @@ def _cut_sizes(data: Data) -> dict[str, int]:
     return {"train": train, "test": total - train}
 
 
-def _in_order(plan: Plan) -> None:
+def _in_order(session: Session) -> None:
     """Phases in the order of the text, which is how they are shown; what they read comes from the versions."""
-    plan.phases = dict(
-        sorted(plan.phases.items(), key=lambda kv: (kv[1].span.file, kv[1].span.start) if kv[1].span else ("", 0))
-    )
+    plan = session.plan
+
+    def place(phase: Phase) -> tuple[str, int]:
+        span = session.places.get(phase.name) or phase.span
+        return (span.file, span.start) if span else ("", 0)
+
+    plan.phases = dict(sorted(plan.phases.items(), key=lambda item: place(item[1])))

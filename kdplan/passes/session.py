@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
 from kdplan.diagnostics.report import PlanError, Reporter, error
 from kdplan.diagnostics.span import Span
-from kdplan.ir.plan import Data, Plan
+from kdplan.ir.cuts import Cut
+from kdplan.ir.plan import Data, Network, Plan
 from kdplan.passes.load import Declared, Module
-from kdplan.passes.values import DataValue, Lazy, NetInstance, Value
+from kdplan.passes.values import DataValue, Lazy, NetInstance, PhaseInstance, Value
 from kdplan.syntax import ast
 
 T = TypeVar("T")
@@ -45,6 +46,8 @@ class Session:
     tables: Mapping[str, Mapping[str, Any]]
     evaluate: Callable[[ast.Expr, Context, str], Value]
     """`kdplan.passes.evaluate.evaluate`: given here, since its rules and what they call need each other."""
+    cuts: Callable[[Network, Sequence[int]], list[Cut]]
+    """Where a network can be cut in two, for images of a shape: given here, since finding it needs torch."""
     plan: Plan = field(default_factory=Plan)
     memo: dict[Any, dict[tuple[Declared, ...], dict[tuple[int, ...], Any]]] = field(default_factory=dict)
     active: dict[Any, Span] = field(default_factory=dict)
@@ -52,6 +55,8 @@ class Session:
     names: dict[str, object] = field(default_factory=dict)
     derived: dict[str, NetInstance] = field(default_factory=dict)
     """Networks that a call made (`merge(…)`), by the name that the call gives them."""
+    places: dict[str, Span] = field(default_factory=dict)
+    """Phases of constructs -> where the construct stands: they are shown together."""
 
 
 @dataclass
@@ -65,6 +70,8 @@ class Context:
     reads: set[Declared] = field(default_factory=set)
     phase: PhaseFrame | None = None
     exclude: str | None = None
+    phases: dict[str, PhaseInstance] = field(default_factory=dict)
+    """Phases of the construct that is being lowered, by their names within it."""
 
     def child(self, **changes: Any) -> Context:
         """The same with some fields changed; `dataclasses.replace` takes a tenth of a large plan's time."""

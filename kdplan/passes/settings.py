@@ -12,7 +12,16 @@ from kdplan.ir.spec import SettingSpec
 from kdplan.passes.apply import signal
 from kdplan.passes.arithmetic import check_range, check_required, is_number
 from kdplan.passes.session import Context
-from kdplan.passes.values import Choice, ListValue, Several, Value, describe
+from kdplan.passes.values import (
+    Builtin,
+    Choice,
+    FunctionValue,
+    ListValue,
+    Several,
+    UserFunction,
+    Value,
+    describe,
+)
 from kdplan.syntax import ast
 
 
@@ -146,6 +155,15 @@ def _signal(spec: SettingSpec, node: ast.Expr, ctx: Context) -> ir.Expr:
     return signal(value, ctx)
 
 
+def _function(spec: SettingSpec, node: ast.Expr, ctx: Context) -> ast.Expr:
+    """A function of signals, or none: what is called with them is the expression itself."""
+    value = ctx.eval(node, "signal")
+    none = isinstance(value, ir.Const) and value.value is None
+    if not none and not isinstance(value, Builtin | FunctionValue | UserFunction):
+        raise error("KD0244", node.span, what=f"`{spec.name}`", wants="a function of signals", found=describe(value))
+    return node
+
+
 _RULES: dict[str, Callable[[SettingSpec, ast.Expr, Context], Any]] = {
     "integer": _number,
     "number": _number,
@@ -160,4 +178,5 @@ _RULES: dict[str, Callable[[SettingSpec, ast.Expr, Context], Any]] = {
     "transforms": _transforms,
     "normalize": _normalize,
     "signal": _signal,
+    "function": _function,
 }

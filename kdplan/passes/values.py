@@ -50,6 +50,15 @@ class PhaseInstance:
         return self.phase.name
 
 
+@dataclass(eq=False)
+class ConstructInstance:
+    """What a construct lowered to: its phases by their names within it, in order."""
+
+    declared: Declared
+    name: str
+    phases: dict[str, PhaseInstance]
+
+
 @dataclass
 class NetValue:
     """A network, or a part of it, as some phase left it (`version`) or as the context says (None)."""
@@ -59,6 +68,10 @@ class NetValue:
     path: tuple[str, ...]
     span: Span
     coordinates: dict[str, Any] = field(default_factory=dict)
+    left_by: str | None = None
+    """The version as it is written, without indices: `small@mimic`, `small@mimic@s1`."""
+    construct: ConstructInstance | None = None
+    """Whose phases may stand behind a further `@`."""
 
 
 @dataclass
@@ -178,10 +191,10 @@ class Namespace:
 
 @dataclass
 class Part:
-    """`upto(…)`: the part of a network that a tap depends on."""
+    """`upto(…)`: the part of a network that taps depend on."""
 
-    net: NetValue
-    since: str | None
+    nets: list[NetValue]
+    since: list[str]
     span: Span
 
 

@@ -141,6 +141,6 @@ def test_pruning_tells_what_went() -> None:
 def test_parameter_sets() -> None:
     t = trace(cifar_resnet(depth=8), torch.zeros(2, 3, 32, 32))
     names = {n for n, _ in t.module.named_parameters()}
-    assert upto(t, "logits") == names
-    assert upto(t, "layer2", beyond="layer1") == {n for n in names if n.startswith("layer2.")}
-    assert not any(n.startswith(("layer3", "fc")) for n in upto(t, "layer2"))
+    assert upto(t, ["logits"]) == names
+    assert upto(t, ["layer2"], beyond=["layer1"]) == {n for n in names if n.startswith("layer2.")}
+    assert not any(n.startswith(("layer3", "fc")) for n in upto(t, ["layer2"]))

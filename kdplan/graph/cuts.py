@@ -1,0 +1,126 @@
+"""Where a network can be cut in two: feature maps through which everything passes."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+import torch
+from torch import Tensor, fx
+
+from kdplan.diagnostics.report import error
+from kdplan.graph.fake import whole
+from kdplan.graph.inspect import blank
+from kdplan.graph.lower import first_line
+from kdplan.graph.signals import dims
+from kdplan.graph.trace import ROOT, Traced, TraceError, trace
+from kdplan.ir.cuts import Cut
+from kdplan.ir.plan import Network
+
+_SPECIAL = frozenset({"output", "logits", "features"})
+
+
+def cuts_of(network: Network, shape: tuple[int, ...]) -> list[Cut]:
+    """The cuts of a network for images of a shape [C, H, W], from its input on.
+
+    Raises
+    ------
+    PlanError
+        KD0507 if it cannot be made, KD0508 if it does not run on such images.
+    """
+    item = network.architecture
+    return list(_found(repr((item.name, item.arguments)), shape, _Hidden(network)))
+
+
+class _Hidden:
+    """A network that counts for nothing when calls are compared: its architecture does."""
+
+    def __init__(self, network: Network) -> None:
+        self.network = network
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Hidden)
+
+    def __hash__(self) -> int:
+        return 0
+
+
+@lru_cache(maxsize=256)
+def _found(architecture: str, shape: tuple[int, ...], hidden: _Hidden) -> tuple[Cut, ...]:
+    network = hidden.network
+    try:
+        return tuple(cuts(trace(blank(network), torch.zeros(2, *shape))))
+    except TraceError as problem:
+        shapes = f"images {dims((2, *shape))}"
+        raise error(
+            "KD0508", network.span, network=network.name, shapes=shapes, problem=first_line(problem)
+        ) from problem
+
+
+def cuts(traced: Traced) -> list[Cut]:
+    """The cuts of a traced network that are maps [B, C, H, W] and have a name, from its input on.
+
+    Examples
+    --------
+    >>> from torch import nn
+    >>> net = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten())
+    >>> [(c.path, c.channels, c.size, c.layers) for c in cuts(trace(net, torch.zeros(2, 3, 8, 8)))]
+    [('0', 8, (8, 8), 1), ('1', 8, (8, 8), 0), ('2', 8, (4, 4), 0)]
+    """
+    names = _names(traced)
+    order = [
+        n for n in traced.graph.nodes if n.op not in ("placeholder", "get_attr", "output") and _tensor(n) is not None
+    ]
+    position = {n: i for i, n in enumerate(order)}
+    reaches = _reach_output(traced)
+    furthest = -1
+    weights = 0
+    found: list[Cut] = []
+    for i, node in enumerate(order):
+        if node not in reaches:
+            continue
+        weights += _layers(traced, node)
+        if furthest <= i:  # nothing made before is read after
+            value = _tensor(node)
+            if value is not None and value.dim() == 4 and node in names:
+                found.append(Cut(names[node], value.shape[1], (value.shape[2], value.shape[3]), weights))
+                weights = 0
+        uses = [position[u] for u in node.users if u in position and u in reaches]
+        furthest = max([furthest, *uses])
+    return found
+
+
+def _tensor(node: fx.Node) -> Tensor | None:
+    value = node.meta.get("val")
+    return value if isinstance(value, Tensor) else None
+
+
+def _names(traced: Traced) -> dict[fx.Node, str]:
+    """Each node's outermost name."""
+    found: dict[fx.Node, str] = {}
+    for name, tap in traced.taps.items():
+        if tap.index or tap.inner or "#" in name or name in _SPECIAL:
+            continue
+        known = found.get(tap.node)
+        if known is None or name == "stem" or (name.count("."), len(name)) < (known.count("."), len(known)):
+            found[tap.node] = name
+    return found
+
+
+def _reach_output(traced: Traced) -> set[fx.Node]:
+    found: set[fx.Node] = set()
+    waiting = [n for n in traced.graph.nodes if n.op == "output"]
+    while waiting:
+        node = waiting.pop()
+        if node not in found:
+            found.add(node)
+            waiting.extend(node.all_input_nodes)
+    return found
+
+
+def _layers(traced: Traced, node: fx.Node) -> int:
+    """How many weights of two dimensions or more a node uses."""
+    target = str(node.target)
+    if node.op == "call_module":
+        return sum(p.dim() > 1 for p in whole(traced.root.get_submodule(target)).parameters())
+    used = [n for n in node.all_input_nodes if n.op == "get_attr" and str(n.target).startswith(ROOT + ".")]
+    return sum(isinstance(v := n.meta.get("val"), Tensor) and v.dim() > 1 for n in used)

@@ -1,0 +1,25 @@
+"""Places at which a network could be cut in two: what stages are found from."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Cut:
+    """A feature map that everything behind it depends on, and that depends on everything before it.
+
+    Attributes
+    ----------
+    path
+        Its tap, by the outermost name that it has.
+    channels, size
+        Of the map [B, channels, *size].
+    layers
+        How many weights of two dimensions or more lie between the cut before it (or the input) and this one.
+    """
+
+    path: str
+    channels: int
+    size: tuple[int, int]
+    layers: int

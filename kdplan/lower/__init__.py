@@ -1,0 +1,22 @@
+"""Constructs: one file each, from a declaration to declarations of the core.
+
+What a construct lowers to is text of the language (as a tree), which is then resolved as if somebody had written it.
+Inside it `N@inner` means a phase of the same construct.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+from kdplan.ir.cuts import Cut
+from kdplan.syntax import ast
+
+
+class Ask(Protocol):
+    """What a construct may ask of the plan around it; the answers depend on the axes that are being read."""
+
+    def setting(self, name: str) -> Any:
+        """The value of a setting of the construct, or None where it is not given."""
+
+    def cuts(self, network: ast.Expr) -> list[Cut]:
+        """Where the network that an expression means can be cut, from its input on."""

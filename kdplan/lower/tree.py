@@ -1,0 +1,70 @@
+"""Pieces of syntax tree, for what constructs lower to: each has the place of the text that asked for it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from functools import reduce
+
+from kdplan.diagnostics.span import Span
+from kdplan.syntax import ast
+from kdplan.syntax.write import expression
+
+
+def name(word: str, span: Span) -> ast.Name:
+    return ast.Name(span, word)
+
+
+def call(function: ast.Expr, args: Sequence[ast.Expr], span: Span, **keywords: ast.Expr) -> ast.Call:
+    return ast.Call(span, function, list(args), [ast.Keyword(span, k, span, v) for k, v in keywords.items()])
+
+
+def tap(network: ast.Expr, path: str, span: Span) -> ast.Expr:
+    """`network.path`, word by word."""
+    return reduce(lambda base, word: ast.Attr(span, base, word, span), path.split("."), network)
+
+
+def total(terms: Sequence[ast.Expr], span: Span) -> ast.Expr:
+    """The sum of one or more terms."""
+    return reduce(lambda a, b: ast.Binary(span, "+", a, b), terms)
+
+
+def setting(word: str, value: ast.Expr) -> ast.Setting:
+    return ast.Setting(value.span, word, value.span, value)
+
+
+def clause(word: str, exprs: Iterable[ast.Expr], span: Span) -> ast.Clause:
+    return ast.Clause(span, word, span, list(exprs))
+
+
+def phase(word: str, span: Span, clauses: list[ast.Clause], items: list[ast.Item]) -> ast.Declaration:
+    """A declaration `phase word …`, whose place is that of what it was lowered from."""
+    return ast.Declaration(span, "phase", span, word, span, None, None, [], clauses, items, None, span)
+
+
+def bare(network: ast.Expr) -> ast.Expr:
+    """A network without its version: `small` in `small@pre`."""
+    while isinstance(network, ast.Version):
+        network = network.base
+    return network
+
+
+def rooted(tap: ast.Expr, network: ast.Expr, new: ast.Expr) -> ast.Expr | None:
+    """A tap of `network` as the same tap of `new`, or None where it is a tap of something else.
+
+    >>> from kdplan.diagnostics.span import Source
+    >>> from kdplan.syntax.parse import parse
+    >>> pair = parse(Source("a.kd", 'stage s { small.fpn["0"] ~ big.layer1 }')).declarations[0].items[0]
+    >>> small = ast.Name(pair.span, "small")
+    >>> moved = ast.Version(pair.span, small, "s1", pair.span)
+    >>> expression(rooted(pair.left, small, moved)), rooted(pair.right, small, moved)
+    ('small@s1.fpn["0"]', None)
+    """
+    if expression(tap) == expression(network):
+        return new
+    if isinstance(tap, ast.Attr):
+        base = rooted(tap.base, network, new)
+        return None if base is None else ast.Attr(tap.span, base, tap.word, tap.word_span)
+    if isinstance(tap, ast.Pick):
+        base = rooted(tap.base, network, new)
+        return None if base is None else ast.Pick(tap.span, base, tap.picks)
+    return None
