@@ -9,20 +9,23 @@ import sys
 from pathlib import Path
 
 import pytest
+from safetensors.numpy import load_file
 
 from kdplan.cli import main
 from kdplan.compile import compile_source
 from kdplan.diagnostics.span import Source
+from tests.data.faces import write_faces, write_people
 
 ROOT = Path(__file__).parent.parent
 IN_EXAMPLES = sorted(str(p.relative_to(ROOT)) for p in ROOT.glob("examples/*/*.kd"))
 OF_DIGITS = ["plans/quickstart.kd", "plans/common/digits.kd", *IN_EXAMPLES]
 OF_CIFAR = ["plans/common/cifar100.kd", "plans/cifar100/kd.kd"]
+OF_FACES = "plans/stage_by_stage/table7.kd"
 
 
 def test_every_plan_is_tested() -> None:
     every = {str(p.relative_to(ROOT)) for part in ("plans", "examples") for p in (ROOT / part).rglob("*.kd")}
-    assert every == {*OF_DIGITS, *OF_CIFAR}
+    assert every == {*OF_DIGITS, *OF_CIFAR, OF_FACES}
 
 
 @pytest.mark.parametrize("plan", OF_DIGITS)
@@ -35,6 +38,18 @@ def test_plan_checks(plan: str, capsys: pytest.CaptureFixture[str]) -> None:
 def test_plan_on_cifar_checks(plan: str, kdplan_data: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["check", str(ROOT / plan), "--data", str(kdplan_data)]) == 0
     assert capsys.readouterr().err == ""
+
+
+def test_plan_on_faces_checks(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """With folders of the right layout; the real ones are not to be had."""
+    write_people(tmp_path / "casia_webface")
+    write_faces(tmp_path / "ijba", splits=10, subjects=12)
+    plan = [str(ROOT / OF_FACES), "--data", str(tmp_path)]
+    assert main(["check", *plan]) == 0
+    assert capsys.readouterr().err == ""
+    made = compile_source(Source(plan[0], Path(plan[0]).read_text()), ROOT / "plans" / "stage_by_stage", tmp_path)
+    assert len(made.plan.phases) == 7
+    assert all(stream.unlabelled for n, p in made.plan.phases.items() if "mimic" in n for stream in p.streams)
 
 
 def test_shorter_runs_keep_the_shape_of_the_schedule(kdplan_data: Path) -> None:
@@ -79,6 +94,18 @@ def test_own_network_and_loss(tmp_path: Path, capsys: pytest.CaptureFixture[str]
     assert "own@imitate" in capsys.readouterr().out
     # the named term is in the metrics
     assert any("places" in f.read_text() for f in tmp_path.glob("phases/*/metrics.jsonl"))
+
+
+def test_open_set(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    plan = str(ROOT / "examples/06_open_set/plan.kd")
+    out = tmp_path / "tiny"
+    short = ["--set", "epochs=1", "--store", str(tmp_path / "store")]
+    assert main(["run", plan, *short]) == 0
+    told = capsys.readouterr().out
+    assert "tar(far = 0.01)" in told and "(10 splits, n = 3)" in told and "small@mimic.features" in told
+    assert main(["export", plan, "tiny", *short, "-o", str(out)]) == 0
+    weights = load_file(next(out.rglob("*.safetensors")))
+    assert weights and not any("fc." in name for name in weights), "the head, which was never trained, is left out"
 
 
 def test_plan_api(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from kdplan.data.protocol import ProtocolRule
 from kdplan.data.view import ViewSpec
 from kdplan.diagnostics.report import PlanError
 from kdplan.ir.expr import Version
-from kdplan.ir.plan import Item, Measure, Row, Target, Validation, View
+from kdplan.ir.plan import Item, Measure, Network, Row, Target, Validation, View
 from kdplan.nn.verification import scores, tar
 from kdplan.passes.expand import expand
 from kdplan.runtime.execute import run_plan
@@ -69,7 +69,7 @@ def measured(tmp_path: Path, rows: int) -> tuple[Sources, MeasureResult]:
     plan = small.digits_plan()
     plan.data["d"].protocol = Item("templates", {"size": 3, "splits": 4})
     for seed in range(rows):
-        plan.networks[f"n{seed}"] = small.Network(f"n{seed}", Item("digits_net", {"width": 4}), seed=seed)
+        plan.networks[f"n{seed}"] = Network(f"n{seed}", Item("digits_net", {"width": 4}), seed=seed)
     found = [Row("n", Target([Version(f"n{s}")], "features"), {"seed": s}) for s in range(rows)]
     metrics = [Item("tar", {"far": 0.1}), Item("rank", {"k": 1}), Item("parameters")]
     plan.measures = {"t": Measure("t", found, [View("d", "test")], metrics)}
