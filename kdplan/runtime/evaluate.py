@@ -30,6 +30,11 @@ def larger_is_better(metric: Item) -> bool:
     return METRICS[metric.name].larger_is_better if metric.name in METRICS else False
 
 
+def of_classes(metric: Item) -> bool:
+    """Whether a metric reads the outputs' columns as the data's classes."""
+    return metric.name in METRICS and METRICS[metric.name].needs in ("logits", "pair")
+
+
 def measuring_loader(data: Dataset, workers: int = 0) -> Loader:
     """The data set from first to last, without augmentation; `workers` processes read image files."""
     batch = max(1, min(500, BATCH_BYTES // (4 * math.prod(data.shape))))

@@ -12,7 +12,7 @@ from kdplan.data.dataset import Dataset
 from kdplan.diagnostics.report import error
 from kdplan.ir.plan import Plan, Target, View
 from kdplan.runtime.device import choose_device, set_determinism
-from kdplan.runtime.evaluate import NETWORK_NUMBERS, Outputs, evaluate, measuring_loader, network_number
+from kdplan.runtime.evaluate import NETWORK_NUMBERS, Outputs, evaluate, measuring_loader, network_number, of_classes
 from kdplan.runtime.measured import Cell, label_of
 from kdplan.runtime.networks import materialise
 from kdplan.runtime.options import RunOptions
@@ -39,8 +39,8 @@ def measure_cells(sources: Sources, cells: Mapping[str, Cell], options: RunOptio
             data = {repr(view): opened(sources.plan, view, options.data_root, device)}  # one at a time on the device
         found = data[repr(view)]
         networks = [materialise(sources, v, device).eval() for v in target.versions]
-        outputs = joined(sources.plan, target, view, networks, found)
         metrics = [cells[key].metric for key in group]
+        outputs = joined(sources.plan, target, view, networks, found, by_class=any(map(of_classes, metrics)))
         probabilities = target.path == "probabilities" or target.join == "probabilities"
         of_outputs = [m for m in metrics if m.name not in NETWORK_NUMBERS]
         numbers = evaluate(outputs, measuring_loader(found, workers), of_outputs, probabilities)
@@ -52,10 +52,12 @@ def measure_cells(sources: Sources, cells: Mapping[str, Cell], options: RunOptio
                 yield key, numbers[label_of(metric)]
 
 
-def joined(plan: Plan, target: Target, view: View, networks: Sequence[nn.Module], data: Dataset) -> Outputs:
-    """The target's outputs as one function, [B, ...] -> [B, C], its classes in the view's order."""
+def joined(
+    plan: Plan, target: Target, view: View, networks: Sequence[nn.Module], data: Dataset, by_class: bool = True
+) -> Outputs:
+    """The target's outputs as one function, [B, ...] -> [B, C]; `by_class` puts its classes in the view's order."""
     parts = [output_at(net, target.path, data) for net in networks]
-    order = class_order(plan, target, view)
+    order = class_order(plan, target, view) if by_class else None
 
     def outputs(x: Tensor) -> Tensor:
         values = [part(x) for part in parts]

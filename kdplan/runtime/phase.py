@@ -21,7 +21,7 @@ from kdplan.ir.plan import Phase, Plan, Target
 from kdplan.ir.versions import followers
 from kdplan.runtime.checkpoint import tensor_file
 from kdplan.runtime.device import choose_device, environment, set_determinism
-from kdplan.runtime.evaluate import evaluate, larger_is_better, measuring_loader
+from kdplan.runtime.evaluate import evaluate, larger_is_better, measuring_loader, of_classes
 from kdplan.runtime.events import Events, NoEvents
 from kdplan.runtime.extend import adopt
 from kdplan.runtime.interrupt import Interrupt, Interrupted
@@ -107,7 +107,8 @@ def make_job(run: PhaseRun, phase: Phase, work: Work, device: torch.device) -> J
         for check, loader in checks:
             net = assembled.networks[check.network].eval()
             target = Target([phase.moves[check.network].base])
-            outputs = joined(plan, target, check.view, [net], loader.dataset)  # puts classes in the order of the labels
+            by_class = any(map(of_classes, check.metrics))
+            outputs = joined(plan, target, check.view, [net], loader.dataset, by_class)
             found = evaluate(outputs, loader, check.metrics)
             head = f"{check.view.data}.{check.view.split}/" if len(checks) > 1 else ""
             numbers.update({f"{head}{name}": Number.of([value]).mean for name, value in found.items()})

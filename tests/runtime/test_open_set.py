@@ -14,7 +14,7 @@ from kdplan.data.protocol import ProtocolRule
 from kdplan.data.view import ViewSpec
 from kdplan.diagnostics.report import PlanError
 from kdplan.ir.expr import Version
-from kdplan.ir.plan import Item, Measure, Network, Row, Target, Validation, View
+from kdplan.ir.plan import ClassSet, Item, Measure, Network, Row, Target, Validation, View
 from kdplan.nn.verification import scores, tar
 from kdplan.passes.expand import expand
 from kdplan.runtime.execute import run_plan
@@ -126,6 +126,17 @@ def test_best_is_chosen_by_the_mean_over_splits(tmp_path: Path) -> None:
     lines = next(tmp_path.glob("phases/*/metrics.jsonl")).read_text().splitlines()
     found = [line["val"]["rank(k = 1)"] for line in map(json.loads, lines) if "val" in line]
     assert len(found) == 2 and all(isinstance(value, float) for value in found)
+
+
+def test_scores_of_other_classes_can_be_compared(tmp_path: Path) -> None:
+    """Which is warned of, and runs: their columns are no classes of the data."""
+    plan = small.digits_plan()
+    plan.data["d"].protocol = Item("templates", {"splits": 2})
+    plan.networks["n"] = Network("n", Item("digits_net", {"classes": 7}), classes=ClassSet("d", list(range(7))))
+    views = [View("d", "test", ClassSet("d", [7, 8, 9]))]
+    plan.measures = {"t": Measure("t", [Row("n", Target([Version("n")]))], views, [Item("rank", {"k": 1})])}
+    (found,) = run_measures(plan, small.keys(plan), Store(tmp_path), RunOptions(device="cpu"))
+    assert found.rows[0].values["last"]["rank(k = 1)"].mean > 34
 
 
 def test_core_plans_are_checked_too(tmp_path: Path) -> None:
