@@ -117,6 +117,7 @@ def inspect(compiled: Compiled, names: list[str] | None = None) -> dict[str, Ins
         With every mistake that was found in any of them.
     """
     from kdplan.graph.inspect import check_recipes, inspect_phase  # torch comes with it: only where graphs are wanted
+    from kdplan.graph.ladders import check_ladders
 
     reporter = Reporter()
     check_recipes([compiled.plan.phases[name] for name in (names if names is not None else compiled.planned)], reporter)
@@ -134,6 +135,8 @@ def inspect(compiled: Compiled, names: list[str] | None = None) -> dict[str, Ins
         if one is not None:
             found[name] = one
             compiled.planned[name].cost = one.cost
+    reporter.raise_if_errors()
+    check_ladders(compiled.plan, found, reporter)
     reporter.raise_if_errors()
     return found
 

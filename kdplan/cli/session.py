@@ -97,7 +97,7 @@ def add_costs(made: Compiled, store: Store) -> None:
     missing = []
     for name, phase in made.planned.items():
         known = store.number("costs", phase.key)
-        if known is None:
+        if known is None or known.keys() != set(Cost.__slots__):  # or an earlier version of kdplan kept it
             missing.append(name)
         else:
             phase.cost = Cost(**known)

@@ -57,6 +57,7 @@ class Joined:
     unused: tuple[str, ...] = ()
     splices: dict[str, nn.Parameter] = field(default_factory=dict)
     terms: list[tuple[ir.Expr, list[str]]] = field(default_factory=list)
+    bridges: list[str] = field(default_factory=list)
 
 
 def join(plan: Plan, phase: Phase, networks: Networks, batch: int | None = None) -> Joined:
@@ -118,6 +119,7 @@ def join(plan: Plan, phase: Phase, networks: Networks, batch: int | None = None)
     }
     made = Joined(joined, pruned.graph_module, moving, own, names, paths, [*outputs][1:], pruned.buffers, splices)
     made.terms = _terms(phase.loss, lowering)
+    made.bridges = lowering.splices.bridges
     _check_gradients(phase, made)
     return made
 

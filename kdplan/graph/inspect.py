@@ -153,6 +153,7 @@ def inspect_phase(plan: Plan, phase: Phase) -> Inspected:
             weight_bytes=found.weight_bytes + optimiser,
             disk_bytes=moved * snapshots,
             share=_shares(made),
+            bridges=made.bridges,
         ),
     )
 

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from kdplan.diagnostics.report import error
 from kdplan.diagnostics.span import Span
 from kdplan.graph.build import Builder
-from kdplan.graph.signals import Signal, dims
+from kdplan.graph.signals import Signal, dims, shown
 from kdplan.ir.seed import fold
 
 
@@ -22,6 +22,8 @@ class Splices:
         self.builder = builder
         self.seed = seed
         self.made: dict[Any, Signal] = {}
+        self.bridges: list[str] = []
+        """What `fit` did, each as a line for a reader."""
 
     def _module(self, kind: str, x: Signal, outputs: int, span: Span | None) -> Signal:
         key = (kind, id(x.value), outputs)
@@ -72,10 +74,20 @@ class Splices:
         if len(a) != len(b) or len(a) not in (2, 4):
             raise error("KD0511", span, what="`fit`", shape=dims(a), wants=f"something that can become {dims(b)}")
         if len(a) == 2:
+            self._bridged(x, like)
             return self.linear(x, b[1], span)
+        self._bridged(x, like)
         shrink = b[2] * b[3] < a[2] * a[3]
         if shrink:
             x = self.resize(x, (b[2], b[3]), span)
         if a[1] != b[1]:
             x = self.conv1x1(x, b[1], span)
         return self.resize(x, (b[2], b[3]), span)
+
+    def _bridged(self, x: Signal, like: Signal) -> None:
+        a, b = x.shape, like.shape
+        layer = "a linear layer" if len(a) == 2 else "a 1×1 convolution"
+        steps = ([layer] if a[1] != b[1] else []) + (["bilinear resizing"] if a[2:] != b[2:] else [])
+        text = f"{x.name} {shown(a)} → {shown(b)} by {' and '.join(steps)}"
+        if text not in self.bridges:
+            self.bridges.append(text)

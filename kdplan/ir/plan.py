@@ -233,6 +233,8 @@ class Phase:
     stream_names: list[str] = field(default_factory=list)
     code: dict[str, str] = field(default_factory=dict)
     """User functions in the loss -> hash of their source."""
+    construct: str | None = None
+    """The construct that it was lowered from, with its coordinates; no part of its meaning."""
     span: Place = place()
 
 

@@ -33,6 +33,7 @@ def instance(thing: Declared, bound: dict[str, tuple[Any, Value]], span: Span, c
         for phase in made.phases.values():
             inner.session.plan.phases[phase.name] = phase.phase
             inner.session.places[phase.name] = thing.node.head_span
+            phase.phase.construct = phase.name.rpartition("@")[0]
         return made
 
     return remember(ctx.in_module(thing.module), key, thing.kind, span, build)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict
 from typing import Any
@@ -40,7 +41,7 @@ def plan_table(
         table.add_column(name, justify="right", no_wrap=True)
     for name, members in _folded(planned, every).items():
         table.add_row(*_row(name, members)[: len(table.columns)])
-    return Group(table, Text(), *_totals(planned.values()))
+    return Group(table, Text(), *_bridges(planned.values()), *_totals(planned.values()))
 
 
 def print_plan(
@@ -178,9 +179,26 @@ def _sum(costs: list[Cost | None]) -> Cost | None:
     )
 
 
+def _bridges(planned: Iterable[Planned]) -> list[Text]:
+    """What joins signals of different shapes while a phase trains, each once."""
+    found: dict[str, list[str]] = {}
+    for p in planned:
+        for line in p.cost.bridges if p.cost is not None else ():
+            found.setdefault(re.sub(r"\[[^\]]*\]", "", line), []).append(p.name)
+    if not found:
+        return []
+    lines = [Text("only while training:", style="bold")]
+    for line, names in found.items():
+        more = f" and {len(names) - 1} more" if len(names) > 1 else ""
+        lines.append(Text(f"  {line}").append(f"  {names[0]}{more}", style="bright_black"))
+    return [*lines, Text()]
+
+
 def _totals(planned: Iterable[Planned]) -> list[Text]:
     every = list(planned)
-    lines = [Text(words.tally(p.action for p in every), style="bold")]
+    shared = sum(p.same_as is not None for p in every)
+    tally = words.tally(p.action for p in every if p.same_as is None)
+    lines = [Text(tally + (f", {shared} the same as one of these" if shared else ""), style="bold")]
     for word, part in (("to do", work(every)), ("saved by the store", saved(every))):
         total = words.total(p.cost for p in part)
         if not part or not total["steps"]:
