@@ -14,6 +14,7 @@ import torch
 from torch import fx, nn
 
 from kdplan.diagnostics.report import PlanError, Reporter, error, listing, nearest
+from kdplan.diagnostics.span import Span
 from kdplan.graph.assembled import Assembled, Follower, Networks
 from kdplan.graph.build import Builder, JoinedPhase
 from kdplan.graph.freeze import split
@@ -151,6 +152,14 @@ def assemble(plan: Plan, phase: Phase, networks: Networks) -> Assembled:
 # ---- what moves
 
 
+def no_part(module: nn.Module, path: str, network: str, span: Span | None) -> PlanError:
+    """KD0509: a network has no sub-module of that path."""
+    known = [n for n, _ in module.named_modules() if n.count(".") == path.count(".") and n]
+    near = nearest(path, known)
+    help = f"did you mean `{near}`?" if near else f"it has {listing(known)}"
+    return error("KD0509", span, network=network, path=path, help=help)
+
+
 def moving_parameters(plan: Plan, phase: Phase, move: Move, module: nn.Module) -> dict[str, nn.Parameter]:
     """The parameters that a move trains; puts exactly the moving part into training mode.
 
@@ -171,10 +180,7 @@ def moving_parameters(plan: Plan, phase: Phase, move: Move, module: nn.Module) -
             try:
                 part = module.get_submodule(path)
             except AttributeError:
-                known = [n for n, _ in module.named_modules() if n.count(".") == path.count(".") and n]
-                near = nearest(path, known)
-                help = f"did you mean `{near}`?" if near else f"it has {listing(known)}"
-                raise error("KD0509", move.span, network=move.base.network, path=path, help=help) from None
+                raise no_part(module, path, move.base.network, move.span) from None
             part.train()
             found.update({n: p for n, p in named.items() if n == path or n.startswith(path + ".")})
     else:

@@ -12,7 +12,7 @@ from safetensors import SafetensorError, safe_open
 from torch import nn
 
 from kdplan.diagnostics.report import Reporter, error, listing
-from kdplan.graph.assemble import Joined, join
+from kdplan.graph.assemble import Joined, join, no_part
 from kdplan.graph.assembled import Networks
 from kdplan.graph.cost import cost as graph_cost
 from kdplan.graph.cost import flops_by_owner
@@ -84,8 +84,18 @@ def check_recipes(phases: Iterable[Phase], reporter: Reporter) -> None:
                     reporter.report("KD0853", recipe.spans.get(place, recipe.span), name=item.name, problem=why)
 
 
+def check_parts(network: Network, module: nn.Module) -> None:
+    """KD0509 where `reset` names a part that the network lacks."""
+    for path in network.reset:
+        try:
+            module.get_submodule(path)
+        except AttributeError:
+            raise no_part(module, path, network.name, network.span) from None
+
+
 def check_weights(network: Network, module: nn.Module) -> None:
     """KD0830 where a weights file is no safetensors file, or its tensors are not those of the architecture."""
+    check_parts(network, module)
     origin = network.origin
     if not isinstance(origin, Loaded):
         return
@@ -97,7 +107,9 @@ def check_weights(network: Network, module: nn.Module) -> None:
     except (SafetensorError, OSError) as problem:
         reason = f"it cannot be read as a safetensors file ({str(problem).rstrip('.')})."
         raise error("KD0830", span, source=f"`{name}`", network=network.name, reason=reason) from problem
-    wanted = {k: tuple(v.shape) for k, v in module.state_dict().items()}
+    drawn = tuple(f"{path}." for path in network.reset)
+    found = {k: shape for k, shape in found.items() if not k.startswith(drawn)} if drawn else found
+    wanted = {k: tuple(v.shape) for k, v in module.state_dict().items() if not drawn or not k.startswith(drawn)}
     missing, unknown = sorted(wanted.keys() - found.keys()), sorted(found.keys() - wanted.keys())
     other = [k for k, shape in wanted.items() if k in found and found[k] != shape]
     reasons = [f"the file lacks {listing(missing, 4)}"] if missing else []

@@ -79,6 +79,13 @@ RECIPE = (
 
 _NETWORK_SETTINGS = (
     SEED,
+    S(
+        "reset",
+        "paths",
+        "parts whose weights are drawn anew, from the network's own seed, whatever it starts from",
+        "[]",
+        "reset = [fc]",
+    ),
     S("weights", "text", "a safetensors file with the initial weights", "fresh", 'weights = "start.safetensors"'),
     S(
         "mode",

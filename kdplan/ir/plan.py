@@ -156,6 +156,8 @@ class Network:
     """How batch norm and dropout behave while the network is frozen."""
     code: str | None = None
     """Hash of the user's source file that makes it."""
+    reset: list[str] = field(default_factory=list)
+    """Paths of parts whose weights are drawn from `seed`, whatever `origin` says."""
     span: Place = place()
 
 

@@ -199,6 +199,9 @@ class _Expansion:
         settings = [f"seed = {network.seed}"]
         if isinstance(network.origin, Loaded):
             settings.append(f'weights = "{network.origin.path}"')
+        if network.reset:
+            parts = [dotted(name(p.partition(".")[0]), p.partition(".")[2]) for p in network.reset]
+            settings.append(f"reset = {expression(ast.List(NOWHERE, [*parts]))}")
         if network.mode != "eval":
             settings.append(f"mode = {network.mode}")
         return _body(f"{network.role} {self.names.networks[network.name]} = {self._made(network)}", settings)

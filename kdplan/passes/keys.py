@@ -143,6 +143,8 @@ class _Hasher:
             content[origin.kind] = [self.version(v) for v in origin.versions]
         else:
             content["follows"] = [self.network(origin.network), origin.decay]
+        if n.reset:
+            content["reset"] = [sorted(n.reset), n.seed]
         return content
 
     def version(self, v: ir.Version) -> str:

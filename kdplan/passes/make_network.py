@@ -152,6 +152,8 @@ def _settings(network: Network, thing: Declared, ctx: Context) -> None:
             value = settings.read(spec, item.value, ctx)
             if item.name == "mode":
                 network.mode = value
+            elif item.name == "reset":
+                network.reset = value
             else:
                 network.origin = _loaded(value, item.value.span, thing.module.folder)
     gather.raise_if_failed()

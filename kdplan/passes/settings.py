@@ -155,6 +155,21 @@ def _signal(spec: SettingSpec, node: ast.Expr, ctx: Context) -> ir.Expr:
     return signal(value, ctx)
 
 
+def _paths(spec: SettingSpec, node: ast.Expr, ctx: Context) -> list[str]:
+    """`[fc, layer4.1]` as dotted paths: these are names within a network, which mean nothing outside."""
+    found = []
+    for item in node.items if isinstance(node, ast.List) else [node]:
+        words: list[str] = []
+        e: ast.Expr | ast.Comprehension = item
+        while isinstance(e, ast.Attr):
+            words.append(e.word)
+            e = e.base
+        if not isinstance(e, ast.Name):
+            raise error("KD0244", item.span, what=f"`{spec.name}`", wants="names of parts", found="something else")
+        found.append(".".join(reversed([*words, e.name])))
+    return found
+
+
 def _function(spec: SettingSpec, node: ast.Expr, ctx: Context) -> ast.Expr:
     """A function of signals, or none: what is called with them is the expression itself."""
     value = ctx.eval(node, "signal")
@@ -179,4 +194,5 @@ _RULES: dict[str, Callable[[SettingSpec, ast.Expr, Context], Any]] = {
     "normalize": _normalize,
     "signal": _signal,
     "function": _function,
+    "paths": _paths,
 }

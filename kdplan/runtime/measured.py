@@ -172,6 +172,7 @@ def _version(sources: Sources, version: Version) -> list[Any]:
         return [sources.keys[version.phase].key, slot_of(sources.plan, version), version.snapshot, classes]
     item = network.architecture
     content: list[Any] = [item.name, item.arguments, network.seed, network.code, classes, network.origin.kind]
+    content += [network.reset] if network.reset else []
     match network.origin:
         case Loaded(_, fingerprint):
             return [*content, fingerprint]

@@ -63,20 +63,24 @@ def _start(sources: Sources, network: Network) -> nn.Module:
         case Fresh():
             return fresh(network)
         case Loaded(path, fingerprint):
-            return _filled(network, _from_file(network, Path(path), fingerprint), path)
+            return _filled(network, _from_file(network, Path(path), fingerprint), path, reset=True)
         case Copied(version):
-            return _filled(network, materialise(sources, version).state_dict(), f"{version}")
+            return _filled(network, materialise(sources, version).state_dict(), f"{version}", reset=True)
         case Follows(name):
-            return _filled(network, _start(sources, sources.plan.networks[name]).state_dict(), name)
+            return _filled(network, _start(sources, sources.plan.networks[name]).state_dict(), name, reset=True)
         case Merged(versions):
-            return _filled(network, _merged(sources, network, versions), "the merged versions")
+            return _filled(network, _merged(sources, network, versions), "the merged versions", reset=True)
         case Averaged(versions):
             states = [materialise(sources, v).state_dict() for v in versions]
-            return _filled(network, _mean(states), "the averaged versions")
+            return _filled(network, _mean(states), "the averaged versions", reset=True)
 
 
-def _filled(network: Network, state: State, source: str) -> nn.Module:
+def _filled(network: Network, state: State, source: str, reset: bool = False) -> nn.Module:
+    """The network with a state's weights; with `reset`, without those that its declaration has drawn anew."""
     net = fresh(network)
+    if reset and network.reset:
+        drawn = {n: t for n, t in net.state_dict().items() if any(n.startswith(f"{p}.") for p in network.reset)}
+        state = {**state, **drawn}
     try:
         net.load_state_dict(state)
     except RuntimeError as problem:
