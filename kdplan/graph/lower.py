@@ -24,7 +24,8 @@ from kdplan.ir.operators import OPERATORS
 from kdplan.ir.plan import Phase, Plan
 
 _SAME_SHAPE = frozenset({"squared_l2", "mse", "cosine"})
-_OVER_CLASSES = {"cross_entropy": (0, 1), "sigmoid_cross_entropy": (0, 1), "kl": (0, 1), "kd": (0, 1)}
+_OVER_CLASSES = frozenset({"cross_entropy", "sigmoid_cross_entropy", "top_score_difference", "kl", "kd"})
+_SAME_SIZE = frozenset({"attention", "nst"})
 _KEEP_ROLE = frozenset({"detach", "reverse"})
 
 
@@ -162,6 +163,14 @@ class Lowering:
             return made
         if e.function in _SAME_SHAPE and args[0].shape != args[1].shape:
             raise self._mismatch(args[0], args[1], e)
+        if e.function in _SAME_SIZE:
+            self._same_size(args[0], args[1], e)
+        if e.function == "fsp":
+            self._same_channels(args, e)
+        if e.function == "nst" and keywords.get("convention") == "gram":
+            self._same_channels([args[0], args[0], args[1], args[1]], e)
+        if e.function == "top_score_difference":
+            self._few_scores(args[0], e)
         if e.function in _OVER_CLASSES:
             args = self._over_classes(e, args, keywords)
         node = self._call(built_in(e.function), tuple(a.value for a in args), keywords, e.span, e.function)
@@ -267,10 +276,47 @@ class Lowering:
 
         return error("KD0503", e.span, first=words(a).capitalize(), second=words(b))
 
+    def _same_size(self, a: Signal, b: Signal, e: ir.Call) -> None:
+        """KD0502 where two maps are of different height or width, whatever their channels."""
+        if len(a.shape) == len(b.shape) == 4 and a.shape[2:] != b.shape[2:]:
+            first, second = self._texts(a, b, e)
+            square = b.shape[2] == b.shape[3]
+            raise error(
+                "KD0502",
+                e.span,
+                first=first,
+                second=second,
+                one=shown(a.shape),
+                two=shown(b.shape),
+                differ="size",
+                help=f"`resize({first}, size = {b.shape[2]})`" if square else f"`fit({first}, like = {second})`",
+            )
+
+    def _same_channels(self, args: list[Signal], e: ir.Call) -> None:
+        """KD0502 where two layers of one side have other channels than those of the other side, in their order."""
+        for a, b in zip(args[:2], args[2:], strict=True):
+            if len(a.shape) == len(b.shape) == 4 and a.shape[1] != b.shape[1]:
+                raise self._mismatch(a, b, e)
+
+    def _few_scores(self, logits: Signal, e: ir.Call) -> None:
+        """KD0243 where more scores are to be compared than there are classes."""
+        param, given = FUNCTIONS[e.function].param("k"), e.keywords.get("k")
+        assert param is not None
+        k = given.value if isinstance(given, ir.Const) else param.default
+        assert isinstance(k, int)
+        if len(logits.shape) > 1 and k > logits.shape[1]:
+            span = given.span if given is not None and given.span else e.span
+            raise error("KD0243", span, what=f"`k` of `{e.function}`", limit=f"at most {logits.shape[1]}", value=k)
+
+    def _texts(self, a: Signal, b: Signal, e: ir.Op | ir.Call) -> tuple[str, str]:
+        """How two of the arguments are written."""
+        texts = [[x.span.text for x in e.args if x.span and self.memo[id(x)] is s] for s in (a, b)]
+        first, second = (t[0] if t else "" for t in texts)
+        return first or a.name or "one side", second or b.name or "the other"
+
     def _mismatch(self, a: Signal, b: Signal, e: ir.Op | ir.Call) -> Exception:
         one, two = a.shape, b.shape
-        texts = [x.span.text for s in (a, b) for x in e.args if x.span and self.memo[id(x)] is s]
-        first, second = texts if len(texts) == 2 else (a.name or "one side", b.name or "the other")
+        first, second = self._texts(a, b, e)
         alike = len(one) == len(two) and len(one) in (2, 4)
         differ = "dimensions" if len(one) != len(two) else "channels" if one[1] != two[1] else "size"
         help = f"`fit({first}, like = {second})`" if alike and first != second else None

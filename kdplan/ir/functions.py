@@ -15,6 +15,14 @@ def _signal(name: str, doc: str = "") -> Param:
     return Param(name, "signal", doc=doc)
 
 
+def _convention(doc: str, *choices: str) -> Param:
+    """The first is the canonical one; the others are what public implementations of the same name compute."""
+    return Param("convention", "choice", choices[0], doc, choices=choices)
+
+
+_OVER_CLASSES = _convention("sum over classes, or mean over them", "sum", "mean")
+
+
 def _math(name: str, doc: str) -> Spec:
     return Spec(name, (_signal("x", "any shape"),), doc, result="like x", example=f"{name}(small.logits)")
 
@@ -43,17 +51,22 @@ LOSSES = (
     ),
     Spec(
         "kl",
-        (_signal("teacher", "logits or probabilities [B, C]"), _signal("student", "logits [B, C]"), _T),
+        (
+            _signal("teacher", "logits or probabilities [B, C]"),
+            _signal("student", "logits [B, C]"),
+            _T,
+            _OVER_CLASSES,
+        ),
         "Kullback-Leibler divergence from the teacher's distribution to the student's, summed over classes, mean over "
-        "the batch; no factor T^2.",
+        "the batch; no factor T^2. `mean` is C times smaller.",
         result="scalar",
         formula="(1/B) sum_i sum_j p_ij (log p_ij - log q_ij), p = softmax(teacher/T), q = softmax(student/T)",
         example="kl(big.logits, small.logits)",
     ),
     Spec(
         "kd",
-        (_signal("teacher", "logits [B, C]"), _signal("student", "logits [B, C]"), _T),
-        "T^2 times kl: gradients keep their size when the temperature changes.",
+        (_signal("teacher", "logits [B, C]"), _signal("student", "logits [B, C]"), _T, _OVER_CLASSES),
+        "T^2 times kl: gradients keep their size when the temperature changes. Without T^2 it is `kl`.",
         result="scalar",
         formula="T^2 kl(teacher, student, temperature = T)",
         source="Hinton, Vinyals, Dean 2015",
@@ -91,6 +104,81 @@ LOSSES = (
         result="scalar",
         formula="-(1/B) sum_i sum_j p_ij log p_ij",
         example="entropy(softmax(small.logits))",
+    ),
+    Spec(
+        "attention",
+        (
+            _signal("student", "[B, C, H, W]"),
+            _signal("teacher", "[B, C', H, W]"),
+            _convention("mean of squares over positions, or length of the difference", "code", "paper"),
+        ),
+        "Distance of attention maps: the mean over channels of the squared features, as a vector of length 1. Channels "
+        "may differ. The authors' program (`code`) takes the mean over positions, their paper the length, about 100 "
+        "times larger.",
+        result="scalar",
+        formula="code: mean_ixy (q_s - q_t)^2; paper: (1/B) sum_i ||q_s - q_t||; q = v / ||v||, v = mean_c f_c^2",
+        source="Zagoruyko, Komodakis 2017",
+        example="attention(resize(small.layer1, size = 2), big.layer2, convention = paper)",
+    ),
+    Spec(
+        "nst",
+        (
+            _signal("student", "[B, C, H, W]"),
+            _signal("teacher", "[B, C', H, W]"),
+            _convention("discrepancy of the channels, or squared error of their inner products", "mmd", "gram"),
+        ),
+        "Neuron selectivity transfer: squared maximum mean discrepancy between the channels of both sides, each a "
+        "vector of length 1 over positions, with the kernel <a, b>^2. Channels may differ. `gram` is the mean squared "
+        "difference of both Gram matrices of channels, which must then agree.",
+        result="scalar",
+        formula="mmd: mean_cd <s_c, s_d>^2 + mean_cd <t_c, t_d>^2 - 2 mean_cd <s_c, t_d>^2; "
+        "gram: mean_cd (<s_c, s_d> - <t_c, t_d>)^2; both (1/B) sum_i",
+        source="Huang, Wang 2017",
+        example="nst(small.layer2, big.layer2)",
+    ),
+    Spec(
+        "fsp",
+        (
+            _signal("student_from", "[B, C, H, W]"),
+            _signal("student_to", "[B, D, H', W']"),
+            _signal("teacher_from", "[B, C, ...]"),
+            _signal("teacher_to", "[B, D, ...]"),
+            _convention("mean squared error, or sum of the lengths of columns", "mse", "norms"),
+        ),
+        "Flow of solution procedure: compares the mean over positions of the products of every channel of one layer "
+        "with every channel of another. Of two sizes, the larger is averaged down (`norms`: max-pooled). Both sides' "
+        "channels must agree. `norms` is about 1000 times larger.",
+        result="scalar",
+        formula="mse: (1/B) sum_i mean_cd (G_s - G_t)_cd^2; norms: (1/B) sum_i sum_d ||(G_s - G_t)_d||; "
+        "G_cd = mean_xy f_c(x, y) g_d(x, y)",
+        source="Yim, Joo, Bae, Kim 2017",
+        example="fsp(fit(small.stem, like = big.stem), fit(small.layer2, like = big.layer2), big.stem, big.layer2)",
+    ),
+    Spec(
+        "top_score_difference",
+        (
+            _signal("logits", "logits [B, C]"),
+            _signal("labels", "labels [B]"),
+            Param("k", "integer", 5, "how many scores are compared, at most the number of classes", low=2),
+            Param("u", "number", None, "the first score at which the loss is least; 1 is plain cross-entropy", 0, 1),
+            Param("eta", "number", None, "instead of u: weight of the cross-entropy", 0, 1),
+        ),
+        "Cross-entropy that tolerates high second scores: the first score is kept from rising far above the mean of "
+        "the next ones. f are a sample's softmax scores in falling order.",
+        result="scalar",
+        formula="(1/B) sum_i eta CE_i + (1 - eta) (f_1 - mean(f_2 .. f_k)), eta = u k / (k - 1 + u k)",
+        source="Yang, Xie, Qiao, Yuille 2019, Eq. 3",
+        example="top_score_difference(small.logits, labels, u = 0.6)",
+        one_of=("u", "eta"),
+    ),
+    Spec(
+        "confidence_penalty",
+        (_signal("logits", "logits [B, C]"),),
+        "Minus the entropy of softmax(logits), mean over the batch: added to a loss it keeps scores from certainty.",
+        result="scalar",
+        formula="(1/B) sum_i sum_j p_ij log p_ij",
+        source="Pereyra et al. 2017",
+        example="0.1 * confidence_penalty(small.logits)",
     ),
 )
 

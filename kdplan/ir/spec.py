@@ -52,6 +52,8 @@ class Spec:
     """Raised when what it computes changes: part of every key that uses it."""
     implementation: str = ""
     """`module:function`, where its name alone does not say it."""
+    one_of: tuple[str, ...] = ()
+    """Parameters of which a call gives exactly one."""
 
     def param(self, name: str) -> Param | None:
         return next((p for p in self.params if p.name == name), None)

@@ -286,6 +286,7 @@ FUNCTIONS: dict[str, Callable[..., Any]] = {
         distillation.nst,
         distillation.fsp,
         distillation.top_score_difference,
+        distillation.confidence_penalty,
         losses.softmax,
         losses.log_softmax,
         losses.uniform,

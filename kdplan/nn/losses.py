@@ -125,7 +125,7 @@ def sigmoid_cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
     return (positive - chosen).mean()
 
 
-def kl(teacher: Tensor, student: Tensor, temperature: float = 1.0) -> Tensor:
+def kl(teacher: Tensor, student: Tensor, temperature: float = 1.0, convention: str = "sum") -> Tensor:
     """Divergence of the student's distribution from the teacher's, ``KL(p_T(teacher) || p_T(student))``.
 
     Parameters
@@ -134,11 +134,14 @@ def kl(teacher: Tensor, student: Tensor, temperature: float = 1.0) -> Tensor:
         Logits; the teacher's may be one row ``[1, C]``. Gradients flow into both: `detach` one to keep it fixed.
     temperature : float
         Divides both sides' logits. The factor T squared that keeps gradients comparable is not in here; see `kd`.
+    convention : {"sum", "mean"}
+        "sum": summed over classes, the divergence. "mean": that divided by the number of classes, as some programs
+        compute it by a mean over all entries.
 
     Returns
     -------
     Tensor []
-        Summed over classes, mean over the batch.
+        Mean over the batch.
 
     References
     ----------
@@ -152,7 +155,12 @@ def kl(teacher: Tensor, student: Tensor, temperature: float = 1.0) -> Tensor:
     """
     log_p = log_softmax(teacher.to(student.device), temperature)  # `uniform` does not know the device
     log_q = log_softmax(student, temperature)
-    return (log_p.exp() * (log_p - log_q)).sum(dim=1).mean()
+    terms = log_p.exp() * (log_p - log_q)
+    if convention == "sum":
+        return terms.sum(dim=1).mean()
+    if convention == "mean":
+        return terms.mean()
+    raise ValueError(f"convention is `sum` or `mean`, not `{convention}`")
 
 
 def as_logits(probabilities: Tensor) -> Tensor:
@@ -201,7 +209,7 @@ def kl_probabilities(p: Tensor, q: Tensor) -> Tensor:
     return (p * (_safe_log(p) - _safe_log(q))).sum(dim=1).mean()
 
 
-def kd(teacher: Tensor, student: Tensor, temperature: float = 1.0) -> Tensor:
+def kd(teacher: Tensor, student: Tensor, temperature: float = 1.0, convention: str = "sum") -> Tensor:
     """Distillation on softened scores, ``T^2 KL(p_T(teacher) || p_T(student))``.
 
     Parameters
@@ -210,11 +218,13 @@ def kd(teacher: Tensor, student: Tensor, temperature: float = 1.0) -> Tensor:
         Logits.
     temperature : float
         T. The factor T squared undoes the shrinking of the gradients, so that weights keep their meaning.
+    convention : {"sum", "mean"}
+        Over classes; see `kl`.
 
     Returns
     -------
     Tensor []
-        Summed over classes, mean over the batch.
+        Mean over the batch.
 
     References
     ----------
@@ -226,7 +236,7 @@ def kd(teacher: Tensor, student: Tensor, temperature: float = 1.0) -> Tensor:
     >>> round(kd(t, s, temperature=4.0).item(), 4)
     7.3939
     """
-    return temperature**2 * kl(teacher, student, temperature)
+    return temperature**2 * kl(teacher, student, temperature, convention)
 
 
 def squared_l2(a: Tensor, b: Tensor) -> Tensor:

@@ -15,6 +15,7 @@ from kdplan.ir.spec import Param, Spec
 from kdplan.passes.apply import signal
 from kdplan.passes.session import Context
 from kdplan.passes.spread import spread
+from kdplan.passes.tables import word_type
 from kdplan.passes.values import Case, Choice, ClassesValue, ListValue, Several, Value, VerticalsValue, describe
 from kdplan.syntax import ast
 
@@ -101,7 +102,7 @@ def negate(node: ast.Negate, ctx: Context) -> Value:
 
 
 def built_in(spec: Spec, node: ast.Call, ctx: Context) -> Value:
-    values = spread(node.args, ctx)
+    values = _positional(spec, node.args, ctx)
     if spec.name in _FOLDED_CALLS and values and all(is_number(v) for v in values) and not node.keywords:
         numbers = [cast(ir.Const, v) for v in values]
         if len(numbers) > 1 or spec.name not in ("min", "max"):
@@ -115,9 +116,23 @@ def built_in(spec: Spec, node: ast.Call, ctx: Context) -> Value:
         checked = _argument(spec, param, value, node, ctx)
         if param.type == "signal":
             args.append(checked)
-        else:
+        elif (
+            not param.choices or cast(ir.Const, checked).value != param.default
+        ):  # a default written out changes no key
             keywords[param.name] = checked
     return ir.Call(spec.name, args, keywords, span=node.span)
+
+
+def _positional(spec: Spec, nodes: list[ast.Expr], ctx: Context) -> list[Value]:
+    """Arguments without names; where a word is wanted, it is no name to look up."""
+    found: list[Value] = []
+    for node in nodes:
+        param = spec.params[len(found)] if len(found) < len(spec.params) else None
+        if param is not None and param.choices:
+            found.append(chosen(param, node, ctx))
+        else:
+            found.extend(spread([node], ctx))
+    return found
 
 
 def _plain(node: ast.Expr) -> bool:
@@ -153,14 +168,54 @@ def bind(spec: Spec, values: list[Value], node: ast.Call, ctx: Context) -> list[
         param = spec.param(keyword.name)
         if param is None or (param, True) in [(p, True) for p, _ in bound]:
             raise unknown_parameter(keyword, f"`{spec.name}`", [p.name for p in spec.params], given=param is not None)
-        bound.append((param, ctx.eval(keyword.value)))
+        value = chosen(param, keyword.value, ctx) if param.choices else ctx.eval(keyword.value)
+        bound.append((param, value))
     own = list(spec.params)
     bound.sort(key=lambda pair: own.index(pair[0]))
     given = {p.name for p, _ in bound}
     for param in spec.params:
         if param.required and param.name not in given:
             raise error("KD0237", node.span, function=spec.name, name=param.name)
+    if spec.one_of:
+        _exactly_one(spec, given, node)
     return bound
+
+
+def _exactly_one(spec: Spec, given: set[str], node: ast.Call) -> None:
+    """KD0237 where none of the parameters is given of which one is needed, KD0275 where several are."""
+    found = [name for name in spec.one_of if name in given]
+    if not found:
+        raise error("KD0237", node.span, function=spec.name, name="` or `".join(spec.one_of))
+    if len(found) > 1:
+        second = next((k.value.span for k in reversed(node.keywords) if k.name in found), node.span)
+        raise error("KD0275", second, function=spec.name, names=listing(found))
+
+
+def unknown_word(node: ast.Expr, ctx: Context, known: Collection[str]) -> bool:
+    """Whether a value is a bare name that means nothing: what could stand there is said then."""
+    return isinstance(node, ast.Name) and node.name not in known and not (
+        node.name in ctx.names or node.name in ctx.module.scope or ctx.module.knows_of(node.name)
+    )  # fmt: skip
+
+
+def chosen(param: Param, node: ast.Expr, ctx: Context) -> ir.Const:
+    """The value of a parameter that takes one of a few words: the word itself, its text, or a name that stands for it.
+
+    Raises
+    ------
+    PlanError
+        KD0245 if it is none of them, KD0403 for several.
+    """
+    if isinstance(node, ast.Name) and node.name in param.choices and node.name not in ctx.names:
+        return ir.Const(node.name, span=node.span)
+    if not unknown_word(node, ctx, param.choices):
+        value = ctx.eval(node, word_type(param))
+        if isinstance(value, ListValue | Several):
+            raise error("KD0403", node.span, name=param.name, text=node.span.text)
+        text = value.item.name if isinstance(value, Choice) else value.value if isinstance(value, ir.Const) else None
+        if text in param.choices or (text is None and isinstance(value, ir.Const) and param.default is None):
+            return ir.Const(text, span=value.span)
+    raise error("KD0245", node.span, name=param.name, value=node.span.text, choices=listing(param.choices))
 
 
 def unknown_parameter(keyword: ast.Keyword, function: str, known: list[str], given: bool = False) -> PlanError:
@@ -257,6 +312,9 @@ def choice_arguments(spec: Any, node: ast.Call, ctx: Context) -> dict[str, Any]:
     found: dict[str, Any] = {}
     name = spec.name if spec is not None else "this"
     for i, arg in enumerate(node.args):
+        if spec is not None and i < len(params) and params[i].choices:
+            found[params[i].name] = chosen(params[i], arg, ctx).value
+            continue
         value = ctx.eval(arg, "any")
         if spec is None:
             raise error("KD0227", arg.span, function=node.function.span.text)
@@ -267,7 +325,10 @@ def choice_arguments(spec: Any, node: ast.Call, ctx: Context) -> dict[str, Any]:
         param = next((p for p in params if p.name == keyword.name), None)
         if (param is None and not open_ended) or keyword.name in found:
             raise unknown_parameter(keyword, f"`{name}`", [p.name for p in params], given=keyword.name in found)
-        value = ctx.eval(keyword.value, "name" if param is not None and param.type in ("choice", "name") else "any")
+        if param is not None and param.choices:
+            found[keyword.name] = chosen(param, keyword.value, ctx).value
+            continue
+        value = ctx.eval(keyword.value, "name" if param is not None and param.type == "name" else "any")
         found[keyword.name] = _plain_argument(param, value, keyword.value.span, name)
     check_required(spec, found, node.span)
     return found
@@ -294,7 +355,7 @@ def _check_list(param: Param, value: Value, span: Span, what: str) -> None:
             raise error("KD0244", span, what=what, wants=wants, found=f"a list with {describe(one)}")
 
 
-_SINGLE = frozenset({"number", "integer", "flag", "text", "choice"})
+_SINGLE = frozenset({"number", "integer", "flag", "text"})
 """Types of parameters that a list does not fit."""
 
 
@@ -305,6 +366,4 @@ def _plain_argument(param: Param | None, value: Value, span: Span, function: str
         _check_list(param, value, span, f"`{param.name}` of `{function}`")
     if param is not None and isinstance(value, ir.Const) and value.value is not None:
         check_range(param, value, value.span or span, f"`{param.name}` of `{function}`")
-        if param.choices and value.value not in param.choices:
-            raise error("KD0245", span, name=param.name, value=value.value, choices=", ".join(param.choices))
     return plain(value, span)

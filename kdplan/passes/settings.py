@@ -10,7 +10,7 @@ from kdplan.ir import expr as ir
 from kdplan.ir.plan import Item
 from kdplan.ir.spec import SettingSpec
 from kdplan.passes.apply import signal
-from kdplan.passes.arithmetic import check_range, check_required, is_number
+from kdplan.passes.arithmetic import check_range, check_required, is_number, unknown_word
 from kdplan.passes.session import Context
 from kdplan.passes.values import (
     Builtin,
@@ -59,15 +59,8 @@ def _number(spec: SettingSpec, node: ast.Expr, ctx: Context) -> Any:
     return value.value
 
 
-def _unknown_word(node: ast.Expr, ctx: Context, known: tuple[str, ...]) -> bool:
-    """Whether a setting's value is a bare name that means nothing: what could stand there is said then."""
-    return isinstance(node, ast.Name) and node.name not in known and not (
-        node.name in ctx.names or node.name in ctx.module.scope or ctx.module.knows_of(node.name)
-    )  # fmt: skip
-
-
 def _flag(spec: SettingSpec, node: ast.Expr, ctx: Context) -> bool:
-    if _unknown_word(node, ctx, ("true", "false")):
+    if unknown_word(node, ctx, ("true", "false")):
         raise error("KD0245", node.span, name=spec.name, value=node.span.text, choices="`true` and `false`")
     value = _one(spec, node, ctx)
     if isinstance(value, ir.Const) and isinstance(value.value, bool):
@@ -85,7 +78,7 @@ def _text(spec: SettingSpec, node: ast.Expr, ctx: Context) -> str:
 def _choice(spec: SettingSpec, node: ast.Expr, ctx: Context) -> str:
     if isinstance(node, ast.Name) and node.name in spec.choices and node.name not in ctx.names:
         return node.name
-    if _unknown_word(node, ctx, spec.choices):
+    if unknown_word(node, ctx, spec.choices):
         raise error("KD0245", node.span, name=spec.name, value=node.span.text, choices=listing(spec.choices))
     value = _one(spec, node, ctx, spec.name)
     text = value.item.name if isinstance(value, Choice) else value.value if isinstance(value, ir.Const) else None

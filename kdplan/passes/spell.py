@@ -189,6 +189,8 @@ class _Signals:
         file, colon, function = e.function.rpartition(":")
         if colon:
             return call(attr(name(self.speller.names.files[file]), function), args, keywords)
+        words = [p.name for p in FUNCTIONS[e.function].params if p.choices]
+        keywords |= {k: name(v.value) for k, v in e.keywords.items() if k in words}  # type: ignore[union-attr, arg-type]
         signals = [p for p in FUNCTIONS[e.function].params if p.type == "signal"]
         if tuple(signals) != FUNCTIONS[e.function].params[: len(signals)]:
             keywords |= {p.name: a for p, a in zip(signals, args, strict=True)}

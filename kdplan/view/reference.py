@@ -19,7 +19,7 @@ from kdplan.diagnostics.report import table as error_table
 from kdplan.ir.functions import GRADIENT, LOSSES, MATH, PLAN_FUNCTIONS, SHAPING, SIGNALS
 from kdplan.ir.kinds import KINDS, NETWORKS
 from kdplan.ir.optimizers import OPTIMIZERS, SCHEDULES, OptimizerSpec, Setting
-from kdplan.ir.spec import Kind, SettingSpec, Spec
+from kdplan.ir.spec import Kind, Param, SettingSpec, Spec
 from kdplan.nn.catalog import METRICS, MODELS
 from kdplan.passes.tables import choices
 from kdplan.view.examples import FRAME, SIGNAL_EXAMPLES, call
@@ -157,13 +157,18 @@ def _function(spec: Spec) -> str:
     lines = [f"**`{signature(spec)}`** → {spec.result or 'like its arguments'}. {spec.doc}"]
     if spec.formula:
         lines.append(f"  Formula: `{spec.formula}`.")
-    told = [f"`{p.name}` {p.doc}{_limits(p.low, p.high, p.above)}" for p in spec.params if p.doc]
+    told = [f"`{p.name}` {_words(p)}{p.doc}{_limits(p.low, p.high, p.above)}" for p in spec.params if p.doc]
     if told:
         lines.append(f"  Takes {'; '.join(told)}.")
     if spec.source:
         lines.append(f"  From {spec.source}.")
     lines.append(f"  Example: `{spec.example}`")
     return "- " + "\n".join(lines)
+
+
+def _words(p: Param) -> str:
+    """What may stand there, for a parameter that takes one of a few words."""
+    return f"({' or '.join(code(c) for c in p.choices)}) " if p.choices else ""
 
 
 def signature(spec: Spec) -> str:

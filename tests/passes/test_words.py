@@ -1,0 +1,82 @@
+"""Parameters that take one of a few words: how they may be written, and what they mean to keys."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from kdplan.compile import check_text
+from kdplan.ir import expr as ir
+from kdplan.passes.expand import expand
+from tests.passes.plans import BIG, HEAD, codes, compiled, keys
+
+
+def plan(loss: str, before: str = "") -> str:
+    return f"{HEAD}{BIG}{before}\nphase p of small on digits with quick {{ loss = {loss} }}"
+
+
+PAPER = plan("attention(small.layer1, big.layer1, convention = paper)")
+
+
+@pytest.mark.parametrize(
+    ("loss", "before"),
+    [
+        ("attention(small.layer1, big.layer1, paper)", ""),
+        ('attention(small.layer1, big.layer1, convention = "paper")', ""),
+        ("attention(small.layer1, big.layer1, convention = paper)", "def paper = 3"),
+        ("attention(small.layer1, big.layer1, convention = kind)", "def kind = paper"),
+        ("attention(small.layer1, big.layer1, convention = kind)", 'param kind = "paper"'),
+        ("at(paper)", 'def at(kind) = attention(small.layer1, big.layer1, convention = kind)\ndef paper = "paper"'),
+        ("sum(attention(a, b, convention = paper) for a in [small.layer1] for b in [big.layer1])", ""),
+    ],
+)
+def test_a_word_may_be_written_in_several_ways(loss: str, before: str) -> None:
+    assert keys(plan(loss, before))["p"] == keys(PAPER)["p"]
+
+
+def test_conventions_are_content_and_the_default_written_out_is_none() -> None:
+    bare = keys(plan("kl(big.logits, small.logits)"))["p"]
+    assert keys(plan("kl(big.logits, small.logits, convention = sum)"))["p"] == bare
+    assert keys(plan("kl(big.logits, small.logits, convention = mean)"))["p"] != bare
+
+
+def test_an_axis_of_words() -> None:
+    found = compiled(plan("nst(small.layer1, fit(big.layer1, like = small.layer1), convention = c)",
+                          'param c in ["mmd", "gram"]'))  # fmt: skip
+    losses = [p.loss for name, p in found.plan.phases.items() if name.startswith("p[")]
+    assert [e.keywords for e in losses if isinstance(e, ir.Call)] == [{}, {"convention": ir.Const("gram")}]
+
+
+def test_expanded_plans_have_the_bare_word() -> None:
+    assert "convention = paper" in expand(compiled(PAPER).plan)
+
+
+@pytest.mark.parametrize(
+    ("value", "code"),
+    [("papre", "KD0245"), ("3", "KD0245"), ('"other"', "KD0245"), ("[paper, code]", "KD0403"), ("big", "KD0245")],
+)
+def test_what_is_no_such_word_is_told(value: str, code: str) -> None:
+    assert codes(plan(f"attention(small.layer1, big.layer1, convention = {value})")) == [code]
+
+
+def test_words_of_networks(tmp_path: Path) -> None:
+    """Bare, as text, and by position."""
+    for text in ("block = bottleneck", 'block = "bottleneck"', "11, bottleneck"):
+        depth = "" if "11" in text else "depth = 11, "
+        assert not check_text(f"student small = cifar_resnet({depth}{text})", folder=tmp_path)
+
+
+def test_help_for_maps_that_differ(tmp_path: Path) -> None:
+    found = check_text(plan("nst(small.layer1, big.layer2)"), folder=tmp_path)
+    assert [(d.code, d.help) for d in found] == [("KD0502", "`resize(small.layer1, size = 2)`")]
+    assert not check_text(plan("nst(resize(small.layer1, size = 2), big.layer2)"), folder=tmp_path)
+    found = check_text(plan("nst(small.layer2, big.layer2, gram)"), folder=tmp_path)
+    assert [(d.code, d.help) for d in found] == [("KD0502", "`fit(small.layer2, like = big.layer2)`")]
+
+
+def test_one_of_two_arguments() -> None:
+    assert codes(plan("top_score_difference(small.logits, labels, u = 0.6)")) == []
+    assert codes(plan("top_score_difference(small.logits, labels, k = 3, eta = 0.5)")) == []
+    assert codes(plan("top_score_difference(small.logits, labels)")) == ["KD0237"]
+    assert codes(plan("top_score_difference(small.logits, labels, 5, 0.6, eta = 0.5)")) == ["KD0275"]
