@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 from importlinter.cli import EXIT_STATUS_SUCCESS, lint_imports
 
+from kdplan.ir.functions import LOSSES
+
 ROOT = Path(__file__).parent.parent
 CORE = ("syntax", "ir", "passes", "graph", "runtime")
 METHODS = re.compile(
@@ -28,12 +30,14 @@ def test_imports_run_one_way(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Cap
 
 
 def test_the_core_knows_no_method() -> None:
+    """The table of losses has their names, and nothing else has."""
+    losses = re.compile(r"\b(" + "|".join(spec.name for spec in LOSSES) + r")\b")
     found = [
         f"{file.relative_to(ROOT)}:{n}: {line.strip()}"
         for part in CORE
         for file in (ROOT / "kdplan" / part).rglob("*.py")
         for n, line in enumerate(file.read_text(encoding="utf-8").splitlines(), 1)
-        if METHODS.search(line)
+        if METHODS.search(losses.sub("", line) if file.name == "functions.py" and part == "ir" else line)
     ]
     assert found == []
 

@@ -22,10 +22,8 @@ from kdplan.ir import expr as ir
 from kdplan.ir.functions import FUNCTIONS
 from kdplan.ir.operators import OPERATORS
 from kdplan.ir.plan import Phase, Plan
+from kdplan.ir.spec import Param, Spec
 
-_SAME_SHAPE = frozenset({"squared_l2", "mse", "cosine"})
-_OVER_CLASSES = frozenset({"cross_entropy", "sigmoid_cross_entropy", "top_score_difference", "kl", "kd"})
-_SAME_SIZE = frozenset({"attention", "nst"})
 _KEEP_ROLE = frozenset({"detach", "reverse"})
 
 
@@ -161,17 +159,13 @@ class Lowering:
         if special is not None:
             made: Signal = special(e, args, keywords)
             return made
-        if e.function in _SAME_SHAPE and args[0].shape != args[1].shape:
-            raise self._mismatch(args[0], args[1], e)
-        if e.function in _SAME_SIZE:
-            self._same_size(args[0], args[1], e)
-        if e.function == "fsp":
-            self._same_channels(args, e)
-        if e.function == "nst" and keywords.get("convention") == "gram":
-            self._same_channels([args[0], args[0], args[1], args[1]], e)
-        if e.function == "top_score_difference":
-            self._few_scores(args[0], e)
-        if e.function in _OVER_CLASSES:
+        spec = FUNCTIONS[e.function]
+        if spec.alike:
+            self._alike(spec, args, e)
+        for param in spec.params:
+            if param.at_most_classes:
+                self._at_most_classes(param, args[0], e)
+        if spec.over_classes:
             args = self._over_classes(e, args, keywords)
         node = self._call(built_in(e.function), tuple(a.value for a in args), keywords, e.span, e.function)
         return self._result(e.function, node, args)
@@ -276,37 +270,28 @@ class Lowering:
 
         return error("KD0503", e.span, first=words(a).capitalize(), second=words(b))
 
-    def _same_size(self, a: Signal, b: Signal, e: ir.Call) -> None:
-        """KD0502 where two maps are of different height or width, whatever their channels."""
-        if len(a.shape) == len(b.shape) == 4 and a.shape[2:] != b.shape[2:]:
-            first, second = self._texts(a, b, e)
-            square = b.shape[2] == b.shape[3]
-            raise error(
-                "KD0502",
-                e.span,
-                first=first,
-                second=second,
-                one=shown(a.shape),
-                two=shown(b.shape),
-                differ="size",
-                help=f"`resize({first}, size = {b.shape[2]})`" if square else f"`fit({first}, like = {second})`",
-            )
-
-    def _same_channels(self, args: list[Signal], e: ir.Call) -> None:
-        """KD0502 where two layers of one side have other channels than those of the other side, in their order."""
-        for a, b in zip(args[:2], args[2:], strict=True):
-            if len(a.shape) == len(b.shape) == 4 and a.shape[1] != b.shape[1]:
+    def _alike(self, spec: Spec, args: list[Signal], e: ir.Call) -> None:
+        """KD0502 where signals that are compared differ in what the function's row says."""
+        convention = e.keywords.get("convention")
+        default = next((p.default for p in spec.params if p.name == "convention"), "")
+        what = spec.alike[str(convention.value) if isinstance(convention, ir.Const) else default]
+        for a, b in zip(args[: len(args) // 2], args[len(args) // 2 :], strict=True):
+            maps = len(a.shape) == len(b.shape) == 4
+            if what == "shape" and a.shape != b.shape:
                 raise self._mismatch(a, b, e)
+            if what == "channels" and maps and a.shape[1] != b.shape[1]:
+                raise self._mismatch(a, b, e, "channels")
+            if what == "size" and maps and a.shape[2:] != b.shape[2:]:
+                raise self._mismatch(a, b, e, "size")
 
-    def _few_scores(self, logits: Signal, e: ir.Call) -> None:
-        """KD0243 where more scores are to be compared than there are classes."""
-        param, given = FUNCTIONS[e.function].param("k"), e.keywords.get("k")
-        assert param is not None
-        k = given.value if isinstance(given, ir.Const) else param.default
-        assert isinstance(k, int)
-        if len(logits.shape) > 1 and k > logits.shape[1]:
-            span = given.span if given is not None and given.span else e.span
-            raise error("KD0243", span, what=f"`k` of `{e.function}`", limit=f"at most {logits.shape[1]}", value=k)
+    def _at_most_classes(self, param: Param, logits: Signal, e: ir.Call) -> None:
+        """KD0243 where a number of classes is more than there are."""
+        given = e.keywords.get(param.name)
+        number = given.value if isinstance(given, ir.Const) else param.default
+        assert isinstance(number, int)
+        if len(logits.shape) > 1 and number > logits.shape[1]:
+            what, most = f"`{param.name}` of `{e.function}`", f"at most {logits.shape[1]}"
+            raise error("KD0243", given.span if given else e.span, what=what, limit=most, value=number)
 
     def _texts(self, a: Signal, b: Signal, e: ir.Op | ir.Call) -> tuple[str, str]:
         """How two of the arguments are written."""
@@ -314,12 +299,14 @@ class Lowering:
         first, second = (t[0] if t else "" for t in texts)
         return first or a.name or "one side", second or b.name or "the other"
 
-    def _mismatch(self, a: Signal, b: Signal, e: ir.Op | ir.Call) -> Exception:
+    def _mismatch(self, a: Signal, b: Signal, e: ir.Op | ir.Call, differ: str = "") -> Exception:
         one, two = a.shape, b.shape
         first, second = self._texts(a, b, e)
         alike = len(one) == len(two) and len(one) in (2, 4)
-        differ = "dimensions" if len(one) != len(two) else "channels" if one[1] != two[1] else "size"
         help = f"`fit({first}, like = {second})`" if alike and first != second else None
+        if differ == "size" and two[2] == two[3]:
+            help = f"`resize({first}, size = {two[2]})`"
+        differ = differ or ("dimensions" if len(one) != len(two) else "channels" if one[1] != two[1] else "size")
         return error(
             "KD0502", e.span, first=first, second=second, one=shown(one), two=shown(two), differ=differ, help=help
         )

@@ -39,6 +39,7 @@ LOSSES = (
         result="scalar",
         formula="-(1/B) sum_i log softmax(x_i)[y_i]",
         example="cross_entropy(small.logits, labels)",
+        over_classes=True,
     ),
     Spec(
         "sigmoid_cross_entropy",
@@ -48,6 +49,7 @@ LOSSES = (
         formula="-(1/B) sum_i sum_j z_ij log s(x_ij) + (1 - z_ij) log(1 - s(x_ij))",
         source="Gao, Li, Nevatia 2017, Eq. 1",
         example="sigmoid_cross_entropy(small.logits, labels)",
+        over_classes=True,
     ),
     Spec(
         "kl",
@@ -62,6 +64,7 @@ LOSSES = (
         result="scalar",
         formula="(1/B) sum_i sum_j p_ij (log p_ij - log q_ij), p = softmax(teacher/T), q = softmax(student/T)",
         example="kl(big.logits, small.logits)",
+        over_classes=True,
     ),
     Spec(
         "kd",
@@ -71,6 +74,7 @@ LOSSES = (
         formula="T^2 kl(teacher, student, temperature = T)",
         source="Hinton, Vinyals, Dean 2015",
         example="kd(big.logits, small.logits, temperature = 4)",
+        over_classes=True,
     ),
     Spec(
         "squared_l2",
@@ -80,6 +84,7 @@ LOSSES = (
         formula="(1/B) sum_i ||a_i - b_i||^2",
         source="Gao et al., stage by stage, Eq. 6",
         example="squared_l2(fit(small.layer2, like = big.layer2), big.layer2)",
+        alike={"": "shape"},
     ),
     Spec(
         "mse",
@@ -88,6 +93,7 @@ LOSSES = (
         result="scalar",
         formula="mean((a - b)^2)",
         example="mse(fit(small.layer2, like = big.layer2), big.layer2)",
+        alike={"": "shape"},
     ),
     Spec(
         "cosine",
@@ -96,6 +102,7 @@ LOSSES = (
         result="scalar",
         formula="(1/B) sum_i 1 - <a_i, b_i> / (||a_i|| ||b_i||)",
         example="cosine(small.features, small.features)",
+        alike={"": "shape"},
     ),
     Spec(
         "entropy",
@@ -119,6 +126,7 @@ LOSSES = (
         formula="code: mean_ixy (q_s - q_t)^2; paper: (1/B) sum_i ||q_s - q_t||; q = v / ||v||, v = mean_c f_c^2",
         source="Zagoruyko, Komodakis 2017",
         example="attention(resize(small.layer1, size = 2), big.layer2, convention = paper)",
+        alike={"code": "size", "paper": "size"},
     ),
     Spec(
         "nst",
@@ -135,6 +143,7 @@ LOSSES = (
         "gram: mean_cd (<s_c, s_d> - <t_c, t_d>)^2; both (1/B) sum_i",
         source="Huang, Wang 2017",
         example="nst(small.layer2, big.layer2)",
+        alike={"mmd": "size", "gram": "shape"},
     ),
     Spec(
         "fsp",
@@ -153,13 +162,14 @@ LOSSES = (
         "G_cd = mean_xy f_c(x, y) g_d(x, y)",
         source="Yim, Joo, Bae, Kim 2017",
         example="fsp(fit(small.stem, like = big.stem), fit(small.layer2, like = big.layer2), big.stem, big.layer2)",
+        alike={"mse": "channels", "norms": "channels"},
     ),
     Spec(
         "top_score_difference",
         (
             _signal("logits", "logits [B, C]"),
             _signal("labels", "labels [B]"),
-            Param("k", "integer", 5, "how many scores are compared, at most the number of classes", low=2),
+            Param("k", "integer", 5, "how many scores are compared", low=2, at_most_classes=True),
             Param("u", "number", None, "the first score at which the loss is least; 1 is plain cross-entropy", 0, 1),
             Param("eta", "number", None, "instead of u: weight of the cross-entropy", 0, 1),
         ),
@@ -169,6 +179,7 @@ LOSSES = (
         formula="(1/B) sum_i eta CE_i + (1 - eta) (f_1 - mean(f_2 .. f_k)), eta = u k / (k - 1 + u k)",
         source="Yang, Xie, Qiao, Yuille 2019, Eq. 3",
         example="top_score_difference(small.logits, labels, u = 0.6)",
+        over_classes=True,
         one_of=("u", "eta"),
     ),
     Spec(

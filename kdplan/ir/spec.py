@@ -29,6 +29,8 @@ class Param:
     above: float | None = None
     """A limit that is itself not allowed."""
     choices: tuple[str, ...] = ()
+    at_most_classes: bool = False
+    """It counts classes, so there must be so many."""
 
     @property
     def required(self) -> bool:
@@ -54,6 +56,11 @@ class Spec:
     """`module:function`, where its name alone does not say it."""
     one_of: tuple[str, ...] = ()
     """Parameters of which a call gives exactly one."""
+    over_classes: bool = False
+    """Its first two signals are over the same classes, in the same order."""
+    alike: dict[str, str] = field(default_factory=dict)
+    """In what its signals agree, by convention ("" where there is none): `shape`, `size` (height and width), or
+    `channels`. Of four signals, the first is compared with the third and the second with the fourth."""
 
     def param(self, name: str) -> Param | None:
         return next((p for p in self.params if p.name == name), None)

@@ -157,13 +157,17 @@ def _function(spec: Spec) -> str:
     lines = [f"**`{signature(spec)}`** → {spec.result or 'like its arguments'}. {spec.doc}"]
     if spec.formula:
         lines.append(f"  Formula: `{spec.formula}`.")
-    told = [f"`{p.name}` {_words(p)}{p.doc}{_limits(p.low, p.high, p.above)}" for p in spec.params if p.doc]
+    told = [f"`{p.name}` {_words(p)}{p.doc}{_limits(p.low, p.high, p.above)}{_most(p)}" for p in spec.params if p.doc]
     if told:
         lines.append(f"  Takes {'; '.join(told)}.")
     if spec.source:
         lines.append(f"  From {spec.source}.")
     lines.append(f"  Example: `{spec.example}`")
     return "- " + "\n".join(lines)
+
+
+def _most(p: Param) -> str:
+    return ", at most the number of classes" if p.at_most_classes else ""
 
 
 def _words(p: Param) -> str:
