@@ -166,7 +166,8 @@ def moving_parameters(plan: Plan, phase: Phase, move: Move, module: nn.Module) -
     Raises
     ------
     PlanError
-        KD0509 for a path that the network lacks, KD0501 for a tap that it lacks, KD0603 if nothing would move, KD0604 if that is so because taps stand in the wrong order.
+        KD0509 for a path that the network lacks, KD0501 for a tap that it lacks, KD0603 if nothing would move,
+        KD0604 if that is so because taps stand in the wrong order.
     """
     named = dict(module.named_parameters())
     module.eval()
@@ -187,8 +188,8 @@ def moving_parameters(plan: Plan, phase: Phase, move: Move, module: nn.Module) -
         found = named
         module.train()
     if not found and move.since:
-        taps = {"taps": listing(move.upto), "since": listing(move.since)}
-        raise error("KD0604", move.span, name=move.base.network, **taps)
+        taps, since = listing(move.upto), listing(move.since)
+        raise error("KD0604", move.span, name=move.base.network, taps=taps, since=since)
     if not found:
         raise error("KD0603", move.span, name=move.base.network)
     return found

@@ -239,26 +239,34 @@ def kd(teacher: Tensor, student: Tensor, temperature: float = 1.0, convention: s
     return temperature**2 * kl(teacher, student, temperature, convention)
 
 
-def squared_l2(a: Tensor, b: Tensor) -> Tensor:
+def squared_l2(a: Tensor, b: Tensor, per: str = "sample") -> Tensor:
     """Squared Euclidean distance of two batches of features, ``(1/B) sum_i ||a_i - b_i||^2``.
 
     Parameters
     ----------
     a, b : Tensor [B, ...]
-        Of one shape.
+        Of one shape; dimension 1 are channels.
+    per : {"sample", "place"}
+        "sample": summed over all but the batch. "place": summed over channels, mean over height and width, which keeps
+        one learning rate fit for maps of all sizes. `mse` is the mean over everything.
 
     Returns
     -------
     Tensor []
-        Summed over all but the batch, mean over the batch. `mse` is the mean over everything.
+        Mean over the batch.
 
     Examples
     --------
     >>> squared_l2(torch.zeros(2, 3), torch.ones(2, 3)).item()
     3.0
+    >>> squared_l2(torch.zeros(2, 3, 4, 4), torch.ones(2, 3, 4, 4), per="place").item()
+    3.0
     """
     _same_shape(a, b)
-    return (wide(a) - wide(b)).square().flatten(1).sum(dim=1).mean()
+    if per not in ("sample", "place"):
+        raise ValueError(f"`per` is `sample` or `place`, not `{per}`")
+    squares = (wide(a) - wide(b)).square()
+    return (squares.flatten(1) if per == "sample" else squares).sum(dim=1).mean()
 
 
 def mse(a: Tensor, b: Tensor) -> Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -74,6 +75,12 @@ CASES: dict[str, tuple[Callable[[Tensor, Tensor], Tensor], Array, Array, float]]
         p_of(X),
         SOFT,
         float((p_of(X) * np.log(p_of(X) / SOFT)).sum(1).mean()),
+    ),
+    "squared_l2_place": (
+        partial(losses.squared_l2, per="place"),
+        MAPS,
+        MAPS2,
+        float(((MAPS - MAPS2) ** 2).sum(1).mean()),
     ),
     "squared_l2": (losses.squared_l2, MAPS, MAPS2, float(((MAPS - MAPS2) ** 2).sum((1, 2, 3)).mean())),
     "mse": (losses.mse, MAPS, MAPS2, float(((MAPS - MAPS2) ** 2).mean())),
