@@ -76,6 +76,41 @@ MODELS: dict[str, ModelSpec] = {
             ),
         ),
         ModelSpec(
+            "cifar_resnext",
+            "ResNeXt for small images: taps `conv1`, `layer1`, `layer2`, `layer3`, `fc`.",
+            _settings(
+                Setting("depth", "int", 29, "9n + 2"),
+                Setting("cardinality", "int", 8, "groups of the 3 x 3 convolutions"),
+                Setting("width", "int", 64, "channels of a group in `layer1`; twice and four times as many later"),
+                _CLASSES,
+                _CHANNELS,
+            ),
+        ),
+        ModelSpec(
+            "cifar_vgg",
+            "VGG with batch norm and one linear layer for small images: taps `layer1` … `layer5`, `fc`.",
+            _settings(
+                Setting("depth", "int", 16, "8, 11, 13, 16 or 19"),
+                _CLASSES,
+                Setting("width", "float", 1.0, "factor on 64, 128, 256, 512, 512 channels"),
+                _CHANNELS,
+            ),
+        ),
+        ModelSpec(
+            "cifar_densenet",
+            "DenseNet for small images, by default a DenseNet-BC: taps `conv1`, `layer1`, `transition1`, … `fc`.",
+            _settings(
+                Setting("depth", "int", 100, "6n + 4 with bottlenecks, 3n + 4 without"),
+                Setting("growth", "int", 12, "channels that every layer adds"),
+                Setting("reduction", "float", 0.5, "part of the channels that a transition keeps"),
+                Setting("bottleneck", "bool", True, "a 1 x 1 convolution before each 3 x 3 one"),
+                Setting("blocks", "list[int]", None, "layers of each block, in place of `depth`"),
+                _CLASSES,
+                _CHANNELS,
+                Setting("dropout", "float", 0.0, "of the new channels"),
+            ),
+        ),
+        ModelSpec(
             "digits_net",
             "Small convolutional network: taps `stem`, `layer1`, `layer2`, `fc`.",
             _settings(

@@ -62,6 +62,9 @@ MORE = {
     "timm": ["classes = 10", "channels = 1"],
     "cifar_resnet": ["depth = 8", "channels = 1"],
     "cifar_wide_resnet": ["channels = 1"],
+    "cifar_resnext": ["width = 8", "channels = 1"],
+    "cifar_vgg": ["depth = 11", "channels = 1"],
+    "cifar_densenet": ["depth = 22", "channels = 1"],
 }
 """Arguments that an example gives beside those it must."""
 

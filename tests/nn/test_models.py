@@ -11,6 +11,7 @@ import pytest
 import torch
 from torch import nn
 
+from kdplan.graph.trace import trace
 from kdplan.nn.catalog import MODELS
 from kdplan.nn.models import create, find, initialise
 from kdplan.nn.models.zoo import load_adapted, read_weights
@@ -41,6 +42,54 @@ def test_cifar_resnet_has_the_known_number_of_parameters(settings: dict[str, obj
 
 
 @pytest.mark.parametrize(
+    ("name", "settings", "count"),
+    [
+        ("cifar_resnet", {"depth": 164, "block": "bottleneck"}, 1.7e6),
+        ("cifar_wide_resnet", {"depth": 16, "width": 2, "classes": 100}, 703_284),
+        ("cifar_wide_resnet", {"depth": 40, "width": 2, "classes": 100}, 2_255_156),
+        ("cifar_wide_resnet", {"depth": 28, "width": 10, "classes": 100}, 36.5e6),
+        ("cifar_densenet", {"depth": 100, "growth": 12}, 769_162),
+        ("cifar_densenet", {"depth": 250, "growth": 24}, 15.3e6),
+        ("cifar_densenet", {"depth": 190, "growth": 40}, 25.6e6),
+        ("cifar_densenet", {"depth": 40, "growth": 12, "reduction": 1.0, "bottleneck": False}, 1.0e6),
+        ("cifar_densenet", {"depth": 100, "growth": 24, "reduction": 1.0, "bottleneck": False}, 27.2e6),
+        ("cifar_densenet", {"blocks": [6, 12, 24, 16], "growth": 32, "classes": 100}, 7_048_548),
+        ("cifar_resnext", {"cardinality": 8}, 34.4e6),
+        ("cifar_resnext", {"cardinality": 16}, 68.1e6),
+        ("cifar_vgg", {"depth": 8, "classes": 100}, 3_965_028),
+        ("cifar_vgg", {"depth": 11}, 9_231_114),
+        ("cifar_vgg", {"depth": 13, "classes": 100}, 9_462_180),
+        ("cifar_vgg", {"depth": 16}, 14_728_266),
+        ("cifar_vgg", {"depth": 19}, 20_040_522),
+    ],
+)
+def test_networks_have_the_published_number_of_parameters(name: str, settings: dict[str, object], count: float) -> None:
+    """Numbers in millions are published with one digit, cut or rounded."""
+    with torch.device("meta"):
+        found = size(create(name, **settings))
+    assert found == count if isinstance(count, int) else abs(found - count) < 1e5
+
+
+@pytest.mark.parametrize(
+    ("name", "settings", "message"),
+    [
+        ("cifar_vgg", {"depth": 12}, "12 does not fit, the nearest is 11"),
+        ("cifar_vgg", {"width": 0}, "above 0"),
+        ("cifar_densenet", {"depth": 101}, "with bottlenecks has depth 6n \\+ 4; 101 does not fit, the nearest is 100"),
+        ("cifar_densenet", {"depth": 41, "bottleneck": False}, "3n \\+ 4; 41 does not fit, the nearest is 40"),
+        ("cifar_densenet", {"blocks": [2, 0]}, "each at least 1"),
+        ("cifar_densenet", {"reduction": 1.5}, "at most 1, not 1.5"),
+        ("cifar_densenet", {"growth": 0}, "growth is at least 1"),
+        ("cifar_resnext", {"depth": 30}, "the nearest is 29"),
+        ("cifar_resnext", {"cardinality": 0}, "at least 1"),
+    ],
+)
+def test_impossible_networks_are_told(name: str, settings: dict[str, object], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        create(name, **settings)
+
+
+@pytest.mark.parametrize(
     ("settings", "message"),
     [
         ({"depth": 18}, "18 does not fit, the nearest is 20"),
@@ -61,6 +110,9 @@ def test_impossible_settings_are_told(settings: dict[str, object], message: str)
 SMALL: dict[str, dict[str, object]] = {
     "cifar_resnet": {"depth": 11, "block": "bottleneck", "shortcut": "pad", "width": 0.5, "channels": 1},
     "cifar_wide_resnet": {"depth": 10, "width": 1, "channels": 1, "dropout": 0.3},
+    "cifar_densenet": {"depth": 22, "growth": 4, "channels": 1, "dropout": 0.2},
+    "cifar_resnext": {"depth": 11, "cardinality": 2, "width": 4, "channels": 1},
+    "cifar_vgg": {"depth": 11, "width": 0.1, "channels": 1},
     "digits_net": {"width": 4, "blocks": 2},
     "mlp": {"inputs": 64, "hidden": []},
     "torchvision": {"name": "squeezenet1_1", "classes": 10, "channels": 1},
@@ -79,9 +131,30 @@ def test_networks_learn_on_one_channel(name: str) -> None:
     assert all(p.grad is not None and p.grad.isfinite().all() for p in net.parameters())
 
 
-@pytest.mark.parametrize("name", ["cifar_resnet", "cifar_wide_resnet", "digits_net"])
+@pytest.mark.parametrize("name", [n for n in SMALL if n.startswith("cifar")])
+def test_traced_networks_are_what_they_were(name: str) -> None:
+    """With its layers as taps, and the same outputs and gradients at another batch size; a block's inner layers too."""
+    settings = {k: v for k, v in SMALL[name].items() if k != "dropout"}
+    net = initialise(lambda: create(name, **settings), 0)
+    traced = trace(net, torch.randn(2, 1, 32, 32))
+    layers = [n for n, _ in net.named_modules() if n.startswith("layer")]
+    assert {"layer1", "layer2", "layer3", "fc"} <= set(traced.taps) and set(layers) <= set(traced.taps)
+    assert not traced.leaves and traced.holds_for(torch.zeros(3, 1, 32, 32))
+    x = torch.randn(3, 1, 32, 32)
+    outputs, gradients = [], []
+    for call in (net, traced.graph_module):
+        net.zero_grad()
+        y = call(x)
+        y.square().mean().backward()
+        outputs.append(y.detach())
+        gradients.append([p.grad.clone() for p in net.parameters() if p.grad is not None])
+    assert torch.equal(*outputs)
+    assert all(torch.equal(a, b) for a, b in zip(*gradients, strict=True)) and len(gradients[0]) > 10
+
+
+@pytest.mark.parametrize("name", [n for n in SMALL if n.startswith("cifar")] + ["digits_net"])
 def test_taps_have_the_expected_names_and_sizes(name: str) -> None:
-    net = create(name)
+    net = create(name, **{k: v for k, v in SMALL[name].items() if k != "channels"})
     x = torch.zeros(1, 1 if name == "digits_net" else 3, 32, 32)
     seen: dict[str, torch.Size] = {}
     for path, module in net.named_children():

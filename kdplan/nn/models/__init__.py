@@ -18,12 +18,18 @@ from torch import nn
 from kdplan.diagnostics.report import listing, nearest
 from kdplan.nn.catalog import MODELS
 from kdplan.nn.models.cifar import cifar_resnet, cifar_wide_resnet
+from kdplan.nn.models.densenet import cifar_densenet
+from kdplan.nn.models.resnext import cifar_resnext
 from kdplan.nn.models.small import autoencoder, conv1x1, digits_net, linear, mlp
+from kdplan.nn.models.vgg import cifar_vgg
 from kdplan.nn.models.zoo import timm, torchvision
 
 __all__ = [
     "autoencoder",
+    "cifar_densenet",
     "cifar_resnet",
+    "cifar_resnext",
+    "cifar_vgg",
     "cifar_wide_resnet",
     "conv1x1",
     "create",

@@ -11,10 +11,12 @@ def conv3x3(inputs: int, outputs: int, stride: int = 1) -> nn.Conv2d:
 
 
 def initialise_convolutions(net: nn.Module) -> None:
-    """Kaiming normal weights (fan out, ReLU) for all convolutions; ones and zeros for all batch norms."""
+    """Kaiming normal weights (fan out, ReLU) and no bias for all convolutions; ones and zeros for all batch norms."""
     for module in net.modules():
         if isinstance(module, nn.Conv2d):
             nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
         elif isinstance(module, nn.BatchNorm2d):
             nn.init.ones_(module.weight)
             nn.init.zeros_(module.bias)
