@@ -161,7 +161,7 @@ LOSSES = (
         ),
         "Flow of solution procedure: compares the mean over positions of the products of every channel of one layer "
         "with every channel of another. Of two sizes, the larger is averaged down (`norms`: max-pooled). Both sides' "
-        "channels must agree. `norms` is about 1000 times larger.",
+        "channels must agree. `norms` is thousands of times larger.",
         result="scalar",
         formula="mse: (1/B) sum_i mean_cd (G_s - G_t)_cd^2; norms: (1/B) sum_i sum_d ||(G_s - G_t)_d||; "
         "G_cd = mean_xy f_c(x, y) g_d(x, y)",

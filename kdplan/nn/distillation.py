@@ -120,7 +120,7 @@ def fsp(
         of both `from` must agree, and those of both `to`.
     convention : {"mse", "norms"}
         "mse": the mean squared difference of G; pooling averages. "norms": the lengths of the columns ``G_.d`` of the
-        difference, summed over d; pooling takes maxima. About 1000 times larger.
+        difference, summed over d; pooling takes maxima. Thousands of times larger.
 
     Returns
     -------

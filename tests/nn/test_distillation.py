@@ -234,3 +234,15 @@ def test_the_best_first_score_is_u(u: float) -> None:
 def test_mistakes_are_told(settings: dict[str, float], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         top_score_difference(torch.zeros(1, 8), torch.tensor([0]), **settings)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("f", [attention, nst])
+def test_equal_features_have_no_gradient(f: Callable[..., torch.Tensor]) -> None:
+    """Where a student begins as its teacher: lengths have no derivative at 0, and none may be made up."""
+    for convention in CONVENTIONS[f.__name__]:
+        a = t(S).clone().requires_grad_()
+        f(a, t(S), convention=convention).backward()  # type: ignore[no-untyped-call]
+        assert a.grad is not None and a.grad.abs().max() < 1e-12
+    a = t(S).clone().requires_grad_()
+    fsp(a, a, t(S), t(S), convention="norms").backward()  # type: ignore[no-untyped-call]
+    assert a.grad is not None and a.grad.abs().max() == 0
