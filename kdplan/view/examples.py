@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from kdplan.ir.functions import FUNCTIONS, PLAN_FUNCTIONS, SIGNALS
 from kdplan.ir.kinds import KINDS, NETWORKS
 from kdplan.ir.optimizers import OPTIMIZERS
-from kdplan.ir.spec import Kind, Param, Spec
+from kdplan.ir.spec import Kind, Param, SettingSpec, Spec
 from kdplan.nn.catalog import METRICS
 from kdplan.passes.tables import choices
 
@@ -91,6 +91,13 @@ measure shown of few@alone.features on digits[part[new]].test {{ {metric} }}
 """
 """Features of digits that were never trained on, compared."""
 
+_IN_STAGES = {
+    "stages": "stages mimic of small from big on digits with quick {{ {auto} {example} }}",
+    "stage": "stages mimic of small on digits with quick {{ stage s1 {{ small.layer1 ~ big.layer1  {example} }} }}",
+    "head": "stages mimic of small from big on digits with quick {{ {auto} head {{ {loss} {example} }} }}",
+}
+"""Where an example of a setting stands in a ladder."""
+
 SIGNAL_EXAMPLES = {
     "inputs": "mean(small(inputs).logits)",
     "labels": "cross_entropy(small.logits, labels)",
@@ -110,6 +117,12 @@ class Example:
     plan: str
 
 
+def own_settings(kind: Kind) -> list[SettingSpec]:
+    """The settings of a kind without those that it shares with `recipe`."""
+    shared = KINDS["recipe"].settings if kind.name != "recipe" else ()
+    return [s for s in kind.settings if s not in shared]
+
+
 def frame(*without: str) -> str:
     """The common declarations, but for those named."""
     return "\n".join(text for name, text in FRAME.items() if name not in without)
@@ -123,7 +136,7 @@ def examples() -> list[Example]:
     """
     found = [Example(f"kind {k.name}", k.example, _kind_plan(k)) for k in KINDS.values()]
     for kind in KINDS.values():
-        for s in kind.settings:
+        for s in kind.settings if kind.name in ("recipe", "phase") else own_settings(kind):
             found.append(Example(f"setting {kind.name}.{s.name}", s.example, _setting_plan(kind, s.name, s.example)))
     found += [Example(f"function {f.name}", f.example, _loss_plan(f)) for f in FUNCTIONS.values()]
     for f in PLAN_FUNCTIONS.values():
@@ -191,6 +204,10 @@ def _setting_plan(kind: Kind, name: str, example: str) -> str:
     if kind.name == "data":
         source = 'arrays("unsplit.npz")' if name == "split" else "digits"
         return f"{frame('digits')}\ndata digits = {source} {{ {example} }}\n"
+    if kind.name in _IN_STAGES:
+        auto = "" if "stages = auto" in example else "stages = auto"
+        loss = "" if name == "loss" else "loss = cross_entropy(small.logits, labels)"
+        return f"{frame('alone')}\n{_IN_STAGES[kind.name].format(example=example, auto=auto, loss=loss)}\n"
     assert kind.name == "verticals"
     parts = 'low = ["0", "1", "2", "3", "4", "5"]  high = ["5", "6", "7", "8", "9"]'
     return f"{frame()}\nverticals part of digits {{ {example}  {parts} }}\n"

@@ -22,7 +22,7 @@ from kdplan.ir.optimizers import OPTIMIZERS, SCHEDULES, OptimizerSpec, Setting
 from kdplan.ir.spec import Kind, Param, SettingSpec, Spec
 from kdplan.nn.catalog import METRICS, MODELS
 from kdplan.passes.tables import choices
-from kdplan.view.examples import FRAME, SIGNAL_EXAMPLES, call
+from kdplan.view.examples import FRAME, SIGNAL_EXAMPLES, call, own_settings
 
 TYPES = {
     "number": ("a number", "0.5"),
@@ -103,12 +103,12 @@ def _kind(kind: Kind) -> str:
         parts.append(f"Clauses: {', '.join(said)}." + (" May be a family." if kind.slots else ""))
     if kind.inner:
         parts.append(f"In its body: {', '.join(code(i) for i in kind.inner)}.")
-    own = [s for s in kind.settings if kind.name != "phase" or s not in KINDS["recipe"].settings]
+    own = own_settings(kind)
     if kind.name in NETWORKS - {"teacher"}:
         parts.append("Settings: those of `teacher`.")
     elif own:
         parts.append(rows(["setting", "type", "meaning", "default", "example"], [_setting(s) for s in own]))
-    if kind.name == "phase":
+    if len(own) < len(kind.settings):
         parts.append("And every setting of `recipe`, which then holds for this phase in place of the recipe's.")
     return "\n\n".join(parts)
 
