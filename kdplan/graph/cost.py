@@ -171,7 +171,7 @@ def forward_flops(gm: fx.GraphModule, batch: int | None = None) -> int:
 
 
 class _FlopsByNode(Replay):
-    """Runs a graph on fake tensors and adds up each owner's operations."""
+    """Runs a graph on fake tensors and counts each node's operations."""
 
     def __init__(self, gm: fx.GraphModule, world: Any, counter: FlopCounterMode) -> None:
         super().__init__(gm, world)
@@ -181,13 +181,12 @@ class _FlopsByNode(Replay):
     def run_node(self, n: fx.Node) -> Any:
         before = int(self.counter.get_total_flops())
         value = super().run_node(n)
-        owner = str(n.meta.get("owner", ""))
-        self.found[owner] = self.found.get(owner, 0) + int(self.counter.get_total_flops()) - before
+        self.found[n.name] = int(self.counter.get_total_flops()) - before
         return value
 
 
-def flops_by_owner(gm: fx.GraphModule) -> dict[str, int]:
-    """Forward FLOPs of each network (`net NAME`), of splices and of the loss, at the batch size of the graph."""
+def flops_by_node(gm: fx.GraphModule) -> dict[str, int]:
+    """Forward FLOPs of each node, at the batch size of the graph."""
     world = world_for(gm, ())
     inputs = example_inputs(gm, world)
     counter = FlopCounterMode(display=False)

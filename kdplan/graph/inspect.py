@@ -15,7 +15,7 @@ from kdplan.diagnostics.report import Reporter, error, listing
 from kdplan.graph.assemble import Joined, join, no_part
 from kdplan.graph.assembled import Networks
 from kdplan.graph.cost import cost as graph_cost
-from kdplan.graph.cost import flops_by_owner
+from kdplan.graph.cost import flops_by_node
 from kdplan.ir import expr as ir
 from kdplan.ir.dag import Cost
 from kdplan.ir.plan import Loaded, Network, Phase, Plan, View
@@ -201,10 +201,12 @@ def view_size(plan: Plan, view: View) -> int:
 
 def _shares(made: Joined) -> dict[str, float]:
     """For each network: which share of its whole forward FLOPs the pruned graph still has."""
-    whole = flops_by_owner(made.joined.graph_module)
-    kept = flops_by_owner(made.graph_module)
-    return {
-        name: kept.get(f"net {name}", 0) / whole[f"net {name}"]
-        for name in made.joined.networks
-        if whole.get(f"net {name}")
-    }
+    flops = flops_by_node(made.joined.graph_module)
+    kept = {n.name for n in made.graph_module.graph.nodes}
+    shares = {}
+    for name in made.joined.networks:
+        nodes = [n.name for n in made.joined.graph_module.graph.nodes if n.meta.get("owner") == f"net {name}"]
+        whole = sum(flops.get(n, 0) for n in nodes)
+        if whole:
+            shares[name] = sum(flops.get(n, 0) for n in nodes if n in kept) / whole
+    return shares

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import re
 from collections import Counter
 from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
 
-from kdplan.compile import Compiled
+from kdplan.compile import Compiled, compile_source
+from kdplan.diagnostics.span import Source
 from kdplan.passes.expand import Namer, expand
+from tests.conftest import root_for
 from tests.passes.plans import BIG, HEAD, Model, compiled, keys, models
 
 ROOT = Path(__file__).parents[2]
@@ -36,10 +37,8 @@ def test_random_plans_keep_their_keys(model: Model) -> None:
 
 @pytest.mark.parametrize("file", FILES, ids=[str(f.relative_to(ROOT)) for f in FILES])
 def test_the_plans_that_are_shipped_keep_their_keys(file: Path, request: pytest.FixtureRequest) -> None:
-    text = file.read_text(encoding="utf-8")
-    embedded = not re.search("cifar|mnist|svhn|imagenet|coco", text)
-    root = None if embedded else request.getfixturevalue("kdplan_data")
-    expands(compiled(text, file.parent, root=root), root)
+    root = root_for(file, request)
+    expands(compile_source(Source(str(file), file.read_text(encoding="utf-8")), file.parent, root), root)
 
 
 def test_axes_become_parts_of_names() -> None:
