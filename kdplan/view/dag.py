@@ -105,13 +105,13 @@ def to_dot(drawn: Picture, title: str = "") -> graphviz.Digraph:
     ids = {name: f"n{i}" for i, name in enumerate(drawn.boxes)}
     groups: dict[str, list[str]] = {}
     for name, box in drawn.boxes.items():
-        groups.setdefault(box.family, []).append(name)
-    for number, (family, names) in enumerate(groups.items()):
+        groups.setdefault(box.frame or f"{box.family}[…]", []).append(name)
+    for number, (title_of, names) in enumerate(groups.items()):
         if len(names) == 1:
             graph.node(ids[names[0]], _label(drawn.boxes[names[0]]))
             continue
         with graph.subgraph(name=f"cluster_{number}") as frame:
-            frame.attr(label=graphviz.escape(f"{family}[…]"), style="rounded,dashed", color="#b3bac4", margin="12")
+            frame.attr(label=graphviz.escape(title_of), style="rounded,dashed", color="#b3bac4", margin="12")
             frame.attr(fontsize="11", fontcolor="#5d6673", labelloc="t", labeljust="l")
             for name in names:
                 frame.node(ids[name], _label(drawn.boxes[name]))

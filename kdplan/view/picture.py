@@ -26,6 +26,8 @@ class Box:
     """The actions of the phases that it stands for; empty where it is no phase."""
     family: str = ""
     members: int = 1
+    frame: str = ""
+    """The construct that it belongs to, with its coordinates."""
 
 
 @dataclass(slots=True)
@@ -70,6 +72,7 @@ def picture(plan: Plan, planned: Mapping[str, Planned], every: bool = False) -> 
         drawn.boxes[box] = Box(name, "export", ["checked, deployable"], family=box)
         for version in export.target.versions:
             _version_arrows(drawn, plan, version, box)
+    drawn = quiet(shared(drawn, planned))
     return drawn if every else fold(drawn)
 
 
@@ -85,12 +88,10 @@ def _phase_box(plan: Plan, phase: Phase, planned: Planned | None) -> Box:
             cost = planned.cost
             time = f", {words.seconds(cost.seconds)}" if cost.seconds is not None else ""
             lines.append(f"{words.count(cost.parameters)} parameters, {words.count(cost.flops_step)}FLOP a step{time}")
-        if planned.same_as is not None:
-            lines.append(f"same as {planned.same_as}")
         if planned.action == "resume":
             lines.append(f"from step {planned.resume_step}")
     actions = [planned.action] if planned is not None else []
-    return Box(phase.name, kind, lines, actions, words.family(phase.name))
+    return Box(phase.name, kind, lines, actions, words.family(phase.name), frame=phase.construct or "")
 
 
 def _phase_arrows(drawn: Picture, plan: Plan, phase: Phase, planned: Planned | None) -> None:
@@ -146,6 +147,38 @@ def _version_arrows(drawn: Picture, plan: Plan, version: Version, target: str) -
             pending.append((origin.version, words.version(origin.version)))
         elif isinstance(origin, Merged | Averaged):
             pending += [(v, words.version(v)) for v in origin.versions]
+
+
+def shared(drawn: Picture, planned: Mapping[str, Planned]) -> Picture:
+    """One box for phases of equal content: the first has the names of the others, and all their arrows."""
+    into = {p.name: p.same_as for p in planned.values() if p.same_as is not None and p.same_as in drawn.boxes}
+    made = Picture({name: box for name, box in drawn.boxes.items() if name not in into})
+    for first in dict.fromkeys(into.values()):
+        others = [name for name, target in into.items() if target == first]
+        more = f" and {len(others) - 2} more" if len(others) > 2 else ""
+        made.boxes[first].lines.append(f"also {', '.join(others[:2])}{more}")
+    for (source, target), texts in drawn.arrows.items():
+        if target in into:
+            continue  # what an equal phase reads is what the first one reads
+        for text in texts:
+            made.arrow(into.get(source, source), target, text)
+    return made
+
+
+def quiet(drawn: Picture, limit: int = 8) -> Picture:
+    """Data that many boxes read have arrows only to those that read nothing else; the others say it in a line."""
+    readers: dict[str, list[str]] = {}
+    for source, target in drawn.arrows:
+        readers.setdefault(source, []).append(target)
+    made = Picture(drawn.boxes)
+    fed = {t for s, t in drawn.arrows if drawn.boxes[s].kind != "data"}
+    for (source, target), texts in drawn.arrows.items():
+        box = drawn.boxes[source]
+        if box.kind == "data" and len(readers[source]) > limit and target in fed:
+            made.boxes[target].lines.append(f"on {box.name}.{', '.join(texts)}")
+        else:
+            made.arrows[source, target] = texts
+    return made
 
 
 def fold(drawn: Picture, limit: int = words.FOLD) -> Picture:

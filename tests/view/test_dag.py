@@ -12,6 +12,7 @@ import pytest
 from kdplan.diagnostics.report import PlanError
 from kdplan.view.dag import mermaid, to_dot, write_dag
 from kdplan.view.picture import picture
+from tests.passes.plans import BIG, HEAD, compiled
 from tests.view.samples import sample
 
 needs_dot = pytest.mark.skipif(shutil.which("dot") is None, reason="needs the dot program of Graphviz")
@@ -96,3 +97,24 @@ def test_unknown_format(tmp_path: Path, name: str) -> None:
     with pytest.raises(PlanError) as error:
         write_dag(*sample(), tmp_path / name)
     assert error.value.diagnostics[0].code == "KD0912"
+
+
+def test_equal_phases_are_one_box_and_a_ladder_is_one_frame() -> None:
+    made = compiled(
+        HEAD + BIG + "stages mimic[k in 1..2] of small from big on digits with quick { count = k }\n"
+        "stages again of small from big on digits with quick { stages = auto }"
+    )
+    drawn = picture(made.plan, made.planned)
+    assert "again@s1" not in drawn.boxes and "also again@s1" in drawn.boxes["mimic[k=2]@s1"].lines
+    assert {b.frame for b in drawn.boxes.values()} == {"", "mimic[k=1]", "mimic[k=2]"}
+    assert to_dot(drawn).source.count("subgraph cluster_") == 1  # a frame of one box is none
+
+
+def test_data_that_everybody_reads_are_told_in_a_line() -> None:
+    many = "".join(
+        f"phase p{i} of small on digits with quick {{ loss = kd(big.logits, small.logits)  seed = {i} }}\n"
+        for i in range(9)
+    )
+    drawn = picture((made := compiled(HEAD + BIG + many)).plan, made.planned)
+    assert [t for s, t in drawn.arrows if s == "data digits"] == ["big@train"]
+    assert "on digits.train" in drawn.boxes["p3"].lines
