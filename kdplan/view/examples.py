@@ -206,8 +206,8 @@ def _setting_plan(kind: Kind, name: str, example: str) -> str:
         return f"{frame('digits')}\ndata digits = {source} {{ {example} }}\n"
     if kind.name in _IN_STAGES:
         auto = "" if "stages = auto" in example else "stages = auto"
-        loss = "" if name == "loss" else "loss = cross_entropy(small.logits, labels)"
-        return f"{frame('alone')}\n{_IN_STAGES[kind.name].format(example=example, auto=auto, loss=loss)}\n"
+        term = "" if name == "loss" else "loss = cross_entropy(small.logits, labels)"
+        return f"{frame('alone')}\n{_IN_STAGES[kind.name].format(example=example, auto=auto, loss=term)}\n"
     assert kind.name == "verticals"
     parts = 'low = ["0", "1", "2", "3", "4", "5"]  high = ["5", "6", "7", "8", "9"]'
     return f"{frame()}\nverticals part of digits {{ {example}  {parts} }}\n"
