@@ -5,11 +5,16 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 from kdplan.cli import session
 from kdplan.compile import Compiled, inspect
 from kdplan.diagnostics.render import render_text, to_json
 from kdplan.diagnostics.report import counted, error, listing, nearest
+
+if TYPE_CHECKING:
+    from kdplan.runtime.results import MeasureResult
 
 FINE, FAILED, TO_DO = 0, 1, 10
 
@@ -168,7 +173,7 @@ def run(given: argparse.Namespace) -> int:
         print(f"stopped in {result.interrupted}; `kdplan run {given.file}` goes on from there", file=sys.stderr)
     if result.exit_code == 0 or (given.keep_going and result.interrupted is None):
         tables = run_measures(made.plan, made.keys, store, options)
-        _show_tables(given, tables)
+        _show_tables(given, tables, given.plots or store.root / "plots" / given.file.stem)
     return result.exit_code
 
 
@@ -180,8 +185,9 @@ def _before_training(made: Compiled, to_do: list[str], device: str) -> None:
     inspect(made, to_do)
 
 
-def _show_tables(given: argparse.Namespace, tables: list) -> None:  # type: ignore[type-arg]
+def _show_tables(given: argparse.Namespace, tables: list[MeasureResult], plots: Path) -> None:
     from kdplan.view import tables as view
+    from kdplan.view.plots import write_plots
     from kdplan.view.words import console
 
     out = console()
@@ -191,6 +197,8 @@ def _show_tables(given: argparse.Namespace, tables: list) -> None:  # type: igno
         if given.csv:
             given.csv.mkdir(parents=True, exist_ok=True)
             (given.csv / f"{table.name}.csv").write_text(view.to_csv(table), encoding="utf-8")
+        for file in write_plots(table, plots, view.unit):
+            out.print(f"picture: {file}", soft_wrap=True, highlight=False)
 
 
 def export(given: argparse.Namespace) -> int:

@@ -91,6 +91,13 @@ def _run(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     run.add_argument("--checkpoint-seconds", type=float, default=60.0, metavar="S",
                      help="how often a running phase is saved inside an epoch (default: 60)")  # fmt: skip
     run.add_argument("--tensorboard", type=Path, default=None, metavar="DIR", help="also write TensorBoard files")
+    run.add_argument(
+        "--plots",
+        type=Path,
+        default=None,
+        metavar="DIR",
+        help="where pictures of measures go (default: plots/<plan> in the store)",
+    )
     run.add_argument("--csv", type=Path, default=None, metavar="DIR", help="also write the measures' tables as CSV")
     run.set_defaults(command=commands.run)
     export = _verb(verbs, "export", "Write an exported network: weights, and what is needed to use them.")

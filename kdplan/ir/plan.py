@@ -264,8 +264,21 @@ class Row:
 
 
 @dataclass(slots=True)
+class Plot:
+    """Curves of metric `y` over axis `x`, one for each version of the measure; `baseline` are level lines."""
+
+    x: str
+    y: Item
+    baseline: list[Row] = field(default_factory=list)
+    span: Place = place()
+
+
+@dataclass(slots=True)
 class Measure:
-    """Numbers about networks on data. Axes named in `over` are averaged: mean, standard deviation, count."""
+    """Numbers about networks on data. Axes named in `over` are averaged: mean, standard deviation, count.
+
+    Values of the axes in `by` are the table's lines, and versions its columns.
+    """
 
     name: str
     rows: list[Row]
@@ -273,6 +286,7 @@ class Measure:
     metrics: list[Item]
     by: list[Plain] = field(default_factory=list)
     over: list[str] = field(default_factory=lambda: ["seed"])
+    plots: list[Plot] = field(default_factory=list)
     span: Place = place()
 
 

@@ -221,6 +221,20 @@ METRICS: dict[str, MetricSpec] = {
             "%",
             _settings(Setting("k", "int", REQUIRED, "how many subjects count")),
         ),
+        MetricSpec(
+            "tsne",
+            "A picture: features of some classes in two dimensions (t-SNE; maps are averaged over places). The number "
+            "is how well the classes are apart there, their silhouette.",
+            "features",
+            True,
+            "nats",
+            _settings(
+                Setting("classes", "int", 10, "how many classes, drawn at random"),
+                Setting("samples", "int", 500, "how many samples of them, at most"),
+                Setting("seed", "int", 0, "which classes and samples"),
+            ),
+        ),
         MetricSpec("parameters", "Parameters of the network.", "network", False, "", {}),
+        MetricSpec("flops", "Floating-point operations of one sample, 2 a multiply-add.", "network", False, "", {}),
     )
 }

@@ -264,11 +264,10 @@ class _Expansion:
     def _measure(self, measure: Measure, word: str) -> str:
         rows = [self._target(r.target) for r in measure.rows]
         views = ", ".join(expression(self.speller.view(v, split=True)) for v in measure.views)
-        by = f" by {', '.join(map(str, measure.by))}" if measure.by else ""
-        over = f" over {', '.join(measure.over)}" if measure.over not in (["seed"], []) else ""
         comma, line = (",\n", "\n") if sum(map(len, rows)) > 80 else (", ", " ")
         metrics = ", ".join(map(self.speller.item, measure.metrics))
-        return f"measure {word} of{line}{comma.join(rows)}{line}{by} on {views}{over} {{ {metrics} }}"
+        # Rows are written out and have no axes any more: nothing to order, to average or to plot by.
+        return f"measure {word} of{line}{comma.join(rows)}{line} on {views} {{ {metrics} }}"
 
     def _target(self, target: Any) -> str:
         assert target.join == "single" and len(target.versions) == 1, "several versions as one have no text yet"

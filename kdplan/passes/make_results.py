@@ -7,9 +7,10 @@ from typing import Any, TypeVar
 
 from kdplan.diagnostics.report import Gather, error, listing
 from kdplan.ir import expr as ir
-from kdplan.ir.plan import Export, Item, Measure, Row, Target, View
+from kdplan.ir.plan import Export, Item, Measure, Plot, Row, Target, View
 from kdplan.passes import axes
 from kdplan.passes.apply import family_error, weights
+from kdplan.passes.arithmetic import too_many, unknown_parameter
 from kdplan.passes.load import Declared
 from kdplan.passes.make_data import view_of
 from kdplan.passes.open_set import check_protocols
@@ -37,8 +38,11 @@ def measure(thing: Declared, ctx: Context) -> Measure:
     metrics: list[Item] = []
     with gather:
         views = [_measured_view(v, on, ctx) for e in on.exprs for v in _unswept(e, lambda e=e: spread([e], ctx, "any"))]  # type: ignore[misc]
+    plots: list[Plot] = []
     with gather:
         metrics = measure_metrics(node, ctx)
+    with gather:
+        plots = [_plot(p, rows, metrics, ctx) for p in _plots(node)]
     for clause in (by, over):
         for e in clause.exprs if clause else ():
             with gather:
@@ -54,6 +58,7 @@ def measure(thing: Declared, ctx: Context) -> Measure:
         metrics,
         [e.span.text for e in by.exprs] if by else [],
         [e.span.text for e in over.exprs] if over else ["seed"],
+        plots,
         span=node.head_span,
     )
 
@@ -63,7 +68,7 @@ def _check_axis(e: ast.Expr, thing: Declared, rows: list[Row], ctx: Context) -> 
     text = e.span.text
     known = dict.fromkeys(name for row in rows for name in row.coordinates)
     declared = ctx.module.scope.get(text)
-    usable = isinstance(declared, Declared) and (declared.kind == "verticals" or axes.is_axis(declared))
+    usable = isinstance(declared, Declared) and axes.is_axis(declared)
     if text not in known and not usable and text != "seed" and rows and not ctx.module.knows_of(text):
         has = f"it has {listing(known)}" if known else "nothing in it is swept"
         raise error("KD0409", e.span, family=thing.name, name=text, help=has)
@@ -121,13 +126,60 @@ def measure_metrics(node: ast.Declaration, ctx: Context) -> list[Item]:
     PlanError
         KD0257 where it lists none.
     """
-    nodes: list[ast.Expr] = list(node.listing or [])
+    nodes = [n for n in node.listing or [] if n not in _plots(node)]
     if not nodes:
         raise error("KD0257", node.head_span)
     return [
         as_item("metric", _unswept(n, lambda n=n: ctx.eval(n, "metric")), n, "metric", ctx)  # type: ignore[misc]
         for n in nodes
     ]
+
+
+# ---- plots
+
+
+def _plots(node: ast.Declaration) -> list[ast.Call]:
+    """`plot(…)` among the metrics: no number, but a picture of numbers."""
+    return [
+        n for n in node.listing or [] if isinstance(n, ast.Call) and isinstance(n.function, ast.Name)
+        and n.function.name == "plot"
+    ]  # fmt: skip
+
+
+def _plot(node: ast.Call, rows: list[Row], metrics: list[Item], ctx: Context) -> Plot:
+    """A picture of one of the measure's metrics over one of its axes.
+
+    Raises
+    ------
+    PlanError
+        KD0236, KD0230, KD0226, KD0237 for its arguments; KD0409 for what is no axis of the rows; KD0245 for a metric
+        that the measure does not list.
+    """
+    names = ["x", "y", "baseline"]
+    if node.args:
+        raise too_many(node.args[0].span, "plot", names)
+    given: dict[str, ast.Expr] = {}
+    for k in node.keywords:
+        if k.name not in names or k.name in given:
+            raise unknown_parameter(k, "`plot`", names, given=k.name in given)
+        given[k.name] = k.value
+    for wanted in ("x", "y"):
+        if wanted not in given:
+            raise error("KD0237", node.span, function="plot", name=wanted)
+    axis = given["x"].span.text
+    known = dict.fromkeys(name for row in rows for name in row.coordinates)
+    if axis not in known:
+        has = f"it has {listing(known)}" if known else "nothing in it is swept"
+        raise error("KD0409", given["x"].span, family="the measure", name=axis, help=has)
+    y = as_item("metric", _unswept(given["y"], lambda: ctx.eval(given["y"], "metric")), given["y"], "y", ctx)
+    if (y.name, y.arguments) not in [(m.name, m.arguments) for m in metrics]:
+        texts = listing(m.span.text for m in metrics if m.span)
+        raise error("KD0245", given["y"].span, name="y", value=given["y"].span.text, choices=texts)
+    baseline: list[Row] = []
+    if "baseline" in given:
+        for found in expand(ctx, lambda inner: _rows(given["baseline"], inner), axes.size):
+            baseline.extend(found)
+    return Plot(axis, y, baseline, span=node.span)
 
 
 def _unswept(node: ast.Expr, make: Callable[[], T]) -> T:

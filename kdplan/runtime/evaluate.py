@@ -16,6 +16,7 @@ from kdplan.nn.catalog import METRICS
 from kdplan.nn.metrics import build_metric, count_parameters
 from kdplan.nn.verification import NUMBERS, scores
 from kdplan.runtime.measured import label_of
+from kdplan.runtime.pictures import PICTURES
 from kdplan.runtime.results import Measured
 
 BATCH_BYTES = 1 << 26
@@ -57,8 +58,9 @@ def evaluate(
     if not metrics:
         return {}
     built = {}
+    pictures = {label_of(item): item for item in metrics if item.name in PICTURES}
     compared = {label_of(item): item for item in metrics if item.name in NUMBERS}
-    for item in (item for item in metrics if item.name not in NUMBERS):
+    for item in (item for item in metrics if item.name not in NUMBERS and item.name not in PICTURES):
         reason = "it compares two networks" if item.name in METRICS and METRICS[item.name].needs == "pair" else ""
         try:
             built[label_of(item)] = build_metric(item.name, probabilities=probabilities, **item.arguments)
@@ -67,12 +69,17 @@ def evaluate(
         if reason:
             raise error("KD0840", item.span, metric=item.name, reason=reason)
     features: list[Tensor] = []
+    vectors: list[Tensor] = []
+    labels: list[Tensor] = []
     for found in loader.epoch(0):
-        if built and "labels" not in found:
+        if (built or pictures) and "labels" not in found:
             raise error("KD0840", metrics[0].span, metric=metrics[0].name, reason="the data has no labels")
         made = outputs(found["inputs"])
         if compared:
             features.append(made.flatten(1).cpu())
+        if pictures:
+            vectors.append((made.flatten(2).mean(dim=2) if made.dim() > 2 else made).float().cpu())
+            labels.append(found["labels"].cpu())
         for name, metric in built.items():
             try:
                 metric.update(made, found["labels"])
@@ -81,6 +88,8 @@ def evaluate(
                 reason = f"{shapes}: {problem}"
                 raise error("KD0840", None, metric=name, reason=reason) from problem
     numbers: dict[str, Measured] = {name: metric.compute() for name, metric in built.items()}
+    for name, item in pictures.items():
+        numbers[name] = PICTURES[item.name](torch.cat(vectors), torch.cat(labels), **item.arguments)
     return numbers | _compared(compared, features, loader)
 
 

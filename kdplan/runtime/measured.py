@@ -11,14 +11,23 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from kdplan.diagnostics.report import error
 from kdplan.ir.dag import PhaseKey
 from kdplan.ir.expr import Version
-from kdplan.ir.plan import Averaged, Copied, Fresh, Item, Loaded, Measure, Merged, Plan, Row, Target, View
+from kdplan.ir.plan import Averaged, Copied, Fresh, Item, Loaded, Measure, Merged, Plan, Plot, Row, Target, View
 from kdplan.ir.versions import slot_of
 from kdplan.runtime.events import Events, NoEvents
 from kdplan.runtime.options import RunOptions
-from kdplan.runtime.results import Measured, MeasureResult, Number, ResultRow, as_measured
+from kdplan.runtime.results import (
+    Curves,
+    Drawn,
+    Measured,
+    MeasureResult,
+    Number,
+    Panel,
+    ResultRow,
+    as_measured,
+    as_stored,
+)
 from kdplan.runtime.store import Store
 from kdplan.runtime.versions import Sources
 
@@ -55,9 +64,6 @@ def run_measures(
     sources = Sources(plan, store, keys)
     results = []
     for measure in plan.measures.values():
-        if measure.by:
-            reason = "there are no metrics by verticals, so `by` has no meaning here"
-            raise error("KD0840", measure.span, metric=measure.name, reason=reason)
         rows = [row for row in measure.rows if _trained(sources, row.target)]
         if len(rows) < len(measure.rows):
             lost = len(measure.rows) - len(rows)
@@ -66,6 +72,7 @@ def run_measures(
             continue
         numbers = _numbers(sources, measure, rows, options)
         result = _table(sources, measure, rows, numbers)
+        result.plots = [_curves(sources, measure, p, result, options) for p in measure.plots]
         events.measured(measure.name, result)
         results.append(result)
     return results
@@ -96,7 +103,9 @@ def _numbers(sources: Sources, measure: Measure, rows: list[Row], options: RunOp
         for key, value in measure_cells(sources, missing, options):
             cell = missing[key]
             versions = ", ".join(str(v) for v in cell.target.versions)
-            sources.store.keep_number("measures", key, {"value": value, "metric": cell.metric.name, "of": versions})
+            sources.store.keep_number(
+                "measures", key, {"value": as_stored(value), "metric": cell.metric.name, "of": versions}
+            )
             numbers[key] = value
     return numbers
 
@@ -118,6 +127,7 @@ def _table(sources: Sources, measure: Measure, rows: list[Row], numbers: dict[st
         groups.setdefault(json.dumps([row.label, kept], sort_keys=True, default=str), []).append(row)
     result = MeasureResult(measure.name, [label_of(m) for m in measure.metrics], [described(v) for v in measure.views])
     result.over = [axis for axis in measure.over if any(axis in row.coordinates for row in rows)]
+    result.by = [str(axis) for axis in measure.by]
     for view in measure.views:
         for group in groups.values():
             values: dict[str, dict[str, list[Measured]]] = {}
@@ -126,10 +136,31 @@ def _table(sources: Sources, measure: Measure, rows: list[Row], numbers: dict[st
                     for metric in measure.metrics:
                         number = numbers[cell_key(sources, Cell(target, view, metric))]
                         values.setdefault(snapshot, {}).setdefault(label_of(metric), []).append(number)
+                        if isinstance(number, Drawn) and row is group[0] and snapshot == "last":
+                            title = row.label + "".join(f", {k} = {v}" for k, v in row.coordinates.items())
+                            result.panels.append(Panel(title, label_of(metric), number.kind, number.data))
             kept = {k: v for k, v in group[0].coordinates.items() if k not in measure.over}
             filled = {s: {m: Number.of(v) for m, v in found.items()} for s, found in values.items()}
             result.rows.append(ResultRow(group[0].label, kept, filled, described(view)))
     return result
+
+
+def _curves(sources: Sources, measure: Measure, plot: Plot, result: MeasureResult, options: RunOptions) -> Curves:
+    """The numbers that a plot shows: those of the table, and its baseline's."""
+    y = label_of(plot.y)
+    curves = Curves(plot.x, y, {}, view=described(measure.views[0]))
+    for row in result.rows:
+        if row.view == curves.view and plot.x in row.coordinates and y in row.values.get("last", {}):
+            rest = "".join(f", {k} = {v}" for k, v in row.coordinates.items() if k != plot.x)
+            point = (row.coordinates[plot.x], row.values["last"][y])
+            curves.lines.setdefault(row.label + rest, []).append(point)
+    rows = [row for row in plot.baseline if _trained(sources, row.target)]
+    if rows:
+        level = replace(measure, rows=rows, metrics=[plot.y], views=measure.views[:1], plots=[], by=[])
+        for row in _table(sources, level, rows, _numbers(sources, level, rows, options)).rows:
+            rest = "".join(f", {k} = {v}" for k, v in row.coordinates.items())
+            curves.levels[row.label + rest] = row.values["last"][y]
+    return curves
 
 
 def label_of(metric: Item) -> str:

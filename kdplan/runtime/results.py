@@ -8,13 +8,34 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-Measured = float | list[float]
-"""What a metric gives of one run: a number, or one for each split of a protocol."""
+
+@dataclass(frozen=True)
+class Drawn:
+    """A number, and what a picture is drawn from: `kind` says how, `data` are plain values."""
+
+    value: float
+    kind: str
+    data: dict[str, Any]
+
+
+Measured = float | list[float] | Drawn
+"""What a metric gives of one run: a number, one for each split of a protocol, or one with a picture."""
 
 
 def as_measured(found: Any) -> Measured:
-    """From the store's form, in which NaN is a text."""
+    """From the store's form, in which NaN is a text.
+
+    >>> as_measured("nan"), as_measured({"value": 0.5, "kind": "scatter", "data": {}})
+    (nan, Drawn(value=0.5, kind='scatter', data={}))
+    """
+    if isinstance(found, dict):
+        return Drawn(float(found["value"]), found["kind"], found["data"])
     return [float(v) for v in found] if isinstance(found, list) else float(found)
+
+
+def as_stored(found: Measured) -> Any:
+    """The inverse of `as_measured`."""
+    return asdict(found) if isinstance(found, Drawn) else found
 
 
 def _mean(values: Sequence[float]) -> float:
@@ -61,7 +82,8 @@ class Number:
         Splits(std=1.4142135623730951, n=2, values=[[1.0, 3.0], [4.0, 6.0]])
         """
         assert values
-        every = [_mean(v) if isinstance(v, list) else float(v) for v in values]
+        plain = [v.value if isinstance(v, Drawn) else v for v in values]
+        every = [_mean(v) if isinstance(v, list) else float(v) for v in plain]
         return Number(_mean(every), _deviation(every), len(every), every, _splits(values))
 
 
@@ -86,8 +108,30 @@ class ResultRow:
 
 
 @dataclass(slots=True)
+class Curves:
+    """A plot: for each version the numbers along an axis, and level lines."""
+
+    x: str
+    y: str
+    lines: dict[str, list[tuple[Any, Number]]]
+    """Version -> points in the order of the axis."""
+    levels: dict[str, Number] = field(default_factory=dict)
+    view: str = ""
+
+
+@dataclass(slots=True)
+class Panel:
+    """One part of a picture that a metric draws: of which row, how, and from what."""
+
+    title: str
+    metric: str
+    kind: str
+    data: dict[str, Any]
+
+
+@dataclass(slots=True)
 class MeasureResult:
-    """A measure's table.
+    """A measure's table, and its pictures.
 
     Examples
     --------
@@ -103,6 +147,10 @@ class MeasureResult:
     rows: list[ResultRow] = field(default_factory=list)
     over: list[str] = field(default_factory=list)
     """The axes that were averaged."""
+    by: list[str] = field(default_factory=list)
+    """The axes whose values are the lines; versions are columns then."""
+    plots: list[Curves] = field(default_factory=list)
+    panels: list[Panel] = field(default_factory=list)
 
     def to_json(self) -> dict[str, Any]:
         """Plain values. NaN stays a float here; the store writes it as text."""
@@ -123,7 +171,19 @@ class MeasureResult:
             )
             for row in data["rows"]
         ]
-        return MeasureResult(data["name"], data["metrics"], data["views"], rows, data["over"])
+        plots = [
+            Curves(
+                p["x"],
+                p["y"],
+                {label: [(x, _number(n)) for x, n in points] for label, points in p["lines"].items()},
+                {label: _number(n) for label, n in p["levels"].items()},
+                p["view"],
+            )
+            for p in data.get("plots", ())
+        ]
+        panels = [Panel(**p) for p in data.get("panels", ())]
+        by = data.get("by", [])
+        return MeasureResult(data["name"], data["metrics"], data["views"], rows, data["over"], by, plots, panels)
 
 
 def _number(data: dict[str, Any]) -> Number:

@@ -67,7 +67,7 @@ def _fixed(value: float, unit: str) -> str:
     return f"{value:.4f}" if 1e-3 <= abs(value) < 1e5 or value == 0 else f"{value:.3e}"
 
 
-def _unit(metric: str) -> str:
+def unit(metric: str) -> str:
     spec = METRICS.get(metric.partition("(")[0])
     return spec.unit if spec is not None else "nats"
 
@@ -78,23 +78,48 @@ def header(cell: Cell, result: MeasureResult) -> str:
     return f"{cell[1]} ({cell[0]})" if several else cell[1]
 
 
-def texts(result: MeasureResult) -> tuple[list[str], list[list[str]]]:
-    """Header and rows as texts."""
+def texts(result: MeasureResult) -> tuple[int, list[str], list[list[str]]]:
+    """How many columns tell what a line is, the header, and the rows, as texts."""
+    if result.by:
+        return _crossed(result)
     cells, several_views = columns(result), len(result.views) > 1
     head = ["network", *(["data"] if several_views else []), *axes(result), *(header(c, result) for c in cells)]
     rows = []
     for row in result.rows:
         line = [row.label, *([row.view] if several_views else [])]
         line += [str(row.coordinates.get(a, "")) for a in axes(result)]
-        line += [number(row.values.get(s, {}).get(m), _unit(m)) for s, m in cells]
+        line += [number(row.values.get(s, {}).get(m), unit(m)) for s, m in cells]
         rows.append(line)
-    return head, rows
+    return len(head) - len(cells), head, rows
+
+
+def _crossed(result: MeasureResult) -> tuple[int, list[str], list[list[str]]]:
+    """Lines are the values of the axes in `by`, columns the versions, each with its metrics."""
+    by = [a for a in axes(result) if a in result.by]
+    several_views = len(result.views) > 1
+    lines: dict[tuple[str, ...], dict[str, ResultRow]] = {}
+    versions: dict[str, None] = {}
+    for row in result.rows:
+        rest = ", ".join(f"{a} = {v}" for a, v in row.coordinates.items() if a not in by)
+        version = f"{row.label}[{rest}]" if rest else row.label
+        at = (*(str(row.coordinates.get(a, "")) for a in by), *([row.view] if several_views else []))
+        versions[version] = None
+        lines.setdefault(at, {})[version] = row
+    cells = [(v, c) for v in versions for c in columns(result)]
+    head = [*by, *(["data"] if several_views else []), *(f"{v} {header(c, result)}" for v, c in cells)]
+    rows = []
+    for at, found in lines.items():
+        line = [*at]
+        for version, (s, m) in cells:
+            values = found[version].values if version in found else {}
+            line.append(number(values.get(s, {}).get(m), unit(m)))
+        rows.append(line)
+    return len(head) - len(cells), head, rows
 
 
 def rich_table(result: MeasureResult) -> Table:
     """For the terminal."""
-    head, rows = texts(result)
-    told = len(head) - len(columns(result))
+    told, head, rows = texts(result)
     on = f" on {result.views[0]}" if len(result.views) == 1 else ""
     chances = [*(["splits"] if _split(result) else []), *(result.over if _averaged(result) else [])]
     over = f", mean ± sample standard deviation over {' ± over '.join(chances)}" if chances else ""
@@ -125,8 +150,7 @@ def to_markdown(result: MeasureResult) -> str:
     | small@kd | 0.50 |
     <BLANKLINE>
     """
-    head, rows = texts(result)
-    told = len(head) - len(columns(result))
+    told, head, rows = texts(result)
     lines = [head, ["---" if i < told else "---:" for i in range(len(head))], *rows]
     text = ["| " + " | ".join(c.replace("|", "\\|") for c in line) + " |" for line in lines]
     text[1] = text[1].replace(" ", "")

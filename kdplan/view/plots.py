@@ -1,0 +1,146 @@
+"""Pictures of measures: curves over an axis, and what metrics draw. Files only; no window is ever opened."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable
+from dataclasses import asdict
+from functools import partial
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+from kdplan.runtime.results import Curves, MeasureResult, Number, Panel
+from kdplan.runtime.store.atomic import write
+
+FORMATS = ("svg", "png")
+_STYLE = 1
+"""Raised when pictures look otherwise, so that they are drawn again."""
+_DECADE = 50
+"""An axis whose largest value is so many times its smallest is logarithmic."""
+
+
+def write_plots(result: MeasureResult, folder: Path, units: Callable[[str], str] = lambda metric: "") -> list[Path]:
+    """Draws a measure's plots and its metrics' pictures as `<measure>.svg` and `.png`, `<measure>-2` and so on.
+
+    Parameters
+    ----------
+    result
+        A table with `plots` or `panels`; without any, nothing is written.
+    folder
+        Made if it is not there.
+    units
+        The unit of a metric, for its axis.
+
+    Returns
+    -------
+    list of Path
+        The SVG files; the PNG files stand beside them.
+    """
+    wanted: list[tuple[Any, Callable[[], Any]]] = []
+    for c in result.plots:
+        wanted.append((asdict(c), partial(_curves, c, units(c.y))))
+    for metric in dict.fromkeys(p.metric for p in result.panels):
+        panels = [p for p in result.panels if p.metric == metric]
+        wanted.append(([asdict(p) for p in panels], partial(_panels, panels)))
+    found = []
+    for i, (data, draw) in enumerate(wanted):
+        stem = folder / (result.name + (f"-{i + 1}" if i else ""))
+        _kept(stem, json.dumps([_STYLE, data], default=str), draw)
+        found.append(stem.with_name(f"{stem.name}.svg"))
+    return found
+
+
+def _kept(stem: Path, data: str, draw: Callable[[], Any]) -> None:
+    """Draws unless the same numbers were drawn there before."""
+    note = stem.with_name(f"{stem.name}.json")
+    files = [stem.with_name(f"{stem.name}.{kind}") for kind in FORMATS]
+    if all(f.is_file() for f in (note, *files)) and note.read_text(encoding="utf-8") == data:
+        return
+    stem.parent.mkdir(parents=True, exist_ok=True)
+    figure = draw()
+    for file in files:
+        out, kind = BytesIO(), file.suffix[1:]
+        figure.savefig(out, format=kind, dpi=160, bbox_inches="tight", metadata=_UNDATED[kind])
+        write(file, out.getvalue())
+    write(note, data.encode())
+
+
+_UNDATED: dict[str, dict[str, Any]] = {"svg": {"Date": None}, "png": {"Software": None}}
+"""The same numbers give the same bytes."""
+
+
+def _figure(columns: int = 1, rows: int = 1, side: float = 4.8) -> tuple[Any, Any]:
+    import matplotlib
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    matplotlib.rcParams["svg.hashsalt"] = "kdplan"
+    figure = Figure(figsize=(side * columns, side * 0.75 * rows))
+    FigureCanvasAgg(figure)
+    return figure, figure.subplots(rows, columns, squeeze=False)
+
+
+def _curves(curves: Curves, unit: str) -> Any:
+    figure, ((axes,),) = _figure(side=6.0)
+    values = list(dict.fromkeys(x for points in curves.lines.values() for x, _ in points))
+    numeric = all(isinstance(x, int | float) and not isinstance(x, bool) for x in values)
+    place = {x: float(x) if numeric else float(i) for i, x in enumerate(values)}
+    for i, (label, points) in enumerate(curves.lines.items()):
+        ordered = sorted(points, key=lambda p: place[p[0]])
+        x = [place[p[0]] for p in ordered]
+        color = f"C{i}"
+        axes.plot(x, [n.mean for _, n in ordered], marker="o", markersize=4, color=color, label=label)
+        low, high = ([n.mean + sign * _deviation(n) for _, n in ordered] for sign in (-1, 1))
+        if any(a != b for a, b in zip(low, high, strict=True)):
+            axes.fill_between(x, low, high, color=color, alpha=0.18, linewidth=0)
+    for i, (label, number) in enumerate(curves.levels.items()):
+        color = f"C{len(curves.lines) + i}"
+        axes.axhline(number.mean, color=color, linestyle="--", label=label)
+        if _deviation(number):
+            axes.axhspan(number.mean - _deviation(number), number.mean + _deviation(number), color=color, alpha=0.1)
+    positive = numeric and place and min(place.values()) > 0
+    if positive and max(place.values()) >= _DECADE * min(place.values()):
+        axes.set_xscale("log")
+    if not numeric or len(values) <= 12:
+        axes.set_xticks(list(place.values()), [str(v) for v in values])
+        axes.minorticks_off()
+    axes.set_xlabel(curves.x)
+    axes.set_ylabel(f"{curves.y}, {unit}" if unit else curves.y)
+    axes.set_title(curves.view, fontsize=10)
+    axes.grid(alpha=0.3)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.legend(frameon=False, fontsize=8)
+    return figure
+
+
+def _deviation(number: Number) -> float:
+    return number.std if number.std is not None and math.isfinite(number.std) else 0.0
+
+
+def _panels(panels: list[Panel]) -> Any:
+    columns = min(3, len(panels))
+    figure, grid = _figure(columns, -(-len(panels) // columns))
+    for axes, panel in zip(grid.flat, panels, strict=False):
+        _DRAW[panel.kind](axes, panel)
+        axes.set_title(panel.title, fontsize=9)
+    for axes in grid.flat[len(panels) :]:
+        axes.set_visible(False)
+    figure.tight_layout()
+    return figure
+
+
+def _scatter(axes: Any, panel: Panel) -> None:
+    """Points in the plane, a colour a class."""
+    points, labels, names = panel.data["points"], panel.data["labels"], panel.data["classes"]
+    for i, name in enumerate(names):
+        mine = [p for p, label in zip(points, labels, strict=True) if label == name]
+        axes.scatter([p[0] for p in mine], [p[1] for p in mine], s=8, color=f"C{i % 10}", label=str(name), linewidths=0)
+    axes.set_xticks([])
+    axes.set_yticks([])
+    axes.legend(frameon=False, fontsize=6, markerscale=1.5, loc="center left", bbox_to_anchor=(1.0, 0.5), title="class",
+                title_fontsize=6)  # fmt: skip
+
+
+_DRAW: dict[str, Callable[[Any, Panel], None]] = {"scatter": _scatter}
