@@ -86,8 +86,8 @@ def nst(student: Tensor, teacher: Tensor, convention: str = "mmd") -> Tensor:
     Examples
     --------
     >>> a = torch.eye(2).view(1, 2, 1, 2)
-    >>> nst(a, a[:, :1]).item(), nst(a, torch.ones(1, 2, 1, 2), convention="gram").item()
-    (0.5, 0.5)
+    >>> f"{nst(a, a[:, :1]):.4f} {nst(a, torch.ones(1, 2, 1, 2), convention='gram'):.4f}"
+    '0.5000 0.5000'
     """
     _same_size(student, teacher)
     s, t = (F.normalize(wide(x).flatten(2), dim=2) for x in (student, teacher))
