@@ -224,10 +224,10 @@ METRICS: dict[str, MetricSpec] = {
         MetricSpec(
             "tsne",
             "A picture: features of some classes in two dimensions (t-SNE; maps are averaged over places). The number "
-            "is how well the classes are apart there, their silhouette.",
+            "is how well the classes are apart there, their silhouette, from -1 to 1.",
             "features",
             True,
-            "nats",
+            "silhouette",
             _settings(
                 Setting("classes", "int", 10, "how many classes, drawn at random"),
                 Setting("samples", "int", 500, "how many samples of them, at most"),

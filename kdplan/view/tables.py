@@ -121,11 +121,12 @@ def rich_table(result: MeasureResult) -> Table:
     """For the terminal."""
     told, head, rows = texts(result)
     on = f" on {result.views[0]}" if len(result.views) == 1 else ""
-    chances = [*(["splits"] if _split(result) else []), *(result.over if _averaged(result) else [])]
+    averaged = " and ".join(result.over) if _averaged(result) else ""
+    chances = [*(["splits"] if _split(result) else []), *([averaged] if averaged else [])]
     over = f", mean ± sample standard deviation over {' ± over '.join(chances)}" if chances else ""
     table = Table(title=Text(f"{result.name}{on}{over}"), title_justify="left", title_style="bold", header_style="bold")
     for i, name in enumerate(head):
-        table.add_column(name, justify="left" if i < told else "right", no_wrap=i >= told)
+        table.add_column(Text(name), justify="left" if i < told else "right", no_wrap=i >= told)
     for line in rows:
         table.add_row(*(Text(t) for t in line))
     return table

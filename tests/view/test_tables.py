@@ -42,6 +42,17 @@ def test_terminal() -> None:
         assert word in text, word
 
 
+def test_terminal_crossed() -> None:
+    """What differs beside the axis of the lines is told in the columns' names; axes averaged together are one chance."""
+    numbers = {"last": {"top1": Number.of([1.0, 2.0])}}
+    rows = [ResultRow("small@kd", {"w": w, "v": v}, numbers, "digits.test") for w in (1, 5) for v in (3, 4)]
+    console = Console(width=160, record=True, file=open("/dev/null", "w"))  # noqa: SIM115
+    console.print(rich_table(MeasureResult("fig", ["top1"], ["digits.test"], rows, ["seed", "u"], by=["w"])))
+    text = console.export_text()
+    for word in ("over seed and u", "small@kd[v = 3] top1", "small@kd[v = 4] top1"):
+        assert word in text, word
+
+
 def test_csv_has_all_digits() -> None:
     rows = list(csv.DictReader(io.StringIO(to_csv(RESULT))))
     assert float(rows[0]["top1_last"]) == RESULT.rows[0].values["last"]["top1"].mean
