@@ -118,6 +118,7 @@ def inspect(compiled: Compiled, names: list[str] | None = None) -> dict[str, Ins
     """
     from kdplan.graph.inspect import check_recipes, inspect_phase  # torch comes with it: only where graphs are wanted
     from kdplan.graph.ladders import check_ladders
+    from kdplan.graph.measured import check_measures
 
     reporter = Reporter()
     check_recipes([compiled.plan.phases[name] for name in (names if names is not None else compiled.planned)], reporter)
@@ -137,6 +138,7 @@ def inspect(compiled: Compiled, names: list[str] | None = None) -> dict[str, Ins
             compiled.planned[name].cost = one.cost
     reporter.raise_if_errors()
     check_ladders(compiled.plan, found, reporter)
+    check_measures(compiled.plan, reporter)
     reporter.raise_if_errors()
     return found
 

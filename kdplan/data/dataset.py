@@ -67,6 +67,11 @@ class Dataset:
     def __len__(self) -> int:
         raise AssertionError("made by open_view")
 
+    @property
+    def labels(self) -> Tensor | None:
+        """int64 [N], of all samples, in the view's own numbers; None if it is unlabelled."""
+        return self._labels
+
     def raw(self, indices: Tensor, epoch: int, train: bool, seed: int, stream: int) -> Tensor:
         """Inputs after augmentation, before normalisation: [B, ...]; indices int64 [B]."""
         raise AssertionError("made by open_view")

@@ -39,6 +39,8 @@ class Loader:
         Must be the data set's, which is the default.
     stream : int
         Tells apart the streams of one phase, so that two passes over one set are independent.
+    rows : Tensor, optional
+        int64 [n]: measuring goes through these samples only.
 
     Examples
     --------
@@ -62,8 +64,9 @@ class Loader:
         drop_last: bool = False,
         device: torch.device | str | None = None,
         stream: int = 0,
+        rows: Tensor | None = None,
     ) -> None:
-        assert batch > 0 and workers >= 0
+        assert batch > 0 and workers >= 0 and not (train and rows is not None)
         assert device is None or torch.device(device).type == dataset.device.type
         self.dataset = dataset
         self.batch = batch
@@ -74,13 +77,13 @@ class Loader:
         self.stream = stream
         if self.drop_last and len(dataset) < batch:
             raise error("KD0732", None, name=dataset.spec.source, batch=batch, found=len(dataset))
-        self._maker = _Maker(dataset, batch, seed, train, stream)
+        self._maker = _Maker(dataset, batch, seed, train, stream, rows)
         self._work: DataLoader[tuple[Tensor, Tensor] | _Failed] | None = None
         self._plan = _Steps()
 
     @property
     def steps_per_epoch(self) -> int:
-        full, rest = divmod(len(self.dataset), self.batch)
+        full, rest = divmod(self._maker.size, self.batch)
         return full if self.drop_last or not rest else full + 1
 
     def indices(self, epoch: int, step: int) -> Tensor:
@@ -130,19 +133,24 @@ class Loader:
 class _Maker:
     """Makes the samples of a step. Workers hold this, not the loader: a cycle would keep them from ending in order."""
 
-    def __init__(self, dataset: Dataset, batch: int, seed: int, train: bool, stream: int) -> None:
+    def __init__(
+        self, dataset: Dataset, batch: int, seed: int, train: bool, stream: int, rows: Tensor | None = None
+    ) -> None:
         self.dataset = dataset
         self.batch = batch
         self.seed = seed
         self.train = train
         self.stream = stream
+        self.rows = rows
+        self.size = len(dataset) if rows is None else len(rows)
         self._order: tuple[int, Tensor] | None = None
 
     def indices(self, epoch: int, step: int) -> Tensor:
         """The samples of one step, int64 [B]."""
         n = len(self.dataset)
         if not self.train:
-            return torch.arange(step * self.batch, min((step + 1) * self.batch, n))
+            at = torch.arange(step * self.batch, min((step + 1) * self.batch, self.size))
+            return at if self.rows is None else self.rows[at]
         if self._order is None or self._order[0] != epoch:
             self._order = (epoch, torch.from_numpy(order(n, seed=self.seed, epoch=epoch, stream=self.stream)))
         return self._order[1][step * self.batch : (step + 1) * self.batch]

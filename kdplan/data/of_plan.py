@@ -7,7 +7,7 @@ from typing import Literal
 from kdplan.data.protocol import ProtocolRule
 from kdplan.data.transforms import transform
 from kdplan.data.view import SplitRule, ViewSpec
-from kdplan.ir.plan import Data, View
+from kdplan.ir.plan import Data, Item, View
 
 
 def view_of_data(data: Data, view: View) -> ViewSpec:
@@ -39,3 +39,22 @@ def view_of_data(data: Data, view: View) -> ViewSpec:
         normalize="source" if normal is None else (tuple(normal[0]), tuple(normal[1])),
         protocol=ProtocolRule(**data.protocol.arguments) if data.protocol is not None else None,
     )
+
+
+def groups_of(data: Data, view: View, metric: Item) -> dict[str, list[int]]:
+    """The superclasses that a metric reads, in the view's class numbers: those it names, else the data's own.
+
+    Superclasses of which the view has no class are left out; {} where there are none at all.
+
+    >>> from kdplan.ir.plan import ClassSet
+    >>> data = Data("d", Item("digits"), superclasses={"low": [0, 1], "high": [8, 9]})
+    >>> groups_of(data, View("d", "test", ClassSet("d", [9, 1])), Item("siblings"))
+    {'low': [1], 'high': [0]}
+    """
+    given = metric.arguments.get("groups")
+    named = data.superclasses if given is None else {str(i): ids for i, ids in enumerate(given)}
+    if view.classes is None:
+        return {name: list(ids) for name, ids in named.items() if ids}
+    place = {c: i for i, c in enumerate(view.classes.ids)}
+    found = {name: [place[c] for c in ids if c in place] for name, ids in named.items()}
+    return {name: ids for name, ids in found.items() if ids}

@@ -12,7 +12,7 @@ from kdplan.data.philox import SPLIT, words
 from kdplan.data.protocol import made
 from kdplan.data.sources.base import Array, Opened, Part
 from kdplan.data.view import SplitRule, ViewSpec
-from kdplan.diagnostics.report import error, nearest
+from kdplan.diagnostics.report import counted, error, nearest
 from kdplan.diagnostics.span import Span
 from kdplan.ir.protocol import Protocol
 
@@ -147,6 +147,30 @@ def _ranks(labels: Array, rows: Array, seed: int, purpose_slot: int) -> Array:
     ranks = np.empty(len(rows), np.int64)
     ranks[at] = np.arange(len(rows)) - np.repeat(starts, sizes)
     return ranks
+
+
+def balanced(labels: Array, classes: Sequence[str], each: int, seed: int, span: Span | None = None) -> Array:
+    """`each` samples of every class, drawn with `seed`: their numbers, int64 [n], ascending.
+
+    Raises
+    ------
+    PlanError
+        KD0845 if a class has fewer.
+
+    Examples
+    --------
+    >>> rows = balanced(np.repeat([0, 1], 50), ["a", "b"], each=3, seed=0)
+    >>> len(rows), (rows < 50).sum()
+    (6, np.int64(3))
+    """
+    counts = np.bincount(labels, minlength=len(classes))
+    short = np.flatnonzero(counts < each)
+    if len(short):
+        c = int(short[0])
+        name = classes[c] if classes else str(c)
+        raise error("KD0845", span, wanted=each, name=name, found=counted(int(counts[c]), "image"))
+    rows = np.arange(len(labels))
+    return rows[_ranks(labels, rows, seed, 3) < each]
 
 
 def _apply_rule(rule: SplitRule, split: str, labels: Array, classes: Sequence[str], span: Span | None) -> Array:

@@ -58,6 +58,8 @@ class Data:
     """At most this many training images."""
     seed: int = 0
     classes: list[str] = field(default_factory=list)
+    superclasses: dict[str, list[int]] = field(default_factory=dict)
+    """The source's own grouping of its classes, if it has one: name -> class numbers."""
     shape: list[int] | None = None
     """Channels, height and width of the images after augmentation, where they are all alike."""
     fingerprint: str = ""

@@ -22,7 +22,10 @@ class ModelSpec:
 
 @dataclass(frozen=True, slots=True)
 class MetricSpec:
-    """A metric that can be named. `needs` is what `update` reads; `better` says which direction is good."""
+    """A metric that can be named. `needs` is what `update` reads; `better` says which direction is good.
+
+    `grouped` ones read the superclasses of the data's classes.
+    """
 
     name: str
     doc: str
@@ -30,6 +33,7 @@ class MetricSpec:
     larger_is_better: bool
     unit: str
     settings: dict[str, Setting]
+    grouped: bool = False
 
 
 def _settings(*rows: Setting) -> dict[str, Setting]:
@@ -180,6 +184,8 @@ MODELS: dict[str, ModelSpec] = {
     )
 }
 
+_GROUPS = Setting("groups", "any", None, "verticals of the data; by default its own superclasses")
+
 METRICS: dict[str, MetricSpec] = {
     spec.name: spec
     for spec in (
@@ -232,6 +238,73 @@ METRICS: dict[str, MetricSpec] = {
                 Setting("classes", "int", 10, "how many classes, drawn at random"),
                 Setting("samples", "int", 500, "how many samples of them, at most"),
                 Setting("seed", "int", 0, "which classes and samples"),
+            ),
+        ),
+        MetricSpec(
+            "score",
+            "Mean of the k-th highest softmax score.",
+            "logits",
+            True,
+            "%",
+            _settings(Setting("k", "int", 1, "which score, counted from the highest")),
+        ),
+        MetricSpec(
+            "confusion",
+            "A picture: how often samples of each class have each class as that with the k-th highest score. The "
+            "number is the share on the diagonal, for k = 1 the accuracy.",
+            "logits",
+            True,
+            "%",
+            _settings(Setting("k", "int", 1, "which score, counted from the highest")),
+        ),
+        MetricSpec(
+            "siblings",
+            "Samples whose k-th highest score is of another class of their label's superclass.",
+            "logits",
+            True,
+            "%",
+            _settings(
+                Setting("k", "int", 2, "which score, counted from the highest"),
+                _GROUPS,
+            ),
+            grouped=True,
+        ),
+        MetricSpec(
+            "class_distance",
+            "Mean angle between a class's mean feature and its superclass's (DistC; maps are averaged over places).",
+            "features",
+            False,
+            "rad",
+            _settings(_GROUPS),
+            grouped=True,
+        ),
+        MetricSpec(
+            "superclass_distance",
+            "Mean angle between a superclass's mean feature and the mean of all superclasses' (DistS).",
+            "features",
+            True,
+            "rad",
+            _settings(_GROUPS),
+            grouped=True,
+        ),
+        MetricSpec(
+            "svm",
+            "Samples that a linear SVM gives their label: it is trained on features of the same data's `train` part "
+            "(maps are averaged over places), whose classes need not be the network's.",
+            "transfer",
+            True,
+            "%",
+            _settings(
+                Setting("per_class", "int", None, "training images of each class, drawn at random; by default all"),
+                Setting("C", "float", 1.0, "weight of the errors against the squared weights"),
+                Setting(
+                    "scale",
+                    "standard | unit | none",
+                    "standard",
+                    "each feature to mean 0 and deviation 1 by the training images, each image's features to length 1, "
+                    "or as they are",
+                ),
+                Setting("seed", "int", 0, "which training images, and of the solver"),
             ),
         ),
         MetricSpec("parameters", "Parameters of the network.", "network", False, "", {}),

@@ -1,11 +1,7 @@
-"""Metrics that see a data set batch by batch; how it is cut into batches does not change the result.
-
-Counts are integers and sums are float64, held on the outputs' device, so that no batch waits for a copy to the CPU.
-"""
+"""Metrics of scores and labels, and every metric by its name."""
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import Any
 
@@ -14,56 +10,10 @@ from torch import Tensor, nn
 
 from kdplan.diagnostics.report import listing, nearest
 from kdplan.nn.catalog import METRICS
-from kdplan.nn.losses import wide
-
-
-class Metric(ABC):
-    """A number about a data set: `update` with each batch, then `compute`.
-
-    Parameters
-    ----------
-    probabilities : bool
-        The outputs are probabilities, not logits (those of an ensemble, for example).
-    """
-
-    def __init__(self, probabilities: bool = False) -> None:
-        self.probabilities = probabilities
-        self.total: Tensor | None = None
-        self.count = 0
-
-    def update(self, outputs: Tensor, labels: Tensor) -> None:
-        """Takes one batch: outputs ``[B, C]`` and labels ``[B]`` (for `agreement`: the other network's outputs)."""
-        with torch.no_grad():
-            added = self.measure(wide(outputs.detach()), labels)
-        self.total = added if self.total is None else self.total + added
-        self.count += len(outputs)
-
-    def merge(self, other: Metric) -> None:
-        """Adds what another metric of the same kind has seen."""
-        assert type(other) is type(self), (type(self), type(other))
-        if other.total is not None:
-            self.total = other.total if self.total is None else self.total + other.total.to(self.total.device)
-            self.count += other.count
-
-    def compute(self) -> float:
-        """The metric over everything seen so far.
-
-        Raises
-        ------
-        ValueError
-            If nothing has been seen.
-        """
-        if self.total is None or self.count == 0:
-            raise ValueError("a metric of no samples has no value")
-        return self.result(self.total)
-
-    @abstractmethod
-    def measure(self, outputs: Tensor, labels: Tensor) -> Tensor:
-        """What one batch adds to the total; ``[B, C], [B] -> []`` (or a fixed shape)."""
-
-    def result(self, total: Tensor) -> float:
-        """The metric, from the total; by default the mean over samples, in percent."""
-        return 100.0 * total.item() / self.count
+from kdplan.nn.geometry import ClassDistance, SuperclassDistance
+from kdplan.nn.metric import Metric
+from kdplan.nn.scores import Confusion, Score, Siblings
+from kdplan.nn.transfer import LinearSvm
 
 
 class TopK(Metric):
@@ -185,6 +135,12 @@ _BUILD: dict[str, Callable[..., Metric]] = {
     "cross_entropy": CrossEntropy,
     "ece": CalibrationError,
     "agreement": Agreement,
+    "score": Score,
+    "confusion": Confusion,
+    "siblings": Siblings,
+    "class_distance": ClassDistance,
+    "superclass_distance": SuperclassDistance,
+    "svm": LinearSvm,
 }
 
 

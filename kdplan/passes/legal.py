@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from kdplan.diagnostics.report import Reporter, nearest
 from kdplan.ir import expr as ir
-from kdplan.ir.plan import Averaged, Copied, Follows, Merged, Phase, Plan, Recipe
+from kdplan.ir.plan import Averaged, Copied, Follows, Merged, Phase, Plan, Recipe, Row, Target
 from kdplan.ir.versions import slot_of, versions_of
+from kdplan.passes.metric_checks import check_metrics
 from kdplan.passes.open_set import check_task
 
 
@@ -43,6 +44,7 @@ def check_plan(plan: Plan, reporter: Reporter) -> None:
         for view in measure.views:
             _data(plan, view.data, view.span, reporter)
         check_task(plan, measure.views, measure.metrics, reporter)
+        check_metrics(plan, measure, measure.rows, reporter)
     for export in plan.exports.values():
         for version in export.target.versions:
             _version(plan, version, reporter)
@@ -53,6 +55,8 @@ def _phase(plan: Plan, phase: Phase, reporter: Reporter) -> None:
         _data(plan, view.data, view.span, reporter)
     for check in phase.validations:
         check_task(plan, [check.view], check.metrics, reporter)
+        moved_one = Row(phase.moves[check.network].base.network, Target([phase.moves[check.network].base]))
+        check_metrics(plan, check, [moved_one], reporter)
     moved = {m.base.network for m in phase.moves}
     for version in versions_of(phase):
         if not _version(plan, version, reporter):

@@ -9,6 +9,7 @@ from kdplan.ir import expr as ir
 from kdplan.ir.dag import PhaseKey
 from kdplan.ir.plan import Measure, Phase, Plan
 from kdplan.ir.versions import versions_of
+from kdplan.passes.metric_checks import lint_features
 from kdplan.passes.open_set import lint_identities
 
 
@@ -22,6 +23,7 @@ def lint(plan: Plan, keys: dict[str, PhaseKey], reporter: Reporter) -> None:
         _best_on_test(plan, measure, reporter)
         _shared_teacher(plan, measure, reporter)
         lint_identities(plan, measure, reporter)
+        lint_features(plan, measure, reporter)
 
 
 # ---- twins

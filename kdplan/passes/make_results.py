@@ -13,6 +13,7 @@ from kdplan.passes.apply import family_error, weights
 from kdplan.passes.arithmetic import too_many, unknown_parameter
 from kdplan.passes.load import Declared
 from kdplan.passes.make_data import view_of
+from kdplan.passes.metric_checks import check_transfer
 from kdplan.passes.open_set import check_protocols
 from kdplan.passes.session import Context, NeedAxis, expand
 from kdplan.passes.settings import item as as_item
@@ -50,6 +51,7 @@ def measure(thing: Declared, ctx: Context) -> Measure:
     with gather:
         session = ctx.session
         check_protocols(views, metrics, session.plan.data, session.root, session.reporter)
+        check_transfer(views, metrics, session.plan.data, session.root)
     gather.raise_if_failed()
     return Measure(
         thing.name,

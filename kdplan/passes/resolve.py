@@ -131,7 +131,8 @@ def _describe(
         data.normalize = (list(info.mean), list(info.std))
     if info.superclasses:
         order = {name: i for i, name in enumerate(info.classes)}
-        superclasses[data.name] = {g: [order[c] for c in members] for g, members in info.superclasses.items()}
+        data.superclasses = {g: [order[c] for c in members] for g, members in info.superclasses.items()}
+        superclasses[data.name] = data.superclasses
 
 
 _SIZED = frozenset({"center_crop", "random_crop", "random_resized_crop"})

@@ -62,11 +62,11 @@ _LOWEST = {
     name: 0
     for name in ("lr", "weight_decay", "momentum", "eps", "lr_decay", "momentum_decay", "initial_accumulator_value",
                  "rho", "patience", "min_delta", "final", "factor")
-} | {"cycles": 1, "k": 1, "bins": 1}  # fmt: skip
+} | {"cycles": 1, "k": 1, "bins": 1, "per_class": 1}  # fmt: skip
 """Settings of optimizers, schedules and metrics that are wrong below this."""
 
-_SHARES = {"far": (0, 1)}
-"""What is a share: more than the first, at most the second."""
+_SHARES: dict[str, tuple[float, float | None]] = {"far": (0, 1), "C": (0, None)}
+"""What is more than the first, and at most the second if there is one."""
 
 
 def _from_setting(s: Setting) -> Param:

@@ -10,14 +10,20 @@ from torch import Tensor, nn
 
 from kdplan.data.dataset import Dataset
 from kdplan.data.loader import Loader
+from kdplan.data.select import balanced
 from kdplan.diagnostics.report import error
+from kdplan.diagnostics.span import Span
 from kdplan.ir.plan import Item
 from kdplan.nn.catalog import METRICS
+from kdplan.nn.metric import Metric, averaged_places
 from kdplan.nn.metrics import build_metric, count_parameters
+from kdplan.nn.scores import Confusion
+from kdplan.nn.transfer import LinearSvm
 from kdplan.nn.verification import NUMBERS, scores
 from kdplan.runtime.measured import label_of
-from kdplan.runtime.pictures import PICTURES
+from kdplan.runtime.pictures import PICTURES, matrix
 from kdplan.runtime.results import Measured
+from kdplan.runtime.views import Around
 
 BATCH_BYTES = 1 << 26
 """How large a batch of inputs may be: 500 small images, or about a hundred of 224 x 224."""
@@ -36,19 +42,24 @@ def of_classes(metric: Item) -> bool:
     return metric.name in METRICS and METRICS[metric.name].needs in ("logits", "pair")
 
 
-def measuring_loader(data: Dataset, workers: int = 0) -> Loader:
-    """The data set from first to last, without augmentation; `workers` processes read image files."""
+def measuring_loader(data: Dataset, workers: int = 0, rows: Tensor | None = None) -> Loader:
+    """The data set, or some rows of it, without augmentation; `workers` processes read image files."""
     batch = max(1, min(500, BATCH_BYTES // (4 * math.prod(data.shape))))
-    return Loader(data, batch, seed=0, train=False, workers=workers)
+    return Loader(data, batch, seed=0, train=False, workers=workers, rows=rows)
 
 
 @torch.no_grad()
 def evaluate(
-    outputs: Outputs, loader: Loader, metrics: Sequence[Item], probabilities: bool = False
+    outputs: Outputs,
+    loader: Loader,
+    metrics: Sequence[Item],
+    probabilities: bool = False,
+    around: Around | None = None,
 ) -> dict[str, Measured]:
     """Metrics of `outputs` ([B, ...] -> scores [B, C], or features [B, ...]) over a data set.
 
-    Those that compare templates have one number for each split of the data's protocol.
+    Those that compare templates have one number for each split of the data's protocol. `around` is for those that read
+    superclasses, or train on features of other samples.
 
     Raises
     ------
@@ -57,17 +68,11 @@ def evaluate(
     """
     if not metrics:
         return {}
-    built = {}
     pictures = {label_of(item): item for item in metrics if item.name in PICTURES}
     compared = {label_of(item): item for item in metrics if item.name in NUMBERS}
-    for item in (item for item in metrics if item.name not in NUMBERS and item.name not in PICTURES):
-        reason = "it compares two networks" if item.name in METRICS and METRICS[item.name].needs == "pair" else ""
-        try:
-            built[label_of(item)] = build_metric(item.name, probabilities=probabilities, **item.arguments)
-        except ValueError as problem:
-            reason = str(problem)
-        if reason:
-            raise error("KD0840", item.span, metric=item.name, reason=reason)
+    others = {label_of(item): item for item in metrics if item.name not in NUMBERS and item.name not in PICTURES}
+    built = {name: _built(item, probabilities, around) for name, item in others.items()}
+    _fit(built, others, outputs, loader, around)
     features: list[Tensor] = []
     vectors: list[Tensor] = []
     labels: list[Tensor] = []
@@ -83,14 +88,79 @@ def evaluate(
         for name, metric in built.items():
             try:
                 metric.update(made, found["labels"])
-            except (RuntimeError, IndexError) as problem:
+            except (RuntimeError, IndexError, ValueError) as problem:
                 shapes = f"outputs of shape {list(made.shape)}, labels of shape {list(found['labels'].shape)}"
                 reason = f"{shapes}: {problem}"
-                raise error("KD0840", None, metric=name, reason=reason) from problem
-    numbers: dict[str, Measured] = {name: metric.compute() for name, metric in built.items()}
+                raise error("KD0840", others[name].span, metric=name, reason=reason) from problem
+    numbers: dict[str, Measured] = {}
+    for name, metric in built.items():
+        try:
+            groups = around.groups(others[name]) if around is not None else {}
+            if isinstance(metric, Confusion):
+                numbers[name] = matrix(metric, loader.dataset.classes, groups)
+            else:
+                numbers[name] = metric.compute()
+        except ValueError as problem:
+            raise error("KD0840", others[name].span, metric=name, reason=str(problem)) from problem
     for name, item in pictures.items():
         numbers[name] = PICTURES[item.name](torch.cat(vectors), torch.cat(labels), **item.arguments)
     return numbers | _compared(compared, features, loader)
+
+
+def _built(item: Item, probabilities: bool, around: Around | None) -> Metric:
+    """A fresh metric, with the superclasses that it reads."""
+    settings = dict(item.arguments)
+    spec = METRICS.get(item.name)
+    reason = "it compares two networks" if spec is not None and spec.needs == "pair" else ""
+    if spec is not None and spec.grouped:
+        groups = around.groups(item) if around is not None else {}
+        settings["groups"] = list(groups.values())
+        reason = "" if groups else "the data has no superclasses"
+    if spec is not None and spec.needs == "transfer" and around is None:
+        reason = "there is nothing that it could be trained on"
+    try:
+        metric = build_metric(item.name, probabilities=probabilities, **settings)
+    except ValueError as problem:
+        reason = reason or str(problem)
+    if reason:
+        raise error("KD0840", item.span, metric=item.name, reason=reason)
+    return metric
+
+
+def _fit(
+    built: Mapping[str, Metric], items: Mapping[str, Item], outputs: Outputs, loader: Loader, around: Around | None
+) -> None:
+    """Trains the classifiers among the metrics; features of one choice of training samples are taken once."""
+    taken: dict[tuple[int | None, int], tuple[Tensor, Tensor]] = {}
+    data: Dataset | None = None
+    for name, metric in built.items():
+        if not isinstance(metric, LinearSvm):
+            continue
+        assert around is not None
+        data = data or around.train()
+        choice, span = (metric.per_class, metric.seed if metric.per_class is not None else 0), items[name].span
+        try:
+            if choice not in taken:
+                taken[choice] = _features(outputs, data, *choice, loader.workers, span)
+            metric.fit(*taken[choice])
+        except ValueError as problem:
+            raise error("KD0840", span, metric=name, reason=str(problem)) from problem
+
+
+def _features(
+    outputs: Outputs, data: Dataset, per_class: int | None, seed: int, workers: int, span: Span | None
+) -> tuple[Tensor, Tensor]:
+    """Features [N, D] (of maps, their means over places) and labels [N] of a training set, or of a part of it."""
+    if data.labels is None:
+        raise ValueError("the data has no labels")
+    rows = None
+    if per_class is not None:
+        rows = torch.from_numpy(balanced(data.labels.cpu().numpy(), data.classes, per_class, seed, span))
+    features, labels = [], []
+    for found in measuring_loader(data, workers, rows).epoch(0):
+        features.append(averaged_places(outputs(found["inputs"])).cpu())
+        labels.append(found["labels"].cpu())
+    return torch.cat(features), torch.cat(labels)
 
 
 def _compared(metrics: Mapping[str, Item], features: Sequence[Tensor], loader: Loader) -> dict[str, Measured]:

@@ -18,7 +18,7 @@ from kdplan.runtime.networks import materialise
 from kdplan.runtime.options import RunOptions
 from kdplan.runtime.results import Measured
 from kdplan.runtime.versions import Sources
-from kdplan.runtime.views import opened
+from kdplan.runtime.views import around, opened
 
 WHOLE = ("", "logits", "probabilities")
 """Paths that mean the network's own output."""
@@ -43,7 +43,8 @@ def measure_cells(sources: Sources, cells: Mapping[str, Cell], options: RunOptio
         outputs = joined(sources.plan, target, view, networks, found, by_class=any(map(of_classes, metrics)))
         probabilities = target.path == "probabilities" or target.join == "probabilities"
         of_outputs = [m for m in metrics if m.name not in NETWORK_NUMBERS]
-        numbers = evaluate(outputs, measuring_loader(found, workers), of_outputs, probabilities)
+        beside = around(sources.plan, view, options.data_root, device)
+        numbers = evaluate(outputs, measuring_loader(found, workers), of_outputs, probabilities, beside)
         for key in group:
             metric = cells[key].metric
             if metric.name in NETWORK_NUMBERS:

@@ -15,6 +15,7 @@ from kdplan.ir.dag import PhaseKey
 from kdplan.ir.expr import Version
 from kdplan.ir.plan import Averaged, Copied, Fresh, Item, Loaded, Measure, Merged, Plan, Plot, Row, Target, View
 from kdplan.ir.versions import slot_of
+from kdplan.nn.catalog import METRICS
 from kdplan.runtime.events import Events, NoEvents
 from kdplan.runtime.options import RunOptions
 from kdplan.runtime.results import (
@@ -27,6 +28,7 @@ from kdplan.runtime.results import (
     ResultRow,
     as_measured,
     as_stored,
+    pooled,
 )
 from kdplan.runtime.store import Store
 from kdplan.runtime.versions import Sources
@@ -131,15 +133,22 @@ def _table(sources: Sources, measure: Measure, rows: list[Row], numbers: dict[st
     for view in measure.views:
         for group in groups.values():
             values: dict[str, dict[str, list[Measured]]] = {}
+            drawn: dict[str, list[Drawn]] = {}
             for row in group:
                 for snapshot, target in snapshots(sources.plan, row.target):
                     for metric in measure.metrics:
                         number = numbers[cell_key(sources, Cell(target, view, metric))]
                         values.setdefault(snapshot, {}).setdefault(label_of(metric), []).append(number)
-                        if isinstance(number, Drawn) and row is group[0] and snapshot == "last":
-                            title = row.label + "".join(f", {k} = {v}" for k, v in row.coordinates.items())
-                            result.panels.append(Panel(title, label_of(metric), number.kind, number.data))
+                        if isinstance(number, Drawn) and target is row.target:
+                            drawn.setdefault(label_of(metric), []).append(number)
             kept = {k: v for k, v in group[0].coordinates.items() if k not in measure.over}
+            for label, pictures in drawn.items():
+                one = pooled(pictures)
+                shown = kept if one is not None else group[0].coordinates
+                one = one or pictures[0]
+                title = group[0].label + "".join(f", {k} = {v}" for k, v in shown.items())
+                title += f" on {described(view)}" if len(measure.views) > 1 else ""
+                result.panels.append(Panel(title, label, one.kind, one.data))
             filled = {s: {m: Number.of(v) for m, v in found.items()} for s, found in values.items()}
             result.rows.append(ResultRow(group[0].label, kept, filled, described(view)))
     return result
@@ -168,9 +177,18 @@ def label_of(metric: Item) -> str:
 
     >>> label_of(Item("topk", {"k": 3})), label_of(Item("top1"))
     ('topk(k = 3)', 'top1')
+    >>> label_of(Item("siblings", {"groups": [[0, 1], [2, 3]]}))
+    'siblings(groups = 2 parts #72b5)'
     """
-    settings = ", ".join(f"{name} = {value}" for name, value in metric.arguments.items())
+    settings = ", ".join(f"{name} = {_short(value)}" for name, value in metric.arguments.items())
     return f"{metric.name}({settings})" if settings else metric.name
+
+
+def _short(value: Any) -> str:
+    """A setting's value; of a partition of classes the number of its parts, and a word that tells it from others."""
+    if isinstance(value, list) and all(isinstance(part, list) for part in value):
+        return f"{len(value)} parts #{hashlib.sha256(json.dumps(value).encode()).hexdigest()[:4]}"
+    return str(value)
 
 
 def described(view: View) -> str:
@@ -185,7 +203,7 @@ def described(view: View) -> str:
 
 def cell_key(sources: Sources, cell: Cell) -> str:
     """A hash of everything that the number depends on; names are no part of it."""
-    content = [
+    content: list[Any] = [
         REVISION,
         cell.target.join,
         cell.target.path,
@@ -193,6 +211,8 @@ def cell_key(sources: Sources, cell: Cell) -> str:
         _view(sources.plan, cell.view),
         [cell.metric.name, cell.metric.arguments],
     ]
+    if cell.metric.name in METRICS and METRICS[cell.metric.name].needs == "transfer":
+        content.append(_view(sources.plan, replace(cell.view, split="train")))
     return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()[:40]
 
 

@@ -36,7 +36,7 @@ from kdplan.runtime.store import Artifact, Work, phase_json
 from kdplan.runtime.store.artifact import FINAL, FINAL_STATE
 from kdplan.runtime.streams import Streams
 from kdplan.runtime.versions import Sources
-from kdplan.runtime.views import opened, require_samples
+from kdplan.runtime.views import around, opened, require_samples
 
 Assemble = Callable[[Plan, Phase, Networks], Assembled]
 
@@ -109,7 +109,7 @@ def make_job(run: PhaseRun, phase: Phase, work: Work, device: torch.device) -> J
             target = Target([phase.moves[check.network].base])
             by_class = any(map(of_classes, check.metrics))
             outputs = joined(plan, target, check.view, [net], loader.dataset, by_class)
-            found = evaluate(outputs, loader, check.metrics)
+            found = evaluate(outputs, loader, check.metrics, around=around(plan, check.view, root, device))
             head = f"{check.view.data}.{check.view.split}/" if len(checks) > 1 else ""
             numbers.update({f"{head}{name}": Number.of([value]).mean for name, value in found.items()})
         return numbers

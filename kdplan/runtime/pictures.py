@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 from torch import Tensor
 
+from kdplan.nn.scores import Confusion
 from kdplan.runtime.results import Drawn
 
 
@@ -59,3 +60,18 @@ def tsne(features: Tensor, labels: Tensor, classes: int = 10, samples: int = 500
 
 PICTURES: dict[str, Callable[..., Drawn]] = {"tsne": tsne}
 """Metric -> its picture, of features [N, D], labels [N] and settings."""
+
+
+def matrix(found: Confusion, classes: Sequence[str], groups: Mapping[str, Sequence[int]]) -> Drawn:
+    """A confusion matrix: `data` has the counts [C, C] (`matrix`), the names of `classes`, their `groups`, and `k`.
+
+    >>> import torch
+    >>> m = Confusion(2)
+    >>> m.update(torch.tensor([[0.1, 0.9], [0.2, 0.8]]), torch.tensor([0, 1]))
+    >>> matrix(m, ["a", "b"], {}).data["matrix"]
+    [[1, 0], [1, 0]]
+    """
+    counts = found.matrix().tolist()
+    names = list(classes) if len(classes) == len(counts) else [str(i) for i in range(len(counts))]
+    data = {"matrix": counts, "classes": names, "groups": {n: list(ids) for n, ids in groups.items()}, "k": found.k}
+    return Drawn(found.compute(), "matrix", data)

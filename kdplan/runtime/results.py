@@ -38,6 +38,21 @@ def as_stored(found: Measured) -> Any:
     return asdict(found) if isinstance(found, Drawn) else found
 
 
+def pooled(runs: Sequence[Drawn]) -> Drawn | None:
+    """One picture of several runs, where they can be added up: counts in matrices. None for other kinds.
+
+    >>> one = Drawn(50.0, "matrix", {"matrix": [[1, 0], [2, 3]], "classes": ["a", "b"]})
+    >>> pooled([one, one]).data["matrix"]
+    [[2, 0], [4, 6]]
+    """
+    first = runs[0]
+    if first.kind != "matrix":
+        return None
+    columns = [zip(*(run.data["matrix"][i] for run in runs), strict=True) for i in range(len(first.data["matrix"]))]
+    value = _mean([run.value for run in runs])
+    return Drawn(value, first.kind, {**first.data, "matrix": [[sum(cells) for cells in row] for row in columns]})
+
+
 def _mean(values: Sequence[float]) -> float:
     return statistics.fmean(values) if all(map(math.isfinite, values)) else math.nan
 

@@ -58,6 +58,12 @@ VALUES = {
 
 MORE = {
     "digits_net": ["width = 8"],
+    "siblings": ["groups = [0..4, 5..9]"],
+    "class_distance": ["groups = [0..4, 5..9]"],
+    "superclass_distance": ["groups = [0..4, 5..9]"],
+    "score": ["2"],
+    "confusion": ["2"],
+    "svm": ["per_class = 60"],
     "torchvision": ["classes = 10", "channels = 1"],
     "timm": ["classes = 10", "channels = 1"],
     "cifar_resnet": ["depth = 8", "channels = 1"],
@@ -222,6 +228,8 @@ def _choice(table: str, spec: Spec) -> Example:
         plan = f"{frame('quick')}\nrecipe quick {{ optimizer = sgd(lr = 0.1)  schedule = {shown}  epochs = 100 }}\n"
     elif table == "metric":
         plan = f"{frame()}\nmeasure shown of big, small@alone on digits.test {{ {shown} }}\n"
+        if METRICS[spec.name].needs in ("features", "transfer"):
+            plan = f"{frame()}\nmeasure shown of big.features, small@alone.features on digits.test {{ {shown} }}\n"
         if METRICS[spec.name].needs == "templates":
             plan = _OPEN_SET.format(frame=frame("digits", "alone"), protocol="templates(size = 2)", metric=shown)
     elif table == "source":

@@ -19,7 +19,7 @@ from kdplan.ir.dag import SYMBOLS, Action, Planned
 from kdplan.runtime.events import Events, NoEvents, Summary
 from kdplan.runtime.results import MeasureResult
 from kdplan.view import words
-from kdplan.view.tables import rich_table
+from kdplan.view.tables import notes, rich_table
 
 SHOWN = 8
 """Finished and waiting phases that the live table shows beside the running ones."""
@@ -135,6 +135,8 @@ class LiveTable(Tracker):
 
     def measured(self, name: str, table: MeasureResult) -> None:
         self.console.print(rich_table(table))
+        for line in notes(table):
+            self.console.print(line, highlight=False, markup=False)
 
     def note(self, text: str) -> None:
         self.console.print(Text(text, style="yellow"))
@@ -238,6 +240,8 @@ class Lines(Tracker):
 
     def measured(self, name: str, table: MeasureResult) -> None:
         self.console.print(rich_table(table))
+        for line in notes(table):
+            self.console.print(line, highlight=False, markup=False)
 
     def note(self, text: str) -> None:
         self._say(text)

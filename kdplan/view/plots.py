@@ -121,7 +121,7 @@ def _deviation(number: Number) -> float:
 
 def _panels(panels: list[Panel]) -> Any:
     columns = min(3, len(panels))
-    figure, grid = _figure(columns, -(-len(panels) // columns))
+    figure, grid = _figure(columns, -(-len(panels) // columns), max(map(_side, panels)))
     for axes, panel in zip(grid.flat, panels, strict=False):
         _DRAW[panel.kind](axes, panel)
         axes.set_title(panel.title, fontsize=9)
@@ -143,4 +143,57 @@ def _scatter(axes: Any, panel: Panel) -> None:
                 title_fontsize=6)  # fmt: skip
 
 
-_DRAW: dict[str, Callable[[Any, Panel], None]] = {"scatter": _scatter}
+def _matrix(axes: Any, panel: Panel) -> None:
+    """Shares of each true class, a line each; classes of one superclass stand together."""
+    counts, names, groups = panel.data["matrix"], panel.data["classes"], panel.data["groups"]
+    order = list(dict.fromkeys(i for members in groups.values() for i in members))
+    order += [i for i in range(len(names)) if i not in set(order)]
+    wholes = [sum(row) or 1 for row in counts]
+    shares = [[counts[i][j] / wholes[i] for j in order] for i in order]
+    image = axes.imshow(shares, cmap="magma_r", vmin=0, interpolation="nearest")
+    size = min(8.0, 520 / len(names))  # points: a line of the largest picture is about 700 of them by its classes
+    if len(names) <= _NAMED:
+        axes.set_xticks(range(len(names)), [names[i] for i in order], fontsize=size, rotation=90)
+        axes.set_yticks(range(len(names)), [names[i] for i in order], fontsize=size)
+        axes.tick_params(length=0, pad=2)
+    else:
+        axes.set_xticks([])
+        axes.set_yticks([])
+    if any(len(members) > 1 for members in groups.values()):
+        edge = 0
+        for members in groups.values():
+            axes.add_patch(_square(edge - 0.5, len(members)))
+            edge += len(members)
+    k = panel.data["k"]
+    axes.set_xlabel("class with the highest score" if k == 1 else f"class with the {_ordinal(k)} highest score")
+    axes.set_ylabel("true class")
+    bar = axes.figure.colorbar(image, ax=axes, fraction=0.046, pad=0.02)
+    bar.ax.tick_params(labelsize=7)
+    bar.set_label("share of the true class's samples", fontsize=7)
+
+
+def _square(corner: float, side: int) -> Any:
+    from matplotlib.patches import Rectangle
+
+    return Rectangle((corner, corner), side, side, fill=False, edgecolor="C0", linewidth=0.6)
+
+
+def _ordinal(k: int) -> str:
+    """
+    >>> [_ordinal(k) for k in (1, 2, 3, 11, 22)]
+    ['1st', '2nd', '3rd', '11th', '22nd']
+    """
+    last = {1: "st", 2: "nd", 3: "rd"}.get(k % 10, "th")
+    return f"{k}th" if 10 < k % 100 < 20 else f"{k}{last}"
+
+
+_NAMED = 120
+"""So many classes have their names at a matrix."""
+
+
+def _side(panel: Panel) -> float:
+    """The width of a panel in inches: a matrix of many classes needs more."""
+    return min(max(6.0, 0.13 * len(panel.data["classes"])), 14.0) if panel.kind == "matrix" else 4.8
+
+
+_DRAW: dict[str, Callable[[Any, Panel], None]] = {"scatter": _scatter, "matrix": _matrix}

@@ -140,6 +140,28 @@ def _split(result: MeasureResult) -> bool:
     return any(n.splits for r in result.rows for numbers in r.values.values() for n in numbers.values())
 
 
+def notes(result: MeasureResult, most: int = 5) -> list[str]:
+    """What stands beside a table: of each confusion matrix the pairs of different classes that are most often.
+
+    >>> from kdplan.runtime.results import Panel
+    >>> data = {"matrix": [[6, 4], [1, 3]], "classes": ["cat", "dog"], "groups": {}, "k": 1}
+    >>> notes(MeasureResult("t", [], [], panels=[Panel("small@kd", "confusion", "matrix", data)]))
+    ['small@kd, confusion: cat → dog 40.0 %, dog → cat 25.0 %']
+    """
+    found = []
+    for panel in result.panels:
+        if panel.kind != "matrix":
+            continue
+        names, pairs = panel.data["classes"], []
+        for i, row in enumerate(panel.data["matrix"]):
+            whole = sum(row)
+            pairs += [(count / whole, i, j) for j, count in enumerate(row) if count and i != j]
+        pairs.sort(key=lambda pair: (-pair[0], *pair[1:]))
+        said = ", ".join(f"{names[i]} → {names[j]} {100 * share:.1f} %" for share, i, j in pairs[:most])
+        found.append(f"{panel.title}, {panel.metric}: {said or 'no two classes are mixed up'}")
+    return found
+
+
 def to_markdown(result: MeasureResult) -> str:
     """A table for a document.
 

@@ -1,0 +1,130 @@
+"""Metrics and what they are measured of: more scores than classes, superclasses that are not there, too few images."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from kdplan.data.catalog import open_source
+from kdplan.data.of_plan import view_of_data
+from kdplan.data.select import balanced, choose
+from kdplan.diagnostics.report import Reporter
+from kdplan.ir.optimizers import Setting
+from kdplan.ir.plan import Data, Item, Measure, Network, Plan, Row, Validation, View
+from kdplan.nn.catalog import METRICS, MODELS, MetricSpec
+
+_OUTPUTS = ("", "logits", "probabilities")
+
+
+def check_metrics(plan: Plan, found: Measure | Validation, networks: Iterable[Row], reporter: Reporter) -> None:
+    """KD0243 for more scores than there are classes, KD0704 and KD0244 for superclasses, KD0846 for a classifier that
+    would be trained inside of a phase."""
+    views = found.views if isinstance(found, Measure) else [found.view]
+    rows = list(networks)
+    for metric in found.metrics:
+        spec = METRICS.get(metric.name)
+        if spec is None:
+            continue
+        _scores(plan, spec, metric, rows, reporter)
+        if spec.needs == "transfer" and isinstance(found, Validation):
+            reporter.report("KD0846", metric.span, metric=metric.name)
+        for view in views:
+            if spec.grouped and view.data in plan.data:
+                _groups(plan.data[view.data], metric, reporter)
+
+
+def _scores(plan: Plan, spec: MetricSpec, metric: Item, rows: list[Row], reporter: Reporter) -> None:
+    setting = spec.settings.get("k")
+    if spec.needs != "logits" or setting is None:
+        return
+    k = metric.arguments.get("k", setting.default)
+    for row in rows:
+        counts = [class_count(plan.networks[v.network]) for v in row.target.versions if v.network in plan.networks]
+        if row.target.path not in _OUTPUTS or not counts or None in counts:
+            continue
+        known = [c for c in counts if c is not None]
+        most = sum(known) if row.target.join == "concat" else min(known)
+        if isinstance(k, int) and k > most:
+            what, limit = f"`k` of `{metric.name}`", f"at most {most}, the classes of `{row.label}`"
+            reporter.report("KD0243", metric.span, what=what, limit=limit, value=k)
+            return
+
+
+def class_count(network: Network) -> int | None:
+    """How many classes a network's scores are over; None where nothing says it.
+
+    >>> class_count(Network("n", Item("digits_net"))), class_count(Network("n", Item("net.py:net")))
+    (10, None)
+    """
+    if network.classes is not None:
+        return len(network.classes.ids)
+    given = network.architecture.arguments.get("classes")
+    if given is None and network.architecture.name in MODELS:
+        setting: Setting | None = MODELS[network.architecture.name].settings.get("classes")
+        given = setting.default if setting is not None else None
+    return given if isinstance(given, int) else None
+
+
+def _groups(data: Data, metric: Item, reporter: Reporter) -> None:
+    given = metric.arguments.get("groups")
+    if given is None:
+        if not data.superclasses:
+            help = f"`{metric.name}(groups = V)`, with `verticals V of {data.name} {{ low = 0..4  high = 5..9 }}`"
+            reporter.report("KD0704", metric.span, name=data.name, help=help)
+    elif not _is_grouping(given, len(data.classes)):
+        reporter.report(
+            "KD0244", metric.span, what=f"`groups` of `{metric.name}`", wants=f"verticals of `{data.name}`",
+            found="something else",
+        )  # fmt: skip
+
+
+def _is_grouping(given: Any, count: int) -> bool:
+    """Whether a value is lists of class numbers."""
+    if not isinstance(given, list) or not all(isinstance(ids, list) and ids for ids in given):
+        return False
+    return all(isinstance(i, int) and 0 <= i < count for ids in given for i in ids)
+
+
+def check_transfer(views: list[View], metrics: list[Item], data: dict[str, Data], root: Path | None) -> None:
+    """Whether the training images that a classifier asks for are there.
+
+    Raises
+    ------
+    PlanError
+        KD0845 where a class has fewer, KD0716 where the data has no `train` part.
+    """
+    for metric in metrics:
+        if metric.name not in METRICS or METRICS[metric.name].needs != "transfer":
+            continue
+        for view in views:
+            train = replace(view, split="train")
+            spec = view_of_data(data[view.data], train)
+            opened = open_source(spec.source, dict(spec.args), root, span=view.span)
+            part, rows = choose(spec, opened, view.span)
+            each = metric.arguments.get("per_class")
+            if part.labels is None or each is None:
+                continue
+            labels = part.labels()[rows]
+            names = opened.classes
+            if view.classes is not None:
+                place = {c: i for i, c in enumerate(view.classes.ids)}
+                labels = np.array([place[c] for c in labels.tolist()])
+                names = tuple(names[c] for c in view.classes.ids)
+            balanced(labels, names, each, 0, metric.span)
+
+
+def lint_features(plan: Plan, measure: Measure, reporter: Reporter) -> None:
+    """KD0760 for scores of classes where features are meant."""
+    kinds = {METRICS[m.name].needs for m in measure.metrics if m.name in METRICS and m.name != "tsne"}
+    if not kinds & {"features", "transfer"}:
+        return
+    told: set[str] = set()
+    for row in measure.rows:
+        trained = any(class_count(plan.networks[v.network]) for v in row.target.versions)
+        if row.target.path in _OUTPUTS and trained and row.label not in told:
+            told.add(row.label)
+            reporter.report("KD0760", row.target.span, version=row.label)
