@@ -193,9 +193,7 @@ def _show_tables(given: argparse.Namespace, tables: list[MeasureResult], plots: 
     out = console()
     for table in tables:
         out.print()
-        out.print(view.rich_table(table))
-        for line in view.notes(table):
-            out.print(line, highlight=False, markup=False)
+        out.print(view.printed(table, out.width))
         if given.csv:
             given.csv.mkdir(parents=True, exist_ok=True)
             (given.csv / f"{table.name}.csv").write_text(view.to_csv(table), encoding="utf-8")

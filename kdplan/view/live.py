@@ -19,7 +19,7 @@ from kdplan.ir.dag import SYMBOLS, Action, Planned
 from kdplan.runtime.events import Events, NoEvents, Summary
 from kdplan.runtime.results import MeasureResult
 from kdplan.view import words
-from kdplan.view.tables import notes, rich_table
+from kdplan.view.tables import printed
 
 SHOWN = 8
 """Finished and waiting phases that the live table shows beside the running ones."""
@@ -134,9 +134,7 @@ class LiveTable(Tracker):
         self._live.start()
 
     def measured(self, name: str, table: MeasureResult) -> None:
-        self.console.print(rich_table(table))
-        for line in notes(table):
-            self.console.print(line, highlight=False, markup=False)
+        self.console.print(printed(table, self.console.width))
 
     def note(self, text: str) -> None:
         self.console.print(Text(text, style="yellow"))
@@ -239,9 +237,7 @@ class Lines(Tracker):
         self._say(f"{name}: failed at step {self.tracks[name].step}: {message(error)}")
 
     def measured(self, name: str, table: MeasureResult) -> None:
-        self.console.print(rich_table(table))
-        for line in notes(table):
-            self.console.print(line, highlight=False, markup=False)
+        self.console.print(printed(table, self.console.width))
 
     def note(self, text: str) -> None:
         self._say(text)

@@ -6,8 +6,10 @@ import csv
 import io
 import json
 import math
+from collections.abc import Collection
 from typing import Any
 
+from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
@@ -117,18 +119,33 @@ def _crossed(result: MeasureResult) -> tuple[int, list[str], list[list[str]]]:
     return len(head) - len(cells), head, rows
 
 
-def rich_table(result: MeasureResult) -> Table:
-    """For the terminal."""
+def printed(result: MeasureResult, width: int) -> Group:
+    """For the terminal: the table and its notes; where it is wider than `width`, in several blocks below one another."""
     told, head, rows = texts(result)
+    widths = [3 + max(map(len, (name, *(line[i] for line in rows)))) for i, name in enumerate(head)]
+    blocks: list[list[int]] = [[]]
+    for i in range(told, len(head)):
+        if blocks[-1] and 1 + sum(widths[:told]) + sum(widths[j] for j in [*blocks[-1], i]) > width:
+            blocks.append([])
+        blocks[-1].append(i)
+    shown = [rich_table(result, block, titled=block is blocks[0]) for block in blocks]
+    return Group(*shown, *(Text(line) for line in notes(result)))
+
+
+def rich_table(result: MeasureResult, only: Collection[int] | None = None, titled: bool = True) -> Table:
+    """For the terminal; of the columns of numbers perhaps `only` some."""
+    told, head, rows = texts(result)
+    kept = [i for i in range(len(head)) if i < told or only is None or i in only]
     on = f" on {result.views[0]}" if len(result.views) == 1 else ""
     averaged = " and ".join(result.over) if _averaged(result) else ""
     chances = [*(["splits"] if _split(result) else []), *([averaged] if averaged else [])]
     over = f", mean ± sample standard deviation over {' ± over '.join(chances)}" if chances else ""
-    table = Table(title=Text(f"{result.name}{on}{over}"), title_justify="left", title_style="bold", header_style="bold")
-    for i, name in enumerate(head):
-        table.add_column(Text(name), justify="left" if i < told else "right", no_wrap=i >= told)
+    title = Text(f"{result.name}{on}{over}") if titled else None
+    table = Table(title=title, title_justify="left", title_style="bold", header_style="bold")
+    for i in kept:
+        table.add_column(Text(head[i]), justify="left" if i < told else "right", no_wrap=i >= told)
     for line in rows:
-        table.add_row(*(Text(t) for t in line))
+        table.add_row(*(Text(line[i]) for i in kept))
     return table
 
 

@@ -8,11 +8,12 @@ import json
 import math
 import subprocess
 import sys
+from io import StringIO
 
 from rich.console import Console
 
 from kdplan.runtime.results import MeasureResult, Number, ResultRow
-from kdplan.view.tables import rich_table, to_csv, to_json, to_markdown
+from kdplan.view.tables import printed, rich_table, to_csv, to_json, to_markdown
 
 RESULT = MeasureResult(
     "table",
@@ -43,7 +44,7 @@ def test_terminal() -> None:
 
 
 def test_terminal_crossed() -> None:
-    """What differs beside the axis of the lines is told in the columns' names; axes averaged together are one chance."""
+    """What differs beside the axis of the lines is told in the columns' names; axes averaged together: one chance."""
     numbers = {"last": {"top1": Number.of([1.0, 2.0])}}
     rows = [ResultRow("small@kd", {"w": w, "v": v}, numbers, "digits.test") for w in (1, 5) for v in (3, 4)]
     console = Console(width=160, record=True, file=open("/dev/null", "w"))  # noqa: SIM115
@@ -80,3 +81,14 @@ def test_views_and_store_do_without_torch() -> None:
         "assert 'torch' not in sys.modules and 'numpy' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_a_table_that_is_too_wide_is_cut_between_columns() -> None:
+    numbers = {f"score(k = {k})": Number.of([k, k + 1.0]) for k in range(1, 6)}
+    rows = [ResultRow("small@kd", {"generation": m}, {"last": numbers}, "digits.test") for m in range(3)]
+    out = Console(width=80, record=True, file=StringIO())
+    out.print(printed(MeasureResult("t", list(numbers), ["digits.test"], rows, ["seed"]), 80))
+    text = out.export_text()
+    assert text.count("generation") == 3 and text.count("t on digits.test") == 1 and "…" not in text
+    assert all(text.count(name) == 1 for name in numbers) and max(map(len, text.splitlines())) <= 80
+    assert text.count("1.50 ± 0.71 (n = 2)") == 3
