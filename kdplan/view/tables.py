@@ -120,7 +120,7 @@ def _crossed(result: MeasureResult) -> tuple[int, list[str], list[list[str]]]:
 
 
 def printed(result: MeasureResult, width: int) -> Group:
-    """For the terminal: the table and its notes; where it is wider than `width`, in several blocks below one another."""
+    """For the terminal: the table and its notes; where it is wider than `width`, in several blocks."""
     told, head, rows = texts(result)
     widths = [3 + max(map(len, (name, *(line[i] for line in rows)))) for i, name in enumerate(head)]
     blocks: list[list[int]] = [[]]
