@@ -127,6 +127,7 @@ def cost(gm: fx.GraphModule, moving: Collection[str], batch: int | None = None, 
         width = sum(v.numel() * v.element_size() for v in crossing if isinstance(v, Tensor))
         with torch.enable_grad():
             result = Replay(parts.live, world).run(*inputs, *crossing)
+            crossing.clear()  # what backward needs of them, it holds itself
             forward, saved = int(counter.get_total_flops()), live.now
             loss = result[output]
             if isinstance(loss, Tensor) and loss.requires_grad:

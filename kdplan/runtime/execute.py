@@ -12,6 +12,7 @@ from kdplan.ir.dag import PhaseKey, Planned
 from kdplan.ir.plan import Plan
 from kdplan.runtime.events import Events, NoEvents
 from kdplan.runtime.interrupt import INTERRUPTED, Interrupt, Interrupted
+from kdplan.runtime.memory import freed_memory_kept
 from kdplan.runtime.options import RunOptions
 from kdplan.runtime.store import Store, StoreError
 from kdplan.runtime.versions import Sources
@@ -144,7 +145,8 @@ def _run_one(
         run = PhaseRun(Sources(plan, store, keys), options, events, interrupt, extends=step.extends)
         if assemble is not None:
             run.assemble = assemble
-        artifact = run_phase(run, plan.phases[name], key, work)
+        with freed_memory_kept():
+            artifact = run_phase(run, plan.phases[name], key, work)
         result.trained.append(name)
         _note_speed(store, step, artifact)
 

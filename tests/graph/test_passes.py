@@ -127,6 +127,22 @@ def test_cost_is_what_a_real_step_costs() -> None:
     assert doubled.flops_step == 2 * predicted.flops_step and doubled.batch == 32
 
 
+def test_cost_lets_go_of_frozen_values_that_backward_does_not_need() -> None:
+    big, small = (nn.Conv2d(3, 8, 3, padding=1) for _ in range(2))
+    b = Builder()
+    x = b.input("x", torch.zeros(4, 3, 16, 16))
+    b.network("big", big)
+    b.network("small", small)
+    gap = b.call(operator.sub, b.apply("small", (x,)), b.apply("big", (x,)))  # saves neither map
+    gm = prune(b.finish({"loss": b.call(torch.sum, b.call(torch.square, gap))}).graph_module).graph_module
+    moving = {n for n, _ in gm.named_parameters() if n.startswith("nets.small.")}
+    given = torch.randn(4, 3, 16, 16)
+    live = LiveBytes([given, *gm.parameters()])
+    with live:
+        torch.autograd.backward(split(gm, moving)(x=given)["loss"])
+    assert cost(gm, moving).peak_bytes == pytest.approx(live.peak, rel=0.01)
+
+
 def test_pruning_tells_what_went() -> None:
     b = Builder()
     x = b.input("x", torch.zeros(4, 3, 32, 32))
