@@ -27,6 +27,8 @@ def check_ladders(plan: Plan, wanted: Container[str], reporter: Reporter) -> Non
             ladders.setdefault(phase.construct, []).append(phase)
     told: set[object] = set()
     for phases in ladders.values():
+        if len({phase.moves[0].base.network for phase in phases}) > 1:
+            continue  # a line of networks, each with a phase of its own
         before: Pair | None = None
         for phase in phases:
             pairs = _pairs(phase)

@@ -315,6 +315,10 @@ MATH = (
          result="scalar, or like the arguments", example="max(progress, 0.5) * mean(small.logits)"),
     Spec("clamp", (_signal("x"), Param("low", "number"), Param("high", "number")), "x, kept between low and high.",
          result="like x", example="clamp(progress, low = 0, high = 1) * mean(small.logits)"),
+    Spec("mix", (_signal("first", "any shape"), _signal("second", "the same shape, or a scalar"),
+         Param("weight", "number", doc="share of the first", low=0, high=1)),
+         "A weighted mean of two terms.", result="like first", formula="weight * first + (1 - weight) * second",
+         example="mix(cross_entropy(small.logits, labels), kl(big.logits, small.logits), weight = 0.6)"),
 )  # fmt: skip
 
 FUNCTIONS: dict[str, Spec] = {spec.name: spec for spec in (*LOSSES, *SHAPING, *GRADIENT, *MATH)}
@@ -332,6 +336,12 @@ PLAN_FUNCTIONS: dict[str, Spec] = {
              "the version whose phase moved it.", more=True, result="network", example="merge(small@low, small@high)"),
         Spec("average", (Param("first", "network"),), "The mean of several versions' weights.", more=True,
              result="network", example="average(small@alone, small@again)"),
+        Spec("ensemble",
+             (Param("first", "network"), Param("mean", "choice", "probabilities", "of what the mean is taken",
+                                               choices=("probabilities", "logits"))),
+             "One network that gives the mean of what several give: softmax of its logits is the mean of their "
+             "softmax, or its logits are the mean of theirs. They may differ in architecture, not in their classes.",
+             more=True, result="network", example="ensemble(big, small@alone)"),
         Spec("ema", (Param("network", "network"), Param("decay", "number", 0.999, low=0, high=1)),
              "A network that follows another one of the same phase as a moving average of its weights.",
              result="network", example="ema(small, decay = 0.99)"),

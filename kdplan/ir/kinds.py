@@ -2,80 +2,9 @@
 
 from __future__ import annotations
 
-from kdplan.ir.spec import Kind, SettingSpec
-
-S = SettingSpec
-
-SEED = S(
-    "seed",
-    "integer",
-    "initial weights of a network; order, augmentation and dropout of a phase",
-    "the enclosing declaration's, else the file's `param seed`, else 0",
-    "seed = fold(seed, 1)",
-    low=0,
-)
-
-LOSS = S("loss", "signal", "the scalar that is made small", "needed", "loss = cross_entropy(small.logits, labels)")
-
-RECIPE = (
-    S(
-        "optimizer",
-        "optimizer",
-        "any optimizer of torch.optim, by its name in lower case",
-        "needed",
-        "optimizer = adamw(lr = 1e-3, weight_decay = 0.05)",
-    ),
-    S("schedule", "schedule", "the learning rate over the phase", "constant()", "schedule = steps(at = [60, 80])"),
-    S("epochs", "integer", "length: passes over the first stream", "needed, or `steps`", "epochs = 10", low=0, above=0),
-    S("steps", "integer", "length: optimizer steps, in place of epochs", "", "steps = 1000", low=0, above=0),
-    S("batch", "integer", "samples a step", "128", "batch = 64", above=0),
-    S("warmup", "number", "epochs over which the learning rate rises linearly from 0", "0", "warmup = 5", low=0),
-    S(
-        "accumulate",
-        "integer",
-        "batches whose gradients are averaged into one optimizer step",
-        "1",
-        "accumulate = 4",
-        above=0,
-    ),
-    S("clip", "number", "largest norm of the gradient over all moving parameters", "no limit", "clip = 5", above=0),
-    S(
-        "label_smoothing",
-        "number",
-        "`smoothing` of every cross_entropy that does not give its own",
-        "0",
-        "label_smoothing = 0.1",
-        low=0,
-        high=1,
-    ),
-    S(
-        "ema",
-        "number",
-        "decay of an average of the weights, kept as snapshot `ema`",
-        "none",
-        "ema = 0.999",
-        low=0,
-        high=1,
-    ),
-    S(
-        "precision",
-        "choice",
-        "arithmetic of forward and backward; weights stay in fp32",
-        "fp32",
-        "precision = bf16",
-        choices=("fp32", "bf16", "fp16"),
-    ),
-    S("channels_last", "flag", "memory layout of images and maps", "false", "channels_last = true"),
-    S("compile", "flag", "torch.compile of the phase's graph", "false", "compile = true"),
-    S("workers", "integer", "processes that load and augment", "0", "workers = 2", low=0),
-    S(
-        "keep_epochs",
-        "integers",
-        "epochs (from 1) after which snapshot `epoch = N` is kept",
-        "[]",
-        "keep_epochs = [5, 10]",
-    ),
-)
+from kdplan.ir.constructs import CONSTRUCT_KINDS
+from kdplan.ir.settings import LOSS, RECIPE, SEED, S
+from kdplan.ir.spec import Kind
 
 _NETWORK_SETTINGS = (
     SEED,
@@ -256,78 +185,7 @@ KINDS: dict[str, Kind] = {
                 "after": "order follows from the versions that are read",
             },
         ),
-        Kind(
-            "stages",
-            "Trains a network's backbone stage by stage on a teacher's features, without labels, and then its head: "
-            "one phase a stage, in which what comes before is frozen and what comes after does not run. `N@NAME` is "
-            "the network after the last of these phases, `N@NAME@STAGE` after one of them.",
-            "stages NAME[SLOTS] of NETWORK from TEACHER on DATA with RECIPE { stage s1 { a ~ b } … head { … } }",
-            "stages mimic of small from big on digits with quick { stages = auto }",
-            clauses=("of", "from", "on", "with"),
-            required=("of", "on", "with"),
-            settings=(
-                S(
-                    "stages",
-                    "choice",
-                    "finds the stages from the shapes of both networks: a stage ends where the features become smaller",
-                    "as written",
-                    "stages = auto",
-                    choices=("auto",),
-                ),
-                S(
-                    "count",
-                    "integer",
-                    "how many stages to find: where there are more, the first ones are joined; where there are fewer, "
-                    "the first ones are divided evenly",
-                    "as many as there are",
-                    "stages = auto  count = 2",
-                    above=0,
-                ),
-                S("match", "function", "the distance of a pair of taps", "squared_l2", "stages = auto  match = mse"),
-                S(
-                    "adapt",
-                    "function",
-                    "what makes the student's tap as the teacher's where shapes differ: `conv1x1` (with resizing where "
-                    "sizes differ), `none`, or a function of the two",
-                    "conv1x1",
-                    "stages = auto  adapt = none  match = attention",
-                ),
-                SEED,
-                *RECIPE,
-            ),
-            inner=("stage", "head", "def"),
-            slots=True,
-        ),
-        Kind(
-            "stage",
-            "In `stages`: one phase, in which the part of the network up to these taps, and from those of the stage "
-            "before on, learns to give what the teacher gives there.",
-            "stage NAME [with RECIPE] { student.tap ~ teacher.tap }",
-            "stages mimic of small on digits with quick { stage s1 { small.layer1 ~ big.layer1 } }",
-            clauses=("with",),
-            settings=(SEED, *RECIPE),
-            inner=("def",),
-            nested=True,
-            pairs=True,
-        ),
-        Kind(
-            "head",
-            "In `stages`: the last phase, in which all that comes after the last stage's taps is trained and the "
-            "backbone is frozen.",
-            "head [of PARTS] [on DATA] [with RECIPE] { loss = … }",
-            "stages mimic of small from big on digits with quick { stages = auto  "
-            "head { loss = cross_entropy(small.logits, labels) } }",
-            clauses=("of", "on", "with"),
-            settings=(
-                LOSS,
-                SEED,
-                *RECIPE,
-            ),
-            inner=("def", "measure"),
-            nested=True,
-            named=False,
-            default_name="head",
-        ),
+        *CONSTRUCT_KINDS,
         Kind(
             "measure",
             "Numbers about networks on data. Inside a phase: after every epoch, and its first metric chooses `best`.",
@@ -350,6 +208,8 @@ KINDS: dict[str, Kind] = {
 
 NETWORKS = frozenset({"teacher", "student", "network"})
 CONSTRUCTS = frozenset({"stages"})
-"""Kinds that lower to phases (`kdplan.lower`)."""
+"""Kinds that lower to phases (`kdplan.lower`), and are named after `@`."""
+MADE = frozenset({"generations", "ensemble"})
+"""Kinds that lower to networks, and are named as networks are."""
 AFTER_AT = frozenset({"phase", "measure", "export"}) | CONSTRUCTS
 """Kinds whose names are looked up only after `@` and on the command line."""

@@ -127,6 +127,15 @@ class Averaged:
 
 
 @dataclass(slots=True)
+class Ensembled:
+    """The weights of several networks side by side, as members of one whose output is the mean of theirs."""
+
+    versions: list[Version]
+    mean: Literal["probabilities", "logits"] = "probabilities"
+    kind: Literal["ensembled"] = "ensembled"
+
+
+@dataclass(slots=True)
 class Follows:
     """A moving average (`decay`) of a network that the same phase moves: `ema(N, decay = 0.999)`."""
 
@@ -135,7 +144,11 @@ class Follows:
     kind: Literal["follows"] = "follows"
 
 
-Origin = Annotated[Fresh | Loaded | Copied | Merged | Averaged | Follows, Field(discriminator="kind")]
+Origin = Annotated[Fresh | Loaded | Copied | Merged | Averaged | Ensembled | Follows, Field(discriminator="kind")]
+OF_SEVERAL = (Merged, Averaged, Ensembled)
+"""Origins with `versions`."""
+ENSEMBLE = "kdplan.nn.ensemble:ensemble"
+"""The architecture of a network whose origin is `Ensembled`: its arguments hold those of its members."""
 
 
 @dataclass(slots=True)

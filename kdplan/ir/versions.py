@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from kdplan.ir.expr import Tap, Version, walk
-from kdplan.ir.plan import Averaged, Copied, Follows, Merged, Phase, Plan
+from kdplan.ir.plan import OF_SEVERAL, Copied, Follows, Phase, Plan
 
 
 def read_versions(phase: Phase) -> Iterator[Version]:
@@ -23,17 +23,24 @@ def versions_of(phase: Phase) -> Iterator[Version]:
     yield from read_versions(phase)
 
 
-def makers(plan: Plan, version: Version) -> Iterator[str]:
-    """The phases whose weights make up a version: one, or for a network made from networks, those of its parts."""
+def parts(plan: Plan, version: Version) -> Iterator[Version]:
+    """The trained versions that make up a version: itself, or for a network made from networks, theirs."""
     if version.phase is not None:
-        yield version.phase
+        yield version
         return
     origin = plan.networks[version.network].origin
     if isinstance(origin, Copied):
-        yield from makers(plan, origin.version)
-    elif isinstance(origin, Merged | Averaged):
+        yield from parts(plan, origin.version)
+    elif isinstance(origin, OF_SEVERAL):
         for part in origin.versions:
-            yield from makers(plan, part)
+            yield from parts(plan, part)
+
+
+def makers(plan: Plan, version: Version) -> Iterator[str]:
+    """The phases whose weights make up a version."""
+    for part in parts(plan, version):
+        if part.phase is not None:
+            yield part.phase
 
 
 def followers(plan: Plan, phase: Phase) -> list[str]:
@@ -50,7 +57,11 @@ def followers(plan: Plan, phase: Phase) -> list[str]:
 def slot_of(plan: Plan, version: Version) -> int:
     """The number under which the version's phase keeps the network's weights: its move's, then the followers'."""
     assert version.phase is not None, version
-    phase = plan.phases[version.phase]
+    return slot_in(plan, plan.phases[version.phase], version)
+
+
+def slot_in(plan: Plan, phase: Phase, version: Version) -> int:
+    """`slot_of`, for a phase that need not stand in the plan yet."""
     for slot, move in enumerate(phase.moves):
         if move.base.network == version.network:
             return slot

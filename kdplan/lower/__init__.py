@@ -18,5 +18,8 @@ class Ask(Protocol):
     def setting(self, name: str) -> Any:
         """The value of a setting of the construct, or None where it is not given."""
 
+    def is_network(self, node: ast.Expr) -> bool:
+        """Whether an expression means a network, and not a model."""
+
     def cuts(self, network: ast.Expr) -> list[Cut]:
         """Where the network that an expression means can be cut, from its input on."""

@@ -18,12 +18,9 @@ from dataclasses import dataclass
 from kdplan.diagnostics.report import error, listing
 from kdplan.diagnostics.span import Span
 from kdplan.ir.cuts import Cut
-from kdplan.ir.kinds import KINDS
 from kdplan.lower import Ask, tree
 from kdplan.lower.ladder import ladder, natural, steps
 from kdplan.syntax import ast
-
-_RECIPE = frozenset(s.name for s in KINDS["recipe"].settings)
 
 
 @dataclass
@@ -47,9 +44,9 @@ def lower(node: ast.Declaration, ask: Ask) -> list[ast.Declaration]:
         wrong way round; KD0605, KD0606: no stages, or not so many, can be found.
     """
     network = _network(node)
-    written = [d for d in _inner(node) if d.kind == "stage"]
+    written = [d for d in tree.inner(node) if d.kind == "stage"]
     found = _found(node, network, written, ask)
-    shared = [i for i in node.items or [] if _is_shared(i)]
+    shared = [i for i in node.items or [] if tree.is_shared(i)]
     phases: list[ast.Declaration] = []
     before: list[ast.Expr] = []
     for stage in found:
@@ -57,16 +54,12 @@ def lower(node: ast.Declaration, ask: Ask) -> list[ast.Declaration]:
         loss = tree.total([_distance(s, t, span, ask) for s, t, span in stage.pairs], stage.span)
         phases.append(
             _phase(node, stage.name, stage.span, _upto(taps, before, network, phases, stage.span), stage.clauses,
-                   [*_not_in(shared, stage.items), *stage.items, tree.setting("loss", loss)])
+                   [*tree.not_in(shared, stage.items), *stage.items, tree.setting("loss", loss)])
         )  # fmt: skip
         before = taps
-    for head in [d for d in _inner(node) if d.kind == "head"]:
+    for head in [d for d in tree.inner(node) if d.kind == "head"]:
         phases.append(_head(node, head, network, before, phases, shared))
     return phases
-
-
-def _inner(node: ast.Declaration) -> list[ast.Declaration]:
-    return [i for i in node.items or [] if isinstance(i, ast.Declaration)]
 
 
 def _network(node: ast.Declaration) -> ast.Expr:
@@ -75,18 +68,6 @@ def _network(node: ast.Declaration) -> ast.Expr:
     if len(of.exprs) != 1:
         raise error("KD0266", of.word_span.to(of.exprs[-1].span), count=len(of.exprs))
     return of.exprs[0]
-
-
-def _is_shared(item: ast.Item) -> bool:
-    """What holds for every phase: settings of recipes, the seed, definitions."""
-    if isinstance(item, ast.Setting):
-        return item.name in _RECIPE or item.name == "seed"
-    return isinstance(item, ast.Declaration) and item.kind == "def"
-
-
-def _not_in(shared: list[ast.Item], own: list[ast.Item]) -> list[ast.Item]:
-    said = {i.name for i in own if isinstance(i, ast.Setting | ast.Declaration)}
-    return [i for i in shared if not isinstance(i, ast.Setting | ast.Declaration) or i.name not in said]
 
 
 # ---- which stages
@@ -206,4 +187,4 @@ def _head(
     ]
     end = tree.tap(tree.bare(network), "output", span)
     return _phase(node, head.name or "head", span, _upto([end], before, network, phases, span), clauses,
-                  [*_not_in(shared, items), *items])  # fmt: skip
+                  [*tree.not_in(shared, items), *items])  # fmt: skip

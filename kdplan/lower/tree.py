@@ -6,12 +6,22 @@ from collections.abc import Iterable, Sequence
 from functools import reduce
 
 from kdplan.diagnostics.span import Span
+from kdplan.ir.kinds import KINDS
 from kdplan.syntax import ast
 from kdplan.syntax.write import expression
+
+_RECIPE = frozenset(s.name for s in KINDS["recipe"].settings)
 
 
 def name(word: str, span: Span) -> ast.Name:
     return ast.Name(span, word)
+
+
+def literal(value: object, span: Span) -> ast.Expr:
+    """A number, or else the text of a value."""
+    if isinstance(value, int | float):
+        return ast.Negate(span, ast.Number(span, -value)) if value < 0 else ast.Number(span, value)
+    return ast.String(span, str(value))
 
 
 def call(function: ast.Expr, args: Sequence[ast.Expr], span: Span, **keywords: ast.Expr) -> ast.Call:
@@ -36,9 +46,16 @@ def clause(word: str, exprs: Iterable[ast.Expr], span: Span) -> ast.Clause:
     return ast.Clause(span, word, span, list(exprs))
 
 
+def declaration(
+    kind: str, word: str, span: Span, clauses: list[ast.Clause], items: list[ast.Item] | None = None
+) -> ast.Declaration:
+    """A declaration `kind word …`, whose place is that of what it was lowered from."""
+    return ast.Declaration(span, kind, span, word, span, None, None, [], clauses, items, None, span)
+
+
 def phase(word: str, span: Span, clauses: list[ast.Clause], items: list[ast.Item]) -> ast.Declaration:
-    """A declaration `phase word …`, whose place is that of what it was lowered from."""
-    return ast.Declaration(span, "phase", span, word, span, None, None, [], clauses, items, None, span)
+    """`phase word …`."""
+    return declaration("phase", word, span, clauses, items)
 
 
 def bare(network: ast.Expr) -> ast.Expr:
@@ -68,3 +85,24 @@ def rooted(tap: ast.Expr, network: ast.Expr, new: ast.Expr) -> ast.Expr | None:
         base = rooted(tap.base, network, new)
         return None if base is None else ast.Pick(tap.span, base, tap.picks)
     return None
+
+
+# ---- what a construct's body holds
+
+
+def inner(node: ast.Declaration) -> list[ast.Declaration]:
+    """The declarations in a body."""
+    return [i for i in node.items or [] if isinstance(i, ast.Declaration)]
+
+
+def is_shared(item: ast.Item) -> bool:
+    """What holds for every phase: settings of recipes, the seed, definitions."""
+    if isinstance(item, ast.Setting):
+        return item.name in _RECIPE or item.name == "seed"
+    return isinstance(item, ast.Declaration) and item.kind == "def"
+
+
+def not_in(shared: list[ast.Item], own: list[ast.Item]) -> list[ast.Item]:
+    """Shared items without those that a part says itself."""
+    said = {i.name for i in own if isinstance(i, ast.Setting | ast.Declaration)}
+    return [i for i in shared if not isinstance(i, ast.Setting | ast.Declaration) or i.name not in said]

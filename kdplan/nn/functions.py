@@ -148,6 +148,17 @@ def clamp(x: Value, low: float, high: float) -> Value:
     return min(max(x, low), high)
 
 
+def mix(first: Value, second: Value, weight: float) -> Value:
+    """`weight` times `first` and the rest of `second`; shapes as in a sum.
+
+    Examples
+    --------
+    >>> mix(torch.tensor(1.0), torch.tensor(3.0), weight=0.75)
+    tensor(1.5000)
+    """
+    return weight * first + (1 - weight) * second
+
+
 def concat(first: Tensor, *more: Tensor) -> Tensor:
     """Signals side by side on the class or channel dimension; ``[B, C_i, ...] -> [B, sum C_i, ...]``.
 
@@ -301,6 +312,7 @@ FUNCTIONS: dict[str, Callable[..., Any]] = {
         min,
         max,
         clamp,
+        mix,
         concat,
         detach,
         reverse,

@@ -60,7 +60,7 @@ def signal(value: Value, ctx: Context) -> ir.Expr:
 
 def family_error(value: Family) -> Exception:
     name = value.declared.name
-    slots = listing(s.name for s in value.declared.node.slots)
+    slots = listing(s.name for s in value.declared.slots)
     return error("KD0401", value.span, name=name, slots=slots)
 
 

@@ -55,7 +55,7 @@ def value(thing: Declared, span: Span, ctx: Context, want: str) -> Value:
         return make_recipe.recipe_value(thing, span, ctx)
     if thing.kind == "model":
         return make_network.model_value(thing, span, ctx)
-    if node.slots:
+    if thing.slots:
         return Family(thing, None, span)
     return NetValue(make_network.instance(thing, {}, span, ctx), None, (), span)
 
@@ -139,7 +139,7 @@ def version(base: Value, node: ast.Version, ctx: Context) -> Value:
     if not isinstance(base, NetValue):
         if isinstance(base, Family):
             raise error(
-                "KD0401", base.span, name=base.declared.name, slots=listing(s.name for s in base.declared.node.slots)
+                "KD0401", base.span, name=base.declared.name, slots=listing(s.name for s in base.declared.slots)
             )
         raise error("KD0250", node.span, what=describe(base))
     instance = base.instance
@@ -226,14 +226,14 @@ def _no_such_phase(base: NetValue, node: ast.Version, ctx: Context) -> Exception
 
 
 def plan_function(spec: Spec, node: ast.Call, ctx: Context) -> Value:
-    """`fold`, `upto`, `merge`, `average`, `ema`, `case`, `count`."""
+    """`fold`, `upto`, `merge`, `average`, `ensemble`, `ema`, `case`, `count`."""
     if spec.name == "case":
         if node.args:
             raise error("KD0227", node.args[0].span, function="case")
         return Case({k.name: _case_value(k.value, ctx) for k in node.keywords}, node.span)
     if spec.name == "upto":
         return _upto(node, ctx)
-    values = spread(node.args, ctx, "network" if spec.name in ("merge", "average", "ema") else "any")
+    values = spread(node.args, ctx, "network" if spec.params[0].type == "network" else "any")
     if not values:
         raise error("KD0237", node.span, function=spec.name, name=spec.params[0].name)
     if spec.name == "fold":

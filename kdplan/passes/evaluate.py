@@ -99,7 +99,8 @@ def unknown(name: str, span: Span, ctx: Context, want: str) -> Exception:
         return PlanError([])
     table = ctx.session.tables.get(want, {})
     if name in CONSTRUCTS:
-        return error("KD0208", span, name=name, kind=CONSTRUCTS[name])
+        help = "generation 0 has none before it" if name == "previous" and "generation" in ctx.names else None
+        return error("KD0208", span, name=name, kind=CONSTRUCTS[name], help=help)
     if name == "self":
         return error("KD0209", span)
     known = [*ctx.names, *ctx.module.scope, *table, *(SIGNALS if want == "signal" else ())]

@@ -11,15 +11,15 @@ from kdplan.diagnostics.span import Source
 from kdplan.ir import expr as ir
 from kdplan.ir.functions import RESERVED
 from kdplan.ir.plan import (
-    Averaged,
+    OF_SEVERAL,
     ClassSet,
     Copied,
     Data,
+    Ensembled,
     Follows,
     Item,
     Loaded,
     Measure,
-    Merged,
     Move,
     Network,
     Phase,
@@ -210,9 +210,10 @@ class _Expansion:
         origin = network.origin
         if isinstance(origin, Copied):
             return expression(self.speller.version(origin.version))
-        if isinstance(origin, Merged | Averaged):
-            function = "merge" if isinstance(origin, Merged) else "average"
-            return expression(call(name(function), [self.speller.version(v) for v in origin.versions], {}))
+        if isinstance(origin, OF_SEVERAL):
+            function = {"merged": "merge", "averaged": "average", "ensembled": "ensemble"}[origin.kind]
+            keywords: dict[str, ast.Expr] = {"mean": name(origin.mean)} if isinstance(origin, Ensembled) else {}
+            return expression(call(name(function), [self.speller.version(v) for v in origin.versions], keywords))
         if isinstance(origin, Follows):
             return expression(
                 call(name("ema"), [name(self.names.networks[origin.network])], {"decay": plain(origin.decay)})
@@ -331,7 +332,7 @@ def _starts_from(network: Network) -> list[ir.Version]:
     origin = network.origin
     if isinstance(origin, Copied):
         return [origin.version]
-    if isinstance(origin, Merged | Averaged):
+    if isinstance(origin, OF_SEVERAL):
         return origin.versions
     return [ir.Version(origin.network)] if isinstance(origin, Follows) else []
 

@@ -17,13 +17,13 @@ from kdplan.ir import expr as ir
 from kdplan.ir.dag import Component, PhaseKey
 from kdplan.ir.functions import FUNCTIONS
 from kdplan.ir.plan import (
-    Averaged,
+    OF_SEVERAL,
     Copied,
     Data,
+    Ensembled,
     Fresh,
     Item,
     Loaded,
-    Merged,
     Network,
     Phase,
     Plan,
@@ -51,6 +51,13 @@ def keys(plan: Plan, dag: nx.DiGraph[str]) -> dict[str, PhaseKey]:
     for name in order(dag):
         hasher.add(plan.phases[name])
     return {name: hasher.done[name] for name in plan.phases}
+
+
+def content(plan: Plan, keys: dict[str, PhaseKey], version: ir.Version) -> str:
+    """What weights are, as a text: equal for versions that are the same whatever they are called."""
+    hasher = _Hasher(plan)
+    hasher.done = keys
+    return hasher.version(version)
 
 
 def graph_key(plan: Plan, phase: Phase) -> str:
@@ -139,8 +146,11 @@ class _Hasher:
             content["loaded"] = origin.fingerprint
         elif isinstance(origin, Copied):
             content["copied"] = self.version(origin.version)
-        elif isinstance(origin, Merged | Averaged):
+        elif isinstance(origin, OF_SEVERAL):
             content[origin.kind] = [self.version(v) for v in origin.versions]
+            if isinstance(origin, Ensembled):  # its members' architectures are in their weights' keys
+                arguments = n.architecture.arguments
+                content["architecture"] = [origin.mean, arguments["orders"]]
         else:
             content["follows"] = [self.network(origin.network), origin.decay]
         if n.reset:

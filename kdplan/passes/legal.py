@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from kdplan.diagnostics.report import Reporter, nearest
 from kdplan.ir import expr as ir
-from kdplan.ir.plan import Averaged, Copied, Follows, Merged, Phase, Plan, Recipe, Row, Target
+from kdplan.ir.plan import OF_SEVERAL, Copied, Follows, Phase, Plan, Recipe, Row, Target
 from kdplan.ir.versions import slot_of, versions_of
 from kdplan.passes.metric_checks import check_metrics
 from kdplan.passes.open_set import check_task
@@ -28,7 +28,7 @@ def check_plan(plan: Plan, reporter: Reporter) -> None:
             [origin.version]
             if isinstance(origin, Copied)
             else origin.versions
-            if isinstance(origin, Merged | Averaged)
+            if isinstance(origin, OF_SEVERAL)
             else []
         )
         for version in versions:
@@ -93,18 +93,17 @@ def _version(plan: Plan, version: ir.Version, reporter: Reporter) -> bool:
         near = nearest(version.phase, plan.phases)
         reporter.report("KD0320", version.span, what="phase", name=version.phase, nearest=near)
         return False
-    if version.snapshot not in kept(plan, phase, version):
+    if version.snapshot not in kept(phase, slot_of(plan, version)):
         reporter.report(
             "KD0309", version.span, phase=phase.name, snapshot=version.snapshot, name=version.network,
-            help=_snapshot_help(version.snapshot),
+            help=snapshot_help(version.snapshot),
         )  # fmt: skip
         return False
     return True
 
 
-def kept(plan: Plan, phase: Phase, version: ir.Version) -> set[str]:
-    """The snapshots of a network that a phase keeps."""
-    slot = slot_of(plan, version)
+def kept(phase: Phase, slot: int) -> set[str]:
+    """The snapshots that a phase keeps of the network that it knows by this number."""
     recipe = phase.recipes[min(slot, len(phase.recipes) - 1)]
     found = {"last"} | {f"epoch={e}" for e in recipe.keep_epochs} | {f"cycle={c}" for c in _cycles(recipe)}
     if phase.validations:
@@ -120,7 +119,8 @@ def _cycles(recipe: Recipe) -> range:
     return range(0)
 
 
-def _snapshot_help(snapshot: str) -> str:
+def snapshot_help(snapshot: str) -> str:
+    """What a phase needs to keep a snapshot."""
     if snapshot == "best":
         return "a phase keeps its best weights if it has a measure inside: `measure on data.test { top1 }`"
     if snapshot == "ema":

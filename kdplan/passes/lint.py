@@ -7,18 +7,21 @@ import itertools
 from kdplan.diagnostics.report import Reporter
 from kdplan.ir import expr as ir
 from kdplan.ir.dag import PhaseKey
-from kdplan.ir.plan import Measure, Phase, Plan
+from kdplan.ir.plan import Ensembled, Measure, Phase, Plan
 from kdplan.ir.versions import versions_of
+from kdplan.passes.keys import content
 from kdplan.passes.metric_checks import lint_features
 from kdplan.passes.open_set import lint_identities
 
 
 def lint(plan: Plan, keys: dict[str, PhaseKey], reporter: Reporter) -> None:
-    """Report twins (KD0305) and warn of a missing T² (KD0360), of `best` chosen on a test split (KD0361), of a mean
-    over seeds that share what they learn from (KD0362), and of open sets that are none (KD0756, KD0760)."""
+    """Report twins (KD0305), also in ensembles (KD0311), and warn of a missing T² (KD0360), of `best` chosen on a test
+    split (KD0361), of a mean over seeds that share what they learn from (KD0362), and of open sets that are none
+    (KD0756, KD0760)."""
     for name, phase in plan.phases.items():
         _twins(phase, keys[name], reporter)
         _temperature(phase, reporter)
+    _members(plan, keys, reporter)
     for measure in plan.measures.values():
         _best_on_test(plan, measure, reporter)
         _shared_teacher(plan, measure, reporter)
@@ -44,6 +47,23 @@ def _twins(phase: Phase, key: PhaseKey, reporter: Reporter) -> None:
         if shape(phase.loss, {}) == shape(phase.loss, {i: j, j: i}):
             a, b = phase.moves[i].base.network, phase.moves[j].base.network
             reporter.report("KD0305", phase.moves[j].span or phase.span, first=a, second=b)
+
+
+def _members(plan: Plan, keys: dict[str, PhaseKey], reporter: Reporter) -> None:
+    """KD0311: one network twice in an ensemble."""
+    told: set[int] = set()
+    for network in plan.networks.values():
+        origin = network.origin
+        if not isinstance(origin, Ensembled) or id(origin) in told:
+            continue
+        told.add(id(origin))
+        first: dict[str, ir.Version] = {}
+        for version in origin.versions:
+            known = first.setdefault(content(plan, keys, version), version)
+            if known is not version:
+                one, two = str(known).partition("@")[0], str(version).partition("@")[0]
+                reporter.report("KD0311", network.span, first=one, second=two)
+                break
 
 
 def _same(phase: Phase, i: int, j: int) -> bool:

@@ -14,6 +14,7 @@ from kdplan.diagnostics.report import Note, Reporter, nearest
 from kdplan.diagnostics.span import Source, Span
 from kdplan.ir.functions import RESERVED
 from kdplan.ir.kinds import AFTER_AT, CONSTRUCTS, KINDS
+from kdplan.lower import made
 from kdplan.syntax import ast
 from kdplan.syntax.parse import parse_recovering
 
@@ -44,6 +45,11 @@ class Declared:
     @property
     def kind(self) -> str:
         return self.node.kind
+
+    @property
+    def slots(self) -> list[ast.Slot]:
+        """Its indices, those included that its kind has without their being written."""
+        return made.slots(self.node)
 
     def __repr__(self) -> str:
         return f"<{self.kind} {self.node.name}>"

@@ -4,19 +4,35 @@ from __future__ import annotations
 
 import hashlib
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, cast
 
-from kdplan.diagnostics.report import Gather, error
+from kdplan.diagnostics.report import Gather, PlanError, error
 from kdplan.diagnostics.span import Span
 from kdplan.ir import expr as ir
+from kdplan.ir.functions import PLAN_FUNCTIONS
 from kdplan.ir.kinds import KINDS, NETWORKS
-from kdplan.ir.plan import Averaged, ClassSet, Copied, Follows, Fresh, Item, Loaded, Merged, Network
+from kdplan.ir.plan import (
+    ENSEMBLE,
+    Averaged,
+    ClassSet,
+    Copied,
+    Ensembled,
+    Follows,
+    Fresh,
+    Item,
+    Loaded,
+    Merged,
+    Network,
+)
+from kdplan.lower import made as lowering
+from kdplan.lower.generations import INDEX
 from kdplan.passes import axes, make_phase, settings
 from kdplan.passes.apply import weights
-from kdplan.passes.arithmetic import check_required
+from kdplan.passes.arithmetic import check_required, chosen, unknown_parameter
+from kdplan.passes.asked import Asked
 from kdplan.passes.load import Declared
 from kdplan.passes.make_data import unique_name
-from kdplan.passes.session import Context, remember
+from kdplan.passes.session import Context, NeedAxis, remember
 from kdplan.passes.values import (
     Choice,
     ClassesValue,
@@ -71,7 +87,23 @@ def argument_classes(node: ast.Call, ctx: Context) -> ClassSet | None:
 def instance(thing: Declared, bound: dict[str, tuple[Any, Value]], span: Span, ctx: Context) -> NetInstance:
     """One network of a declaration, made once."""
     key = (thing, thing.name, tuple(repr(label) for label, _ in bound.values()))
+    if INDEX in bound and thing.kind == "generations":
+        _before(thing, bound, span, ctx)
     return remember(ctx.in_module(thing.module), key, "network", span, lambda inner: _instance(thing, bound, inner))
+
+
+def _before(thing: Declared, bound: dict[str, tuple[Any, Value]], span: Span, ctx: Context) -> None:
+    """Makes the generations before one, the first one first: a long line must not be a deep recursion."""
+    for m in range(bound[INDEX][0] - 1):
+        earlier = {**bound, INDEX: (m, ir.Const(m, span=span))}
+        key = (thing, thing.name, tuple(repr(label) for label, _ in earlier.values()))
+        if key in ctx.session.active:
+            return
+        try:
+            inner = ctx.in_module(thing.module).child(reads=set())
+            remember(inner, key, "network", span, lambda c, e=earlier: _instance(thing, e, c))  # type: ignore[misc]
+        except (NeedAxis, PlanError):
+            return  # what comes to light here is told where the generation is read
 
 
 def _instance(thing: Declared, bound: dict[str, tuple[Any, Value]], ctx: Context) -> NetInstance:
@@ -83,15 +115,24 @@ def _instance(thing: Declared, bound: dict[str, tuple[Any, Value]], ctx: Context
         if not made.phases:
             break
     _register(made, ctx)
+    if thing.kind == "generations":  # shown together, in order
+        line = unique_name(thing, thing.name, ctx)
+        line += axes.suffix({}, {n: v for n, v in made.coordinates.items() if n != INDEX})
+        for phase in made.phases.values():
+            ctx.session.places[phase.name] = thing.node.head_span
+            phase.phase.construct = line
     return made
 
 
-def _make(thing: Declared, bound: dict[str, tuple[Any, Value]], ctx: Context) -> NetInstance:
-    node = thing.node
+def _make(written: Declared, bound: dict[str, tuple[Any, Value]], ctx: Context) -> NetInstance:
     local = ctx.child(names={n: v for n, (_, v) in bound.items()})
+    shown = {n: label for n, (label, _) in bound.items()}
+    node = lowering.network(written.node, shown, Asked(written.node, local))
+    thing = written if node is written.node else Declared(node, written.module)
     clause = node.clause("=")
     assert clause is not None
-    found = local.child(exclude=thing.name).eval(clause.exprs[0], "model")
+    hidden = None if written.kind == "generations" else thing.name  # a line's member may start from another one
+    found = local.child(exclude=hidden).eval(clause.exprs[0], "model")
     network = _derived(found, local) if isinstance(found, NetValue) else None
     if network is None:
         model = _as_model(found, clause.exprs[0], local)
@@ -101,23 +142,22 @@ def _make(thing: Declared, bound: dict[str, tuple[Any, Value]], ctx: Context) ->
     network.role = thing.kind  # type: ignore[assignment]
     network.span = node.head_span
     _settings(network, thing, local)
-    shown = {n: label for n, (label, _) in bound.items()}
     coords = {**shown, **axes.coordinates(ctx)}
-    network.name = unique_name(thing, thing.name, ctx) + axes.suffix({}, coords)
-    made = NetInstance(thing, network, coords)
+    network.name = unique_name(written, thing.name, ctx) + axes.suffix({}, coords)
+    built = NetInstance(thing, network, coords)
     inner_phases = [i for i in node.items or [] if isinstance(i, ast.Declaration) and i.kind == "phase"]
-    made.fresh = isinstance(network.origin, Fresh) and not inner_phases
+    built.fresh = isinstance(network.origin, Fresh) and not inner_phases
     if not isinstance(network.origin, Fresh):
-        made.as_declared = ir.Version(network.name, None)
-    me = NetValue(made, None, (), node.head_span)
+        built.as_declared = ir.Version(network.name, None)
+    me = NetValue(built, None, (), node.head_span)
     gather = Gather()
     for inner in inner_phases:
         with gather:
             inside = local.child(names={**local.names, "self": me})
-            made.phases[inner.name or ""] = make_phase.make(Declared(inner, thing.module), bound, made, inside)
+            built.phases[inner.name or ""] = make_phase.make(Declared(inner, thing.module), bound, built, inside)
     gather.raise_if_failed()
-    _leave(made)
-    return made
+    _leave(built)
+    return built
 
 
 def _leave(made: NetInstance) -> None:
@@ -214,18 +254,20 @@ def _derived(found: NetValue, ctx: Context) -> Network:
 
 
 def from_networks(function: str, values: list[Value], node: ast.Call, ctx: Context) -> NetValue:
-    """`merge(a@p, b@q)`, `average(…)`, `ema(n, decay)`: a network that is named by the call itself.
+    """`merge(a@p, b@q)`, `average(…)`, `ema(n, decay)`, `ensemble(…)`: a network that is named by the call itself.
 
     Raises
     ------
     PlanError
-        KD0253 where the networks differ in architecture.
+        KD0253 where the networks differ in architecture; KD0274 where an ensemble's differ in classes.
     """
     nets: list[NetValue] = []
     for v in values:
         if not isinstance(v, NetValue) or v.path:
             raise error("KD0250", node.span, what=describe(v))
         nets.append(v)
+    if function == "ensemble":
+        return _ensemble(nets, node, ctx)
     first = nets[0].instance.network
     for net in nets[1:]:
         other = net.instance.network
@@ -250,12 +292,73 @@ def from_networks(function: str, values: list[Value], node: ast.Call, ctx: Conte
         origin = Merged(versions) if function == "merge" else Averaged(versions)
         name = f"{function}({', '.join(map(str, versions))})"
     network = Network(name, first.architecture, first.role, first.classes, first.seed, origin, code=first.code)
-    ctx.session.plan.networks.setdefault(name, network)
-    carrier = Declared(node_as_declaration(node, name), nets[0].instance.declared.module)
-    made = NetInstance(carrier, network, {}, as_declared=ir.Version(name, None), fresh=False)
+    made = _named(network, nets, node, ctx)
     if function == "merge" and len({id(n.instance) for n in nets}) == 1:
-        made.stands_for = nets[0].instance
-    return NetValue(_same(made, ctx), ir.Version(name, None), (), node.span)
+        made.instance.stands_for = nets[0].instance
+    return made
+
+
+def _named(network: Network, nets: list[NetValue], node: ast.Call, ctx: Context) -> NetValue:
+    ctx.session.plan.networks.setdefault(network.name, network)
+    carrier = Declared(node_as_declaration(node, network.name), nets[0].instance.declared.module)
+    made = NetInstance(carrier, network, {}, as_declared=ir.Version(network.name, None), fresh=False)
+    return NetValue(_same(made, ctx), ir.Version(network.name, None), (), node.span)
+
+
+def _ensemble(nets: list[NetValue], node: ast.Call, ctx: Context) -> NetValue:
+    """A network whose architecture holds those of its members, and whose weights are theirs."""
+    mean = _mean(node, ctx)
+    known = next((n for n in nets if n.instance.network.classes is not None), nets[0])
+    classes = known.instance.network.classes
+    orders: list[list[int] | None] = []
+    for net in nets:
+        own = net.instance.network.classes
+        if own is not None and classes is not None and own.data == classes.data:
+            fits = sorted(own.ids) == sorted(classes.ids)
+            orders.append([own.ids.index(c) for c in classes.ids] if fits and own.ids != classes.ids else None)
+        else:
+            sizes = [_outputs(n.instance.network, ctx) for n in (net, known)]
+            fits = None in sizes or sizes[0] == sizes[1]
+            orders.append(None)
+        if not fits:
+            one, two = (_over(n.instance.network, ctx) for n in (known, net))
+            raise error("KD0274", net.span if len(node.args) > 1 else node.span, first=known.instance.name, one=one,
+                        second=net.instance.name, two=two)  # fmt: skip
+    versions = [w for n in nets if isinstance(w := weights(n, ctx), ir.Version)]
+    members = [[n.instance.network.architecture.name, n.instance.network.architecture.arguments] for n in nets]
+    codes = [n.instance.network.code for n in nets]
+    item = Item(ENSEMBLE, {"members": members, "mean": mean, "orders": orders if any(orders) else None}, span=node.span)
+    name = f"ensemble({', '.join(map(str, versions))}, mean = {mean})"
+    network = Network(name, item, classes=classes, origin=Ensembled(versions, mean), span=node.span)
+    if any(codes):
+        network.code = hashlib.sha256(repr(codes).encode()).hexdigest()
+    return _named(network, nets, node, ctx)
+
+
+def _mean(node: ast.Call, ctx: Context) -> Literal["probabilities", "logits"]:
+    (param,) = (p for p in PLAN_FUNCTIONS["ensemble"].params if p.name == "mean")
+    found = param.default
+    for k in node.keywords:
+        if k.name != "mean":
+            raise unknown_parameter(k, "`ensemble`", ["mean"])
+        found = chosen(param, k.value, ctx).value
+    return cast(Literal["probabilities", "logits"], found)
+
+
+def _outputs(network: Network, ctx: Context) -> int | None:
+    """How many classes a network's logits are over, where its architecture tells."""
+    if network.classes is not None:
+        return len(network.classes.ids)
+    spec = ctx.session.tables["model"].get(network.architecture.name)
+    param = spec.param("classes") if spec is not None else None
+    found = network.architecture.arguments.get("classes", param.default if param is not None else None)
+    return found if isinstance(found, int) else None
+
+
+def _over(network: Network, ctx: Context) -> str:
+    of = f" of `{network.classes.data}`" if network.classes is not None else ""
+    label = f" (`{network.classes.label}`)" if network.classes is not None and network.classes.label else ""
+    return f"{_outputs(network, ctx)} classes{of}{label}"
 
 
 def _same(made: NetInstance, ctx: Context) -> NetInstance:

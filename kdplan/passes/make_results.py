@@ -94,8 +94,9 @@ def _label(net: NetValue) -> str:
     name = net.instance.declared.name
     text = name
     if net.version is not None and version is not None:
-        text = net.left_by or f"{name}@init"
-    if version is not None and version.snapshot != "last":
+        text = net.left_by or (name if version.phase is not None else f"{name}@init")
+    told = version is not None and version.snapshot.partition("=")[0] in net.coordinates
+    if version is not None and version.snapshot != "last" and not told:
         text += f"[{version.snapshot}]"
     return ".".join([text, *net.path])
 

@@ -9,7 +9,9 @@ from typing import Any
 from kdplan.diagnostics.report import PlanError, counted, error, listing
 from kdplan.diagnostics.span import Span
 from kdplan.ir import expr as ir
+from kdplan.ir.versions import slot_in
 from kdplan.passes import axes, declared
+from kdplan.passes.legal import kept, snapshot_help
 from kdplan.passes.load import Declared, Module
 from kdplan.passes.session import Context, pinned
 from kdplan.passes.spread import iterate
@@ -131,7 +133,8 @@ def _positions(node: ast.Pick, rest: list[ast.Expr], ctx: Context, want: str) ->
 def _choose(base: Value, rest: list[ast.Expr], node: ast.Pick, ctx: Context) -> Value:
     if isinstance(base, Several):
         if rest and (_is_snapshot(rest[0]) or all(isinstance(b, Family) for b in base.items)):
-            return Several([_choose(b, rest, node, ctx) for b in base.items], node.span)
+            found = [_choose(b, rest, node, ctx) for b in base.items]
+            return Several([v for f in found for v in (f.items if isinstance(f, Several) else [f])], node.span)
         return _item(base.items, rest, node, ctx)
     if isinstance(base, Family):
         return _members(base, rest, node, ctx)
@@ -166,21 +169,53 @@ def _of_network(base: NetValue, p: ast.Expr, node: ast.Pick, ctx: Context) -> Va
         if version is None or version.phase is None:
             raise error("KD0407", p.span, text=p.span.text, name=base.instance.declared.name)
         if isinstance(p, ast.Name):
-            snapshot = p.name
-        else:
-            assert isinstance(p, ast.Coordinate)
-            value = ctx.eval(p.value, "any")
-            if not (isinstance(value, ir.Const) and isinstance(value.value, int)):
-                raise error("KD0244", p.value.span, what=f"`{p.name}`", wants="a whole number", found=describe(value))
-            snapshot = f"{p.name}={value.value}"
-        pinned_version = ir.Version(version.network, version.phase, snapshot, span=node.span)
-        return replace(base, version=pinned_version, span=node.span)
+            snapshot = ir.Version(version.network, version.phase, p.name, span=node.span)
+            return replace(base, version=snapshot, span=node.span)
+        assert isinstance(p, ast.Coordinate)
+        if isinstance(p.value, ast.All):
+            return Several([_at(base, version, p, n, node) for n in _kept(version, p, ctx)], node.span)
+        value = ctx.eval(p.value, "any")
+        numbers = [_whole(v, p) for v in (value.items if isinstance(value, ListValue | Several) else [value])]
+        found = [_at(base, version, p, n, node) for n in numbers]
+        return Several([*found], node.span) if isinstance(value, ListValue | Several) else found[0]
     key = ctx.eval(p, "any")
     if isinstance(key, ir.Const) and base.path:
         return replace(base, path=(*base.path, str(key.value)), span=node.span)
     raise error(
         "KD0406", node.span, what=f"`{base.instance.declared.name}`, which is one network,", help=_SNAPSHOTS_HELP
     )
+
+
+def _whole(value: Value, p: ast.Coordinate) -> int:
+    if isinstance(value, ir.Const) and isinstance(value.value, int):
+        return value.value
+    raise error("KD0244", p.value.span, what=f"`{p.name}`", wants="a whole number", found=describe(value))
+
+
+def _at(base: NetValue, version: ir.Version, p: ast.Coordinate, number: int, node: ast.Pick) -> NetValue:
+    """A network after an epoch or a cycle, which is a coordinate of it."""
+    at = ir.Version(version.network, version.phase, f"{p.name}={number}", span=node.span)
+    return replace(base, version=at, span=node.span, coordinates={**base.coordinates, p.name: number})
+
+
+def _kept(version: ir.Version, p: ast.Coordinate, ctx: Context) -> list[int]:
+    """The epochs, or cycles, after which the version's phase keeps snapshots.
+
+    Raises
+    ------
+    PlanError
+        KD0309 where it keeps none.
+    """
+    plan = ctx.session.plan
+    phase = plan.phases.get(str(version.phase)) or next(
+        (i.phase for i in ctx.phases.values() if i.name == version.phase), None
+    )
+    names = kept(phase, slot_in(plan, phase, version)) if phase is not None else set()
+    numbers = sorted(int(n.partition("=")[2]) for n in names if n.startswith(f"{p.name}="))
+    if not numbers:
+        raise error("KD0309", p.span, phase=version.phase, snapshot=f"{p.name} = *", name=version.network,
+                    help=snapshot_help(f"{p.name}=1"))  # fmt: skip
+    return numbers
 
 
 def _item(
@@ -198,7 +233,7 @@ def _item(
 
 
 def _members(base: Family, rest: list[ast.Expr], node: ast.Pick, ctx: Context) -> Value:
-    slots = base.declared.node.slots
+    slots = base.declared.slots
     if len(rest) > len(slots):
         raise _wrong_count(rest[len(slots)].span, base.declared, len(rest))
     named = {p.name: p.value for p in rest if isinstance(p, ast.Coordinate)}
@@ -219,7 +254,7 @@ def _members(base: Family, rest: list[ast.Expr], node: ast.Pick, ctx: Context) -
 
 
 def _wrong_count(span: Span, family: Declared, found: int) -> PlanError:
-    slots = [s.name for s in family.node.slots]
+    slots = [s.name for s in family.slots]
     example = f"{family.name}[{', '.join(f'{s} = …' for s in slots)}]"
     count = counted(len(slots), "index", "indices")
     return error("KD0408", span, name=family.name, count=count, found=found, example=example)
@@ -229,7 +264,7 @@ def bindings(
     base: Family, chosen: list[ast.Expr], at: int, bound: dict[str, tuple[Any, Value]], ctx: Context
 ) -> list[dict[str, tuple[Any, Value]]]:
     """Every choice of slot values that the picks allow: slot -> (label, value)."""
-    slots = base.declared.node.slots
+    slots = base.declared.slots
     if at == len(slots):
         return [bound]
     slot = slots[at]

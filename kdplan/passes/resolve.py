@@ -10,9 +10,10 @@ from kdplan.data.transforms import out_shape, transform
 from kdplan.diagnostics.report import PlanError, Reporter
 from kdplan.diagnostics.span import Span
 from kdplan.ir.cuts import Cut
-from kdplan.ir.kinds import CONSTRUCTS, NETWORKS
+from kdplan.ir.kinds import CONSTRUCTS, MADE, NETWORKS
 from kdplan.ir.plan import Data, Network, Phase, Plan
 from kdplan.passes import axes, make_construct, make_network, make_phase, make_results, tables
+from kdplan.passes.asked import Asked
 from kdplan.passes.evaluate import evaluate
 from kdplan.passes.load import Declared, Module
 from kdplan.passes.names import check_names
@@ -78,7 +79,7 @@ def resolve(module: Module, root: Path | None, reporter: Reporter, cuts: FindCut
 
 def _declaration(declared: Declared, ctx: Context) -> None:
     check_sound(declared)
-    if declared.kind == "phase" or declared.kind in CONSTRUCTS or declared.kind in NETWORKS:
+    if declared.kind == "phase" or declared.kind in CONSTRUCTS | NETWORKS | MADE:
         for _ in expand(ctx, lambda inner: _members(declared, inner), axes.size):
             pass
     elif declared.kind == "measure":
@@ -103,7 +104,9 @@ def _param(declared: Declared, ctx: Context) -> None:
 def _members(declared: Declared, ctx: Context) -> None:
     """Every member of a declaration at one point of the param axes."""
     span = declared.node.name_span or declared.node.span
-    every: list[ast.Expr] = [ast.All(span) for _ in declared.node.slots]
+    if declared.kind == "generations":
+        Asked(declared.node, ctx).setting("count")  # out of range it would make no member that could tell
+    every: list[ast.Expr] = [ast.All(span) for _ in declared.slots]
     for bound in bindings(Family(declared, None, span), every, 0, {}, ctx):
         if declared.kind == "phase":
             make_phase.instance(declared, bound, None, span, ctx)

@@ -10,7 +10,7 @@ from kdplan.data.catalog import SOURCES
 from kdplan.data.params import REQUIRED as DATA_REQUIRED
 from kdplan.data.params import Param as DataParam
 from kdplan.data.transforms import TRANSFORMS
-from kdplan.ir.functions import FUNCTIONS
+from kdplan.ir.functions import FUNCTIONS, PLAN_FUNCTIONS
 from kdplan.ir.optimizers import OPTIMIZERS, SCHEDULES, Setting
 from kdplan.ir.spec import REQUIRED, Param, Spec
 from kdplan.nn.catalog import METRICS, MODELS
@@ -97,7 +97,13 @@ def _from_data(name: str, doc: str, params: Iterable[DataParam], more: bool = Fa
 def choices() -> dict[str, dict[str, Spec]]:
     """Type of setting -> name -> row; for a parameter that takes one of a few words, `word_type` is its type."""
     tables = _choices()
-    params = [p for table in (FUNCTIONS, *tables.values()) for spec in table.values() for p in spec.params if p.choices]
+    params = [
+        p
+        for table in (FUNCTIONS, PLAN_FUNCTIONS, *tables.values())
+        for spec in table.values()
+        for p in spec.params
+        if p.choices
+    ]
     return tables | {word_type(p): {c: Spec(c) for c in p.choices} for p in params}
 
 

@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +25,8 @@ from kdplan.graph.deploy import (
 )
 from kdplan.graph.taps import TapError
 from kdplan.ir.expr import Version
-from kdplan.ir.plan import Export, Network, Plan, View
-from kdplan.ir.versions import ancestors
+from kdplan.ir.plan import ENSEMBLE, Export, Plan, View
+from kdplan.ir.versions import parts
 from kdplan.nn.models import create
 from kdplan.runtime.networks import materialise
 from kdplan.runtime.options import RunOptions
@@ -68,7 +69,6 @@ def export_network(
     if len(target.versions) != 1 or target.join not in ("single", "logits"):
         raise error("KD0841", export.span, export=export.name, reason=f"it means {len(target.versions)} networks")
     version = target.versions[0]
-    network = sources.plan.networks[version.network]
     net = materialise(sources, version)
     about = describe(sources, version, options or RunOptions())
     if about["input_shape"] is None:
@@ -79,7 +79,7 @@ def export_network(
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder, prefix=".new-") as place:
         new = Path(place)
-        about["architecture"]["factory"] = _with_code(network, new)
+        about["architecture"] = _with_code(about["architecture"], new)
         save(plain, new, about)
         again = load(new)
         try:
@@ -109,10 +109,8 @@ def load(folder: Path | str) -> nn.Module:
     """
     folder = Path(folder)
     about = json.loads((folder / "model.json").read_text(encoding="utf-8"))
-    factory = about["architecture"]["factory"]
-    if ".py:" in factory:
-        factory = str(folder / factory)
-    net = create(factory, **about["architecture"]["arguments"]).eval()
+    found = _at(about["architecture"], folder)
+    net = create(found["factory"], **found["arguments"]).eval()
     if about["tap"] not in WHOLE:
         net = deploy(net, about["tap"], torch.zeros(2, *about["input_shape"]))
     load_into(net, folder)
@@ -148,19 +146,21 @@ def describe(sources: Sources, version: Version, options: RunOptions) -> dict[st
         "classes": names,
         "input_shape": list(shape) if shape is not None else None,
         "normalize": _normalize(plan, view, options),
-        "source": {
-            "version": str(version),
-            "key": sources.keys[version.phase].key if version.phase is not None else None,
-            "snapshot": version.snapshot,
-        },
+        "source": _source(sources, version)
+        | ({"made_of": [_source(sources, v) for v in parts(plan, version)]} if version.phase is None else {}),
     }
 
 
+def _source(sources: Sources, version: Version) -> dict[str, Any]:
+    key = sources.keys[version.phase].key if version.phase is not None else None
+    return {"version": str(version), "key": key, "snapshot": version.snapshot}
+
+
 def trained_on(plan: Plan, version: Version) -> View | None:
-    """The first stream of the last phase that trained the version."""
-    for past in ancestors(plan, version):
-        if past.phase is not None:
-            return plan.phases[past.phase].streams[0]
+    """The first stream of the last phase that trained the version, or the first of its parts."""
+    for past in parts(plan, version):
+        assert past.phase is not None
+        return plan.phases[past.phase].streams[0]
     return None
 
 
@@ -178,11 +178,31 @@ def _normalize(plan: Plan, view: View | None, options: RunOptions) -> dict[str, 
     return {"mean": list(info.mean), "std": list(info.std)} if info.mean and info.std else None
 
 
-def _with_code(network: Network, folder: Path) -> str:
-    """The factory's name for whoever loads the network; a user's own file goes along."""
-    factory = network.architecture.name
-    where, _, function = factory.rpartition(":")
-    if not where.endswith(".py"):
-        return factory
-    shutil.copyfile(where, folder / "model.py")
-    return f"model.py:{function}"
+def _with_code(architecture: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """An architecture for whoever loads the network; users' own files, those of members too, go along."""
+    copied: dict[str, str] = {}
+
+    def place(factory: str) -> str:
+        where, _, function = factory.rpartition(":")
+        if not where.endswith(".py"):
+            return factory
+        if where not in copied:
+            copied[where] = f"model{len(copied) + 1 if copied else ''}.py"
+            shutil.copyfile(where, folder / copied[where])
+        return f"{copied[where]}:{function}"
+
+    return _renamed(architecture, place)
+
+
+def _at(architecture: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """An architecture that `_with_code` made, with the places of its files in `folder`."""
+    return _renamed(architecture, lambda factory: str(folder / factory) if ".py:" in factory else factory)
+
+
+def _renamed(architecture: dict[str, Any], name: Callable[[str], str]) -> dict[str, Any]:
+    """With other names of its factories, and of those of an ensemble's members."""
+    factory, arguments = architecture["factory"], dict(architecture["arguments"])
+    if factory == ENSEMBLE:
+        inner = [_renamed({"factory": f, "arguments": a}, name) for f, a in arguments["members"]]
+        arguments["members"] = [[m["factory"], m["arguments"]] for m in inner]
+    return {"factory": name(factory), "arguments": arguments}

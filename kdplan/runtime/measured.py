@@ -13,8 +13,22 @@ from typing import Any
 
 from kdplan.ir.dag import PhaseKey
 from kdplan.ir.expr import Version
-from kdplan.ir.plan import Averaged, Copied, Fresh, Item, Loaded, Measure, Merged, Plan, Plot, Row, Target, View
-from kdplan.ir.versions import slot_of
+from kdplan.ir.plan import (
+    Averaged,
+    Copied,
+    Ensembled,
+    Fresh,
+    Item,
+    Loaded,
+    Measure,
+    Merged,
+    Plan,
+    Plot,
+    Row,
+    Target,
+    View,
+)
+from kdplan.ir.versions import makers, slot_of
 from kdplan.nn.catalog import METRICS
 from kdplan.runtime.events import Events, NoEvents
 from kdplan.runtime.options import RunOptions
@@ -81,7 +95,8 @@ def run_measures(
 
 
 def _trained(sources: Sources, target: Target) -> bool:
-    return all(v.phase is None or sources.store.has(sources.keys[v.phase].key) for v in target.versions)
+    phases = [name for v in target.versions for name in makers(sources.plan, v)]
+    return all(sources.store.has(sources.keys[name].key) for name in phases)
 
 
 def _numbers(sources: Sources, measure: Measure, rows: list[Row], options: RunOptions) -> dict[str, Measured]:
@@ -90,7 +105,7 @@ def _numbers(sources: Sources, measure: Measure, rows: list[Row], options: RunOp
     missing: dict[str, Cell] = {}
     for row in rows:
         for view in measure.views:
-            for _, target in snapshots(sources.plan, row.target):
+            for _, target in snapshots(sources.plan, row):
                 for metric in measure.metrics:
                     cell = Cell(target, view, metric)
                     key = cell_key(sources, cell)
@@ -112,10 +127,13 @@ def _numbers(sources: Sources, measure: Measure, rows: list[Row], options: RunOp
     return numbers
 
 
-def snapshots(plan: Plan, target: Target) -> Iterator[tuple[str, Target]]:
-    """A target as it was last, and as it was best where a phase chose that; a target that names one stands alone."""
+def snapshots(plan: Plan, row: Row) -> Iterator[tuple[str, Target]]:
+    """A row's target as it was last, and as it was best where a phase chose that; one that names a snapshot stands
+    alone, and counts as the last where the snapshot is a coordinate of the row."""
+    target = row.target
     named = {v.snapshot for v in target.versions}
-    yield (named.pop() if len(named) == 1 else "last"), target
+    name = named.pop() if len(named) == 1 else "last"
+    yield ("last" if name.partition("=")[0] in row.coordinates else name), target
     phases = [plan.phases[v.phase] if v.phase is not None else None for v in target.versions]
     if all(v.snapshot == "last" for v in target.versions) and all(p is not None and p.validations for p in phases):
         yield "best", replace(target, versions=[replace(v, snapshot="best") for v in target.versions])
@@ -135,7 +153,7 @@ def _table(sources: Sources, measure: Measure, rows: list[Row], numbers: dict[st
             values: dict[str, dict[str, list[Measured]]] = {}
             drawn: dict[str, list[Drawn]] = {}
             for row in group:
-                for snapshot, target in snapshots(sources.plan, row.target):
+                for snapshot, target in snapshots(sources.plan, row):
                     for metric in measure.metrics:
                         number = numbers[cell_key(sources, Cell(target, view, metric))]
                         values.setdefault(snapshot, {}).setdefault(label_of(metric), []).append(number)
@@ -229,7 +247,7 @@ def _version(sources: Sources, version: Version) -> list[Any]:
             return [*content, fingerprint]
         case Copied(origin):
             return [*content, _version(sources, origin)]
-        case Merged(versions) | Averaged(versions):
+        case Merged(versions) | Averaged(versions) | Ensembled(versions):
             return [*content, *(_version(sources, v) for v in versions)]
         case Fresh():
             return content

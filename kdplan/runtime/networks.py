@@ -13,8 +13,9 @@ from kdplan.diagnostics.report import error
 from kdplan.graph.assembled import Networks
 from kdplan.graph.inspect import fresh
 from kdplan.ir.expr import Version
-from kdplan.ir.plan import Averaged, Copied, Follows, Fresh, Loaded, Merged, Network, Phase
+from kdplan.ir.plan import Averaged, Copied, Ensembled, Follows, Fresh, Loaded, Merged, Network, Phase
 from kdplan.ir.versions import ancestors, followers, read_versions
+from kdplan.nn.ensemble import MEMBERS
 from kdplan.runtime.store.atomic import digest_bytes
 from kdplan.runtime.versions import Sources
 
@@ -73,6 +74,10 @@ def _start(sources: Sources, network: Network) -> nn.Module:
         case Averaged(versions):
             states = [materialise(sources, v).state_dict() for v in versions]
             return _filled(network, _mean(states), "the averaged versions", reset=True)
+        case Ensembled(versions):
+            states = [materialise(sources, v).state_dict() for v in versions]
+            together = {f"{MEMBERS}.{i}.{name}": t for i, state in enumerate(states) for name, t in state.items()}
+            return _filled(network, together, "the ensemble's members", reset=True)
 
 
 def _filled(network: Network, state: State, source: str, reset: bool = False) -> nn.Module:

@@ -82,6 +82,7 @@ _PLAN_FUNCTIONS = {
     "network both = {}",
     "average": "phase again of small on digits with quick {{ loss = cross_entropy(small.logits, labels)  seed = 1 }}\n"
     "network both = {}",
+    "ensemble": "network both = {}",
     "ema": "phase follow of small on digits with quick {{ loss = cross_entropy(small.logits, labels)"
     " + kl({}.logits, small.logits) }}",
     "case": "param pair = {}",
@@ -97,12 +98,20 @@ measure shown of few@alone.features on digits[part[new]].test {{ {metric} }}
 """
 """Features of digits that were never trained on, compared."""
 
-_IN_STAGES = {
+_IN_CONSTRUCTS = {
     "stages": "stages mimic of small from big on digits with quick {{ {auto} {example} }}",
     "stage": "stages mimic of small on digits with quick {{ stage s1 {{ small.layer1 ~ big.layer1  {example} }} }}",
     "head": "stages mimic of small from big on digits with quick {{ {auto} head {{ {loss} {example} }} }}",
+    "generations": "generations line of digits_net(width = 4) on digits with quick {{ {count} {example}\n  "
+    "patriarch {{ loss = cross_entropy(self.logits, labels) }}\n  "
+    "generation {{ loss = kl(previous.logits, self.logits) }}\n}}",
+    "patriarch": "generations line of digits_net(width = 4) on digits with quick {{ count = 0  "
+    "patriarch {{ {example} }} }}",
+    "generation": "generations line of digits_net(width = 4) from big on digits with quick {{ {count} "
+    "generation {{ {example} }} }}",
+    "ensemble": "ensemble pair of big, small@alone {{ {example} }}",
 }
-"""Where an example of a setting stands in a ladder."""
+"""Where an example of a setting stands in a construct."""
 
 SIGNAL_EXAMPLES = {
     "inputs": "mean(small(inputs).logits)",
@@ -210,10 +219,12 @@ def _setting_plan(kind: Kind, name: str, example: str) -> str:
     if kind.name == "data":
         source = 'arrays("unsplit.npz")' if name == "split" else "digits"
         return f"{frame('digits')}\ndata digits = {source} {{ {example} }}\n"
-    if kind.name in _IN_STAGES:
+    if kind.name in _IN_CONSTRUCTS:
         auto = "" if "stages = auto" in example else "stages = auto"
         term = "" if name == "loss" else "loss = cross_entropy(small.logits, labels)"
-        return f"{frame('alone')}\n{_IN_STAGES[kind.name].format(example=example, auto=auto, loss=term)}\n"
+        count = "" if name == "count" else "count = 1"
+        text = _IN_CONSTRUCTS[kind.name].format(example=example, auto=auto, loss=term, count=count)
+        return f"{frame(*([] if kind.name == 'ensemble' else ['alone']))}\n{text}\n"
     assert kind.name == "verticals"
     parts = 'low = ["0", "1", "2", "3", "4", "5"]  high = ["5", "6", "7", "8", "9"]'
     return f"{frame()}\nverticals part of digits {{ {example}  {parts} }}\n"

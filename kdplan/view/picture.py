@@ -9,7 +9,7 @@ from typing import Literal
 
 from kdplan.ir.dag import Action, Planned
 from kdplan.ir.expr import Tap, Version, walk
-from kdplan.ir.plan import Averaged, Copied, Loaded, Merged, Phase, Plan
+from kdplan.ir.plan import OF_SEVERAL, Copied, Loaded, Phase, Plan
 from kdplan.view import words
 
 Kind = Literal["data", "file", "teacher", "student", "network", "measure", "export"]
@@ -145,7 +145,7 @@ def _version_arrows(drawn: Picture, plan: Plan, version: Version, target: str) -
             drawn.arrow(box, target, at.network)
         elif isinstance(origin, Copied):
             pending.append((origin.version, words.version(origin.version)))
-        elif isinstance(origin, Merged | Averaged):
+        elif isinstance(origin, OF_SEVERAL):
             pending += [(v, words.version(v)) for v in origin.versions]
 
 

@@ -1,0 +1,170 @@
+"""The kinds of constructs, which lower to declarations of the core (`kdplan.lower`), and of what stands in them."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from kdplan.ir.settings import LOSS, RECIPE, SEED, S
+from kdplan.ir.spec import Kind
+
+
+def _generation(name: str, doc: str, example: str) -> Kind:
+    return Kind(
+        name,
+        doc,
+        f"{name} [on DATA] [with RECIPE] {{ loss = … }}",
+        example,
+        clauses=("on", "with"),
+        settings=(replace(LOSS, example="loss = cross_entropy(self.logits, labels)"), *RECIPE),
+        inner=("def", "measure"),
+        nested=True,
+        named=False,
+        default_name=name,
+    )
+
+
+CONSTRUCT_KINDS = (
+    Kind(
+        "stages",
+        "Trains a network's backbone stage by stage on a teacher's features, without labels, and then its head: "
+        "one phase a stage, in which what comes before is frozen and what comes after does not run. `N@NAME` is "
+        "the network after the last of these phases, `N@NAME@STAGE` after one of them.",
+        "stages NAME[SLOTS] of NETWORK from TEACHER on DATA with RECIPE { stage s1 { a ~ b } … head { … } }",
+        "stages mimic of small from big on digits with quick { stages = auto }",
+        clauses=("of", "from", "on", "with"),
+        required=("of", "on", "with"),
+        settings=(
+            S(
+                "stages",
+                "choice",
+                "finds the stages from the shapes of both networks: a stage ends where the features become smaller",
+                "as written",
+                "stages = auto",
+                choices=("auto",),
+            ),
+            S(
+                "count",
+                "integer",
+                "how many stages to find: where there are more, the first ones are joined; where there are fewer, "
+                "the first ones are divided evenly",
+                "as many as there are",
+                "stages = auto  count = 2",
+                above=0,
+            ),
+            S("match", "function", "the distance of a pair of taps", "squared_l2", "stages = auto  match = mse"),
+            S(
+                "adapt",
+                "function",
+                "what makes the student's tap as the teacher's where shapes differ: `conv1x1` (with resizing where "
+                "sizes differ), `none`, or a function of the two",
+                "conv1x1",
+                "stages = auto  adapt = none  match = attention",
+            ),
+            SEED,
+            *RECIPE,
+        ),
+        inner=("stage", "head", "def"),
+        slots=True,
+    ),
+    Kind(
+        "stage",
+        "In `stages`: one phase, in which the part of the network up to these taps, and from those of the stage "
+        "before on, learns to give what the teacher gives there.",
+        "stage NAME [with RECIPE] { student.tap ~ teacher.tap }",
+        "stages mimic of small on digits with quick { stage s1 { small.layer1 ~ big.layer1 } }",
+        clauses=("with",),
+        settings=(SEED, *RECIPE),
+        inner=("def",),
+        nested=True,
+        pairs=True,
+    ),
+    Kind(
+        "head",
+        "In `stages`: the last phase, in which all that comes after the last stage's taps is trained and the "
+        "backbone is frozen.",
+        "head [of PARTS] [on DATA] [with RECIPE] { loss = … }",
+        "stages mimic of small from big on digits with quick { stages = auto  "
+        "head { loss = cross_entropy(small.logits, labels) } }",
+        clauses=("of", "on", "with"),
+        settings=(
+            LOSS,
+            SEED,
+            *RECIPE,
+        ),
+        inner=("def", "measure"),
+        nested=True,
+        named=False,
+        default_name="head",
+    ),
+    Kind(
+        "generations",
+        "A line of networks, each trained with the one before it as its teacher: one network with one phase a "
+        "generation. `NAME[0]` is the patriarch, `NAME[m]` its m-th generation, `NAME[*]` all of them; what one of "
+        "them is does not depend on how many there are.",
+        "generations NAME[SLOTS] of MODELS [from NETWORK] on DATA with RECIPES { count = … patriarch { … } "
+        "generation { … } }",
+        "generations line of digits_net(width = 4) on digits with quick { count = 2  "
+        "patriarch { loss = cross_entropy(self.logits, labels) }  "
+        "generation { loss = kl(previous.logits, self.logits) } }",
+        clauses=("of", "from", "on", "with"),
+        required=("of", "on", "with"),
+        settings=(
+            S(
+                "count",
+                "integer",
+                "generations after the patriarch",
+                "one less than there are models after `of`",
+                "count = 3",
+                low=0,
+            ),
+            S(
+                "init",
+                "choice",
+                "what a generation begins with: weights of its own, from the seed and its number; the same weights "
+                "as every other one; or those that the generation before has learnt",
+                "fresh; `same` for a network after `of`",
+                "init = same",
+                choices=("fresh", "same", "previous"),
+            ),
+            SEED,
+            *RECIPE,
+        ),
+        inner=("patriarch", "generation", "def"),
+        slots=True,
+    ),
+    _generation(
+        "patriarch",
+        "In `generations`: how the first network of a line is trained. Not there where the line begins `from` a "
+        "network that exists.",
+        "generations line of digits_net(width = 4) on digits with quick { count = 0  "
+        "patriarch { loss = cross_entropy(self.logits, labels) } }",
+    ),
+    _generation(
+        "generation",
+        "In `generations`: how every further network is trained; `previous` is the network before it, `self` the "
+        "network itself, `generation` its number.",
+        "generations line of digits_net(width = 4) from big on digits with quick { count = 2  "
+        "generation { loss = kl(previous.logits, self.logits) } }",
+    ),
+    Kind(
+        "ensemble",
+        "One network out of several: what it gives is the mean of what they give. It has their weights and none of "
+        "its own.",
+        "ensemble NAME[SLOTS] of NETWORKS { settings }",
+        "ensemble pair of big, small@alone",
+        clauses=("of",),
+        required=("of",),
+        settings=(
+            S(
+                "mean",
+                "choice",
+                "of what the mean is taken: with `probabilities`, softmax of the ensemble's logits is the mean of "
+                "its members' softmax",
+                "probabilities",
+                "mean = logits",
+                choices=("probabilities", "logits"),
+            ),
+        ),
+        slots=True,
+    ),
+)

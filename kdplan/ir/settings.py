@@ -1,0 +1,78 @@
+"""Settings that several kinds of declaration share."""
+
+from __future__ import annotations
+
+from kdplan.ir.spec import SettingSpec
+
+S = SettingSpec
+
+SEED = S(
+    "seed",
+    "integer",
+    "initial weights of a network; order, augmentation and dropout of a phase",
+    "the enclosing declaration's, else the file's `param seed`, else 0",
+    "seed = fold(seed, 1)",
+    low=0,
+)
+
+LOSS = S("loss", "signal", "the scalar that is made small", "needed", "loss = cross_entropy(small.logits, labels)")
+
+RECIPE = (
+    S(
+        "optimizer",
+        "optimizer",
+        "any optimizer of torch.optim, by its name in lower case",
+        "needed",
+        "optimizer = adamw(lr = 1e-3, weight_decay = 0.05)",
+    ),
+    S("schedule", "schedule", "the learning rate over the phase", "constant()", "schedule = steps(at = [60, 80])"),
+    S("epochs", "integer", "length: passes over the first stream", "needed, or `steps`", "epochs = 10", low=0, above=0),
+    S("steps", "integer", "length: optimizer steps, in place of epochs", "", "steps = 1000", low=0, above=0),
+    S("batch", "integer", "samples a step", "128", "batch = 64", above=0),
+    S("warmup", "number", "epochs over which the learning rate rises linearly from 0", "0", "warmup = 5", low=0),
+    S(
+        "accumulate",
+        "integer",
+        "batches whose gradients are averaged into one optimizer step",
+        "1",
+        "accumulate = 4",
+        above=0,
+    ),
+    S("clip", "number", "largest norm of the gradient over all moving parameters", "no limit", "clip = 5", above=0),
+    S(
+        "label_smoothing",
+        "number",
+        "`smoothing` of every cross_entropy that does not give its own",
+        "0",
+        "label_smoothing = 0.1",
+        low=0,
+        high=1,
+    ),
+    S(
+        "ema",
+        "number",
+        "decay of an average of the weights, kept as snapshot `ema`",
+        "none",
+        "ema = 0.999",
+        low=0,
+        high=1,
+    ),
+    S(
+        "precision",
+        "choice",
+        "arithmetic of forward and backward; weights stay in fp32",
+        "fp32",
+        "precision = bf16",
+        choices=("fp32", "bf16", "fp16"),
+    ),
+    S("channels_last", "flag", "memory layout of images and maps", "false", "channels_last = true"),
+    S("compile", "flag", "torch.compile of the phase's graph", "false", "compile = true"),
+    S("workers", "integer", "processes that load and augment", "0", "workers = 2", low=0),
+    S(
+        "keep_epochs",
+        "integers",
+        "epochs (from 1) after which snapshot `epoch = N` is kept",
+        "[]",
+        "keep_epochs = [5, 10]",
+    ),
+)

@@ -1,0 +1,78 @@
+"""Several networks as one: the mean of what they give."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from kdplan.nn.models import create
+
+MEMBERS = "members"
+"""Where in an ensemble its members are."""
+
+
+class Ensemble(nn.Module):
+    """The mean of several networks' outputs, as logits ``[B, C]``.
+
+    Parameters
+    ----------
+    members
+        Networks that take the same inputs and give logits ``[B, C]``.
+    mean
+        `probabilities`: the logarithm of the mean of their softmax, so that its softmax is that mean. `logits`: the
+        mean of their logits.
+    orders
+        For each member the column of its logits that each class of the ensemble is; None where they are in order.
+
+    Examples
+    --------
+    >>> net = Ensemble([nn.Linear(3, 2), nn.Linear(3, 2)])
+    >>> x = torch.ones(1, 3)
+    >>> by_hand = torch.stack([m(x).softmax(dim=1) for m in net.members]).mean(dim=0)
+    >>> torch.allclose(net(x).softmax(dim=1), by_hand)
+    True
+    """
+
+    def __init__(
+        self,
+        members: Sequence[nn.Module],
+        mean: Literal["probabilities", "logits"] = "probabilities",
+        orders: Sequence[Sequence[int] | None] | None = None,
+    ) -> None:
+        super().__init__()
+        self.members = nn.ModuleList(members)
+        self.mean = mean
+        self.orders = list(orders) if orders is not None else [None] * len(members)
+        for i, order in enumerate(self.orders):
+            if order is not None:
+                self.register_buffer(f"order{i}", torch.tensor(list(order)), persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        found = []
+        for i, member in enumerate(self.members):
+            logits = member(x)
+            found.append(logits if self.orders[i] is None else logits.index_select(1, getattr(self, f"order{i}")))
+        if self.mean == "logits":
+            return torch.stack(found).mean(dim=0)
+        scores = torch.stack([logits.log_softmax(dim=1) for logits in found])
+        return scores.logsumexp(dim=0) - math.log(len(found))
+
+
+def ensemble(
+    members: Sequence[tuple[str, Mapping[str, Any]]],
+    mean: Literal["probabilities", "logits"] = "probabilities",
+    orders: Sequence[Sequence[int] | None] | None = None,
+) -> Ensemble:
+    """An ensemble of new networks, each as the name of its factory and its settings.
+
+    Examples
+    --------
+    >>> net = ensemble([("digits_net", {"width": 2}), ("mlp", {"inputs": 64})])
+    >>> net(torch.zeros(5, 1, 8, 8)).shape
+    torch.Size([5, 10])
+    """
+    return Ensemble([create(factory, **settings) for factory, settings in members], mean, orders)
