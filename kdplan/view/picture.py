@@ -119,6 +119,10 @@ def _data_arrow(drawn: Picture, plan: Plan, data: str, target: str, text: str) -
         if known is not None:
             lines.append(words.item(known.source))
             lines += [f"{n:,} {split}" for split, n in known.sizes.items()]
+            if known.fraction < 1:
+                lines.append(f"{known.fraction:.3g} of train")
+            if known.limit is not None:
+                lines.append(f"at most {known.limit:,} of train")
             if known.augment:
                 lines.append(", ".join(a.name for a in known.augment))
         drawn.boxes[box] = Box(data, "data", lines, family=box)

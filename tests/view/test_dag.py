@@ -110,6 +110,13 @@ def test_equal_phases_are_one_box_and_a_ladder_is_one_frame() -> None:
     assert to_dot(drawn).source.count("subgraph cluster_") == 1  # a frame of one box is none
 
 
+def test_parts_of_data_are_told() -> None:
+    plan, planned = sample()
+    plan.data["digits"].fraction, plan.data["digits"].limit = 0.1, 1200
+    lines = picture(plan, planned).boxes["data digits"].lines
+    assert "0.1 of train" in lines and "at most 1,200 of train" in lines
+
+
 def test_data_that_everybody_reads_are_told_in_a_line() -> None:
     many = "".join(
         f"phase p{i} of small on digits with quick {{ loss = kd(big.logits, small.logits)  seed = {i} }}\n"
