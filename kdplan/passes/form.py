@@ -8,7 +8,7 @@ from typing import Any
 from kdplan.diagnostics.report import Note, Reporter, listing, nearest
 from kdplan.diagnostics.span import Span
 from kdplan.ir.functions import RESERVED
-from kdplan.ir.kinds import KINDS, NETWORKS
+from kdplan.ir.kinds import KINDS, MADE, NETWORKS
 from kdplan.ir.spec import Kind
 from kdplan.passes.load import Module
 from kdplan.syntax import ast
@@ -130,7 +130,7 @@ def _declaration(node: ast.Declaration, outer: Kind | None, reporter: _Found) ->
         return
     _head(node, kind, outer, reporter)
     _local_names(node, outer, reporter)
-    if kind.name in NETWORKS:
+    if kind.name in NETWORKS | MADE:
         _unread_slots(node, reporter)
     _body(node, kind, reporter)
 

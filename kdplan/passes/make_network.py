@@ -27,7 +27,7 @@ from kdplan.ir.plan import (
 from kdplan.lower import made as lowering
 from kdplan.lower.generations import INDEX
 from kdplan.passes import axes, make_phase, settings
-from kdplan.passes.apply import weights
+from kdplan.passes.apply import family_error, weights
 from kdplan.passes.arithmetic import check_required, chosen, unknown_parameter
 from kdplan.passes.asked import Asked
 from kdplan.passes.load import Declared
@@ -36,6 +36,7 @@ from kdplan.passes.session import Context, NeedAxis, remember
 from kdplan.passes.values import (
     Choice,
     ClassesValue,
+    Family,
     ModelValue,
     NetInstance,
     NetValue,
@@ -263,6 +264,8 @@ def from_networks(function: str, values: list[Value], node: ast.Call, ctx: Conte
     """
     nets: list[NetValue] = []
     for v in values:
+        if isinstance(v, Family):
+            raise family_error(v)
         if not isinstance(v, NetValue) or v.path:
             raise error("KD0250", node.span, what=describe(v))
         nets.append(v)
@@ -306,33 +309,54 @@ def _named(network: Network, nets: list[NetValue], node: ast.Call, ctx: Context)
 
 
 def _ensemble(nets: list[NetValue], node: ast.Call, ctx: Context) -> NetValue:
-    """A network whose architecture holds those of its members, and whose weights are theirs."""
+    """A network whose architecture holds those of its members, and whose weights are theirs.
+
+    Raises
+    ------
+    PlanError
+        KD0274 where members are over different classes.
+    """
     mean = _mean(node, ctx)
-    known = next((n for n in nets if n.instance.network.classes is not None), nets[0])
-    classes = known.instance.network.classes
+    sets = _class_sets(nets, ctx)
     orders: list[list[int] | None] = []
-    for net in nets:
-        own = net.instance.network.classes
-        if own is not None and classes is not None and own.data == classes.data:
-            fits = sorted(own.ids) == sorted(classes.ids)
-            orders.append([own.ids.index(c) for c in classes.ids] if fits and own.ids != classes.ids else None)
+    for net, own in zip(nets, sets, strict=True):
+        first = sets[0]
+        if own is not None and first is not None:
+            fits = own.data == first.data and sorted(own.ids) == sorted(first.ids)
         else:
-            sizes = [_outputs(n.instance.network, ctx) for n in (net, known)]
-            fits = None in sizes or sizes[0] == sizes[1]
-            orders.append(None)
+            sizes = {_outputs(n.instance.network, ctx) for n in (nets[0], net)}
+            fits = None in sizes or len(sizes) == 1
         if not fits:
-            one, two = (_over(n.instance.network, ctx) for n in (known, net))
-            raise error("KD0274", net.span if len(node.args) > 1 else node.span, first=known.instance.name, one=one,
+            one, two = (_over(n.instance.network, ctx) for n in (nets[0], net))
+            raise error("KD0274", net.span if len(node.args) > 1 else node.span, first=nets[0].instance.name, one=one,
                         second=net.instance.name, two=two)  # fmt: skip
+        known = own is not None and first is not None and own.ids != first.ids
+        orders.append([own.ids.index(c) for c in first.ids] if known and own and first else None)
     versions = [w for n in nets if isinstance(w := weights(n, ctx), ir.Version)]
     members = [[n.instance.network.architecture.name, n.instance.network.architecture.arguments] for n in nets]
     codes = [n.instance.network.code for n in nets]
     item = Item(ENSEMBLE, {"members": members, "mean": mean, "orders": orders if any(orders) else None}, span=node.span)
     name = f"ensemble({', '.join(map(str, versions))}, mean = {mean})"
-    network = Network(name, item, classes=classes, origin=Ensembled(versions, mean), span=node.span)
+    network = Network(name, item, classes=sets[0], origin=Ensembled(versions, mean), span=node.span)
     if any(codes):
         network.code = hashlib.sha256(repr(codes).encode()).hexdigest()
     return _named(network, nets, node, ctx)
+
+
+def _class_sets(nets: list[NetValue], ctx: Context) -> list[ClassSet | None]:
+    """What each member's logits are over. One that does not say it is over all classes of the data set that another
+    names, where it has as many, and else over that other one's classes."""
+    known = next((c for n in nets if (c := n.instance.network.classes) is not None), None)
+    if known is None:
+        return [None] * len(nets)
+    count = len(ctx.session.plan.data[known.data].classes)
+    found: list[ClassSet | None] = []
+    for net in nets:
+        size = _outputs(net.instance.network, ctx)
+        every = ClassSet(known.data, list(range(count))) if size == count else None
+        same = known if size in (None, len(known.ids)) else None
+        found.append(net.instance.network.classes or every or same)
+    return found
 
 
 def _mean(node: ast.Call, ctx: Context) -> Literal["probabilities", "logits"]:

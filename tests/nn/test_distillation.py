@@ -23,7 +23,8 @@ from kdplan.nn.distillation import (
     tolerated_score,
     top_score_difference,
 )
-from kdplan.nn.losses import kd, kl
+from kdplan.nn.functions import mix
+from kdplan.nn.losses import cross_entropy, kd, kl
 
 Array = NDArray[np.float64]
 RNG = np.random.default_rng(1)
@@ -174,8 +175,10 @@ def test_gradients() -> None:
     x, y = t(RNG.normal(size=(4, 7))).requires_grad_(), t(RNG.normal(size=(4, 7))).requires_grad_()
     for convention in CONVENTIONS["kd"]:
         assert gradcheck(lambda a, b, c=convention: kd(a, b, 3.0, convention=c), (x, y))
-    assert gradcheck(lambda x: top_score_difference(x, torch.tensor([0, 1, 2, 3]), k=3, u=0.6), (x,))
+    labels = torch.tensor([0, 1, 2, 3])
+    assert gradcheck(lambda x: top_score_difference(x, labels, k=3, u=0.6), (x,))
     assert gradcheck(confidence_penalty, (x,))
+    assert gradcheck(lambda x: mix(cross_entropy(x, labels, smoothing=0.1), kl(y.detach(), x), 0.6), (x,))
 
 
 def test_top_score_difference_is_the_formula() -> None:

@@ -29,6 +29,7 @@ def test_every_function_shows_an_example() -> None:
         ("log", (1,), 0.0),
         ("sqrt", (9,), 3.0),
         ("abs", (-3,), 3),
+        ("mix", (2.0, 4.0, 0.25), 3.5),
     ],
 )
 def test_numbers_and_tensors_agree(name: str, args: tuple[float, ...], expected: float) -> None:
