@@ -16,7 +16,7 @@ from kdplan.ir.versions import read_versions
 from kdplan.passes import axes, make_construct, make_data, make_network, make_phase, make_recipe
 from kdplan.passes.apply import MOVES
 from kdplan.passes.arithmetic import integer, plain, unknown_parameter
-from kdplan.passes.load import Declared
+from kdplan.passes.load import Declared, Module
 from kdplan.passes.session import Context, check_sound, cycle
 from kdplan.passes.spread import spread
 from kdplan.passes.values import (
@@ -274,12 +274,12 @@ def _upto(node: ast.Call, ctx: Context) -> Value:
         if keyword.name != "from":
             raise unknown_parameter(keyword, "`upto`", ["from"])
         taps = keyword.value.items if isinstance(keyword.value, ast.List) else [keyword.value]
-        since = [_tap_path(tap, nets[0].instance.declared.name) for tap in taps]
+        since = [_tap_path(tap, nets[0].instance.declared.name, ctx.module) for tap in taps]
     return Part(nets, since, node.span)
 
 
-def _tap_path(node: ast.Expr, network: str) -> str:
-    """`layer1`, `small.layer1` or `small.fpn["0"]` as a path within the network."""
+def _tap_path(node: ast.Expr, network: str, module: Module) -> str:
+    """`layer1`, `small.layer1`, `common.small.layer1` or `small.fpn["0"]` as a path within the network."""
     words: list[str] = []
     e = node
     while isinstance(e, ast.Attr | ast.Pick | ast.Version):
@@ -294,6 +294,18 @@ def _tap_path(node: ast.Expr, network: str) -> str:
         e = e.base
     if not isinstance(e, ast.Name):
         raise error("KD0251", node.span, what="this")
-    if e.name != network or not words:
-        words.append(e.name)
-    return ".".join(reversed(words))
+    words.append(e.name)
+    words.reverse()
+    return ".".join(words[_naming(words, network, module) :])
+
+
+def _naming(words: list[str], network: str, module: Module) -> int:
+    """How many words of a tap name the network and the files that it is in: none where the path stands alone."""
+    for i, word in enumerate(words[:-1]):
+        if word == network:
+            return i + 1
+        inner = module.scope.get(word)
+        if not isinstance(inner, Module):
+            break
+        module = inner
+    return 0

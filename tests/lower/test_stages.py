@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
@@ -63,6 +64,23 @@ def test_it_goes_on_from_another_version() -> None:
         (["layer2"], ["layer1"]),
         (["output"], ["layer2"]),
     ]
+
+
+def test_networks_of_another_file(tmp_path: Path) -> None:
+    (tmp_path / "common.kd").write_text(START)
+    found = "stages mimic of {0}small from {0}big on {0}digits with {0}quick {{ stages = auto }}"
+    ladders = [
+        compiled(START + found.format("")),
+        compiled('use "common.kd" as c\n' + found.format("c."), tmp_path),
+        compiled('use "middle.kd" as m\n' + found.format("m.c."), _with_middle(tmp_path)),
+    ]
+    first, *others = [{k.key for n, k in made.keys.items() if n.startswith("mimic")} for made in ladders]
+    assert len(first) == 2 and others == [first, first]
+
+
+def _with_middle(folder: Path) -> Path:
+    (folder / "middle.kd").write_text('use "common.kd" as c\n')
+    return folder
 
 
 def test_phases_go_on_from_a_ladder() -> None:
