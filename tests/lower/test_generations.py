@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from kdplan.compile import inspect
@@ -267,3 +269,12 @@ def _graph_codes(text: str) -> list[str]:
     from kdplan.compile import check_text
 
     return [d.code for d in check_text(text)]
+
+
+def test_the_references_line() -> None:
+    """The example of the reference, which is longer than those that tables hold."""
+    text = (Path(__file__).parents[2] / "grammar" / "README.md").read_text(encoding="utf-8")
+    block = next(b for b in text.split("```\n") if b.startswith("generations line of digits_net") and "\n" in b.strip())
+    plan = compiled(HEAD + block).plan
+    rows = plan.measures["growth"].rows
+    assert len(plan.phases) == 6 and [r.coordinates["generation"] for r in rows] == [*range(6), *range(6)]
