@@ -181,8 +181,13 @@ def _center_crop(x: Tensor, args: Mapping[str, Any], draws: Draws) -> Tensor:
     return x[:, :, top : top + size, left : left + size]
 
 
+def flipped(args: Mapping[str, Any], draws: Draws) -> Tensor:
+    """Which samples the transform `flip` mirrors, bool [B]."""
+    return draws.words()[0] < int(args["p"] * 2**32)
+
+
 def _flip(x: Tensor, args: Mapping[str, Any], draws: Draws) -> Tensor:
-    return torch.where((draws.words()[0] < int(args["p"] * 2**32))[:, None, None, None], x.flip(3), x)
+    return torch.where(flipped(args, draws)[:, None, None, None], x.flip(3), x)
 
 
 def _cutout(x: Tensor, args: Mapping[str, Any], draws: Draws) -> Tensor:

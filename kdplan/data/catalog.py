@@ -12,6 +12,7 @@ from kdplan.data.params import bind
 from kdplan.data.sources.arrays import ARRAYS
 from kdplan.data.sources.base import Opened, SourceSpec
 from kdplan.data.sources.cifar import CIFAR
+from kdplan.data.sources.coco import COCO
 from kdplan.data.sources.digits import DIGITS
 from kdplan.data.sources.folder import FOLDERS
 from kdplan.data.sources.idx import IDX
@@ -21,7 +22,9 @@ from kdplan.data.sources.user import USER
 from kdplan.diagnostics.report import error, nearest
 from kdplan.diagnostics.span import Span
 
-SOURCES: dict[str, SourceSpec] = {s.name: s for s in (DIGITS, *CIFAR, *IDX, SVHN, *FOLDERS, TEMPLATES, ARRAYS, USER)}
+SOURCES: dict[str, SourceSpec] = {
+    s.name: s for s in (DIGITS, *CIFAR, *IDX, SVHN, *FOLDERS, COCO, TEMPLATES, ARRAYS, USER)
+}
 """Every data set and reader by its name in plans."""
 
 
@@ -43,6 +46,8 @@ class DataInfo:
     task : {"classification", "unlabelled", "detection", "templates"}
     fingerprint : str
         Hash of the content and of the reader's version: equal if and only if the same numbers come out.
+    objects : int
+        The most boxes that one image has; 0 where there are none.
     mean, std : tuple, optional
         Default normalisation per channel, on the scale from 0 to 1.
     """
@@ -56,6 +61,7 @@ class DataInfo:
     fingerprint: str
     mean: tuple[float, ...] | None = None
     std: tuple[float, ...] | None = None
+    objects: int = 0
 
 
 def open_source(
@@ -107,8 +113,15 @@ def describe(
         superclasses=found.superclasses,
         splits={name: part.size for name, part in found.parts.items()},
         shape=found.shape,
-        task="templates" if found.protocol is not None else "classification" if labelled else "unlabelled",
+        task=_task(found, labelled),
         fingerprint=found.fingerprint(),
         mean=found.mean,
         std=found.std,
+        objects=found.objects,
     )
+
+
+def _task(found: Opened, labelled: bool) -> Literal["classification", "unlabelled", "detection", "templates"]:
+    if found.canvas is not None:
+        return "detection"
+    return "templates" if found.protocol is not None else "classification" if labelled else "unlabelled"

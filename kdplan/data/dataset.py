@@ -11,10 +11,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from kdplan.data.augment import HeldNumbers, Numbers, augment
+from kdplan.data.augment import Draws, HeldNumbers, Numbers, augment, flipped
 from kdplan.data.catalog import open_source
 from kdplan.data.select import choose, view_protocol
-from kdplan.data.sources.base import Array, Part
+from kdplan.data.sources.base import Array, Canvas, Part
+from kdplan.data.sources.coco import check_size
 from kdplan.data.transforms import out_shape, steps
 from kdplan.data.view import ViewSpec
 from kdplan.diagnostics.report import Note, PlanError, error
@@ -22,6 +23,8 @@ from kdplan.diagnostics.span import Span
 from kdplan.ir.protocol import Protocol
 
 Batch = dict[str, Tensor]
+Raw = Tensor | tuple[Tensor, ...]
+"""Inputs before normalisation, and what else a worker finds out on the way."""
 _HELD = 4
 
 
@@ -72,12 +75,13 @@ class Dataset:
         """int64 [N], of all samples, in the view's own numbers; None if it is unlabelled."""
         return self._labels
 
-    def raw(self, indices: Tensor, epoch: int, train: bool, seed: int, stream: int) -> Tensor:
+    def raw(self, indices: Tensor, epoch: int, train: bool, seed: int, stream: int) -> Raw:
         """Inputs after augmentation, before normalisation: [B, ...]; indices int64 [B]."""
         raise AssertionError("made by open_view")
 
-    def finish(self, raw: Tensor, indices: Tensor) -> Batch:
+    def finish(self, raw: Raw, indices: Tensor) -> Batch:
         """The batch from what `raw` gave: on the device, normalised, with its labels."""
+        assert isinstance(raw, Tensor)
         indices = indices.to(self.device, non_blocking=True)
         batch = {"inputs": self._normalized(raw.to(self.device, non_blocking=True)), "indices": indices}
         if self._labels is not None:
@@ -103,7 +107,7 @@ class Dataset:
         -------
         dict
             `inputs` float32 [B, *shape] (whole-number inputs that are no images stay int64), `indices` int64 [B], and
-            unless the view is unlabelled `labels` int64 [B]; all on the device.
+            unless the view is unlabelled `labels` int64 [B]; all on the device. For detection see `BoxDataset`.
         """
         return self.finish(self.raw(indices, epoch, train, seed, stream), indices)
 
@@ -157,7 +161,7 @@ class FileDataset(Dataset):
     def __len__(self) -> int:
         return len(self._files)
 
-    def raw(self, indices: Tensor, epoch: int, train: bool, seed: int, stream: int) -> Tensor:
+    def raw(self, indices: Tensor, epoch: int, train: bool, seed: int, stream: int) -> Raw:
         # Images differ in size, so each goes through its transforms alone, as a batch of one.
         todo, numbers = self._steps[train], Numbers(seed, epoch, stream)
         done = []
@@ -180,6 +184,69 @@ class FileDataset(Dataset):
             where = Note(f"the image is {path}")
             raise PlanError([replace(d, notes=(*d.notes, where)) for d in e.diagnostics]) from e
         self._fitting.add(size)
+
+
+class BoxDataset(FileDataset):
+    """Image files for detection, each on a canvas, with the boxes of what they show.
+
+    Batches have no `labels`, but for the M boxes that an image has at most:
+
+    - `boxes` float32 [B, M, 4]: left, top, right, bottom, in pixels of the canvas;
+    - `classes` int64 [B, M], -1 where there is no box; `crowd` bool [B, M]; `areas` float32 [B, M], in pixels of the
+      file;
+    - `sizes` float32 [B, 2]: height and width that the image takes of the canvas; `scales` float32 [B, 2]: of them to
+      the file's.
+    """
+
+    def __init__(self, part: Part, canvas: Canvas, rows: Array, *args: object, **kwargs: object) -> None:
+        super().__init__(part, rows, *args, **kwargs)
+        assert part.objects is not None
+        self._canvas = canvas
+        self._found = found = part.objects().rows(rows)
+        sizes = canvas.scaled(found.sizes)
+        scales = sizes / found.sizes
+        boxes = found.boxes * scales[:, None, [1, 0, 1, 0]]
+        self._sizes = sizes
+        arrays = {"boxes": boxes.astype(np.float32), "sizes": sizes.astype(np.float32),
+                  "scales": scales.astype(np.float32), "classes": found.classes, "crowd": found.crowd,
+                  "areas": found.areas}  # fmt: skip
+        self._objects = {name: torch.from_numpy(a).to(self.device) for name, a in arrays.items()}
+
+    def raw(self, indices: Tensor, epoch: int, train: bool, seed: int, stream: int) -> Raw:
+        """Images uint8 [B, 3, H, W], and bool [B] which of them were mirrored."""
+        from torchvision.transforms.v2.functional import resize  # type: ignore[import-untyped, unused-ignore]
+
+        todo, numbers = self._steps[train], Numbers(seed, epoch, stream)
+        images = torch.zeros(len(indices), 3, self._canvas.height, self._canvas.width, dtype=torch.uint8)
+        mirrored = torch.zeros(len(indices), dtype=torch.bool)
+        for n, at in enumerate(indices.cpu().split(1)):  # type: ignore[no-untyped-call]
+            image = read_image(self._files[int(at)])
+            check_size(self._files[int(at)], image.shape[1:], self._found.sizes[int(at)])
+            h, w = self._sizes[int(at)].tolist()
+            small = augment(resize(image, [h, w], antialias=True)[None], todo, at, numbers, alone=True)
+            images[n, :, :h, :w] = small[0]
+            for slot, t in todo:
+                if t.name == "flip":
+                    mirrored[n] ^= flipped(t.get(), Draws(at, numbers, slot))[0]
+        return images, mirrored
+
+    def finish(self, raw: Raw, indices: Tensor) -> Batch:
+        """The batch: what the images leave of the canvas is zero."""
+        images, mirrored = (part.to(self.device, non_blocking=True) for part in raw)
+        at = indices.to(self.device, non_blocking=True)
+        batch = {"indices": at} | {name: t.index_select(0, at) for name, t in self._objects.items()}
+        if self.spec.unlabelled:
+            batch = {"indices": at, "sizes": batch["sizes"]}
+        height, width = (size[:, None] for size in batch["sizes"].unbind(1))
+        inside = (torch.arange(images.shape[2], device=self.device) < height)[:, None, :, None]
+        inside = inside & (torch.arange(images.shape[3], device=self.device) < width)[:, None, None, :]
+        batch["inputs"] = self._normalized(images) * inside
+        if "boxes" in batch:
+            left, top, right, bottom = batch["boxes"].unbind(2)
+            turned = torch.stack([width - right, top, width - left, bottom], dim=2)
+            there = (batch["classes"] >= 0)[:, :, None]
+            batch["boxes"] = torch.where(mirrored[:, None, None] & there, turned, batch["boxes"])
+        return batch
 
 
 def read_image(path: str | Path, box: tuple[int, int, int, int] | None = None) -> Tensor:
@@ -246,7 +313,9 @@ def open_view(
         raise error("KD0730", span, name="augment", why=why)
     normal = _normal(spec, opened.mean, opened.std, shape, device, span)
     data: Dataset
-    if part.files is not None:
+    if opened.canvas is not None:
+        data = BoxDataset(part, opened.canvas, rows, spec, opened.classes, shape, None, normal, device)
+    elif part.files is not None:
         data = FileDataset(part, rows, spec, classes, shape, labels, normal, device)
     else:
         assert part.inputs is not None

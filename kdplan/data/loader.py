@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as TorchDataset
 
-from kdplan.data.dataset import Batch, Dataset
+from kdplan.data.dataset import Batch, Dataset, Raw
 from kdplan.data.philox import order
 from kdplan.data.workers import CONTEXT, begin
 from kdplan.diagnostics.report import Diagnostic, PlanError, error
@@ -78,7 +78,7 @@ class Loader:
         if self.drop_last and len(dataset) < batch:
             raise error("KD0732", None, name=dataset.spec.source, batch=batch, found=len(dataset))
         self._maker = _Maker(dataset, batch, seed, train, stream, rows)
-        self._work: DataLoader[tuple[Tensor, Tensor] | _Failed] | None = None
+        self._work: DataLoader[tuple[Raw, Tensor] | _Failed] | None = None
         self._plan = _Steps()
 
     @property
@@ -115,7 +115,7 @@ class Loader:
         """End the worker processes; a later epoch starts new ones."""
         self._work = None
 
-    def _start_workers(self) -> DataLoader[tuple[Tensor, Tensor] | _Failed]:
+    def _start_workers(self) -> DataLoader[tuple[Raw, Tensor] | _Failed]:
         return DataLoader(
             _Work(self._maker),
             batch_size=None,
@@ -155,7 +155,7 @@ class _Maker:
             self._order = (epoch, torch.from_numpy(order(n, seed=self.seed, epoch=epoch, stream=self.stream)))
         return self._order[1][step * self.batch : (step + 1) * self.batch]
 
-    def raw(self, epoch: int, step: int) -> tuple[Tensor, Tensor]:
+    def raw(self, epoch: int, step: int) -> tuple[Raw, Tensor]:
         """Inputs before normalisation [B, ...] and indices int64 [B] of one step."""
         at = self.indices(epoch, step)
         return self.dataset.raw(at, epoch, self.train, self.seed, self.stream), at
@@ -181,13 +181,13 @@ class _Steps:
         return len(self.steps)
 
 
-class _Work(TorchDataset[tuple[Tensor, Tensor] | _Failed]):
+class _Work(TorchDataset[tuple[Raw, Tensor] | _Failed]):
     """One item is one step's raw batch, made in a worker."""
 
     def __init__(self, maker: _Maker) -> None:
         self.maker = maker
 
-    def __getitem__(self, at: tuple[int, int]) -> tuple[Tensor, Tensor] | _Failed:
+    def __getitem__(self, at: tuple[int, int]) -> tuple[Raw, Tensor] | _Failed:
         try:
             return self.maker.raw(*at)
         except PlanError as e:

@@ -198,6 +198,8 @@ def _apply_rule(rule: SplitRule, split: str, labels: Array, classes: Sequence[st
 def _check_classes(spec: ViewSpec, part: Part, opened: Opened, span: Span | None) -> None:
     assert spec.classes is not None
     count = len(opened.classes)
+    if part.objects is not None:
+        raise error("KD0728", span, name=spec.source, why="an image with boxes is of no single class")
     if part.labels is None or count == 0:
         raise error("KD0728", span, name=spec.source, why="it has no classes")
     outside = [c for c in spec.classes if not 0 <= c < count]

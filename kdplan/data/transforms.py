@@ -55,6 +55,8 @@ class TransformSpec:
         Input shape and arguments to output shape.
     version : int
         Raised whenever it gives other numbers; part of a phase's key.
+    boxes : bool
+        Whether it may be used on images with boxes: it moves nothing, or the boxes are moved along.
     """
 
     name: str
@@ -65,6 +67,7 @@ class TransformSpec:
     measuring: Callable[[dict[str, Any]], tuple[Transform, ...]] = field(default=lambda args: (), repr=False)
     shape: Callable[[Shape, Mapping[str, Any]], Shape] = field(default=_same, repr=False)
     version: int = 1
+    boxes: bool = False
 
 
 def _size(doc: str = "Height and width of what comes out.") -> Param:
@@ -116,6 +119,7 @@ _ROWS = (
         "Mirrors left and right with probability `p`.",
         (Param("p", "float", 0.5, "Probability.", low=0, high=1),),
         True,
+        boxes=True,
     ),
     TransformSpec(
         "random_resized_crop",
@@ -157,12 +161,14 @@ _ROWS = (
             Param("hue", "float", 0.0, "Greatest shift of the hue, as a share of the colour circle.", low=0, high=0.5),
         ),
         True,
+        boxes=True,
     ),
     TransformSpec(
         "cutout",
         "Fills a square of `size` at a random place (its middle is inside the image) with `fill`.",
         (_size("Side of the square."), Param("fill", "int", 0, "Grey value, 0 to 255.", low=0, high=255)),
         True,
+        boxes=True,
     ),
     TransformSpec(
         "resize",
@@ -242,6 +248,14 @@ def steps(transforms: Sequence[Transform], train: bool) -> tuple[tuple[int, Tran
         else:
             done.extend((slot, m) for m in TRANSFORMS[t.name].measuring(full.get()))
     return tuple(done)
+
+
+def check_boxes(name: str, transforms: Sequence[Transform]) -> None:
+    """KD0773 for a transform after which the boxes of the data set `name` would stand in wrong places."""
+    known = ", ".join(f"`{row.name}`" for row in TRANSFORMS.values() if row.boxes)
+    for t in transforms:
+        if not TRANSFORMS[t.name].boxes:
+            raise error("KD0773", t.span, name=t.name, data=name, known=known)
 
 
 def out_shape(

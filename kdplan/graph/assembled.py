@@ -2,7 +2,8 @@
 
 `assemble` makes it from a plan; `kdplan.runtime.loop` runs it. The two agree on the names of the graphs' placeholders:
 
-- `inputs_0`, `labels_0`, `indices_0`, `targets_0`: the fields of stream 0, and so on for each stream;
+- `inputs_0`, `labels_0`, `indices_0`: the fields of stream 0, and so on for each stream; of `targets` its parts
+  `boxes_0`, `classes_0`, `crowd_0`, `sizes_0`;
 - `epoch`, `step`, `progress`: scalars of dtype float32 without dimensions;
 - whatever else the live graph asks for comes from the frozen graph, which returns a dict by placeholder name.
 """

@@ -74,12 +74,26 @@ class Lowering:
             example = torch.zeros(self.batch, *data.shape)
             return Signal(self.builder.input(name, example), "inputs", name=e.field)
         if e.field == "targets":
-            raise error("KD0515", e.span, name=data.name)
+            if data.task != "detection" or view.unlabelled:
+                raise error("KD0515", e.span, name=data.name)
+            return Signal(self._targets(e.stream, data.objects), name="targets")
+        if e.field == "labels" and data.task == "detection":
+            raise error("KD0776", e.span, name=data.name)
         node = self.builder.input(name, torch.zeros(self.batch, dtype=torch.long))
         if e.field == "indices":
             return Signal(node, "features", name=e.field)
         ids = tuple(view.classes.ids) if view.classes else tuple(range(len(data.classes)))
         return Signal(node, "labels", (data.name, ids), len(ids), "labels")
+
+    def _targets(self, stream: int, most: int) -> dict[str, Any]:
+        """The boxes of a batch: `kdplan.data.dataset.BoxDataset` says what each is."""
+        shapes = {"boxes": (most, 4), "classes": (most,), "crowd": (most,), "sizes": (2,)}
+        types = {"classes": torch.long, "crowd": torch.bool}
+        nodes = {
+            name: self.builder.input(f"{name}_{stream}", torch.zeros(self.batch, *shape, dtype=types.get(name)))
+            for name, shape in shapes.items()
+        }
+        return {"boxes": nodes["boxes"], "labels": nodes["classes"], "crowd": nodes["crowd"], "sizes": nodes["sizes"]}
 
     # ---- networks
 

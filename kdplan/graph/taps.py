@@ -128,6 +128,8 @@ def collect(calls: Iterable[Call], aliases: Mapping[str, list[str]], output: Any
     seen: dict[str, int] = {}
     for call in calls:
         k = seen[call.path] = seen.get(call.path, -1) + 1
+        if not call.path and isinstance(call.output, Mapping):
+            continue  # the network's own output, below
         for path in [call.path, *aliases.get(call.path, [])]:
             for name in [path, f"{path}#{k}"] if count[call.path] > 1 else [path]:
                 _add_parts(taps, name, call.output)
@@ -136,6 +138,9 @@ def collect(calls: Iterable[Call], aliases: Mapping[str, list[str]], output: Any
                     if inner:
                         taps.setdefault(f"{path}.{inner}", Tap(call.output, inner=inner))
     _add_parts(taps, "output", output)
+    for index, _ in _parts(output):
+        if index and isinstance(index[0], str):  # a part of the output by its name alone
+            taps.setdefault(".".join(map(str, index)), _tap(output, index))
     taps.update({k: v for k, v in _special(calls, output, taps).items() if k not in taps})
     taps.pop("", None)
     return taps

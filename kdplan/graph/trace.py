@@ -174,9 +174,11 @@ class PathTracer(fx.Tracer):
     # modules and their attributes
 
     def is_leaf(self, module: nn.Module, path: str) -> bool:
-        """Library modules (not containers), given types and paths, and what could not be traced before."""
+        """Library modules (not containers), given types and paths, what says that it is one (`fake_forward`), and what
+        could not be traced before."""
         return (
             path in self.leaf_paths
+            or hasattr(module, "fake_forward")
             or isinstance(module, self.leaf_types)
             or ((path != ROOT or not any(True for _ in module.children())) and super().is_leaf_module(module, path))
         )

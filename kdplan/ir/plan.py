@@ -66,6 +66,8 @@ class Data:
     """Hash of the content."""
     task: str = "classification"
     """What the source is for; see `kdplan.data.catalog.DataInfo`."""
+    objects: int = 0
+    """The most boxes that one image has."""
     sizes: dict[str, int] = field(default_factory=dict)
     """Images in each split, before `fraction`, `limit` and class subsets."""
     span: Place = place()

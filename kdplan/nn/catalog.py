@@ -171,6 +171,21 @@ MODELS: dict[str, ModelSpec] = {
             open=True,
         ),
         ModelSpec(
+            "detector",
+            "Detector of torchvision on a feature pyramid, for data with boxes: parts `backbone` (taps "
+            "`backbone.body.layer1` … `backbone.fpn`) and `head`, or `rpn` and `roi_heads`. `net(inputs, targets)` has "
+            "its losses: `classification`, `bbox_regression`; or `objectness`, `rpn_box_reg`, `classifier`, `box_reg`.",
+            _settings(
+                Setting("name", "retinanet | faster_rcnn", REQUIRED, "which one"),
+                Setting("backbone", "text", "resnet50", "residual network of torchvision"),
+                Setting("classes", "classes", 80, "without background"),
+                Setting("weights", "text", None, "path of a file with weights of the whole detector"),
+                Setting("backbone_weights", "text", None, "a name such as `IMAGENET1K_V1`, or a path"),
+                Setting("norm", "frozen | batch", None, "batch norm: `frozen` where there are weights, otherwise `batch`"),
+                Setting("detections", "int", None, "most of an image; 300, or 100 for `faster_rcnn`"),
+            ),
+        ),
+        ModelSpec(
             "timm",
             "Any network of timm, by its name there.",
             _settings(
@@ -306,6 +321,17 @@ METRICS: dict[str, MetricSpec] = {
                 ),
                 Setting("seed", "int", 0, "which training images, and of the solver"),
             ),
+        ),
+        *(
+            MetricSpec(name, f"Average precision of boxes in COCO's manner, {what}.", "boxes", True, "%", {})
+            for name, what in (
+                ("ap", "mean over overlaps from 0.50 to 0.95"),
+                ("ap50", "at an overlap of 0.50"),
+                ("ap75", "at an overlap of 0.75"),
+                ("ap_small", "of boxes below 32² pixels"),
+                ("ap_medium", "of boxes from 32² to 96² pixels"),
+                ("ap_large", "of boxes above 96² pixels"),
+            )
         ),
         MetricSpec("parameters", "Parameters of the network.", "network", False, "", {}),
         MetricSpec("flops", "Floating-point operations of one sample, 2 a multiply-add.", "network", False, "", {}),

@@ -23,7 +23,8 @@ def compares(metric: Item) -> bool:
 
 
 def check_task(plan: Plan, views: Iterable[View], metrics: Iterable[Item], reporter: Reporter) -> None:
-    """KD0757 for a metric of templates on data without them, KD0758 for one of classes on templates of others."""
+    """KD0757 for a metric of templates on data without them, KD0758 for one of classes on templates of others; KD0774
+    and KD0775 for boxes alike."""
     metrics = list(metrics)
     for data in dict.fromkeys(view.data for view in views):
         if data not in plan.data:
@@ -34,6 +35,10 @@ def check_task(plan: Plan, views: Iterable[View], metrics: Iterable[Item], repor
                 reporter.report("KD0757", metric.span, metric=metric.name, data=data)
             elif kind in ("logits", "pair") and plan.data[data].task == "templates":
                 reporter.report("KD0758", metric.span, metric=metric.name, data=data)
+            elif kind == "boxes" and plan.data[data].task != "detection":
+                reporter.report("KD0774", metric.span, metric=metric.name, data=data)
+            elif kind not in ("boxes", "network") and plan.data[data].task == "detection":
+                reporter.report("KD0775", metric.span, metric=metric.name, data=data)
 
 
 def _has_protocol(data: Data) -> bool:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from kdplan.data import catalog
-from kdplan.data.transforms import out_shape, transform
+from kdplan.data.transforms import check_boxes, out_shape, transform
 from kdplan.diagnostics.report import PlanError, Reporter
 from kdplan.diagnostics.span import Span
 from kdplan.ir.cuts import Cut
@@ -123,9 +123,12 @@ def _describe(
     info = catalog.describe(data.source.name, arguments, root, span=span)
     data.classes = list(info.classes)
     data.task = info.task
+    data.objects = info.objects
     data.sizes = dict(info.splits)
     data.fingerprint = info.fingerprint
     chain = [transform(t.name, (), t.arguments, t.span) for t in data.augment]
+    if info.task == "detection":
+        check_boxes(data.name, chain)
     if info.shape is not None or any(t.name in _SIZED for t in chain):
         data.shape = list(out_shape(info.shape, chain, True, span))
     if data.split is not None:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from kdplan.data.dataset import Dataset
 from kdplan.diagnostics.report import error
 from kdplan.ir.plan import Plan, Target, View
+from kdplan.runtime.detected import of_boxes, precisions
 from kdplan.runtime.device import choose_device, set_determinism
 from kdplan.runtime.evaluate import NETWORK_NUMBERS, Outputs, evaluate, measuring_loader, network_number, of_classes
 from kdplan.runtime.measured import Cell, label_of
@@ -40,17 +41,19 @@ def measure_cells(sources: Sources, cells: Mapping[str, Cell], options: RunOptio
         found = data[repr(view)]
         networks = [materialise(sources, v, device).eval() for v in target.versions]
         metrics = [cells[key].metric for key in group]
+        loader = measuring_loader(found, workers)
+        boxes = precisions(networks, target, loader, metrics)
         outputs = joined(sources.plan, target, view, networks, found, by_class=any(map(of_classes, metrics)))
         probabilities = target.path == "probabilities" or target.join == "probabilities"
-        of_outputs = [m for m in metrics if m.name not in NETWORK_NUMBERS]
+        of_outputs = [m for m in metrics if m.name not in NETWORK_NUMBERS and not of_boxes(m)]
         beside = around(sources.plan, view, options.data_root, device)
-        numbers = evaluate(outputs, measuring_loader(found, workers), of_outputs, probabilities, beside)
+        numbers = evaluate(outputs, loader, of_outputs, probabilities, beside)
         for key in group:
             metric = cells[key].metric
             if metric.name in NETWORK_NUMBERS:
                 yield key, network_number(metric.name, networks, found.shape, device)
             else:
-                yield key, numbers[label_of(metric)]
+                yield key, boxes[metric.name] if of_boxes(metric) else numbers[label_of(metric)]
 
 
 def joined(

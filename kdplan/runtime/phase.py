@@ -20,6 +20,7 @@ from kdplan.ir.lengths import extendable
 from kdplan.ir.plan import Phase, Plan, Target
 from kdplan.ir.versions import followers
 from kdplan.runtime.checkpoint import tensor_file
+from kdplan.runtime.detected import of_boxes, precisions
 from kdplan.runtime.device import choose_device, environment, set_determinism
 from kdplan.runtime.evaluate import evaluate, larger_is_better, measuring_loader, of_classes
 from kdplan.runtime.events import Events, NoEvents
@@ -109,7 +110,9 @@ def make_job(run: PhaseRun, phase: Phase, work: Work, device: torch.device) -> J
             target = Target([phase.moves[check.network].base])
             by_class = any(map(of_classes, check.metrics))
             outputs = joined(plan, target, check.view, [net], loader.dataset, by_class)
-            found = evaluate(outputs, loader, check.metrics, around=around(plan, check.view, root, device))
+            others = [m for m in check.metrics if not of_boxes(m)]
+            found = precisions([net], target, loader, check.metrics)
+            found |= evaluate(outputs, loader, others, around=around(plan, check.view, root, device))
             head = f"{check.view.data}.{check.view.split}/" if len(checks) > 1 else ""
             numbers.update({f"{head}{name}": Number.of([value]).mean for name, value in found.items()})
         return numbers

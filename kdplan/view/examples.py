@@ -41,6 +41,8 @@ VALUES = {
     "timm.name": '"resnet10t"',
     "image_folder.path": '"pictures"',
     "templates.path": '"faces"',
+    "coco_detection.path": '"coco"',
+    "detector.name": '"retinanet"',
     "arrays.path": '"numbers.npz"',
     "source.function": '"my_data.py:squares"',
     "pad_crop.size": "8",

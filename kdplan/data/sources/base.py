@@ -16,6 +16,65 @@ Array = np.ndarray[Any, Any]
 
 
 @dataclass(frozen=True, slots=True)
+class Objects:
+    """What is to be found in N images, padded to the M of the image that holds most.
+
+    Parameters
+    ----------
+    boxes : array
+        float32 [N, M, 4]: left, top, right, bottom, in pixels of the file.
+    classes : array
+        int64 [N, M]; -1 where an image holds fewer.
+    crowd : array
+        bool [N, M]: a box around many that are not told apart. None is trained on; a detection there is no mistake.
+    areas : array
+        float32 [N, M], in pixels of the file; that of the outline where the annotations have one.
+    sizes : array
+        int64 [N, 2]: height and width of the file.
+    """
+
+    boxes: Array
+    classes: Array
+    crowd: Array
+    areas: Array
+    sizes: Array
+
+    def rows(self, rows: Array) -> Objects:
+        """Those of some images."""
+        return Objects(*(a[rows] for a in (self.boxes, self.classes, self.crowd, self.areas, self.sizes)))
+
+
+@dataclass(frozen=True, slots=True)
+class Canvas:
+    """What images of all sizes are put on, at the top left.
+
+    An image is scaled until its shorter side is `shorter`, unless its longer side would be more than `longer`, or it
+    would not fit; sides are rounded down, as torchvision's detectors do.
+
+    Examples
+    --------
+    >>> Canvas(800, 1344, 800, 1333).scaled(np.array([[480, 640], [1000, 4000]])).tolist()
+    [[800, 1066], [333, 1333]]
+    """
+
+    height: int
+    width: int
+    shorter: int
+    longer: int
+
+    def scaled(self, sizes: Array) -> Array:
+        """Heights and widths int64 [N, 2] of files -> those on the canvas."""
+        size = sizes.astype(np.float64)
+        limits = (
+            self.shorter / size.min(1), self.longer / size.max(1), self.height / size[:, 0], self.width / size[:, 1]
+        )  # fmt: skip
+        # A hair more than the quotient, which may be rounded to just below the whole number that it means.
+        scale: Array = np.minimum.reduce(limits)[:, None] * (1 + 1e-9)
+        rounded: Array = np.maximum(np.floor(size * scale), 1).astype(np.int64)
+        return rounded
+
+
+@dataclass(frozen=True, slots=True)
 class Part:
     """One split of a data set; arrays are read when asked for.
 
@@ -30,6 +89,8 @@ class Part:
         Image files, for sets that are too large to be held; then `inputs` is None.
     boxes : sequence, optional
         For each file the box (left, top, right, bottom in pixels) that it is cut to, or None for all of it.
+    objects : callable, optional
+        Gives what is to be found in the images, for detection.
     """
 
     size: int
@@ -37,6 +98,7 @@ class Part:
     labels: Callable[[], Array] | None = None
     files: Sequence[str] | None = None
     boxes: Sequence[tuple[int, int, int, int] | None] | None = None
+    objects: Callable[[], Objects] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +107,7 @@ class Opened:
 
     `shape` is one sample's shape ([C, H, W] for images), None where samples differ; `mean` and `std` are per channel on
     the scale from 0 to 1. `protocol` says what is compared with what, for sets that are for open-set recognition.
+    `canvas` is what images for detection are put on, and `objects` the most that one of them holds.
     """
 
     parts: dict[str, Part]
@@ -55,6 +118,8 @@ class Opened:
     mean: tuple[float, ...] | None = None
     std: tuple[float, ...] | None = None
     protocol: Callable[[], Protocol] | None = None
+    canvas: Canvas | None = None
+    objects: int = 0
 
 
 @dataclass(frozen=True, slots=True)

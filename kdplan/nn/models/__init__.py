@@ -19,6 +19,7 @@ from kdplan.diagnostics.report import listing, nearest
 from kdplan.nn.catalog import MODELS
 from kdplan.nn.models.cifar import cifar_resnet, cifar_wide_resnet
 from kdplan.nn.models.densenet import cifar_densenet
+from kdplan.nn.models.detection import detector
 from kdplan.nn.models.resnext import cifar_resnext
 from kdplan.nn.models.small import autoencoder, conv1x1, digits_net, linear, mlp
 from kdplan.nn.models.vgg import cifar_vgg
@@ -33,6 +34,7 @@ __all__ = [
     "cifar_wide_resnet",
     "conv1x1",
     "create",
+    "detector",
     "digits_net",
     "find",
     "initialise",

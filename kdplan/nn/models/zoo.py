@@ -155,6 +155,19 @@ def _torchvision_weights(name: str, weights: str) -> tuple[Path, int | None]:
     return file, len(categories) if categories else None
 
 
+def backbone_weights(name: str, weights: str) -> dict[str, Tensor]:
+    """The tensors of weights that torchvision knows for its network `name`, or of a file.
+
+    Raises
+    ------
+    FileNotFoundError
+        If they are not on this machine.
+    ValueError
+        If there are no such weights, or the file cannot be read.
+    """
+    return read_weights(_torchvision_weights(name, weights)[0])
+
+
 def read_weights(file: Path) -> dict[str, Tensor]:
     """The tensors in a file, by name; only tensors are read, no code is run.
 
