@@ -181,7 +181,7 @@ MODELS: dict[str, ModelSpec] = {
                 Setting("classes", "classes", 80, "without background"),
                 Setting("weights", "text", None, "path of a file with weights of the whole detector"),
                 Setting("backbone_weights", "text", None, "a name such as `IMAGENET1K_V1`, or a path"),
-                Setting("norm", "frozen | batch", None, "batch norm: `frozen` where there are weights, otherwise `batch`"),
+                Setting("norm", "frozen | batch", None, "batch norm: `frozen` with weights, `batch` without"),
                 Setting("detections", "int", None, "most of an image; 300, or 100 for `faster_rcnn`"),
             ),
         ),

@@ -6,6 +6,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+from tests.data.boxes import write_boxes
 from tests.data.faces import write_faces, write_people
 
 REAL = re.compile("cifar|mnist|svhn")
@@ -18,6 +19,7 @@ def write_folders(folder: Path, real: Path | None) -> Path:
         (folder / name).symlink_to(real / name, target_is_directory=True)  # type: ignore[operator]
     write_people(folder / "casia_webface")
     write_faces(folder / "ijba", splits=10, subjects=12)
+    write_boxes(folder / "coco", train=20)
     for split in ("train", "val"):
         write_people(folder / "imagenet" / split, people=6, photos=2)
     return folder
