@@ -78,15 +78,17 @@ def graph_key(plan: Plan, phase: Phase) -> str:
             [r.optimizer.name, momentum, r.epochs, r.steps, r.batch, r.accumulate, r.ema is None, len(r.keep_epochs)]
         )
     parts.append(len(phase.validations))
+    teachers: dict[str, int] = {}
     for name, root in (("loss", phase.loss), *phase.logged.items()):
         parts.append(name)
         for e in ir.walk(root):
-            parts.append(_graph_node(plan, e))
+            parts.append(_graph_node(plan, e, teachers))
     parts.append(sorted(phase.code.items()))
     return _hash(parts)
 
 
-def _graph_node(plan: Plan, e: ir.Expr) -> Any:
+def _graph_node(plan: Plan, e: ir.Expr, teachers: dict[str, int]) -> Any:
+    """What a node is; of trained versions of one architecture it only counts which are the same."""
     if isinstance(e, ir.Call):
         fixed = {n: a.value for n, a in e.keywords.items() if isinstance(a, ir.Const)}
         return [e.function, len(e.args), sorted(e.keywords), fixed]
@@ -101,7 +103,7 @@ def _graph_node(plan: Plan, e: ir.Expr) -> Any:
             [classes.data, classes.ids] if classes else None,
             e.submodule,
             e.path,
-            str(e.of),
+            str(e.of) if e.of.phase is None else teachers.setdefault(str(e.of), len(teachers)),
         ]
     if isinstance(e, ir.Op):
         return [e.op, len(e.args)]

@@ -22,4 +22,7 @@ def write_folders(folder: Path, real: Path | None) -> Path:
     write_boxes(folder / "coco", train=20)
     for split in ("train", "val"):
         write_people(folder / "imagenet" / split, people=6, photos=2)
+    write_people(folder / "caltech256", people=2, photos=61)
+    for split, photos in (("train", 80), ("test", 2)):
+        write_people(folder / "indoor67" / split, people=2, photos=photos)
     return folder

@@ -1,0 +1,39 @@
+"""Which phases share a graph, so that one of them is built for all."""
+
+from __future__ import annotations
+
+from kdplan.passes.keys import graph_key
+from tests.passes.plans import CE, HEAD, compiled
+
+LINE = """
+generations line of {models} on digits with quick {{
+  patriarch  {{ {ce} }}
+  generation {{ loss = kl(previous.logits, self.logits) }}
+}}
+"""
+
+
+def count(text: str) -> int:
+    made = compiled(text)
+    return len({graph_key(made.plan, phase) for phase in made.plan.phases.values()})
+
+
+def test_generations_are_built_once() -> None:
+    same = ", ".join(["digits_net(width = 4)"] * 5)
+    assert count(HEAD + LINE.format(models=same, ce=CE.replace("small", "self"))) == 2
+    smaller = ", ".join(f"digits_net(width = {w})" for w in (8, 8, 4, 4, 4))
+    assert count(HEAD + LINE.format(models=smaller, ce=CE.replace("small", "self"))) == 4
+
+
+def test_one_teacher_twice_is_not_two_teachers() -> None:
+    text = HEAD + "student small = digits_net(width = 4)\n"
+    for name, seed in (("a", 1), ("b", 2)):
+        text += f"teacher {name} = digits_net(width = 8) {{\n  seed = {seed}\n"
+        text += f"  phase train on digits with quick {{ {CE} }}\n}}\n"
+    text = text.replace("small.logits, labels", "self.logits, labels")
+    for name, first, second in (("one", "a", "a"), ("two", "a", "b"), ("other", "b", "a")):
+        text += f"phase {name} of small on digits with quick {{ loss = kl({first}.logits, small.logits)"
+        text += f" + kl({second}.logits, small.logits) }}\n"
+    made = compiled(text)
+    keys = {name: graph_key(made.plan, made.plan.phases[name]) for name in ("one", "two", "other")}
+    assert keys["two"] == keys["other"] != keys["one"]
