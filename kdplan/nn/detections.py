@@ -8,8 +8,6 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from kdplan.data.dataset import Batch
-
 PRECISIONS = {
     "ap": "map",
     "ap50": "map_50",
@@ -49,7 +47,7 @@ class AveragePrecision:
 
         self._metric = MeanAveragePrecision(box_format="xyxy", iou_type="bbox", backend="pycocotools")
 
-    def update(self, found: Mapping[str, Tensor], batch: Batch) -> None:
+    def update(self, found: Mapping[str, Tensor], batch: Mapping[str, Tensor]) -> None:
         """Takes one batch.
 
         Parameters
