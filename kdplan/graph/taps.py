@@ -161,21 +161,29 @@ def _special(calls: list[Call], output: Any, taps: Mapping[str, Tap]) -> dict[st
         return found
     best = next((i for i in parts if i and i[-1] in ("logits", "out")), next(iter(parts)))
     found["logits"] = _tap(output, best)
-    before = {found["logits"].node}
-    todo = [found["logits"].node]
-    while todo:
-        for n in todo.pop().all_input_nodes:
-            if n not in before:
-                before.add(n)
-                todo.append(n)
+    before = _behind(found["logits"].node)
     linear = [c for c in calls if isinstance(c.module, nn.Linear) and c.output in before]
     if linear and isinstance(linear[-1].inputs[0], fx.Node):
-        found["features"] = Tap(linear[-1].inputs[0])
+        around = _behind(found["logits"].node, without=linear[-1].output)
+        if not any(c.output in around for c in linear[:-1]):  # else it is one of several that are the last
+            found["features"] = Tap(linear[-1].inputs[0])
     for name in ("layer1", "stages", "blocks"):
         first = next((c for c in calls if c.path == name or c.path == f"{name}.0"), None)
         if first is not None and first.inputs and isinstance(first.inputs[0], fx.Node):
             found["stem"] = Tap(first.inputs[0])
             break
+    return found
+
+
+def _behind(node: fx.Node, without: Any = None) -> set[fx.Node]:
+    """A node and all that it depends on; `without` and what only that depends on are left out."""
+    found = {node} - {without}
+    todo = [*found]
+    while todo:
+        for n in todo.pop().all_input_nodes:
+            if n not in found and n is not without:
+                found.add(n)
+                todo.append(n)
     return found
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from kdplan.compile import inspect
+from kdplan.compile import check_text, inspect
 from kdplan.ir import expr as ir
 from kdplan.ir.plan import Ensembled, Network
 from kdplan.passes.expand import expand
@@ -159,11 +159,12 @@ def test_expanded_it_is_the_same() -> None:
         ("ensemble crowd of big, t[0] { mean = median }", "KD0245"),
         ("network crowd = ensemble(big, t[0], middle = logits)", "KD0230"),
         ("ensemble crowd[m in 0..1] of big, t[0]", "KD0306"),
+        ("ensemble crowd of big, t[0]\n" + kd("mean(crowd.features) + mean(small.logits)"), "KD0501"),
     ],
 )
 def test_mistakes(text: str, code: str) -> None:
     other = "teacher other = digits_net(classes = 4) { phase p on digits with quick { loss = mean(self.logits) } }\n"
-    assert codes(HEAD + BIG + CROWD + other + text) == [code]
+    assert [d.code for d in check_text(HEAD + BIG + CROWD + other + text)] == [code]
 
 
 def test_ensembles_of_ensembles() -> None:
