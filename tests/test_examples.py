@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import subprocess
@@ -88,6 +89,25 @@ def test_own_network_and_loss(tmp_path: Path, capsys: pytest.CaptureFixture[str]
     assert "own@imitate" in capsys.readouterr().out
     # the named term is in the metrics
     assert any("places" in f.read_text() for f in tmp_path.glob("phases/*/metrics.jsonl"))
+
+
+@pytest.mark.slow
+def test_stage_by_stage(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Every method trains, and a ladder is a phase a stage; what the sweep shares with the plan is trained once."""
+    plan, sweep = (str(ROOT / f"examples/05_stage_by_stage/{name}.kd") for name in ("plan", "sweep"))
+    short = ["--set", "epochs=1", "--set", "seed=[0]", "--store", str(tmp_path / "store")]
+    assert main(["run", plan, *short, "--set", "teaching=1"]) == 0
+    told = capsys.readouterr().out
+    for version in ("alone", "longer", "kd", "at", "nst", "fsp", "fitnet", "multi_head", "mimic"):
+        assert f"small@{version} " in told
+    assert main(["status", plan, *short, "--set", "teaching=1"]) == 0
+    told = capsys.readouterr().out
+    assert all(f"mimic[seed=0]@{inner}" in told for inner in ("s1", "s2", "s3", "s4", "head"))
+    assert main(["plan", sweep, *short, "--set", "teaching=1", "--no-cost", "--json"]) == 0
+    actions = {p["name"]: p["action"] for p in json.loads(capsys.readouterr().out)["phases"]}
+    cached = {"kd[weight=1, seed=0]", "at[weight=10, seed=0]", "nst[weight=1, seed=0]", "fsp[weight=10, seed=0]"}
+    assert cached | {"big[seed=0]@train", "mimic[seed=0]@head"} <= {n for n, a in actions.items() if a == "cached"}
+    assert actions["kd[weight=3, seed=0]"] == "run"
 
 
 def test_open_set(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
