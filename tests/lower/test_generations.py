@@ -259,6 +259,7 @@ def test_phases_of_a_line_are_one_frame_and_no_ladder() -> None:
         (line() + "measure t of line on digits.test { top1 }", "KD0401"),
         (line() + "measure t of line[1]@other on digits.test { top1 }", "KD0302"),
         ("generation { loss = 1 }", "KD0215"),
+        (line(then=f"{CE}  init = same"), "KD0202"),
     ],
 )
 def test_mistakes(text: str, code: str) -> None:
