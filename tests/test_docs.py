@@ -29,6 +29,7 @@ from kdplan.passes.keys import graph_key
 from kdplan.passes.tables import choices
 from kdplan.view.examples import Example, examples, own_settings
 from kdplan.view.reference import SECTIONS, fill
+from tests.data.boxes import write_boxes
 from tests.data.faces import write_faces
 
 ROOT = Path(__file__).parent.parent
@@ -56,6 +57,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
             (here / "pictures" / split / name).mkdir(parents=True)
             Image.new("RGB", (8, 8)).save(here / "pictures" / split / name / "0.png")
     write_faces(here / "faces", splits=10)
+    write_boxes(here / "coco")
     (here / "my_data.py").write_text(
         "import numpy as np\n\n\ndef squares():\n"
         "    x, y = np.zeros((20, 1, 8, 8), np.float32), np.arange(20) % 10\n"
@@ -85,7 +87,7 @@ def test_everything_has_an_example() -> None:
     named = {e.of for e in examples() if e.shown}
     wanted = {f"kind {k}" for k in KINDS} | {f"function {f}" for f in (*FUNCTIONS, *PLAN_FUNCTIONS)}
     wanted |= {f"setting {k.name}.{s.name}" for k in KINDS.values() for s in own_settings(k)}
-    wanted |= {f"signal {s}" for s in SIGNALS} - {"signal targets"}  # no data set has them yet
+    wanted |= {f"signal {s}" for s in SIGNALS}
     for of in ("optimizer", "schedule", "model", "metric", "source", "transform", "split", "protocol", "partition"):
         wanted |= {f"{of} {name}" for name in choices()[of]}
     assert wanted - named == set()

@@ -294,7 +294,8 @@ def _moving_help(move: Move, still: list[str], group: dict[str, nn.Parameter], p
         return "take the network out of `of`, or add a term that depends on it"
     if move.paths or move.upto:
         return None
-    taps = [e.path for e in ir.walk(phase.loss) if isinstance(e, ir.Tap) and isinstance(e.of, ir.Moving) and e.path]
+    found = [e for e in ir.walk(phase.loss) if isinstance(e, ir.Tap) and isinstance(e.of, ir.Moving)]
+    taps = [e.path for e in found if e.path and len(e.inputs) == 1]
     inner = [t for t in taps if t not in ("logits", "probabilities")]
     return f"`of upto({move.base.network.partition('[')[0]}.{inner[-1]})`" if inner else None
 

@@ -356,7 +356,7 @@ SIGNALS: dict[str, str] = {
     "inputs": "images of the batch, after augmentation: float [B, C, H, W]",
     "labels": "class numbers: integer [B]",
     "indices": "positions of the samples in the data set: integer [B]",
-    "targets": "what detection networks are trained on",
+    "targets": "boxes of the batch with their classes, for networks of the kind `detector`",
     "epoch": "epochs completed, from 0: scalar",
     "step": "optimizer steps completed, from 0: scalar",
     "progress": "fraction of the phase that is done, 0 to 1: scalar",

@@ -100,6 +100,14 @@ measure shown of few@alone.features on digits[part[new]].test {{ {metric} }}
 """
 """Features of digits that were never trained on, compared."""
 
+_DETECTION = """data boxes = coco_detection("coco", shorter = 96, longer = 128)
+recipe quick {{ optimizer = sgd(lr = 0.1)  epochs = 1  batch = 2 }}
+student small = {network} {{
+  phase train on boxes with quick {{ loss = {loss} }}
+}}
+{measure}"""
+"""A small detector on data with boxes."""
+
 _IN_CONSTRUCTS = {
     "stages": "stages mimic of small from big on digits with quick {{ {auto} {example} }}",
     "stage": "stages mimic of small on digits with quick {{ stage s1 {{ small.layer1 ~ big.layer1  {example} }} }}",
@@ -119,6 +127,7 @@ SIGNAL_EXAMPLES = {
     "inputs": "mean(small(inputs).logits)",
     "labels": "cross_entropy(small.logits, labels)",
     "indices": "mean((indices < 100) * 1.0) * mean(small.logits)",
+    "targets": "self(inputs, targets).classification + self(inputs, targets).bbox_regression",
     "epoch": "(epoch < 10) * mean(small.logits)",
     "step": "(step < 100) * mean(small.logits)",
     "progress": "(1 - progress) * mean(small.logits)",
@@ -162,8 +171,10 @@ def examples() -> list[Example]:
     found += [
         Example(f"signal {name}", text, f"{frame()}\n{_phase(f'cross_entropy(small.logits, labels) + {text}')}\n")
         for name, text in SIGNAL_EXAMPLES.items()
-        if name in SIGNALS
+        if name in SIGNALS and name != "targets"
     ]
+    boxes = SIGNAL_EXAMPLES["targets"]
+    found.append(Example("signal targets", boxes, _detection(loss=boxes)))
     for table in ("optimizer", "schedule", "model", "metric", "source", "transform", "split", "protocol", "partition"):
         found += [_choice(table, spec) for spec in choices()[table].values()]
     return found
@@ -245,6 +256,10 @@ def _choice(table: str, spec: Spec) -> Example:
             plan = f"{frame()}\nmeasure shown of big.features, small@alone.features on digits.test {{ {shown} }}\n"
         if METRICS[spec.name].needs == "templates":
             plan = _OPEN_SET.format(frame=frame("digits", "alone"), protocol="templates(size = 2)", metric=shown)
+        if METRICS[spec.name].needs == "boxes":
+            plan = _detection(f"measure shown of small on boxes.test {{ {shown} }}\n")
+    elif table == "model" and spec.name == "detector":
+        plan = _detection(network=shown)
     elif table == "source":
         plan = f"data shown = {shown}\nmodel m = digits_net(classes = shown.classes)\nnetwork n = m\n"
     elif table == "transform":
@@ -260,6 +275,14 @@ def _choice(table: str, spec: Spec) -> Example:
     else:
         plan = f"{frame()}\nnetwork shown = {shown}\n{_model_phase(spec.name)}\n"
     return Example(f"{table} {spec.name}", shown, plan)
+
+
+def _detection(
+    measure: str = "",
+    network: str = 'detector("retinanet", backbone = "resnet18", classes = boxes.classes)',
+    loss: str = SIGNAL_EXAMPLES["targets"],
+) -> str:
+    return _DETECTION.format(network=network, loss=loss, measure=measure)
 
 
 def _model_phase(name: str) -> str:

@@ -9,7 +9,7 @@ from pathlib import Path
 from tests.data.boxes import write_boxes
 from tests.data.faces import write_faces, write_people
 
-REAL = re.compile("cifar|mnist|svhn")
+REAL = re.compile(r"cifar\d|mnist|svhn")
 """Plans that speak of these want the real data."""
 
 
