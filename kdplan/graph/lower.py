@@ -74,7 +74,7 @@ class Lowering:
             example = torch.zeros(self.batch, *data.shape)
             return Signal(self.builder.input(name, example), "inputs", name=e.field)
         if e.field == "targets":
-            if data.task != "detection" or view.unlabelled:
+            if data.task != "detection":
                 raise error("KD0515", e.span, name=data.name)
             return Signal(self._targets(e.stream, data.objects), name="targets")
         if e.field == "labels" and data.task == "detection":

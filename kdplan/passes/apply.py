@@ -127,7 +127,7 @@ def stream_or_clock(name: str, span: Span, ctx: Context) -> ir.Expr:
 def field(stream: int, name: str, span: Span, ctx: Context) -> ir.Expr:
     assert ctx.phase is not None
     label, view = ctx.phase.streams[stream]
-    if name == "labels" and view.unlabelled:
+    if name in ("labels", "targets") and view.unlabelled:
         raise error(
             "KD0702", span, name=label, help=f"a loss without labels, or `on {label.removesuffix('.unlabelled')}`"
         )

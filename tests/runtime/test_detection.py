@@ -111,7 +111,7 @@ def test_mistakes(folder: Path) -> None:
         (alone.replace("BODY", "cross_entropy(small.logits, labels)"), "KD0776"),
         (table.replace("BODY", "top1"), "KD0775"),
         (alone.replace("BODY", "small(inputs, targets).clasification"), "KD0501"),
-        ("phase alone of small on coco.unlabelled with quick { loss = total(small) }\n", "KD0515"),
+        ("phase alone of small on coco.unlabelled with quick { loss = total(small) }\n", "KD0702"),
     ):
         assert codes(text("retinanet", rest), folder) == [code], rest
     moved = text("retinanet", "").replace("flip()", "random_crop(32)")
