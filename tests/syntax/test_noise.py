@@ -16,10 +16,10 @@ MILLION = 1_000_000
 
 
 def answer(text: str, seconds: float = 5) -> list[Diagnostic]:
-    begin = time.perf_counter()
+    begin = time.process_time()
     with pytest.raises(PlanError) as caught:
         parse(Source("noise.kd", text))
-    assert time.perf_counter() - begin < seconds
+    assert time.process_time() - begin < seconds
     assert 1 <= len(caught.value.diagnostics) <= 20
     return caught.value.diagnostics
 
