@@ -114,14 +114,15 @@ def _row(name: str, members: list[Planned]) -> list[Text | str]:
     if len(members) == 1:
         style = words.ACTION_STYLES[first.action]
         symbol = Text(SYMBOLS[first.action], style=f"bold {style}")
-        return [symbol, Text(name, style=style), because(first), needs(first), *_cost(first.cost)]
+        return [symbol, Text(name, style=style), because(first), Text(needs(first)), *_cost(first.cost)]
     symbols = Text("/").join(
         Text(SYMBOLS[a], style=f"bold {words.ACTION_STYLES[a]}") for a in SYMBOLS if any(m.action == a for m in members)
     )
     texts = list(dict.fromkeys(because(m).plain for m in members))
     why = f"{words.tally(m.action for m in members)}; {texts[0]}" + (f"; {len(texts) - 1} more" if texts[1:] else "")
     read = list(dict.fromkeys(words.family(n) for m in members for n in m.needs))
-    return [symbols, f"{name} ({len(members)})", Text(why), ", ".join(read), *_cost(_sum([m.cost for m in members]))]
+    shown = Text(f"{name} ({len(members)})")  # as a plain string, rich would read indices as its markup
+    return [symbols, shown, Text(why), Text(", ".join(read)), *_cost(_sum([m.cost for m in members]))]
 
 
 def because(planned: Planned) -> Text:

@@ -34,6 +34,14 @@ def test_large_families_are_one_line() -> None:
     assert "sweep[weight=3]" in printed(13, every=True)
 
 
+def test_what_a_phase_needs_is_named_with_its_indices() -> None:
+    planned = sample()[1]
+    planned["kd"].needs = ["line[generation=1]@train"]
+    console = Console(width=200, record=True, file=open("/dev/null", "w"))  # noqa: SIM115
+    print_plan(planned, title="a.kd", console=console)
+    assert "line[generation=1]@train" in console.export_text()
+
+
 def test_narrow_terminal_loses_columns_not_names() -> None:
     text = printed(width=80)
     assert "big@train" in text and "memory" not in text and "memory" in printed()
