@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -23,17 +23,38 @@ def split_names(opened: Opened, rule: SplitRule | None) -> tuple[str, ...]:
     >>> split_names(open_source("digits", {}, None), SplitRule("fraction", (("train", 0.9),)))
     ('train', 'val', 'test')
     """
-    if rule is None:
-        return tuple(opened.parts)
-    divided = _divided(opened)
-    others = [name for name in opened.parts if name != divided]
-    rest = "val" if "test" in others else "test"
-    made = [name for name, _ in rule.parts]
-    return tuple(dict.fromkeys([*made, rest, *others]))
+    return tuple(opened.parts) if rule is None else _names(tuple(opened.parts), rule)
 
 
-def _divided(opened: Opened) -> str:
-    return "train" if "train" in opened.parts else next(iter(opened.parts))
+def split_sizes(parts: Mapping[str, int], rule: SplitRule, classes: int) -> dict[str, int]:
+    """About how many samples are in each part that `rule` makes of a source whose `parts` have these sizes.
+
+    Exact where classes are equally large: labels are not read for it.
+
+    >>> split_sizes({"train": 1437, "test": 360}, SplitRule("fraction", (("train", 0.1),)), 10)
+    {'train': 144, 'val': 1293, 'test': 360}
+    """
+    left = parts[_divided(parts)]
+    sizes = dict.fromkeys(_names(tuple(parts), rule), 0) | {n: parts[n] for n in parts if n != _divided(parts)}
+    for name, amount in rule.parts:
+        wanted = amount * (classes if rule.kind == "per_class" else parts[_divided(parts)])
+        sizes[name] = min(round(wanted), left)
+        left -= sizes[name]
+    return sizes | {_rest(tuple(parts)): left}
+
+
+def _names(parts: tuple[str, ...], rule: SplitRule) -> tuple[str, ...]:
+    others = [name for name in parts if name != _divided(parts)]
+    return tuple(dict.fromkeys([*(name for name, _ in rule.parts), _rest(parts), *others]))
+
+
+def _rest(parts: tuple[str, ...]) -> str:
+    """The part of what no other one takes: the source's own `test` stays what it is."""
+    return "val" if "test" in parts and _divided(parts) != "test" else "test"
+
+
+def _divided(parts: Collection[str]) -> str:
+    return "train" if "train" in parts else next(iter(parts))
 
 
 def choose(spec: ViewSpec, opened: Opened, span: Span | None = None) -> tuple[Part, Array]:
@@ -61,7 +82,7 @@ def choose(spec: ViewSpec, opened: Opened, span: Span | None = None) -> tuple[Pa
             nearest=nearest(spec.split, known),
             known=", ".join(known),
         )
-    divided = _divided(opened)
+    divided = _divided(opened.parts)
     ruled = spec.rule is not None and (
         spec.split not in opened.parts or spec.split == divided or spec.split in dict(spec.rule.parts)
     )

@@ -95,7 +95,7 @@ KINDS: dict[str, Kind] = {
                 S(
                     "split",
                     "split",
-                    "how to cut a source without parts",
+                    "how to cut a source of one part, or the training part of others, the rest of which is `val`",
                     "the source's own parts",
                     "split = per_class(train = 60, seed = 0)",
                 ),

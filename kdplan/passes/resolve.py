@@ -6,12 +6,14 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from kdplan.data import catalog
+from kdplan.data.of_plan import view_of_data
+from kdplan.data.select import split_sizes
 from kdplan.data.transforms import check_boxes, out_shape, transform
 from kdplan.diagnostics.report import PlanError, Reporter
 from kdplan.diagnostics.span import Span
 from kdplan.ir.cuts import Cut
 from kdplan.ir.kinds import CONSTRUCTS, MADE, NETWORKS
-from kdplan.ir.plan import Data, Network, Phase, Plan
+from kdplan.ir.plan import Data, Network, Phase, Plan, View
 from kdplan.passes import axes, make_construct, make_network, make_phase, make_results, tables
 from kdplan.passes.asked import Asked
 from kdplan.passes.evaluate import evaluate
@@ -132,7 +134,9 @@ def _describe(
     if info.shape is not None or any(t.name in _SIZED for t in chain):
         data.shape = list(out_shape(info.shape, chain, True, span))
     if data.split is not None:
-        data.sizes = _cut_sizes(data)
+        rule = view_of_data(data, View(data.name, "train")).rule
+        assert rule is not None
+        data.sizes = split_sizes(data.sizes, rule, len(data.classes))
     if data.normalize is None and info.mean is not None and info.std is not None:
         data.normalize = (list(info.mean), list(info.std))
     if info.superclasses:
@@ -143,15 +147,6 @@ def _describe(
 
 _SIZED = frozenset({"center_crop", "random_crop", "random_resized_crop"})
 """Transforms after which images are all alike."""
-
-
-def _cut_sizes(data: Data) -> dict[str, int]:
-    """Sizes of the parts that `split` makes of everything that the source has."""
-    assert data.split is not None
-    total = sum(data.sizes.values())
-    amount = data.split.arguments["train"]
-    train = min(total, amount * len(data.classes)) if data.split.name == "per_class" else round(total * amount)
-    return {"train": train, "test": total - train}
 
 
 def _in_order(session: Session) -> None:

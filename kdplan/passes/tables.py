@@ -20,10 +20,10 @@ SPLITS = {
     for spec in (
         Spec("per_class",
              (Param("train", "integer", doc="training images a class", low=1), Param("seed", "integer", 0)),
-             "The same number of training images of every class; the rest is for testing."),
+             "The same number of training images of every class; the rest is `test`, or `val` if there is a `test`."),
         Spec("fraction",
              (Param("train", "number", doc="part for training", above=0, high=1), Param("seed", "integer", 0)),
-             "A class-balanced part for training; the rest is for testing."),
+             "A class-balanced part for training; the rest is `test`, or `val` if there is a `test`."),
     )
 }  # fmt: skip
 

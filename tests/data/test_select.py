@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kdplan.data.catalog import open_source
-from kdplan.data.select import choose, split_names, view_size
+from kdplan.data.select import choose, split_names, split_sizes, view_size
 from kdplan.data.view import SplitRule, ViewSpec
 
 DIGITS = open_source("digits", {}, None)
@@ -78,6 +78,16 @@ def test_a_set_of_one_part_is_divided_into_train_and_test(tmp_path):
     spec = ViewSpec("arrays", (("path", "a.npz"),), rule=SplitRule("per_class", (("train", 7),)))
     assert view_size(spec, tmp_path) == 28
     assert view_size(spec.with_(split="test"), tmp_path) == 12
+
+
+@pytest.mark.parametrize("amounts", [("per_class", 60), ("fraction", 0.1)])
+@pytest.mark.parametrize("parts", [{"train": 1437, "test": 360}, {"train": 1437}, {"all": 1437, "val": 9}])
+def test_sizes_of_splits_are_known_without_labels(parts, amounts):
+    kind, amount = amounts
+    sizes = split_sizes(parts, SplitRule(kind, (("train", amount),)), 10)
+    assert sum(sizes.values()) == sum(parts.values())
+    assert sizes["train"] == (600 if kind == "per_class" else 144)
+    assert list(sizes) == ["train", "val", "test"] if "test" in parts else ["train", "test", *list(parts)[1:]]
 
 
 def test_sets_without_labels_can_be_thinned(tmp_path):
