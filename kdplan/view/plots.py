@@ -111,8 +111,14 @@ def _curves(curves: Curves, unit: str) -> Any:
     axes.set_title(curves.view, fontsize=10)
     axes.grid(alpha=0.3)
     axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(frameon=False, fontsize=8)
+    crowded = len(curves.lines) + len(curves.levels) > _FEW
+    beside = {"loc": "center left", "bbox_to_anchor": (1.0, 0.5)} if crowded else {}
+    axes.legend(frameon=False, fontsize=8, **beside)
     return figure
+
+
+_FEW = 5
+"""Names of more curves stand beside the picture, where they hide none."""
 
 
 def _deviation(number: Number) -> float:
