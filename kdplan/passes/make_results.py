@@ -171,7 +171,7 @@ def _plot(node: ast.Call, rows: list[Row], metrics: list[Item], ctx: Context) ->
             raise error("KD0237", node.span, function="plot", name=wanted)
     axis = given["x"].span.text
     known = dict.fromkeys(name for row in rows for name in row.coordinates)
-    if axis not in known:
+    if axis not in known and rows:  # without rows, why there are none has been told
         has = f"it has {listing(known)}" if known else "nothing in it is swept"
         raise error("KD0409", given["x"].span, family="the measure", name=axis, help=has)
     y = as_item("metric", _unswept(given["y"], lambda: ctx.eval(given["y"], "metric")), given["y"], "y", ctx)

@@ -256,6 +256,10 @@ def test_phases_of_a_line_are_one_frame_and_no_ladder() -> None:
         (line(-1), "KD0243"),
         (line(then=f"{CE} + kl(line[generation].logits, self.logits)"), "KD0235"),
         (line(model="nothing"), "KD0205"),
+        (
+            line(model="nothing") + "measure t of line[*] on digits.test { top1, plot(x = generation, y = top1) }",
+            "KD0205",
+        ),
         (line() + "measure t of line on digits.test { top1 }", "KD0401"),
         (line() + "measure t of line[1]@other on digits.test { top1 }", "KD0302"),
         ("generation { loss = 1 }", "KD0215"),
