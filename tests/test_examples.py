@@ -127,6 +127,25 @@ def test_open_set(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert weights and not any("fc." in name for name in weights), "the head, which was never trained, is left out"
 
 
+def test_generations(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """More generations are new phases and no others; another weight leaves the patriarchs alone."""
+    plan, store, plots = str(ROOT / "examples/07_generations/plan.kd"), tmp_path / "store", tmp_path / "plots"
+    short = ["--set", "epochs=1", "--set", "seed=[0]", "--store", str(store)]
+    assert main(["run", plan, *short, "--set", "length=1", "--plots", str(plots)]) == 0
+    told = capsys.readouterr().out
+    assert "ban_until error" in told and "tsd score(k = 3)" in told and "tsd, generation = 0, confusion(k = 2)" in told
+    assert {f.stem for f in plots.glob("*.png")} == {"growth", "growth-2", "together", "scores", "scores-2", "second"}
+
+    def todo(*changed: str) -> set[str]:
+        assert main(["plan", plan, *short, *changed, "--no-cost", "--json"]) == 0
+        return {p["name"] for p in json.loads(capsys.readouterr().out)["phases"] if p["action"] != "cached"}
+
+    assert todo("--set", "length=1") == set()
+    assert todo("--set", "length=2") == {f"{line}[generation=2, seed=0]@train" for line in ("ban", "tsd")}
+    weight = todo("--set", "length=1", "--set", "hard=0.5")
+    assert weight == {f"{line}[generation=1, seed=0]@train" for line in ("ban", "tsd")}
+
+
 def test_plan_api(tmp_path: Path) -> None:
     told = python("examples/03_plan_api/plan.py")
     (tmp_path / "said.kd").write_text(told)
