@@ -187,7 +187,8 @@ def test_a_measure_of_what_is_half_done(tmp_path: Path) -> None:
 
 def test_killed_in_a_generation(tmp_path: Path) -> None:
     text = START.replace("epochs = 1", "epochs = 6") + LINE.replace("count = 2", "count = 3")
-    whole, broken = run(text, tmp_path, store="whole"), tmp_path / "broken"
+    (tmp_path / "plan.kd").write_text(text)
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
 
     def begun(at_least: int) -> set[str]:
         """Phases with a checkpoint that are not done, once so many others are."""
@@ -195,17 +196,22 @@ def test_killed_in_a_generation(tmp_path: Path) -> None:
         working = {f.parents[1].name for f in broken.glob("work/*/checkpoints/step-*")}
         return working - done if len(done) >= at_least else set()
 
-    command = [sys.executable, "-m", "kdplan", "run", str(tmp_path / "plan.kd"), "--store", str(broken)]
-    env = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    quiet = subprocess.DEVNULL
-    process = subprocess.Popen([*command, "--checkpoint-seconds", "0.02"], env=env, stdout=quiet, stderr=quiet)
+    def start(store: Path) -> subprocess.Popen[bytes]:
+        """A run of its own, with one thread: how many there are changes the last bits."""
+        command = [sys.executable, "-m", "kdplan", "run", str(tmp_path / "plan.kd"), "--store", str(store)]
+        env = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+        quiet = subprocess.DEVNULL
+        return subprocess.Popen([*command, "--checkpoint-seconds", "0.02"], env=env, stdout=quiet, stderr=quiet)
+
+    assert start(whole).wait(120) == 0
+    process = start(broken)
     end = time.monotonic() + 90
     while process.poll() is None and time.monotonic() < end and not begun(3):
         time.sleep(0.002)
     process.send_signal(signal.SIGKILL)
     process.wait()
     assert begun(3), "the kill hit no checkpoint of generation 3"
-    run(text, tmp_path, store="broken")
+    assert start(broken).wait(120) == 0
 
     def left(store: Path) -> dict[str, bytes]:
         return {f"{f.parent.name}/{f.name}": f.read_bytes() for f in store.glob("phases/*/weights-*")}
