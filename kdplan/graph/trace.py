@@ -19,6 +19,7 @@ from kdplan.graph.taps import Call, Tap, collect
 
 _MAKERS = ("zeros", "ones", "full", "empty", "arange", "linspace", "eye", "tensor", "as_tensor", "tril_indices")
 _RANDOM_MAKERS = ("rand", "randn", "randint", "randperm", "normal")
+MAKERS = (*_MAKERS, *_RANDOM_MAKERS)
 _LIMITS = ("finfo", "iinfo")
 ROOT = "net"
 # How a guard's question is put again.
@@ -85,6 +86,12 @@ class Traced:
             box.register_buffer(name.rpartition(".")[2], value, persistent=False)
         holder.add_module("constants", box)
         return holder
+
+    @property
+    def first(self) -> fx.Node:
+        """The first input."""
+        found: fx.Node = next(n for n in self.graph.nodes if n.op == "placeholder")
+        return found
 
     @cached_property
     def graph_module(self) -> fx.GraphModule:
@@ -397,6 +404,8 @@ def trace(
             paths.add(place)
             found.append(place.removeprefix(ROOT).removeprefix("."))
     taps = collect(tracer.calls, _aliases(module), tracer.calls[-1].output)
+    if hasattr(module, "more_taps"):  # a module may give its values further names
+        taps |= module.more_taps(tracer.calls, taps)
     return Traced(module, graph, taps, tracer.guards, tracer.constants, tuple(found), world, tracer.calls)
 
 

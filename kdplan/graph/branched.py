@@ -1,0 +1,354 @@
+"""One network as several that share their first layers: the rest of its graph is there several times.
+
+base:      x ── stem ── layer1 ── layer2 ─┬─ layer3 ── fc ──▶ logits
+branched:                                 ├─ branch.1.layer3 ── branch.1.fc ──▶ logits
+(at layer3, count 2)                      └─ gate ──▶ weights of both
+"""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Iterable, Mapping, Sequence
+from copy import deepcopy
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+
+from kdplan.graph.fork import BranchError, Cut, cut_at
+from kdplan.graph.taps import Call, Tap
+from kdplan.graph.trace import MAKERS, ROOT, Traced, TraceError, trace, value_at
+from kdplan.ir.branches import BRANCH, GATE, GATED
+from kdplan.nn.gates import Gate, Mean
+from kdplan.nn.models import create
+
+_CALLED = {getattr(torch, name): name for name in MAKERS}
+"""What makes tensors must be looked up when it runs: a trace records it only then."""
+
+
+class Part(nn.Module):
+    """What a module of the plain network held, under the same names.
+
+    Its graph runs in place of its code, so it is called only to give a value that module's name: with the module's
+    inputs and, last, with what came out, which it returns.
+    """
+
+    def forward(self, *values: Any, named: bool = False) -> Any:
+        if not named:
+            raise RuntimeError("a part of a network with branches does not run by itself")
+        return values[-1]
+
+
+# ---- the network
+
+
+class Branched(nn.Module):
+    """A network whose part from one place on is there `count` times, and a gate; ``[B, ...] -> [B, classes]``.
+
+    It gives the sum of its branches' logits, each times what the gate gives for it. The first branch and what all share
+    have the plain network's own names; the weights of the others are below `branch.1`, `branch.2` …, those of the gate
+    below `gate`. Whatever depends on modes (dropout, say) follows them, also where branches differ in theirs.
+
+    Parameters
+    ----------
+    nets
+        The plain network, once for each branch; of all but the first only the part that is branched is kept.
+    at
+        Where it begins, see `cut_at`.
+    gate
+        As the name of a gate or of a factory, and settings.
+    shape
+        Of a sample, for tracing.
+
+    Raises
+    ------
+    BranchError
+        KD0501, KD0516 as `cut_at`; KD0517 for a gate that does not fit.
+
+    Examples
+    --------
+    >>> def plain():
+    ...     return nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 2))
+    >>> net = Branched([plain(), plain()], "2", ("mean", {}), [3])
+    >>> sorted(net.state_dict())
+    ['0.bias', '0.weight', '2.bias', '2.weight', 'branch.1.2.bias', 'branch.1.2.weight']
+    >>> x = torch.ones(5, 3)
+    >>> torch.equal(net(x), torch.stack(net.outputs(x)).mean(dim=0))
+    True
+    """
+
+    def __init__(
+        self, nets: Sequence[nn.Module], at: str, gate: tuple[str, Mapping[str, Any]], shape: Sequence[int]
+    ) -> None:
+        super().__init__()
+        base = nets[0]
+        self.count = len(nets)
+        self.at = at
+        self.shape = list(shape)
+        self.__dict__["plain"] = deepcopy(base).to("meta")  # what is traced; no part of the network itself
+        self.__dict__["cuts"] = {}
+        cuts = [self._cut(mode) for mode in (True, False)]
+        taken = [n for n in (BRANCH, GATE, GATED) if n in dict(base.named_children())]
+        if taken:
+            raise BranchError("KD0516", point=at, why=f"the network has a part called `{taken[0]}` already")
+        leaves = {n for c in cuts for n in _called(c.shared + c.rest)}
+        inner = {call.path for c in cuts for call in c.traced.calls if not call.leaf}
+        _hold(self, base, "", leaves, inner, {})
+        self.add_module(BRANCH, Part())
+        holder = self.get_submodule(BRANCH)
+        holder.add_module("0", Part())  # names what the first branch gives
+        for i, net in enumerate(nets[1:], 1):
+            holder.add_module(str(i), Part())
+            for c in cuts:
+                _take(self.get_submodule(f"{BRANCH}.{i}"), net, c)
+        self.add_module(GATE, _gate(gate, cuts[0].point.meta["val"], self.count))
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Branched:
+        made = type(self).__new__(type(self))
+        memo[id(self)] = made
+        shared = {name: self.__dict__[name] for name in ("plain", "cuts")}  # which nothing that runs changes
+        made.__dict__.update(deepcopy({k: v for k, v in self.__dict__.items() if k not in shared}, memo) | shared)
+        return made
+
+    # modes
+
+    def _cut(self, modes: bool | tuple[bool, ...], size: tuple[int, ...] | None = None) -> Cut:
+        """The cut for training flags: the same for all modules, or one for each of the plain network's in order."""
+        plain: nn.Module = self.__dict__["plain"]
+        known: dict[Any, Cut] = self.__dict__["cuts"]
+        modules = list(plain.modules())
+        flags = (modes,) * len(modules) if isinstance(modes, bool) else modes
+        if (flags, size) not in known:
+            for module, flag in zip(modules, flags, strict=True):
+                module.training = flag
+            try:
+                with torch.device("cpu"):
+                    traced = trace(plain, torch.zeros(size or (2, *self.shape)))
+            except TraceError as problem:
+                shown = "×".join(map(str, self.shape))
+                raise BranchError("KD0516", point=self.at, why=f"on images {shown} it fails: {problem}") from problem
+            known[flags, size] = cut_at(traced, self.at)
+        return known[flags, size]
+
+    def _cut_of(self, index: int, x: Any) -> Cut:
+        """The cut as a branch's modules are now in training or not."""
+        plain: nn.Module = self.__dict__["plain"]
+        own = self.get_submodule(f"{BRANCH}.{index}")
+        mine = dict(own.named_modules()) if index else {}
+        theirs = dict(self.named_modules())
+        flags = tuple((mine.get(path) or theirs[path]).training for path, _ in plain.named_modules())
+        found = self._cut(flags[0] if len(set(flags)) == 1 else flags)
+        if found.traced.guards:  # control flow asked for shapes: the graph is that of these shapes alone
+            size = tuple(int(n) for n in x.shape)
+            if size != (2, *self.shape):
+                found = self._cut(flags, size)
+        return found
+
+    # running
+
+    def forward(self, x: Tensor) -> Tensor:
+        logits, point = self._run(x)
+        weights = self.get_submodule(GATE)(point)
+        together = torch.stack(logits, dim=1)
+        found: Tensor = (together * weights.reshape(*weights.shape, *[1] * (together.dim() - 2))).sum(dim=1)
+        return found
+
+    def outputs(self, x: Tensor) -> list[Tensor]:
+        """The logits of each branch."""
+        return self._run(x)[0]
+
+    def _run(self, x: Tensor) -> tuple[list[Tensor], Tensor]:
+        cut = self._cut_of(0, x)
+        values: dict[fx.Node, Any] = {cut.traced.first: x}
+        self._nodes(cut, cut.shared, values, "", {*cut.kept})
+        kept = [values[n] for n in cut.kept]
+        found = []
+        for i in range(self.count):
+            own = self._cut_of(i, x) if i else cut
+            values = dict(zip(own.kept, kept, strict=True))
+            if own.copied:
+                values[own.point] = values[own.point].clone()
+            self._nodes(own, own.rest, values, f"{BRANCH}.{i}." if i else "", {own.logits.node})
+            logits = value_at(values[own.logits.node], own.logits.index)
+            found.append(self.get_submodule(f"{BRANCH}.{i}")(logits, named=True))
+        return found, kept[cut.kept.index(cut.point)]
+
+    def _nodes(
+        self, cut: Cut, nodes: Sequence[fx.Node], values: dict[fx.Node, Any], prefix: str, keep: set[fx.Node]
+    ) -> None:
+        """Run nodes one after another; values that nothing reads any more are let go."""
+        named = any(isinstance(v, fx.Proxy) for v in values.values())
+        last = {} if named else {m: n for n in nodes for m in n.all_input_nodes}
+        ends: dict[fx.Node, list[fx.Node]] = {}
+        for m, n in last.items():
+            ends.setdefault(n, []).append(m)
+        for node in nodes:
+            if node.op != "placeholder":
+                values[node] = self._node(cut, node, values, prefix)
+            for m in ends.get(node, ()):
+                if m not in keep:
+                    del values[m]
+            for call in cut.calls.get(node, ()) if named else ():
+                args = fx.map_arg((*call.inputs, call.output), values.__getitem__)
+                self.get_submodule(prefix + call.path)(*args, named=True)
+
+    def _node(self, cut: Cut, node: fx.Node, values: Mapping[fx.Node, Any], prefix: str) -> Any:
+        target = str(node.target)
+        if node.op == "get_attr" and not target.startswith(f"{ROOT}."):
+            return cut.traced.constants[target].to(self.device)
+        if node.op == "get_attr":
+            return operator.attrgetter(prefix + target.removeprefix(f"{ROOT}."))(self)
+        args, kwargs = fx.map_arg((node.args, node.kwargs), values.__getitem__)
+        if node.op == "call_module":
+            return self.get_submodule(prefix + target.removeprefix(f"{ROOT}."))(*args, **kwargs)
+        if node.op == "call_method":
+            return getattr(args[0], target)(*args[1:], **kwargs)
+        assert callable(node.target)
+        function = getattr(torch, _CALLED[node.target]) if node.target in _CALLED else node.target
+        return function(*args, **kwargs)
+
+    @property
+    def device(self) -> torch.device:
+        """Where its weights are."""
+        return next((p.device for p in self.parameters()), torch.device("cpu"))
+
+    # names
+
+    def more_taps(self, calls: Sequence[Call], taps: Mapping[str, Tap]) -> dict[str, Tap]:
+        """Names of its values beside those of its modules: `gated`, and in each branch those of the plain network."""
+        found = {name: taps["output"] for name in (GATED, f"{GATED}.logits", f"{GATED}.output")}
+        own = {t: tap for t, tap in taps.items() if t.partition(".")[0] not in (BRANCH, GATE, "output", "logits")}
+        traced = self._cut(False).traced
+        modules = {c.path for c in traced.calls}
+        special = {n: _taker(traced, traced.taps[n].node) for n in ("features", "stem") if n in traced.taps}
+        special = {n: path for n, path in special.items() if n not in modules}
+        for i in range(self.count):
+            prefix = f"{BRANCH}.{i}"
+            found |= {f"{prefix}.{end}": taps[prefix] for end in ("logits", "output")}
+            found |= {f"{prefix}.{t}": taps.get(f"{prefix}.{t}", tap) for t, tap in own.items()}
+            for name, path in special.items():
+                paths = [f"{prefix}.{path}", path] if i else [path]
+                given = [c.inputs[0] for p in paths for c in calls if c.path == p and path]
+                found.pop(f"{prefix}.{name}", None)
+                if given and isinstance(given[0], fx.Node):
+                    found[f"{prefix}.{name}"] = Tap(given[0])
+        return found
+
+
+def _taker(traced: Traced, node: fx.Node) -> str:
+    """The path of the last module that was called with a value."""
+    return next((c.path for c in reversed(traced.calls) if c.path and c.inputs and c.inputs[0] is node), "")
+
+
+def _called(nodes: Iterable[fx.Node]) -> set[str]:
+    return {str(n.target).removeprefix(f"{ROOT}.") for n in nodes if n.op == "call_module"}
+
+
+def _hold(
+    part: nn.Module, module: nn.Module, path: str, leaves: set[str], inner: set[str], known: dict[int, nn.Module]
+) -> None:
+    """Give `part` all that `module` holds; what is traced through becomes parts of it."""
+    for name, p in module._parameters.items():
+        part.register_parameter(name, p)
+    for name, b in module._buffers.items():
+        part.register_buffer(name, b, persistent=name not in module._non_persistent_buffers_set)
+    for name, child in module.named_children():
+        at = f"{path}.{name}" if path else name
+        if id(child) not in known:
+            through = at not in leaves and (at in inner or any(True for _ in child.children()))
+            known[id(child)] = Part() if through else child
+            if through:
+                _hold(known[id(child)], child, at, leaves, inner, known)
+        part.add_module(name, known[id(child)])
+
+
+def _take(part: nn.Module, net: nn.Module, cut: Cut) -> None:
+    """Give `part` what the rest of a network's graph uses, under the network's names."""
+    modules = dict(net.named_modules())
+    for path in sorted(_called(cut.rest)):
+        holder, name = _holder(part, path)
+        if name not in dict(holder.named_children()):
+            holder.add_module(name, modules[path])
+    for node in cut.rest:
+        target = str(node.target).removeprefix(f"{ROOT}.")
+        if node.op == "get_attr" and str(node.target).startswith(f"{ROOT}."):
+            holder, name = _holder(part, target)
+            owner = modules[target.rpartition(".")[0]]
+            if name in owner._parameters:
+                holder.register_parameter(name, owner._parameters[name])
+            elif name not in holder._buffers:
+                holder.register_buffer(name, owner._buffers[name], name not in owner._non_persistent_buffers_set)
+        for call in cut.calls.get(node, ()):
+            holder, name = _holder(part, call.path)
+            if name not in dict(holder.named_children()):
+                holder.add_module(name, Part())
+
+
+def _holder(part: nn.Module, path: str) -> tuple[nn.Module, str]:
+    """The part that a path's last word is in, made with all above it where it is not there, and that word."""
+    *above, name = path.split(".")
+    for word in above:
+        children = dict(part.named_children())
+        if word not in children:
+            part.add_module(word, Part())
+        part = part.get_submodule(word)
+    return part, name
+
+
+def _gate(gate: tuple[str, Mapping[str, Any]], point: Tensor, count: int) -> nn.Module:
+    """A gate for the features at the cut.
+
+    Raises
+    ------
+    BranchError
+        KD0517 if it does not run on them, or gives something else than one number for each branch.
+    """
+    name, settings = gate
+    if name == "mean":
+        return Mean(count)
+    if name == "gate":
+        return Gate(point.shape[2] if point.dim() == 3 else point.shape[1], count)
+    made = create(name, **settings)
+    shape = "×".join(map(str, point.shape[1:]))
+    try:
+        with torch.device("cpu"):
+            traced = trace(made, torch.zeros(tuple(point.shape), dtype=point.dtype))
+    except TraceError as problem:
+        raise BranchError("KD0517", why=f"does not run on features {shape}: {problem}") from problem
+    found = traced.taps["output"].node.meta["val"] if "output" in traced.taps else None
+    if not isinstance(found, Tensor) or tuple(found.shape) != (point.shape[0], count):
+        given = f"[{', '.join(['B', *map(str, found.shape[1:])])}]" if isinstance(found, Tensor) else "no tensor"
+        raise BranchError("KD0517", why=f"gives {given} of features {shape}, where [B, {count}] is wanted")
+    return made
+
+
+def branched(base: Sequence[Any], at: str, count: int, gate: Sequence[Any], shape: Sequence[int]) -> Branched:
+    """A new network with branches, from the names and settings of the plain network's factory and of the gate.
+
+    The first branch draws the plain network's own weights, each further one the next that it would draw, then the gate:
+    what a branch begins with does not depend on how many come after it.
+
+    Examples
+    --------
+    >>> net = branched(["digits_net", {"width": 2}], "layer2", 3, ["gate", {}], [1, 8, 8])
+    >>> [tuple(z.shape) for z in net.outputs(torch.zeros(5, 1, 8, 8))]
+    [(5, 10), (5, 10), (5, 10)]
+    """
+    if count < 1:
+        raise ValueError("a network has at least one branch")
+    nets = [create(base[0], **base[1]) for _ in range(count)]
+    return Branched(nets, at, (gate[0], gate[1]), shape)
+
+
+def branch_state(state: Mapping[str, Tensor], index: int) -> dict[str, Tensor]:
+    """The plain network's weights, as one branch has them.
+
+    Examples
+    --------
+    >>> net = branched(["digits_net", {"width": 2}], "fc", 2, ["mean", {}], [1, 8, 8])
+    >>> plain = create("digits_net", width=2)
+    >>> plain.load_state_dict(branch_state(net.state_dict(), 1))
+    <All keys matched successfully>
+    """
+    names = [n for n in state if n.partition(".")[0] not in (BRANCH, GATE)]
+    return {n: state.get(f"{BRANCH}.{index}.{n}", state[n]) for n in names}

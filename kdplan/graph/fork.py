@@ -1,0 +1,181 @@
+"""Where a network forks: its graph cut in two at one value that all that comes after depends on."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+from torch import Tensor, fx
+from torch.utils._pytree import tree_leaves
+
+from kdplan.diagnostics.report import listing, nearest
+from kdplan.graph.fake import storages
+from kdplan.graph.taps import Call, Tap
+from kdplan.graph.trace import ROOT, Traced
+
+
+class BranchError(ValueError):
+    """A network cannot be branched so. `code` and `values` are those of the error that a plan is told."""
+
+    def __init__(self, code: str, **values: str) -> None:
+        super().__init__("; ".join(f"{k}: {v}" for k, v in values.items() if v))
+        self.code = code
+        self.values = values
+
+
+@dataclass
+class Cut:
+    """A traced network cut in two at one value.
+
+    Attributes
+    ----------
+    shared, rest
+        The nodes before the cut and those that depend on it, in order; what is only for the latter is among them.
+    point
+        The value at the cut.
+    logits
+        The node of `rest` that gives the network's logits, and the way into its structure.
+    kept
+        Nodes of `shared` that are read after it ends.
+    copied
+        Whether `rest` writes into the value at the cut.
+    calls
+        Calls of modules that were traced through, by the node after which they are done.
+    """
+
+    traced: Traced
+    shared: list[fx.Node]
+    rest: list[fx.Node]
+    point: fx.Node
+    logits: Tap
+    kept: list[fx.Node] = field(default_factory=list)
+    copied: bool = False
+    calls: dict[fx.Node, list[Call]] = field(default_factory=dict)
+
+
+def cut_at(traced: Traced, at: str) -> Cut:
+    """Cut a traced network where its module `at` begins, or at the value that goes by that name (`inputs`: its input).
+
+    Raises
+    ------
+    BranchError
+        KD0501 if there is no such place, KD0516 if the network does not fall into two parts there.
+    """
+    graph, taps = traced.graph, traced.taps
+    if "logits" not in taps:
+        raise _unfit(at, "what the network gives is no tensor")
+    point = _point(traced, at)
+    fed = _fed(graph)
+    after = _after(graph, point)
+    end = taps["logits"].node
+    if end not in after:
+        raise _unfit(at, "what the network gives does not depend on it")
+    wanted = {end, *_behind(end)}  # what else a network gives in training (of heads on the way, say) is not
+    for node in graph.nodes:
+        for other in node.all_input_nodes if node in after & wanted else ():
+            if other in fed and other not in after and other is not point:
+                raise _unfit(at, f"`{_name_of(traced, other)}` reaches `{_name_of(traced, node)}` past it")
+    rest = after | _only_for(graph, after, fed)
+    order = [n for n in graph.nodes if n.op != "output"]
+    found = Cut(traced, [n for n in order if n not in rest], [n for n in order if n in rest], point, taps["logits"])
+    both = _weights(found, found.shared).keys() & _weights(found, found.rest).keys()
+    if both:
+        raise _unfit(at, f"`{sorted(both)[0]}` is used before it too")
+    spot = storages(point)
+    found.copied = any(spot & storages(m) for n in found.rest for m in n.meta.get("mutates", ()))
+    position = {n: i for i, n in enumerate(order)}
+    for call in traced.calls:
+        made = [n for n in tree_leaves(call.output) if isinstance(n, fx.Node)]
+        if not call.leaf and call.path and made:
+            found.calls.setdefault(max(made, key=position.__getitem__), []).append(call)
+    read = {m for n in found.rest for m in n.all_input_nodes}
+    read |= {m for n in found.rest for c in found.calls.get(n, ()) for m in _nodes(c)}
+    found.kept = [n for n in found.shared if n in read or n is point]
+    return found
+
+
+def _unfit(at: str, why: str) -> BranchError:
+    return BranchError("KD0516", point=at, why=why)
+
+
+def _point(traced: Traced, at: str) -> fx.Node:
+    """The value where the part from `at` on begins."""
+    if at == "inputs":
+        return traced.first
+    call = next((c for c in traced.calls if c.path == at), None)
+    if call is None:
+        tap = traced.taps.get(at)
+        if tap is None or tap.index or tap.inner is not None:
+            top = [t for t in traced.taps if "." not in t and "#" not in t and t not in ("output", "logits")]
+            near = nearest(at, [t for t in traced.taps if t.count(".") == at.count(".")])
+            help = f"did you mean `{near}`?" if near else f"it has {listing([*top, 'inputs'], 20)}"
+            raise BranchError("KD0501", tap=at, help=help)
+        return tap.node
+    given = {n for n in tree_leaves(call.inputs) if isinstance(n, fx.Node) and isinstance(n.meta.get("val"), Tensor)}
+    if len(given) != 1:
+        raise _unfit(at, f"{len(given)} values go into it")
+    return given.pop()
+
+
+def _fed(graph: fx.Graph) -> set[fx.Node]:
+    """The nodes whose numbers, not only their shapes, come from the network's input."""
+    found: set[fx.Node] = set()
+    for node in graph.nodes:
+        holds = any(isinstance(v, Tensor) for v in tree_leaves(node.meta.get("val")))
+        if holds and (node.op == "placeholder" or any(n in found for n in node.all_input_nodes)):
+            found.add(node)
+    return found
+
+
+def _after(graph: fx.Graph, point: fx.Node) -> set[fx.Node]:
+    found: set[fx.Node] = set()
+    for node in graph.nodes:
+        if any(n is point or n in found for n in node.all_input_nodes):
+            found.add(node)
+    return found
+
+
+def _only_for(graph: fx.Graph, after: set[fx.Node], fed: set[fx.Node]) -> set[fx.Node]:
+    """Nodes that depend on no input and are read behind the cut alone: weights, and what is made of them."""
+    found: set[fx.Node] = set()
+    for node in reversed(graph.nodes):
+        users = set(node.users)
+        free = node not in fed and node.op != "placeholder" and not any(n.op == "placeholder" for n in _behind(node))
+        if node.op != "output" and node not in after and free and users and users <= after | found:
+            found.add(node)
+    return found
+
+
+def _behind(node: fx.Node) -> set[fx.Node]:
+    seen: set[fx.Node] = set()
+    todo = [node]
+    while todo:
+        for n in todo.pop().all_input_nodes:
+            if n not in seen:
+                seen.add(n)
+                todo.append(n)
+    return seen
+
+
+def _nodes(call: Call) -> list[fx.Node]:
+    return [n for n in tree_leaves((call.inputs, call.output)) if isinstance(n, fx.Node)]
+
+
+def _weights(cut: Cut, nodes: Iterable[fx.Node]) -> dict[str, str]:
+    """Names of the parameters and buffers that nodes use -> the node's target in the network."""
+    found = {}
+    for node in nodes:
+        target = str(node.target).removeprefix(f"{ROOT}.")
+        if node.op == "get_attr" and str(node.target).startswith(f"{ROOT}."):
+            found[target] = target
+        elif node.op == "call_module":
+            module = cut.traced.root.get_submodule(str(node.target))
+            held = [*module.named_parameters(), *module.named_buffers()]
+            found |= {f"{target}.{n}": target for n, _ in held}
+    return found
+
+
+def _name_of(traced: Traced, node: fx.Node) -> str:
+    """What a reader calls a node: its tap, or the module that it is in."""
+    names = [name for name, tap in traced.taps.items() if tap.node is node and "#" not in name and tap.inner is None]
+    return min(names, key=len, default="") or str(node.meta.get("path") or node.name)
