@@ -6,16 +6,18 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
 from torch import nn
 
-from kdplan.diagnostics.report import Reporter, error, listing
+from kdplan.diagnostics.report import PlanError, Reporter, error, listing
 from kdplan.graph.assemble import Joined, join, no_part
 from kdplan.graph.assembled import Networks
 from kdplan.graph.cost import cost as graph_cost
 from kdplan.graph.cost import flops_by_node
+from kdplan.graph.fork import BranchError
 from kdplan.ir import expr as ir
 from kdplan.ir.dag import Cost
 from kdplan.ir.plan import Loaded, Network, Phase, Plan, View
@@ -44,8 +46,19 @@ def fresh(network: Network) -> nn.Module:
     try:
         made = initialise(partial(create, item.name, **item.arguments), network.seed)
     except (ValueError, TypeError, FileNotFoundError) as problem:
-        raise error("KD0507", item.span or network.span, network=network.name, problem=str(problem)) from problem
+        raise _refused(network, problem) from problem
     return made.eval()
+
+
+def _refused(network: Network, problem: Exception) -> PlanError:
+    """KD0507 for a network that cannot be made, or what is said of its branches."""
+    cause = problem.__cause__
+    span = network.architecture.span or network.span
+    if isinstance(cause, BranchError):
+        span = network.spans.get("gate" if cause.code == "KD0517" else "from", span)
+        values: dict[str, Any] = {"network": network.name, **cause.values}
+        return error(cause.code, span, **values)
+    return error("KD0507", span, network=network.name, problem=str(problem))
 
 
 def blank(network: Network) -> nn.Module:
@@ -57,7 +70,7 @@ def blank(network: Network) -> nn.Module:
     except (NotImplementedError, RuntimeError):
         return fresh(network)  # its constructor computes with its weights, which needs real ones
     except (ValueError, TypeError, FileNotFoundError) as problem:
-        raise error("KD0507", item.span or network.span, network=network.name, problem=str(problem)) from problem
+        raise _refused(network, problem) from problem
     return made.eval()
 
 

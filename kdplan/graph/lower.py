@@ -19,6 +19,7 @@ from kdplan.graph.splice import Splices
 from kdplan.graph.taps import TapError
 from kdplan.graph.trace import TraceError
 from kdplan.ir import expr as ir
+from kdplan.ir.branches import split
 from kdplan.ir.functions import FUNCTIONS
 from kdplan.ir.operators import OPERATORS
 from kdplan.ir.plan import Phase, Plan
@@ -102,10 +103,12 @@ class Lowering:
         network = self._network(e.of)
         key = self.names[str(e.of.slot) if isinstance(e.of, ir.Moving) else str(e.of)]
         label = f"{key}.{e.path or e.submodule or 'output'}"
-        path, role = e.path or "output", "features"
+        branch, path = split(network, e.path)
+        path, role = path or "output", "features"
         if path in ("logits", "probabilities") or (path == "output" and not e.submodule):
             role = "logits"
-        node = self._apply(key, inputs, "logits" if path == "probabilities" else path, e)
+        inside = "logits" if path == "probabilities" else path
+        node = self._apply(key, inputs, f"{branch}.{inside}" if branch else inside, e)
         if path == "probabilities":
             node = self._call(built_in("softmax"), (node,), {}, e.span, "softmax")
             role = "probabilities"

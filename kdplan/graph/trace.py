@@ -404,8 +404,9 @@ def trace(
             paths.add(place)
             found.append(place.removeprefix(ROOT).removeprefix("."))
     taps = collect(tracer.calls, _aliases(module), tracer.calls[-1].output)
-    if hasattr(module, "more_taps"):  # a module may give its values further names
-        taps |= module.more_taps(tracer.calls, taps)
+    more: Any = getattr(module, "more_taps", None)  # a module may give its values further names
+    if more is not None:
+        taps |= more(tracer.calls, taps)
     return Traced(module, graph, taps, tracer.guards, tracer.constants, tuple(found), world, tracer.calls)
 
 

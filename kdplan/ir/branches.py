@@ -9,6 +9,8 @@ BRANCHED = "kdplan.graph.branched:branched"
 BRANCH = "branch"
 """Where the branches are: `branch.0` is the first, whose weights have the plain network's own names."""
 GATE = "gate"
+PARTS = ("base", "gate")
+"""Its arguments that are architectures themselves, each a name and settings."""
 GATED = "gated"
 
 

@@ -148,6 +148,44 @@ CONSTRUCT_KINDS = (
         "generation { loss = kl(previous.logits, self.logits) } }",
     ),
     Kind(
+        "branches",
+        "A network whose part from one place on is there several times, with one phase, `train`, in which its branches "
+        "teach one another. `NAME.branch[0]` is one of them (the plain network, with its weights), "
+        "`NAME.gated` their mean as the gate weighs them; within the body they are `branch` and `gated`.",
+        "branches NAME[SLOTS] of NETWORK from PLACE on DATA with RECIPE { count = … loss = … }",
+        "branches one of digits_net(width = 4) from layer2 on digits with quick { count = 2  "
+        "loss = sum(cross_entropy(b.logits, labels) for b in branch) + cross_entropy(gated.logits, labels) }",
+        clauses=("of", "from", "on", "with"),
+        required=("of", "from", "on", "with"),
+        settings=(
+            S(
+                "count",
+                "integer",
+                "how many branches there are, the network's own among them",
+                "3",
+                "count = 2",
+                above=0,
+            ),
+            S(
+                "gate",
+                "gate",
+                "what each branch counts in `gated`, of the features that the branches share: a row of the table of "
+                "gates, or a module of a Python file that gives [B, count]",
+                "gate",
+                "gate = gate()",
+            ),
+            replace(
+                LOSS,
+                example="loss = sum(cross_entropy(b.logits, labels) for b in branch) + "
+                "cross_entropy(gated.logits, labels)",
+            ),
+            SEED,
+            *RECIPE,
+        ),
+        inner=("def", "measure"),
+        slots=True,
+    ),
+    Kind(
         "ensemble",
         "One network out of several: what it gives is the mean of what they give. It has their weights and none of "
         "its own.",

@@ -342,6 +342,16 @@ PLAN_FUNCTIONS: dict[str, Spec] = {
              "One network that gives the mean of what several give: softmax of its logits is the mean of their "
              "softmax, or its logits are the mean of theirs. They may differ in architecture, not in their classes.",
              more=True, result="network", example="ensemble(big, small@alone)"),
+        Spec("branched",
+             (Param("network", "network"),
+              Param("from", "name", doc="where branches begin: a module, a tap, or `inputs`"),
+              Param("count", "integer", 3, "branches, the network's own among them", above=0),
+              Param("gate", "gate", "gate", "what each of them counts, of the features that they share"),
+              Param("shape", "integers", doc="channels, height and width of the images")),
+             "A network whose part from one place on is there several times. It gives its branches' logits, each times "
+             "what the gate gives for it, summed. The first branch has the plain network's own weights, the others "
+             "fresh ones.",
+             result="network", example="branched(digits_net(width = 4), from = layer2, count = 2, shape = [1, 8, 8])"),
         Spec("ema", (Param("network", "network"), Param("decay", "number", 0.999, low=0, high=1)),
              "A network that follows another one of the same phase as a moving average of its weights.",
              result="network", example="ema(small, decay = 0.99)"),

@@ -209,7 +209,7 @@ KINDS: dict[str, Kind] = {
 NETWORKS = frozenset({"teacher", "student", "network"})
 CONSTRUCTS = frozenset({"stages"})
 """Kinds that lower to phases (`kdplan.lower`), and are named after `@`."""
-MADE = frozenset({"generations", "ensemble"})
+MADE = frozenset({"generations", "ensemble", "branches"})
 """Kinds that lower to networks, and are named as networks are."""
 AFTER_AT = frozenset({"phase", "measure", "export"}) | CONSTRUCTS
 """Kinds whose names are looked up only after `@` and on the command line."""

@@ -109,6 +109,10 @@ class Copied:
     """Another network's weights, as some phase left them."""
 
     version: Version
+    branch: int | None = None
+    """Of a network with branches: those of one branch, by the plain network's names."""
+    grown: bool = False
+    """The network has more weights than that version, which are drawn from the seed."""
     kind: Literal["copied"] = "copied"
 
 
@@ -173,9 +177,13 @@ class Network:
     """How batch norm and dropout behave while the network is frozen."""
     code: str | None = None
     """Hash of the user's source file that makes it."""
+    codes: dict[str, str] = field(default_factory=dict)
+    """Of an architecture made of several: which of its arguments a user's source file makes, and that file's hash."""
     reset: list[str] = field(default_factory=list)
     """Paths of parts whose weights are drawn from `seed`, whatever `origin` says."""
     span: Place = place()
+    spans: Place = field(default_factory=dict, compare=False, repr=False, kw_only=True)
+    """Where some of the architecture's arguments stand."""
 
 
 # ---- phases

@@ -21,5 +21,8 @@ class Ask(Protocol):
     def is_network(self, node: ast.Expr) -> bool:
         """Whether an expression means a network, and not a model."""
 
+    def images(self, data: ast.Expr) -> list[int]:
+        """Channels, height and width of the images of the data that an expression means."""
+
     def cuts(self, network: ast.Expr) -> list[Cut]:
         """Where the network that an expression means can be cut, from its input on."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from kdplan.lower import Ask, ensemble, generations, tree
+from kdplan.lower import Ask, branches, ensemble, generations, tree
 from kdplan.syntax import ast
 
 
@@ -17,6 +17,8 @@ def network(node: ast.Declaration, labels: dict[str, Any], ask: Ask) -> ast.Decl
     """A declaration of the core for the member with these indices; a network is one already."""
     if node.kind == "ensemble":
         return ensemble.lower(node, ask)
+    if node.kind == "branches":
+        return branches.lower(node, ask)
     if node.kind == "generations":
         picks = [tree.literal(labels[s.name], s.span) for s in node.slots]
         return generations.lower(node, picks, labels[generations.INDEX], ask)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from kdplan.diagnostics.report import error, listing, nearest
 from kdplan.diagnostics.span import Span
 from kdplan.ir import expr as ir
+from kdplan.ir.branches import BRANCH, branches, split
 from kdplan.ir.kinds import CONSTRUCTS
 from kdplan.ir.plan import ClassSet
 from kdplan.passes.session import Context
@@ -65,7 +66,19 @@ def family_error(value: Family) -> Exception:
 
 
 def tap(net: NetValue, inputs: list[ir.Expr], submodule: str, path: str, span: Span, ctx: Context) -> ir.Expr:
+    network = net.instance.network
+    if branches(network) and not submodule:
+        check_indexed(net, path, span)
+        inside, rest = split(network, path)
+        path = ".".join(p for p in (inside, rest or "logits") if p)  # one name for one thing
     return ir.Tap(weights(net, ctx), inputs, "" if path == "output" else path, submodule, span=span)
+
+
+def check_indexed(net: NetValue, path: str, span: Span) -> None:
+    """KD0401 for `one.branch` without an index, which is several."""
+    words = path.split(".")
+    if branches(net.instance.network) and words[0] == BRANCH and not "".join(words[1:2]).isdecimal():
+        raise error("KD0401", span, name=f"{net.instance.declared.name}.{BRANCH}", slots=BRANCH)
 
 
 def weights(net: NetValue, ctx: Context) -> ir.Version | ir.Moving:

@@ -32,15 +32,18 @@ class Asked:
     def is_network(self, node: ast.Expr) -> bool:
         return isinstance(self.ctx.eval(node, "model"), NetValue)
 
+    def images(self, data: ast.Expr) -> list[int]:
+        found = self.ctx.eval(data, "any")
+        if not isinstance(found, DataValue):
+            raise error("KD0244", data.span, what="what stands after `on`", wants="data", found=describe(found))
+        if found.data.shape is None:
+            raise error("KD0514", data.span, name=found.data.name)
+        return found.data.shape
+
     def cuts(self, network: ast.Expr) -> list[Cut]:
         found = self.ctx.eval(network, "network")
         if not isinstance(found, NetValue) or found.path:
             raise error("KD0250", network.span, what=describe(found))
         on = self.node.clause("on")
         assert on is not None
-        data = self.ctx.eval(on.exprs[0], "any")
-        if not isinstance(data, DataValue):
-            raise error("KD0244", on.exprs[0].span, what="what stands after `on`", wants="data", found=describe(data))
-        if data.data.shape is None:
-            raise error("KD0514", on.exprs[0].span, name=data.data.name)
-        return self.ctx.session.cuts(found.instance.network, data.data.shape)
+        return self.ctx.session.cuts(found.instance.network, self.images(on.exprs[0]))

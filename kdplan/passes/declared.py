@@ -13,7 +13,7 @@ from kdplan.ir.plan import Follows
 from kdplan.ir.seed import fold
 from kdplan.ir.spec import Spec
 from kdplan.ir.versions import read_versions
-from kdplan.passes import axes, make_construct, make_data, make_network, make_phase, make_recipe
+from kdplan.passes import axes, make_branched, make_construct, make_data, make_network, make_phase, make_recipe
 from kdplan.passes.apply import MOVES
 from kdplan.passes.arithmetic import integer, plain, unknown_parameter
 from kdplan.passes.load import Declared, Module
@@ -226,13 +226,15 @@ def _no_such_phase(base: NetValue, node: ast.Version, ctx: Context) -> Exception
 
 
 def plan_function(spec: Spec, node: ast.Call, ctx: Context) -> Value:
-    """`fold`, `upto`, `merge`, `average`, `ensemble`, `ema`, `case`, `count`."""
+    """`fold`, `upto`, `merge`, `average`, `ensemble`, `branched`, `ema`, `case`, `count`."""
     if spec.name == "case":
         if node.args:
             raise error("KD0227", node.args[0].span, function="case")
         return Case({k.name: _case_value(k.value, ctx) for k in node.keywords}, node.span)
     if spec.name == "upto":
         return _upto(node, ctx)
+    if spec.name == "branched":
+        return make_branched.branched(spec, node, ctx, make_network.as_model, make_network.file_hash)
     values = spread(node.args, ctx, "network" if spec.params[0].type == "network" else "any")
     if not values:
         raise error("KD0237", node.span, function=spec.name, name=spec.params[0].name)

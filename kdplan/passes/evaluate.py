@@ -206,7 +206,7 @@ def call(function: Value, node: ast.Call, ctx: Context, want: str) -> Value:
             raise arithmetic.unknown_parameter(node.keywords[0], "a network", [])
         return Applied(function, inputs, (), node.span)
     if isinstance(function, UserFunction):
-        if want in ("model", "source"):
+        if want in ("model", "source", "gate"):
             return Choice(
                 Item(f"{function.code.path}:{function.name}", choice_arguments(None, node, ctx), span=node.span),
                 node.span,

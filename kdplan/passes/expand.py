@@ -9,6 +9,7 @@ from typing import Any
 
 from kdplan.diagnostics.span import Source
 from kdplan.ir import expr as ir
+from kdplan.ir.branches import BRANCH, PARTS, branches
 from kdplan.ir.functions import RESERVED
 from kdplan.ir.plan import (
     OF_SEVERAL,
@@ -209,7 +210,10 @@ class _Expansion:
     def _made(self, network: Network) -> str:
         origin = network.origin
         if isinstance(origin, Copied):
-            return expression(self.speller.version(origin.version))
+            start = self.speller.version(origin.version)
+            if origin.grown:
+                return expression(self.speller.made(network.architecture, base=start))
+            return expression(start if origin.branch is None else dotted(start, f"{BRANCH}.{origin.branch}"))
         if isinstance(origin, OF_SEVERAL):
             function = {"merged": "merge", "averaged": "average", "ensembled": "ensemble"}[origin.kind]
             keywords: dict[str, ast.Expr] = {"mean": name(origin.mean)} if isinstance(origin, Ensembled) else {}
@@ -344,7 +348,11 @@ def _items(plan: Plan) -> Iterator[tuple[tuple[str, str], Item]]:
         for item in [*data.augment, *(i for i in (data.split, data.protocol) if i)]:
             yield ("", ""), item
     for network in plan.networks.values():
-        if not _starts_from(network):
+        grown = isinstance(network.origin, Copied) and network.origin.grown
+        if branches(network) and (grown or not _starts_from(network)):
+            found = network.architecture.arguments
+            yield from ((("", ""), Item(*found[p])) for p in PARTS if not (p == "base" and grown))
+        elif not _starts_from(network):
             yield ("network", network.name), network.architecture
     for phase in plan.phases.values():
         for recipe in phase.recipes:

@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Iterator
 from typing import Any
 
 import networkx as nx
 
 from kdplan.ir import expr as ir
+from kdplan.ir.branches import BRANCHED, PARTS, split
 from kdplan.ir.dag import Component, PhaseKey
 from kdplan.ir.functions import FUNCTIONS
 from kdplan.ir.plan import (
@@ -148,6 +150,10 @@ class _Hasher:
             content["loaded"] = origin.fingerprint
         elif isinstance(origin, Copied):
             content["copied"] = self.version(origin.version)
+            if origin.branch is not None:
+                content["branch"] = origin.branch
+            if origin.grown:
+                content["seed"] = n.seed
         elif isinstance(origin, OF_SEVERAL):
             content[origin.kind] = [self.version(v) for v in origin.versions]
             if isinstance(origin, Ensembled):  # its members' architectures are in their weights' keys
@@ -237,7 +243,7 @@ class _Hasher:
         """The classes of a tap's columns, where they are not all classes in the data set's order: columns of other
         classes are other content, and columns in another order are permuted."""
         classes = self.plan.networks[network].classes
-        if classes is None or e.path not in ("", "logits", "probabilities"):
+        if classes is None or split(self.plan.networks[network], e.path)[1] not in ("", "logits", "probabilities"):
             return ""
         everything = list(range(len(self.plan.data[classes.data].classes)))
         return "" if classes.ids == everything else f" over classes {classes.ids}"
@@ -256,6 +262,8 @@ def architecture(n: Network) -> list[Any]:
     if n.code is not None:
         name = f"{n.code}:{name.rpartition(':')[2]}"
     arguments = {k: v for k, v in n.architecture.arguments.items() if v is not None}
+    if n.architecture.name == BRANCHED:  # whose parts may be a user's own, which count by `code` too
+        arguments |= {k: [re.sub(r".*[/\\](?=[^/\\]*\.py:)", "", arguments[k][0]), arguments[k][1]] for k in PARTS}
     return [name, arguments]
 
 

@@ -9,8 +9,9 @@ from typing import Any, Literal, cast
 from kdplan.diagnostics.report import Gather, PlanError, error
 from kdplan.diagnostics.span import Span
 from kdplan.ir import expr as ir
+from kdplan.ir.branches import BRANCHED
 from kdplan.ir.functions import PLAN_FUNCTIONS
-from kdplan.ir.kinds import KINDS, NETWORKS
+from kdplan.ir.kinds import KINDS, MADE, NETWORKS
 from kdplan.ir.plan import (
     ENSEMBLE,
     Averaged,
@@ -30,7 +31,9 @@ from kdplan.passes import axes, make_phase, settings
 from kdplan.passes.apply import family_error, weights
 from kdplan.passes.arithmetic import check_required, chosen, unknown_parameter
 from kdplan.passes.asked import Asked
+from kdplan.passes.derived import named, part
 from kdplan.passes.load import Declared
+from kdplan.passes.make_branched import code_of
 from kdplan.passes.make_data import unique_name
 from kdplan.passes.session import Context, NeedAxis, remember
 from kdplan.passes.values import (
@@ -52,13 +55,13 @@ def model_value(thing: Declared, span: Span, ctx: Context) -> ModelValue:
         clause = thing.node.clause("=")
         assert clause is not None
         found = inner.child(exclude=thing.name).eval(clause.exprs[0], "model")
-        return _as_model(found, clause.exprs[0], inner)
+        return as_model(found, clause.exprs[0], inner)
 
     made = remember(ctx.in_module(thing.module), (thing, thing.name), "model", span, make)
     return ModelValue(made.item, made.classes, made.code, span)
 
 
-def _as_model(found: Value, node: ast.Expr, ctx: Context) -> ModelValue:
+def as_model(found: Value, node: ast.Expr, ctx: Context) -> ModelValue:
     if isinstance(found, ModelValue):
         return found
     if isinstance(found, Choice):
@@ -135,14 +138,16 @@ def _make(written: Declared, bound: dict[str, tuple[Any, Value]], ctx: Context) 
     hidden = None if written.kind == "generations" else thing.name  # a line's member may start from another one
     found = local.child(exclude=hidden).eval(clause.exprs[0], "model")
     network = _derived(found, local) if isinstance(found, NetValue) else None
+    model: ModelValue | None = None
     if network is None:
-        model = _as_model(found, clause.exprs[0], local)
-        network = Network("", model.item, classes=model.classes)
-        code = model.code.path if model.code else model.item.name.partition(":")[0] if ":" in model.item.name else None
-        network.code = file_hash(Path(code)) if code else None
+        model = as_model(found, clause.exprs[0], local)
+        network = Network("", model.item, classes=model.classes, codes=model.codes, spans=model.spans)
+        network.code = _code(model)
     network.role = thing.kind  # type: ignore[assignment]
     network.span = node.head_span
     _settings(network, thing, local)
+    if model is not None and model.seed is not None and not _says_seed(node):
+        network.seed = model.seed
     coords = {**shown, **axes.coordinates(ctx)}
     network.name = unique_name(written, thing.name, ctx) + axes.suffix({}, coords)
     built = NetInstance(thing, network, coords)
@@ -246,12 +251,26 @@ def file_hash(path: Path) -> str:
 
 def _derived(found: NetValue, ctx: Context) -> Network:
     """`student b = small@kd`, or what `merge`, `average`, `ema` gave."""
+    found = part(found, ctx)
     base = found.instance.network
-    if found.instance.declared.kind not in NETWORKS:
-        return Network("", base.architecture, classes=base.classes, origin=base.origin, code=base.code)
-    version = weights(found, ctx)
-    assert isinstance(version, ir.Version)
-    return Network("", base.architecture, classes=base.classes, origin=Copied(version), code=base.code)
+    copied = found.instance.declared.kind in NETWORKS | MADE
+    version = weights(found, ctx) if copied else None
+    origin = Copied(version) if isinstance(version, ir.Version) else base.origin
+    return Network(
+        "", base.architecture, classes=base.classes, origin=origin, code=base.code, codes=base.codes, spans=base.spans
+    )
+
+
+def _code(model: ModelValue) -> str | None:
+    """The hash of a user's code that makes a network."""
+    if model.item.name == BRANCHED:
+        return code_of(model.codes)
+    code = model.code.path if model.code else model.item.name.partition(":")[0] if ":" in model.item.name else None
+    return file_hash(Path(code)) if code else None
+
+
+def _says_seed(node: ast.Declaration) -> bool:
+    return any(isinstance(i, ast.Setting) and i.name == "seed" for i in node.items or [])
 
 
 def from_networks(function: str, values: list[Value], node: ast.Call, ctx: Context) -> NetValue:
@@ -266,6 +285,8 @@ def from_networks(function: str, values: list[Value], node: ast.Call, ctx: Conte
     for v in values:
         if isinstance(v, Family):
             raise family_error(v)
+        if isinstance(v, NetValue):
+            v = part(v, ctx)
         if not isinstance(v, NetValue) or v.path:
             raise error("KD0250", node.span, what=describe(v))
         nets.append(v)
@@ -295,17 +316,10 @@ def from_networks(function: str, values: list[Value], node: ast.Call, ctx: Conte
         origin = Merged(versions) if function == "merge" else Averaged(versions)
         name = f"{function}({', '.join(map(str, versions))})"
     network = Network(name, first.architecture, first.role, first.classes, first.seed, origin, code=first.code)
-    made = _named(network, nets, node, ctx)
+    made = named(network, nets[0].instance.declared.module, node.span, ctx)
     if function == "merge" and len({id(n.instance) for n in nets}) == 1:
         made.instance.stands_for = nets[0].instance
     return made
-
-
-def _named(network: Network, nets: list[NetValue], node: ast.Call, ctx: Context) -> NetValue:
-    ctx.session.plan.networks.setdefault(network.name, network)
-    carrier = Declared(node_as_declaration(node, network.name), nets[0].instance.declared.module)
-    made = NetInstance(carrier, network, {}, as_declared=ir.Version(network.name, None), fresh=False)
-    return NetValue(_same(made, ctx), ir.Version(network.name, None), (), node.span)
 
 
 def _ensemble(nets: list[NetValue], node: ast.Call, ctx: Context) -> NetValue:
@@ -340,7 +354,7 @@ def _ensemble(nets: list[NetValue], node: ast.Call, ctx: Context) -> NetValue:
     network = Network(name, item, classes=sets[0], origin=Ensembled(versions, mean), span=node.span)
     if any(codes):
         network.code = hashlib.sha256(repr(codes).encode()).hexdigest()
-    return _named(network, nets, node, ctx)
+    return named(network, nets[0].instance.declared.module, node.span, ctx)
 
 
 def _class_sets(nets: list[NetValue], ctx: Context) -> list[ClassSet | None]:
@@ -383,12 +397,3 @@ def _over(network: Network, ctx: Context) -> str:
     of = f" of `{network.classes.data}`" if network.classes is not None else ""
     label = f" (`{network.classes.label}`)" if network.classes is not None and network.classes.label else ""
     return f"{_outputs(network, ctx)} classes{of}{label}"
-
-
-def _same(made: NetInstance, ctx: Context) -> NetInstance:
-    """One instance for equal calls, so that both are one network."""
-    return ctx.session.derived.setdefault(made.name, made)
-
-
-def node_as_declaration(node: ast.Call, name: str) -> ast.Declaration:
-    return ast.Declaration(node.span, "derived", node.span, name, node.span, None, None, [], [], None, None, node.span)

@@ -7,10 +7,12 @@ from typing import Any, TypeVar
 
 from kdplan.diagnostics.report import Gather, error, listing
 from kdplan.ir import expr as ir
+from kdplan.ir.branches import BRANCH
 from kdplan.ir.plan import Export, Item, Measure, Plot, Row, Target, View
 from kdplan.passes import axes
 from kdplan.passes.apply import family_error, weights
 from kdplan.passes.arithmetic import too_many, unknown_parameter
+from kdplan.passes.derived import part
 from kdplan.passes.load import Declared
 from kdplan.passes.make_data import view_of
 from kdplan.passes.metric_checks import check_transfer
@@ -98,7 +100,8 @@ def _label(net: NetValue) -> str:
     told = version is not None and version.snapshot.partition("=")[0] in net.coordinates
     if version is not None and version.snapshot != "last" and not told:
         text += f"[{version.snapshot}]"
-    return ".".join([text, *net.path])
+    indexed = len(net.path) > 1 and net.path[0] == BRANCH and BRANCH in net.coordinates
+    return ".".join([text, *(net.path[:1] + net.path[2:] if indexed else net.path)])
 
 
 def _target(v: Value, e: ast.Expr, ctx: Context) -> Target:
@@ -106,6 +109,7 @@ def _target(v: Value, e: ast.Expr, ctx: Context) -> Target:
         raise family_error(v)
     if not isinstance(v, NetValue):
         raise error("KD0250", e.span, what=describe(v))
+    v = part(v, ctx)
     version = weights(v, ctx)
     assert isinstance(version, ir.Version)
     return Target([version], ".".join(v.path), span=e.span)

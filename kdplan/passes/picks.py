@@ -11,6 +11,7 @@ from kdplan.diagnostics.span import Span
 from kdplan.ir import expr as ir
 from kdplan.ir.versions import slot_in
 from kdplan.passes import axes, declared
+from kdplan.passes.derived import is_branches, pick_branch
 from kdplan.passes.legal import kept, snapshot_help
 from kdplan.passes.load import Declared, Module
 from kdplan.passes.session import Context, pinned
@@ -132,7 +133,7 @@ def _positions(node: ast.Pick, rest: list[ast.Expr], ctx: Context, want: str) ->
 
 def _choose(base: Value, rest: list[ast.Expr], node: ast.Pick, ctx: Context) -> Value:
     if isinstance(base, Several):
-        if rest and (_is_snapshot(rest[0]) or all(isinstance(b, Family) for b in base.items)):
+        if rest and (_is_snapshot(rest[0]) or all(isinstance(b, Family) or is_branches(b) for b in base.items)):
             found = [_choose(b, rest, node, ctx) for b in base.items]
             return Several([v for f in found for v in (f.items if isinstance(f, Several) else [f])], node.span)
         return _item(base.items, rest, node, ctx)
@@ -178,6 +179,8 @@ def _of_network(base: NetValue, p: ast.Expr, node: ast.Pick, ctx: Context) -> Va
         numbers = [_whole(v, p) for v in (value.items if isinstance(value, ListValue | Several) else [value])]
         found = [_at(base, version, p, n, node) for n in numbers]
         return Several([*found], node.span) if isinstance(value, ListValue | Several) else found[0]
+    if is_branches(base):
+        return pick_branch(base, p, node, ctx)
     key = ctx.eval(p, "any")
     if isinstance(key, ir.Const) and base.path:
         return replace(base, path=(*base.path, str(key.value)), span=node.span)

@@ -183,6 +183,7 @@ _RULES: dict[str, Callable[[SettingSpec, ast.Expr, Context], Any]] = {
     "schedule": _item,
     "split": _item,
     "protocol": _item,
+    "gate": _item,
     "transforms": _transforms,
     "normalize": _normalize,
     "signal": _signal,

@@ -11,6 +11,7 @@ from typing import Any
 
 from kdplan.diagnostics.span import Source, Span
 from kdplan.ir import expr as ir
+from kdplan.ir.branches import BRANCHED, PARTS
 from kdplan.ir.functions import FUNCTIONS
 from kdplan.ir.plan import ClassSet, Follows, Item, Phase, Plan, View
 from kdplan.syntax import ast
@@ -111,11 +112,28 @@ class Speller:
 
     def item(self, item: Item, **replaced: ast.Expr) -> str:
         """`sgd(lr = 0.1)`; `replaced` are arguments that are spelled otherwise than by their value."""
+        return expression(self.made(item, **replaced))
+
+    def made(self, item: Item, **replaced: ast.Expr) -> ast.Expr:
+        """An item's expression; of a network with branches, `base` may be replaced too."""
+        if item.name == BRANCHED:
+            return self._branched(item, **replaced)
         arguments = {k: replaced.get(k) or plain(v) for k, v in item.arguments.items()}
         file, colon, function = item.name.rpartition(":")
         if colon:
-            return expression(call(attr(name(self.names.files[file]), function), [], arguments))
-        return expression(call(name(item.name), [], arguments) if arguments else name(item.name))
+            return call(attr(name(self.names.files[file]), function), [], arguments)
+        return call(name(item.name), [], arguments) if arguments else name(item.name)
+
+    def _branched(self, item: Item, base: ast.Expr | None = None, **replaced: ast.Expr) -> ast.Expr:
+        plain_one, gate = (Item(*item.arguments[p]) for p in PARTS)
+        first, _, rest = item.arguments["at"].partition(".")
+        keywords = {
+            "from": dotted(name(first), rest),
+            "count": plain(item.arguments["count"]),
+            "gate": self.made(gate),
+            "shape": plain(item.arguments["shape"]),
+        }
+        return call(name("branched"), [base or self.made(plain_one, **replaced)], keywords)
 
     def classes(self, classes: ClassSet) -> ast.Expr:
         """`digits.classes` where it is all of them in their order, else a part of the verticals that hold them."""

@@ -50,6 +50,16 @@ PARTITIONS = {
 }  # fmt: skip
 
 
+GATES = {
+    spec.name: spec
+    for spec in (
+        Spec("gate", (), "Learnt from the features that the branches share: softmax(relu(bn(fc(mean over places)))).",
+             source="ONE (Lan, Zhu, Gong, NeurIPS 2018)"),
+        Spec("mean", (), "The same weight for every branch."),
+    )
+}  # fmt: skip
+
+
 def _from_settings(name: str, doc: str, settings: Mapping[str, Setting], more: bool = False) -> Spec:
     return Spec(name, tuple(_from_setting(s) for s in settings.values()), doc, more=more)
 
@@ -128,6 +138,7 @@ def _choices() -> dict[str, dict[str, Spec]]:
         "precision": {c: Spec(c) for c in ("fp32", "bf16", "fp16")},
         "mode": {c: Spec(c) for c in ("train", "eval")},
         "partition": PARTITIONS,
+        "gate": GATES,
     }
 
 

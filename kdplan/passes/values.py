@@ -145,6 +145,11 @@ class ModelValue:
     classes: ClassSet | None
     code: UserCode | None
     span: Span
+    seed: int | None = None
+    """Of the network that it was taken from."""
+    codes: dict[str, str] = field(default_factory=dict)
+    spans: dict[str, Span] = field(default_factory=dict)
+    """See `Network`."""
 
 
 @dataclass

@@ -24,8 +24,9 @@ from kdplan.graph.deploy import (
     verify_equal,
 )
 from kdplan.graph.taps import TapError
+from kdplan.ir.branches import BRANCH, BRANCHED, PARTS
 from kdplan.ir.expr import Version
-from kdplan.ir.plan import ENSEMBLE, Export, Plan, View
+from kdplan.ir.plan import ENSEMBLE, Copied, Export, Plan, View
 from kdplan.ir.versions import parts
 from kdplan.nn.models import create
 from kdplan.runtime.networks import materialise
@@ -74,6 +75,7 @@ def export_network(
     if about["input_shape"] is None:
         raise error("KD0841", export.span, export=export.name, reason="the shape of its inputs is not known")
     example = torch.zeros(2, *about["input_shape"])
+    _check_branch(sources, version, net, example, export)
     plain = cut(net, target.path, example, export)
     about |= {"name": export.name, "tap": target.path, "parameters": parameter_count(plain)}
     folder.mkdir(parents=True, exist_ok=True)
@@ -93,6 +95,18 @@ def export_network(
     flush_folder(folder)
     found: dict[str, Any] = json.loads((folder / "model.json").read_text(encoding="utf-8"))
     return found
+
+
+def _check_branch(sources: Sources, version: Version, net: nn.Module, example: torch.Tensor, export: Export) -> None:
+    """KD0842 where the plain network with a branch's weights does not do, bit for bit, what that branch does."""
+    origin = sources.plan.networks[version.network].origin
+    if version.phase is not None or not isinstance(origin, Copied) or origin.branch is None:
+        return
+    whole = materialise(sources, origin.version)
+    try:
+        verify_equal(net, deploy(whole, f"{BRANCH}.{origin.branch}", example), example)
+    except DeployError as problem:
+        raise error("KD0842", export.span, export=export.name, difference=str(problem)) from problem
 
 
 def load(folder: Path | str) -> nn.Module:
@@ -200,9 +214,14 @@ def _at(architecture: dict[str, Any], folder: Path) -> dict[str, Any]:
 
 
 def _renamed(architecture: dict[str, Any], name: Callable[[str], str]) -> dict[str, Any]:
-    """With other names of its factories, and of those of an ensemble's members."""
+    """With other names of its factories, and of those of an ensemble's members or a branched network's parts."""
     factory, arguments = architecture["factory"], dict(architecture["arguments"])
     if factory == ENSEMBLE:
         inner = [_renamed({"factory": f, "arguments": a}, name) for f, a in arguments["members"]]
         arguments["members"] = [[m["factory"], m["arguments"]] for m in inner]
+    if factory == BRANCHED:
+        for part in PARTS:
+            f, a = arguments[part]
+            inner_one = _renamed({"factory": f, "arguments": a}, name)
+            arguments[part] = [inner_one["factory"], inner_one["arguments"]]
     return {"factory": name(factory), "arguments": arguments}

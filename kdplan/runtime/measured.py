@@ -245,8 +245,8 @@ def _version(sources: Sources, version: Version) -> list[Any]:
     match network.origin:
         case Loaded(_, fingerprint):
             return [*content, fingerprint]
-        case Copied(origin):
-            return [*content, _version(sources, origin)]
+        case Copied(origin, branch):
+            return [*content, _version(sources, origin), *([] if branch is None else [branch])]
         case Merged(versions) | Averaged(versions) | Ensembled(versions):
             return [*content, *(_version(sources, v) for v in versions)]
         case Fresh():

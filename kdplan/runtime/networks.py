@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from kdplan.diagnostics.report import error
 from kdplan.graph.assembled import Networks
+from kdplan.graph.branched import branch_state
 from kdplan.graph.inspect import fresh
 from kdplan.ir.expr import Version
 from kdplan.ir.plan import Averaged, Copied, Ensembled, Follows, Fresh, Loaded, Merged, Network, Phase
@@ -65,8 +66,13 @@ def _start(sources: Sources, network: Network) -> nn.Module:
             return fresh(network)
         case Loaded(path, fingerprint):
             return _filled(network, _from_file(network, Path(path), fingerprint), path, reset=True)
-        case Copied(version):
-            return _filled(network, materialise(sources, version).state_dict(), f"{version}", reset=True)
+        case Copied(version, branch, grown):
+            state = materialise(sources, version).state_dict()
+            if branch is not None:
+                state = branch_state(state, branch)
+            if grown:
+                state = {**fresh(network).state_dict(), **state}
+            return _filled(network, state, f"{version}", reset=True)
         case Follows(name):
             return _filled(network, _start(sources, sources.plan.networks[name]).state_dict(), name, reset=True)
         case Merged(versions):

@@ -85,6 +85,7 @@ _PLAN_FUNCTIONS = {
     "average": "phase again of small on digits with quick {{ loss = cross_entropy(small.logits, labels)  seed = 1 }}\n"
     "network both = {}",
     "ensemble": "network both = {}",
+    "branched": "network both = {}",
     "ema": "phase follow of small on digits with quick {{ loss = cross_entropy(small.logits, labels)"
     " + kl({}.logits, small.logits) }}",
     "case": "param pair = {}",
@@ -120,8 +121,13 @@ _IN_CONSTRUCTS = {
     "generation": "generations line of digits_net(width = 4) from big on digits with quick {{ {count} "
     "generation {{ {example} }} }}",
     "ensemble": "ensemble pair of big, small@alone {{ {example} }}",
+    "branches": "branches one of digits_net(width = 4) from layer2 on digits with quick {{ {loss} {example} }}",
 }
 """Where an example of a setting stands in a construct."""
+
+_TABLES = ("optimizer", "schedule", "model", "metric", "source", "transform", "split", "protocol", "partition", "gate")
+
+_BRANCH_LOSS = "loss = sum(cross_entropy(b.logits, labels) for b in branch) + cross_entropy(gated.logits, labels)"
 
 SIGNAL_EXAMPLES = {
     "inputs": "mean(small(inputs).logits)",
@@ -175,7 +181,18 @@ def examples() -> list[Example]:
     ]
     boxes = SIGNAL_EXAMPLES["targets"]
     found.append(Example("signal targets", boxes, _detection(loss=boxes)))
-    for table in ("optimizer", "schedule", "model", "metric", "source", "transform", "split", "protocol", "partition"):
+    for table in (
+        "optimizer",
+        "schedule",
+        "model",
+        "metric",
+        "source",
+        "transform",
+        "split",
+        "protocol",
+        "partition",
+        "gate",
+    ):
         found += [_choice(table, spec) for spec in choices()[table].values()]
     return found
 
@@ -235,6 +252,8 @@ def _setting_plan(kind: Kind, name: str, example: str) -> str:
     if kind.name in _IN_CONSTRUCTS:
         auto = "" if "stages = auto" in example else "stages = auto"
         term = "" if name == "loss" else "loss = cross_entropy(small.logits, labels)"
+        if kind.name == "branches" and term:
+            term = _BRANCH_LOSS
         count = "" if name == "count" else "count = 1"
         text = _IN_CONSTRUCTS[kind.name].format(example=example, auto=auto, loss=term, count=count)
         return f"{frame(*([] if kind.name == 'ensemble' else ['alone']))}\n{text}\n"
@@ -266,6 +285,9 @@ def _choice(table: str, spec: Spec) -> Example:
         plan = f"{frame('digits')}\ndata digits = digits {{ augment = [{shown}] }}\n"
         if spec.name == "to_rgb":
             plan = plan.replace("digits_net(", "digits_net(channels = 3, ")
+    elif table == "gate":
+        example = _IN_CONSTRUCTS["branches"].format(loss=_BRANCH_LOSS, example=f"gate = {shown}")
+        plan = f"{frame()}\n{example}\n"
     elif table == "split":
         plan = f'data shown = arrays("unsplit.npz") {{ split = {shown} }}\n'
     elif table == "protocol":

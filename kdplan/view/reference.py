@@ -38,6 +38,7 @@ TYPES = {
     "normalize": ("two lists of numbers, one number a channel", "[[0.5], [0.25]]"),
     "split": ("a row of the table of splits", "per_class(train = 60)"),
     "protocol": ("a row of the table of splits", "templates(size = 3)"),
+    "gate": ("a row of the table of gates, or a module of a Python file", "gate()"),
 }
 """Type of a setting -> what it means, an example."""
 
@@ -276,6 +277,11 @@ def partitions() -> str:
     return rows(["name", "where", "what it does", "arguments", "example"], body)
 
 
+def gates() -> str:
+    body = [[code(s.name), s.doc, s.source, code(call(s))] for s in choices()["gate"].values()]
+    return rows(["name", "what it is", "from", "example"], body)
+
+
 def errors() -> str:
     """Codes and titles, a list a hundred."""
     parts = []
@@ -303,6 +309,7 @@ SECTIONS: dict[str, Callable[[], str]] = {
     "sources": sources,
     "transforms": transforms,
     "partitions": partitions,
+    "gates": gates,
     "errors": errors,
 }
 """Name of a marker -> what stands between it and its end."""

@@ -1,0 +1,245 @@
+"""Branches trained for real on digits: steps written by hand, resuming, exports, measures."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from kdplan.cli import main
+from kdplan.compile import Compiled, compile_source
+from kdplan.data.dataset import open_view
+from kdplan.data.loader import Loader
+from kdplan.data.of_plan import view_of_data
+from kdplan.diagnostics.span import Source
+from kdplan.graph.branched import Branched, branch_state
+from kdplan.graph.inspect import fresh
+from kdplan.ir.expr import Version
+from kdplan.nn.models import create
+from kdplan.runtime.export import load
+from kdplan.runtime.measured import run_measures
+from kdplan.runtime.networks import materialise
+from kdplan.runtime.options import RunOptions
+from kdplan.runtime.store import Store
+from kdplan.runtime.versions import Sources
+
+START = """
+data digits = digits { augment = [pad_crop(8, pad = 1)] }
+recipe quick { optimizer = sgd(lr = 0.05, momentum = 0.9)  epochs = 2  batch = 128 }
+"""
+ONE = """
+branches one of digits_net(width = 3) from layer2 on digits with quick {
+  count = 3
+  def imitate = sum(kl(gated.logits, b.logits, temperature = 3) for b in branch)
+  loss = sum(cross_entropy(b.logits, labels) for b in branch) + cross_entropy(gated.logits, labels) + 9 * imitate
+  measure on digits.test { top1 }
+}
+"""
+READ = """
+measure t of one.branch[*], one.gated on digits.test { error, parameters, flops }
+measure m of one.branch[*] on digits.test over seed, branch { error }
+export second = one.branch[1]
+export whole = one.gated
+"""
+
+
+def run(text: str, folder: Path, name: str = "plan.kd", store: str = "store") -> Path:
+    (folder / name).write_text(text)
+    assert main(["run", str(folder / name), "--store", str(folder / store)]) == 0
+    return folder / store
+
+
+def sources(text: str, store: Path, folder: Path = Path(".")) -> tuple[Compiled, Sources]:
+    made = compile_source(Source("plan.kd", text), folder)
+    return made, Sources(made.plan, Store(store), made.keys)
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Compiled, Sources]:
+    store = run(START + ONE + READ, tmp_path_factory.mktemp("one"))
+    return sources(START + ONE + READ, store)
+
+
+class ByHand(nn.Module):
+    """Three digits_nets that share all before `layer2`, and the gate, as one would write them."""
+
+    def __init__(self, start: Branched) -> None:
+        super().__init__()
+        nets: list[Any] = []
+        for i in range(3):
+            net = create("digits_net", width=3)
+            net.load_state_dict(branch_state(start.state_dict(), i))
+            nets.append(net)
+        self.stem, self.layer1 = nets[0].stem, nets[0].layer1
+        self.tails = nn.ModuleList([nn.Sequential(n.layer2, n.avgpool, n.flatten, n.fc) for n in nets])
+        self.fc, self.bn = nn.Linear(6, 3), nn.BatchNorm1d(3)
+        gate = {n.removeprefix("gate."): v for n, v in start.state_dict().items() if n.startswith("gate.")}
+        self.load_state_dict(gate, strict=False)
+
+    def forward(self, x: torch.Tensor) -> tuple[list[torch.Tensor], torch.Tensor]:
+        shared = self.layer1(self.stem(x))
+        logits = [tail(shared) for tail in self.tails]
+        weights = F.softmax(F.relu(self.bn(self.fc(shared.mean(dim=(2, 3))))), dim=1)
+        return logits, torch.stack([weights[:, i, None] * z for i, z in enumerate(logits)]).sum(dim=0)
+
+
+def kl(teacher: torch.Tensor, student: torch.Tensor) -> torch.Tensor:
+    p, q = F.softmax(teacher / 3, dim=1), F.log_softmax(student / 3, dim=1)
+    return (p * (p.log() - q)).sum(dim=1).mean()
+
+
+def test_it_trains_as_a_loop_written_by_hand(trained: tuple[Compiled, Sources]) -> None:
+    made, found = trained
+    start = fresh(made.plan.networks["one"])
+    assert isinstance(start, Branched)
+    net = ByHand(start).train()
+    optimizer = torch.optim.SGD(net.parameters(), lr=0.05, momentum=0.9)
+    phase = made.plan.phases["one@train"]
+    view = view_of_data(made.plan.data["digits"], phase.streams[0])
+    loader = Loader(open_view(view, None), 128, phase.seed, train=True)
+    for epoch in range(2):
+        for batch in loader.epoch(epoch):
+            logits, gated = net(batch["inputs"])
+            loss = torch.stack([F.cross_entropy(z, batch["labels"]) for z in [*logits, gated]]).sum()
+            loss = loss + 9 * torch.stack([kl(gated, z) for z in logits]).sum()
+            optimizer.zero_grad()
+            loss.backward()  # type: ignore[no-untyped-call]
+            optimizer.step()
+    net.eval()
+    x = torch.randn(50, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+    end = materialise(found, Version("one", "one@train"))
+    assert isinstance(end, Branched)
+    with torch.no_grad():
+        logits, gated = net(x)
+        for one, two in zip([*logits, gated], [*end.outputs(x), end(x)], strict=True):
+            torch.testing.assert_close(one, two, rtol=1e-3, atol=1e-3)
+
+
+def test_measures_of_branches(trained: tuple[Compiled, Sources]) -> None:
+    made, found = trained
+    net = materialise(found, Version("one", "one@train"))
+    assert isinstance(net, Branched)
+    batch = open_view(view_of_data(made.plan.data["digits"], made.plan.measures["t"].views[0]), None).batch(
+        torch.arange(360)
+    )
+    with torch.no_grad():
+        wrong = [float(100 * (z.argmax(1) != batch["labels"]).float().mean()) for z in net.outputs(batch["inputs"])]
+        wrong.append(float(100 * (net(batch["inputs"]).argmax(1) != batch["labels"]).float().mean()))
+    table, means = run_measures(made.plan, made.keys, found.store, RunOptions(device="cpu"))
+    rows = [row.values["last"] for row in table.rows]
+    assert [row["error"].mean for row in rows] == pytest.approx(wrong)
+    plain = create("digits_net", width=3)
+    count = sum(p.numel() for p in plain.parameters())
+    assert [row["parameters"].mean for row in rows][:3] == [count] * 3
+    assert rows[3]["parameters"].mean == sum(p.numel() for p in net.parameters())
+    assert len({row["flops"].mean for row in rows[:3]}) == 1 and rows[3]["flops"].mean > rows[0]["flops"].mean
+    (mean,) = [row.values["last"]["error"] for row in means.rows]
+    assert mean.n == 3
+    assert mean.mean == pytest.approx(sum(wrong[:3]) / 3)
+    assert mean.std == pytest.approx(float(torch.tensor(wrong[:3]).double().std()), rel=1e-4)
+
+
+def exported(name: str, plan: Path, store: Path, out: Path) -> nn.Module:
+    assert main(["export", str(plan), name, "--store", str(store), "-o", str(out), "--program"]) == 0
+    assert (out / "model.pt2").is_file()
+    return load(out)
+
+
+def test_what_is_exported(trained: tuple[Compiled, Sources], tmp_path: Path) -> None:
+    _, found = trained
+    plan = tmp_path / "plan.kd"
+    plan.write_text(START + ONE + READ)
+    net = materialise(found, Version("one", "one@train"))
+    assert isinstance(net, Branched)
+    x = torch.randn(5, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+    second = exported("second", plan, found.store.root, tmp_path / "second")
+    plain = create("digits_net", width=3)
+    assert type(second) is type(plain) and second.state_dict().keys() == plain.state_dict().keys()
+    about = json.loads((tmp_path / "second" / "model.json").read_text())
+    assert about["architecture"] == {"factory": "digits_net", "arguments": {"width": 3}}
+    assert about["parameters"] == sum(p.numel() for p in plain.parameters())
+    assert about["source"]["made_of"][0]["version"] == "one@one@train"
+    assert torch.equal(second(x), net.outputs(x)[1])
+    assert torch.equal(exported("whole", plan, found.store.root, tmp_path / "whole")(x), net(x))
+
+
+def test_a_choice_at_export_runs_nothing(trained: tuple[Compiled, Sources]) -> None:
+    made, found = sources(START + ONE + "export third = one.branch[2]\n", trained[1].store.root)
+    assert found.store.has(made.keys["one@train"].key)
+
+
+def test_seeds(trained: tuple[Compiled, Sources]) -> None:
+    _, found = trained
+    plain = fresh(compile_source(Source("p.kd", "student s = digits_net(width = 3)"), Path(".")).plan.networks["s"])
+    start = materialise(found, Version("one"))
+    assert all(torch.equal(v, start.state_dict()[n]) for n, v in plain.state_dict().items())
+    two = START + ONE.replace("count = 3", "count = 2")
+    other, _ = sources(two, found.store.root)
+    fewer = fresh(other.plan.networks["one"]).state_dict()
+    assert all(torch.equal(v, start.state_dict()[n]) for n, v in fewer.items() if not n.startswith("gate"))
+
+
+def test_going_on_from_a_branch_and_from_a_network(tmp_path: Path) -> None:
+    text = (
+        START.replace("epochs = 2", "epochs = 1")
+        + ONE
+        + """
+    student next = one.branch[1] { phase more on digits with quick { loss = cross_entropy(self.logits, labels) } }
+    phase tail of one.branch[2].layer2, one.branch[2].fc on digits with quick {
+      loss = kl(detach(one.gated.logits), one.branch[2].logits)
+    }
+    branches again of next from layer2 on digits with quick {
+      count = 2
+      gate  = mean
+      loss  = sum(cross_entropy(b.logits, labels) for b in branch)
+    }
+    ensemble pair of one.branch[0], again.branch[1]
+    measure t of next, one@tail.branch[2], again.branch[*], again.gated, pair on digits.test { top1 }
+    """
+    )
+    made, found = sources(text, run(text, tmp_path))
+    one = materialise(found, Version("one", "one@train"))
+    assert isinstance(one, Branched)
+    assert all(
+        torch.equal(v, branch_state(one.state_dict(), 1)[n])
+        for n, v in materialise(found, Version("next")).state_dict().items()
+    )
+    tail = materialise(found, Version("one", "tail")).state_dict()
+    changed = {n for n, v in one.state_dict().items() if not torch.equal(v, tail[n])}
+    assert changed and all(n.startswith(("branch.2.layer2", "branch.2.fc")) for n in changed)
+    begun = materialise(found, Version("again")).state_dict()
+    trained_next = materialise(found, Version("next", "next@more")).state_dict()
+    assert all(torch.equal(v, begun[n]) for n, v in trained_next.items())
+    assert not torch.equal(begun["branch.1.fc.weight"], begun["fc.weight"])
+    (table,) = run_measures(made.plan, made.keys, found.store, RunOptions(device="cpu"))
+    assert len(table.rows) == 6
+
+
+def test_stopped_and_resumed_it_is_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = run(START + ONE, tmp_path, store="whole")
+    steps: list[int] = []
+    step = torch.optim.SGD.step
+
+    def stopping(self: torch.optim.SGD, *args: Any) -> Any:
+        steps.append(1)
+        if len(steps) == 17:
+            os.kill(os.getpid(), signal.SIGINT)
+        return step(self, *args)
+
+    monkeypatch.setattr(torch.optim.SGD, "step", stopping)
+    assert main(["run", str(tmp_path / "plan.kd"), "--store", str(tmp_path / "broken")]) == 75
+    assert len(steps) == 17
+    broken = run(START + ONE, tmp_path, store="broken")
+    assert len(steps) == 24
+
+    def left(store: Path) -> dict[str, bytes]:
+        return {f"{f.parent.name}/{f.name}": f.read_bytes() for f in store.glob("phases/*/weights-*")}
+
+    assert left(whole) == left(broken) != {}
