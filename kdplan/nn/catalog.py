@@ -335,5 +335,14 @@ METRICS: dict[str, MetricSpec] = {
         ),
         MetricSpec("parameters", "Parameters of the network.", "network", False, "", {}),
         MetricSpec("flops", "Floating-point operations of one sample, 2 a multiply-add.", "network", False, "", {}),
+        MetricSpec(
+            "training_flops",
+            "Floating-point operations of one sample forward through all networks of the phase that trained it, as far "
+            "as its loss needs them; of several such phases their sum.",
+            "network",
+            False,
+            "",
+            {},
+        ),
     )
 }

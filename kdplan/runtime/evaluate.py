@@ -27,7 +27,7 @@ from kdplan.runtime.views import Around
 
 BATCH_BYTES = 1 << 26
 """How large a batch of inputs may be: 500 small images, or about a hundred of 224 x 224."""
-NETWORK_NUMBERS = ("parameters", "flops")
+NETWORK_NUMBERS = ("parameters", "flops", "training_flops")
 """Metrics that read no data."""
 Outputs = Callable[[Tensor], Tensor]
 

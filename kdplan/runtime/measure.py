@@ -10,7 +10,8 @@ from torch import Tensor, nn
 
 from kdplan.data.dataset import Dataset
 from kdplan.diagnostics.report import error
-from kdplan.ir.plan import Plan, Target, View
+from kdplan.ir.plan import Item, Plan, Target, View
+from kdplan.ir.versions import makers
 from kdplan.runtime.detected import of_boxes, precisions
 from kdplan.runtime.device import choose_device, set_determinism
 from kdplan.runtime.evaluate import NETWORK_NUMBERS, Outputs, evaluate, measuring_loader, network_number, of_classes
@@ -50,10 +51,35 @@ def measure_cells(sources: Sources, cells: Mapping[str, Cell], options: RunOptio
         numbers = evaluate(outputs, loader, of_outputs, probabilities, beside)
         for key in group:
             metric = cells[key].metric
-            if metric.name in NETWORK_NUMBERS:
+            if metric.name == "training_flops":
+                yield key, training_flops(sources.plan, target, metric)
+            elif metric.name in NETWORK_NUMBERS:
                 yield key, network_number(metric.name, networks, found.shape, device)
             else:
                 yield key, boxes[metric.name] if of_boxes(metric) else numbers[label_of(metric)]
+
+
+def training_flops(plan: Plan, target: Target, metric: Item) -> float:
+    """What one sample costs forward in the phases that made the target's weights, added up.
+
+    Raises
+    ------
+    PlanError
+        KD0840 where no phase did.
+    """
+    from kdplan.graph.assemble import join
+    from kdplan.graph.cost import forward_flops
+    from kdplan.graph.inspect import blank_networks
+
+    phases = dict.fromkeys(m for v in target.versions for m in makers(plan, v))
+    if not phases:
+        raise error("KD0840", metric.span, metric=metric.name, reason="no phase of this plan trained the network")
+    total = 0.0
+    for name in phases:
+        phase = plan.phases[name]
+        batch = phase.recipes[0].batch
+        total += forward_flops(join(plan, phase, blank_networks(plan, phase)).graph_module, batch) / batch
+    return total
 
 
 def joined(

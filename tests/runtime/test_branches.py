@@ -18,6 +18,7 @@ from kdplan.compile import Compiled, compile_source
 from kdplan.data.dataset import open_view
 from kdplan.data.loader import Loader
 from kdplan.data.of_plan import view_of_data
+from kdplan.diagnostics.report import PlanError
 from kdplan.diagnostics.span import Source
 from kdplan.graph.branched import Branched, branch_state
 from kdplan.graph.inspect import fresh
@@ -144,6 +145,33 @@ def test_measures_of_branches(trained: tuple[Compiled, Sources]) -> None:
     assert mean.n == 3
     assert mean.mean == pytest.approx(sum(wrong[:3]) / 3)
     assert mean.std == pytest.approx(float(torch.tensor(wrong[:3]).double().std()), rel=1e-4)
+
+
+def test_cost_of_training(tmp_path: Path) -> None:
+    """Branches cost what their graph costs, a student what it and its teacher cost, peers what all of them do."""
+    text = (
+        START.replace("epochs = 2", "epochs = 1")
+        + ONE
+        + """
+    student a = digits_net(width = 3)
+    student b = digits_net(width = 2)
+    phase dml of a, b on digits with quick {
+      loss = sum(cross_entropy(x.logits, labels) for x in [a, b])
+           + kl(detach(b.logits), a.logits) + kl(detach(a.logits), b.logits)
+    }
+    phase kd of b on digits with quick { loss = kl(one.branch[0].logits, b.logits) }
+    ensemble both of a@dml, one.branch[1]
+    measure t of one.gated, one.branch[0], a@dml, b@dml, b@kd, both, a@init on digits.test { flops, training_flops }
+    """
+    )
+    with pytest.raises(PlanError, match="no phase"):
+        made, found = sources(text, run(text.replace(", a@init", ""), tmp_path))
+        run_measures(made.plan, made.keys, found.store, RunOptions(device="cpu"))
+    made, found = sources(text.replace(", a@init", ""), found.store.root)
+    (table,) = run_measures(made.plan, made.keys, found.store, RunOptions(device="cpu"))
+    flops, cost = ([row.values["last"][m].mean for row in table.rows] for m in ("flops", "training_flops"))
+    gated, branch, a, b = flops[:4]
+    assert cost == [gated, gated, a + b, a + b, branch + b, a + b + gated]
 
 
 def exported(name: str, plan: Path, store: Path, out: Path) -> nn.Module:
