@@ -10,6 +10,7 @@ from __future__ import annotations
 import operator
 from collections.abc import Iterable, Mapping, Sequence
 from copy import deepcopy
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -39,6 +40,19 @@ class Part(nn.Module):
         return values[-1]
 
 
+@dataclass
+class Traces:
+    """A plain network without memory, and where its graph is cut, by training flags and shape."""
+
+    plain: nn.Module
+    cuts: dict[Any, Cut] = field(default_factory=dict)
+
+
+_TRACES: dict[str, Traces] = {}
+_MOST = 16
+"""How many architectures' graphs are kept."""
+
+
 # ---- the network
 
 
@@ -59,6 +73,8 @@ class Branched(nn.Module):
         As the name of a gate or of a factory, and settings.
     shape
         Of a sample, for tracing.
+    like
+        A network of the same architecture, cut at the same place: it is not traced again.
 
     Raises
     ------
@@ -78,15 +94,19 @@ class Branched(nn.Module):
     """
 
     def __init__(
-        self, nets: Sequence[nn.Module], at: str, gate: tuple[str, Mapping[str, Any]], shape: Sequence[int]
+        self,
+        nets: Sequence[nn.Module],
+        at: str,
+        gate: tuple[str, Mapping[str, Any]],
+        shape: Sequence[int],
+        like: Traces | None = None,
     ) -> None:
         super().__init__()
         base = nets[0]
         self.count = len(nets)
         self.at = at
         self.shape = list(shape)
-        self.__dict__["plain"] = deepcopy(base).to("meta")  # what is traced; no part of the network itself
-        self.__dict__["cuts"] = {}
+        self.__dict__["traces"] = like or Traces(deepcopy(base).to("meta"))  # no part of the network itself
         cuts = [self._cut(mode) for mode in (True, False)]
         taken = [n for n in (BRANCH, GATE, GATED) if n in dict(base.named_children())]
         if taken:
@@ -106,16 +126,21 @@ class Branched(nn.Module):
     def __deepcopy__(self, memo: dict[int, Any]) -> Branched:
         made = type(self).__new__(type(self))
         memo[id(self)] = made
-        shared = {name: self.__dict__[name] for name in ("plain", "cuts")}  # which nothing that runs changes
-        made.__dict__.update(deepcopy({k: v for k, v in self.__dict__.items() if k not in shared}, memo) | shared)
+        made.__dict__.update(deepcopy({k: v for k, v in self.__dict__.items() if k != "traces"}, memo))
+        made.__dict__["traces"] = self.traces
         return made
 
     # modes
 
+    @property
+    def traces(self) -> Traces:
+        """The plain network's graphs."""
+        found: Traces = self.__dict__["traces"]
+        return found
+
     def _cut(self, modes: bool | tuple[bool, ...], size: tuple[int, ...] | None = None) -> Cut:
         """The cut for training flags: the same for all modules, or one for each of the plain network's in order."""
-        plain: nn.Module = self.__dict__["plain"]
-        known: dict[Any, Cut] = self.__dict__["cuts"]
+        plain, known = self.traces.plain, self.traces.cuts
         modules = list(plain.modules())
         flags = (modes,) * len(modules) if isinstance(modes, bool) else modes
         if (flags, size) not in known:
@@ -132,7 +157,7 @@ class Branched(nn.Module):
 
     def _cut_of(self, index: int, x: Any) -> Cut:
         """The cut as a branch's modules are now in training or not."""
-        plain: nn.Module = self.__dict__["plain"]
+        plain = self.traces.plain
         own = self.get_submodule(f"{BRANCH}.{index}")
         mine = dict(own.named_modules()) if index else {}
         theirs = dict(self.named_modules())
@@ -337,7 +362,13 @@ def branched(base: Sequence[Any], at: str, count: int, gate: Sequence[Any], shap
     if count < 1:
         raise ValueError("a network has at least one branch")
     nets = [create(base[0], **base[1]) for _ in range(count)]
-    return Branched(nets, at, (gate[0], gate[1]), shape)
+    content = repr((base[0], base[1], at, list(shape)))
+    known = _TRACES.get(content) if ":" not in base[0] else None  # a user's file may have changed
+    made = Branched(nets, at, (gate[0], gate[1]), shape, known)
+    if len(_TRACES) >= _MOST:
+        _TRACES.clear()
+    _TRACES[content] = made.traces
+    return made
 
 
 def branch_state(state: Mapping[str, Tensor], index: int) -> dict[str, Tensor]:
