@@ -190,3 +190,29 @@ def test_cost_is_that_of_the_paper() -> None:
     assert round(alone / 1e8, 2) == 1.38
     assert round(together / 1e8, 2) == 2.28
     assert round(2 * alone / 1e8, 2) in (2.76, 2.77)
+
+
+PEERS = """
+student a = digits_net(width = 2)
+student b = digits_net(width = 2) { seed = fold(seed, 1) }
+phase dml of a, b on digits with quick {
+  loss = cross_entropy(a.logits, labels) + kl(detach(b.logits), a.logits)
+       + cross_entropy(b.logits, labels) + kl(detach(a.logits), b.logits)
+}
+"""
+
+
+def test_mutual_learning_needs_no_construct() -> None:
+    """Peers of one phase; equal ones must begin with other weights."""
+    found = inspect(compiled(HEAD + PEERS))["dml"]
+    assert len(found.joined.own) == 2
+    assert codes(HEAD + PEERS.replace(" { seed = fold(seed, 1) }", "")) == ["KD0305"]
+
+
+def test_the_weight_of_a_term_may_rise() -> None:
+    """As the authors' code has it: from exp(-5) to 1 in 80 epochs, with a teacher that gets no gradient."""
+    rising = "exp(-5 * (1 - min(epoch / 80, 1)) ** 2)"
+    term = "9 * sum(kl(detach(gated.logits), b.logits, temperature = 3) for b in branch)"
+    graph = inspect(compiled(one(loss=f"{LOSS} + {rising} * {term}")))["one@train"].joined.graph_module
+    assert "epoch" in {n.name for n in graph.graph.nodes if n.op == "placeholder"}
+    assert keys(one(loss=f"{LOSS} + {rising} * {term}")) != keys(one())
