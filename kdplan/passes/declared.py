@@ -13,7 +13,16 @@ from kdplan.ir.plan import Follows
 from kdplan.ir.seed import fold
 from kdplan.ir.spec import Spec
 from kdplan.ir.versions import read_versions
-from kdplan.passes import axes, make_branched, make_construct, make_data, make_network, make_phase, make_recipe
+from kdplan.passes import (
+    axes,
+    make_branched,
+    make_construct,
+    make_data,
+    make_network,
+    make_phase,
+    make_recipe,
+    make_verticals,
+)
 from kdplan.passes.apply import MOVES
 from kdplan.passes.arithmetic import integer, plain, unknown_parameter
 from kdplan.passes.load import Declared, Module
@@ -50,7 +59,7 @@ def value(thing: Declared, span: Span, ctx: Context, want: str) -> Value:
     if thing.kind == "data":
         return make_data.data_value(thing, span, ctx)
     if thing.kind == "verticals":
-        return make_data.verticals_value(thing, span, ctx)
+        return make_verticals.verticals_value(thing, span, ctx)
     if thing.kind == "recipe":
         return make_recipe.recipe_value(thing, span, ctx)
     if thing.kind == "model":

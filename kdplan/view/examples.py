@@ -55,6 +55,7 @@ VALUES = {
     "per_class.train": "60",
     "fraction.train": "0.8",
     "random.parts": "2",
+    "hierarchy.file": '"kinds.csv"',
 }
 """Values for arguments that have no default."""
 
@@ -210,7 +211,7 @@ def call(spec: Spec) -> str:
 
 def _argument(spec: Spec, p: Param) -> str:
     value = VALUES[f"{spec.name}.{p.name}"]
-    positional = p.name in ("name", "path", "function", "size", "degrees", "k")
+    positional = p.name in ("name", "path", "file", "function", "size", "degrees", "k")
     return value if positional else f"{p.name} = {value}"
 
 
