@@ -207,6 +207,19 @@ class Builder:
         node = self.graph.call_module(self.splice_path(name), inputs, kwargs)
         return self._run_new(node, owner=f"splice {name}")
 
+    def routed(self, name: str, module: nn.Module, *inputs: Any) -> fx.Node:
+        """Call a module that runs registered networks inside of it."""
+        node = self.graph.call_module(f"inside.{self._register('inside', name, module)}", inputs)
+        return self._run_new(node, owner=name)
+
+    def constant(self, value: Tensor) -> fx.Node:
+        """A tensor that never changes; the same object is the same node."""
+        return self._run_new(self.graph.get_attr(self._constant(value)), owner="loss")
+
+    def part(self, node: fx.Node, key: int | str) -> fx.Node:
+        """A part of a node's value, which is a tuple or a mapping."""
+        return self._part(node, key)
+
     def splice_path(self, name: str) -> str:
         """Where splice `name` is in the joined module."""
         return f"splices.{self._keys[f'splice {name}']}"

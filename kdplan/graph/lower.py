@@ -14,6 +14,7 @@ from kdplan.diagnostics.report import error, listing, nearest
 from kdplan.diagnostics.span import Span
 from kdplan.graph.build import Builder, BuildError
 from kdplan.graph.functions import built_in, user
+from kdplan.graph.routes import SPARSE, Routes, only_dense
 from kdplan.graph.signals import Signal, class_set, dims, permutation, shown
 from kdplan.graph.splice import Splices
 from kdplan.graph.taps import TapError
@@ -44,6 +45,7 @@ class Lowering:
 
     def __post_init__(self) -> None:
         self.memo: dict[int, Signal] = {}
+        self.routes = Routes(self)
 
     def lower(self, e: ir.Expr) -> Signal:
         """The node of an expression; the same object lowers to the same node.
@@ -99,7 +101,9 @@ class Lowering:
     # ---- networks
 
     def _tap(self, e: ir.Tap) -> Signal:
-        inputs = [self.lower(i).value for i in e.inputs]
+        given = [self.lower(i) for i in e.inputs]
+        only_dense(given, e.inputs, "a network", e)
+        inputs = [i.value for i in given]
         network = self._network(e.of)
         key = self.names[str(e.of.slot) if isinstance(e.of, ir.Moving) else str(e.of)]
         label = f"{key}.{e.path or e.submodule or 'output'}"
@@ -108,7 +112,7 @@ class Lowering:
         if path in ("logits", "probabilities") or (path == "output" and not e.submodule):
             role = "logits"
         inside = "logits" if path == "probabilities" else path
-        node = self._apply(key, inputs, f"{branch}.{inside}" if branch else inside, e)
+        node = self.apply_in(self.builder, key, inputs, f"{branch}.{inside}" if branch else inside, e)
         if path == "probabilities":
             node = self._call(built_in("softmax"), (node,), {}, e.span, "softmax")
             role = "probabilities"
@@ -121,22 +125,29 @@ class Lowering:
         name = self.phase.moves[of.slot].base.network if isinstance(of, ir.Moving) else of.network
         return self.plan.networks[name]
 
-    def _apply(self, key: str, inputs: list[Any], path: str, e: ir.Tap) -> Any:
+    def apply_in(self, builder: Builder, key: str, inputs: list[Any], path: str, e: ir.Tap) -> Any:
+        """The node of a network's tap in a graph that is being built.
+
+        Raises
+        ------
+        PlanError
+            KD0501 where there is no such tap, KD0508 where the network does not run on such inputs.
+        """
         try:
             if e.submodule:
-                return self.builder.apply_submodule(key, e.submodule, tuple(inputs), path)
-            return self.builder.apply(key, tuple(inputs), path)
+                return builder.apply_submodule(key, e.submodule, tuple(inputs), path)
+            return builder.apply(key, tuple(inputs), path)
         except TapError as problem:
-            raise self._no_tap(key, inputs, path, e) from problem
+            raise self._no_tap(builder, key, inputs, path, e) from problem
         except AttributeError as problem:
-            known = [n for n, _ in self.builder.networks[key].named_children()]
+            known = [n for n, _ in builder.networks[key].named_children()]
             raise error("KD0501", e.span, network=key, tap=e.submodule, help=f"it has {listing(known)}") from problem
         except TraceError as problem:
             shapes = listing(dims(tuple(i.meta["val"].shape)) for i in inputs if hasattr(i, "meta"))
             raise error("KD0508", e.span, network=key, shapes=shapes, problem=first_line(problem)) from problem
 
-    def _no_tap(self, key: str, inputs: list[Any], path: str, e: ir.Tap) -> Exception:
-        known = self.builder.taps(key, tuple(inputs), e.submodule)
+    def _no_tap(self, builder: Builder, key: str, inputs: list[Any], path: str, e: ir.Tap) -> Exception:
+        known = builder.taps(key, tuple(inputs), e.submodule)
         top = [t for t in known if "." not in t and "#" not in t and t not in ("output", "logits", "features")]
         depth = path.count(".")
         near = nearest(path, [t for t in known if t.count(".") == depth])
@@ -149,6 +160,7 @@ class Lowering:
 
     def _op(self, e: ir.Op) -> Signal:
         parts = [self.lower(a) for a in e.args]
+        only_dense(parts, e.args, f"`{e.op}`", e)
         values = [p.value for p in parts]
         if e.op == "neg":
             return Signal(self._call(OPERATORS["neg"], tuple(values), {}, e.span, "-"))
@@ -170,7 +182,11 @@ class Lowering:
     def _call_node(self, e: ir.Call) -> Signal:
         if ":" in e.function:
             return self._user_call(e)
+        if e.function == "route":
+            return self.routes.route(e)
         args = [self.lower(a) for a in e.args]
+        if e.function not in SPARSE:
+            only_dense(args, e.args, f"`{e.function}`", e)
         keywords = {n: self.lower(a).value for n, a in e.keywords.items()}
         special = getattr(self, f"_{e.function}_call", None)
         if special is not None:
@@ -182,6 +198,8 @@ class Lowering:
         for param in spec.params:
             if param.at_most_classes:
                 self._at_most_classes(param, args[0], e)
+        if spec.over_classes and any(a.ids is not None for a in args):
+            return self.routes.loss(e, args[0], args[1], keywords)
         if spec.over_classes:
             args = self._over_classes(e, args, keywords)
         node = self._call(built_in(e.function), tuple(a.value for a in args), keywords, e.span, e.function)
@@ -190,7 +208,7 @@ class Lowering:
     def _result(self, function: str, node: Any, args: list[Signal]) -> Signal:
         if function in _KEEP_ROLE:
             return replace(args[0], value=node)
-        if function in ("softmax", "sigmoid") and args[0].role == "logits":
+        if function in ("softmax", "sigmoid") and (args[0].role == "logits" or args[0].ids is not None):
             return replace(args[0], value=node, role="probabilities")
         if function == "onehot":
             return replace(args[0], value=node, role="probabilities")
@@ -198,6 +216,8 @@ class Lowering:
 
     def _user_call(self, e: ir.Call) -> Signal:
         path, _, name = e.function.rpartition(":")
+        given = [self.lower(a) for a in [*e.args, *e.keywords.values()]]
+        only_dense(given, [*e.args, *e.keywords.values()], f"`{name}`", e)
         args = tuple(self.lower(a).value for a in e.args)
         keywords = {n: self.lower(a).value for n, a in e.keywords.items()}
         return Signal(self._call(user(path, name, e.span), args, keywords, e.span, name), name=name)
@@ -215,7 +235,26 @@ class Lowering:
             ]
             raise error("KD0506", span, name=name, problem=first_line(problem), shapes=listing(shapes)) from problem
 
+    def call(
+        self,
+        fn: Callable[..., Any],
+        args: tuple[Any, ...],
+        e: ir.Expr,
+        name: str,
+        keywords: dict[str, Any] | None = None,
+    ) -> Any:
+        """A function of nodes as a node; what does not fit is told as a mistake in `e`."""
+        return self._call(fn, args, keywords or {}, e.span, name)
+
+    def call_built_in(self, name: str, args: tuple[Any, ...], e: ir.Expr) -> Any:
+        """`call` of a built-in function."""
+        return self._call(built_in(name), args, {}, e.span, name)
+
     # ---- functions with rules of their own
+
+    def _top_call(self, e: ir.Call, args: list[Signal], keywords: dict[str, Any]) -> Signal:
+        self._at_most_classes(next(p for p in FUNCTIONS["top"].params if p.at_most_classes), args[0], e)
+        return self.routes.top(args[0], keywords["k"], e)
 
     def _fit_call(self, e: ir.Call, args: list[Signal], keywords: dict[str, Any]) -> Signal:
         return self.splices.fit(args[0], args[1], e.span)
@@ -265,7 +304,7 @@ class Lowering:
         try:
             order = permutation(move, keep)
         except LookupError:
-            raise self._other_classes(first, second, e) from None
+            raise self.other_classes(first, second, e) from None
         if order is not None:
             node = self._call(_reordered, (move.value, order), {}, e.span, e.function)
             moved = replace(move, value=node, classes=keep.classes)
@@ -279,7 +318,9 @@ class Lowering:
             )
         return [first, second]
 
-    def _other_classes(self, a: Signal, b: Signal, e: ir.Call) -> Exception:
+    def other_classes(self, a: Signal, b: Signal, e: ir.Call) -> Exception:
+        """KD0503 for two signals."""
+
         def words(s: Signal) -> str:
             count = len(s.classes[1]) if s.classes else s.count
             of = f" of {s.classes[0]}" if s.classes else ""

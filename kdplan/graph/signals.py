@@ -28,6 +28,9 @@ class Signal:
         How many classes there are, where only that is known.
     name
         What messages call it.
+    ids
+        Of a sparse signal the node of the classes [B, K] that its scores [B, K] belong to, as numbers of the data set
+        that `classes` names (as columns, where that is unknown); -1 for none.
     """
 
     value: Any
@@ -35,6 +38,7 @@ class Signal:
     classes: tuple[str, tuple[int, ...]] | None = None
     count: int | None = None
     name: str = ""
+    ids: Any = None
 
     @property
     def tensor(self) -> Tensor:

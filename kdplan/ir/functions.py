@@ -284,6 +284,35 @@ SHAPING = (
         example="cross_entropy(small.logits, onehot(labels, classes = 10))",
     ),
     Spec(
+        "top",
+        (
+            _signal("scores", "probabilities [B, C], or what `route` gives"),
+            Param("k", "integer", doc="how many are kept", low=1, at_most_classes=True),
+        ),
+        "Each sample's k largest scores with their classes, as targets that are zero for every other class. The losses "
+        "that read them (`cross_entropy`, `sigmoid_cross_entropy`) make no dense target, and the network that learns "
+        "may be over more classes than the one whose scores these are.",
+        result="sparse probabilities [B, k]",
+        source="Gao, Li, Nevatia 2017",
+        example="sigmoid_cross_entropy(small.logits, top(sigmoid(big.logits), k = 3))",
+        implementation="kdplan.nn.sparse:top",
+    ),
+    Spec(
+        "route",
+        (
+            Param("parts", "verticals", doc="verticals, or lists of class numbers"),
+            _signal("labels", "labels [B]"),
+            _signal("first", "a tap of a frozen network, one for each part"),
+        ),
+        "For each sample the signal of its label's part. A sample runs through one of the networks, never through all. "
+        "Logits over each part's own classes come sparse, with their classes, as `top` gives them. "
+        "`route(V, labels, t[*].logits)` is what `t[V(labels)].logits` stands for.",
+        more=True,
+        result="like first, or sparse scores [B, largest part]",
+        example="mse(fit(small.layer2, like = big.layer2), route([0..4, 5..9], labels, big.layer2, big.layer2))",
+        implementation="kdplan.nn.routed:Routed",
+    ),
+    Spec(
         "uniform",
         (Param("classes", "classes", doc="how many, or a class set"),),
         "The uniform distribution, as one row that broadcasts over the batch.",

@@ -19,6 +19,8 @@ from kdplan.passes.values import (
     FunctionValue,
     ListValue,
     NetValue,
+    PartOf,
+    Routing,
     Several,
     UserFunction,
     Value,
@@ -53,6 +55,13 @@ def signal(value: Value, ctx: Context) -> ir.Expr:
         return tap(value.net, value.inputs, ".".join(value.net.path), path, value.span, ctx)
     if isinstance(value, Family):
         raise family_error(value)
+    if isinstance(value, Routing):
+        part_of = value.part_of
+        parts = ir.Const([list(p.ids) for p in part_of.verticals.parts], span=part_of.span)
+        taps = [signal(v, ctx) for v in value.items]
+        return ir.Call("route", [part_of.labels, *taps], {"parts": parts}, span=value.span)
+    if isinstance(value, PartOf):
+        raise error("KD0233", value.span, name=value.span.text.partition("(")[0])
     if isinstance(value, ListValue | Several):
         raise error("KD0403", value.span, name="x", text=value.span.text)
     call = f"call it: `{value.span.text}(…)`" if isinstance(value, Builtin | FunctionValue | UserFunction) else None
@@ -118,6 +127,28 @@ def _names_in_of(node: ast.Declaration) -> set[str]:
             stack.append(e.base)
         elif isinstance(e, ast.Call):
             stack.extend(e.args)
+    return found
+
+
+def labels_for(verticals: VerticalsValue, node: ast.Call, ctx: Context) -> ir.Expr:
+    """The labels that verticals are applied to.
+
+    Raises
+    ------
+    PlanError
+        KD0236, KD0237 for another number of arguments, KD0284 for what is no labels, KD0285 for other data.
+    """
+    if len(node.args) + len(node.keywords) != 1 or node.keywords:
+        if not node.args:
+            raise error("KD0237", node.span, function=node.function.span.text, name="labels")
+        raise error("KD0236", node.span, function=node.function.span.text, count="1 argument", help=None)
+    found = signal(ctx.eval(node.args[0]), ctx)
+    assert ctx.phase is not None or not isinstance(found, ir.StreamField)
+    if not isinstance(found, ir.StreamField) or found.field != "labels" or ctx.phase is None:
+        raise error("KD0284", node.args[0].span, name=node.function.span.text)
+    data = ctx.phase.streams[found.stream][1].data
+    if data.classes != verticals.data.classes:
+        raise error("KD0285", node.span, name=node.function.span.text, own=verticals.data.name, other=data.name)
     return found
 
 

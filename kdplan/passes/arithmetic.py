@@ -130,6 +130,8 @@ def _positional(spec: Spec, nodes: list[ast.Expr], ctx: Context) -> list[Value]:
         param = spec.params[len(found)] if len(found) < len(spec.params) else None
         if param is not None and param.choices:
             found.append(chosen(param, node, ctx))
+        elif param is not None and param.type == "verticals":
+            found.append(ctx.eval(node, "any"))
         else:
             found.extend(spread([node], ctx))
     return found
@@ -241,10 +243,22 @@ def _argument(spec: Spec, param: Param, value: Value, node: ast.Call, ctx: Conte
         if isinstance(value, ClassesValue):
             return ir.Const(len(value.classes.ids), span=span)
         return ir.Const(integer(value, span), span=span)
+    if param.type == "verticals":
+        return ir.Const(_class_lists(value, span, f"`{param.name}` of `{spec.name}`"), span=span)
     if not isinstance(value, ir.Const):
         raise error("KD0242", span, name=param.name, function=spec.name, wants=f"a {param.type}", what=describe(value))
     check_range(param, value, span, f"`{param.name}` of `{spec.name}`")
     return value
+
+
+def _class_lists(value: Value, span: Span, what: str) -> list[list[int]]:
+    """Verticals, or lists of class numbers, as such lists."""
+    if isinstance(value, VerticalsValue):
+        return [list(p.ids) for p in value.parts]
+    rows = [plain(v, span) for v in value.items] if isinstance(value, ListValue) else []
+    if not rows or not all(isinstance(r, list) and r and all(type(c) is int for c in r) for r in rows):
+        raise error("KD0244", span, what=what, wants="verticals, or lists of class numbers", found=describe(value))
+    return rows
 
 
 def check_range(param: Any, value: ir.Const, span: Span, what: str) -> None:

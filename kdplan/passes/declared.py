@@ -38,6 +38,7 @@ from kdplan.passes.values import (
     NetValue,
     Part,
     PhaseInstance,
+    Routing,
     Several,
     Value,
     VerticalsValue,
@@ -145,6 +146,8 @@ def version(base: Value, node: ast.Version, ctx: Context) -> Value:
     """
     if isinstance(base, Several):
         return Several([version(b, node, ctx) for b in base.items], node.span)
+    if isinstance(base, Routing):
+        return Routing(base.part_of, [version(b, node, ctx) for b in base.items], node.span)
     if not isinstance(base, NetValue):
         if isinstance(base, Family):
             raise error(

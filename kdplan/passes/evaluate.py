@@ -32,6 +32,8 @@ from kdplan.passes.values import (
     ModelValue,
     Namespace,
     NetValue,
+    PartOf,
+    Routing,
     Several,
     UserFunction,
     Value,
@@ -148,6 +150,8 @@ def attribute(base: Value, word: str, node: ast.Attr, ctx: Context, want: str) -
     span = node.span
     if isinstance(base, Several):
         return Several([attribute(b, word, node, ctx, want) for b in base.items], span)
+    if isinstance(base, Routing):
+        return replace(base, items=[attribute(b, word, node, ctx, want) for b in base.items], span=span)
     if isinstance(base, NetValue):
         return replace(base, path=(*base.path, word), span=span)
     if isinstance(base, Applied):
@@ -223,8 +227,10 @@ def call(function: Value, node: ast.Call, ctx: Context, want: str) -> Value:
         own = make_network.argument_classes(node, ctx)
         classes = own if own is not None or "classes" in arguments else function.classes
         return ModelValue(item, classes, function.code, node.span)
+    if isinstance(function, Routing):
+        return replace(function, items=[call(f, node, ctx, want) for f in function.items], span=node.span)
     if isinstance(function, VerticalsValue):
-        raise error("KD0233", node.span, name=node.function.span.text)
+        return PartOf(function, apply.labels_for(function, node, ctx), node.span)
     raise error("KD0234", node.function.span, what=describe(function))
 
 

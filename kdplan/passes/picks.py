@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -23,6 +24,8 @@ from kdplan.passes.values import (
     Family,
     ListValue,
     NetValue,
+    PartOf,
+    Routing,
     Several,
     Value,
     VerticalsValue,
@@ -137,6 +140,8 @@ def _choose(base: Value, rest: list[ast.Expr], node: ast.Pick, ctx: Context) -> 
             found = [_choose(b, rest, node, ctx) for b in base.items]
             return Several([v for f in found for v in (f.items if isinstance(f, Several) else [f])], node.span)
         return _item(base.items, rest, node, ctx)
+    if isinstance(base, Routing):
+        return replace(base, items=[_choose(b, rest, node, ctx) for b in base.items], span=node.span)
     if isinstance(base, Family):
         return _members(base, rest, node, ctx)
     if isinstance(base, ListValue):
@@ -250,10 +255,37 @@ def _members(base: Family, rest: list[ast.Expr], node: ast.Pick, ctx: Context) -
     if len(rest) < len(slots) and not any(isinstance(p, ast.All) for p in rest) and len(rest) != len(slots):
         raise _wrong_count(node.span, base.declared, len(rest))
     many = any(isinstance(p, ast.All | ast.Range) for p in chosen)
+    picks = [_part_of(p, ctx) or p for p in chosen]
     found: list[Value] = []
-    for bound in bindings(base, chosen, 0, {}, ctx):
+    for bound in bindings(base, picks, 0, {}, ctx):
         found.append(declared.member(base, bound, node.span, ctx))
+    routed = [p for p in picks if isinstance(p, PartOf)]
+    if routed and len(found) != len(routed[0].verticals.parts):
+        raise error("KD0286", node.span, name=base.declared.name, text=routed[0].span.text)
+    if routed:
+        return Routing(routed[0], found, node.span)
     return Several(found, node.span) if many or len(found) != 1 else found[0]
+
+
+def _part_of(p: ast.Expr, ctx: Context) -> PartOf | None:
+    """The choice among verticals that an index is, if it is one."""
+    value = ctx.eval(p, "any") if isinstance(p, ast.Call) else None
+    return value if isinstance(value, PartOf) else None
+
+
+def _of_parts(part_of: PartOf, items: list[tuple[Any, Value]], name: str) -> list[int]:
+    """Which member of a family each part of the verticals has.
+
+    Raises
+    ------
+    PlanError
+        KD0286 where the family is not over these verticals.
+    """
+    places = {(v.data.name, tuple(v.classes.ids)): i for i, (_, v) in enumerate(items) if isinstance(v, ClassesValue)}
+    wanted = [(part_of.verticals.data.name, tuple(p.ids)) for p in part_of.verticals.parts]
+    if len(items) != len(wanted) or any(w not in places for w in wanted):
+        raise error("KD0286", part_of.span, name=name, text=part_of.span.text)
+    return [places[w] for w in wanted]
 
 
 def _wrong_count(span: Span, family: Declared, found: int) -> PlanError:
@@ -264,7 +296,7 @@ def _wrong_count(span: Span, family: Declared, found: int) -> PlanError:
 
 
 def bindings(
-    base: Family, chosen: list[ast.Expr], at: int, bound: dict[str, tuple[Any, Value]], ctx: Context
+    base: Family, chosen: Sequence[ast.Expr | PartOf], at: int, bound: dict[str, tuple[Any, Value]], ctx: Context
 ) -> list[dict[str, tuple[Any, Value]]]:
     """Every choice of slot values that the picks allow: slot -> (label, value)."""
     slots = base.declared.slots
@@ -276,6 +308,8 @@ def bindings(
     p = chosen[at]
     if isinstance(p, ast.All):
         indices = list(range(len(items)))
+    elif isinstance(p, PartOf):
+        indices = _of_parts(p, items, base.declared.name)
     else:
         value = _wanted(p, labels, ctx)
         wanted = iterate(value, p.span) if isinstance(value, ListValue | Several | VerticalsValue) else [value]

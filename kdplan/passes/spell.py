@@ -210,6 +210,9 @@ class _Signals:
         words = [p.name for p in FUNCTIONS[e.function].params if p.choices]
         keywords |= {k: name(v.value) for k, v in e.keywords.items() if k in words}  # type: ignore[union-attr, arg-type]
         signals = [p for p in FUNCTIONS[e.function].params if p.type == "signal"]
+        if FUNCTIONS[e.function].more:
+            first = [p.name for p in FUNCTIONS[e.function].params if p.type != "signal"]
+            return call(name(e.function), [*(keywords[n] for n in first), *args], {})
         if tuple(signals) != FUNCTIONS[e.function].params[: len(signals)]:
             keywords |= {p.name: a for p, a in zip(signals, args, strict=True)}
             args = []

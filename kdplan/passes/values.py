@@ -125,6 +125,24 @@ class VerticalsValue:
 
 
 @dataclass
+class PartOf:
+    """`V(labels)`: for each sample the part of V that its label is in; an index of a family over V."""
+
+    verticals: VerticalsValue
+    labels: ir.Expr
+    span: Span
+
+
+@dataclass
+class Routing:
+    """`t[V(labels)]`: networks, one for each part of V, of which each sample takes its own."""
+
+    part_of: PartOf
+    items: list[Value]
+    span: Span
+
+
+@dataclass
 class ClassesValue:
     classes: ClassSet
     data: Data
@@ -223,6 +241,8 @@ Value = (
     | ListValue
     | DataValue
     | VerticalsValue
+    | PartOf
+    | Routing
     | ClassesValue
     | RecipeValue
     | ModelValue
@@ -243,6 +263,8 @@ WORDS: dict[type, str] = {
     ListValue: "a list",
     DataValue: "data",
     VerticalsValue: "verticals",
+    PartOf: "a choice among verticals",
+    Routing: "networks that are chosen by label",
     ClassesValue: "a class set",
     RecipeValue: "a recipe",
     ModelValue: "a model",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
 
 import networkx as nx
@@ -25,7 +26,7 @@ def test_ancestors_and_levels_are_those_of_a_graph(edges: list[tuple[int, int]])
         with pytest.raises(HierarchyError) as problem:
             Hierarchy(parents)
         cycle = problem.value.cycle
-        assert cycle[0] == cycle[-1] and all(b in parents[a] for a, b in zip(cycle, cycle[1:], strict=False))
+        assert cycle[0] == cycle[-1] and all(b in parents[a] for a, b in itertools.pairwise(cycle))
         return
     h = Hierarchy(parents)
     roots = [n for n in graph if not graph.in_degree(n)]
