@@ -17,6 +17,20 @@ _NETWORK_SETTINGS = (
     ),
     S("weights", "text", "a safetensors file with the initial weights", "fresh", 'weights = "start.safetensors"'),
     S(
+        "head",
+        "head",
+        "layers between the features and the logits, in place of the network's last linear layer",
+        "the network's own",
+        "head = fc(64) -> sc(32, by = [0..4, 5..9])",
+    ),
+    S(
+        "pace",
+        "pace",
+        "a length of their own for the logits of each vertical",
+        "as they are",
+        "pace = none",
+    ),
+    S(
         "mode",
         "choice",
         "batch norm and dropout while the network is frozen",

@@ -380,4 +380,6 @@ def _plain_argument(param: Param | None, value: Value, span: Span, function: str
         _check_list(param, value, span, f"`{param.name}` of `{function}`")
     if param is not None and isinstance(value, ir.Const) and value.value is not None:
         check_range(param, value, value.span or span, f"`{param.name}` of `{function}`")
+    if param is not None and param.type == "verticals":
+        return _class_lists(value, span, f"`{param.name}` of `{function}`")
     return plain(value, span)

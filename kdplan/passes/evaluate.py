@@ -307,6 +307,8 @@ def _negate(node: ast.Negate, ctx: Context, want: str) -> Value:
 
 
 def _chain(node: ast.Chain, ctx: Context, want: str) -> Value:
+    if want == "head":
+        return ListValue([evaluate(p, ctx, want) for p in node.parts], node.span)
     raise error("KD0239", node.span)
 
 

@@ -11,6 +11,7 @@ from kdplan.diagnostics.span import Source
 from kdplan.ir import expr as ir
 from kdplan.ir.branches import BRANCH, PARTS, branches
 from kdplan.ir.functions import RESERVED
+from kdplan.ir.heads import HEADED, base_of
 from kdplan.ir.plan import (
     OF_SEVERAL,
     ClassSet,
@@ -205,6 +206,8 @@ class _Expansion:
             settings.append(f"reset = {expression(ast.List(NOWHERE, [*parts]))}")
         if network.mode != "eval":
             settings.append(f"mode = {network.mode}")
+        if network.architecture.name == HEADED and not _starts_from(network):
+            settings += self.speller.head(network)
         return _body(f"{network.role} {self.names.networks[network.name]} = {self._made(network)}", settings)
 
     def _made(self, network: Network) -> str:
@@ -223,7 +226,7 @@ class _Expansion:
                 call(name("ema"), [name(self.names.networks[origin.network])], {"decay": plain(origin.decay)})
             )
         classes = {"classes": self.speller.classes(network.classes)} if network.classes is not None else {}
-        return self.speller.item(network.architecture, **classes)
+        return self.speller.item(base_of(network.architecture), **classes)
 
     def _recipe(self, recipe: Recipe) -> list[str]:
         settings = []
@@ -351,9 +354,9 @@ def _items(plan: Plan) -> Iterator[tuple[tuple[str, str], Item]]:
         grown = isinstance(network.origin, Copied) and network.origin.grown
         if branches(network) and (grown or not _starts_from(network)):
             found = network.architecture.arguments
-            yield from ((("", ""), Item(*found[p])) for p in PARTS if not (p == "base" and grown))
+            yield from ((("", ""), base_of(Item(*found[p]))) for p in PARTS if not (p == "base" and grown))
         elif not _starts_from(network):
-            yield ("network", network.name), network.architecture
+            yield ("network", network.name), base_of(network.architecture)
     for phase in plan.phases.values():
         for recipe in phase.recipes:
             yield ("", ""), recipe.optimizer

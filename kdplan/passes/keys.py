@@ -18,6 +18,7 @@ from kdplan.ir import expr as ir
 from kdplan.ir.branches import BRANCHED, PARTS, split
 from kdplan.ir.dag import Component, PhaseKey
 from kdplan.ir.functions import FUNCTIONS
+from kdplan.ir.heads import HEADED
 from kdplan.ir.plan import (
     OF_SEVERAL,
     Copied,
@@ -259,10 +260,12 @@ class _Hasher:
 def architecture(n: Network) -> list[Any]:
     """An architecture's content: a user's own counts by its source, not by its path."""
     name = n.architecture.name
+    arguments = {k: v for k, v in n.architecture.arguments.items() if v is not None}
     if n.code is not None:
         name = f"{n.code}:{name.rpartition(':')[2]}"
-    arguments = {k: v for k, v in n.architecture.arguments.items() if v is not None}
-    if n.architecture.name == BRANCHED:  # whose parts may be a user's own, which count by `code` too
+    if n.architecture.name == HEADED:  # a part may be a user's own, which counts by `code` too
+        arguments["base"] = str(arguments["base"]).rpartition(":")[2]
+    if n.architecture.name == BRANCHED:
         arguments |= {k: [re.sub(r".*[/\\](?=[^/\\]*\.py:)", "", arguments[k][0]), arguments[k][1]] for k in PARTS}
     return [name, arguments]
 

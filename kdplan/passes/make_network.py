@@ -27,7 +27,7 @@ from kdplan.ir.plan import (
 )
 from kdplan.lower import made as lowering
 from kdplan.lower.generations import INDEX
-from kdplan.passes import axes, make_phase, settings
+from kdplan.passes import axes, make_head, make_phase, settings
 from kdplan.passes.apply import family_error, weights
 from kdplan.passes.arithmetic import check_required, chosen, unknown_parameter
 from kdplan.passes.asked import Asked
@@ -192,7 +192,7 @@ def _settings(network: Network, thing: Declared, ctx: Context) -> None:
         if not isinstance(item, ast.Setting) or item.name == "seed":
             continue
         spec = kind.setting(item.name)
-        if spec is None:
+        if spec is None or item.name in make_head.SETTINGS:
             continue
         with gather:
             value = settings.read(spec, item.value, ctx)
@@ -203,6 +203,7 @@ def _settings(network: Network, thing: Declared, ctx: Context) -> None:
             else:
                 network.origin = _loaded(value, item.value.span, thing.module.folder)
     gather.raise_if_failed()
+    make_head.attach(network, _outputs(network, ctx), thing.node, ctx)
 
 
 def _loaded(name: str, span: Span, folder: Path) -> Loaded:

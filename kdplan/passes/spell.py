@@ -13,7 +13,7 @@ from kdplan.diagnostics.span import Source, Span
 from kdplan.ir import expr as ir
 from kdplan.ir.branches import BRANCHED, PARTS
 from kdplan.ir.functions import FUNCTIONS
-from kdplan.ir.plan import ClassSet, Follows, Item, Phase, Plan, View
+from kdplan.ir.plan import ClassSet, Follows, Item, Network, Phase, Plan, View
 from kdplan.syntax import ast
 from kdplan.syntax.write import expression
 
@@ -162,6 +162,24 @@ class Speller:
         axis, equal, value = version.snapshot.partition("=")
         pick = ast.Coordinate(NOWHERE, axis, ast.Number(NOWHERE, int(value))) if equal else name(version.snapshot)
         return ast.Pick(NOWHERE, found, [pick])
+
+    def head(self, network: Network) -> list[str]:
+        """`head` and `pace` of a network that has them, as settings."""
+        arguments = network.architecture.arguments
+        own = network.classes.ids if network.classes is not None else range(arguments["classes"])
+        by = plain([[own[i] for i in part] for part in arguments.get("parts", [])])
+        layers = []
+        for kind, size, shared in arguments["layers"]:
+            more = {"by": by} | ({"shared": plain(shared)} if shared else {}) if kind == "sc" else {}
+            layers.append(call(name(kind), [plain(size)], more))
+        found = (
+            [f"head = {expression(ast.Chain(NOWHERE, [*layers]) if len(layers) > 1 else layers[0])}"] if layers else []
+        )
+        pace = arguments.get("pace")
+        if pace is not None:
+            words = {k: name(v) if isinstance(v, str) else plain(v) for k, v in pace.items() if k != "name"}
+            found.append(f"pace = {expression(call(name(pace['name']), [], {'by': by, **words}))}")
+        return found
 
     def signal(self, e: ir.Expr, phase: Phase) -> ast.Expr:
         """A signal of `phase`."""

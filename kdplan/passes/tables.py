@@ -14,6 +14,7 @@ from kdplan.ir.functions import FUNCTIONS, PLAN_FUNCTIONS
 from kdplan.ir.optimizers import OPTIMIZERS, SCHEDULES, Setting
 from kdplan.ir.spec import REQUIRED, Param, Spec
 from kdplan.nn.catalog import METRICS, MODELS
+from kdplan.nn.layers import LAYERS, PACES
 
 SPLITS = {
     spec.name: spec
@@ -144,6 +145,8 @@ def _choices() -> dict[str, dict[str, Spec]]:
         "mode": {c: Spec(c) for c in ("train", "eval")},
         "partition": PARTITIONS,
         "gate": GATES,
+        "head": LAYERS,
+        "pace": PACES,
     }
 
 

@@ -26,6 +26,7 @@ from kdplan.graph.deploy import (
 from kdplan.graph.taps import TapError
 from kdplan.ir.branches import BRANCH, BRANCHED, PARTS
 from kdplan.ir.expr import Version
+from kdplan.ir.heads import HEADED
 from kdplan.ir.plan import ENSEMBLE, Copied, Export, Plan, View
 from kdplan.ir.versions import parts
 from kdplan.nn.models import create
@@ -224,4 +225,6 @@ def _renamed(architecture: dict[str, Any], name: Callable[[str], str]) -> dict[s
             f, a = arguments[part]
             inner_one = _renamed({"factory": f, "arguments": a}, name)
             arguments[part] = [inner_one["factory"], inner_one["arguments"]]
+    if factory == HEADED:
+        arguments["base"] = _renamed({"factory": arguments["base"], "arguments": {}}, name)["factory"]
     return {"factory": name(factory), "arguments": arguments}

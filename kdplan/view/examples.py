@@ -55,6 +55,10 @@ VALUES = {
     "per_class.train": "60",
     "fraction.train": "0.8",
     "random.parts": "2",
+    "fc.size": "64",
+    "sc.size": "32",
+    "sc.by": "[0..4, 5..9]",
+    "self_paced.by": "[0..4, 5..9]",
     "hierarchy.file": '"kinds.csv"',
 }
 """Values for arguments that have no default."""
@@ -126,7 +130,20 @@ _IN_CONSTRUCTS = {
 }
 """Where an example of a setting stands in a construct."""
 
-_TABLES = ("optimizer", "schedule", "model", "metric", "source", "transform", "split", "protocol", "partition", "gate")
+_TABLES = (
+    "optimizer",
+    "schedule",
+    "model",
+    "metric",
+    "source",
+    "transform",
+    "split",
+    "protocol",
+    "partition",
+    "gate",
+    "head",
+    "pace",
+)
 
 _BRANCH_LOSS = "loss = sum(cross_entropy(b.logits, labels) for b in branch) + cross_entropy(gated.logits, labels)"
 
@@ -182,18 +199,7 @@ def examples() -> list[Example]:
     ]
     boxes = SIGNAL_EXAMPLES["targets"]
     found.append(Example("signal targets", boxes, _detection(loss=boxes)))
-    for table in (
-        "optimizer",
-        "schedule",
-        "model",
-        "metric",
-        "source",
-        "transform",
-        "split",
-        "protocol",
-        "partition",
-        "gate",
-    ):
+    for table in _TABLES:
         found += [_choice(table, spec) for spec in choices()[table].values()]
     return found
 
@@ -293,6 +299,8 @@ def _choice(table: str, spec: Spec) -> Example:
         plan = f'data shown = arrays("unsplit.npz") {{ split = {shown} }}\n'
     elif table == "protocol":
         plan = _OPEN_SET.format(frame=frame("digits", "alone"), protocol=shown, metric="rank(1)")
+    elif table in ("head", "pace"):
+        plan = f"{frame('small')}\nstudent small = digits_net(width = 4) {{ {table} = {shown} }}\n"
     elif table == "partition":
         plan = f"{frame()}\nverticals shown of digits = {shown}\n"
     else:
