@@ -267,9 +267,7 @@ class Head(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         for i in range(1, self.layers + 1):
             x = self.get_submodule(f"top{i}")(x)
-        out: Tensor = self.logits(x)
-        if self.pace is not None:
-            out = self.pace(out)
+        out: Tensor = self.logits(x) if self.pace is None else self.pace(self.logits(x))
         return out
 
 
@@ -283,7 +281,7 @@ class _Apart(nn.Module):
         self.shared = nn.Linear(inputs, shared) if shared else None
 
     def forward(self, x: Tensor) -> Tensor:
-        own = self.own(x).unflatten(1, (self.parts, -1))
+        own: Tensor = self.own(x).unflatten(1, (self.parts, -1))
         if self.shared is None:
             return own
         return torch.cat([own, self.shared(x).unsqueeze(1).expand(-1, self.parts, -1)], dim=2)

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from kdplan.diagnostics.report import error
 from kdplan.graph.assembled import Assembled
 from kdplan.ir.plan import Recipe
-from kdplan.nn.optim import build_optimizer, set_lr_factor
+from kdplan.nn.optim import build_optimizer, fastest, set_lr_factor
 from kdplan.nn.schedules import Schedule, build_schedule
 
 SHARED = (
@@ -68,7 +68,8 @@ class Optimisers:
         epochs = total / per_epoch if total else math.inf
         for number, recipe in enumerate(recipes):
             mine = [p for name, p in self.named.items() if len(recipes) == 1 or _recipe_of(name) == number]
-            optimizer = build_optimizer(recipe.optimizer.name, recipe.optimizer.arguments, mine)
+            how = fastest(recipe.optimizer.name, mine[0].device) if mine else {}
+            optimizer = build_optimizer(recipe.optimizer.name, recipe.optimizer.arguments, mine, **how)
             lr = float(optimizer.param_groups[0]["initial_lr"])
             item = recipe.schedule
             self.optimizers.append(optimizer)

@@ -1,0 +1,136 @@
+"""One training step of FC4096-SC512 over 100,000 classes in 20 verticals of unequal sizes, against other ways.
+
+    python -m tests.bench.bench_heads [--classes 100000] [--base 9216] [--batch 64] [--steps 3] [--device cpu]
+
+A step is forward from the base network's features, the loss against 100 targets a sample, backward, and Adagrad. The
+floor is what its arithmetic and its traffic of memory take, measured by a product of matrices and a copy.
+"""
+
+from __future__ import annotations
+
+import argparse
+import resource
+import statistics
+import time
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from kdplan.nn import sparse
+from kdplan.nn.heads import Head
+from kdplan.nn.optim import build_optimizer, fastest
+
+
+class Loop(nn.Module):
+    """A linear layer for each vertical's units and one for its logits, put together."""
+
+    def __init__(self, base: int, s1: int, s2: int, sizes: list[int]) -> None:
+        super().__init__()
+        self.top1 = nn.Linear(base, s1)
+        self.top2 = nn.ModuleList(nn.Linear(s1, s2) for _ in sizes)
+        self.logits = nn.ModuleList(nn.Linear(s2, n) for n in sizes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.top1(x).relu()
+        return torch.cat([b(a(x).relu()) for a, b in zip(self.top2, self.logits, strict=True)], dim=1)
+
+
+def unequal(classes: int, parts: int) -> list[int]:
+    """Sizes that fall from the first part to the last by a factor of about 10."""
+    shares = [10 ** (-i / (parts - 1)) for i in range(parts)]
+    sizes = [max(1, int(classes * s / sum(shares))) for s in shares]
+    sizes[0] += classes - sum(sizes)
+    return sizes
+
+
+def dense_loss(x: Tensor, values: Tensor, ids: Tensor) -> Tensor:
+    target = torch.zeros_like(x).scatter_(1, ids, values)
+    return F.binary_cross_entropy_with_logits(x, target, reduction="sum") / len(x)
+
+
+def resident() -> int:
+    """The most memory that the process ever had, in bytes."""
+    return 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+
+
+def timed(step: Callable[[], object], steps: int, device: torch.device) -> float:
+    found = []
+    for _ in range(steps + 1):
+        if device.type == "cuda":
+            torch.cuda.synchronize()
+        start = time.perf_counter()
+        step()
+        if device.type == "cuda":
+            torch.cuda.synchronize()
+        found.append(time.perf_counter() - start)
+    return statistics.median(found[1:])
+
+
+def floor(flops: float, traffic: float, device: torch.device) -> float:
+    """Seconds that arithmetic and traffic take one after the other, at the speeds of this machine."""
+    a, b = torch.randn(64, 4096, device=device), torch.randn(4096, 8192, device=device)
+    products = 2 * 64 * 4096 * 8192 / timed(lambda: a @ b, 5, device)
+    x = torch.empty(1 << 26, device=device)
+    y = torch.empty_like(x)
+    copies = 8 * x.numel() / timed(lambda: y.copy_(x), 3, device)
+    return flops / products + traffic / copies
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    for name, value in (("classes", 100_000), ("base", 9216), ("batch", 64), ("parts", 20), ("steps", 3)):
+        parser.add_argument(f"--{name}", type=int, default=value)
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--only", default="", help="head, dense or loop; on the CPU memory is only right one by one")
+    a = parser.parse_args()
+    device = torch.device(a.device)
+    sizes = unequal(a.classes, a.parts)
+    first = [sum(sizes[:i]) for i in range(a.parts)]
+    parts = [[*range(s, s + n)] for s, n in zip(first, sizes, strict=True)]
+    x = torch.randn(a.batch, a.base, device=device)
+    values = torch.rand(a.batch, 100, device=device)
+    ids = torch.stack([torch.randperm(a.classes, device=device)[:100] for _ in range(a.batch)])
+    fused = fastest("adagrad", device)
+
+    def head() -> nn.Module:
+        return Head(a.base, a.classes, [("fc", 4096, 0), ("sc", 512, 0)], parts)
+
+    def dense() -> nn.Module:
+        return Head(a.base, a.classes, [("fc", 4096, 0), ("fc", 512, 0)])
+
+    ways = {
+        "head": (head, sparse.sigmoid_cross_entropy, fused),
+        "dense": (dense, sparse.sigmoid_cross_entropy, fused),
+        "loop": (lambda: Loop(a.base, 4096, 512, sizes), dense_loss, {}),
+    }
+    for name, (make, loss, how) in ways.items():
+        if a.only not in ("", name):
+            continue
+        before = resident()
+        with device:
+            net = make()
+        optimizer = build_optimizer("adagrad", {"lr": 0.001}, net.parameters(), **how)
+        weights = sum(p.numel() for p in net.parameters())
+
+        def step(net: nn.Module = net, loss=loss, optimizer=optimizer) -> None:  # type: ignore[no-untyped-def]
+            loss(net(x), values, ids).backward()
+            optimizer.step()
+            optimizer.zero_grad()
+
+        seconds = timed(step, a.steps, device)
+        peak = torch.cuda.max_memory_allocated() if device.type == "cuda" else resident() - before
+        least = floor(6 * a.batch * weights, 4 * 9 * weights, device)
+        wanted = (3 * weights + a.batch * a.classes) * 4
+        print(
+            f"{name:6} {weights / 1e6:6.1f}M weights  {seconds:6.3f} s a step  floor {least:.3f} s "
+            f"({seconds / least:.2f} x)"
+            f"  peak {peak / 2**30:.2f} GiB, {peak / wanted:.2f} x (weights + gradients + state + one B x N buffer)",
+            flush=True,
+        )
+        del net, optimizer, step
+
+
+if __name__ == "__main__":
+    main()
