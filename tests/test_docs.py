@@ -52,6 +52,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     np.savez(here / "numbers.npz", train_x=x, train_y=y, test_x=x, test_y=y)
     x, y = np.zeros((1000, 1, 8, 8), np.uint8), np.arange(1000) % 10
     np.savez(here / "unsplit.npz", x=x, y=y)
+    (here / "numbers.csv").write_text("".join(f"{i},{i // 2 if i > 1 else ''}\n" for i in range(10)))
     (here / "kinds.csv").write_text("".join(f"{i},{'even' if i % 2 == 0 else 'odd'}\n" for i in range(10)))
     for split in ("train", "test"):
         for name in ("cat", "dog"):

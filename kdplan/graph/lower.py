@@ -252,6 +252,9 @@ class Lowering:
 
     # ---- functions with rules of their own
 
+    def _smear_call(self, e: ir.Call, args: list[Signal], keywords: dict[str, Any]) -> Signal:
+        return self.routes.smear(args[0], keywords["hierarchy"], e)
+
     def _top_call(self, e: ir.Call, args: list[Signal], keywords: dict[str, Any]) -> Signal:
         self._at_most_classes(next(p for p in FUNCTIONS["top"].params if p.at_most_classes), args[0], e)
         return self.routes.top(args[0], keywords["k"], e)

@@ -189,6 +189,25 @@ class Routes:
             ids = self._looked_up(ids, torch.tensor(x.classes[1]), e)
         return replace(x, value=values, ids=ids, name=f"top({x.name})")
 
+    def smear(self, labels: Signal, table: list[list[int]], e: ir.Call) -> Signal:
+        """Labels and the classes above them, as sparse targets of 1.
+
+        Raises
+        ------
+        PlanError
+            KD0284 for what is no labels.
+        """
+        if labels.role != "labels" or labels.classes is None:
+            raise error("KD0284", e.args[0].span or e.span, name="smear")
+        own = set(labels.classes[1])
+        above = {row[0]: [c for c in row[1:] if c in own] for row in table}
+        rows = [[c, *above.get(c, [])] for c in labels.classes[1]]
+        width = max(map(len, rows))
+        held = torch.tensor([[*row, *[-1] * (width - len(row))] for row in rows])
+        ids = self.lowering.call(_rows, (self.lowering.builder.constant(held), labels.value), e, "smear")
+        values = self.lowering.call(_known, (ids,), e, "smear")
+        return Signal(values, "probabilities", labels.classes, None, "smear(labels)", ids=ids)
+
     def loss(self, e: ir.Call, logits: Signal, targets: Signal, keywords: dict[str, Any]) -> Signal:
         """`cross_entropy` and `sigmoid_cross_entropy` against sparse targets.
 
@@ -228,6 +247,16 @@ class Routes:
         """`table[ids]`; -1 stays -1."""
         constant = self.lowering.builder.constant(torch.cat([table, torch.tensor([-1])]))
         return self.lowering.call(torch.take, (constant, ids), e, e.function)
+
+
+def _rows(table: Tensor, labels: Tensor) -> Tensor:
+    """Rows of a table [C, D] for labels [B]."""
+    return table.index_select(0, labels.long())
+
+
+def _known(ids: Tensor) -> Tensor:
+    """1 for each class, 0 for padding."""
+    return (ids >= 0).float()
 
 
 def _example(held: Tensor) -> Tensor:

@@ -298,6 +298,19 @@ SHAPING = (
         implementation="kdplan.nn.sparse:top",
     ),
     Spec(
+        "smear",
+        (
+            _signal("labels", "labels [B]"),
+            Param("hierarchy", "ancestors", doc="a file: rows `name,parent`, or a JSON object name -> parents"),
+        ),
+        "Labels that are positive for all classes above them too: sparse targets of 1 for each of them that the data "
+        "set read has.",
+        result="sparse targets [B, 1 + most classes above one]",
+        source="Gao, Li, Nevatia 2017",
+        example='sigmoid_cross_entropy(small.logits, smear(labels, "numbers.csv"))',
+        implementation="kdplan.graph.routes:Routes.smear",
+    ),
+    Spec(
         "route",
         (
             Param("parts", "verticals", doc="verticals, or lists of class numbers"),

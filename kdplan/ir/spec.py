@@ -17,8 +17,8 @@ REQUIRED: Any = type("Required", (), {"__repr__": lambda self: "required"})()
 class Param:
     """A parameter of a function or constructor.
 
-    `type` is one of: `signal`, `number`, `integer`, `text`, `flag`, `classes`, `verticals`, `numbers`, `choice`,
-    `any`, `name`.
+    `type` is one of: `signal`, `number`, `integer`, `text`, `flag`, `classes`, `verticals`, `ancestors`, `numbers`,
+    `choice`, `any`, `name`.
     """
 
     name: str

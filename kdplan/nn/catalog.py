@@ -285,6 +285,28 @@ METRICS: dict[str, MetricSpec] = {
             grouped=True,
         ),
         MetricSpec(
+            "mpvap",
+            "Mean over verticals of the mean average precision of a vertical's classes on its own samples, with scores "
+            "cut to these classes. Reads the data twice.",
+            "logits",
+            True,
+            "%",
+            _settings(_GROUPS),
+            grouped=True,
+        ),
+        MetricSpec(
+            "pvap",
+            "The same for one vertical.",
+            "logits",
+            True,
+            "%",
+            _settings(
+                Setting("part", "int", REQUIRED, "which of the verticals that the data has classes of, from 0"),
+                _GROUPS,
+            ),
+            grouped=True,
+        ),
+        MetricSpec(
             "class_distance",
             "Mean angle between a class's mean feature and its superclass's (DistC; maps are averaged over places).",
             "features",

@@ -23,6 +23,9 @@ class Metric(ABC):
         The outputs are probabilities, not logits (those of an ensemble, for example).
     """
 
+    passes = 1
+    """How often the data is read; `again` stands between two passes."""
+
     def __init__(self, probabilities: bool = False) -> None:
         self.probabilities = probabilities
         self.total: Tensor | None = None
@@ -34,6 +37,9 @@ class Metric(ABC):
             added = self.measure(wide(outputs.detach()), labels)
         self.total = added if self.total is None else self.total + added
         self.count += len(outputs)
+
+    def again(self) -> None:  # noqa: B027 - most have nothing to do
+        """All of the data has been seen, and will be seen once more if there are passes left."""
 
     def merge(self, other: Metric) -> None:
         """Adds what another metric of the same kind has seen."""

@@ -12,6 +12,7 @@ from kdplan.diagnostics.report import listing, nearest
 from kdplan.nn.catalog import METRICS
 from kdplan.nn.geometry import ClassDistance, SuperclassDistance
 from kdplan.nn.metric import Metric
+from kdplan.nn.precision import GroupPrecision
 from kdplan.nn.scores import Confusion, Score, Siblings
 from kdplan.nn.transfer import LinearSvm
 
@@ -138,6 +139,8 @@ _BUILD: dict[str, Callable[..., Metric]] = {
     "score": Score,
     "confusion": Confusion,
     "siblings": Siblings,
+    "pvap": GroupPrecision,
+    "mpvap": GroupPrecision,
     "class_distance": ClassDistance,
     "superclass_distance": SuperclassDistance,
     "svm": LinearSvm,

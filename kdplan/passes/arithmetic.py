@@ -13,6 +13,7 @@ from kdplan.ir import expr as ir
 from kdplan.ir.operators import OPERATORS
 from kdplan.ir.spec import Param, Spec
 from kdplan.passes.apply import signal
+from kdplan.passes.hierarchies import ancestors
 from kdplan.passes.session import Context
 from kdplan.passes.spread import spread
 from kdplan.passes.tables import word_type
@@ -113,6 +114,9 @@ def built_in(spec: Spec, node: ast.Call, ctx: Context) -> Value:
     args: list[ir.Expr] = []
     keywords: dict[str, ir.Expr] = {}
     for param, value in bound:
+        if param.type == "ancestors":
+            keywords[param.name] = _ancestors(value, args[0], node, ctx)
+            continue
         checked = _argument(spec, param, value, node, ctx)
         if param.type == "signal":
             args.append(checked)
@@ -249,6 +253,19 @@ def _argument(spec: Spec, param: Param, value: Value, node: ast.Call, ctx: Conte
         raise error("KD0242", span, name=param.name, function=spec.name, wants=f"a {param.type}", what=describe(value))
     check_range(param, value, span, f"`{param.name}` of `{spec.name}`")
     return value
+
+
+def _ancestors(value: Value, labels: ir.Expr, node: ast.Call, ctx: Context) -> ir.Const:
+    """For each class that has classes above it, its number and theirs: as they stand, or from a file."""
+    span = value.span or node.span
+    if isinstance(value, ListValue):
+        return ir.Const(_class_lists(value, span, "`hierarchy` of `smear`"), span=span)
+    if not isinstance(value, ir.Const) or not isinstance(value.value, str):
+        raise error("KD0244", span, what="`hierarchy` of `smear`", wants="a file's name", found=describe(value))
+    if not isinstance(labels, ir.StreamField) or labels.field != "labels" or ctx.phase is None:
+        raise error("KD0284", labels.span or node.span, name="smear")
+    data = ctx.phase.streams[labels.stream][1].data
+    return ir.Const(ancestors(value.value, data, ctx.module, span), span=span)
 
 
 def _class_lists(value: Value, span: Span, what: str) -> list[list[int]]:

@@ -5,9 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import random
-from collections.abc import Iterable
 
-from kdplan.data.hierarchy import Hierarchy, HierarchyError, read_hierarchy
 from kdplan.diagnostics.report import error, listing, nearest
 from kdplan.diagnostics.span import Span
 from kdplan.ir import expr as ir
@@ -15,6 +13,7 @@ from kdplan.ir.kinds import KINDS
 from kdplan.ir.plan import ClassSet, Data, Item
 from kdplan.passes import settings
 from kdplan.passes.arithmetic import check_required, integer
+from kdplan.passes.hierarchies import absent, hierarchy_of
 from kdplan.passes.load import Declared, Module
 from kdplan.passes.session import Context, remember
 from kdplan.passes.tables import PARTITIONS
@@ -91,31 +90,6 @@ def _hierarchy(item: Item, data: Data, span: Span, module: Module) -> list[Class
 
 _MADE = {"random": _random, "hierarchy": _hierarchy}
 """Partition by its name in the table -> its parts."""
-
-
-def hierarchy_of(file: str, module: Module, span: Span) -> Hierarchy:
-    """The hierarchy in a file beside the plan.
-
-    Raises
-    ------
-    PlanError
-        KD0211 where there is no such file, KD0281 where it is no hierarchy, KD0280 where it has a cycle.
-    """
-    try:
-        return read_hierarchy(module.folder / file)
-    except OSError:
-        raise error("KD0211", span, file=file, folder=str(module.folder)) from None
-    except HierarchyError as problem:
-        if problem.cycle:
-            raise error("KD0280", span, file=file, cycle=" → ".join(problem.cycle)) from None
-        raise error("KD0281", span, file=file) from None
-
-
-def absent(file: str, names: Iterable[str], data: Data, span: Span) -> None:
-    """KD0283 for classes of a data set that a file does not have."""
-    missing = list(names)
-    if missing:
-        raise error("KD0283", span, file=file, data=data.name, classes=listing(missing))
 
 
 def _ids(value: Value, data: Data, span: Span) -> list[int]:

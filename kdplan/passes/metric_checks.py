@@ -80,6 +80,10 @@ def _groups(data: Data, metric: Item, reporter: Reporter) -> None:
             "KD0244", metric.span, what=f"`groups` of `{metric.name}`", wants=f"verticals of `{data.name}`",
             found="something else",
         )  # fmt: skip
+    count, part = len(data.superclasses if given is None else given), metric.arguments.get("part", 0)
+    if 0 < count <= part:
+        what = f"`part` of `{metric.name}`"
+        reporter.report("KD0243", metric.span, what=what, limit=f"at most {count - 1}", value=part)
 
 
 def _is_grouping(given: Any, count: int) -> bool:

@@ -78,7 +78,7 @@ _LOWEST = {
     name: 0
     for name in ("lr", "weight_decay", "momentum", "eps", "lr_decay", "momentum_decay", "initial_accumulator_value",
                  "rho", "patience", "min_delta", "final", "factor")
-} | {"cycles": 1, "k": 1, "bins": 1, "per_class": 1}  # fmt: skip
+} | {"part": 0, "cycles": 1, "k": 1, "bins": 1, "per_class": 1}  # fmt: skip
 """Settings of optimizers, schedules and metrics that are wrong below this."""
 
 _SHARES: dict[str, tuple[float, float | None]] = {"far": (0, 1), "C": (0, None)}

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -76,16 +77,18 @@ def evaluate(
     features: list[Tensor] = []
     vectors: list[Tensor] = []
     labels: list[Tensor] = []
-    for found in loader.epoch(0):
+    for number, found in _passes(loader, built.values()):
         if (built or pictures) and "labels" not in found:
             raise error("KD0840", metrics[0].span, metric=metrics[0].name, reason="the data has no labels")
         made = outputs(found["inputs"])
-        if compared:
+        if compared and not number:
             features.append(made.flatten(1).cpu())
-        if pictures:
+        if pictures and not number:
             vectors.append((made.flatten(2).mean(dim=2) if made.dim() > 2 else made).float().cpu())
             labels.append(found["labels"].cpu())
         for name, metric in built.items():
+            if number >= metric.passes:
+                continue
             try:
                 metric.update(made, found["labels"])
             except (RuntimeError, IndexError, ValueError) as problem:
@@ -105,6 +108,16 @@ def evaluate(
     for name, item in pictures.items():
         numbers[name] = PICTURES[item.name](torch.cat(vectors), torch.cat(labels), **item.arguments)
     return numbers | _compared(compared, features, loader)
+
+
+def _passes(loader: Loader, metrics: Iterable[Metric]) -> Iterator[tuple[int, dict[str, Any]]]:
+    """The batches of the data, as often as some metric wants to see it, each with the number of its pass."""
+    known = list(metrics)
+    for number in range(max((m.passes for m in known), default=1)):
+        for found in loader.epoch(0):
+            yield number, found
+        for metric in known:
+            metric.again()
 
 
 def _built(item: Item, probabilities: bool, around: Around | None) -> Metric:

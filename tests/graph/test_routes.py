@@ -176,3 +176,27 @@ def test_ways_to_write_it(stage: str, tmp_path: Path) -> None:
     assert one.keys["kc"].key == two.keys["kc"].key
     again = compiled(expand(one.plan))
     assert again.keys["kc"].key == one.keys["kc"].key
+
+
+def test_smeared_labels(tmp_path: Path) -> None:
+    """A label is positive for the classes above it, as far as the specialist has them."""
+    (tmp_path / "tree.csv").write_text("".join(f"{i},{i // 2 if i > 1 else ''}\n" for i in range(10)))
+    text = (
+        HEAD + "student all = digits_net(width = 2) "
+        '{ phase p on digits with quick { loss = sigmoid_cross_entropy(self.logits, smear(labels, "tree.csv")) } }\n'
+        "student part = digits_net(width = 2, classes = V[0]) { phase p on digits[V[0]] with quick {\n"
+        '  loss = sigmoid_cross_entropy(self.logits, smear(labels, "tree.csv")) } }\n'
+    )
+    found = compiled(text, tmp_path)
+    above = {i: {i, i // 2, i // 4, i // 8} - ({0} if i else set()) for i in range(10)}
+    for name, classes in (("all", [*range(10)]), ("part", [0, 1, 2])):
+        torch.manual_seed(1)
+        net = create("digits_net", **found.plan.networks[name].architecture.arguments)
+        made = assemble(found.plan, found.plan.phases[f"{name}@p"], Networks([net]))
+        x, y = torch.randn(6, 1, 8, 8), torch.arange(6) % len(classes) + (4 if name == "all" else 0)
+        z = np.array([[float(c in above[classes[label]]) for c in classes] for label in y.tolist()])
+        s = 1 / (1 + np.exp(-net.train()(x).double().detach().numpy()))
+        value = -(z * np.log(s) + (1 - z) * np.log1p(-s)).sum() / len(x)
+        assert z.sum() > len(x) and run(made, x, y).item() == pytest.approx(value, rel=1e-5)
+    again = compiled(expand(found.plan))
+    assert sorted(k.key for k in again.keys.values()) == sorted(k.key for k in found.keys.values())

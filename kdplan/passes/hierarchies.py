@@ -1,0 +1,54 @@
+"""Hierarchies beside a plan, and what a data set's classes are in them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from kdplan.data.hierarchy import Hierarchy, HierarchyError, read_hierarchy
+from kdplan.diagnostics.report import error, listing
+from kdplan.diagnostics.span import Span
+from kdplan.ir.plan import Data
+from kdplan.passes.load import Module
+
+
+def hierarchy_of(file: str, module: Module, span: Span) -> Hierarchy:
+    """The hierarchy in a file beside the plan.
+
+    Raises
+    ------
+    PlanError
+        KD0211 where there is no such file, KD0281 where it is no hierarchy, KD0280 where it has a cycle.
+    """
+    try:
+        return read_hierarchy(module.folder / file)
+    except OSError:
+        raise error("KD0211", span, file=file, folder=str(module.folder)) from None
+    except HierarchyError as problem:
+        if problem.cycle:
+            raise error("KD0280", span, file=file, cycle=" → ".join(problem.cycle)) from None
+        raise error("KD0281", span, file=file) from None
+
+
+def absent(file: str, names: Iterable[str], data: Data, span: Span) -> None:
+    """KD0283 for classes of a data set that a file does not have."""
+    missing = list(names)
+    if missing:
+        raise error("KD0283", span, file=file, data=data.name, classes=listing(missing))
+
+
+def ancestors(file: str, data: Data, module: Module, span: Span) -> list[list[int]]:
+    """For each class that has classes above it, its number and theirs.
+
+    Raises
+    ------
+    PlanError
+        As `hierarchy_of`; KD0283 for classes that the file lacks, KD0290 where no class is above another one.
+    """
+    tree = hierarchy_of(file, module, span)
+    absent(file, (c for c in data.classes if c not in tree), data, span)
+    numbers = {c: i for i, c in enumerate(data.classes)}
+    found = [[i, *(numbers[a] for a in tree.ancestors(c) if a in numbers)] for c, i in numbers.items()]
+    table = [row for row in found if len(row) > 1]
+    if not table:
+        raise error("KD0290", span, file=file, data=data.name)
+    return table
