@@ -115,6 +115,17 @@ MODELS: dict[str, ModelSpec] = {
             ),
         ),
         ModelSpec(
+            "bn_inception",
+            "Inception-V2 for images of about 224 x 224: taps `stem`, `mixed3b`, `mixed3c`, `mixed4a` … `mixed4e`, "
+            "`mixed5a`, `mixed5b`, `mixed5c`, `fc`.",
+            _settings(
+                _CLASSES,
+                Setting("base", "str", "mixed5c", "its last block; what follows is left out"),
+                Setting("pool", "int", 1, "height and width that its maps are averaged to"),
+                _CHANNELS,
+            ),
+        ),
+        ModelSpec(
             "digits_net",
             "Small convolutional network: taps `stem`, `layer1`, `layer2`, `fc`.",
             _settings(

@@ -79,6 +79,7 @@ MORE = {
     "cifar_resnet": ["depth = 8", "channels = 1"],
     "cifar_wide_resnet": ["channels = 1"],
     "cifar_resnext": ["width = 8", "channels = 1"],
+    "bn_inception": ['base = "mixed3b"', "channels = 1"],
     "cifar_vgg": ["depth = 11", "channels = 1"],
     "cifar_densenet": ["depth = 22", "channels = 1"],
 }

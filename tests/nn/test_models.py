@@ -112,6 +112,7 @@ SMALL: dict[str, dict[str, object]] = {
     "cifar_wide_resnet": {"depth": 10, "width": 1, "channels": 1, "dropout": 0.3},
     "cifar_densenet": {"depth": 22, "growth": 4, "channels": 1, "dropout": 0.2},
     "cifar_resnext": {"depth": 11, "cardinality": 2, "width": 4, "channels": 1},
+    "bn_inception": {"base": "mixed3b", "channels": 1},
     "cifar_vgg": {"depth": 11, "width": 0.1, "channels": 1},
     "digits_net": {"width": 4, "blocks": 2},
     "mlp": {"inputs": 64, "hidden": []},
@@ -311,3 +312,26 @@ def test_weights_of_another_network_are_refused(tmp_path: Path) -> None:
     bad.write_bytes(b"nonsense")
     with pytest.raises(ValueError, match="no readable weights"):
         read_weights(bad)
+
+
+def test_inception_has_the_published_number_of_variables() -> None:
+    """10,173,112 in the slim version without its logits. Its first convolution is separable, with a bias and no batch
+    norm; its batch norms have an offset and two statistics, but no factor."""
+    with torch.device("meta"):
+        net = create("bn_inception")
+    convolutions = [m.weight.numel() for m in net.modules() if isinstance(m, nn.Conv2d)]
+    separable = 7 * 7 * 3 * 8 + 24 * 64 + 64
+    channels = [m.num_features for m in net.modules() if isinstance(m, nn.BatchNorm2d)]
+    assert sum(convolutions[1:]) + separable + 3 * sum(channels[1:]) == 10_173_112
+
+
+def test_inception_has_the_two_bases() -> None:
+    with torch.device("meta"):
+        whole, early = create("bn_inception", pool=3), create("bn_inception", base="mixed3b")
+        x = torch.zeros(1, 3, 224, 224)
+        assert whole[:-3](x).shape == (1, 1024, 7, 7) and whole[:-1](x).shape == (1, 9216)
+        assert early[:-3](x).shape == (1, 256, 28, 28) and early[:-1](x).shape == (1, 256)
+    maps = torch.rand(2, 5, 7, 7)
+    torch.testing.assert_close(nn.AdaptiveAvgPool2d(3)(maps), nn.AvgPool2d(3, stride=2)(maps))
+    with pytest.raises(ValueError, match="no block `mixed6a`"):
+        create("bn_inception", base="mixed6a")

@@ -20,6 +20,7 @@ from kdplan.nn.catalog import MODELS
 from kdplan.nn.models.cifar import cifar_resnet, cifar_wide_resnet
 from kdplan.nn.models.densenet import cifar_densenet
 from kdplan.nn.models.detection import detector
+from kdplan.nn.models.inception import bn_inception
 from kdplan.nn.models.resnext import cifar_resnext
 from kdplan.nn.models.small import autoencoder, conv1x1, digits_net, linear, mlp
 from kdplan.nn.models.vgg import cifar_vgg
@@ -27,6 +28,7 @@ from kdplan.nn.models.zoo import timm, torchvision
 
 __all__ = [
     "autoencoder",
+    "bn_inception",
     "cifar_densenet",
     "cifar_resnet",
     "cifar_resnext",
