@@ -38,7 +38,8 @@ def gradient_reach(gm: fx.GraphModule, output: str = "loss") -> set[str]:
     world = world_for(gm)
     with torch.enable_grad():
         result = Replay(gm, world).run(*example_inputs(gm, world))
-    names = {id(world.fake(p)): parameter_names(gm)[id(p)] for p in gm.parameters()}
+    known = parameter_names(gm)
+    names = {id(world.fake(p)): known[id(p)] for p in gm.parameters()}
     found: set[str] = set()
     seen: set[Any] = set()
     todo = [result[output].grad_fn]
