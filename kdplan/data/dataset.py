@@ -70,6 +70,9 @@ class Dataset:
     def __len__(self) -> int:
         raise AssertionError("made by open_view")
 
+    inputs_wanted = False
+    """Whether batches cannot do without inputs."""
+
     @property
     def labels(self) -> Tensor | None:
         """int64 [N], of all samples, in the view's own numbers; None if it is unlabelled."""
@@ -79,11 +82,13 @@ class Dataset:
         """Inputs after augmentation, before normalisation: [B, ...]; indices int64 [B]."""
         raise AssertionError("made by open_view")
 
-    def finish(self, raw: Raw, indices: Tensor) -> Batch:
-        """The batch from what `raw` gave: on the device, normalised, with its labels."""
-        assert isinstance(raw, Tensor)
-        indices = indices.to(self.device, non_blocking=True)
-        batch = {"inputs": self._normalized(raw.to(self.device, non_blocking=True)), "indices": indices}
+    def finish(self, raw: Raw | None, indices: Tensor) -> Batch:
+        """The batch from what `raw` gave: on the device, normalised, with its labels; without inputs from None."""
+        batch = {"indices": indices.to(self.device, non_blocking=True)}
+        if raw is not None:
+            assert isinstance(raw, Tensor)
+            batch["inputs"] = self._normalized(raw.to(self.device, non_blocking=True))
+        indices = batch["indices"]
         if self._labels is not None:
             batch["labels"] = self._labels.index_select(0, indices)
         return batch
@@ -198,6 +203,8 @@ class BoxDataset(FileDataset):
       the file's.
     """
 
+    inputs_wanted = True
+
     def __init__(self, part: Part, canvas: Canvas, rows: Array, *args: object, **kwargs: object) -> None:
         super().__init__(part, rows, *args, **kwargs)
         assert part.objects is not None
@@ -230,8 +237,9 @@ class BoxDataset(FileDataset):
                     mirrored[n] ^= flipped(t.get(), Draws(at, numbers, slot))[0]
         return images, mirrored
 
-    def finish(self, raw: Raw, indices: Tensor) -> Batch:
+    def finish(self, raw: Raw | None, indices: Tensor) -> Batch:
         """The batch: what the images leave of the canvas is zero."""
+        assert raw is not None, "boxes are moved as their images are"
         images, mirrored = (part.to(self.device, non_blocking=True) for part in raw)
         at = indices.to(self.device, non_blocking=True)
         batch = {"indices": at} | {name: t.index_select(0, at) for name, t in self._objects.items()}

@@ -41,6 +41,8 @@ class Loader:
         Tells apart the streams of one phase, so that two passes over one set are independent.
     rows : Tensor, optional
         int64 [n]: measuring goes through these samples only.
+    inputs : bool
+        Whether batches have `inputs`; without them no image is read.
 
     Examples
     --------
@@ -65,6 +67,7 @@ class Loader:
         device: torch.device | str | None = None,
         stream: int = 0,
         rows: Tensor | None = None,
+        inputs: bool = True,
     ) -> None:
         assert batch > 0 and workers >= 0 and not (train and rows is not None)
         assert device is None or torch.device(device).type == dataset.device.type
@@ -72,13 +75,14 @@ class Loader:
         self.batch = batch
         self.seed = seed
         self.train = train
-        self.workers = 0 if dataset.in_memory else workers
+        inputs = inputs or dataset.inputs_wanted
+        self.workers = workers if inputs and not dataset.in_memory else 0
         self.drop_last = drop_last and train
         self.stream = stream
         if self.drop_last and len(dataset) < batch:
             raise error("KD0732", None, name=dataset.spec.source, batch=batch, found=len(dataset))
-        self._maker = _Maker(dataset, batch, seed, train, stream, rows)
-        self._work: DataLoader[tuple[Raw, Tensor] | _Failed] | None = None
+        self._maker = _Maker(dataset, batch, seed, train, stream, rows, inputs)
+        self._work: DataLoader[tuple[Raw | None, Tensor] | _Failed] | None = None
         self._plan = _Steps()
 
     @property
@@ -115,7 +119,7 @@ class Loader:
         """End the worker processes; a later epoch starts new ones."""
         self._work = None
 
-    def _start_workers(self) -> DataLoader[tuple[Raw, Tensor] | _Failed]:
+    def _start_workers(self) -> DataLoader[tuple[Raw | None, Tensor] | _Failed]:
         return DataLoader(
             _Work(self._maker),
             batch_size=None,
@@ -134,7 +138,14 @@ class _Maker:
     """Makes the samples of a step. Workers hold this, not the loader: a cycle would keep them from ending in order."""
 
     def __init__(
-        self, dataset: Dataset, batch: int, seed: int, train: bool, stream: int, rows: Tensor | None = None
+        self,
+        dataset: Dataset,
+        batch: int,
+        seed: int,
+        train: bool,
+        stream: int,
+        rows: Tensor | None = None,
+        inputs: bool = True,
     ) -> None:
         self.dataset = dataset
         self.batch = batch
@@ -142,6 +153,7 @@ class _Maker:
         self.train = train
         self.stream = stream
         self.rows = rows
+        self.inputs = inputs
         self.size = len(dataset) if rows is None else len(rows)
         self._order: tuple[int, Tensor] | None = None
 
@@ -155,9 +167,11 @@ class _Maker:
             self._order = (epoch, torch.from_numpy(order(n, seed=self.seed, epoch=epoch, stream=self.stream)))
         return self._order[1][step * self.batch : (step + 1) * self.batch]
 
-    def raw(self, epoch: int, step: int) -> tuple[Raw, Tensor]:
-        """Inputs before normalisation [B, ...] and indices int64 [B] of one step."""
+    def raw(self, epoch: int, step: int) -> tuple[Raw | None, Tensor]:
+        """Inputs before normalisation [B, ...], if they are wanted, and indices int64 [B] of one step."""
         at = self.indices(epoch, step)
+        if not self.inputs:
+            return None, at
         return self.dataset.raw(at, epoch, self.train, self.seed, self.stream), at
 
 
@@ -181,13 +195,13 @@ class _Steps:
         return len(self.steps)
 
 
-class _Work(TorchDataset[tuple[Raw, Tensor] | _Failed]):
+class _Work(TorchDataset[tuple[Raw | None, Tensor] | _Failed]):
     """One item is one step's raw batch, made in a worker."""
 
     def __init__(self, maker: _Maker) -> None:
         self.maker = maker
 
-    def __getitem__(self, at: tuple[int, int]) -> tuple[Raw, Tensor] | _Failed:
+    def __getitem__(self, at: tuple[int, int]) -> tuple[Raw | None, Tensor] | _Failed:
         try:
             return self.maker.raw(*at)
         except PlanError as e:

@@ -19,11 +19,13 @@ from kdplan.graph.assembled import Assembled, Follower, Networks
 from kdplan.graph.build import Builder, JoinedPhase
 from kdplan.graph.freeze import split
 from kdplan.graph.lower import Lowering, first_line
+from kdplan.graph.module import without_unused_inputs
 from kdplan.graph.params import upto
 from kdplan.graph.prune import prune
 from kdplan.graph.reach import additive_terms, constant_terms, gradient_reach
 from kdplan.graph.signals import shown
 from kdplan.graph.splice import Splices
+from kdplan.graph.stored import storing
 from kdplan.graph.taps import TapError
 from kdplan.graph.trace import TraceError, trace
 from kdplan.ir import expr as ir
@@ -137,7 +139,7 @@ def assemble(plan: Plan, phase: Phase, networks: Networks) -> Assembled:
             root.get_submodule(path).training = training
 
     return Assembled(
-        live=cut.live,
+        live=without_unused_inputs(cut.live),
         root=root,
         networks=list(networks.moving),
         moving=made.own,
@@ -146,6 +148,7 @@ def assemble(plan: Plan, phase: Phase, networks: Networks) -> Assembled:
         followers=_followers(plan, phase, networks),
         modes=set_modes,
         terms=made.logged,
+        stored=storing(plan, phase, made.graph_module, cut, made.moving),
     )
 
 

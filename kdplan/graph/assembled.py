@@ -14,9 +14,33 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from kdplan.ir.expr import Version
+
+
+@dataclass(frozen=True)
+class StoredValue:
+    """One value that crosses from the frozen graph: ``[N, *shape]`` for the N samples of a stream."""
+
+    name: str
+    stream: int
+    rows: int
+    """N, to within rounding of class subsets."""
+    shape: tuple[int, ...]
+    dtype: torch.dtype
+
+    @property
+    def row_bytes(self) -> int:
+        """Bytes of one sample's value."""
+        return torch.Size(self.shape).numel() * self.dtype.itemsize
+
+    @property
+    def bytes(self) -> int:
+        """Bytes of all samples' values."""
+        return self.rows * self.row_bytes
+
 
 CLOCKS = ("epoch", "step", "progress")
 
@@ -65,6 +89,8 @@ class Assembled:
         Trainable parameters of adapters that live in this phase only; they go with the first optimizer.
     modes : callable
         Puts every module into the mode that the phase wants: moving parts train, all else as the plan says.
+    stored : list of StoredValue
+        What `frozen` returns, where the phase reads it from the store in place of running `frozen`; else [].
     terms : list of str
         The logged terms that are summands of the loss, for messages about a loss that is not finite.
     """
@@ -80,6 +106,7 @@ class Assembled:
     live_inputs: list[str] = field(default_factory=list)
     frozen_inputs: list[str] = field(default_factory=list)
     terms: list[str] = field(default_factory=list)
+    stored: list[StoredValue] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.live_inputs = self.live_inputs or placeholders(self.live)

@@ -14,13 +14,16 @@ from torch import nn
 
 from kdplan.diagnostics.report import PlanError, Reporter, error, listing
 from kdplan.graph.assemble import Joined, join, no_part
-from kdplan.graph.assembled import Networks
+from kdplan.graph.assembled import Networks, StoredValue
 from kdplan.graph.cost import cost as graph_cost
 from kdplan.graph.cost import flops_by_node
 from kdplan.graph.fork import BranchError
+from kdplan.graph.freeze import split
+from kdplan.graph.stored import storing
 from kdplan.ir import expr as ir
 from kdplan.ir.dag import Cost
-from kdplan.ir.plan import Loaded, Network, Phase, Plan, View
+from kdplan.ir.lengths import step_count
+from kdplan.ir.plan import Loaded, Network, Phase, Plan
 from kdplan.nn.models import create, initialise
 from kdplan.nn.optim import build_optimizer
 from kdplan.nn.schedules import build_schedule
@@ -157,6 +160,7 @@ def inspect_phase(plan: Plan, phase: Phase) -> Inspected:
     """
     made = join(plan, phase, blank_networks(plan, phase))
     found = graph_cost(made.graph_module, made.moving)
+    kept = storing(plan, phase, made.graph_module, split(made.graph_module, made.moving), made.moving)
     steps = step_count(plan, phase)
     optimiser = _state_bytes(phase, found.trainable)
     snapshots = (
@@ -172,15 +176,28 @@ def inspect_phase(plan: Plan, phase: Phase) -> Inspected:
         Cost(
             parameters=found.parameters,
             trainable=found.trainable,
-            flops_step=found.flops_step,
+            flops_step=found.flops_step - (found.flops_frozen if kept else 0),
             steps=steps,
             activation_bytes=found.peak_bytes,
             weight_bytes=found.weight_bytes + optimiser,
             disk_bytes=moved * snapshots,
             share=_shares(made),
             bridges=made.bridges,
+            stored=[_stored_line(phase, v) for v in kept],
+            stored_bytes=sum(v.bytes for v in kept),
         ),
     )
+
+
+def _stored_line(phase: Phase, value: StoredValue) -> str:
+    """What is stored, for the plan's table.
+
+    >>> phase = Phase("p", [], [View("digits")], [], ir.Const(1))
+    >>> _stored_line(phase, StoredValue("big_layer2", 0, 1437, (64, 4, 4), torch.float32))
+    'big_layer2 of digits, [64, 4, 4] a sample: 5.9 MB'
+    """
+    number = f"{value.bytes / 1e6:.1f} MB" if value.bytes < 1e9 else f"{value.bytes / 1e9:.1f} GB"
+    return f"{value.name} of {phase.streams[value.stream].data}, {list(value.shape)} a sample: {number}"
 
 
 def _state_bytes(phase: Phase, trainable: int) -> int:
@@ -189,27 +206,6 @@ def _state_bytes(phase: Phase, trainable: int) -> int:
     momentum = bool(phase.recipes[0].optimizer.arguments.get("momentum"))
     buffers = {"sgd": int(momentum), "adagrad": 1, "rmsprop": 1 + int(momentum)}.get(name, 2)
     return 4 * trainable * (1 + buffers)
-
-
-def step_count(plan: Plan, phase: Phase) -> int:
-    """Optimizer steps of a phase; for a plateau schedule the most that it may take."""
-    recipe = phase.recipes[0]
-    if recipe.steps is not None:
-        return recipe.steps
-    assert recipe.epochs is not None
-    batches = -(-view_size(plan, phase.streams[0]) // recipe.batch)
-    return recipe.epochs * -(-batches // recipe.accumulate)
-
-
-def view_size(plan: Plan, view: View) -> int:
-    """Samples of a view, to within rounding of class subsets."""
-    data = plan.data[view.data]
-    size = data.sizes.get(view.split, 0)
-    if view.split == "train":
-        size = round(size * data.fraction)
-    if view.classes is not None and data.classes:
-        size = round(size * len(view.classes.ids) / len(data.classes))
-    return min(size, data.limit) if data.limit is not None and view.split == "train" else size
 
 
 def _shares(made: Joined) -> dict[str, float]:

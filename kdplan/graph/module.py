@@ -75,6 +75,16 @@ def subset(
     return make(gm, graph)
 
 
+def without_unused_inputs(gm: fx.GraphModule) -> fx.GraphModule:
+    """The same graph without placeholders that nothing reads: nobody needs to make them."""
+    lean = copy_of(gm)
+    for node in list(lean.graph.nodes):
+        if node.op == "placeholder" and not node.users:
+            lean.graph.erase_node(node)
+    lean.recompile()
+    return lean
+
+
 def output_of(gm: fx.GraphModule) -> fx.Node:
     """The output node."""
     found: fx.Node = next(n for n in reversed(gm.graph.nodes) if n.op == "output")

@@ -75,6 +75,9 @@ class Cost:
     """Frozen network -> the share of its forward FLOPs that is left after pruning."""
     bridges: list[str] = field(default_factory=list)
     """What adapters and resizing join signals of different shapes; they are in no network and end with the phase."""
+    stored: list[str] = field(default_factory=list)
+    """What frozen networks give that is computed once and kept, with its size; no part of `flops_step`."""
+    stored_bytes: int = 0
 
 
 @dataclass(slots=True)

@@ -1,10 +1,10 @@
-"""Which phases may be trained further than they were: those in which nothing reads the total length."""
+"""How long phases are, and which may be trained further than they were."""
 
 from __future__ import annotations
 
 from kdplan.ir.dag import Component, PhaseKey
 from kdplan.ir.expr import Clock, walk
-from kdplan.ir.plan import Phase
+from kdplan.ir.plan import Phase, Plan, View
 
 _OPEN_ENDED = frozenset({"constant", "steps"})
 """Schedules that are the same however long the phase will be."""
@@ -42,3 +42,24 @@ def longer(before: PhaseKey, now: PhaseKey) -> tuple[int, int] | None:
 
 def _values(components: list[Component]) -> dict[str, Component]:
     return {c.path: c for c in components}
+
+
+def step_count(plan: Plan, phase: Phase) -> int:
+    """Optimizer steps of a phase; for a plateau schedule the most that it may take."""
+    recipe = phase.recipes[0]
+    if recipe.steps is not None:
+        return recipe.steps
+    assert recipe.epochs is not None
+    batches = -(-view_size(plan, phase.streams[0]) // recipe.batch)
+    return recipe.epochs * -(-batches // recipe.accumulate)
+
+
+def view_size(plan: Plan, view: View) -> int:
+    """Samples of a view, to within rounding of class subsets."""
+    data = plan.data[view.data]
+    size = data.sizes.get(view.split, 0)
+    if view.split == "train":
+        size = round(size * data.fraction)
+    if view.classes is not None and data.classes:
+        size = round(size * len(view.classes.ids) / len(data.classes))
+    return min(size, data.limit) if data.limit is not None and view.split == "train" else size

@@ -224,6 +224,8 @@ class Recipe:
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
     channels_last: bool = False
     compile: bool = False
+    frozen: Literal["live", "stored", "auto"] = "live"
+    """Whether what frozen networks give for a sample is computed in every step, or once and kept in the store."""
     workers: int = 0
     keep_epochs: list[int] = field(default_factory=list)
     """Epochs (from 1) after which a snapshot `epoch=N` is kept."""

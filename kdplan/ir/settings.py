@@ -67,6 +67,15 @@ RECIPE = (
     ),
     S("channels_last", "flag", "memory layout of images and maps", "false", "channels_last = true"),
     S("compile", "flag", "torch.compile of the phase's graph", "false", "compile = true"),
+    S(
+        "frozen",
+        "choice",
+        "what frozen networks give for a sample: computed in every step (`live`), once a sample and kept in the store "
+        "(`stored`, an error where it cannot be), or as the planner finds cheaper (`auto`)",
+        "live",
+        "frozen = auto",
+        choices=("live", "stored", "auto"),
+    ),
     S("workers", "integer", "processes that load and augment", "0", "workers = 2", low=0),
     S(
         "keep_epochs",

@@ -236,8 +236,8 @@ class _Expansion:
                 continue
             if isinstance(value, Item):
                 settings.append(f"{f.name} = {self.speller.item(value)}")
-            elif f.name == "precision":
-                settings.append(f"precision = {value}")
+            elif f.name in ("precision", "frozen"):
+                settings.append(f"{f.name} = {value}")
             else:
                 settings.append(f"{f.name} = {expression(plain(value))}")
         return settings

@@ -63,6 +63,11 @@ def content(plan: Plan, keys: dict[str, PhaseKey], version: ir.Version) -> str:
     return hasher.version(version)
 
 
+def view_content(plan: Plan, view: View) -> str:
+    """What the samples of a view are, as a text; labels or not is no part of it."""
+    return json.dumps(_view(plan.data[view.data], view), sort_keys=True)
+
+
 def graph_key(plan: Plan, phase: Phase) -> str:
     """What a phase's graph and cost depend on: weights, seeds, learning rates and factors left out.
 
@@ -78,7 +83,17 @@ def graph_key(plan: Plan, phase: Phase) -> str:
     for r in phase.recipes:
         momentum = bool(r.optimizer.arguments.get("momentum"))
         parts.append(
-            [r.optimizer.name, momentum, r.epochs, r.steps, r.batch, r.accumulate, r.ema is None, len(r.keep_epochs)]
+            [
+                r.optimizer.name,
+                momentum,
+                r.epochs,
+                r.steps,
+                r.batch,
+                r.accumulate,
+                r.ema is None,
+                len(r.keep_epochs),
+                r.frozen,
+            ]
         )
     parts.append(len(phase.validations))
     teachers: dict[str, int] = {}
@@ -207,7 +222,7 @@ class _Hasher:
         ids = tuple(view.classes.ids) if view.classes else None
         at = (view.data, view.split, ids)
         if at not in self.views:
-            self.views[at] = json.dumps(_view(self.plan.data[view.data], view), sort_keys=True)
+            self.views[at] = view_content(self.plan, view)
         return self.views[at]
 
     def expression(self, path: str, root: ir.Expr) -> Iterator[Component]:

@@ -201,7 +201,7 @@ def _recipes(node: ast.Declaration, networks: int | None, ctx: Context) -> list[
         recipes.append(make_recipe.finish(value, dict(overrides)))
     if networks is not None and len(recipes) not in (1, networks):
         raise error("KD0801", clause.word_span.to(clause.exprs[-1].span), found=len(recipes), networks=networks)
-    for name in ("epochs", "steps", "batch", "accumulate", "precision"):
+    for name in ("epochs", "steps", "batch", "accumulate", "precision", "frozen"):
         different = list(dict.fromkeys(getattr(r, name) for r in recipes))
         if len(different) > 1:
             span = clause.word_span.to(clause.exprs[-1].span)

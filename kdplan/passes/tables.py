@@ -142,6 +142,7 @@ def _choices() -> dict[str, dict[str, Spec]]:
         "split": SPLITS,
         "protocol": PROTOCOLS,
         "precision": {c: Spec(c) for c in ("fp32", "bf16", "fp16")},
+        "frozen": {c: Spec(c) for c in ("live", "stored", "auto")},
         "mode": {c: Spec(c) for c in ("train", "eval")},
         "partition": PARTITIONS,
         "gate": GATES,

@@ -27,6 +27,7 @@ from kdplan.runtime.interrupt import Interrupt, Interrupted
 from kdplan.runtime.optimise import Optimisers
 from kdplan.runtime.snapshots import Snapshots, kept_epochs
 from kdplan.runtime.store.work import Work
+from kdplan.runtime.stored import StoredValues
 from kdplan.runtime.streams import Batch, Streams, samples, split
 from kdplan.runtime.watch import Watch
 
@@ -45,6 +46,8 @@ class Job:
     work: Work
     device: torch.device
     seed: int
+    stored: StoredValues | None = None
+    """What the frozen graph would return, where it is read from the store."""
     validate: Callable[[], dict[str, float]] | None = None
     """Numbers of the networks as they stand, after every epoch; the first one chooses the best snapshot."""
     larger_is_better: bool = True
@@ -81,7 +84,9 @@ class Training:
         self.kept = kept_epochs(self.recipe)
         self.snapshots = Snapshots(job.work.folder / "snapshots", a.networks)
         self.live = compiled(a.live, self.recipe.compile, job.name)
-        self.frozen = compiled(a.frozen, self.recipe.compile, job.name) if a.frozen is not None else None
+        self.frozen = (
+            compiled(a.frozen, self.recipe.compile, job.name) if a.frozen is not None and job.stored is None else None
+        )
         self.step = 0
         self.seconds = 0.0
         self.seen = 0
@@ -137,7 +142,8 @@ class Training:
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         """The loss and its logged terms on one batch."""
-        a, device = self.job.assembled, self.job.device
+        job = self.job
+        a, device = job.assembled, job.device
         epoch = self.step // self.per_epoch
         at = {"epoch": epoch, "step": self.step, "progress": self.step / self.total if self.total else 0.0}
         known = dict(batch)
@@ -146,7 +152,9 @@ class Training:
                 known[name] = torch.full((), float(at[name]), device=device)
         half = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(self.recipe.precision)
         with torch.autocast(device.type, dtype=half, enabled=half is not None):
-            if self.frozen is not None:
+            if job.stored is not None:
+                known.update(job.stored.of(batch))
+            elif self.frozen is not None:
                 with torch.no_grad():
                     known.update(self.frozen(**{name: known[name] for name in a.frozen_inputs}))
             result: dict[str, Tensor] = self.live(**{name: known[name] for name in a.live_inputs})

@@ -17,7 +17,7 @@ from kdplan.nn.schedules import Schedule, build_schedule
 
 SHARED = (
     *("epochs", "steps", "batch", "accumulate", "clip", "label_smoothing", "ema"),
-    *("precision", "channels_last", "compile", "workers", "keep_epochs"),
+    *("precision", "channels_last", "compile", "frozen", "workers", "keep_epochs"),
 )
 """What all recipes of one phase must say alike; optimizer, schedule and warm-up are each recipe's own."""
 

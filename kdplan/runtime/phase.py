@@ -35,6 +35,7 @@ from kdplan.runtime.options import RunOptions
 from kdplan.runtime.results import Number
 from kdplan.runtime.store import Artifact, Work, phase_json
 from kdplan.runtime.store.artifact import FINAL, FINAL_STATE
+from kdplan.runtime.stored import Keeper
 from kdplan.runtime.streams import Streams
 from kdplan.runtime.versions import Sources
 from kdplan.runtime.views import around, opened, require_samples
@@ -96,11 +97,22 @@ def make_job(run: PhaseRun, phase: Phase, work: Work, device: torch.device) -> J
     plan, root, recipe = run.sources.plan, run.options.data_root, phase.recipes[0]
     assembled = run.assemble(plan, phase, modules_of(run.sources, phase))
     assert [f.name for f in assembled.followers] == followers(plan, phase)
-    loaders = []
-    for number, view in enumerate(phase.streams):
-        data = require_samples(opened(plan, view, root, device), view, phase.name)
-        batch = recipe.batch * recipe.accumulate
-        loaders.append(Loader(data, batch, phase.seed, train=True, workers=recipe.workers, stream=number))
+    read = {*assembled.live_inputs, *(assembled.frozen_inputs if not assembled.stored else ())}
+    sets = [require_samples(opened(plan, view, root, device), view, phase.name) for view in phase.streams]
+    loaders = [
+        Loader(data, recipe.batch * recipe.accumulate, phase.seed, train=True, workers=recipe.workers, stream=number,
+               inputs=f"inputs_{number}" in read)
+        for number, data in enumerate(sets)
+    ]  # fmt: skip
+    stored = None
+    if assembled.stored:
+
+        def measuring(stream: int) -> Loader:
+            return Loader(sets[stream], recipe.batch, phase.seed, train=False, workers=recipe.workers)
+
+        stored = Keeper(
+            plan, phase, assembled, run.sources.store, device, measuring, run.events, run.interrupt
+        ).values()
     checks = [(v, measuring_loader(opened(plan, v.view, root, device), recipe.workers)) for v in phase.validations]
 
     def validate() -> dict[str, float]:
@@ -123,6 +135,7 @@ def make_job(run: PhaseRun, phase: Phase, work: Work, device: torch.device) -> J
         assembled=assembled,
         recipes=phase.recipes,
         streams=Streams(loaders),
+        stored=stored,
         work=work,
         device=device,
         seed=phase.seed,

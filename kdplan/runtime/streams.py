@@ -35,7 +35,7 @@ class Streams:
 
 def samples(batch: Batch) -> int:
     """Samples of the first stream in a batch."""
-    return len(batch["inputs_0"])
+    return len(next(t for name, t in batch.items() if name.endswith("_0")))
 
 
 def split(batch: Batch, size: int, channels_last: bool = False) -> Iterator[Batch]:

@@ -41,7 +41,7 @@ def plan_table(
         table.add_column(name, justify="right", no_wrap=True)
     for name, members in _folded(planned, every).items():
         table.add_row(*_row(name, members)[: len(table.columns)])
-    return Group(table, Text(), *_bridges(planned.values()), *_totals(planned.values()))
+    return Group(table, Text(), *_notes(planned.values()), *_totals(planned.values()))
 
 
 def print_plan(
@@ -180,15 +180,21 @@ def _sum(costs: list[Cost | None]) -> Cost | None:
     )
 
 
-def _bridges(planned: Iterable[Planned]) -> list[Text]:
-    """What joins signals of different shapes while a phase trains, each once."""
+def _notes(planned: Iterable[Planned]) -> list[Text]:
+    """What joins signals of different shapes while a phase trains, and what is stored for it; each once."""
+    costs = [(p.name, p.cost) for p in planned if p.cost is not None]
+    lines = _each_once("only while training:", [(n, line) for n, c in costs for line in c.bridges])
+    return lines + _each_once("computed once and stored:", [(n, line) for n, c in costs for line in c.stored])
+
+
+def _each_once(title: str, said: list[tuple[str, str]]) -> list[Text]:
+    """Lines with the first phase that says each; members of a family say one thing."""
     found: dict[str, list[str]] = {}
-    for p in planned:
-        for line in p.cost.bridges if p.cost is not None else ():
-            found.setdefault(re.sub(r"\[[^\]]*\]", "", line), []).append(p.name)
+    for name, line in said:
+        found.setdefault(re.sub(r"(?<=\w)\[[^\]]*\]", "", line), []).append(name)
     if not found:
         return []
-    lines = [Text("only while training:", style="bold")]
+    lines = [Text(title, style="bold")]
     for line, names in found.items():
         more = f" and {len(names) - 1} more" if len(names) > 1 else ""
         lines.append(Text(f"  {line}").append(f"  {names[0]}{more}", style="bright_black"))

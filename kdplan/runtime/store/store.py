@@ -4,6 +4,7 @@ phases/<key>/      a finished phase: manifest.json (written last), weights-<slot
                    metrics.jsonl, summary.json, phase.json, environment.json
 work/<key>/        a running or interrupted one: lock, holder.json, metrics.jsonl, checkpoints/step-<n>/
 plans/<hash>.json  phase name -> key, as the plan file was last run
+values/<key>/      values of frozen networks, see `kdplan.runtime.store.values`
 measures/<key>.json  costs/<key>.json  speeds.json    numbers that need not be found twice
 """
 
@@ -23,6 +24,7 @@ from kdplan.runtime.store.artifact import Artifact
 from kdplan.runtime.store.atomic import make_folder, remove, write_json
 from kdplan.runtime.store.errors import StoreCorrupt, StoreLocked, StoreMissing
 from kdplan.runtime.store.lock import Holder, read_holder
+from kdplan.runtime.store.values import Values
 from kdplan.runtime.store.work import Work, checkpoint_folders, discard
 
 State = Literal["done", "running", "interrupted", "missing"]
@@ -37,7 +39,7 @@ class Entry:
 
     key: str
     name: str
-    """The phase's name in the plan that made it; "" where it is not known."""
+    """The phase's name in the plan that made it, or what values are of; "" where it is not known."""
     state: State
     bytes: int
     modified: float
@@ -146,6 +148,11 @@ class Store:
         """
         return Work(self.work_folder(key), self.root / "phases", key)
 
+    def values(self, key: str, of: str) -> Values:
+        """The place of a frozen value; `of` is how messages call it."""
+        assert key and key == Path(key).name and not key.startswith("."), f"key {key!r}"
+        return Values(self.root / "values" / key, of)
+
     # ---- the last keys of a plan file
 
     def _plan_file(self, plan: Path | str) -> Path:
@@ -200,13 +207,14 @@ class Store:
     def entries(self) -> list[Entry]:
         """All keys with their sizes, largest first."""
         found = []
-        for part in ("phases", "work"):
+        for part in ("phases", "work", "values"):
             folder = self.root / part
             for entry in folder.iterdir() if folder.is_dir() else ():
                 if entry.is_dir() and not entry.name.startswith("."):
                     files = [f.stat() for f in entry.rglob("*") if f.is_file()]
-                    name = str(self._load(entry / "phase.json").get("name", ""))
-                    state: State = "done" if part == "phases" else self.state(entry.name)
+                    about = self._load(entry / "about.json")
+                    name = str(self._load(entry / "phase.json").get("name", about.get("of", "")))
+                    state: State = "done" if part == "phases" or about else self.state(entry.name)
                     size = sum(s.st_size for s in files)
                     found.append(Entry(entry.name, name, state, size, max((s.st_mtime for s in files), default=0.0)))
         return sorted(found, key=lambda e: (-e.bytes, e.key))

@@ -1,0 +1,96 @@
+"""Values of frozen networks, computed once a sample and read by every phase that needs them.
+
+values/<key>/   about.json (written last)  shard-<n>/: manifest.json, values.safetensors    lock, while they are made
+
+A shard holds so many samples' values, in the order of the view. Shards are finished one after another, so a run that is
+stopped goes on behind the last one.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from kdplan.runtime.store import manifest
+from kdplan.runtime.store.artifact import Folder
+from kdplan.runtime.store.atomic import Content, make_folder, place_folder, remove, sweep, temporary, write_json
+from kdplan.runtime.store.errors import StoreCorrupt
+from kdplan.runtime.store.lock import Lock
+
+FILE = "values.safetensors"
+
+
+class Values:
+    """The folder of one frozen value.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> values = Values(Path(tempfile.mkdtemp()) / "v1", "big.layer2")
+    >>> with values.locked():
+    ...     values.put(0, b"...")
+    ...     values.finish({"rows": 10, "shards": 1})
+    >>> [shard.name for shard in values.whole() or []]
+    ['values.safetensors']
+    """
+
+    def __init__(self, folder: Path, of: str) -> None:
+        self.folder = folder
+        self.what = f"values of {of}"
+
+    def whole(self) -> list[Path] | None:
+        """The shards' files, or None unless all are there and sound."""
+        try:
+            wanted = json.loads((self.folder / "about.json").read_bytes())["shards"]
+        except (OSError, ValueError, KeyError):
+            return None
+        found = self.sound()
+        return found if len(found) == wanted else None
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """The right to add shards.
+
+        Raises
+        ------
+        StoreLocked
+            KD0901 if another process is making them.
+        """
+        make_folder(self.folder)
+        lock = Lock(self.folder, self.what)
+        lock.acquire()
+        try:
+            sweep(self.folder)
+            yield
+        finally:
+            lock.release()
+            (self.folder / "lock").unlink(missing_ok=True)
+
+    def put(self, number: int, content: Content) -> None:
+        """Adds shard `number`."""
+        target = self.folder / f"shard-{number}"
+        new = temporary(target)
+        try:
+            manifest.build(new, {FILE: content})
+            place_folder(new, target)
+        finally:
+            if new.exists():
+                remove(new)
+
+    def sound(self) -> list[Path]:
+        """The shards' files, from the first on, whose every byte is as written; what is behind is made anew."""
+        found: list[Path] = []
+        while (folder := self.folder / f"shard-{len(found)}").is_dir():
+            what = f"shard {len(found)} of {self.what}"
+            try:
+                found.append(Folder(folder, what, manifest.read(folder, what)).file(FILE))
+            except StoreCorrupt:
+                break
+        return found
+
+    def finish(self, about: dict[str, Any]) -> None:
+        """Says that all samples are there."""
+        write_json(self.folder / "about.json", {**about, "of": self.what})
