@@ -31,6 +31,7 @@ from kdplan.ir.plan import (
 from kdplan.ir.versions import makers, slot_of
 from kdplan.nn.catalog import METRICS
 from kdplan.runtime.events import Events, NoEvents
+from kdplan.runtime.memory import freed_memory_kept
 from kdplan.runtime.options import RunOptions
 from kdplan.runtime.results import (
     Curves,
@@ -117,13 +118,14 @@ def _numbers(sources: Sources, measure: Measure, rows: list[Row], options: RunOp
     if missing:
         from kdplan.runtime.measure import measure_cells
 
-        for key, value in measure_cells(sources, missing, options):
-            cell = missing[key]
-            versions = ", ".join(str(v) for v in cell.target.versions)
-            sources.store.keep_number(
-                "measures", key, {"value": as_stored(value), "metric": cell.metric.name, "of": versions}
-            )
-            numbers[key] = value
+        with freed_memory_kept():
+            for key, value in measure_cells(sources, missing, options):
+                cell = missing[key]
+                versions = ", ".join(str(v) for v in cell.target.versions)
+                sources.store.keep_number(
+                    "measures", key, {"value": as_stored(value), "metric": cell.metric.name, "of": versions}
+                )
+                numbers[key] = value
     return numbers
 
 
