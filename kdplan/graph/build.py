@@ -24,6 +24,18 @@ class BuildError(RuntimeError):
     """A call in a phase's graph does not work on what it is given: the message is the operator's own."""
 
 
+class PastError(RuntimeError):
+    """A value of a network does not depend on another one alone."""
+
+
+class ShapeError(RuntimeError):
+    """A signal has another shape (`found`) than the value in whose place it stands (`wanted`)."""
+
+    def __init__(self, wanted: tuple[int, ...], found: tuple[int, ...]) -> None:
+        super().__init__(f"{found} in the place of {wanted}")
+        self.wanted, self.found = wanted, found
+
+
 @dataclass
 class JoinedPhase:
     """One phase as one graph.
@@ -111,6 +123,7 @@ class Builder:
         self.splices: dict[str, nn.Module] = {}
         self._keys: dict[str, str] = {}
         self._inlined: dict[Any, _Inlined] = {}
+        self._traced: dict[Any, Traced] = {}
         self._calls = 0
         self._last_input: fx.Node | None = None
         self._inputs: dict[str, fx.Node] = {}
@@ -176,6 +189,43 @@ class Builder:
             raise TapError(tap, inlined.traced.taps)
         return self._tap_node(inlined, found, tap)
 
+    def apply_since(self, name: str, since: str, example: Tensor, value: fx.Node, tap: str) -> fx.Node:
+        """The value of a tap of a network, with `value` in the place of what it has at the tap `since`.
+
+        `example` has the shape of the network's inputs, which its graph depends on.
+
+        Raises
+        ------
+        TapError
+            If there is no such tap.
+        TraceError
+            If the network cannot run on such inputs.
+        PastError
+            If the tap does not depend on `since`, or on the inputs by another way too.
+        ShapeError
+            If `value` has another shape than what it stands for.
+        """
+        module = self.networks[name]
+        key = (name, tuple(m.training for m in module.modules()), tuple(example.shape))
+        if key not in self._traced:
+            self._traced[key] = trace(module, self.world.fake(example), world=self.world)
+        traced = self._traced[key]
+        for path in (since, tap):
+            found = traced.taps.get(path)
+            if found is None or (path == since and (found.index or found.inner is not None)):
+                raise TapError(path, traced.taps)
+        start, end = traced.taps[since].node, traced.taps[tap].node
+        kept = _between(traced.graph, start, end)
+        if kept is None:
+            raise PastError(f"`{tap}` does not follow on `{since}` alone")
+        wanted, given = start.meta["val"].shape, value.meta["val"].shape
+        if wanted[1:] != given[1:]:
+            raise ShapeError(tuple(wanted), tuple(given))
+        call = (name, "", key, since, value)
+        known = self._inlined.setdefault(call, _Inlined(traced, {start: value}, self.path(name)))
+        self._copy(known, name, "", [n for n in kept if n not in known.mapped])
+        return self._tap_node(known, traced.taps[tap], tap)
+
     def apply_submodule(
         self, name: str, path: str, inputs: Sequence[Any] | Mapping[str, Any], tap: str = "output"
     ) -> fx.Node:
@@ -240,6 +290,7 @@ class Builder:
             (inlined.mapped[g.node].name, g.kind, g.answer)
             for inlined in self._inlined.values()
             for g in inlined.traced.guards
+            if g.node in inlined.mapped
         ]
         inputs = tuple(self._inputs)
         return JoinedPhase(gm, inputs, dict(self.networks), dict(self.splices), training, guards, self.world)
@@ -271,16 +322,18 @@ class Builder:
         return self._inlined[key]
 
     def _copied(self, name: str, path: str, traced: Traced, inputs: list[fx.Node]) -> _Inlined:
-        self._calls += 1
         prefix = self.path(name) + (f".{path}" if path else "")
-        mapped: dict[fx.Node, fx.Node] = {}
         given = iter(inputs)
-        for node in traced.graph.nodes:
-            if node.op == "placeholder":
-                mapped[node] = next(given)
-                continue
-            if node.op == "output":
-                continue
+        mapped = {node: next(given) for node in traced.graph.nodes if node.op == "placeholder"}
+        made = _Inlined(traced, mapped, prefix)
+        self._copy(made, name, path, [n for n in traced.graph.nodes if n.op not in ("placeholder", "output")])
+        return made
+
+    def _copy(self, made: _Inlined, name: str, path: str, nodes: list[fx.Node]) -> None:
+        """Nodes of a traced network, in order, as nodes of the joined graph."""
+        self._calls += 1
+        traced, mapped, prefix = made.traced, made.mapped, made.prefix
+        for node in nodes:
             target = node.target
             if node.op == "call_module" or (node.op == "get_attr" and str(target).startswith(ROOT + ".")):
                 target = prefix + str(target).removeprefix(ROOT)
@@ -291,9 +344,8 @@ class Builder:
             new = self.graph.create_node(node.op, target, args, kwargs, name=label)
             inner = ".".join(p for p in (path, str(node.meta.get("path", ""))) if p)
             new.meta = node.meta | {"owner": f"net {name}", "path": inner, "call": self._calls}
-            new.meta["mutates"] = tuple(mapped[n] for n in node.meta["mutates"])
+            new.meta["mutates"] = tuple(mapped[n] for n in node.meta["mutates"] if n in mapped)
             mapped[node] = new
-        return _Inlined(traced, mapped, prefix)
 
     def _constant(self, value: Tensor) -> str:
         box = self.root.get_submodule("constants")
@@ -355,3 +407,20 @@ class Builder:
         # The old node now only picks the leaf's own value out of the tuple, so whoever reads it goes on reading it.
         node.op, node.target, node.args, node.kwargs = "call_function", operator.getitem, (call, 0), {}
         node.meta.update(val=call.meta["val"][0], mutates=(), buffers=False, random=False, wrapper=call)
+
+
+def _between(graph: fx.Graph, start: fx.Node, end: fx.Node) -> list[fx.Node] | None:
+    """What `end` depends on, without `start` and what only that depends on, in order; None where inputs are among it."""
+    found: set[fx.Node] = set()
+    reached = end is start
+    todo = [end]
+    while todo:
+        node = todo.pop()
+        if node is start:
+            reached = True
+        elif node.op == "placeholder":
+            return None
+        elif node not in found:
+            found.add(node)
+            todo += node.all_input_nodes
+    return [n for n in graph.nodes if n in found] if reached else None

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from kdplan.diagnostics.report import error, listing, nearest
 from kdplan.diagnostics.span import Span
-from kdplan.graph.build import Builder, BuildError
+from kdplan.graph.build import Builder, BuildError, PastError, ShapeError
 from kdplan.graph.functions import built_in, user
 from kdplan.graph.routes import SPARSE, Routes, only_dense
 from kdplan.graph.signals import Signal, class_set, dims, permutation, shown
@@ -112,7 +112,8 @@ class Lowering:
         if path in ("logits", "probabilities") or (path == "output" and not e.submodule):
             role = "logits"
         inside = "logits" if path == "probabilities" else path
-        node = self.apply_in(self.builder, key, inputs, f"{branch}.{inside}" if branch else inside, e)
+        inside = f"{branch}.{inside}" if branch else inside
+        node = self._since(key, given[0], inside, e) if e.since else self.apply_in(self.builder, key, inputs, inside, e)
         if path == "probabilities":
             node = self._call(built_in("softmax"), (node,), {}, e.span, "softmax")
             role = "probabilities"
@@ -120,6 +121,32 @@ class Lowering:
         if role in ("logits", "probabilities") and found.is_tensor and len(found.shape) == 2:
             found = replace(found, classes=class_set(network.classes), count=found.shape[1])
         return found
+
+    def _since(self, key: str, x: Signal, path: str, e: ir.Tap) -> Any:
+        """The node of a tap whose network is entered at another tap."""
+        data = self.plan.data[self.phase.streams[0].data]
+        if data.shape is None:
+            raise error("KD0514", e.span, name=data.name)
+        example = torch.zeros(self.batch, *data.shape)
+        if not x.is_tensor:
+            raise error("KD0246", e.inputs[0].span or e.span, what="a number", help=None)
+        try:
+            return self.builder.apply_since(key, e.since, example, x.value, path)
+        except TapError as problem:
+            inputs = [self.builder.input("inputs_0", example)]
+            raise self._no_tap(self.builder, key, inputs, problem.path, e) from problem
+        except TraceError as problem:
+            shapes = f"images {shown(tuple(example.shape))}"
+            raise error("KD0508", e.span, network=key, shapes=shapes, problem=first_line(problem)) from problem
+        except PastError as problem:
+            raise error("KD0518", e.span, tap=path, since=e.since, network=key) from problem
+        except ShapeError as problem:
+            first, second = (e.inputs[0].span.text if e.inputs[0].span else x.name), f"{key}.{e.since}"
+            one, two = x.shape, problem.wanted
+            differ = "dimensions" if len(one) != len(two) else "channels" if one[1] != two[1] else "size"
+            help = f"`{second}` is what it stands for"
+            raise error("KD0502", e.span, first=first, second=second, one=shown(one), two=shown(two), differ=differ,
+                        help=help) from problem  # fmt: skip
 
     def _network(self, of: ir.Version | ir.Moving) -> Any:
         name = self.phase.moves[of.slot].base.network if isinstance(of, ir.Moving) else of.network
@@ -194,6 +221,7 @@ class Lowering:
             return made
         spec = FUNCTIONS[e.function]
         if spec.alike:
+            args = self._same_classes(args, e)
             self._alike(spec, args, e)
         for param in spec.params:
             if param.at_most_classes:
@@ -210,9 +238,30 @@ class Lowering:
             return replace(args[0], value=node)
         if function in ("softmax", "sigmoid") and (args[0].role == "logits" or args[0].ids is not None):
             return replace(args[0], value=node, role="probabilities")
+        if function == "concat":
+            return self._stacked(node, args)
         if function == "onehot":
             return replace(args[0], value=node, role="probabilities")
         return Signal(node, name=f"{function}({', '.join(a.name for a in args if a.name)})")
+
+    def _stacked(self, node: Any, args: list[Signal]) -> Signal:
+        """What `concat` gives: of scores over different classes of one data set, scores over all of these."""
+        name = f"concat({', '.join(a.name for a in args if a.name)})"
+        roles, sets = {a.role for a in args}, [a.classes for a in args]
+        ids = [c for s in sets if s is not None for c in s[1]]
+        known = {s[0] if s is not None else None for s in sets}
+        if roles not in ({"logits"}, {"probabilities"}) or None in known or len(known) > 1 or len(set(ids)) < len(ids):
+            return Signal(node, name=name)
+        return Signal(node, args[0].role, (str(known.pop()), tuple(ids)), len(ids), name)
+
+    def _columns_call(self, e: ir.Call, args: list[Signal], keywords: dict[str, Any]) -> Signal:
+        (x,), at = args, keywords["at"]
+        if len(x.shape) < 2 or not all(0 <= i < x.shape[1] for i in at):
+            limit = f"from 0 to {x.shape[1] - 1}" if len(x.shape) > 1 else "of a signal [B, C]"
+            raise error("KD0243", e.span, what="`at` of `columns`", limit=limit, value=listing(map(str, at)))
+        node = self._call(built_in("columns"), (x.value,), {"at": at}, e.span, "columns")
+        classes = (x.classes[0], tuple(x.classes[1][i] for i in at)) if x.classes is not None else None
+        return replace(x, value=node, classes=classes, count=len(at), name=f"columns({x.name})")
 
     def _user_call(self, e: ir.Call) -> Signal:
         path, _, name = e.function.rpartition(":")
@@ -320,6 +369,22 @@ class Lowering:
                 for s in (first, second)
             )
         return [first, second]
+
+    def _same_classes(self, args: list[Signal], e: ir.Call) -> list[Signal]:
+        """Two scores that are compared number by number, over the same classes in the same order."""
+        if len(args) != 2 or {a.role for a in args} not in ({"logits"}, {"probabilities"}):
+            return args
+        first, second = args
+        try:
+            order = permutation(first, second)
+        except LookupError:
+            if first.classes is None or second.classes is None:
+                return args  # other shapes, which is told as such
+            raise self.other_classes(first, second, e) from None
+        if order is None:
+            return args
+        node = self._call(_reordered, (first.value, order), {}, e.span, e.function)
+        return [replace(first, value=node, classes=second.classes), second]
 
     def other_classes(self, a: Signal, b: Signal, e: ir.Call) -> Exception:
         """KD0503 for two signals."""

@@ -235,10 +235,18 @@ SHAPING = (
     Spec(
         "concat",
         (_signal("first"),),
-        "Joins signals along channels or classes (dimension 1).",
+        "Joins signals along channels or classes (dimension 1). Scores over different classes of one data set are then "
+        "scores over all of these, in this order.",
         more=True,
         result="[B, sum of C, ...]",
         example="mean(concat(small.layer1, small.layer1))",
+    ),
+    Spec(
+        "columns",
+        (_signal("x", "[B, C, ...]"), Param("at", "positions", doc="whole numbers from 0, in the order wanted")),
+        "Some of a signal's channels or classes (dimension 1).",
+        result="[B, len(at), ...]",
+        example="mean(columns(small.logits, at = [0, 2]))",
     ),
     Spec(
         "pool",
@@ -374,6 +382,12 @@ PLAN_FUNCTIONS: dict[str, Spec] = {
         Spec("upto", (Param("tap", "network"), Param("from", "name", None, "taps where the moving part begins")),
              "In `of`: the parameters that taps depend on.", more=True, result="network part",
              example="upto(small.layer2)"),
+        Spec("through", (Param("x", "signal", doc="in the place of the value at `from`"),
+                         Param("tap", "network", doc="what comes out"),
+                         Param("from", "name", doc="where x goes in")),
+             "Runs a signal through the part of a network between two taps: what comes after `from` sees x in its place, "
+             "and nothing before it runs. All that the tap depends on must pass through `from`.",
+             result="as the tap", example="through(big.layer1, big.logits, from = big.layer1)"),
         Spec("merge", (Param("first", "network"),), "One network whose parts were trained apart: each parameter from "
              "the version whose phase moved it.", more=True, result="network", example="merge(small@low, small@high)"),
         Spec("average", (Param("first", "network"),), "The mean of several versions' weights.", more=True,
@@ -394,6 +408,16 @@ PLAN_FUNCTIONS: dict[str, Spec] = {
              "what the gate gives for it, summed. The first branch has the plain network's own weights, the others "
              "fresh ones.",
              result="network", example="branched(digits_net(width = 4), from = layer2, count = 2, shape = [1, 8, 8])"),
+        Spec("adapted",
+             (Param("network", "network"),
+              Param("behind", "paths", doc="layers"),
+              Param("shape", "integers", doc="channels, height and width of the images"),
+              Param("entries", "any", None, "a layer that gives scores, and for each of its outputs a class's number: "
+                                            "the network then gives each class's largest one")),
+             "A network with a linear map of channels, without bias, behind each of some layers (a feature adaptation "
+             "module): a 1x1 convolution, for vectors a linear layer. It begins as the identity, and is multiplied into "
+             "the layer when the network is exported. `N.conv1.layer` is what the layer itself gives.",
+             result="network", example="adapted(digits_net(width = 4), behind = [stem.conv], shape = [1, 8, 8])"),
         Spec("ema", (Param("network", "network"), Param("decay", "number", 0.999, low=0, high=1)),
              "A network that follows another one of the same phase as a moving average of its weights.",
              result="network", example="ema(small, decay = 0.99)"),

@@ -18,7 +18,7 @@ class Param:
     """A parameter of a function or constructor.
 
     `type` is one of: `signal`, `number`, `integer`, `text`, `flag`, `classes`, `verticals`, `ancestors`, `numbers`,
-    `choice`, `any`, `name`.
+    `positions`, `choice`, `any`, `name`.
     """
 
     name: str

@@ -9,7 +9,7 @@ from __future__ import annotations
 import builtins
 import functools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -170,6 +170,17 @@ def concat(first: Tensor, *more: Tensor) -> Tensor:
     return torch.cat((first, *more), dim=1)
 
 
+def columns(x: Tensor, at: Sequence[int]) -> Tensor:
+    """Some channels or classes, in the order of `at`; ``[B, C, ...] -> [B, len(at), ...]``.
+
+    Examples
+    --------
+    >>> columns(torch.tensor([[1.0, 2.0, 3.0]]), [2, 0])
+    tensor([[3., 1.]])
+    """
+    return x[:, torch.tensor(list(at), device=x.device)]
+
+
 def detach(x: Tensor) -> Tensor:
     """The same values, through which no gradient flows; shape kept.
 
@@ -314,6 +325,7 @@ FUNCTIONS: dict[str, Callable[..., Any]] = {
         clamp,
         mix,
         concat,
+        columns,
         detach,
         reverse,
         normalize,

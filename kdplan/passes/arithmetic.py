@@ -249,6 +249,12 @@ def _argument(spec: Spec, param: Param, value: Value, node: ast.Call, ctx: Conte
         return ir.Const(integer(value, span), span=span)
     if param.type == "verticals":
         return ir.Const(_class_lists(value, span, f"`{param.name}` of `{spec.name}`"), span=span)
+    if param.type == "positions":
+        rows = plain(value, span) if isinstance(value, ListValue) else []
+        if not rows or not all(type(i) is int for i in rows):
+            raise error("KD0244", span, what=f"`{param.name}` of `{spec.name}`", wants="a list of whole numbers",
+                        found=describe(value))  # fmt: skip
+        return ir.Const(rows, span=span)
     if not isinstance(value, ir.Const):
         raise error("KD0242", span, name=param.name, function=spec.name, wants=f"a {param.type}", what=describe(value))
     check_range(param, value, span, f"`{param.name}` of `{spec.name}`")

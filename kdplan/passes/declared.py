@@ -15,6 +15,7 @@ from kdplan.ir.spec import Spec
 from kdplan.ir.versions import read_versions
 from kdplan.passes import (
     axes,
+    make_adapted,
     make_branched,
     make_construct,
     make_data,
@@ -23,8 +24,8 @@ from kdplan.passes import (
     make_recipe,
     make_verticals,
 )
-from kdplan.passes.apply import MOVES
-from kdplan.passes.arithmetic import integer, plain, unknown_parameter
+from kdplan.passes.apply import MOVES, signal, tap
+from kdplan.passes.arithmetic import integer, plain, too_many, unknown_parameter
 from kdplan.passes.load import Declared, Module
 from kdplan.passes.session import Context, check_sound, cycle
 from kdplan.passes.spread import spread
@@ -238,15 +239,19 @@ def _no_such_phase(base: NetValue, node: ast.Version, ctx: Context) -> Exception
 
 
 def plan_function(spec: Spec, node: ast.Call, ctx: Context) -> Value:
-    """`fold`, `upto`, `merge`, `average`, `ensemble`, `branched`, `ema`, `case`, `count`."""
+    """`fold`, `upto`, `through`, `merge`, `average`, `ensemble`, `branched`, `adapted`, `ema`, `case`, `count`."""
     if spec.name == "case":
         if node.args:
             raise error("KD0227", node.args[0].span, function="case")
         return Case({k.name: _case_value(k.value, ctx) for k in node.keywords}, node.span)
     if spec.name == "upto":
         return _upto(node, ctx)
+    if spec.name == "through":
+        return _through(node, ctx)
     if spec.name == "branched":
         return make_branched.branched(spec, node, ctx, make_network.as_model, make_network.file_hash)
+    if spec.name == "adapted":
+        return make_adapted.adapted(spec, node, ctx, make_network.as_model, make_network.file_hash)
     values = spread(node.args, ctx, "network" if spec.params[0].type == "network" else "any")
     if not values:
         raise error("KD0237", node.span, function=spec.name, name=spec.params[0].name)
@@ -290,6 +295,29 @@ def _upto(node: ast.Call, ctx: Context) -> Value:
         taps = keyword.value.items if isinstance(keyword.value, ast.List) else [keyword.value]
         since = [_tap_path(tap, nets[0].instance.declared.name, ctx.module) for tap in taps]
     return Part(nets, since, node.span)
+
+
+def _through(node: ast.Call, ctx: Context) -> Value:
+    """A tap whose network is entered at another tap."""
+    names = ["x", "tap", "from"]
+    given = dict(zip(names, node.args, strict=False))
+    if len(node.args) > 2:
+        raise too_many(node.args[2].span, "`through`", names)
+    for k in node.keywords:
+        if k.name not in names or k.name in given:
+            raise unknown_parameter(k, "`through`", names, given=k.name in given)
+        given[k.name] = k.value
+    for name in names:
+        if name not in given:
+            raise error("KD0237", node.span, function="through", name=name)
+    x = signal(ctx.eval(given["x"]), ctx)
+    net = ctx.eval(given["tap"], "network")
+    if not isinstance(net, NetValue) or not net.path:
+        raise error("KD0251", given["tap"].span, what=describe(net))
+    found = tap(net, [x], "", ".".join(net.path), node.span, ctx)
+    assert isinstance(found, ir.Tap)
+    found.since = _tap_path(given["from"], net.instance.declared.name, ctx.module)
+    return found
 
 
 def _tap_path(node: ast.Expr, network: str, module: Module) -> str:

@@ -9,7 +9,8 @@ from typing import Any
 
 from kdplan.diagnostics.span import Source
 from kdplan.ir import expr as ir
-from kdplan.ir.branches import BRANCH, PARTS, branches
+from kdplan.ir.adapted import HELD
+from kdplan.ir.branches import BRANCH
 from kdplan.ir.functions import RESERVED
 from kdplan.ir.heads import HEADED, base_of
 from kdplan.ir.plan import (
@@ -352,9 +353,10 @@ def _items(plan: Plan) -> Iterator[tuple[tuple[str, str], Item]]:
             yield ("", ""), item
     for network in plan.networks.values():
         grown = isinstance(network.origin, Copied) and network.origin.grown
-        if branches(network) and (grown or not _starts_from(network)):
+        held = HELD.get(network.architecture.name)
+        if held and (grown or not _starts_from(network)):
             found = network.architecture.arguments
-            yield from ((("", ""), base_of(Item(*found[p]))) for p in PARTS if not (p == "base" and grown))
+            yield from ((("", ""), base_of(Item(*found[p]))) for p in held if not (p == "base" and grown))
         elif not _starts_from(network):
             yield ("network", network.name), base_of(network.architecture)
     for phase in plan.phases.values():

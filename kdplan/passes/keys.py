@@ -15,7 +15,8 @@ from typing import Any
 import networkx as nx
 
 from kdplan.ir import expr as ir
-from kdplan.ir.branches import BRANCHED, PARTS, split
+from kdplan.ir.adapted import HELD
+from kdplan.ir.branches import split
 from kdplan.ir.dag import Component, PhaseKey
 from kdplan.ir.functions import FUNCTIONS
 from kdplan.ir.heads import HEADED
@@ -112,7 +113,7 @@ def _graph_node(plan: Plan, e: ir.Expr, teachers: dict[str, int]) -> Any:
         return [e.function, len(e.args), sorted(e.keywords), fixed]
     if isinstance(e, ir.Tap):
         if isinstance(e.of, ir.Moving):
-            return [e.of.slot, e.submodule, e.path]
+            return [e.of.slot, e.submodule, e.path, e.since]
         network = plan.networks[e.of.network]
         classes = network.classes
         return [
@@ -121,6 +122,7 @@ def _graph_node(plan: Plan, e: ir.Expr, teachers: dict[str, int]) -> Any:
             [classes.data, classes.ids] if classes else None,
             e.submodule,
             e.path,
+            e.since,
             str(e.of) if e.of.phase is None else teachers.setdefault(str(e.of), len(teachers)),
         ]
     if isinstance(e, ir.Op):
@@ -248,12 +250,13 @@ class _Hasher:
                 yield Component(at, e.name, span=e.span)
 
     def _tap(self, e: ir.Tap) -> str:
+        since = f" since {e.since}" if e.since else ""
         if isinstance(e.of, ir.Moving):
             classes = self._classes(e, self.phase.moves[e.of.slot].base.network)
-            return f"{e.path or 'output'} of {e.submodule} moves/{e.of.slot}{classes}"
+            return f"{e.path or 'output'} of {e.submodule} moves/{e.of.slot}{since}{classes}"
         mode = self.plan.networks[e.of.network].mode
         tail = f" in {mode} mode" if mode != "eval" else ""
-        return f"{e.path or 'output'} of {e.submodule} {self.version(e.of)}{tail}{self._classes(e, e.of.network)}"
+        return f"{e.path or 'output'} of {e.submodule} {self.version(e.of)}{tail}{since}{self._classes(e, e.of.network)}"
 
     def _classes(self, e: ir.Tap, network: str) -> str:
         """The classes of a tap's columns, where they are not all classes in the data set's order: columns of other
@@ -280,8 +283,8 @@ def architecture(n: Network) -> list[Any]:
         name = f"{n.code}:{name.rpartition(':')[2]}"
     if n.architecture.name == HEADED:  # a part may be a user's own, which counts by `code` too
         arguments["base"] = str(arguments["base"]).rpartition(":")[2]
-    if n.architecture.name == BRANCHED:
-        arguments |= {k: [re.sub(r".*[/\\](?=[^/\\]*\.py:)", "", arguments[k][0]), arguments[k][1]] for k in PARTS}
+    for k in HELD.get(n.architecture.name, ()):
+        arguments[k] = [re.sub(r".*[/\\](?=[^/\\]*\.py:)", "", arguments[k][0]), arguments[k][1]]
     return [name, arguments]
 
 

@@ -48,7 +48,7 @@ def branched(
     fresh = net is not None and net.version is None and net.instance.fresh and not net.path
     if net is not None and net.path:
         raise error("KD0250", first.span, what=f"`{first.span.text}`")
-    base = _base(net, found, first, ctx, model)
+    base = base_of(net, found, first, ctx, model)
     gate = as_item("gate", ctx.eval(given["gate"], "gate"), given["gate"], "gate", ctx) if "gate" in given else None
     count = ir.Const(integer(ctx.eval(given["count"], "any"), given["count"].span)) if "count" in given else None
     param = spec.param("count")
@@ -61,10 +61,10 @@ def branched(
         "at": place(given["from"], first),
         "count": count.value if count is not None else param.default,
         "gate": [gate.name, gate.arguments],
-        "shape": _shape(given["shape"], ctx),
+        "shape": shape_of(given["shape"], ctx),
     }
     made = ModelValue(Item(BRANCHED, arguments, span=node.span), base.classes, base.code, node.span)
-    made.codes = {p: h for p in PARTS if (h := _code(arguments[p][0], file_hash))}
+    made.codes = {p: h for p in PARTS if (h := code_hash(arguments[p][0], file_hash))}
     made.spans = {"from": given["from"].span} | ({"gate": given["gate"].span} if "gate" in given else {})
     if net is None:
         return made
@@ -85,18 +85,20 @@ def code_of(codes: dict[str, str]) -> str | None:
     return hashlib.sha256(repr(sorted(codes.items())).encode()).hexdigest() if codes else None
 
 
-def _code(factory: str, file_hash: Hash) -> str | None:
+def code_hash(factory: str, file_hash: Hash) -> str | None:
+    """The hash of the user's file that a factory is in, if it is in one."""
     where, _, _ = factory.rpartition(":")
     return file_hash(Path(where)) if where.endswith(".py") else None
 
 
-def _base(
+def base_of(
     net: NetValue | None,
     found: Value,
     node: ast.Expr,
     ctx: Context,
     model: Callable[[Value, ast.Expr, Context], ModelValue],
 ) -> ModelValue:
+    """The plain network's architecture."""
     if net is None:
         return model(found, node, ctx)
     network = net.instance.network
@@ -124,7 +126,8 @@ def place(node: ast.Expr, base: ast.Expr) -> str:
     return ".".join(reversed(words if named_again else [*words, e.name]))
 
 
-def _shape(node: ast.Expr, ctx: Context) -> list[int]:
+def shape_of(node: ast.Expr, ctx: Context) -> list[int]:
+    """Channels, height and width of images, as a setting gives them."""
     value = plain(ctx.eval(node, "any"), node.span)
     fits = isinstance(value, list) and all(isinstance(v, int) and not isinstance(v, bool) and v > 0 for v in value)
     if not fits or not value:

@@ -9,7 +9,7 @@ from typing import Any, Literal, cast
 from kdplan.diagnostics.report import Gather, PlanError, error
 from kdplan.diagnostics.span import Span
 from kdplan.ir import expr as ir
-from kdplan.ir.branches import BRANCHED
+from kdplan.ir.adapted import HELD
 from kdplan.ir.functions import PLAN_FUNCTIONS
 from kdplan.ir.kinds import KINDS, MADE, NETWORKS
 from kdplan.ir.plan import (
@@ -264,7 +264,7 @@ def _derived(found: NetValue, ctx: Context) -> Network:
 
 def _code(model: ModelValue) -> str | None:
     """The hash of a user's code that makes a network."""
-    if model.item.name == BRANCHED:
+    if model.item.name in HELD:
         return code_of(model.codes)
     code = model.code.path if model.code else model.item.name.partition(":")[0] if ":" in model.item.name else None
     return file_hash(Path(code)) if code else None

@@ -11,6 +11,7 @@ from typing import Any
 
 from kdplan.diagnostics.span import Source, Span
 from kdplan.ir import expr as ir
+from kdplan.ir.adapted import ADAPTED
 from kdplan.ir.branches import BRANCHED, PARTS
 from kdplan.ir.functions import FUNCTIONS
 from kdplan.ir.plan import ClassSet, Follows, Item, Network, Phase, Plan, View
@@ -100,6 +101,12 @@ def dotted(base: ast.Expr, path: str) -> ast.Expr:
     return base
 
 
+def _path(path: str) -> ast.Expr:
+    """A place within a network, which begins with a word."""
+    first, _, rest = path.partition(".")
+    return dotted(name(first), rest)
+
+
 # ---- what has a name
 
 
@@ -118,6 +125,8 @@ class Speller:
         """An item's expression; of a network with branches, `base` may be replaced too."""
         if item.name == BRANCHED:
             return self._branched(item, **replaced)
+        if item.name == ADAPTED:
+            return self._adapted(item, **replaced)
         arguments = {k: replaced.get(k) or plain(v) for k, v in item.arguments.items()}
         file, colon, function = item.name.rpartition(":")
         if colon:
@@ -126,14 +135,23 @@ class Speller:
 
     def _branched(self, item: Item, base: ast.Expr | None = None, **replaced: ast.Expr) -> ast.Expr:
         plain_one, gate = (Item(*item.arguments[p]) for p in PARTS)
-        first, _, rest = item.arguments["at"].partition(".")
         keywords = {
-            "from": dotted(name(first), rest),
+            "from": _path(item.arguments["at"]),
             "count": plain(item.arguments["count"]),
             "gate": self.made(gate),
             "shape": plain(item.arguments["shape"]),
         }
         return call(name("branched"), [base or self.made(plain_one, **replaced)], keywords)
+
+    def _adapted(self, item: Item, base: ast.Expr | None = None, **replaced: ast.Expr) -> ast.Expr:
+        keywords = {
+            "behind": ast.List(NOWHERE, [_path(p) for p in item.arguments["behind"]]),
+            "shape": plain(item.arguments["shape"]),
+        }
+        if item.arguments.get("entries") is not None:
+            path, of = item.arguments["entries"]
+            keywords["entries"] = ast.List(NOWHERE, [_path(path), plain(of)])
+        return call(name("adapted"), [base or self.made(Item(*item.arguments["base"]), **replaced)], keywords)
 
     def classes(self, classes: ClassSet) -> ast.Expr:
         """`digits.classes` where it is all of them in their order, else a part of the verticals that hold them."""
@@ -214,6 +232,9 @@ class _Signals:
             base: ast.Expr = name(names.networks[self.phase.moves[e.of.slot].base.network])
         else:
             base = self.speller.version(e.of)
+        if e.since:
+            since = {"from": dotted(name(expression(base).partition("@")[0]), e.since)}
+            return call(name("through"), [self.spell(e.inputs[0]), dotted(base, e.path or "output")], since)
         usual = self.alone and e.inputs == [ir.StreamField(0, "inputs")] and not e.submodule
         if usual and not e.path.partition(".")[0].isdecimal():
             return dotted(base, e.path or "output")

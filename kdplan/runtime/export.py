@@ -24,7 +24,8 @@ from kdplan.graph.deploy import (
     verify_equal,
 )
 from kdplan.graph.taps import TapError
-from kdplan.ir.branches import BRANCH, BRANCHED, PARTS
+from kdplan.ir.adapted import HELD
+from kdplan.ir.branches import BRANCH
 from kdplan.ir.expr import Version
 from kdplan.ir.heads import HEADED
 from kdplan.ir.plan import ENSEMBLE, Copied, Export, Plan, View
@@ -220,11 +221,10 @@ def _renamed(architecture: dict[str, Any], name: Callable[[str], str]) -> dict[s
     if factory == ENSEMBLE:
         inner = [_renamed({"factory": f, "arguments": a}, name) for f, a in arguments["members"]]
         arguments["members"] = [[m["factory"], m["arguments"]] for m in inner]
-    if factory == BRANCHED:
-        for part in PARTS:
-            f, a = arguments[part]
-            inner_one = _renamed({"factory": f, "arguments": a}, name)
-            arguments[part] = [inner_one["factory"], inner_one["arguments"]]
+    for part in HELD.get(factory, ()):
+        f, a = arguments[part]
+        inner_one = _renamed({"factory": f, "arguments": a}, name)
+        arguments[part] = [inner_one["factory"], inner_one["arguments"]]
     if factory == HEADED:
         arguments["base"] = _renamed({"factory": arguments["base"], "arguments": {}}, name)["factory"]
     return {"factory": name(factory), "arguments": arguments}

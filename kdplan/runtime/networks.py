@@ -13,9 +13,11 @@ from kdplan.diagnostics.report import error
 from kdplan.graph.assembled import Networks
 from kdplan.graph.branched import branch_state
 from kdplan.graph.inspect import fresh
+from kdplan.ir.adapted import ADAPTED
 from kdplan.ir.expr import Version
 from kdplan.ir.plan import Averaged, Copied, Ensembled, Follows, Fresh, Loaded, Merged, Network, Phase
 from kdplan.ir.versions import ancestors, followers, read_versions
+from kdplan.nn.adapted import adapted_state
 from kdplan.nn.ensemble import MEMBERS
 from kdplan.runtime.store.atomic import digest_bytes
 from kdplan.runtime.versions import Sources
@@ -70,6 +72,9 @@ def _start(sources: Sources, network: Network) -> nn.Module:
             state = materialise(sources, version).state_dict()
             if branch is not None:
                 state = branch_state(state, branch)
+            if grown and network.architecture.name == ADAPTED:
+                arguments = network.architecture.arguments
+                state = adapted_state(state, [*arguments["behind"], *(arguments.get("entries") or [])[:1]])
             if grown:
                 state = {**fresh(network).state_dict(), **state}
             return _filled(network, state, f"{version}", reset=True)

@@ -88,6 +88,7 @@ MORE = {
 _PLAN_FUNCTIONS = {
     "fold": "network other = digits_net() {{ seed = {} }}",
     "upto": "phase part of {} on digits with quick {{ loss = mean(small.layer2) }}",
+    "through": "phase part of small on digits with quick {{ loss = kl({}, small.logits) }}",
     "merge": "phase low of small.stem on digits with quick {{ loss = cross_entropy(small.logits, labels) }}\n"
     "phase high of small.fc on digits with quick {{ loss = cross_entropy(small.logits, labels) }}\n"
     "network both = {}",
@@ -95,6 +96,7 @@ _PLAN_FUNCTIONS = {
     "network both = {}",
     "ensemble": "network both = {}",
     "branched": "network both = {}",
+    "adapted": "network both = {}",
     "ema": "phase follow of small on digits with quick {{ loss = cross_entropy(small.logits, labels)"
     " + kl({}.logits, small.logits) }}",
     "case": "param pair = {}",
