@@ -11,7 +11,7 @@ import networkx as nx
 
 from kdplan.diagnostics.report import Diagnostic, PlanError, Reporter
 from kdplan.diagnostics.span import Source
-from kdplan.ir.cuts import Cut
+from kdplan.ir.cuts import Cut, Layer
 from kdplan.ir.dag import PhaseKey, Planned
 from kdplan.ir.plan import Network, Plan
 from kdplan.passes.dag import phase_dag
@@ -80,7 +80,7 @@ def compile_source(
     check_form(module, reporter)
     if not module.tree.items and not reporter.errors:
         reporter.report("KD0228", None)
-    plan = resolve(module, root, reporter, _cuts)
+    plan = resolve(module, root, reporter, _cuts, _layers)
     reporter.raise_if_errors()
     return compile_plan(plan, source, reporter, facts=facts, only=only, until=until)
 
@@ -165,6 +165,12 @@ def _cuts(network: Network, shape: Sequence[int]) -> list[Cut]:
     from kdplan.graph.cuts import cuts_of  # torch comes with it: only for plans that leave finding stages to kdplan
 
     return cuts_of(network, tuple(shape))
+
+
+def _layers(network: Network, shape: Sequence[int]) -> list[Layer]:
+    from kdplan.graph.cuts import layers_of  # likewise, for `amalgamate`
+
+    return layers_of(network, tuple(shape))
 
 
 def _overrides(params: Mapping[str, str]) -> dict[str, ast.Expr]:

@@ -13,7 +13,7 @@ from kdplan.graph.inspect import blank
 from kdplan.graph.lower import first_line
 from kdplan.graph.signals import dims
 from kdplan.graph.trace import ROOT, Traced, TraceError, trace
-from kdplan.ir.cuts import Cut
+from kdplan.ir.cuts import Cut, Layer
 from kdplan.ir.plan import Network
 
 _SPECIAL = frozenset({"output", "logits", "features"})
@@ -46,9 +46,17 @@ class _Hidden:
 
 @lru_cache(maxsize=256)
 def _found(architecture: str, shape: tuple[int, ...], hidden: _Hidden) -> tuple[Cut, ...]:
-    network = hidden.network
+    return tuple(cuts(_traced(hidden.network, shape)))
+
+
+@lru_cache(maxsize=256)
+def _layers_found(architecture: str, shape: tuple[int, ...], hidden: _Hidden) -> tuple[Layer, ...]:
+    return tuple(layers(_traced(hidden.network, shape)))
+
+
+def _traced(network: Network, shape: tuple[int, ...]) -> Traced:
     try:
-        return tuple(cuts(trace(blank(network), torch.zeros(2, *shape))))
+        return trace(blank(network), torch.zeros(2, *shape))
     except TraceError as problem:
         shapes = f"images {dims((2, *shape))}"
         raise error(
@@ -67,6 +75,55 @@ def cuts(traced: Traced) -> list[Cut]:
     [('0', 8, (8, 8), 1), ('1', 8, (8, 8), 0), ('2', 8, (4, 4), 0)]
     """
     names = _names(traced)
+    found: list[Cut] = []
+    weights = 0
+    for node, value, own in _passed(traced):
+        weights += own
+        if value.dim() == 4 and node in names:
+            found.append(Cut(names[node], value.shape[1], (value.shape[2], value.shape[3]), weights))
+            weights = 0
+    return found
+
+
+def layers_of(network: Network, shape: tuple[int, ...]) -> list[Layer]:
+    """The values of a network through which everything passes, for images of a shape [C, H, W], from its input on.
+
+    Raises
+    ------
+    PlanError
+        KD0507 if it cannot be made, KD0508 if it does not run on such images.
+    """
+    item = network.architecture
+    return list(_layers_found(repr((item.name, item.arguments)), shape, _Hidden(network)))
+
+
+def layers(traced: Traced) -> list[Layer]:
+    """The values of a traced network through which everything passes, and that modules give, from its input on.
+
+    Examples
+    --------
+    >>> from torch import nn
+    >>> net = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.ReLU(), nn.Flatten(), nn.Linear(512, 5))
+    >>> [(at.path, at.shape, at.layers) for at in layers(trace(net, torch.zeros(2, 3, 8, 8)))]
+    [('0', (8, 8, 8), 1), ('1', (8, 8, 8), 0), ('2', (512,), 0), ('3', (5,), 1)]
+    """
+    paths: dict[fx.Node, list[str]] = {}
+    for call in traced.calls:
+        if call.path and isinstance(call.output, fx.Node):
+            paths.setdefault(call.output, []).append(call.path)
+    found: list[Layer] = []
+    weights = 0
+    for node, value, own in _passed(traced):
+        weights += own
+        if node in paths:
+            names = sorted(dict.fromkeys(paths[node]), key=lambda p: (p.count("."), p))
+            found.append(Layer(tuple(names), tuple(value.shape[1:]), weights))
+            weights = 0
+    return found
+
+
+def _passed(traced: Traced) -> list[tuple[fx.Node, Tensor, int]]:
+    """The nodes through which everything passes, each with how many weights lie between it and the one before."""
     order = [
         n for n in traced.graph.nodes if n.op not in ("placeholder", "get_attr", "output") and _tensor(n) is not None
     ]
@@ -74,16 +131,16 @@ def cuts(traced: Traced) -> list[Cut]:
     reaches = _reach_output(traced)
     furthest = -1
     weights = 0
-    found: list[Cut] = []
+    found: list[tuple[fx.Node, Tensor, int]] = []
     for i, node in enumerate(order):
         if node not in reaches:
             continue
         weights += _layers(traced, node)
         if furthest <= i:  # nothing made before is read after
             value = _tensor(node)
-            if value is not None and value.dim() == 4 and node in names:
-                found.append(Cut(names[node], value.shape[1], (value.shape[2], value.shape[3]), weights))
-                weights = 0
+            assert value is not None
+            found.append((node, value, weights))
+            weights = 0
         uses = [position[u] for u in node.users if u in position and u in reaches]
         furthest = max([furthest, *uses])
     return found

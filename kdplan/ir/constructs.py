@@ -24,6 +24,8 @@ def _generation(name: str, doc: str, example: str) -> Kind:
     )
 
 
+_AMALGAMATE = "amalgamate ka of both from t[*] on digits with quick {"
+
 CONSTRUCT_KINDS = (
     Kind(
         "stages",
@@ -184,6 +186,86 @@ CONSTRUCT_KINDS = (
         ),
         inner=("def", "measure"),
         slots=True,
+    ),
+    Kind(
+        "amalgamate",
+        "One student from teachers of different classes, without labels. For each layer an auto-encoder squeezes the "
+        "teachers' features; then each layer of the student learns to go from one code to the next, and the last one "
+        "to the teachers' scores; then all of them learn these scores together. One phase each, of which the former do "
+        "not wait for one another. `N@NAME` is the student after the last, `N@NAME@layerwise` before it.",
+        "amalgamate NAME[SLOTS] of STUDENT from TEACHERS on DATA with RECIPE { settings, codes, layerwise, joint }",
+        f"{_AMALGAMATE} }}",
+        clauses=("of", "from", "on", "with"),
+        required=("of", "from", "on"),
+        settings=(
+            S(
+                "layers",
+                "paths",
+                "the layers that learn one by one, which all networks have: or `auto`, all that have weights; what is "
+                "between two of them learns with the second. The layer that gives the scores is always one",
+                "auto",
+                "layers = [stem.conv, layer1.0.conv]",
+            ),
+            S(
+                "features",
+                "choice",
+                "`direct`: one auto-encoder for the features of all teachers; `incremental`: one for those of two, "
+                "then one for its code and those of a third, and so on",
+                "direct",
+                "features = incremental",
+                choices=("direct", "incremental"),
+            ),
+            S(
+                "order",
+                "integers",
+                "of the teachers, counted from 0, where features are amalgamated one after another",
+                "as they stand after `from`",
+                "features = incremental  order = [1, 0]",
+            ),
+            S(
+                "adapt",
+                "choice",
+                "`fam`: a linear map of channels behind each of the layers, which learns with the next one; `none`: "
+                "the student as it is",
+                "fam",
+                "adapt = none",
+                choices=("fam", "none"),
+            ),
+            S(
+                "scores",
+                "choice",
+                "of a class that several teachers know: `separate`, a score for each of them, of which the largest "
+                "counts when the student is used; `one`, the first teacher's alone",
+                "separate",
+                "scores = one",
+                choices=("separate", "one"),
+            ),
+            S("match", "function", "the distance that is made small, of which half counts", "squared_l2",
+              "match = mse"),
+            SEED,
+            *RECIPE,
+        ),
+        inner=("codes", "layerwise", "joint", "def"),
+        slots=True,
+    ),
+    *(
+        Kind(
+            name,
+            f"In `amalgamate`: the recipe of {what}.",
+            f"{name} with RECIPE {{ settings }}",
+            f"{_AMALGAMATE}  {name} with quick {{ epochs = 2 }} }}",
+            clauses=("with",),
+            settings=(SEED, *RECIPE),
+            inner=("def", "measure") if name == "joint" else ("def",),
+            nested=True,
+            named=False,
+            default_name=name,
+        )
+        for name, what in (
+            ("codes", "the auto-encoders' phases; by default that of `layerwise`"),
+            ("layerwise", "the phases of single layers"),
+            ("joint", "the last phase, in which all layers learn together"),
+        )
     ),
     Kind(
         "ensemble",

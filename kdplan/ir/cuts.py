@@ -1,4 +1,4 @@
-"""Places at which a network could be cut in two: what stages are found from."""
+"""Places at which a network could be cut in two: what stages and layers are found from."""
 
 from __future__ import annotations
 
@@ -23,3 +23,27 @@ class Cut:
     channels: int
     size: tuple[int, int]
     layers: int
+
+
+@dataclass(frozen=True, slots=True)
+class Layer:
+    """A value that everything behind it depends on, and that depends on everything before it: a map, or a vector.
+
+    Attributes
+    ----------
+    paths
+        The modules that give it, the outermost first.
+    shape
+        Of one sample: channels, height, width; or how many numbers.
+    layers
+        How many weights of two dimensions or more lie between the one before it (or the input) and this one.
+    """
+
+    paths: tuple[str, ...]
+    shape: tuple[int, ...]
+    layers: int
+
+    @property
+    def path(self) -> str:
+        """The innermost module that gives it."""
+        return self.paths[-1]

@@ -221,7 +221,7 @@ KINDS: dict[str, Kind] = {
 }
 
 NETWORKS = frozenset({"teacher", "student", "network"})
-CONSTRUCTS = frozenset({"stages"})
+CONSTRUCTS = frozenset({"stages", "amalgamate"})
 """Kinds that lower to phases (`kdplan.lower`), and are named after `@`."""
 MADE = frozenset({"generations", "ensemble", "branches"})
 """Kinds that lower to networks, and are named as networks are."""

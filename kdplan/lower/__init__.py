@@ -8,7 +8,9 @@ from __future__ import annotations
 
 from typing import Any, Protocol
 
-from kdplan.ir.cuts import Cut
+from kdplan.diagnostics.span import Span
+from kdplan.ir.cuts import Cut, Layer
+from kdplan.ir.plan import ClassSet
 from kdplan.syntax import ast
 
 
@@ -26,3 +28,24 @@ class Ask(Protocol):
 
     def cuts(self, network: ast.Expr) -> list[Cut]:
         """Where the network that an expression means can be cut, from its input on."""
+
+    def layers(self, network: ast.Expr) -> list[Layer]:
+        """The values of a network through which everything passes, from its input on."""
+
+    def each(self, networks: ast.Expr) -> list[ast.Expr]:
+        """An expression for each of the networks that one means."""
+
+    def name(self, network: ast.Expr) -> str:
+        """What a network is called."""
+
+    def classes(self, network: ast.Expr) -> ClassSet | None:
+        """What a network's scores are over, where its declaration says it."""
+
+    def class_names(self, classes: ClassSet) -> list[str]:
+        """What the data calls these classes."""
+
+    def trained_on(self, network: ast.Expr) -> list[int] | None:
+        """Channels, height and width of the images that a network was trained on, if it was and all are alike."""
+
+    def warn(self, code: str, span: Span, **values: Any) -> None:
+        """Report a warning."""

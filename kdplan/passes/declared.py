@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 from kdplan.diagnostics.report import PlanError, error, listing, nearest
@@ -36,6 +37,7 @@ from kdplan.passes.values import (
     FunctionValue,
     Lazy,
     ListValue,
+    NetInstance,
     NetValue,
     Part,
     PhaseInstance,
@@ -161,9 +163,16 @@ def version(base: Value, node: ast.Version, ctx: Context) -> Value:
             instance, ir.Version(instance.name, None, span=node.span), base.path, node.span, base.coordinates
         )
     inner = base.construct.phases if base.construct is not None else ctx.phases
+    if base.construct is not None and node.phase in base.construct.networks:
+        made = base.construct.networks[node.phase]
+        if _stood_for(made) is _stood_for(instance):
+            written = f"{base.left_by}@{node.phase}"
+            return NetValue(made, made.as_declared, base.path, node.span, base.coordinates, written)
     own = instance.phases.get(node.phase) if base.construct is None else None
     own = own or inner.get(node.phase)
     if own is not None:
+        if instance not in own.moved:
+            base = replace(base, instance=_stood_for(instance))
         return _moved_by(base, own, node.span, node.phase)
     if base.construct is not None:
         raise _no_such_stage(base, node)
@@ -173,6 +182,13 @@ def version(base: Value, node: ast.Version, ctx: Context) -> Value:
     if declared.node.slots:
         return Family(declared, base, node.span)
     return _left_by(base, declared, {}, node.span, ctx)
+
+
+def _stood_for(instance: NetInstance) -> NetInstance:
+    """The network as it was declared, of which this one is another form."""
+    while instance.stands_for is not None:
+        instance = instance.stands_for
+    return instance
 
 
 def _left_by(
@@ -200,7 +216,8 @@ def _moved_by(base: NetValue, phase: PhaseInstance, span: Span, word: str) -> Ne
     network = phase.phase.moves[slot].base.network if slot >= 0 else base.instance.name
     moved = ir.Version(network, phase.name, span=span)
     written = f"{base.left_by or base.instance.declared.name}@{word}"
-    return NetValue(base.instance, moved, base.path, span, {**base.coordinates, **phase.coordinates}, written)
+    forms = [n for n in phase.moved if n.name == network and n.network.architecture != base.instance.network.architecture]
+    return NetValue(forms[0] if forms else base.instance, moved, base.path, span, {**base.coordinates, **phase.coordinates}, written)
 
 
 def _no_such_stage(base: NetValue, node: ast.Version) -> Exception:

@@ -7,16 +7,20 @@ from typing import Any
 
 from kdplan.diagnostics.report import Gather
 from kdplan.diagnostics.span import Span
-from kdplan.lower import Ask, stages
-from kdplan.passes import make_phase
+from kdplan.ir.kinds import NETWORKS
+from kdplan.lower import Ask, amalgamate, stages
+from kdplan.passes import make_network, make_phase
 from kdplan.passes.asked import Asked
 from kdplan.passes.load import Declared
 from kdplan.passes.make_data import unique_name
 from kdplan.passes.session import Context, remember
-from kdplan.passes.values import ConstructInstance, Value
+from kdplan.passes.values import ConstructInstance, NetValue, Value
 from kdplan.syntax import ast
 
-LOWERINGS: dict[str, Callable[[ast.Declaration, Ask], list[ast.Declaration]]] = {"stages": stages.lower}
+LOWERINGS: dict[str, Callable[[ast.Declaration, Ask], list[ast.Declaration]]] = {
+    "stages": stages.lower,
+    "amalgamate": amalgamate.lower,
+}
 
 
 def instance(thing: Declared, bound: dict[str, tuple[Any, Value]], span: Span, ctx: Context) -> ConstructInstance:
@@ -28,6 +32,8 @@ def instance(thing: Declared, bound: dict[str, tuple[Any, Value]], span: Span, c
         while before != frozenset(inner.reads):  # names show every axis that any of the phases reads
             before = frozenset(inner.reads)
             made = _make(thing, bound, inner)
+        for net in made.networks.values():
+            inner.session.plan.networks[net.name] = net.network
         for phase in made.phases.values():
             inner.session.plan.phases[phase.name] = phase.phase
             inner.session.places[phase.name] = thing.node.head_span
@@ -48,6 +54,21 @@ def _make(thing: Declared, bound: dict[str, tuple[Any, Value]], ctx: Context) ->
         with gather:
             inner = Declared(node, thing.module)
             inside = local.child(phases=dict(made.phases))
+            if node.kind in NETWORKS:
+                _network(inner, bound, made, inside)
+                continue
             made.phases[inner.name] = make_phase.make(inner, bound, None, inside, made.name)
     gather.raise_if_failed()
     return made
+
+
+def _network(inner: Declared, bound: dict[str, tuple[Any, Value]], made: ConstructInstance, ctx: Context) -> None:
+    """A network of a construct, which its later declarations know by its name; a student stands for the one after `of`."""
+    of = made.declared.node.clause("of")
+    net = make_network.inside(inner, bound, made.name, ctx)
+    if inner.kind == "student" and of is not None:
+        base = ctx.eval(of.exprs[0], "network")
+        if isinstance(base, NetValue):
+            net.stands_for = base.instance
+    made.networks[inner.name] = net
+    ctx.names[inner.name] = NetValue(net, None, (), inner.node.head_span)

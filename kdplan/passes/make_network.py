@@ -128,8 +128,10 @@ def _instance(thing: Declared, bound: dict[str, tuple[Any, Value]], ctx: Context
     return made
 
 
-def _make(written: Declared, bound: dict[str, tuple[Any, Value]], ctx: Context) -> NetInstance:
-    local = ctx.child(names={n: v for n, (_, v) in bound.items()})
+def _make(
+    written: Declared, bound: dict[str, tuple[Any, Value]], ctx: Context, name: str | None = None
+) -> NetInstance:
+    local = ctx.child(names={**(ctx.names if name else {}), **{n: v for n, (_, v) in bound.items()}})
     shown = {n: label for n, (label, _) in bound.items()}
     node = lowering.network(written.node, shown, Asked(written.node, local))
     thing = written if node is written.node else Declared(node, written.module)
@@ -149,7 +151,7 @@ def _make(written: Declared, bound: dict[str, tuple[Any, Value]], ctx: Context) 
     if model is not None and model.seed is not None and not _says_seed(node):
         network.seed = model.seed
     coords = {**shown, **axes.coordinates(ctx)}
-    network.name = unique_name(written, thing.name, ctx) + axes.suffix({}, coords)
+    network.name = name or unique_name(written, thing.name, ctx) + axes.suffix({}, coords)
     built = NetInstance(thing, network, coords)
     inner_phases = [i for i in node.items or [] if isinstance(i, ast.Declaration) and i.kind == "phase"]
     built.fresh = isinstance(network.origin, Fresh) and not inner_phases
@@ -164,6 +166,12 @@ def _make(written: Declared, bound: dict[str, tuple[Any, Value]], ctx: Context) 
     gather.raise_if_failed()
     _leave(built)
     return built
+
+
+def inside(thing: Declared, bound: dict[str, tuple[Any, Value]], construct: str, ctx: Context) -> NetInstance:
+    """A network that a construct makes, called after it."""
+    coords = {**{n: label for n, (label, _) in bound.items()}, **axes.coordinates(ctx)}
+    return _make(thing, bound, ctx, f"{construct}{axes.suffix({}, coords)}.{thing.name}")
 
 
 def _leave(made: NetInstance) -> None:

@@ -115,8 +115,10 @@ def _moves(node: ast.Declaration, outer: NetInstance | None, ctx: Context) -> tu
         if slot is None:
             slot = len(moves)
             moved[net.instance] = slot
-            if net.instance.stands_for is not None:
-                moved[net.instance.stands_for] = slot
+            other = net.instance.stands_for
+            while other is not None:
+                moved[other] = slot
+                other = other.stands_for
             moves.append(Move(base, span=value.span))
         move = moves[slot]
         if (move.base.network, move.base.phase, move.base.snapshot) != (base.network, base.phase, base.snapshot):

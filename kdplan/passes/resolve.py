@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 from kdplan.data import catalog
 from kdplan.data.of_plan import view_of_data
@@ -11,7 +12,7 @@ from kdplan.data.select import split_sizes
 from kdplan.data.transforms import check_boxes, out_shape, transform
 from kdplan.diagnostics.report import PlanError, Reporter
 from kdplan.diagnostics.span import Span
-from kdplan.ir.cuts import Cut
+from kdplan.ir.cuts import Cut, Layer
 from kdplan.ir.kinds import CONSTRUCTS, MADE, NETWORKS
 from kdplan.ir.plan import Data, Network, Phase, Plan, View
 from kdplan.passes import axes, make_construct, make_network, make_phase, make_results, tables
@@ -25,14 +26,17 @@ from kdplan.passes.values import Family
 from kdplan.syntax import ast
 
 FindCuts = Callable[[Network, Sequence[int]], list[Cut]]
+FindLayers = Callable[[Network, Sequence[int]], list[Layer]]
 
 
-def no_cuts(network: Network, shape: Sequence[int]) -> list[Cut]:
-    """For whoever resolves plans without `stages = auto`."""
-    raise NotImplementedError("stages are found with torch, which was not given")
+def no_torch(network: Network, shape: Sequence[int]) -> Any:
+    """For whoever resolves plans without `stages = auto` and `amalgamate`."""
+    raise NotImplementedError("stages and layers are found with torch, which was not given")
 
 
-def resolve(module: Module, root: Path | None, reporter: Reporter, cuts: FindCuts = no_cuts) -> Plan:
+def resolve(
+    module: Module, root: Path | None, reporter: Reporter, cuts: FindCuts = no_torch, layers: FindLayers = no_torch
+) -> Plan:
     """The core plan of a loaded file.
 
     Each declaration that fails is reported; the others are resolved all the same, so that one run tells several
@@ -46,6 +50,8 @@ def resolve(module: Module, root: Path | None, reporter: Reporter, cuts: FindCut
     reporter : Reporter
     cuts : function
         Where a network can be cut in two, for images of a shape (`kdplan.graph.cuts.cuts_of`).
+    layers : function
+        The values of a network through which everything passes, likewise (`kdplan.graph.cuts.layers_of`).
 
     Examples
     --------
@@ -67,7 +73,7 @@ def resolve(module: Module, root: Path | None, reporter: Reporter, cuts: FindCut
     def describe(data: Data, folder: Path, span: Span) -> None:
         _describe(data, folder, span, root, all_tables["superclasses"])
 
-    session = Session(reporter, root, describe, all_tables, evaluate, cuts)
+    session = Session(reporter, root, describe, all_tables, evaluate, cuts, layers)
     for declared in module.own:
         ctx = Context(session, declared.module)
         try:

@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 from kdplan.diagnostics.report import PlanError, Reporter, error
 from kdplan.diagnostics.span import Span
-from kdplan.ir.cuts import Cut
+from kdplan.ir.cuts import Cut, Layer
 from kdplan.ir.plan import Data, Network, Plan
 from kdplan.passes.load import Declared, Module
 from kdplan.passes.values import DataValue, Lazy, NetInstance, PhaseInstance, Value
@@ -48,6 +48,8 @@ class Session:
     """`kdplan.passes.evaluate.evaluate`: given here, since its rules and what they call need each other."""
     cuts: Callable[[Network, Sequence[int]], list[Cut]]
     """Where a network can be cut in two, for images of a shape: given here, since finding it needs torch."""
+    layers: Callable[[Network, Sequence[int]], list[Layer]]
+    """The values of a network through which everything passes, likewise."""
     plan: Plan = field(default_factory=Plan)
     memo: dict[Any, dict[tuple[Declared, ...], dict[tuple[int, ...], Any]]] = field(default_factory=dict)
     active: dict[Any, Span] = field(default_factory=dict)

@@ -57,6 +57,8 @@ class ConstructInstance:
     declared: Declared
     name: str
     phases: dict[str, PhaseInstance]
+    networks: dict[str, NetInstance] = field(default_factory=dict)
+    """What it made beside them, by its name within it: a student of them is a version of the construct's student."""
 
 
 @dataclass

@@ -24,6 +24,13 @@ FRAME = {
 }
 """Name -> declaration: what the examples take for granted."""
 
+HALVES = """verticals half of digits = random(parts = 2, seed = 0)
+teacher t[v in half] = digits_net(width = 4, classes = v) {
+  phase train on digits[v] with quick { loss = cross_entropy(self.logits, labels) }
+}
+student both = digits_net(width = 6, classes = digits.classes)"""
+"""Teachers of different classes, and a student of all."""
+
 VALUES = {
     "steps.at": "[60, 80]",
     "plateau.until": "1e-5",
@@ -132,6 +139,11 @@ _IN_CONSTRUCTS = {
     "generation": "generations line of digits_net(width = 4) from big on digits with quick {{ {count} "
     "generation {{ {example} }} }}",
     "ensemble": "ensemble pair of big, small@alone {{ {example} }}",
+    "amalgamate": "{halves}\namalgamate ka of both from t[*] on digits with quick {{ {example} }}",
+    **{
+        part: f"{{halves}}\namalgamate ka of both from t[*] on digits with quick {{{{ {part} {{{{ {{example}} }}}} }}}}"
+        for part in ("codes", "layerwise", "joint")
+    },
     "branches": "branches one of digits_net(width = 4) from layer2 on digits with quick {{ {loss} {example} }}",
 }
 """Where an example of a setting stands in a construct."""
@@ -243,7 +255,8 @@ def _kind_plan(kind: Kind) -> str:
         return f"{kind.example}\n"
     name = kind.example.split()[1]
     extra = "\n" + _phase("hard(small.logits)") if kind.name == "def" else ""
-    return f"{frame(name)}\n{kind.example}{extra}\n"
+    before = f"{HALVES}\n" if kind.example.startswith("amalgamate") else ""
+    return f"{frame(name)}\n{before}{kind.example}{extra}\n"
 
 
 def _setting_plan(kind: Kind, name: str, example: str) -> str:
@@ -268,7 +281,7 @@ def _setting_plan(kind: Kind, name: str, example: str) -> str:
         if kind.name == "branches" and term:
             term = _BRANCH_LOSS
         count = "" if name == "count" else "count = 1"
-        text = _IN_CONSTRUCTS[kind.name].format(example=example, auto=auto, loss=term, count=count)
+        text = _IN_CONSTRUCTS[kind.name].format(example=example, auto=auto, loss=term, count=count, halves=HALVES)
         return f"{frame(*([] if kind.name == 'ensemble' else ['alone']))}\n{text}\n"
     assert kind.name == "verticals"
     parts = 'low = ["0", "1", "2", "3", "4", "5"]  high = ["5", "6", "7", "8", "9"]'
