@@ -366,7 +366,7 @@ METRICS: dict[str, MetricSpec] = {
                 ("ap_large", "of boxes above 96² pixels"),
             )
         ),
-        MetricSpec("parameters", "Parameters of the network.", "network", False, "", {}),
+        MetricSpec("parameters", "Parameters of the network, as it is exported.", "network", False, "", {}),
         MetricSpec("flops", "Floating-point operations of one sample, 2 a multiply-add.", "network", False, "", {}),
         MetricSpec(
             "training_flops",

@@ -31,6 +31,7 @@ from kdplan.ir.heads import HEADED
 from kdplan.ir.plan import ENSEMBLE, Copied, Export, Plan, View
 from kdplan.ir.versions import parts
 from kdplan.nn.models import create
+from kdplan.runtime.deployed import architecture, check_equal, deployed
 from kdplan.runtime.networks import materialise
 from kdplan.runtime.options import RunOptions
 from kdplan.runtime.store.atomic import flush_folder
@@ -78,6 +79,13 @@ def export_network(
         raise error("KD0841", export.span, export=export.name, reason="the shape of its inputs is not known")
     example = torch.zeros(2, *about["input_shape"])
     _check_branch(sources, version, net, example, export)
+    if target.path in WHOLE:
+        trained, (net, item) = net, deployed(sources.plan.networks[version.network], net)
+        try:
+            check_equal(trained, net, example)
+        except DeployError as problem:
+            raise error("KD0842", export.span, export=export.name, difference=str(problem)) from problem
+        about["architecture"] = architecture(item)
     plain = cut(net, target.path, example, export)
     about |= {"name": export.name, "tap": target.path, "parameters": parameter_count(plain)}
     folder.mkdir(parents=True, exist_ok=True)

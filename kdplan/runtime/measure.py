@@ -13,6 +13,7 @@ from kdplan.diagnostics.report import error
 from kdplan.ir.plan import Item, Plan, Target, View
 from kdplan.ir.versions import makers
 from kdplan.runtime.detected import of_boxes, precisions
+from kdplan.runtime.deployed import deployed
 from kdplan.runtime.device import choose_device, set_determinism
 from kdplan.runtime.evaluate import NETWORK_NUMBERS, Outputs, evaluate, measuring_loader, network_number, of_classes
 from kdplan.runtime.measured import Cell, label_of
@@ -54,7 +55,9 @@ def measure_cells(sources: Sources, cells: Mapping[str, Cell], options: RunOptio
             if metric.name == "training_flops":
                 yield key, training_flops(sources.plan, target, metric)
             elif metric.name in NETWORK_NUMBERS:
-                yield key, network_number(metric.name, networks, found.shape, device)
+                handed = [deployed(sources.plan.networks[v.network], n)[0]
+                          for v, n in zip(target.versions, networks, strict=True)]  # fmt: skip
+                yield key, network_number(metric.name, handed, found.shape, device)
             else:
                 yield key, boxes[metric.name] if of_boxes(metric) else numbers[label_of(metric)]
 
