@@ -285,6 +285,15 @@ CONSTRUCT_KINDS = (
                 "mean = logits",
                 choices=("probabilities", "logits"),
             ),
+            S(
+                "join",
+                "choice",
+                "`concat`: no mean, but the scores of networks over different classes side by side, in the data's order; "
+                "of a class that several know, the largest",
+                "mean",
+                "join = mean",
+                choices=("mean", "concat"),
+            ),
         ),
         slots=True,
     ),

@@ -394,9 +394,12 @@ PLAN_FUNCTIONS: dict[str, Spec] = {
              result="network", example="average(small@alone, small@again)"),
         Spec("ensemble",
              (Param("first", "network"), Param("mean", "choice", "probabilities", "of what the mean is taken",
-                                               choices=("probabilities", "logits"))),
+                                               choices=("probabilities", "logits")),
+              Param("join", "choice", "mean", "`concat`: no mean, but the scores of all side by side, in the data's order; "
+                                              "of a class that several know the largest", choices=("mean", "concat"))),
              "One network that gives the mean of what several give: softmax of its logits is the mean of their "
-             "softmax, or its logits are the mean of theirs. They may differ in architecture, not in their classes.",
+             "softmax, or its logits are the mean of theirs. They may differ in architecture, not in their classes, but "
+             "for `join = concat`.",
              more=True, result="network", example="ensemble(big, small@alone)"),
         Spec("branched",
              (Param("network", "network"),

@@ -134,10 +134,11 @@ class Averaged:
 
 @dataclass(slots=True)
 class Ensembled:
-    """The weights of several networks side by side, as members of one whose output is the mean of theirs."""
+    """The weights of several networks side by side, as members of one whose output is made of theirs."""
 
     versions: list[Version]
-    mean: Literal["probabilities", "logits"] = "probabilities"
+    mean: Literal["probabilities", "logits", "stacked"] = "probabilities"
+    """Of what their mean is taken; or their scores stand side by side."""
     kind: Literal["ensembled"] = "ensembled"
 
 

@@ -1,4 +1,4 @@
-"""Several networks as one: the mean of what they give."""
+"""Several networks as one: the mean of what they give, or all of it side by side."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from kdplan.nn.adapted import Entries
 from kdplan.nn.models import create
 
 MEMBERS = "members"
@@ -24,9 +25,10 @@ class Ensemble(nn.Module):
         Networks that take the same inputs and give logits ``[B, C]``.
     mean
         `probabilities`: the logarithm of the mean of their softmax, so that its softmax is that mean. `logits`: the
-        mean of their logits.
+        mean of their logits. `stacked`: no mean, but their logits side by side.
     orders
-        For each member the column of its logits that each class of the ensemble is; None where they are in order.
+        For each member the column of its logits that each class of the ensemble is; None where they are in order. Of
+        stacked ones for each class its columns, of which the largest counts.
 
     Examples
     --------
@@ -40,18 +42,25 @@ class Ensemble(nn.Module):
     def __init__(
         self,
         members: Sequence[nn.Module],
-        mean: Literal["probabilities", "logits"] = "probabilities",
+        mean: Literal["probabilities", "logits", "stacked"] = "probabilities",
         orders: Sequence[Sequence[int] | None] | None = None,
     ) -> None:
         super().__init__()
         self.members = nn.ModuleList(members)
         self.mean = mean
+        if mean == "stacked":
+            of = {i: k for k, columns in enumerate(orders or []) for i in columns or []}
+            self.entries = Entries([of[i] for i in range(len(of))])
+            return
         self.orders = list(orders) if orders is not None else [None] * len(members)
         for i, order in enumerate(self.orders):
             if order is not None:
                 self.register_buffer(f"order{i}", torch.tensor(list(order)), persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
+        if self.mean == "stacked":
+            stacked: Tensor = self.entries(torch.cat([member(x) for member in self.members], dim=1))
+            return stacked
         found = []
         for i, member in enumerate(self.members):
             logits = member(x)
@@ -64,7 +73,7 @@ class Ensemble(nn.Module):
 
 def ensemble(
     members: Sequence[tuple[str, Mapping[str, Any]]],
-    mean: Literal["probabilities", "logits"] = "probabilities",
+    mean: Literal["probabilities", "logits", "stacked"] = "probabilities",
     orders: Sequence[Sequence[int] | None] | None = None,
 ) -> Ensemble:
     """An ensemble of new networks, each as the name of its factory and its settings.

@@ -220,7 +220,9 @@ class _Expansion:
             return expression(start if origin.branch is None else dotted(start, f"{BRANCH}.{origin.branch}"))
         if isinstance(origin, OF_SEVERAL):
             function = {"merged": "merge", "averaged": "average", "ensembled": "ensemble"}[origin.kind]
-            keywords: dict[str, ast.Expr] = {"mean": name(origin.mean)} if isinstance(origin, Ensembled) else {}
+            keywords: dict[str, ast.Expr] = {}
+            if isinstance(origin, Ensembled):
+                keywords = {"join": name("concat")} if origin.mean == "stacked" else {"mean": name(origin.mean)}
             return expression(call(name(function), [self.speller.version(v) for v in origin.versions], keywords))
         if isinstance(origin, Follows):
             return expression(

@@ -339,7 +339,9 @@ def _ensemble(nets: list[NetValue], node: ast.Call, ctx: Context) -> NetValue:
     PlanError
         KD0274 where members are over different classes.
     """
-    mean = _mean(node, ctx)
+    mean, stacked = _joined(node, ctx)
+    if stacked:
+        return _stacked(nets, node, ctx)
     sets = _class_sets(nets, ctx)
     orders: list[list[int] | None] = []
     for net, own in zip(nets, sets, strict=True):
@@ -352,15 +354,48 @@ def _ensemble(nets: list[NetValue], node: ast.Call, ctx: Context) -> NetValue:
         if not fits:
             one, two = (_over(n.instance.network, ctx) for n in (nets[0], net))
             raise error("KD0274", net.span if len(node.args) > 1 else node.span, first=nets[0].instance.name, one=one,
-                        second=net.instance.name, two=two)  # fmt: skip
+                        second=net.instance.name, two=two,
+                        why="an ensemble is the mean of scores of the same classes")  # fmt: skip
         known = own is not None and first is not None and own.ids != first.ids
         orders.append([own.ids.index(c) for c in first.ids] if known and own and first else None)
+    return _of_members(nets, mean, orders if any(orders) else None, sets[0], node, ctx)
+
+
+def _stacked(nets: list[NetValue], node: ast.Call, ctx: Context) -> NetValue:
+    """An ensemble whose scores are its members' side by side, in the data's order: of a class of several the largest.
+
+    Raises
+    ------
+    PlanError
+        KD0274 where members do not say their classes, or are over those of several data sets.
+    """
+    first = nets[0].instance.network
+    for net in nets:
+        own = net.instance.network.classes
+        if own is None or first.classes is None or own.data != first.classes.data:
+            raise error("KD0274", net.span if len(node.args) > 1 else node.span, first=nets[0].instance.name,
+                        one=_over(first, ctx), second=net.instance.name, two=_over(net.instance.network, ctx),
+                        why="scores are put side by side by the classes of one data set")  # fmt: skip
+    every = [c for n in nets if n.instance.network.classes is not None for c in n.instance.network.classes.ids]
+    classes = ClassSet(first.classes.data if first.classes else "", sorted(set(every)))
+    columns = [[i for i, c in enumerate(every) if c == k] for k in classes.ids]
+    return _of_members(nets, "stacked", columns, classes, node, ctx)
+
+
+def _of_members(
+    nets: list[NetValue],
+    mean: Literal["probabilities", "logits", "stacked"],
+    orders: Any,
+    classes: ClassSet | None,
+    node: ast.Call,
+    ctx: Context,
+) -> NetValue:
     versions = [w for n in nets if isinstance(w := weights(n, ctx), ir.Version)]
     members = [[n.instance.network.architecture.name, n.instance.network.architecture.arguments] for n in nets]
     codes = [n.instance.network.code for n in nets]
-    item = Item(ENSEMBLE, {"members": members, "mean": mean, "orders": orders if any(orders) else None}, span=node.span)
+    item = Item(ENSEMBLE, {"members": members, "mean": mean, "orders": orders}, span=node.span)
     name = f"ensemble({', '.join(map(str, versions))}, mean = {mean})"
-    network = Network(name, item, classes=sets[0], origin=Ensembled(versions, mean), span=node.span)
+    network = Network(name, item, classes=classes, origin=Ensembled(versions, mean), span=node.span)
     if any(codes):
         network.code = hashlib.sha256(repr(codes).encode()).hexdigest()
     return named(network, nets[0].instance.declared.module, node.span, ctx)
@@ -382,14 +417,15 @@ def _class_sets(nets: list[NetValue], ctx: Context) -> list[ClassSet | None]:
     return found
 
 
-def _mean(node: ast.Call, ctx: Context) -> Literal["probabilities", "logits"]:
-    (param,) = (p for p in PLAN_FUNCTIONS["ensemble"].params if p.name == "mean")
-    found = param.default
+def _joined(node: ast.Call, ctx: Context) -> tuple[Literal["probabilities", "logits"], bool]:
+    """Of what an ensemble's mean is taken, and whether none is: scores then stand side by side."""
+    params = {p.name: p for p in PLAN_FUNCTIONS["ensemble"].params if p.choices}
+    found = {name: p.default for name, p in params.items()}
     for k in node.keywords:
-        if k.name != "mean":
-            raise unknown_parameter(k, "`ensemble`", ["mean"])
-        found = chosen(param, k.value, ctx).value
-    return cast(Literal["probabilities", "logits"], found)
+        if k.name not in params:
+            raise unknown_parameter(k, "`ensemble`", [*params])
+        found[k.name] = chosen(params[k.name], k.value, ctx).value
+    return cast(Literal["probabilities", "logits"], found["mean"]), found["join"] == "concat"
 
 
 def _outputs(network: Network, ctx: Context) -> int | None:

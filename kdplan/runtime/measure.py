@@ -145,6 +145,8 @@ def output_at(network: nn.Module, path: str, data: Dataset) -> Outputs:
 def class_order(plan: Plan, target: Target, view: View) -> list[int] | None:
     """Which column of the outputs each class of the view is; None where they are in order or nothing is known.
 
+    Of a network over more classes only the scores of the view's count.
+
     Raises
     ------
     PlanError
@@ -159,7 +161,7 @@ def class_order(plan: Plan, target: Target, view: View) -> list[int] | None:
     wanted = view.classes.ids if view.classes is not None else list(range(count))
     if target.join != "concat" and any(s.ids != ids for s in known):
         raise error("KD0840", target.span, metric=target.join, reason="the networks' classes differ, or their order")
-    if sorted(ids) != sorted(wanted):
+    if not {*wanted} <= {*ids} or len({*ids}) < len(ids):
         reason = f"the outputs are over {len(ids)} classes, the labels of `{view.data}` over {len(wanted)} others"
         raise error("KD0840", target.span, metric="this view", reason=reason)
     return None if ids == wanted else [ids.index(i) for i in wanted]
