@@ -164,7 +164,7 @@ MODELS: dict[str, ModelSpec] = {
         ),
         ModelSpec(
             "autoencoder",
-            "Squeezes channels to a code and restores them: taps `code`, `output`.",
+            "Squeezes channels of maps, or vectors, to a code and restores them: taps `code`, `output`.",
             _settings(
                 Setting("inputs", "int", REQUIRED, "channels that come in"),
                 Setting("code", "int", REQUIRED, "channels of the code"),

@@ -6,6 +6,7 @@ from collections import OrderedDict
 from collections.abc import Sequence
 
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from kdplan.nn.models.parts import conv3x3, initialise_convolutions
 
@@ -107,13 +108,25 @@ def linear(inputs: int, outputs: int, bias: bool = True) -> nn.Module:
     return nn.Linear(inputs, outputs, bias=bias)
 
 
+class _Mixing(nn.Conv2d):
+    """A 1 x 1 convolution of maps, and the same linear map of vectors."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        if x.dim() == 2:
+            return F.linear(x, self.weight[:, :, 0, 0], self.bias)
+        return super().forward(x)
+
+
 class AutoEncoder(nn.Module):
-    """See `autoencoder`; ``[B, inputs, H, W] -> [B, inputs, H, W]``, with `code` ``[B, code, H, W]`` in between."""
+    """See `autoencoder`; ``[B, inputs, H, W] -> [B, inputs, H, W]``, with `code` ``[B, code, H, W]`` in between.
+
+    Vectors ``[B, inputs]`` are maps of one place, and have a code ``[B, code]``.
+    """
 
     def __init__(self, inputs: int, code: int) -> None:
         super().__init__()
-        self.code = nn.Conv2d(inputs, code, 1)
-        self.output = nn.Conv2d(code, inputs, 1)
+        self.code = _Mixing(inputs, code, 1)
+        self.output = _Mixing(code, inputs, 1)
 
     def forward(self, x: Tensor) -> Tensor:
         out: Tensor = self.output(self.code(x))
@@ -122,6 +135,8 @@ class AutoEncoder(nn.Module):
 
 def autoencoder(inputs: int, code: int) -> nn.Module:
     """Squeezes channels and restores them, each by one 1 x 1 convolution; ``[B, inputs, H, W]``, shape kept.
+
+    Vectors ``[B, inputs]`` are squeezed and restored likewise.
 
     Modules: `code` (the squeezed features), `output` (the restored ones).
 
