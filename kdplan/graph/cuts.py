@@ -117,7 +117,8 @@ def layers(traced: Traced) -> list[Layer]:
         weights += own
         if node in paths:
             names = sorted(dict.fromkeys(paths[node]), key=lambda p: (p.count("."), p))
-            found.append(Layer(tuple(names), tuple(value.shape[1:]), weights))
+            weighty = [n for n in names if any(True for _ in traced.module.get_submodule(n).parameters())]
+            found.append(Layer(tuple(names), [*names, *weighty][-1], tuple(value.shape[1:]), weights))
             weights = 0
     return found
 

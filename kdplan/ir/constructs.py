@@ -204,7 +204,7 @@ CONSTRUCT_KINDS = (
                 "the layers that learn one by one, which all networks have: or `auto`, all that have weights; what is "
                 "between two of them learns with the second. The layer that gives the scores is always one",
                 "auto",
-                "layers = [stem.conv, layer1.0.conv]",
+                "layers = [stem.conv, layer1[0].conv]",
             ),
             S(
                 "features",

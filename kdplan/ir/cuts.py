@@ -33,6 +33,8 @@ class Layer:
     ----------
     paths
         The modules that give it, the outermost first.
+    path
+        The innermost of them that has weights, or the innermost of all.
     shape
         Of one sample: channels, height, width; or how many numbers.
     layers
@@ -40,10 +42,6 @@ class Layer:
     """
 
     paths: tuple[str, ...]
+    path: str
     shape: tuple[int, ...]
     layers: int
-
-    @property
-    def path(self) -> str:
-        """The innermost module that gives it."""
-        return self.paths[-1]

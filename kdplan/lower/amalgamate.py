@@ -28,7 +28,6 @@ from dataclasses import dataclass
 from kdplan.diagnostics.report import error
 from kdplan.diagnostics.span import Span
 from kdplan.ir.adapted import LAYER
-from kdplan.ir.cuts import Layer
 from kdplan.lower import Ask, tree
 from kdplan.lower.teachers import Scores, channels, check_images, check_teachers, chosen, scores
 from kdplan.syntax import ast
@@ -239,12 +238,3 @@ def _joint(plan: _Plan, student: ast.Expr) -> None:
     parts = [_version(tree.bare(student), w) for w in words]
     whole = _network(plan, "student", LAYERWISE, tree.call(tree.name("merge", span), parts, span))
     _phase(plan, JOINT, JOINT, [whole], _loss(plan, tree.tap(whole, plan.scores.tap, span), _target(plan)))
-
-
-def shape(layer: Layer) -> str:
-    """A layer's value in words.
-
-    >>> shape(Layer(("conv1",), (64, 8, 8), 1))
-    '64×8×8'
-    """
-    return "×".join(map(str, layer.shape))

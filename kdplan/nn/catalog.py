@@ -115,6 +115,23 @@ MODELS: dict[str, ModelSpec] = {
             ),
         ),
         ModelSpec(
+            "alexnet",
+            "AlexNet for images of about 224 x 224, as torchvision has it: taps `conv1` … `conv5`, `fc6`, `fc7`, `fc8`, "
+            "`relu1` … `relu7`, `pool1`, `pool2`, `pool5`.",
+            _settings(
+                Setting("classes", "classes", 1000, "outputs: a number, or a set of classes"),
+                Setting(
+                    "width",
+                    "float | list[int]",
+                    1.0,
+                    "factor on 64, 192, 384, 256, 256 channels and 4096, 4096 units, or these seven numbers",
+                ),
+                _CHANNELS,
+                Setting("dropout", "float", 0.5, "before `fc6` and `fc7`"),
+                Setting("weights", "text", None, "`IMAGENET1K_V1` (its file must be there), or a path; width 1 only"),
+            ),
+        ),
+        ModelSpec(
             "bn_inception",
             "Inception-V2 for images of about 224 x 224: taps `stem`, `mixed3b`, `mixed3c`, `mixed4a` … `mixed4e`, "
             "`mixed5a`, `mixed5b`, `mixed5c`, `fc`.",

@@ -149,13 +149,16 @@ def _signal(spec: SettingSpec, node: ast.Expr, ctx: Context) -> ir.Expr:
 
 
 def _paths(spec: SettingSpec, node: ast.Expr, ctx: Context) -> list[str]:
-    """`[fc, layer4.1]` as dotted paths: these are names within a network, which mean nothing outside."""
+    """`[fc, layer4[1]]` as dotted paths: these are names within a network, which mean nothing outside."""
     found = []
     for item in node.items if isinstance(node, ast.List) else [node]:
         words: list[str] = []
         e: ast.Expr | ast.Comprehension = item
-        while isinstance(e, ast.Attr):
-            words.append(e.word)
+        while isinstance(e, ast.Attr | ast.Pick):
+            key = e.picks[0] if isinstance(e, ast.Pick) and len(e.picks) == 1 else None
+            if isinstance(e, ast.Pick) and not isinstance(key, ast.Number | ast.String):
+                break
+            words.append(e.word if isinstance(e, ast.Attr) else str(key.value))  # type: ignore[union-attr]
             e = e.base
         if not isinstance(e, ast.Name):
             raise error("KD0244", item.span, what=f"`{spec.name}`", wants="names of parts", found="something else")

@@ -17,6 +17,7 @@ from torch import nn
 
 from kdplan.diagnostics.report import listing, nearest
 from kdplan.nn.catalog import MODELS
+from kdplan.nn.models.alexnet import alexnet
 from kdplan.nn.models.cifar import cifar_resnet, cifar_wide_resnet
 from kdplan.nn.models.densenet import cifar_densenet
 from kdplan.nn.models.detection import detector
@@ -27,6 +28,7 @@ from kdplan.nn.models.vgg import cifar_vgg
 from kdplan.nn.models.zoo import timm, torchvision
 
 __all__ = [
+    "alexnet",
     "autoencoder",
     "bn_inception",
     "cifar_densenet",
