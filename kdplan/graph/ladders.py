@@ -47,9 +47,14 @@ def _pairs(phase: Phase) -> list[Pair]:
         if isinstance(e, ir.Call) and len(e.args) == 2:
             moving = [t for t in ir.walk(e.args[0]) if isinstance(t, ir.Tap) and isinstance(t.of, ir.Moving)]
             frozen = [t for t in ir.walk(e.args[1]) if isinstance(t, ir.Tap) and isinstance(t.of, ir.Version)]
-            if moving and frozen:
+            if moving and frozen and all(map(_plain, [*moving, *frozen])):
                 found.setdefault((moving[0].path, frozen[0].path), (moving[0], frozen[0]))
     return [*found.values()]
+
+
+def _plain(tap: ir.Tap) -> bool:
+    """Whether a network is applied to images: features of features climb no ladder."""
+    return not tap.since and all(isinstance(i, ir.StreamField) for i in tap.inputs)
 
 
 def _check(plan: Plan, phase: Phase, before: Pair | None, now: Pair, reporter: Reporter) -> bool:

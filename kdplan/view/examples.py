@@ -86,6 +86,7 @@ MORE = {
     "cifar_resnet": ["depth = 8", "channels = 1"],
     "cifar_wide_resnet": ["channels = 1"],
     "cifar_resnext": ["width = 8", "channels = 1"],
+    "alexnet": ["width = 0.125", "channels = 1"],
     "bn_inception": ['base = "mixed3b"', "channels = 1"],
     "cifar_vgg": ["depth = 11", "channels = 1"],
     "cifar_densenet": ["depth = 22", "channels = 1"],
@@ -324,6 +325,8 @@ def _choice(table: str, spec: Spec) -> Example:
         plan = f"{frame()}\nverticals shown of digits = {shown}\n"
     else:
         plan = f"{frame()}\nnetwork shown = {shown}\n{_model_phase(spec.name)}\n"
+        if spec.name == "alexnet":
+            plan = plan.replace(FRAME["digits"], "data digits = digits { augment = [resize(64)] }")
     return Example(f"{table} {spec.name}", shown, plan)
 
 
