@@ -410,7 +410,7 @@ class Builder:
 
 
 def _between(graph: fx.Graph, start: fx.Node, end: fx.Node) -> list[fx.Node] | None:
-    """What `end` depends on, without `start` and what only that depends on, in order; None where inputs are among it."""
+    """What `end` depends on, without `start` and what only that needs, in order; None where inputs are among it."""
     found: set[fx.Node] = set()
     reached = end is start
     todo = [end]

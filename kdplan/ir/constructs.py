@@ -240,8 +240,13 @@ CONSTRUCT_KINDS = (
                 "scores = one",
                 choices=("separate", "one"),
             ),
-            S("match", "function", "the distance that is made small, of which half counts", "squared_l2",
-              "match = mse"),
+            S(
+                "match",
+                "function",
+                "the distance that is made small, of which half counts",
+                "squared_l2",
+                "match = mse",
+            ),
             SEED,
             *RECIPE,
         ),
@@ -288,8 +293,8 @@ CONSTRUCT_KINDS = (
             S(
                 "join",
                 "choice",
-                "`concat`: no mean, but the scores of networks over different classes side by side, in the data's order; "
-                "of a class that several know, the largest",
+                "`concat`: no mean, but the scores of networks over different classes side by side, in the data's "
+                "order; of a class that several know, the largest",
                 "mean",
                 "join = mean",
                 choices=("mean", "concat"),

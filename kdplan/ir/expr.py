@@ -77,8 +77,8 @@ class Clock:
 class Tap:
     """Network `of`, or its submodule `submodule`, applied to `inputs`; the inner value at `path` ("" is the output).
 
-    `path` is a dotted module path, or `logits`, `probabilities`, `features`. With `since`, `inputs` stand in the place of
-    the value at that path, and nothing before it runs.
+    `path` is a dotted module path, or `logits`, `probabilities`, `features`. With `since`, `inputs` stand in the place
+    of the value at that path, and nothing before it runs.
     """
 
     of: Version | Moving

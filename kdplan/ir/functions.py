@@ -385,8 +385,8 @@ PLAN_FUNCTIONS: dict[str, Spec] = {
         Spec("through", (Param("x", "signal", doc="in the place of the value at `from`"),
                          Param("tap", "network", doc="what comes out"),
                          Param("from", "name", doc="where x goes in")),
-             "Runs a signal through the part of a network between two taps: what comes after `from` sees x in its place, "
-             "and nothing before it runs. All that the tap depends on must pass through `from`.",
+             "Runs a signal through the part of a network between two taps: what comes after `from` sees x in its "
+             "place, and nothing before it runs. All that the tap depends on must pass through `from`.",
              result="as the tap", example="through(big.layer1, big.logits, from = big.layer1)"),
         Spec("merge", (Param("first", "network"),), "One network whose parts were trained apart: each parameter from "
              "the version whose phase moved it.", more=True, result="network", example="merge(small@low, small@high)"),
@@ -395,8 +395,8 @@ PLAN_FUNCTIONS: dict[str, Spec] = {
         Spec("ensemble",
              (Param("first", "network"), Param("mean", "choice", "probabilities", "of what the mean is taken",
                                                choices=("probabilities", "logits")),
-              Param("join", "choice", "mean", "`concat`: no mean, but the scores of all side by side, in the data's order; "
-                                              "of a class that several know the largest", choices=("mean", "concat"))),
+              Param("join", "choice", "mean", "`concat`: no mean, but the scores of all side by side, in the data's "
+                                              "order; of a class that several know the largest", choices=("mean", "concat"))),
              "One network that gives the mean of what several give: softmax of its logits is the mean of their "
              "softmax, or its logits are the mean of theirs. They may differ in architecture, not in their classes, but "
              "for `join = concat`.",
@@ -415,8 +415,8 @@ PLAN_FUNCTIONS: dict[str, Spec] = {
              (Param("network", "network"),
               Param("behind", "paths", doc="layers"),
               Param("shape", "integers", doc="channels, height and width of the images"),
-              Param("entries", "any", None, "a layer that gives scores, and for each of its outputs a class's number: "
-                                            "the network then gives each class's largest one")),
+              Param("entries", "any", None, "a layer that gives scores, and for each of its outputs a class's "
+                                            "number: the network then gives each class's largest one")),
              "A network with a linear map of channels, without bias, behind each of some layers (a feature adaptation "
              "module): a 1x1 convolution, for vectors a linear layer. It begins as the identity, and is multiplied into "
              "the layer when the network is exported. `N.conv1.layer` is what the layer itself gives.",

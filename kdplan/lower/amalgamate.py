@@ -62,8 +62,8 @@ def lower(node: ast.Declaration, ask: Ask) -> list[ast.Declaration]:
     Raises
     ------
     PlanError
-        KD0277 where no recipe is named, KD0279 for several students or data sets, KD0291 to KD0299 for teachers, layers,
-        classes and images that do not fit.
+        KD0277 where no recipe is named, KD0279 for several students or data sets, KD0291 to KD0299 for teachers,
+        layers, classes and images that do not fit.
     """
     of, source, on = (node.clause(word) for word in ("of", "from", "on"))
     assert of is not None and source is not None and on is not None
@@ -171,7 +171,12 @@ def _codes(plan: _Plan, path: str, teacher: int, student: int) -> ast.Expr:
 def _code(plan: _Plan, word: str, parts: Sequence[ast.Expr], inputs: int, width: int) -> ast.Expr:
     span = _place(plan)
     sizes = {"inputs": ast.Number(span, inputs), "code": ast.Number(span, width)}
-    net = _network(plan, "network", f"coder_{word.removeprefix('code_')}", tree.call(tree.name("autoencoder", span), [], span, **sizes))
+    net = _network(
+        plan,
+        "network",
+        f"coder_{word.removeprefix('code_')}",
+        tree.call(tree.name("autoencoder", span), [], span, **sizes),
+    )
     features = _concat(parts, span)
     restored = tree.tap(tree.call(net, [features], span), "output", span)
     _phase(plan, "codes", word, [net], _loss(plan, restored, features))

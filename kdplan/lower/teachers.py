@@ -117,7 +117,12 @@ def _check(path: str, place: Span, sides: Sequence[tuple[ast.Expr, Sequence[Laye
 
 
 def channels(
-    node: ast.Declaration, paths: Sequence[str], teacher: Sequence[Layer], student: Sequence[Layer], count: int, ask: Ask
+    node: ast.Declaration,
+    paths: Sequence[str],
+    teacher: Sequence[Layer],
+    student: Sequence[Layer],
+    count: int,
+    ask: Ask,
 ) -> dict[str, tuple[int, int]]:
     """The teachers' channels and the student's at each layer; KD0297 warns of widths that make little sense."""
     found = {p: (_at(p, teacher).shape[0], _at(p, student).shape[0]) for p in paths}
@@ -156,9 +161,7 @@ class Scores:
     entries: list[int] | None = None
 
 
-def scores(
-    student: ast.Expr, teachers: Sequence[ast.Expr], own: Sequence[Layer], place: Span, ask: Ask
-) -> Scores:
+def scores(student: ast.Expr, teachers: Sequence[ast.Expr], own: Sequence[Layer], place: Span, ask: Ask) -> Scores:
     """What the student learns at its end.
 
     Raises

@@ -57,11 +57,11 @@ class Entries(nn.Module):
 def adapted(
     base: Sequence[Any], behind: Sequence[str], shape: Sequence[int], entries: Sequence[Any] | None = None
 ) -> nn.Module:
-    """A new network, from the name and settings of the plain network's factory, with a map behind each layer in `behind`.
+    """A new network, from the name and settings of the plain one's factory, with a map behind each layer in `behind`.
 
-    A map mixes a layer's channels, linearly and without bias, alike at every place: a 1 x 1 convolution, or a linear layer
-    for vectors. It begins as the identity. In the network's names `conv1.layer` is what `conv1` is in the plain one, and
-    `conv1.map` the map behind it.
+    A map mixes a layer's channels, linearly and without bias, alike at every place: a 1 x 1 convolution, or a linear
+    layer for vectors. It begins as the identity. In the network's names `conv1.layer` is what `conv1` is in the plain
+    one, and `conv1.map` the map behind it.
 
     Parameters
     ----------
@@ -72,8 +72,8 @@ def adapted(
     shape
         Of one sample, to find out how many channels a layer gives.
     entries
-        The path of the layer that gives the scores, and for each of its outputs the class that it is of: the network gives
-        each class's largest one.
+        The path of the layer that gives the scores, and for each of its outputs the class that it is of: the network
+        gives each class's largest one.
 
     Raises
     ------

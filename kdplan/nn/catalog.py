@@ -116,10 +116,10 @@ MODELS: dict[str, ModelSpec] = {
         ),
         ModelSpec(
             "alexnet",
-            "AlexNet for images of about 224 x 224, as torchvision has it: taps `conv1` … `conv5`, `fc6`, `fc7`, `fc8`, "
-            "`relu1` … `relu7`, `pool1`, `pool2`, `pool5`.",
+            "AlexNet for images of about 224 x 224, as torchvision has it: taps `conv1` … `conv5`, `fc6`, `fc7`, "
+            "`fc8`, `relu1` … `relu7`, `pool1`, `pool2`, `pool5`.",
             _settings(
-                Setting("classes", "classes", 1000, "outputs: a number, or a set of classes"),
+                _CLASSES,
                 Setting(
                     "width",
                     "float | list[int]",

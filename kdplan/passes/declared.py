@@ -216,8 +216,12 @@ def _moved_by(base: NetValue, phase: PhaseInstance, span: Span, word: str) -> Ne
     network = phase.phase.moves[slot].base.network if slot >= 0 else base.instance.name
     moved = ir.Version(network, phase.name, span=span)
     written = f"{base.left_by or base.instance.declared.name}@{word}"
-    forms = [n for n in phase.moved if n.name == network and n.network.architecture != base.instance.network.architecture]
-    return NetValue(forms[0] if forms else base.instance, moved, base.path, span, {**base.coordinates, **phase.coordinates}, written)
+    forms = [
+        n for n in phase.moved if n.name == network and n.network.architecture != base.instance.network.architecture
+    ]
+    return NetValue(
+        forms[0] if forms else base.instance, moved, base.path, span, {**base.coordinates, **phase.coordinates}, written
+    )
 
 
 def _no_such_stage(base: NetValue, node: ast.Version) -> Exception:

@@ -256,7 +256,9 @@ class _Hasher:
             return f"{e.path or 'output'} of {e.submodule} moves/{e.of.slot}{since}{classes}"
         mode = self.plan.networks[e.of.network].mode
         tail = f" in {mode} mode" if mode != "eval" else ""
-        return f"{e.path or 'output'} of {e.submodule} {self.version(e.of)}{tail}{since}{self._classes(e, e.of.network)}"
+        return (
+            f"{e.path or 'output'} of {e.submodule} {self.version(e.of)}{tail}{since}{self._classes(e, e.of.network)}"
+        )
 
     def _classes(self, e: ir.Tap, network: str) -> str:
         """The classes of a tap's columns, where they are not all classes in the data set's order: columns of other

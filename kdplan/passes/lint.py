@@ -86,7 +86,7 @@ def shape(e: ir.Expr, slots: dict[int, int]) -> str:
         return e.name
     if isinstance(e, ir.Tap):
         of = f"#{slots.get(e.of.slot, e.of.slot)}" if isinstance(e.of, ir.Moving) else str(e.of)
-        return f"{of}.{e.submodule}.{e.path}({','.join(shape(i, slots) for i in e.inputs)})"
+        return f"{of}.{e.submodule}.{e.since}.{e.path}({','.join(shape(i, slots) for i in e.inputs)})"
     if isinstance(e, ir.Op):
         parts = [shape(a, slots) for a in e.args]
         if e.op in ("+", "*"):

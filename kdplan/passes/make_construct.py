@@ -63,7 +63,7 @@ def _make(thing: Declared, bound: dict[str, tuple[Any, Value]], ctx: Context) ->
 
 
 def _network(inner: Declared, bound: dict[str, tuple[Any, Value]], made: ConstructInstance, ctx: Context) -> None:
-    """A network of a construct, which its later declarations know by its name; a student stands for the one after `of`."""
+    """A network of a construct, which later declarations know by its name; a student stands for the one after `of`."""
     of = made.declared.node.clause("of")
     net = make_network.inside(inner, bound, made.name, ctx)
     if inner.kind == "student" and of is not None:

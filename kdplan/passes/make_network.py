@@ -128,9 +128,7 @@ def _instance(thing: Declared, bound: dict[str, tuple[Any, Value]], ctx: Context
     return made
 
 
-def _make(
-    written: Declared, bound: dict[str, tuple[Any, Value]], ctx: Context, name: str | None = None
-) -> NetInstance:
+def _make(written: Declared, bound: dict[str, tuple[Any, Value]], ctx: Context, name: str | None = None) -> NetInstance:
     local = ctx.child(names={**(ctx.names if name else {}), **{n: v for n, (_, v) in bound.items()}})
     shown = {n: label for n, (label, _) in bound.items()}
     node = lowering.network(written.node, shown, Asked(written.node, local))

@@ -12,8 +12,8 @@ from kdplan.data.dataset import Dataset
 from kdplan.diagnostics.report import error
 from kdplan.ir.plan import Item, Plan, Target, View
 from kdplan.ir.versions import makers
-from kdplan.runtime.detected import of_boxes, precisions
 from kdplan.runtime.deployed import deployed
+from kdplan.runtime.detected import of_boxes, precisions
 from kdplan.runtime.device import choose_device, set_determinism
 from kdplan.runtime.evaluate import NETWORK_NUMBERS, Outputs, evaluate, measuring_loader, network_number, of_classes
 from kdplan.runtime.measured import Cell, label_of

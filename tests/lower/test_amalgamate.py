@@ -45,7 +45,8 @@ phase l1 of upto(s.stem.conv.layer) on digits.unlabelled with quick {
   loss = 0.5 * squared_l2(s.stem.conv.layer, c1@a1(stem).code)
 }
 phase l2 of upto(s.layer1[0].conv.layer, from = s.stem.conv.layer) on digits.unlabelled with quick {
-  loss = 0.5 * squared_l2(through(c1@a1(stem).code, s.layer1[0].conv.layer, from = s.stem.conv.layer), c2@a2(layer).code)
+  def found = through(c1@a1(stem).code, s.layer1[0].conv.layer, from = s.stem.conv.layer)
+  loss = 0.5 * squared_l2(found, c2@a2(layer).code)
 }
 phase l3 of upto(s.logits, from = s.layer1[0].conv.layer) on digits.unlabelled with quick {
   loss = 0.5 * squared_l2(through(c2@a2(layer).code, s.logits, from = s.layer1[0].conv.layer), scores)
@@ -95,7 +96,7 @@ def test_versions() -> None:
     assert (scores.network, scores.phase) == ("ka.fitted", "ka@scores")
     assert [r.label for r in made.plan.measures["m"].rows] == ["both@ka", "both@ka@layerwise", "both@ka@scores"]
     assert isinstance(made.plan.networks["ka.layerwise"].origin, Merged)
-    more = "student next = both@ka\nphase p of both@ka.fc on digits with quick { loss = cross_entropy(both.logits, labels) }"
+    more = "student next = both@ka\nphase p of both@ka.fc on digits with quick { loss = mean(both.logits) }"
     plan = compiled(ka() + more).plan
     assert plan.networks["next"].architecture.name == ADAPTED
     assert codes(ka() + "export e = both@ka@nothing") == ["KD0302"]
@@ -110,9 +111,11 @@ def test_without_maps_the_student_is_itself() -> None:
 def test_families_and_seeds() -> None:
     text = "param seed in [0, 1]\n" + HEAD + FOUR
     text += "amalgamate more[n in 2..4] of both[n] from t[0..n - 1] on digits with quick\n"
-    text = text.replace("student both =", "student both[n in 2..4] =").replace(
-        "classes = digits.classes", "classes = part[n - 2]"
-    ).replace("student both", "verticals part of digits { disjoint = false  a = CA  b = CB  c = CC }\nstudent both")
+    text = (
+        text.replace("student both =", "student both[n in 2..4] =")
+        .replace("classes = digits.classes", "classes = part[n - 2]")
+        .replace("student both", "verticals part of digits { disjoint = false  a = CA  b = CB  c = CC }\nstudent both")
+    )
     parts = [c.ids for c in _parts()]
     for i, word in enumerate(("CA", "CB", "CC"), 2):
         text = text.replace(word, str(sorted(c for p in parts[:i] for c in p)))
@@ -216,9 +219,15 @@ def test_one_class_under_two_names(tmp_path: Path) -> None:
 
 def test_each_part_has_its_own_recipe() -> None:
     head = "recipe slow { optimizer = adam(lr = 0.01)  epochs = 3  batch = 32 }\n"
-    text = ka("codes { epochs = 5 }  layerwise with slow  joint with quick { epochs = 7  measure on digits.test { error } }")
-    plan = compiled(text.replace("on digits with quick { codes", "on digits { codes").replace("amalgamate", head + "amalgamate")).plan
-    found = {n: (p.recipes[0].optimizer.name, p.recipes[0].epochs) for n, p in plan.phases.items() if n.startswith("ka")}
+    text = ka(
+        "codes { epochs = 5 }  layerwise with slow  joint with quick { epochs = 7  measure on digits.test { error } }"
+    )
+    plan = compiled(
+        text.replace("on digits with quick { codes", "on digits { codes").replace("amalgamate", head + "amalgamate")
+    ).plan
+    found = {
+        n: (p.recipes[0].optimizer.name, p.recipes[0].epochs) for n, p in plan.phases.items() if n.startswith("ka")
+    }
     assert found["ka@code_stem_conv"] == ("adam", 5) and found["ka@scores"] == ("adam", 3)
     assert found["ka@joint"] == ("sgd", 7) and plan.phases["ka@joint"].validations
     assert all(v.unlabelled for n, p in plan.phases.items() if n.startswith("ka") for v in p.streams)

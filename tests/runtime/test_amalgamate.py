@@ -111,7 +111,9 @@ def test_an_export_has_the_plain_architecture(tmp_path: Path) -> None:
 
 
 def test_what_is_not_linear_is_kept(tmp_path: Path) -> None:
-    text = START + KA.replace("with quick", "with quick { layers = [stem, layer1[0].conv] }") + "export whole = both@ka\n"
+    text = (
+        START + KA.replace("with quick", "with quick { layers = [stem, layer1[0].conv] }") + "export whole = both@ka\n"
+    )
     run(text, tmp_path)
     arguments = ["--store", str(tmp_path / "store"), "-o", str(tmp_path / "out")]
     assert main(["export", str(tmp_path / "plan.kd"), "whole", *arguments]) == 0
@@ -123,9 +125,11 @@ def test_what_is_not_linear_is_kept(tmp_path: Path) -> None:
 
 def test_entries_of_a_class_are_one_score_in_the_end(tmp_path: Path) -> None:
     text = OVERLAP + KA + "export whole = both@ka\n"
-    text += "ensemble voters of t[*] { join = concat }\nmeasure m of voters, both@ka on digits.test { top1, parameters }\n"
+    text += (
+        "ensemble voters of t[*] { join = concat }\nmeasure m of voters, both@ka on digits.test { top1, parameters }\n"
+    )
     run(text, tmp_path)
-    made, found = sources(text, tmp_path)
+    _, found = sources(text, tmp_path)
     net, x = materialise(found, JOINT), torch.randn(5, 1, 8, 8)
     seen: list[torch.Tensor] = []
     handle = net.fc.layer.register_forward_hook(lambda m, i, o: seen.append(o))  # type: ignore[union-attr, operator]
@@ -144,8 +148,11 @@ def test_entries_of_a_class_are_one_score_in_the_end(tmp_path: Path) -> None:
 def test_scores_are_learnt_in_the_students_order(tmp_path: Path) -> None:
     """The student's columns are digits in order, its teachers' are not: a network that gives just the teachers' scores,
     put in order, has no loss."""
-    text = START.replace("random(parts = 2, seed = 0)", "{ a = [7, 1, 3, 5, 9]  b = [8, 0, 2, 4, 6] }").replace("= {", "{")
-    text += "phase p of both on digits.unlabelled with quick { loss = squared_l2(both.logits, concat(x.logits for x in t[*])) }\n"
+    text = START.replace("random(parts = 2, seed = 0)", "{ a = [7, 1, 3, 5, 9]  b = [8, 0, 2, 4, 6] }").replace(
+        "= {", "{"
+    )
+    text += "phase p of both on digits.unlabelled with quick {\n"
+    text += "  loss = squared_l2(both.logits, concat(x.logits for x in t[*]))\n}\n"
     run(text + KA, tmp_path)
     from kdplan.graph.assemble import join
     from kdplan.runtime.networks import modules_of

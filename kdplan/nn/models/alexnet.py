@@ -25,7 +25,7 @@ _NAMES = {
 
 
 def alexnet(
-    classes: int = 1000,
+    classes: int = 10,
     width: float | Sequence[int] = 1.0,
     channels: int = 3,
     dropout: float = 0.5,
@@ -33,8 +33,8 @@ def alexnet(
 ) -> nn.Module:
     """AlexNet for images of about 224 x 224, at least 63 x 63; ``[B, channels, H, W] -> [B, classes]``.
 
-    Modules: `conv1` … `conv5`, `fc6`, `fc7`, `fc8`, each but the last followed by `relu1` … `relu7`, and `pool1`, `pool2`,
-    `pool5`. With width 1 it is torchvision's, whose weights it can begin with.
+    Modules: `conv1` … `conv5`, `fc6`, `fc7`, `fc8`, each but the last followed by `relu1` … `relu7`, and `pool1`,
+    `pool2`, `pool5`. With width 1 it is torchvision's, whose weights it can begin with.
 
     Parameters
     ----------
@@ -45,8 +45,8 @@ def alexnet(
     dropout : float
         Before `fc6` and `fc7`.
     weights : str, optional
-        `IMAGENET1K_V1`, whose file must lie in torch.hub's folder, or the path of a file with torchvision's names. `fc8` is
-        fresh where it has another number of classes.
+        `IMAGENET1K_V1`, whose file must lie in torch.hub's folder, or the path of a file with torchvision's names.
+        `fc8` is fresh where it has another number of classes.
 
     Raises
     ------
@@ -57,7 +57,7 @@ def alexnet(
 
     Examples
     --------
-    >>> net = alexnet(classes=10, width=0.125)
+    >>> net = alexnet(width=0.125)
     >>> net.conv2, net.fc6.out_features
     (Conv2d(8, 24, kernel_size=(5, 5), stride=(1, 1), padding=(2, 2)), 512)
     """
