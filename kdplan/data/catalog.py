@@ -14,6 +14,7 @@ from kdplan.data.sources.base import Opened, SourceSpec
 from kdplan.data.sources.cifar import CIFAR
 from kdplan.data.sources.coco import COCO
 from kdplan.data.sources.digits import DIGITS
+from kdplan.data.sources.fine_grained import FINE_GRAINED
 from kdplan.data.sources.folder import FOLDERS
 from kdplan.data.sources.idx import IDX
 from kdplan.data.sources.svhn import SVHN
@@ -23,7 +24,7 @@ from kdplan.diagnostics.report import error, nearest
 from kdplan.diagnostics.span import Span
 
 SOURCES: dict[str, SourceSpec] = {
-    s.name: s for s in (DIGITS, *CIFAR, *IDX, SVHN, *FOLDERS, COCO, TEMPLATES, ARRAYS, USER)
+    s.name: s for s in (DIGITS, *CIFAR, *IDX, SVHN, *FOLDERS, *FINE_GRAINED, COCO, TEMPLATES, ARRAYS, USER)
 }
 """Every data set and reader by its name in plans."""
 

@@ -395,8 +395,9 @@ PLAN_FUNCTIONS: dict[str, Spec] = {
         Spec("ensemble",
              (Param("first", "network"), Param("mean", "choice", "probabilities", "of what the mean is taken",
                                                choices=("probabilities", "logits")),
-              Param("join", "choice", "mean", "`concat`: no mean, but the scores of all side by side, in the data's "
-                                              "order; of a class that several know the largest", choices=("mean", "concat"))),
+              Param("join", "choice", "mean", choices=("mean", "concat"),
+                    doc="`concat`: no mean, but the scores of all side by side, in the data's order; of a class that "
+                        "several know the largest")),
              "One network that gives the mean of what several give: softmax of its logits is the mean of their "
              "softmax, or its logits are the mean of theirs. They may differ in architecture, not in their classes, but "
              "for `join = concat`.",
@@ -415,8 +416,9 @@ PLAN_FUNCTIONS: dict[str, Spec] = {
              (Param("network", "network"),
               Param("behind", "paths", doc="layers"),
               Param("shape", "integers", doc="channels, height and width of the images"),
-              Param("entries", "any", None, "a layer that gives scores, and for each of its outputs a class's "
-                                            "number: the network then gives each class's largest one")),
+              Param("entries", "any", None,
+                    "a layer that gives scores, and for each of its outputs a class's number: the network then gives "
+                    "each class's largest one")),
              "A network with a linear map of channels, without bias, behind each of some layers (a feature adaptation "
              "module): a 1x1 convolution, for vectors a linear layer. It begins as the identity, and is multiplied into "
              "the layer when the network is exported. `N.conv1.layer` is what the layer itself gives.",
@@ -426,6 +428,8 @@ PLAN_FUNCTIONS: dict[str, Spec] = {
              result="network", example="ema(small, decay = 0.99)"),
         Spec("case", (), "A record of coupled values, read with a dot.", more=True, result="record",
              example="case(first = 1, second = 2)"),
+        Spec("union", (Param("first", "any", doc="class sets of one data set"),), "The classes of several sets, each once, in "
+             "the data's order.", more=True, result="class set", example="union(half[0], half[1])"),
         Spec("count", (Param("things", "any", doc="a class set, a list or a family"),), "How many there are.",
              result="integer", example="count(digits.classes)"),
     )

@@ -151,20 +151,20 @@ def _network(plan: _Plan, kind: str, word: str, value: ast.Expr) -> ast.Expr:
 
 def _codes(plan: _Plan, path: str, teacher: int, student: int) -> ast.Expr:
     """The phases of a layer's auto-encoders, and the code: what the student's layer is to give."""
-    span, word = _place(plan), f"code_{plan.names[path]}"
+    word = f"code_{plan.names[path]}"
     taps = [tree.tap(t, path, t.span) for t in plan.teachers]
     if plan.ask.setting("features") != "incremental":
         return _code(plan, word, taps, len(taps) * teacher, student)
-    order = plan.ask.setting("order") or [*range(len(taps))]
+    order: list[int] = plan.ask.setting("order") or [*range(len(taps))]
     if sorted(order) != [*range(len(taps))]:
         said = next(i.value.span for i in plan.node.items or [] if isinstance(i, ast.Setting) and i.name == "order")
         raise error("KD0299", said, count=len(taps), last=len(taps) - 1)
-    code, width = taps[order[0]], teacher
+    code: ast.Expr = taps[order[0]]
+    width = teacher
     for step, i in enumerate(order[1:], 1):
         last = step == len(order) - 1
         code = _code(plan, word if last else f"{word}_{step}", [code, taps[i]], width + teacher, student)
         width = student
-    assert span is not None
     return code
 
 

@@ -202,7 +202,7 @@ def _classes(network: ast.Expr, ask: Ask) -> ClassSet:
     found = ask.classes(network)
     if found is None:
         raise error("KD0298", network.span, why=f"`{ask.name(network)}` does not say which classes its scores are of",
-                    help="a class set in its declaration, such as `classes = half[0]` or `classes = dogs.classes`")  # fmt: skip
+                    help="a class set in its declaration: `classes = half[0]`, `classes = dogs.classes`")  # fmt: skip
     return found
 
 

@@ -104,10 +104,10 @@ def _map(path: str, given: tuple[int, ...]) -> nn.Module:
     channels = given[1]
     if len(given) == 4:
         made: nn.Module = nn.Conv2d(channels, channels, 1, bias=False)
-        nn.init.dirac_(made.weight)
+        nn.init.dirac_(made.get_parameter("weight"))
     else:
         made = nn.Linear(channels, channels, bias=False)
-        nn.init.eye_(made.weight)
+        nn.init.eye_(made.get_parameter("weight"))
     return made
 
 

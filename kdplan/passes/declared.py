@@ -10,7 +10,7 @@ from kdplan.diagnostics.report import PlanError, error, listing, nearest
 from kdplan.diagnostics.span import Span
 from kdplan.ir import expr as ir
 from kdplan.ir.kinds import CONSTRUCTS
-from kdplan.ir.plan import Follows
+from kdplan.ir.plan import ClassSet, Follows
 from kdplan.ir.seed import fold
 from kdplan.ir.spec import Spec
 from kdplan.ir.versions import read_versions
@@ -260,7 +260,7 @@ def _no_such_phase(base: NetValue, node: ast.Version, ctx: Context) -> Exception
 
 
 def plan_function(spec: Spec, node: ast.Call, ctx: Context) -> Value:
-    """`fold`, `upto`, `through`, `merge`, `average`, `ensemble`, `branched`, `adapted`, `ema`, `case`, `count`."""
+    """`fold`, `upto`, `through`, `merge`, `average`, `ensemble`, `branched`, `adapted`, `ema`, `case`, `union`, `count`."""
     if spec.name == "case":
         if node.args:
             raise error("KD0227", node.args[0].span, function="case")
@@ -279,6 +279,8 @@ def plan_function(spec: Spec, node: ast.Call, ctx: Context) -> Value:
     if spec.name == "fold":
         seed = integer(values[0], node.args[0].span)
         return ir.Const(fold(seed, *[plain(v, node.span) for v in values[1:]]), span=node.span)
+    if spec.name == "union":
+        return _union(values, node)
     if spec.name == "count":
         return ir.Const(_count(values, node), span=node.span)
     return make_network.from_networks(spec.name, values, node, ctx)
@@ -286,6 +288,15 @@ def plan_function(spec: Spec, node: ast.Call, ctx: Context) -> Value:
 
 def _case_value(node: ast.Expr, ctx: Context) -> Value:
     return ctx.eval(node, "any")
+
+
+def _union(values: list[Value], node: ast.Call) -> ClassesValue:
+    sets = [v for v in values if isinstance(v, ClassesValue)]
+    other = next((v for v in values if not isinstance(v, ClassesValue) or v.data.name != sets[0].data.name), None)
+    if other is not None:
+        raise error("KD0249", other.span or node.span, wants="class sets of one data set", found=describe(other))
+    ids = sorted({i for s in sets for i in s.classes.ids})
+    return ClassesValue(ClassSet(sets[0].data.name, ids), sets[0].data, node.span)
 
 
 def _count(values: list[Value], node: ast.Call) -> int:

@@ -11,6 +11,7 @@ from scipy.io import savemat
 
 from tests.data.boxes import write_boxes
 from tests.data.faces import write_faces, write_people
+from tests.data.fine import write_fine
 
 REAL = re.compile(r"cifar\d|mnist|svhn")
 """Plans that speak of these want the real data."""
@@ -26,6 +27,7 @@ def write_folders(folder: Path, real: Path | None) -> Path:
     write_boxes(folder / "coco", train=20)
     for split in ("train", "val"):
         write_people(folder / "imagenet" / split, people=6, photos=2)
+    write_fine(folder)
     write_people(folder / "caltech256", people=2, photos=61)
     for split, photos in (("train", 80), ("test", 2)):
         write_people(folder / "indoor67" / split, people=2, photos=photos)
