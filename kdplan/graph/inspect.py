@@ -21,9 +21,11 @@ from kdplan.graph.fork import BranchError
 from kdplan.graph.freeze import split
 from kdplan.graph.stored import storing
 from kdplan.ir import expr as ir
+from kdplan.ir.adapted import ADAPTED
 from kdplan.ir.dag import Cost
 from kdplan.ir.lengths import step_count
 from kdplan.ir.plan import Loaded, Network, Phase, Plan
+from kdplan.nn.adapted import foldable
 from kdplan.nn.models import create, initialise
 from kdplan.nn.optim import build_optimizer
 from kdplan.nn.schedules import build_schedule
@@ -182,11 +184,33 @@ def inspect_phase(plan: Plan, phase: Phase) -> Inspected:
             weight_bytes=found.weight_bytes + optimiser,
             disk_bytes=moved * snapshots,
             share=_shares(made),
-            bridges=made.bridges,
+            bridges=[*made.bridges, *_made_for_training(plan, phase), *_maps(plan, phase, made, folded=True)],
+            lasting=_maps(plan, phase, made, folded=False),
             stored=[_stored_line(phase, v) for v in kept],
             stored_bytes=sum(v.bytes for v in kept),
         ),
     )
+
+
+def _made_for_training(plan: Plan, phase: Phase) -> list[str]:
+    """Networks of a construct that are no students, which nothing reads but its phases."""
+    networks = [plan.networks[m.base.network] for m in phase.moves]
+    own = [n for n in networks if n.role == "network" and n.name.startswith(f"{phase.construct}.")]
+    sizes = {n.name: " → ".join(str(v) for v in n.architecture.arguments.values()) for n in own}
+    return [f"{n.name}: {n.architecture.name} {sizes[n.name]}" for n in own]
+
+
+def _maps(plan: Plan, phase: Phase, made: Joined, folded: bool) -> list[str]:
+    """Linear maps behind layers: those that are multiplied into their layers at export, or those that are not."""
+    found = []
+    for slot, move in enumerate(phase.moves):
+        item = plan.networks[move.base.network].architecture
+        net = made.joined.networks[made.names[str(slot)]]
+        for path in item.arguments["behind"] if item.name == ADAPTED else ():
+            if foldable(net, path) == folded:
+                what = "multiplied into it at export" if folded else "which is not one linear layer"
+                found.append(f"map behind {path} of {phase.construct or move.base.network}, {what}")
+    return found
 
 
 def _stored_line(phase: Phase, value: StoredValue) -> str:

@@ -73,6 +73,8 @@ class Cost:
     """None while no speed was measured on this machine."""
     share: dict[str, float] = field(default_factory=dict)
     """Frozen network -> the share of its forward FLOPs that is left after pruning."""
+    lasting: list[str] = field(default_factory=list)
+    """What was put into a network for training and stays in it when it is exported, each as a line."""
     bridges: list[str] = field(default_factory=list)
     """What adapters and resizing join signals of different shapes; they are in no network and end with the phase."""
     stored: list[str] = field(default_factory=list)

@@ -399,8 +399,8 @@ PLAN_FUNCTIONS: dict[str, Spec] = {
                     doc="`concat`: no mean, but the scores of all side by side, in the data's order; of a class that "
                         "several know the largest")),
              "One network that gives the mean of what several give: softmax of its logits is the mean of their "
-             "softmax, or its logits are the mean of theirs. They may differ in architecture, not in their classes, but "
-             "for `join = concat`.",
+             "softmax, or its logits are the mean of theirs. They may differ in architecture; in their classes only "
+             "with `join = concat`.",
              more=True, result="network", example="ensemble(big, small@alone)"),
         Spec("branched",
              (Param("network", "network"),
@@ -420,16 +420,17 @@ PLAN_FUNCTIONS: dict[str, Spec] = {
                     "a layer that gives scores, and for each of its outputs a class's number: the network then gives "
                     "each class's largest one")),
              "A network with a linear map of channels, without bias, behind each of some layers (a feature adaptation "
-             "module): a 1x1 convolution, for vectors a linear layer. It begins as the identity, and is multiplied into "
-             "the layer when the network is exported. `N.conv1.layer` is what the layer itself gives.",
+             "module): a 1x1 convolution, for vectors a linear layer. It begins as the identity, and is multiplied "
+             "into the layer when the network is exported. `N.conv1.layer` is what the layer itself gives.",
              result="network", example="adapted(digits_net(width = 4), behind = [stem.conv], shape = [1, 8, 8])"),
         Spec("ema", (Param("network", "network"), Param("decay", "number", 0.999, low=0, high=1)),
              "A network that follows another one of the same phase as a moving average of its weights.",
              result="network", example="ema(small, decay = 0.99)"),
         Spec("case", (), "A record of coupled values, read with a dot.", more=True, result="record",
              example="case(first = 1, second = 2)"),
-        Spec("union", (Param("first", "any", doc="class sets of one data set"),), "The classes of several sets, each once, in "
-             "the data's order.", more=True, result="class set", example="union(half[0], half[1])"),
+        Spec("union", (Param("first", "any", doc="class sets of one data set"),),
+             "The classes of several sets, each once, in the data's order.",
+             more=True, result="class set", example="union(half[0], half[1])"),
         Spec("count", (Param("things", "any", doc="a class set, a list or a family"),), "How many there are.",
              result="integer", example="count(digits.classes)"),
     )

@@ -260,7 +260,7 @@ def _no_such_phase(base: NetValue, node: ast.Version, ctx: Context) -> Exception
 
 
 def plan_function(spec: Spec, node: ast.Call, ctx: Context) -> Value:
-    """`fold`, `upto`, `through`, `merge`, `average`, `ensemble`, `branched`, `adapted`, `ema`, `case`, `union`, `count`."""
+    """`fold`, `upto`, `through`, `merge`, `average`, `ensemble`, `branched`, `adapted`, `ema` …: see the table."""
     if spec.name == "case":
         if node.args:
             raise error("KD0227", node.args[0].span, function="case")

@@ -184,6 +184,7 @@ def _notes(planned: Iterable[Planned]) -> list[Text]:
     """What joins signals of different shapes while a phase trains, and what is stored for it; each once."""
     costs = [(p.name, p.cost) for p in planned if p.cost is not None]
     lines = _each_once("only while training:", [(n, line) for n, c in costs for line in c.bridges])
+    lines += _each_once("kept when exported:", [(n, line) for n, c in costs for line in c.lasting])
     return lines + _each_once("computed once and stored:", [(n, line) for n, c in costs for line in c.stored])
 
 

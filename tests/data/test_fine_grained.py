@@ -10,7 +10,12 @@ from kdplan.data.catalog import describe, open_source
 from kdplan.diagnostics.report import PlanError
 from tests.data.fine import CLASSES, TEST, TRAIN, write_fine
 
-NAMES = {"cub200": "003.Bird_2", "stanford_dogs": "n00002-dog 2", "fgvc_aircraft": "702-3 B", "stanford_cars": "Car 2 Coupe"}  # fmt: skip
+NAMES = {
+    "cub200": "003.Bird_2",
+    "stanford_dogs": "n00002-dog 2",
+    "fgvc_aircraft": "702-3 B",
+    "stanford_cars": "Car 2 Coupe",
+}
 
 
 @pytest.fixture(scope="module")

@@ -151,9 +151,10 @@ FINE_GRAINED = (
           "{images,image_class_labels,train_test_split,classes}.txt and images/"),
     _spec("stanford_dogs", "Stanford Dogs: 20,580 photographs of 120 kinds of dogs.", open_dogs, "stanford_dogs",
           "lists/{train,test}_list.mat and Images/"),
-    _spec("fgvc_aircraft", "FGVC-Aircraft: 10,000 photographs of 100 variants of aircraft, laid out as for torchvision.",
+    _spec("fgvc_aircraft",
+          "FGVC-Aircraft: 10,000 photographs of 100 variants of aircraft, as torchvision lays them out.",
           open_aircraft, "fgvc-aircraft-2013b",
           "data/{variants,images_variant_trainval,images_variant_test}.txt and data/images/"),
-    _spec("stanford_cars", "Stanford Cars: 16,185 photographs of 196 cars, laid out as for torchvision.", open_cars,
+    _spec("stanford_cars", "Stanford Cars: 16,185 photographs of 196 cars, as torchvision lays them out.", open_cars,
           "stanford_cars", "devkit/, cars_test_annos_withlabels.mat, cars_train/, cars_test/"),
 )  # fmt: skip
