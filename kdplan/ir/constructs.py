@@ -24,7 +24,10 @@ def _generation(name: str, doc: str, example: str) -> Kind:
     )
 
 
-_AMALGAMATE = "amalgamate ka of both from t[*] on digits with quick {"
+_KA = "amalgamate ka of both from t[*] on digits with quick {"
+
+PHASED = frozenset({"stages", "amalgamate"})
+"""Kinds that lower to phases (`kdplan.lower.phased`), and are named after `@`."""
 
 CONSTRUCT_KINDS = (
     Kind(
@@ -194,7 +197,7 @@ CONSTRUCT_KINDS = (
         "to the teachers' scores; then all of them learn these scores together. One phase each, of which the former do "
         "not wait for one another. `N@NAME` is the student after the last, `N@NAME@layerwise` before it.",
         "amalgamate NAME[SLOTS] of STUDENT from TEACHERS on DATA with RECIPE { settings, codes, layerwise, joint }",
-        f"{_AMALGAMATE} }}",
+        f"{_KA} }}",
         clauses=("of", "from", "on", "with"),
         required=("of", "from", "on"),
         settings=(
@@ -218,7 +221,7 @@ CONSTRUCT_KINDS = (
             S(
                 "order",
                 "integers",
-                "of the teachers, counted from 0, where features are amalgamated one after another",
+                "of the teachers, counted from 0, where features are joined one after another",
                 "as they stand after `from`",
                 "features = incremental  order = [1, 0]",
             ),
@@ -258,7 +261,7 @@ CONSTRUCT_KINDS = (
             name,
             f"In `amalgamate`: the recipe of {what}.",
             f"{name} with RECIPE {{ settings }}",
-            f"{_AMALGAMATE}  {name} with quick {{ epochs = 2 }} }}",
+            f"{_KA}  {name} with quick {{ epochs = 2 }} }}",
             clauses=("with",),
             settings=(SEED, *RECIPE),
             inner=("def", "measure") if name == "joint" else ("def",),

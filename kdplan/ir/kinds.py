@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from kdplan.ir.constructs import CONSTRUCT_KINDS
+from kdplan.ir.constructs import CONSTRUCT_KINDS, PHASED
 from kdplan.ir.settings import LOSS, RECIPE, SEED, S
 from kdplan.ir.spec import Kind
 
@@ -221,8 +221,8 @@ KINDS: dict[str, Kind] = {
 }
 
 NETWORKS = frozenset({"teacher", "student", "network"})
-CONSTRUCTS = frozenset({"stages", "amalgamate"})
-"""Kinds that lower to phases (`kdplan.lower`), and are named after `@`."""
+CONSTRUCTS = PHASED
+"""Kinds that lower to phases, and are named after `@`."""
 MADE = frozenset({"generations", "ensemble", "branches"})
 """Kinds that lower to networks, and are named as networks are."""
 AFTER_AT = frozenset({"phase", "measure", "export"}) | CONSTRUCTS

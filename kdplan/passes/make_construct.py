@@ -2,25 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 from kdplan.diagnostics.report import Gather
 from kdplan.diagnostics.span import Span
 from kdplan.ir.kinds import NETWORKS
-from kdplan.lower import Ask, amalgamate, stages
+from kdplan.lower.phased import LOWERINGS
 from kdplan.passes import make_network, make_phase
 from kdplan.passes.asked import Asked
 from kdplan.passes.load import Declared
 from kdplan.passes.make_data import unique_name
 from kdplan.passes.session import Context, remember
 from kdplan.passes.values import ConstructInstance, NetValue, Value
-from kdplan.syntax import ast
-
-LOWERINGS: dict[str, Callable[[ast.Declaration, Ask], list[ast.Declaration]]] = {
-    "stages": stages.lower,
-    "amalgamate": amalgamate.lower,
-}
 
 
 def instance(thing: Declared, bound: dict[str, tuple[Any, Value]], span: Span, ctx: Context) -> ConstructInstance:

@@ -30,7 +30,7 @@ FindLayers = Callable[[Network, Sequence[int]], list[Layer]]
 
 
 def no_torch(network: Network, shape: Sequence[int]) -> Any:
-    """For whoever resolves plans without `stages = auto` and `amalgamate`."""
+    """For whoever resolves plans in which nothing is found from the networks' shapes."""
     raise NotImplementedError("stages and layers are found with torch, which was not given")
 
 

@@ -110,22 +110,10 @@ def test_without_maps_the_student_is_itself() -> None:
 
 def test_families_and_seeds() -> None:
     text = "param seed in [0, 1]\n" + HEAD + FOUR
-    text += "amalgamate more[n in 2..4] of both[n] from t[0..n - 1] on digits with quick\n"
-    text = (
-        text.replace("student both =", "student both[n in 2..4] =")
-        .replace("classes = digits.classes", "classes = part[n - 2]")
-        .replace("student both", "verticals part of digits { disjoint = false  a = CA  b = CB  c = CC }\nstudent both")
-    )
-    parts = [c.ids for c in _parts()]
-    for i, word in enumerate(("CA", "CB", "CC"), 2):
-        text = text.replace(word, str(sorted(c for p in parts[:i] for c in p)))
-    made = keys(text + "measure m of both[2]@more[2], both[4]@more[4] on digits[part[0]].test { top1 }")
+    text += "student some[n in 2..4] = digits_net(width = 7, classes = union(half[0..n - 1]))\n"
+    text += "amalgamate more[n in 2..4] of some[n] from t[0..n - 1] on digits with quick\n"
+    made = keys(text + "measure m of some[2]@more[2], some[3]@more[3]@layerwise on digits[half[0]].test { top1 }")
     assert len([n for n in made if n.endswith("@joint")]) == 6
-
-
-def _parts() -> list:  # type: ignore[type-arg]
-    plan = compiled(HEAD + FOUR).plan
-    return [n.classes for n in plan.networks.values() if n.role == "teacher"]
 
 
 # ---- features
@@ -143,10 +131,7 @@ def test_incremental_amalgamation_goes_pair_by_pair() -> None:
 
 
 def test_one_more_teacher_needs_one_more_auto_encoder_a_layer() -> None:
-    parts = [c.ids for c in _parts()]
-    sets = ", ".join(f"p{i} = {sorted(c for p in parts[:i] for c in p)}" for i in (3, 4))
-    students = HEAD + FOUR + f"verticals known of digits {{ disjoint = false  {sets.replace(', p4', '  p4')} }}\n"
-    students += "student three = digits_net(width = 7, classes = known[0])\n"
+    students = HEAD + FOUR + "student three = digits_net(width = 7, classes = union(half[0..2]))\n"
     text = students + construct("features = incremental", "t[0..2]", "three", "few")
     more = students + construct("features = incremental", "t[*]", name="all")
     before, after = keys(text), keys(more)

@@ -172,3 +172,31 @@ def test_ensembles_of_ensembles() -> None:
     plan = compiled(HEAD + CROWD + text).plan
     assert [str(v) for v in members(plan.networks["all"])] == ["some@init", "t[i=2]@t[i=2]@train"]
     assert len(members(plan.networks["some"])) == 2
+
+
+PARTS = """
+verticals part of digits { disjoint = false  high = [9, 5, 6, 7, 8]  low = 0..5 }
+teacher p[v in part] = digits_net(width = 2, classes = v) {
+  phase train on digits[v] with quick { loss = cross_entropy(self.logits, labels) }
+}
+"""
+
+
+def test_scores_of_different_classes_side_by_side() -> None:
+    text = HEAD + PARTS + "ensemble voters of p[*] { join = concat }\n"
+    made = compiled(text + "measure m of voters on digits.test, digits[part[0]].test { top1 }\n")
+    network = made.plan.networks["voters"]
+    assert network.classes is not None and network.classes.ids == [*range(10)]
+    assert network.architecture.arguments["orders"] == [[5], [6], [7], [8], [9], [1, 10], [2], [3], [4], [0]]
+    assert expand(compiled(core := expand(made.plan)).plan) == core and "join = concat" in core
+    assert sorted(keys(core).values()) == sorted(keys(text).values())
+    assert codes(HEAD + PARTS + "ensemble voters of p[*]") == ["KD0274"]
+    assert codes(HEAD + PARTS + SMALL + "ensemble voters of p[0], small@init { join = concat }") == ["KD0274"]
+
+
+def test_unions_of_classes() -> None:
+    text = HEAD + PARTS + "student s = digits_net(classes = union(part[*]))\n"
+    text += "student h = digits_net(classes = union(part[0]))"
+    networks = compiled(text).plan.networks
+    assert [n.classes.ids for k, n in networks.items() if k in "sh" and n.classes] == [[*range(10)], [5, 6, 7, 8, 9]]
+    assert codes(HEAD + PARTS + "student s = digits_net(classes = union(part[0], 3))") == ["KD0249"]

@@ -93,6 +93,7 @@ def test_shapes_of_features() -> None:
     assert f["pool"](torch.randn(2, 3, 7)).shape == (2, 3)
     assert f["flatten"](x).shape == (2, 48)
     assert f["concat"](x, x, x).shape == (2, 9, 4, 4)
+    assert torch.equal(f["columns"](x, [2, 0]), torch.stack([x[:, 2], x[:, 0]], dim=1))
     assert torch.allclose(f["normalize"](x).norm(dim=1), torch.ones(2, 4, 4))
     assert f["onehot"](torch.tensor([2, 0]), 3).tolist() == [[0, 0, 1], [1, 0, 0]]
 
