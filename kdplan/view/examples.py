@@ -108,7 +108,7 @@ _PLAN_FUNCTIONS = {
     "ema": "phase follow of small on digits with quick {{ loss = cross_entropy(small.logits, labels)"
     " + kl({}.logits, small.logits) }}",
     "case": "param pair = {}",
-    "union": f"{HALVES}\nteacher all = digits_net(classes = {{}})",
+    "union": HALVES.replace("{", "{{").replace("}", "}}") + "\nteacher whole = digits_net(classes = {})",
     "count": "def classes = {}",
 }
 
