@@ -289,6 +289,8 @@ class Row:
     label: str
     target: Target
     coordinates: dict[str, Plain] = field(default_factory=dict)
+    classes: ClassSet | None = None
+    """The part of the data that it is measured on, with scores cut to its classes; None for all of a view."""
 
 
 @dataclass(slots=True)
@@ -305,7 +307,8 @@ class Plot:
 class Measure:
     """Numbers about networks on data. Axes named in `over` are averaged: mean, standard deviation, count.
 
-    Values of the axes in `by` are the table's lines, and versions its columns.
+    Values of the axes in `by` are the table's lines, and versions its columns. With `verticals` in `by` each of them is
+    a line, and their mean another one; in `over` there is the mean alone.
     """
 
     name: str
@@ -315,6 +318,10 @@ class Measure:
     by: list[Plain] = field(default_factory=list)
     over: list[str] = field(default_factory=lambda: ["seed"])
     plots: list[Plot] = field(default_factory=list)
+    verticals: str = ""
+    """The name in `by` or `over` that is one of verticals."""
+    parts: list[ClassSet] = field(default_factory=list)
+    """These verticals."""
     span: Place = place()
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from kdplan.ir.optimizers import REQUIRED, Setting
+from kdplan.ir.plan import Item
 
 
 @dataclass(frozen=True, slots=True)
@@ -324,12 +325,12 @@ METRICS: dict[str, MetricSpec] = {
         ),
         MetricSpec(
             "pvap",
-            "The same for one vertical.",
+            "The same for one vertical; without `part` mean average precision over all classes that are measured.",
             "logits",
             True,
             "%",
             _settings(
-                Setting("part", "int", REQUIRED, "which of the verticals that the data has classes of, from 0"),
+                Setting("part", "int", None, "which of the verticals that the data has classes of, from 0"),
                 _GROUPS,
             ),
             grouped=True,
@@ -396,3 +397,14 @@ METRICS: dict[str, MetricSpec] = {
         ),
     )
 }
+
+
+def reads_groups(metric: Item) -> bool:
+    """Whether a metric, as it is written, reads superclasses or verticals.
+
+    >>> [reads_groups(Item(*m)) for m in (("top1",), ("mpvap",), ("pvap",), ("pvap", {"part": 0}))]
+    [False, True, False, True]
+    """
+    spec = METRICS.get(metric.name)
+    given = {name for name, value in metric.arguments.items() if value is not None}
+    return spec is not None and spec.grouped and ("part" not in spec.settings or bool(given & {"part", "groups"}))

@@ -24,7 +24,7 @@ class GroupPrecision(Metric):
     Parameters
     ----------
     groups : sequence of sequences of int
-        The classes of each group. Images whose label is in none are left out.
+        The classes of each group, by default one of all classes. Images whose label is in none are left out.
     part : int, optional
         Only this group.
 
@@ -56,6 +56,7 @@ class GroupPrecision(Metric):
     def update(self, outputs: Tensor, labels: Tensor) -> None:
         outputs, labels = outputs.detach(), labels.long()
         if self._group_of is None:
+            self.groups = self.groups or [[*range(outputs.shape[1])]]
             self._group_of = torch.full((outputs.shape[1],), -1, device=outputs.device)
             for i, ids in enumerate(self.groups):
                 self._group_of[torch.tensor(ids, device=outputs.device)] = i

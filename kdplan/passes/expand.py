@@ -117,6 +117,8 @@ class _Expansion:
         """A recipe's content -> its name; equal ones are written once."""
         self.parts: dict[str, tuple[str, list[tuple[str, list[int]]]]] = {}
         """Data set -> its verticals' name, and their parts."""
+        self.divisions: dict[str, str] = {}
+        """Measure -> the name of the verticals that it goes by."""
         self._scope()
         after_at = Namer(())
         self.names.phases = after_at.all(plan.phases, "phase")
@@ -142,6 +144,9 @@ class _Expansion:
             self.names.files[path] = namer.one(re.split(r"[/\\]", path)[-1].removesuffix(".py"), "file")
         for classes in _class_sets(plan):
             self._part(classes, namer)
+        for word, measure in plan.measures.items():
+            if measure.parts:
+                self.divisions[word] = namer.one(f"{word}_parts", "verticals")
         for phase in plan.phases.values():
             for recipe in phase.recipes:
                 if repr(recipe) not in self.recipes:
@@ -169,6 +174,7 @@ class _Expansion:
             "\n".join(f'use "{path}" as {alias}' for path, alias in names.files.items()),
             "\n".join(self._data(d) for d in plan.data.values()),
             "\n".join(self._verticals(d) for d in self.parts),
+            "\n".join(self._division(word, plan.measures[n]) for n, word in self.divisions.items()),
             "\n".join(self._network(plan.networks[n]) for n in self.used),
             *(_body(f"recipe {word}", self._recipe(recipe)) for word, recipe in self.recipes.values()),
             *(self._phase(p) for p in plan.phases.values()),
@@ -197,6 +203,14 @@ class _Expansion:
         verticals, parts = self.parts[data]
         settings = [f"{word} = {expression(plain(ids))}" for word, ids in parts]
         return _body(f"verticals {verticals} of {self.names.data[data]}", ["disjoint = false", *settings])
+
+    def _division(self, word: str, measure: Measure) -> str:
+        inside = Namer({"disjoint"})
+        settings = ["disjoint = false"]
+        for i, part in enumerate(measure.parts):
+            label = inside.one(part.label if part.label is not None else f"part{i}", "part")
+            settings.append(f"{label} = {expression(plain(part.ids))}")
+        return _body(f"verticals {word} of {self.names.data[measure.parts[0].data]}", settings)
 
     def _network(self, network: Network) -> str:
         settings = [f"seed = {network.seed}"]
@@ -273,12 +287,13 @@ class _Expansion:
             yield expression(base)
 
     def _measure(self, measure: Measure, word: str) -> str:
-        rows = [self._target(r.target) for r in measure.rows]
+        rows = [*dict.fromkeys(self._target(r.target) for r in measure.rows)]
         views = ", ".join(expression(self.speller.view(v, split=True)) for v in measure.views)
         comma, line = (",\n", "\n") if sum(map(len, rows)) > 80 else (", ", " ")
         metrics = ", ".join(map(self.speller.item, measure.metrics))
+        by = f" by {self.divisions[measure.name]}" if measure.parts else ""
         # Rows are written out and have no axes any more: nothing to order, to average or to plot by.
-        return f"measure {word} of{line}{comma.join(rows)}{line} on {views} {{ {metrics} }}"
+        return f"measure {word} of{line}{comma.join(rows)}{line}{by} on {views} {{ {metrics} }}"
 
     def _target(self, target: Any) -> str:
         assert target.join == "single" and len(target.versions) == 1, "several versions as one have no text yet"

@@ -12,6 +12,7 @@ from kdplan.ir.plan import Export, Item, Measure, Plot, Row, Target, View
 from kdplan.passes import axes
 from kdplan.passes.apply import family_error, weights
 from kdplan.passes.arithmetic import too_many, unknown_parameter
+from kdplan.passes.by_verticals import divided, verticals_among
 from kdplan.passes.derived import part
 from kdplan.passes.load import Declared
 from kdplan.passes.make_data import view_of
@@ -41,15 +42,22 @@ def measure(thing: Declared, ctx: Context) -> Measure:
     metrics: list[Item] = []
     with gather:
         views = [_measured_view(v, on, ctx) for e in on.exprs for v in _unswept(e, lambda e=e: spread([e], ctx, "any"))]  # type: ignore[misc]
-    plots: list[Plot] = []
     with gather:
         metrics = measure_metrics(node, ctx)
+    named = [e for clause in (by, over) if clause for e in clause.exprs]
+    verticals = None
+    with gather:
+        verticals = verticals_among(named, ctx)
+        for e in named:
+            if verticals is None or e.span.text != verticals[0].span.text:
+                with gather:
+                    _check_axis(e, thing, rows, ctx)
+    if verticals is not None and not gather.failed:
+        with gather:
+            rows = divided(rows, *verticals, views, ctx.session.plan)
+    plots: list[Plot] = []
     with gather:
         plots = [_plot(p, rows, metrics, ctx) for p in _plots(node)]
-    for clause in (by, over):
-        for e in clause.exprs if clause else ():
-            with gather:
-                _check_axis(e, thing, rows, ctx)
     with gather:
         session = ctx.session
         check_protocols(views, metrics, session.plan.data, session.root, session.reporter)
@@ -63,12 +71,14 @@ def measure(thing: Declared, ctx: Context) -> Measure:
         [e.span.text for e in by.exprs] if by else [],
         [e.span.text for e in over.exprs] if over else ["seed"],
         plots,
+        verticals[0].span.text if verticals else "",
+        verticals[1].parts if verticals else [],
         span=node.head_span,
     )
 
 
 def _check_axis(e: ast.Expr, thing: Declared, rows: list[Row], ctx: Context) -> None:
-    """KD0409 for what is no axis of the measured versions, no param axis and no verticals."""
+    """KD0409 for what is no axis of the measured versions, and no param axis."""
     text = e.span.text
     known = dict.fromkeys(name for row in rows for name in row.coordinates)
     declared = ctx.module.scope.get(text)

@@ -15,9 +15,10 @@ from kdplan.data.select import balanced, choose
 from kdplan.diagnostics.report import Reporter
 from kdplan.ir.optimizers import Setting
 from kdplan.ir.plan import Data, Item, Measure, Network, Plan, Row, Validation, View
-from kdplan.nn.catalog import METRICS, MODELS, MetricSpec
+from kdplan.nn.catalog import METRICS, MODELS, MetricSpec, reads_groups
 
-_OUTPUTS = ("", "logits", "probabilities")
+OUTPUTS = ("", "logits", "probabilities")
+"""Paths that mean scores of the network's classes."""
 
 
 def check_metrics(plan: Plan, found: Measure | Validation, networks: Iterable[Row], reporter: Reporter) -> None:
@@ -33,7 +34,7 @@ def check_metrics(plan: Plan, found: Measure | Validation, networks: Iterable[Ro
         if spec.needs == "transfer" and isinstance(found, Validation):
             reporter.report("KD0846", metric.span, metric=metric.name)
         for view in views:
-            if spec.grouped and view.data in plan.data:
+            if reads_groups(metric) and view.data in plan.data:
                 _groups(plan.data[view.data], metric, reporter)
 
 
@@ -44,12 +45,15 @@ def _scores(plan: Plan, spec: MetricSpec, metric: Item, rows: list[Row], reporte
     k = metric.arguments.get("k", setting.default)
     for row in rows:
         counts = [class_count(plan.networks[v.network]) for v in row.target.versions if v.network in plan.networks]
-        if row.target.path not in _OUTPUTS or not counts or None in counts:
+        if row.target.path not in OUTPUTS or not counts or None in counts:
             continue
         known = [c for c in counts if c is not None]
         most = sum(known) if row.target.join == "concat" else min(known)
+        owner = f"`{row.label}`"
+        if row.classes is not None and len(row.classes.ids) < most:
+            most, owner = len(row.classes.ids), f"vertical `{row.classes.label}`"
         if isinstance(k, int) and k > most:
-            what, limit = f"`k` of `{metric.name}`", f"at most {most}, the classes of `{row.label}`"
+            what, limit = f"`k` of `{metric.name}`", f"at most {most}, the classes of {owner}"
             reporter.report("KD0243", metric.span, what=what, limit=limit, value=k)
             return
 
@@ -80,6 +84,8 @@ def _groups(data: Data, metric: Item, reporter: Reporter) -> None:
             "KD0244", metric.span, what=f"`groups` of `{metric.name}`", wants=f"verticals of `{data.name}`",
             found="something else",
         )  # fmt: skip
+    elif "part" in METRICS[metric.name].settings and "part" not in metric.arguments:
+        reporter.report("KD0237", metric.span, function=metric.name, name="part")
     count, part = len(data.superclasses if given is None else given), metric.arguments.get("part", 0)
     if 0 < count <= part:
         what = f"`part` of `{metric.name}`"
@@ -129,6 +135,6 @@ def lint_features(plan: Plan, measure: Measure, reporter: Reporter) -> None:
     told: set[str] = set()
     for row in measure.rows:
         trained = any(class_count(plan.networks[v.network]) for v in row.target.versions)
-        if row.target.path in _OUTPUTS and trained and row.label not in told:
+        if row.target.path in OUTPUTS and trained and row.label not in told:
             told.add(row.label)
             reporter.report("KD0760", row.target.span, version=row.label)

@@ -15,7 +15,7 @@ from kdplan.data.select import balanced
 from kdplan.diagnostics.report import error
 from kdplan.diagnostics.span import Span
 from kdplan.ir.plan import Item
-from kdplan.nn.catalog import METRICS
+from kdplan.nn.catalog import METRICS, reads_groups
 from kdplan.nn.metric import Metric, averaged_places
 from kdplan.nn.metrics import build_metric, count_parameters
 from kdplan.nn.scores import Confusion
@@ -125,7 +125,7 @@ def _built(item: Item, probabilities: bool, around: Around | None) -> Metric:
     settings = dict(item.arguments)
     spec = METRICS.get(item.name)
     reason = "it compares two networks" if spec is not None and spec.needs == "pair" else ""
-    if spec is not None and spec.grouped:
+    if reads_groups(item):
         groups = around.groups(item) if around is not None else {}
         settings["groups"] = list(groups.values())
         reason = "" if groups else "the data has no superclasses"

@@ -34,10 +34,10 @@ def measure_cells(sources: Sources, cells: Mapping[str, Cell], options: RunOptio
     workers = max((r.workers for p in sources.plan.phases.values() for r in p.recipes), default=0)
     groups: dict[str, list[str]] = {}
     for key, cell in cells.items():
-        groups.setdefault(repr((cell.target, cell.view)), []).append(key)
+        groups.setdefault(repr((cell.view, cell.cut, cell.target)), []).append(key)
     data: dict[str, Dataset] = {}
-    for group in groups.values():
-        target, view = cells[group[0]].target, cells[group[0]].view
+    for _, group in sorted(groups.items()):  # targets that are measured on one view stand together
+        target, view, cut = cells[group[0]].target, cells[group[0]].view, cells[group[0]].cut
         if repr(view) not in data:
             data = {repr(view): opened(sources.plan, view, options.data_root, device)}  # one at a time on the device
         found = data[repr(view)]
@@ -45,7 +45,7 @@ def measure_cells(sources: Sources, cells: Mapping[str, Cell], options: RunOptio
         metrics = [cells[key].metric for key in group]
         loader = measuring_loader(found, workers)
         boxes = precisions(networks, target, loader, metrics)
-        outputs = joined(sources.plan, target, view, networks, found, by_class=any(map(of_classes, metrics)))
+        outputs = joined(sources.plan, target, view, networks, found, any(map(of_classes, metrics)), cut)
         probabilities = target.path == "probabilities" or target.join == "probabilities"
         of_outputs = [m for m in metrics if m.name not in NETWORK_NUMBERS and not of_boxes(m)]
         beside = around(sources.plan, view, options.data_root, device)
@@ -86,11 +86,18 @@ def training_flops(plan: Plan, target: Target, metric: Item) -> float:
 
 
 def joined(
-    plan: Plan, target: Target, view: View, networks: Sequence[nn.Module], data: Dataset, by_class: bool = True
+    plan: Plan,
+    target: Target,
+    view: View,
+    networks: Sequence[nn.Module],
+    data: Dataset,
+    by_class: bool = True,
+    cut: bool = False,
 ) -> Outputs:
-    """The target's outputs as one function, [B, ...] -> [B, C]; `by_class` puts its classes in the view's order."""
+    """The target's outputs as one function, [B, ...] -> [B, C]; `by_class` puts its classes in the view's order, and
+    `cut` leaves out those that the view has not."""
     parts = [output_at(net, target.path, data) for net in networks]
-    order = class_order(plan, target, view) if by_class else None
+    order = class_order(plan, target, view, cut) if by_class else None
 
     def outputs(x: Tensor) -> Tensor:
         values = [part(x) for part in parts]
@@ -142,10 +149,11 @@ def output_at(network: nn.Module, path: str, data: Dataset) -> Outputs:
     return outputs
 
 
-def class_order(plan: Plan, target: Target, view: View) -> list[int] | None:
+def class_order(plan: Plan, target: Target, view: View, cut: bool = False) -> list[int] | None:
     """Which column of the outputs each class of the view is; None where they are in order or nothing is known.
 
-    Of a network over more classes only the scores of the view's count.
+    Of a network over more classes only the scores of the view's count. With `cut`, outputs of which nothing is known
+    are over all classes of the data.
 
     Raises
     ------
@@ -154,8 +162,10 @@ def class_order(plan: Plan, target: Target, view: View) -> list[int] | None:
     """
     sets = [plan.networks[v.network].classes for v in target.versions]
     known = [s for s in sets if s is not None and s.data == view.data]
-    if target.path not in WHOLE or len(known) < len(sets):
+    if target.path not in WHOLE:
         return None
+    if len(known) < len(sets):
+        return list(view.classes.ids) if cut and view.classes is not None else None
     ids = [i for s in known for i in s.ids] if target.join == "concat" else known[0].ids
     count = len(plan.data[view.data].classes) or len(ids)
     wanted = view.classes.ids if view.classes is not None else list(range(count))

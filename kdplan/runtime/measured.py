@@ -9,6 +9,7 @@ import hashlib
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
+from itertools import product
 from typing import Any
 
 from kdplan.ir.dag import PhaseKey
@@ -48,6 +49,8 @@ from kdplan.runtime.results import (
 from kdplan.runtime.store import Store
 from kdplan.runtime.versions import Sources
 
+ALL = "all"
+"""The line of a table by verticals that tells their mean."""
 REVISION = 1
 """Raised whenever a metric, or how networks are run for it, gives other numbers."""
 
@@ -59,6 +62,8 @@ class Cell:
     target: Target
     view: View
     metric: Item
+    cut: bool = False
+    """The view is a part of what was asked for: scores are cut to its classes."""
 
 
 def run_measures(
@@ -108,7 +113,7 @@ def _numbers(sources: Sources, measure: Measure, rows: list[Row], options: RunOp
         for view in measure.views:
             for _, target in snapshots(sources.plan, row):
                 for metric in measure.metrics:
-                    cell = Cell(target, view, metric)
+                    cell = cell_of(row, target, view, metric)
                     key = cell_key(sources, cell)
                     found = sources.store.number("measures", key)
                     if found is not None:
@@ -141,36 +146,81 @@ def snapshots(plan: Plan, row: Row) -> Iterator[tuple[str, Target]]:
         yield "best", replace(target, versions=[replace(v, snapshot="best") for v in target.versions])
 
 
+def cell_of(row: Row, target: Target, view: View, metric: Item) -> Cell:
+    """What a metric of a row's target is measured on: a view, or the row's part of it."""
+    if row.classes is None:
+        return Cell(target, view, metric)
+    return Cell(target, replace(view, classes=row.classes), metric, cut=True)
+
+
+def _lines(measure: Measure, rows: list[Row]) -> list[tuple[dict[str, Any], list[list[Row]]]]:
+    """The table's lines: coordinates, and runs, each of the rows whose mean it is.
+
+    Rows that differ only in averaged axes become one line. With verticals there is a line of all of them: a run then
+    has one row for each.
+    """
+    lines: dict[str, tuple[dict[str, Any], dict[str, list[Row]]]] = {}
+    whole = measure.verticals
+    for every in (False, True) if whole else (False,):
+        if whole and not every and whole not in measure.by:
+            continue
+        for number, row in enumerate(rows):
+            kept = {k: v for k, v in row.coordinates.items() if k not in measure.over or (k == whole and not every)}
+            run = {k: v for k, v in row.coordinates.items() if k not in kept}
+            if every:
+                kept.pop(whole, None)
+                run.pop(whole, None)
+                if whole in measure.by:
+                    kept[whole] = ALL
+            else:
+                run["row"] = number  # equal rows stay runs of their own
+            at, which = (json.dumps(v, sort_keys=True, default=str) for v in ([row.label, kept], run))
+            lines.setdefault(at, (kept, {}))[1].setdefault(which, []).append(row)
+    return [(kept, list(runs.values())) for kept, runs in lines.values()]
+
+
+def _together(metric: Item, numbers: list[Measured], rows: list[Row]) -> Measured:
+    """One number of a run: its only row's; of several verticals their mean, or what all networks have together."""
+    if len(numbers) == 1:
+        return numbers[0]
+    values = [Number.of([n]).mean for n in numbers]
+    if metric.name in METRICS and METRICS[metric.name].needs == "network":
+        return sum({repr(row.target): v for row, v in zip(rows, values, strict=True)}.values())
+    return Number.of(values).mean
+
+
 def _table(sources: Sources, measure: Measure, rows: list[Row], numbers: dict[str, Measured]) -> MeasureResult:
     """Rows that differ only in averaged axes become one."""
-    groups: dict[str, list[Row]] = {}
-    for row in rows:
-        kept = {k: v for k, v in row.coordinates.items() if k not in measure.over}
-        groups.setdefault(json.dumps([row.label, kept], sort_keys=True, default=str), []).append(row)
     result = MeasureResult(measure.name, [label_of(m) for m in measure.metrics], [described(v) for v in measure.views])
-    result.over = [axis for axis in measure.over if any(axis in row.coordinates for row in rows)]
+    averaged = [axis for axis in measure.over if axis != measure.verticals]
+    result.over = [axis for axis in averaged if any(axis in row.coordinates for row in rows)]
+    result.verticals = measure.verticals
     result.by = [str(axis) for axis in measure.by]
     for view in measure.views:
-        for group in groups.values():
+        for kept, runs in _lines(measure, rows):
             values: dict[str, dict[str, list[Measured]]] = {}
             drawn: dict[str, list[Drawn]] = {}
-            for row in group:
-                for snapshot, target in snapshots(sources.plan, row):
-                    for metric in measure.metrics:
-                        number = numbers[cell_key(sources, Cell(target, view, metric))]
-                        values.setdefault(snapshot, {}).setdefault(label_of(metric), []).append(number)
-                        if isinstance(number, Drawn) and target is row.target:
+            first = runs[0][0]
+            for run, metric in product(runs, measure.metrics):
+                found: dict[str, list[Measured]] = {}
+                for row in run:
+                    for snapshot, target in snapshots(sources.plan, row):
+                        number = numbers[cell_key(sources, cell_of(row, target, view, metric))]
+                        found.setdefault(snapshot, []).append(number)
+                        if isinstance(number, Drawn) and target is row.target and len(run) == 1:
                             drawn.setdefault(label_of(metric), []).append(number)
-            kept = {k: v for k, v in group[0].coordinates.items() if k not in measure.over}
+                for snapshot, several in found.items():
+                    together = _together(metric, several, run)
+                    values.setdefault(snapshot, {}).setdefault(label_of(metric), []).append(together)
             for label, pictures in drawn.items():
                 one = pooled(pictures)
-                shown = kept if one is not None else group[0].coordinates
+                shown = kept if one is not None else first.coordinates
                 one = one or pictures[0]
-                title = group[0].label + "".join(f", {k} = {v}" for k, v in shown.items())
+                title = first.label + "".join(f", {k} = {v}" for k, v in shown.items())
                 title += f" on {described(view)}" if len(measure.views) > 1 else ""
                 result.panels.append(Panel(title, label, one.kind, one.data))
             filled = {s: {m: Number.of(v) for m, v in found.items()} for s, found in values.items()}
-            result.rows.append(ResultRow(group[0].label, kept, filled, described(view)))
+            result.rows.append(ResultRow(first.label, kept, filled, described(view)))
     return result
 
 
@@ -179,7 +229,8 @@ def _curves(sources: Sources, measure: Measure, plot: Plot, result: MeasureResul
     y = label_of(plot.y)
     curves = Curves(plot.x, y, {}, view=described(measure.views[0]))
     for row in result.rows:
-        if row.view == curves.view and plot.x in row.coordinates and y in row.values.get("last", {}):
+        averaged = plot.x == measure.verticals and row.coordinates.get(plot.x) == ALL
+        if row.view == curves.view and plot.x in row.coordinates and not averaged and y in row.values.get("last", {}):
             rest = "".join(f", {k} = {v}" for k, v in row.coordinates.items() if k != plot.x)
             point = (row.coordinates[plot.x], row.values["last"][y])
             curves.lines.setdefault(row.label + rest, []).append(point)

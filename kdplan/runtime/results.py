@@ -166,6 +166,8 @@ class MeasureResult:
     """The axes whose values are the lines; versions are columns then."""
     plots: list[Curves] = field(default_factory=list)
     panels: list[Panel] = field(default_factory=list)
+    verticals: str = ""
+    """The verticals, each of which was measured by itself, if there are any."""
 
     def to_json(self) -> dict[str, Any]:
         """Plain values. NaN stays a float here; the store writes it as text."""
@@ -198,7 +200,10 @@ class MeasureResult:
         ]
         panels = [Panel(**p) for p in data.get("panels", ())]
         by = data.get("by", [])
-        return MeasureResult(data["name"], data["metrics"], data["views"], rows, data["over"], by, plots, panels)
+        verticals = data.get("verticals", "")
+        return MeasureResult(
+            data["name"], data["metrics"], data["views"], rows, data["over"], by, plots, panels, verticals
+        )
 
 
 def _number(data: dict[str, Any]) -> Number:

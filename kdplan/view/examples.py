@@ -35,7 +35,6 @@ VALUES = {
     "steps.at": "[60, 80]",
     "plateau.until": "1e-5",
     "topk.k": "3",
-    "pvap.part": "0",
     "tar.far": "0.01",
     "rank.k": "1",
     "mlp.inputs": "64",
@@ -74,7 +73,7 @@ VALUES = {
 MORE = {
     "digits_net": ["width = 8"],
     "mpvap": ["groups = [0..4, 5..9]"],
-    "pvap": ["groups = [0..4, 5..9]"],
+    "pvap": ["part = 0", "groups = [0..4, 5..9]"],
     "siblings": ["groups = [0..4, 5..9]"],
     "class_distance": ["groups = [0..4, 5..9]"],
     "superclass_distance": ["groups = [0..4, 5..9]"],

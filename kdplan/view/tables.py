@@ -140,7 +140,8 @@ def rich_table(result: MeasureResult, only: Collection[int] | None = None, title
     averaged = " and ".join(result.over) if _averaged(result) else ""
     chances = [*(["splits"] if _split(result) else []), *([averaged] if averaged else [])]
     over = f", mean ± sample standard deviation over {' ± over '.join(chances)}" if chances else ""
-    title = Text(f"{result.name}{on}{over}") if titled else None
+    of = f", mean over {result.verticals}" if result.verticals and result.verticals not in result.by else ""
+    title = Text(f"{result.name}{on}{of}{over}") if titled else None
     table = Table(title=title, title_justify="left", title_style="bold", header_style="bold")
     for i in kept:
         table.add_column(Text(head[i]), justify="left" if i < told else "right", no_wrap=i >= told)

@@ -80,7 +80,7 @@ def test_by_makes_a_cross_table() -> None:
         (("x = w, ", ""), "KD0237", "plot"),
         (("x = w", "z = w"), "KD0230", "z"),
         (("x = w", "w"), "KD0236", "w"),
-        (("by w", "by part"), "KD0409", "part"),
+        (("by w", "by parts"), "KD0409", "parts"),
     ],
 )
 def test_mistakes(change: tuple[str, str], code: str, text: str) -> None:
