@@ -271,7 +271,7 @@ def _ancestors(value: Value, labels: ir.Expr, node: ast.Call, ctx: Context) -> i
     if not isinstance(labels, ir.StreamField) or labels.field != "labels" or ctx.phase is None:
         raise error("KD0284", labels.span or node.span, name="smear")
     data = ctx.phase.streams[labels.stream][1].data
-    return ir.Const(ancestors(value.value, data, ctx.module, span), span=span)
+    return ir.Const(ancestors(value.value, data, ctx.module, ctx.session.root, span), span=span)
 
 
 def _class_lists(value: Value, span: Span, what: str) -> list[list[int]]:
@@ -336,8 +336,9 @@ def plain(value: Value, span: Span) -> Any:
     raise error("KD0249", span, wants="a number, a text or a list", found=describe(value))
 
 
-def choice_arguments(spec: Any, node: ast.Call, ctx: Context) -> dict[str, Any]:
-    """Arguments of a choice by name, as plain values; positional ones are named by the table's row.
+def choice_arguments(spec: Any, node: ast.Call, ctx: Context, before: Collection[str] = ()) -> dict[str, Any]:
+    """Arguments of a choice by name, as plain values; positional ones are named by the table's row. Needed are those
+    that were not given `before`.
 
     Raises
     ------
@@ -367,7 +368,7 @@ def choice_arguments(spec: Any, node: ast.Call, ctx: Context) -> dict[str, Any]:
             continue
         value = ctx.eval(keyword.value, "name" if param is not None and param.type == "name" else "any")
         found[keyword.name] = _plain_argument(param, value, keyword.value.span, name)
-    check_required(spec, found, node.span)
+    check_required(spec, {*before, *found}, node.span)
     return found
 
 

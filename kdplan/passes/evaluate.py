@@ -6,7 +6,7 @@ in `optimizer = sgd(lr = 0.1)` the setting's type, not the scope, says what `sgd
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import replace
 from typing import Any
 
@@ -222,7 +222,8 @@ def call(function: Value, node: ast.Call, ctx: Context, want: str) -> Value:
         spec = ctx.session.tables[want].get(function.item.name)
         return Choice(Item(function.item.name, choice_arguments(spec, node, ctx), span=node.span), node.span)
     if isinstance(function, ModelValue):
-        arguments = choice_arguments(ctx.session.tables["model"].get(function.item.name), node, ctx)
+        spec = ctx.session.tables["model"].get(function.item.name)
+        arguments = choice_arguments(spec, node, ctx, function.item.arguments)
         item = Item(function.item.name, {**function.item.arguments, **arguments}, span=node.span)
         own = make_network.argument_classes(node, ctx)
         classes = own if own is not None or "classes" in arguments else function.classes
@@ -234,9 +235,10 @@ def call(function: Value, node: ast.Call, ctx: Context, want: str) -> Value:
     raise error("KD0234", node.function.span, what=describe(function))
 
 
-def choice_arguments(spec: Any, node: ast.Call, ctx: Context) -> dict[str, Any]:
-    """Arguments of a choice, as plain values by name; checked against the choice's table row where it has one."""
-    return arithmetic.choice_arguments(spec, node, ctx)
+def choice_arguments(spec: Any, node: ast.Call, ctx: Context, before: Collection[str] = ()) -> dict[str, Any]:
+    """Arguments of a choice, as plain values by name; checked against the choice's table row where it has one. Those
+    `before` are given already."""
+    return arithmetic.choice_arguments(spec, node, ctx, before)
 
 
 def _inline(function: FunctionValue, node: ast.Call, ctx: Context, want: str) -> Value:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import random
+from pathlib import Path
 
 from kdplan.diagnostics.report import error, listing, nearest
 from kdplan.diagnostics.span import Span
@@ -13,7 +14,7 @@ from kdplan.ir.kinds import KINDS
 from kdplan.ir.plan import ClassSet, Data, Item
 from kdplan.passes import settings
 from kdplan.passes.arithmetic import check_required, integer
-from kdplan.passes.hierarchies import absent, hierarchy_of
+from kdplan.passes.hierarchies import absent, hierarchy_of, list_of_classes
 from kdplan.passes.load import Declared, Module
 from kdplan.passes.session import Context, remember
 from kdplan.passes.tables import PARTITIONS
@@ -50,24 +51,26 @@ def _verticals(thing: Declared, ctx: Context) -> VerticalsValue:
             parts.append(ClassSet(data.name, _ids(ctx.eval(item.value, "any"), data, item.value.span), item.name))
     if made is not None:
         value = ctx.child(exclude=thing.name).eval(made.exprs[0], "partition")
-        parts += _given(value, data, made.exprs[0].span, thing.module)
+        parts += _given(value, data, made.exprs[0].span, thing.module, ctx.session.root)
     elif source is not None:
         parts += _from_file(source.exprs[0], data, thing, ctx)
     check_partition(parts, data, disjoint, node.head_span)
     return VerticalsValue(data, parts, disjoint, node.span)
 
 
-def _given(value: Value, data: Data, span: Span, module: Module) -> list[ClassSet]:
+def _given(value: Value, data: Data, span: Span, module: Module, root: Path | None) -> list[ClassSet]:
     if isinstance(value, VerticalsValue):
         return value.parts
     if isinstance(value, Choice):
         check_required(PARTITIONS[value.item.name], value.item.arguments, span)
-        return _MADE[value.item.name](value.item, data, span, module)
+        if value.item.name == "random":
+            return _random(value.item, data, span)
+        return _hierarchy(value.item, data, span, module, root)
     wants = "verticals: superclasses, random(…), hierarchy(…), or sets in a body"
     raise error("KD0249", span, wants=wants, found=describe(value))
 
 
-def _random(item: Item, data: Data, span: Span, module: Module) -> list[ClassSet]:
+def _random(item: Item, data: Data, span: Span) -> list[ClassSet]:
     count = item.arguments["parts"]
     ids = list(range(len(data.classes)))
     if count > len(ids):
@@ -76,9 +79,9 @@ def _random(item: Item, data: Data, span: Span, module: Module) -> list[ClassSet
     return [ClassSet(data.name, sorted(ids[i::count]), f"part{i}") for i in range(count)]
 
 
-def _hierarchy(item: Item, data: Data, span: Span, module: Module) -> list[ClassSet]:
+def _hierarchy(item: Item, data: Data, span: Span, module: Module, root: Path | None) -> list[ClassSet]:
     """One vertical a name at a level, with the classes that are it or below it, in the data set's order."""
-    tree = hierarchy_of(item.arguments["file"], module, span)
+    tree = hierarchy_of(item.arguments["file"], module, root, span)
     absent(item.arguments["file"], (c for c in data.classes if c not in tree), data, span)
     level = item.arguments.get("level", 1)
     groups: dict[str, list[int]] = {}
@@ -86,10 +89,6 @@ def _hierarchy(item: Item, data: Data, span: Span, module: Module) -> list[Class
         for above in tree.at(name, level):
             groups.setdefault(above, []).append(i)
     return [ClassSet(data.name, ids, label) for label, ids in groups.items()]
-
-
-_MADE = {"random": _random, "hierarchy": _hierarchy}
-"""Partition by its name in the table -> its parts."""
 
 
 def _ids(value: Value, data: Data, span: Span) -> list[int]:
@@ -125,11 +124,8 @@ def _from_file(node: ast.Expr, data: Data, thing: Declared, ctx: Context) -> lis
     name = ctx.eval(node, "any")
     if not (isinstance(name, ir.Const) and isinstance(name.value, str)):
         raise error("KD0249", node.span, wants="a file name", found=describe(name))
-    path = thing.module.folder / name.value
-    try:
-        text = path.read_text(encoding="utf-8")
-    except OSError:
-        raise error("KD0211", node.span, file=name.value, folder=str(thing.module.folder)) from None
+    path = list_of_classes(name.value, thing.module, ctx.session.root, node.span)
+    text = path.read_text(encoding="utf-8")
     groups: dict[str, list[str]] = {}
     if path.suffix == ".json":
         try:

@@ -12,7 +12,7 @@ from kdplan.compile import Compiled, compile_source
 from kdplan.diagnostics.span import Source
 from kdplan.passes.expand import Namer, expand
 from tests.conftest import root_for
-from tests.passes.plans import BIG, HEAD, Model, compiled, keys, models
+from tests.passes.plans import BIG, HEAD, Model, codes, compiled, keys, models
 
 ROOT = Path(__file__).parents[2]
 FILES = sorted([*ROOT.glob("plans/**/*.kd"), *ROOT.glob("examples/**/*.kd")])
@@ -169,3 +169,14 @@ def test_names_are_words_and_each_stands_once() -> None:
         "a[w=-1]": "a_wm1_phase", "a_wm1": "a_wm1", "kl": "kl_phase", "3": "phase_3", "t.small": "t_small",
         "init": "init_phase",
     }  # fmt: skip
+
+
+def test_a_model_is_told_what_it_needs_once() -> None:
+    text = """
+model net = mlp(inputs = 64, hidden = [8])
+student small = net(classes = digits.classes)
+phase alone of small on digits with quick { loss = cross_entropy(small.logits, labels) }
+"""
+    plan = compiled(HEAD + text).plan
+    assert plan.networks["small"].architecture.arguments == {"inputs": 64, "hidden": [8], "classes": 10}
+    assert codes(HEAD + text.replace("inputs = 64, ", "")) == ["KD0237"]

@@ -32,6 +32,20 @@ def tree(folder: Path) -> None:
     (folder / "tree.csv").write_text("\n".join([*rows, "low,small", "middle,small", "high,", "small,"]))
 
 
+def test_files_may_stand_in_the_data_folder(tmp_path: Path) -> None:
+    data, beside = tmp_path / "data", tmp_path / "plans"
+    (data / "lists").mkdir(parents=True)
+    beside.mkdir()
+    (data / "lists" / "v.csv").write_text("\n".join(f"{c},{kind}" for kind, ids in KINDS.items() for c in ids))
+    tree(data)
+    kinds = list(KINDS.values())
+    for source, wanted in (('from "lists/v.csv"', kinds), ('= hierarchy("tree.csv")', [*kinds[:2], [7], [8], [9]])):
+        text = f"{FAMILY}verticals V of digits {source}\nmeasure m of t[*] on digits.test {{ top1 }}"
+        sets = [n.classes for n in compiled(text, beside, root=data).plan.networks.values()]
+        assert sorted(s.ids for s in sets if s is not None) == wanted
+        assert codes(text, beside) == ["KD0211"]
+
+
 def test_files_and_sets_give_the_same(tmp_path: Path) -> None:
     (tmp_path / "v.csv").write_text("\n".join(f"{c},{kind}" for kind, ids in KINDS.items() for c in ids) + "\n\n")
     (tmp_path / "v.json").write_text(json.dumps({k: [str(c) for c in ids] for k, ids in KINDS.items()}))
