@@ -34,7 +34,7 @@ def root_for(plan: Path, request: pytest.FixtureRequest) -> Path | None:
     used = "".join(p.read_text(encoding="utf-8") for p in _with_used(plan))
     if REAL.search(used):
         request.getfixturevalue("kdplan_data")
-    elif not re.search('image_folder|templates\\("|imagenet|coco|cub200|stanford_|fgvc_', used):
+    elif not re.search('image_folder|open_images|templates\\("|imagenet|coco|cub200|stanford_|fgvc_', used):
         return None
     found: Path = request.getfixturevalue("any_data")
     return found

@@ -34,7 +34,7 @@ from tests.data.faces import write_faces
 
 ROOT = Path(__file__).parent.parent
 REFERENCE = ROOT / "grammar" / "README.md"
-ELSEWHERE = {"cifar10", "cifar100", "mnist", "fashion_mnist", "svhn", "imagenet"}
+ELSEWHERE = {"cifar10", "cifar100", "mnist", "fashion_mnist", "svhn", "imagenet", "open_images"}
 ELSEWHERE |= {"cub200", "stanford_dogs", "fgvc_aircraft", "stanford_cars"}
 """Sources whose files are not made here: their absence must be the only complaint."""
 

@@ -17,6 +17,7 @@ from kdplan.data.sources.digits import DIGITS
 from kdplan.data.sources.fine_grained import FINE_GRAINED
 from kdplan.data.sources.folder import FOLDERS
 from kdplan.data.sources.idx import IDX
+from kdplan.data.sources.open_images import OPEN_IMAGES
 from kdplan.data.sources.svhn import SVHN
 from kdplan.data.sources.templates import TEMPLATES
 from kdplan.data.sources.user import USER
@@ -24,7 +25,8 @@ from kdplan.diagnostics.report import error, nearest
 from kdplan.diagnostics.span import Span
 
 SOURCES: dict[str, SourceSpec] = {
-    s.name: s for s in (DIGITS, *CIFAR, *IDX, SVHN, *FOLDERS, *FINE_GRAINED, COCO, TEMPLATES, ARRAYS, USER)
+    s.name: s
+    for s in (DIGITS, *CIFAR, *IDX, SVHN, *FOLDERS, *FINE_GRAINED, OPEN_IMAGES, COCO, TEMPLATES, ARRAYS, USER)
 }
 """Every data set and reader by its name in plans."""
 

@@ -10,6 +10,7 @@ import numpy as np
 from scipy.io import savemat
 
 from tests.data.boxes import write_boxes
+from tests.data.concepts import write_concepts, write_open_images
 from tests.data.faces import write_faces, write_people
 from tests.data.fine import write_fine
 
@@ -25,6 +26,8 @@ def write_folders(folder: Path, real: Path | None) -> Path:
     write_people(folder / "casia_webface")
     write_faces(folder / "ijba", splits=10, subjects=12)
     write_boxes(folder / "coco", train=20)
+    write_concepts(folder / "eft")
+    write_open_images(folder / "open_images")
     for split in ("train", "val"):
         write_people(folder / "imagenet" / split, people=6, photos=2)
     write_fine(folder)
