@@ -123,8 +123,8 @@ def open_images(args: dict[str, Any], where: Where) -> Opened:
 OPEN_IMAGES = SourceSpec(
     "open_images",
     "Open Images, with labels of whole images, in the layouts of all its versions: an image stands once for each of "
-    "its labels. Classes are named as in the lists (`/m/01g317`): those in `classes-trainable.txt`, else all that training "
-    "images have.",
+    "its labels. Classes are named as in the lists (`/m/01g317`): those in `classes-trainable.txt`, else all that "
+    "training images have.",
     open_images,
     (
         Param("path", "str", "open_images", "Folder under the data folder, or absolute."),
