@@ -3,12 +3,15 @@
     python -m tests.bench.bench_heads [--classes 100000] [--base 9216] [--batch 64] [--steps 3] [--device cpu]
 
 A step is forward from the base network's features, the loss against 100 targets a sample, backward, and Adagrad. The
-floor is what its arithmetic and its traffic of memory take, measured by a product of matrices and a copy.
+floor is what its arithmetic and its traffic of memory take, measured by a product of matrices and a copy. `head` and
+`dense` keep freed memory as `kdplan run` does, `loop` gives it back as a script by hand does; `kept loop` keeps it too.
+On a machine with other work CPU seconds (of all threads) and page faults tell more than seconds.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import resource
 import statistics
 import time
@@ -21,6 +24,7 @@ from torch import Tensor, nn
 from kdplan.nn import sparse
 from kdplan.nn.heads import Head
 from kdplan.nn.optim import build_optimizer, fastest
+from kdplan.runtime.memory import freed_memory_kept
 
 
 class Loop(nn.Module):
@@ -55,27 +59,32 @@ def resident() -> int:
     return 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
 
-def timed(step: Callable[[], object], steps: int, device: torch.device) -> float:
+def timed(step: Callable[[], object], steps: int, device: torch.device) -> tuple[float, float, float]:
+    """Medians of seconds, CPU seconds of all threads, and page faults."""
     found = []
     for _ in range(steps + 1):
         if device.type == "cuda":
             torch.cuda.synchronize()
-        start = time.perf_counter()
+        faults = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+        start, cpu = time.perf_counter(), time.process_time()
         step()
         if device.type == "cuda":
             torch.cuda.synchronize()
-        found.append(time.perf_counter() - start)
-    return statistics.median(found[1:])
+        took = time.perf_counter() - start, time.process_time() - cpu
+        found.append((*took, resource.getrusage(resource.RUSAGE_SELF).ru_minflt - faults))
+    seconds, cpus, counts = zip(*found[1:], strict=True)
+    return statistics.median(seconds), statistics.median(cpus), statistics.median(counts)
 
 
-def floor(flops: float, traffic: float, device: torch.device) -> float:
-    """Seconds that arithmetic and traffic take one after the other, at the speeds of this machine."""
+def floor(flops: float, traffic: float, device: torch.device) -> tuple[float, float]:
+    """Seconds and CPU seconds that arithmetic and traffic take one after the other, at the speeds of this machine."""
     a, b = torch.randn(64, 4096, device=device), torch.randn(4096, 8192, device=device)
-    products = 2 * 64 * 4096 * 8192 / timed(lambda: a @ b, 5, device)
+    product = timed(lambda: a @ b, 5, device)
     x = torch.empty(1 << 26, device=device)
     y = torch.empty_like(x)
-    copies = 8 * x.numel() / timed(lambda: y.copy_(x), 3, device)
-    return flops / products + traffic / copies
+    copy = timed(lambda: y.copy_(x), 3, device)
+    times, bytes_ = flops / (2 * 64 * 4096 * 8192), traffic / (8 * x.numel())
+    return product[0] * times + copy[0] * bytes_, product[1] * times + copy[1] * bytes_
 
 
 def main() -> None:
@@ -83,7 +92,9 @@ def main() -> None:
     for name, value in (("classes", 100_000), ("base", 9216), ("batch", 64), ("parts", 20), ("steps", 3)):
         parser.add_argument(f"--{name}", type=int, default=value)
     parser.add_argument("--device", default="cpu")
-    parser.add_argument("--only", default="", help="head, dense or loop; on the CPU memory is only right one by one")
+    parser.add_argument(
+        "--only", default="", help="one of the ways; on the CPU memory is only right one by one"
+    )
     a = parser.parse_args()
     device = torch.device(a.device)
     sizes = unequal(a.classes, a.parts)
@@ -101,11 +112,12 @@ def main() -> None:
         return Head(a.base, a.classes, [("fc", 4096, 0), ("fc", 512, 0)])
 
     ways = {
-        "head": (head, sparse.sigmoid_cross_entropy, fused),
-        "dense": (dense, sparse.sigmoid_cross_entropy, fused),
-        "loop": (lambda: Loop(a.base, 4096, 512, sizes), dense_loss, {}),
+        "head": (head, sparse.sigmoid_cross_entropy, fused, True),
+        "dense": (dense, sparse.sigmoid_cross_entropy, fused, True),
+        "loop": (lambda: Loop(a.base, 4096, 512, sizes), dense_loss, {}, False),
+        "kept loop": (lambda: Loop(a.base, 4096, 512, sizes), dense_loss, {}, True),
     }
-    for name, (make, loss, how) in ways.items():
+    for name, (make, loss, how, kept) in ways.items():
         if a.only not in ("", name):
             continue
         before = resident()
@@ -119,13 +131,16 @@ def main() -> None:
             optimizer.step()
             optimizer.zero_grad()
 
-        seconds = timed(step, a.steps, device)
+        with freed_memory_kept() if kept else contextlib.nullcontext():
+            seconds, cpu, faults = timed(step, a.steps, device)
         peak = torch.cuda.max_memory_allocated() if device.type == "cuda" else resident() - before
-        least = floor(6 * a.batch * weights, 4 * 9 * weights, device)
+        # what flows back ends at the features: of the first layer's three products one is not needed
+        flops = 2 * a.batch * (3 * weights - next(net.parameters()).numel())
+        least = floor(flops, 4 * 9 * weights, device)
         wanted = (3 * weights + a.batch * a.classes) * 4
         print(
-            f"{name:6} {weights / 1e6:6.1f}M weights  {seconds:6.3f} s a step  floor {least:.3f} s "
-            f"({seconds / least:.2f} x)"
+            f"{name:9} {weights / 1e6:6.1f}M weights  {seconds:6.3f} s a step, {cpu:.3f} CPU s, {faults:.0f} faults"
+            f"  floor {least[0]:.3f} s ({seconds / least[0]:.2f} x), {least[1]:.3f} CPU s ({cpu / least[1]:.2f} x)"
             f"  peak {peak / 2**30:.2f} GiB, {peak / wanted:.2f} x (weights + gradients + state + one B x N buffer)",
             flush=True,
         )
