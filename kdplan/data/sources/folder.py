@@ -37,12 +37,13 @@ def _images(folder: Path, where: Where) -> list[str]:
 def _part(folder: Path, classes: Sequence[str], where: Where) -> Part:
     files: list[str] = []
     labels: list[int] = []
+    numbers = {c: i for i, c in enumerate(classes)}
     for name in _folders(folder):
-        if name not in classes:
+        if name not in numbers:
             raise error("KD0733", where.span, path=str(folder / name), first=str(folder.parent / "train"))
         images = _images(folder / name, where)
         files += images
-        labels += [classes.index(name)] * len(images)
+        labels += [numbers[name]] * len(images)
     if not files:
         raise error("KD0714", where.span, path=str(folder), what="class folders")
     found = np.array(labels, np.int64)
