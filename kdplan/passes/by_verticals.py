@@ -82,7 +82,8 @@ def _covers(network: Network, part: ClassSet, data: Data, row: Row, name: str, s
             return True
         problem = f"are of {len(data.classes)} classes, and `{row.label}` is over {count} others"
         raise error("KD0843", row.target.span or span, name=name, problem=problem)
-    lacks = [data.classes[i] for i in part.ids if i not in set(classes.ids)]
+    known = set(classes.ids)
+    lacks = [data.classes[i] for i in part.ids if i not in known]
     if lacks and len(lacks) < len(part.ids):
         problem = f"have one of which `{row.label}` has some classes and not others: it lacks {listing(lacks)}"
         raise error("KD0843", row.target.span or span, name=name, problem=problem)
