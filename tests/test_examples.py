@@ -26,7 +26,13 @@ OF_DIGITS = [p for p in PLANS if p.startswith("examples") or p in ("plans/quicks
 
 
 ONE_PAIR = ["--set", 'teacher=["resnet101"]', "--set", 'student=["resnet18"]']
-PARTS = {"plans/stage_by_stage/table8.kd": ONE_PAIR, "plans/stage_by_stage/table9.kd": ONE_PAIR}
+FEW = ["--set", "keep=3"]
+CONCENTRATION = [p for p in PLANS if p.startswith("plans/concentration/") and "cifar" not in p]
+PARTS = {
+    "plans/stage_by_stage/table8.kd": ONE_PAIR,
+    "plans/stage_by_stage/table9.kd": ONE_PAIR,
+    **dict.fromkeys([*CONCENTRATION, "plans/common/eft.kd"], FEW),  # of eleven classes
+}
 """Of these, graphs of a part are built: others differ in the networks' depths only, and take minutes."""
 
 
@@ -144,6 +150,28 @@ def test_generations(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
     assert todo("--set", "length=2") == {f"{line}[generation=2, seed=0]@train" for line in ("ban", "tsd")}
     weight = todo("--set", "length=1", "--set", "hard=0.5")
     assert weight == {f"{line}[generation=1, seed=0]@train" for line in ("ban", "tsd")}
+
+
+def test_verticals(kdplan_data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A line for each vertical, specialists in one column, and a student that is exported."""
+    plan, store = str(ROOT / "examples/08_verticals/plan.kd"), str(tmp_path / "store")
+    short = ["--set", "epochs=1", "--set", "images=300", "--set", "seed=[0]", "--store", store]
+    assert main(["run", plan, *short]) == 0
+    told = capsys.readouterr().out
+    assert "each on fashion.test" in told and "specialist pvap" in told and "table on fashion.test, mean over V" in told
+    assert all(f"│ {line} " in told for line in ("tops", "shoes", "other", "all", "specialist"))
+    assert main(["export", plan, "one", *short, "-o", str(tmp_path / "one")]) == 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("only", [[], ["dense@alone"]], ids=["open_images", "eft"])
+def test_concentration_takes_steps(only: list[str], any_data: Path, tmp_path: Path) -> None:
+    """On a few small images in the layouts of the large sets: everything of Table 6, and one phase of Table 4."""
+    plan = str(ROOT / "plans" / "concentration" / ("table4.kd" if only else "table6.kd"))
+    short = [t for s in ("keep=2", "epochs=1", "batch=11", "workers=0") for t in ("--set", s)]
+    chosen = ["--only", *only] if only else []
+    assert main(["run", plan, *short, *chosen, "--data", str(any_data), "--store", str(tmp_path)]) == 0
+    assert len(list(tmp_path.glob("phases/*/manifest.json"))) == (1 if only else 8)
 
 
 def test_plan_api(tmp_path: Path) -> None:

@@ -92,9 +92,7 @@ def main() -> None:
     for name, value in (("classes", 100_000), ("base", 9216), ("batch", 64), ("parts", 20), ("steps", 3)):
         parser.add_argument(f"--{name}", type=int, default=value)
     parser.add_argument("--device", default="cpu")
-    parser.add_argument(
-        "--only", default="", help="one of the ways; on the CPU memory is only right one by one"
-    )
+    parser.add_argument("--only", default="", help="one of the ways; on the CPU memory is only right one by one")
     a = parser.parse_args()
     device = torch.device(a.device)
     sizes = unequal(a.classes, a.parts)
