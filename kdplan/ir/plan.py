@@ -143,6 +143,16 @@ class Ensembled:
 
 
 @dataclass(slots=True)
+class Displaced:
+    """One version's weights, moved by `distance` in a random direction that `seed` draws."""
+
+    versions: list[Version]
+    distance: float
+    seed: int = 0
+    kind: Literal["displaced"] = "displaced"
+
+
+@dataclass(slots=True)
 class Follows:
     """A moving average (`decay`) of a network that the same phase moves: `ema(N, decay = 0.999)`."""
 
@@ -151,8 +161,10 @@ class Follows:
     kind: Literal["follows"] = "follows"
 
 
-Origin = Annotated[Fresh | Loaded | Copied | Merged | Averaged | Ensembled | Follows, Field(discriminator="kind")]
-OF_SEVERAL = (Merged, Averaged, Ensembled)
+Origin = Annotated[
+    Fresh | Loaded | Copied | Merged | Averaged | Ensembled | Displaced | Follows, Field(discriminator="kind")
+]
+OF_SEVERAL = (Merged, Averaged, Ensembled, Displaced)
 """Origins with `versions`."""
 ENSEMBLE = "kdplan.nn.ensemble:ensemble"
 """The architecture of a network whose origin is `Ensembled`: its arguments hold those of its members."""

@@ -20,6 +20,7 @@ from kdplan.passes import (
     make_branched,
     make_construct,
     make_data,
+    make_displaced,
     make_network,
     make_phase,
     make_recipe,
@@ -269,6 +270,8 @@ def plan_function(spec: Spec, node: ast.Call, ctx: Context) -> Value:
         return _upto(node, ctx)
     if spec.name == "through":
         return _through(node, ctx)
+    if spec.name == "displaced":
+        return make_displaced.displaced(spec, node, ctx)
     if spec.name == "branched":
         return make_branched.branched(spec, node, ctx, make_network.as_model, make_network.file_hash)
     if spec.name == "adapted":

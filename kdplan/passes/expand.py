@@ -18,6 +18,7 @@ from kdplan.ir.plan import (
     ClassSet,
     Copied,
     Data,
+    Displaced,
     Ensembled,
     Follows,
     Item,
@@ -39,6 +40,8 @@ _WORDS = frozenset({"of", "on", "with", "from", "by", "over", "as", "for", "in",
 """Names that would be read as something else."""
 
 _DEFAULT = Recipe(Item(""))
+_FUNCTIONS = {"merged": "merge", "averaged": "average", "ensembled": "ensemble", "displaced": "displaced"}
+"""Origins of networks made from networks -> what makes them."""
 
 
 def expand(plan: Plan) -> str:
@@ -233,11 +236,13 @@ class _Expansion:
                 return expression(self.speller.made(network.architecture, base=start))
             return expression(start if origin.branch is None else dotted(start, f"{BRANCH}.{origin.branch}"))
         if isinstance(origin, OF_SEVERAL):
-            function = {"merged": "merge", "averaged": "average", "ensembled": "ensemble"}[origin.kind]
             keywords: dict[str, ast.Expr] = {}
             if isinstance(origin, Ensembled):
                 keywords = {"join": name("concat")} if origin.mean == "stacked" else {"mean": name(origin.mean)}
-            return expression(call(name(function), [self.speller.version(v) for v in origin.versions], keywords))
+            if isinstance(origin, Displaced):
+                keywords = {"distance": plain(origin.distance), "seed": plain(origin.seed)}
+            versions = [self.speller.version(v) for v in origin.versions]
+            return expression(call(name(_FUNCTIONS[origin.kind]), versions, keywords))
         if isinstance(origin, Follows):
             return expression(
                 call(name("ema"), [name(self.names.networks[origin.network])], {"decay": plain(origin.decay)})

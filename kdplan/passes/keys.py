@@ -24,6 +24,7 @@ from kdplan.ir.plan import (
     OF_SEVERAL,
     Copied,
     Data,
+    Displaced,
     Ensembled,
     Fresh,
     Item,
@@ -174,6 +175,8 @@ class _Hasher:
                 content["seed"] = n.seed
         elif isinstance(origin, OF_SEVERAL):
             content[origin.kind] = [self.version(v) for v in origin.versions]
+            if isinstance(origin, Displaced):
+                content[origin.kind] += [_number(origin.distance), origin.seed]
             if isinstance(origin, Ensembled):  # its members' architectures are in their weights' keys
                 arguments = n.architecture.arguments
                 content["architecture"] = [origin.mean, arguments["orders"]]

@@ -17,6 +17,7 @@ from kdplan.ir.expr import Version
 from kdplan.ir.plan import (
     Averaged,
     Copied,
+    Displaced,
     Ensembled,
     Fresh,
     Item,
@@ -302,6 +303,8 @@ def _version(sources: Sources, version: Version) -> list[Any]:
             return [*content, _version(sources, origin), *([] if branch is None else [branch])]
         case Merged(versions) | Averaged(versions) | Ensembled(versions):
             return [*content, *(_version(sources, v) for v in versions)]
+        case Displaced(versions, distance, seed):
+            return [*content, _version(sources, versions[0]), distance, seed]
         case Fresh():
             return content
         case _:

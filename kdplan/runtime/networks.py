@@ -15,7 +15,7 @@ from kdplan.graph.branched import branch_state
 from kdplan.graph.inspect import fresh
 from kdplan.ir.adapted import ADAPTED
 from kdplan.ir.expr import Version
-from kdplan.ir.plan import Averaged, Copied, Ensembled, Follows, Fresh, Loaded, Merged, Network, Phase
+from kdplan.ir.plan import Averaged, Copied, Displaced, Ensembled, Follows, Fresh, Loaded, Merged, Network, Phase
 from kdplan.ir.versions import ancestors, followers, read_versions
 from kdplan.nn.adapted import adapted_state
 from kdplan.nn.ensemble import MEMBERS
@@ -85,6 +85,8 @@ def _start(sources: Sources, network: Network) -> nn.Module:
         case Averaged(versions):
             states = [materialise(sources, v).state_dict() for v in versions]
             return _filled(network, _mean(states), "the averaged versions", reset=True)
+        case Displaced(versions, distance, seed):
+            return _displaced(materialise(sources, versions[0]), distance, seed)
         case Ensembled(versions):
             states = [materialise(sources, v).state_dict() for v in versions]
             together = {f"{MEMBERS}.{i}.{name}": t for i, state in enumerate(states) for name, t in state.items()}
@@ -137,6 +139,18 @@ def _merged(sources: Sources, network: Network, versions: list[Version]) -> Stat
                 raise error("KD0833", network.span, network=network.name, reason=reason)
             merged[name], taken[name] = tensor, version
     return merged
+
+
+def _displaced(net: nn.Module, distance: float, seed: int) -> nn.Module:
+    """The network with θ + distance · v / ‖v‖, v normal from the seed; buffers stay. Drawn and added in float64."""
+    random = torch.Generator().manual_seed(seed)
+    own = dict(net.named_parameters())
+    drawn = [torch.randn(p.shape, generator=random, dtype=torch.float64) for p in own.values()]
+    length = torch.stack([v.square().sum() for v in drawn]).sum().sqrt()
+    with torch.no_grad():
+        for p, v in zip(own.values(), drawn, strict=True):
+            p.copy_(p.double() + distance * v / length)
+    return net
 
 
 def _mean(states: list[State]) -> State:

@@ -101,6 +101,7 @@ _PLAN_FUNCTIONS = {
     "network both = {}",
     "average": "phase again of small on digits with quick {{ loss = cross_entropy(small.logits, labels)  seed = 1 }}\n"
     "network both = {}",
+    "displaced": "network moved = {}",
     "ensemble": "network both = {}",
     "branched": "network both = {}",
     "adapted": "network both = {}",
