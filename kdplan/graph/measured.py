@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -12,7 +13,7 @@ from kdplan.graph.inspect import blank
 from kdplan.graph.lower import first_line
 from kdplan.graph.signals import shown
 from kdplan.graph.trace import Traced, TraceError, trace
-from kdplan.ir.plan import Item, Measure, Network, Plan, Row, View
+from kdplan.ir.plan import Item, Network, Plan, Row, Target, View
 from kdplan.nn.catalog import METRICS
 
 _OUTPUTS = ("", "logits", "probabilities")
@@ -23,23 +24,30 @@ def check_measures(plan: Plan, reporter: Reporter) -> None:
     that read something else than what the tap gives."""
     traced: dict[str, Traced] = {}
     told: set[str] = set()
+    for row, view, metrics in _measured(plan):
+        network = plan.networks[row.target.versions[0].network]
+        content = repr((network.architecture, network.code, plan.data[view.data].shape, row.target.path))
+        if row.target.path in _OUTPUTS or plan.data[view.data].shape is None or content in told:
+            continue
+        try:
+            _check(plan, metrics, row, view, network, traced)
+        except PlanError as problem:
+            told.add(content)
+            reporter.add(problem.diagnostics)
+
+
+def _measured(plan: Plan) -> Iterator[tuple[Row, View, list[Item]]]:
+    """What is measured, where and by which metrics, at the top level and inside of phases."""
     for measure in plan.measures.values():
         for row in measure.rows:
-            if row.target.path in _OUTPUTS:
-                continue
-            for view in measure.views:
-                network = plan.networks[row.target.versions[0].network]
-                content = repr((network.architecture, network.code, plan.data[view.data].shape, row.target.path))
-                if plan.data[view.data].shape is None or content in told:
-                    continue
-                try:
-                    _check(plan, measure, row, view, network, traced)
-                except PlanError as problem:
-                    told.add(content)
-                    reporter.add(problem.diagnostics)
+            yield from ((row, view, measure.metrics) for view in measure.views)
+    for phase in plan.phases.values():
+        for v in phase.validations:
+            base = phase.moves[v.network].base
+            yield Row(f"{base.network}.{v.path}", Target([base], v.path, span=v.span)), v.view, v.metrics
 
 
-def _check(plan: Plan, measure: Measure, row: Row, view: View, network: Network, traced: dict[str, Traced]) -> None:
+def _check(plan: Plan, metrics: list[Item], row: Row, view: View, network: Network, traced: dict[str, Traced]) -> None:
     shape = plan.data[view.data].shape
     assert shape is not None
     key = repr((network.architecture, network.code, shape))
@@ -61,7 +69,7 @@ def _check(plan: Plan, measure: Measure, row: Row, view: View, network: Network,
         value = tap.node.meta["val"]
         for index in tap.index:
             value = getattr(value, index) if isinstance(index, str) and not isinstance(value, dict) else value[index]
-        for metric in measure.metrics:
+        for metric in metrics:
             _fits(plan, metric, row, view, value)
 
 
@@ -78,6 +86,8 @@ def _fits(plan: Plan, metric: Item, row: Row, view: View, value: Any) -> None:
         if value.dim() == 2 and (not count or value.shape[1] == count):
             return
         reason = f"`{row.label}` has shape {shown(tuple(value.shape))}, and the data {count} classes."
+    elif (unit := metric.arguments.get("unit")) is not None and not 0 <= unit < value.shape[1]:
+        reason = f"`{row.label}` has {value.shape[1]} units, counted from 0, and no unit {unit}."
     else:
         return
     raise error("KD0840", metric.span, metric=metric.name, reason=reason)

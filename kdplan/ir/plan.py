@@ -255,6 +255,8 @@ class Validation:
     metrics: list[Item]
     network: int = 0
     """Which of the phase's moves is measured."""
+    path: str = ""
+    """The value inside of it that is; by default what it gives."""
     span: Place = place()
 
 

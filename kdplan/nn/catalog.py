@@ -253,6 +253,14 @@ METRICS: dict[str, MetricSpec] = {
             "%",
             _settings(Setting("bins", "int", 15, "intervals of confidence, equally wide")),
         ),
+        MetricSpec(
+            "mean",
+            "Mean of a tap's values (maps are averaged over places): how much each branch counts, of a gate.",
+            "features",
+            True,
+            "value",
+            _settings(Setting("unit", "int", None, "which value of a sample, from 0; by default all of them")),
+        ),
         MetricSpec("agreement", "Samples on which two networks choose the same class.", "pair", True, "%", {}),
         MetricSpec(
             "tar",

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from kdplan.diagnostics.report import listing, nearest
 from kdplan.nn.catalog import METRICS
 from kdplan.nn.geometry import ClassDistance, SuperclassDistance
-from kdplan.nn.metric import Metric
+from kdplan.nn.metric import Metric, averaged_places
 from kdplan.nn.precision import GroupPrecision
 from kdplan.nn.scores import Confusion, Score, Siblings
 from kdplan.nn.transfer import LinearSvm
@@ -128,6 +128,31 @@ class Agreement(Metric):
         return (outputs.argmax(dim=1) == labels.argmax(dim=1)).sum()
 
 
+class Mean(Metric):
+    """Mean of features over samples, of one unit or of all; maps are averaged over places.
+
+    Examples
+    --------
+    >>> m = Mean(1)
+    >>> m.update(torch.tensor([[0.25, 0.75], [0.5, 0.5]]), torch.tensor([0, 0]))
+    >>> m.compute()
+    0.625
+    """
+
+    def __init__(self, unit: int | None = None, probabilities: bool = False) -> None:
+        super().__init__(probabilities)
+        self.unit = unit
+
+    def measure(self, outputs: Tensor, labels: Tensor) -> Tensor:
+        values = averaged_places(outputs).double()
+        if self.unit is not None and not 0 <= self.unit < values.shape[1]:
+            raise ValueError(f"features of {values.shape[1]} units have no unit {self.unit}")
+        return (values.mean(dim=1) if self.unit is None else values[:, self.unit]).sum()
+
+    def result(self, total: Tensor) -> float:
+        return total.item() / self.count
+
+
 _BUILD: dict[str, Callable[..., Metric]] = {
     "top1": lambda probabilities: TopK(1, probabilities),
     "top5": lambda probabilities: TopK(5, probabilities),
@@ -136,6 +161,7 @@ _BUILD: dict[str, Callable[..., Metric]] = {
     "cross_entropy": CrossEntropy,
     "ece": CalibrationError,
     "agreement": Agreement,
+    "mean": Mean,
     "score": Score,
     "confusion": Confusion,
     "siblings": Siblings,

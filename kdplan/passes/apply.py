@@ -83,6 +83,15 @@ def tap(net: NetValue, inputs: list[ir.Expr], submodule: str, path: str, span: S
     return ir.Tap(weights(net, ctx), inputs, "" if path == "output" else path, submodule, span=span)
 
 
+def moving_path(net: NetValue) -> str:
+    """What a measure inside a phase reads of a network that moves; "" for what the network gives."""
+    path = ".".join(net.path)
+    check_indexed(net, path, net.span)
+    inside, rest = split(net.instance.network, path)
+    rest = "" if rest in ("output", "logits") else rest
+    return f"{inside}.{rest or 'logits'}" if inside else rest
+
+
 def check_indexed(net: NetValue, path: str, span: Span) -> None:
     """KD0401 for `one.branch` without an index, which is several."""
     words = path.split(".")

@@ -272,7 +272,7 @@ class _Expansion:
         items += [f"def {n} = {lines(self.speller.signal(e, phase))}" for n, e in phase.logged.items()]
         for v in phase.validations:
             network = self.names.networks[phase.moves[v.network].base.network]
-            of = f" of {network}" if v.network else ""
+            of = f" of {expression(dotted(name(network), v.path))}" if v.network or v.path else ""
             view = expression(self.speller.view(v.view, split=True))
             items.append(f"measure{of} on {view} {{ {', '.join(map(self.speller.item, v.metrics))} }}")
         items.append(f"loss = {lines(self.speller.signal(phase.loss, phase))}")

@@ -214,7 +214,7 @@ class _Hasher:
         for i, recipe in enumerate(phase.recipes):
             yield from _recipe(f"recipe/{i}", recipe)
         for i, v in enumerate(phase.validations):
-            value = [self.view(v.view), v.network, [_item(m) for m in v.metrics]]
+            value = [self.view(v.view), v.network, [_item(m) for m in v.metrics], *([v.path] if v.path else [])]
             protocol = self.plan.data[v.view.data].protocol
             if protocol is not None:  # which nothing that trains reads
                 value.append(_item(protocol))

@@ -55,7 +55,8 @@ def _phase(plan: Plan, phase: Phase, reporter: Reporter) -> None:
         _data(plan, view.data, view.span, reporter)
     for check in phase.validations:
         check_task(plan, [check.view], check.metrics, reporter)
-        moved_one = Row(phase.moves[check.network].base.network, Target([phase.moves[check.network].base]))
+        base = phase.moves[check.network].base
+        moved_one = Row(base.network, Target([base], check.path))
         check_metrics(plan, check, [moved_one], reporter)
     moved = {m.base.network for m in phase.moves}
     for version in versions_of(phase):

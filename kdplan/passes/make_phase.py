@@ -11,7 +11,7 @@ from kdplan.ir import expr as ir
 from kdplan.ir.kinds import KINDS
 from kdplan.ir.plan import Move, Phase, Recipe, Validation
 from kdplan.passes import axes, make_network, make_recipe, settings
-from kdplan.passes.apply import family_error
+from kdplan.passes.apply import family_error, moving_path
 from kdplan.passes.load import Declared
 from kdplan.passes.make_data import unique_name, view_of
 from kdplan.passes.make_results import measure_metrics
@@ -251,14 +251,14 @@ def _validations(
             continue
         clause = item.clause("on")
         assert clause is not None
-        slots = [0]
+        targets = [(0, "")]
         of = item.clause("of")
         if of is not None:
-            slots = []
+            targets = []
             for value in spread(of.exprs, ctx, "network"):
                 if not isinstance(value, NetValue) or value.instance not in moved:
                     raise error("KD0256", value.span or of.word_span, name=thing.name)
-                slots.append(moved[value.instance])
+                targets.append((moved[value.instance], moving_path(value)))
         for value in spread(clause.exprs, ctx, "any"):
             if not isinstance(value, DataValue):
                 raise error(
@@ -266,8 +266,8 @@ def _validations(
                 )
             if value.split is None:
                 raise error("KD0703", value.span, name=value.span.text, example=f"{value.span.text}.test")
-            for slot in slots:
-                found.append(Validation(view_of(value), measure_metrics(item, ctx), slot, span=item.span))
+            for slot, path in targets:
+                found.append(Validation(view_of(value), measure_metrics(item, ctx), slot, path, span=item.span))
     return found
 
 

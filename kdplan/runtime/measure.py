@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from kdplan.data.dataset import Dataset
 from kdplan.diagnostics.report import error
+from kdplan.ir.branches import split
 from kdplan.ir.plan import Item, Plan, Target, View
 from kdplan.ir.versions import makers
 from kdplan.runtime.deployed import deployed
@@ -162,7 +163,8 @@ def class_order(plan: Plan, target: Target, view: View, cut: bool = False) -> li
     """
     sets = [plan.networks[v.network].classes for v in target.versions]
     known = [s for s in sets if s is not None and s.data == view.data]
-    if target.path not in WHOLE:
+    inside = {split(plan.networks[v.network], target.path)[1] for v in target.versions}
+    if not inside <= set(WHOLE):
         return None
     if len(known) < len(sets):
         return list(view.classes.ids) if cut and view.classes is not None else None

@@ -17,28 +17,26 @@ from kdplan.graph.assemble import assemble
 from kdplan.graph.assembled import Assembled, Networks
 from kdplan.ir.dag import PhaseKey
 from kdplan.ir.lengths import extendable
-from kdplan.ir.plan import Phase, Plan, Target
+from kdplan.ir.plan import Phase, Plan
 from kdplan.ir.versions import followers
 from kdplan.runtime.checkpoint import tensor_file
-from kdplan.runtime.detected import of_boxes, precisions
 from kdplan.runtime.device import choose_device, environment, set_determinism
-from kdplan.runtime.evaluate import evaluate, larger_is_better, measuring_loader, of_classes
+from kdplan.runtime.evaluate import larger_is_better
 from kdplan.runtime.events import Events, NoEvents
 from kdplan.runtime.extend import adopt
 from kdplan.runtime.interrupt import Interrupt, Interrupted
 from kdplan.runtime.loop import Job, Training
-from kdplan.runtime.measure import joined
 from kdplan.runtime.measured import label_of
 from kdplan.runtime.networks import modules_of
 from kdplan.runtime.optimise import check_recipes
 from kdplan.runtime.options import RunOptions
-from kdplan.runtime.results import Number
 from kdplan.runtime.store import Artifact, Work, phase_json
 from kdplan.runtime.store.artifact import FINAL, FINAL_STATE
 from kdplan.runtime.stored import Keeper
 from kdplan.runtime.streams import Streams
+from kdplan.runtime.validate import validation
 from kdplan.runtime.versions import Sources
-from kdplan.runtime.views import around, opened, require_samples
+from kdplan.runtime.views import opened, require_samples
 
 Assemble = Callable[[Plan, Phase, Networks], Assembled]
 
@@ -113,22 +111,6 @@ def make_job(run: PhaseRun, phase: Phase, work: Work, device: torch.device) -> J
         stored = Keeper(
             plan, phase, assembled, run.sources.store, device, measuring, run.events, run.interrupt
         ).values()
-    checks = [(v, measuring_loader(opened(plan, v.view, root, device), recipe.workers)) for v in phase.validations]
-
-    def validate() -> dict[str, float]:
-        numbers: dict[str, float] = {}
-        for check, loader in checks:
-            net = assembled.networks[check.network].eval()
-            target = Target([phase.moves[check.network].base])
-            by_class = any(map(of_classes, check.metrics))
-            outputs = joined(plan, target, check.view, [net], loader.dataset, by_class)
-            others = [m for m in check.metrics if not of_boxes(m)]
-            found = precisions([net], target, loader, check.metrics)
-            found |= evaluate(outputs, loader, others, around=around(plan, check.view, root, device))
-            head = f"{check.view.data}.{check.view.split}/" if len(checks) > 1 else ""
-            numbers.update({f"{head}{name}": Number.of([value]).mean for name, value in found.items()})
-        return numbers
-
     first = phase.validations[0].metrics[0] if phase.validations else None
     return Job(
         name=phase.name,
@@ -139,7 +121,7 @@ def make_job(run: PhaseRun, phase: Phase, work: Work, device: torch.device) -> J
         work=work,
         device=device,
         seed=phase.seed,
-        validate=validate if checks else None,
+        validate=validation(plan, phase, assembled, root, device),
         larger_is_better=larger_is_better(first) if first is not None else True,
         checkpoint_seconds=run.options.checkpoint_seconds,
         checkpoint_steps=run.options.checkpoint_steps,

@@ -110,6 +110,8 @@ def test_expanded_it_is_the_same() -> None:
         "phase last of two@train.branch[1] on digits with quick "
         "{ loss = cross_entropy(two.branch[1].logits, labels) }\n"
         "measure t of two.branch[*], one.gated on digits.test { error }\nexport x = two.branch[1]\n"
+        "phase seen of two@train on digits with quick { loss = cross_entropy(two.logits, labels) "
+        "measure of two.branch[1], two.gate, two on digits.test { mean } }\n"
     )
     again = expand(compiled(text).plan)
     assert sorted(keys(again).values()) == sorted(keys(text).values())
@@ -148,6 +150,8 @@ def test_own_gates(tmp_path: Path) -> None:
         (one() + "export x = one@train.branch", "KD0401"),
         (one(loss=f"{LOSS} + mean(self.branch.logits)"), "KD0401"),
         (one(more='seed = "a"'), "KD0244"),
+        (one(more="measure of branch[3] on digits.test { error }"), "KD0402"),
+        (one(more="measure of self.branch on digits.test { error }"), "KD0401"),
         (HEAD + BIG + "phase p of small on digits with quick { loss = cross_entropy(gated.logits, labels) }", "KD0208"),
         (HEAD + "student s = branched(digits_net(), from = layer2)", "KD0237"),
         (HEAD + "student s = branched(digits_net(), at = layer2, shape = [1, 8, 8])", "KD0230"),
@@ -165,6 +169,8 @@ def test_mistakes(text: str, code: str) -> None:
         (one(at="layer9"), "KD0501"),
         (one(of="cifar_resnet(depth = 8, channels = 1)", at="layer2[0].bn2"), "KD0516"),
         (one(loss="sum(cross_entropy(b.logits, labels) for b in branch)"), "KD0601"),
+        (one(more="measure of self.gate on digits.test { mean(3) }"), "KD0840"),
+        (one(more="measure of branch[0].nothing on digits.test { mean }"), "KD0501"),
         (one(loss="sum(cross_entropy(b.layer2, labels) for b in branch)"), "KD0506"),
     ],
 )

@@ -44,6 +44,18 @@ def test_against_numpy() -> None:
     assert value("agreement", OUTPUTS, other) == pytest.approx(expected)
 
 
+def test_mean_of_features_against_numpy() -> None:
+    features, labels = np.random.default_rng(0).normal(size=(7, 4, 3, 2)).astype(np.float32), torch.zeros(7)
+    for unit in (None, 0, 3):
+        metric = build_metric("mean", unit=unit)
+        for part in (features[:5], features[5:]):
+            metric.update(torch.from_numpy(part), labels)
+        wanted = features.astype(np.float64) if unit is None else features[:, unit].astype(np.float64)
+        assert metric.compute() == pytest.approx(wanted.mean())
+    with pytest.raises(ValueError, match="4 units have no unit 4"):
+        build_metric("mean", unit=4).update(torch.from_numpy(features), labels)
+
+
 def test_calibration_against_torchmetrics() -> None:
     from torchmetrics.functional.classification import multiclass_calibration_error
 

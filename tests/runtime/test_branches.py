@@ -147,6 +147,50 @@ def test_measures_of_branches(trained: tuple[Compiled, Sources]) -> None:
     assert mean.std == pytest.approx(float(torch.tensor(wrong[:3]).double().std()), rel=1e-4)
 
 
+INSIDE = """
+  measure of branch, gated on digits.test { error }
+  measure of self.gate on digits.test { mean(0), mean(1), mean(2) }
+"""
+
+
+def test_measures_inside_see_branches_and_gate(trained: tuple[Compiled, Sources], tmp_path: Path) -> None:
+    """They are what measures outside are, the first one chooses the best epoch, and training is as without them."""
+    inner = ONE.replace("  measure on digits.test { top1 }\n", INSIDE)
+    text = START + inner + "measure g of one.gate on digits.test { mean(0), mean(1), mean(2), mean }\n" + READ
+    made, found = sources(text, run(text, tmp_path))
+    log = [json.loads(r) for r in next(found.store.root.glob("phases/*/metrics.jsonl")).read_text().splitlines()]
+    numbers = log[-1]["val"]
+    names = [*(f"branch.{i}/error" for i in range(3)), "gated/error", *(f"gate/mean(unit = {i})" for i in range(3))]
+    assert list(numbers) == names
+    gate, table, _ = run_measures(made.plan, made.keys, found.store, RunOptions(device="cpu"))
+    weights = [n.mean for n in gate.rows[0].values["last"].values()]
+    assert [row.values["last"]["error"].mean for row in table.rows] == list(numbers.values())[:4]
+    assert weights == pytest.approx([*list(numbers.values())[4:], 1 / 3]) and sum(weights[:3]) == pytest.approx(1)
+    (summary,) = (json.loads(f.read_text()) for f in found.store.root.glob("phases/*/summary.json"))
+    assert summary["best"]["score"] == min(record["val"]["branch.0/error"] for record in log)
+    one, two = (materialise(s, Version("one", "one@train")).state_dict() for s in (found, trained[1]))
+    assert all(torch.equal(v, two[n]) for n, v in one.items())
+
+
+def test_measures_inside_of_peers_and_of_taps_have_names(tmp_path: Path) -> None:
+    text = (
+        START.replace("epochs = 2", "epochs = 1")
+        + """
+    student a = digits_net(width = 2)
+    student b = digits_net(width = 3)
+    phase dml of a, b on digits with quick {
+      measure of b, a, b.layer1 on digits.test { mean(1) }
+      measure of a on digits.train { mean(0) }
+      loss = cross_entropy(b.logits, labels) + cross_entropy(a.logits, labels)
+    }
+    """
+    )
+    _, found = sources(text, run(text, tmp_path))
+    log = next(found.store.root.glob("phases/*/metrics.jsonl")).read_text().splitlines()
+    test = [f"digits.test/{n}/mean(unit = 1)" for n in ("b", "a", "b.layer1")]
+    assert list(json.loads(log[-1])["val"]) == [*test, "digits.train/a/mean(unit = 0)"]
+
+
 def test_cost_of_training(tmp_path: Path) -> None:
     """Branches cost what their graph costs, a student what it and its teacher cost, peers what all of them do."""
     text = (
