@@ -54,7 +54,7 @@ def branched(
     param = spec.param("count")
     assert param is not None
     if count is not None:
-        check_range(param, count, given["count"].span, f"`count` of `{spec.name}`")
+        check_range(param, count, given["count"].span, "`count`, the number of branches,")
     gate = gate or Item("gate")
     arguments: dict[str, Any] = {
         "base": [base.item.name, base.item.arguments],

@@ -44,13 +44,16 @@ def test_cifar_resnet_has_the_known_number_of_parameters(settings: dict[str, obj
 @pytest.mark.parametrize(
     ("name", "settings", "count"),
     [
-        ("cifar_resnet", {"depth": 164, "block": "bottleneck"}, 1.7e6),
+        ("cifar_resnet", {"depth": 164, "block": "bottleneck"}, 1_704_154),
         ("cifar_wide_resnet", {"depth": 16, "width": 2, "classes": 100}, 703_284),
         ("cifar_wide_resnet", {"depth": 40, "width": 2, "classes": 100}, 2_255_156),
         ("cifar_wide_resnet", {"depth": 28, "width": 10, "classes": 100}, 36.5e6),
         ("cifar_densenet", {"depth": 100, "growth": 12}, 769_162),
+        ("cifar_densenet", {"depth": 100, "growth": 12, "classes": 100}, 800_032),
+        ("cifar_densenet", {"depth": 40, "growth": 12}, 176_122),
+        ("cifar_densenet", {"depth": 40, "growth": 12, "classes": 100}, 188_092),
         ("cifar_densenet", {"depth": 250, "growth": 24}, 15.3e6),
-        ("cifar_densenet", {"depth": 190, "growth": 40}, 25.6e6),
+        ("cifar_densenet", {"depth": 190, "growth": 40}, 25_624_430),
         ("cifar_densenet", {"depth": 40, "growth": 12, "reduction": 1.0, "bottleneck": False}, 1.0e6),
         ("cifar_densenet", {"depth": 100, "growth": 24, "reduction": 1.0, "bottleneck": False}, 27.2e6),
         ("cifar_densenet", {"blocks": [6, 12, 24, 16], "growth": 32, "classes": 100}, 7_048_548),

@@ -24,7 +24,9 @@ from kdplan.graph.branched import Branched, branch_state
 from kdplan.graph.inspect import fresh
 from kdplan.ir.expr import Version
 from kdplan.nn.models import create
-from kdplan.runtime.export import load
+from kdplan.runtime import networks
+from kdplan.runtime.export import export_network, load
+from kdplan.runtime.measure import training_flops
 from kdplan.runtime.measured import run_measures
 from kdplan.runtime.networks import materialise
 from kdplan.runtime.options import RunOptions
@@ -218,6 +220,18 @@ def test_cost_of_training(tmp_path: Path) -> None:
     assert cost == [gated, gated, a + b, a + b, branch + b, a + b + gated]
 
 
+@pytest.mark.slow
+def test_costs_of_the_paper(kdplan_data: Path) -> None:
+    """1e8 operations a sample, Table 3: within 0.3%. Its ONE of 8.29 is the net of bottlenecks, 10.10 that of basic blocks."""
+    plan = Path(__file__).parents[2] / "plans/native_ensemble/table3.kd"
+    made = compile_source(Source(str(plan), plan.read_text()), plan.parent, kdplan_data, params={"seed": "[0]"})
+    measure = made.plan.measures["table3"]
+    metric = next(m for m in measure.metrics if m.name == "training_flops")
+    rows = {row.target.versions[0].network: row for row in measure.rows if row.coordinates.get("branch", 0) == 0}
+    found = [training_flops(made.plan, row.target, metric) / 1e8 for row in rows.values()]
+    assert found == pytest.approx([6.43, 2.76, 10.10, 2.28, 8.42, 8.29], rel=3e-3)
+
+
 def exported(name: str, plan: Path, store: Path, out: Path) -> nn.Module:
     assert main(["export", str(plan), name, "--store", str(store), "-o", str(out), "--program"]) == 0
     assert (out / "model.pt2").is_file()
@@ -240,6 +254,18 @@ def test_what_is_exported(trained: tuple[Compiled, Sources], tmp_path: Path) -> 
     assert about["source"]["made_of"][0]["version"] == "one@one@train"
     assert torch.equal(second(x), net.outputs(x)[1])
     assert torch.equal(exported("whole", plan, found.store.root, tmp_path / "whole")(x), net(x))
+
+
+def test_a_branch_is_compared_with_what_is_exported(
+    trained: tuple[Compiled, Sources], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Weights of another branch in the plain network are found out, and nothing is left behind."""
+    made, found = trained
+    monkeypatch.setattr(networks, "branch_state", lambda state, index: branch_state(state, index + 1))
+    with pytest.raises(PlanError) as problem:
+        export_network(found, made.plan.exports["second"], tmp_path / "out")
+    assert problem.value.diagnostics[0].code == "KD0842"
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_choice_at_export_runs_nothing(trained: tuple[Compiled, Sources]) -> None:
