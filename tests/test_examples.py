@@ -174,6 +174,22 @@ def test_concentration_takes_steps(only: list[str], any_data: Path, tmp_path: Pa
     assert len(list(tmp_path.glob("phases/*/manifest.json"))) == (1 if only else 8)
 
 
+def test_native_ensembles(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Everything trains and is measured; a branch is handed out as the plain network, the whole with its gate."""
+    plan, store, plots = str(ROOT / "examples/08_native_ensembles/plan.kd"), tmp_path / "store", tmp_path / "plots"
+    short = ["--set", "epochs=1", "--set", "seed=[0]", "--store", str(store)]
+    assert main(["run", plan, *short, "--plots", str(plots)]) == 0
+    told = capsys.readouterr().out
+    for text in ("a@dml", "one.branch", "no_sharing.gated", "as_coded.branch", "one.gate", "(n = 3)"):
+        assert text in told
+    assert {f.stem for f in plots.glob("*.png")} == {"by_number", "by_number_together"}
+    for name, count in (("small", 6), ("whole", 20)):
+        assert main(["export", plan, name, *short, "-o", str(tmp_path / name)]) == 0
+        about = json.loads((tmp_path / name / "model.json").read_text())
+        assert (about["architecture"]["factory"] == "digits_net") == (name == "small")
+        assert len(load_file(tmp_path / name / "model.safetensors")) >= count
+
+
 def test_plan_api(tmp_path: Path) -> None:
     told = python("examples/03_plan_api/plan.py")
     (tmp_path / "said.kd").write_text(told)
