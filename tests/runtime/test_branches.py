@@ -222,7 +222,7 @@ def test_cost_of_training(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_costs_of_the_paper(kdplan_data: Path) -> None:
-    """1e8 operations a sample, Table 3: within 0.3%. ONE of 8.29 is the net of bottlenecks, DML of 10.10 basic blocks."""
+    """1e8 operations a sample, Table 3, within 0.3%: ONE of 8.29 has bottlenecks, DML of 10.10 basic blocks."""
     plan = Path(__file__).parents[2] / "plans/native_ensemble/table3.kd"
     made = compile_source(Source(str(plan), plan.read_text()), plan.parent, kdplan_data, params={"seed": "[0]"})
     measure = made.plan.measures["table3"]
