@@ -154,7 +154,7 @@ def test_generations(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
 
 def test_verticals(kdplan_data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """A line for each vertical, specialists in one column, and a student that is exported."""
-    plan, store = str(ROOT / "examples/08_verticals/plan.kd"), str(tmp_path / "store")
+    plan, store = str(ROOT / "examples/09_verticals/plan.kd"), str(tmp_path / "store")
     short = ["--set", "epochs=1", "--set", "images=300", "--set", "seed=[0]", "--store", store]
     assert main(["run", plan, *short]) == 0
     told = capsys.readouterr().out

@@ -25,8 +25,7 @@ from kdplan.diagnostics.report import error, nearest
 from kdplan.diagnostics.span import Span
 
 SOURCES: dict[str, SourceSpec] = {
-    s.name: s
-    for s in (DIGITS, *CIFAR, *IDX, SVHN, *FOLDERS, *FINE_GRAINED, OPEN_IMAGES, COCO, TEMPLATES, ARRAYS, USER)
+    s.name: s for s in (DIGITS, *CIFAR, *IDX, SVHN, *FOLDERS, *FINE_GRAINED, OPEN_IMAGES, COCO, TEMPLATES, ARRAYS, USER)
 }
 """Every data set and reader by its name in plans."""
 
