@@ -216,6 +216,7 @@ def _maps(plan: Plan, phase: Phase, made: Joined, folded: bool) -> list[str]:
 def _stored_line(phase: Phase, value: StoredValue) -> str:
     """What is stored, for the plan's table.
 
+    >>> from kdplan.ir.plan import View
     >>> phase = Phase("p", [], [View("digits")], [], ir.Const(1))
     >>> _stored_line(phase, StoredValue("big_layer2", 0, 1437, (64, 4, 4), torch.float32))
     'big_layer2 of digits, [64, 4, 4] a sample: 5.9 MB'
