@@ -9,7 +9,7 @@ from typing import Literal
 
 from kdplan.ir.dag import Action, Planned
 from kdplan.ir.expr import Tap, Version, walk
-from kdplan.ir.plan import OF_SEVERAL, Copied, Loaded, Phase, Plan
+from kdplan.ir.plan import OF_SEVERAL, Copied, Item, Loaded, Phase, Plan
 from kdplan.view import words
 
 Kind = Literal["data", "file", "teacher", "student", "network", "measure", "export"]
@@ -80,7 +80,7 @@ def _phase_box(plan: Plan, phase: Phase, planned: Planned | None) -> Box:
     networks = [plan.networks[m.base.network] for m in phase.moves if m.base.network in plan.networks]
     roles = {n.role for n in networks}
     kind: Kind = roles.pop() if len(roles) == 1 else "network"
-    trains = ", ".join(f"{n.name} ({n.architecture.name})" for n in networks[:3])
+    trains = ", ".join(f"{n.name} ({called(n.architecture)})" for n in networks[:3])
     lines = [f"trains {trains}" + (f" and {len(networks) - 3} more" if len(networks) > 3 else "")]
     lines += [words.recipe(r) for r in phase.recipes[:2]]
     if planned is not None:
@@ -92,6 +92,20 @@ def _phase_box(plan: Plan, phase: Phase, planned: Planned | None) -> Box:
             lines.append(f"from step {planned.resume_step}")
     actions = [planned.action] if planned is not None else []
     return Box(phase.name, kind, lines, actions, words.family(phase.name), frame=phase.construct or "")
+
+
+def called(architecture: Item) -> str:
+    """How an architecture is called: one that is made of another by that one's name, too.
+
+    >>> called(Item("kdplan.nn.adapted:adapted", {"base": ["digits_net", {}]}))
+    'adapted digits_net'
+    """
+    name = architecture.name.removeprefix("kdplan.")
+    if name != architecture.name:
+        name = name.rpartition(":")[2]
+    base = architecture.arguments.get("base")
+    inner = base[0] if isinstance(base, list) else base
+    return f"{name} {inner}" if inner else name
 
 
 def _phase_arrows(drawn: Picture, plan: Plan, phase: Phase, planned: Planned | None) -> None:
