@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
@@ -328,7 +329,11 @@ def open_view(
     else:
         assert part.inputs is not None
         found = part.inputs()
-        inputs = torch.from_numpy(np.ascontiguousarray(found if len(rows) == part.size else found[rows])).to(device)
+        with warnings.catch_warnings():
+            # Nothing writes into samples, so files that are mapped read-only need no copy.
+            warnings.filterwarnings("ignore", "The given NumPy array is not writ", UserWarning)
+            held = torch.from_numpy(np.ascontiguousarray(found if len(rows) == part.size else found[rows]))
+        inputs = held.to(device)
         data = ArrayDataset(inputs, spec, classes, shape, labels, normal, device)
     data.protocol = partial(view_protocol, spec, root, span)
     return data
