@@ -99,10 +99,11 @@ def choose(spec: ViewSpec, opened: Opened, span: Span | None = None) -> tuple[Pa
     if ruled:
         assert spec.rule is not None
         rows = _apply_rule(spec.rule, spec.split, labels, opened.classes, span)
+    # What is left of each class does not depend on which classes are wanted: a view of some is a part of that of all.
+    rows = _thin(rows, labels, spec, span)
     if spec.classes is not None:
         _check_classes(spec, part, opened, span)
         rows = rows[np.isin(labels[rows], spec.classes)]
-    rows = _thin(rows, labels, spec, span)
     if len(rows) == 0:
         raise error("KD0729", span, name=spec.source, split=spec.split)
     return part, rows

@@ -64,11 +64,11 @@ class ViewSpec:
     fraction : float
         The share of each class that is kept, above 0 and up to 1.
     limit : int, optional
-        At most so many samples, balanced over classes.
+        At most so many samples of all classes together, balanced over them.
     seed : int
         Decides which samples `fraction` and `limit` keep. A smaller share is always part of a larger one.
     classes : tuple of int, optional
-        Only these classes, numbered anew in this order.
+        Only these classes, numbered anew in this order: of what `fraction` and `limit` leave.
     unlabelled : bool
         Leave the labels out: they are not read into the view at all.
     augment : tuple of Transform

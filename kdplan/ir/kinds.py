@@ -129,7 +129,14 @@ KINDS: dict[str, Kind] = {
                     above=0,
                     high=1,
                 ),
-                S("limit", "integer", "at most this many training images", "all", "limit = 1000", above=0),
+                S(
+                    "limit",
+                    "integer",
+                    "at most this many training images, of all classes together",
+                    "all",
+                    "limit = 1000",
+                    above=0,
+                ),
                 S(
                     "seed",
                     "integer",

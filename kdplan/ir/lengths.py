@@ -60,6 +60,8 @@ def view_size(plan: Plan, view: View) -> int:
     size = data.sizes.get(view.split, 0)
     if view.split == "train":
         size = round(size * data.fraction)
+    if data.limit is not None and view.split == "train":
+        size = min(size, data.limit)
     if view.classes is not None and data.classes:
         size = round(size * len(view.classes.ids) / len(data.classes))
-    return min(size, data.limit) if data.limit is not None and view.split == "train" else size
+    return size

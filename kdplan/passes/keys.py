@@ -310,6 +310,8 @@ def _view(data: Data, view: View) -> dict[str, Any]:
     for name, default in (("fraction", 1.0), ("limit", None), ("seed", 0)):
         if getattr(data, name) != default:
             content[name] = getattr(data, name)
+    if view.classes is not None and data.limit is not None:
+        content["limited"] = "all classes"  # a version of the rule: it was of the classes of the view
     return content
 
 

@@ -48,8 +48,10 @@ def test_classes_choose_samples():
     assert len(rows) == (TRAIN == 3).sum() + (TRAIN == 8).sum()
 
 
-def test_limit_counts_after_classes():
-    assert np.bincount(TRAIN[_rows(classes=(8, 3), limit=20)])[[3, 8]].tolist() == [10, 10]
+def test_classes_of_a_limited_set_are_a_part_of_it():
+    rows = _rows(classes=(8, 3), limit=200)
+    assert np.bincount(TRAIN[rows])[[3, 8]].tolist() == [20, 20]
+    assert set(rows) <= set(_rows(limit=200))
 
 
 def test_per_class_splits():
