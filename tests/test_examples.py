@@ -163,6 +163,20 @@ def test_verticals(kdplan_data: Path, tmp_path: Path, capsys: pytest.CaptureFixt
     assert main(["export", plan, "one", *short, "-o", str(tmp_path / "one")]) == 0
 
 
+def test_amalgamation(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Students of two and of four teachers, in whole and by part; the one that is handed out is the plain network."""
+    plan, store = str(ROOT / "examples/10_amalgamation/plan.kd"), str(tmp_path / "store")
+    short = ["--set", "epochs=1", "--set", "seed=[0]", "--store", store]
+    assert main(["run", plan, *short]) == 0
+    told = capsys.readouterr().out
+    for text in ("two_teachers on", "four_teachers on", "both@ka@layerwise", "all@ifa", "all@nofam4", "voters4"):
+        assert text in told
+    assert all(f"│ {part} " in told for part in ("part0", "part3", "all"))
+    assert main(["export", plan, "student", *short, "-o", str(tmp_path / "student")]) == 0
+    about = json.loads((tmp_path / "student" / "model.json").read_text())
+    assert about["architecture"]["factory"] == "digits_net"
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("only", [[], ["dense@alone"]], ids=["open_images", "eft"])
 def test_concentration_takes_steps(only: list[str], any_data: Path, tmp_path: Path) -> None:
