@@ -2,31 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 from kdplan.diagnostics.report import error
-from kdplan.ir import expr as ir
 from kdplan.ir.adapted import ADAPTED
-from kdplan.ir.plan import Copied, Item, Network
 from kdplan.ir.spec import Spec
-from kdplan.passes.apply import weights
-from kdplan.passes.arithmetic import check_required, plain, too_many, unknown_parameter
-from kdplan.passes.derived import named, part
-from kdplan.passes.make_branched import base_of, code_hash, code_of, place, shape_of
+from kdplan.passes.arithmetic import plain
+from kdplan.passes.grown import AsModel, FileHash, code_hash, growth, place, shape_of
 from kdplan.passes.session import Context
-from kdplan.passes.values import ListValue, ModelValue, NetValue, Value, describe
+from kdplan.passes.values import ListValue, ModelValue, NetValue, describe
 from kdplan.syntax import ast
 
 
-def adapted(
-    spec: Spec,
-    node: ast.Call,
-    ctx: Context,
-    model: Callable[[Value, ast.Expr, Context], ModelValue],
-    file_hash: Callable[[Path], str],
-) -> ModelValue | NetValue:
+def adapted(spec: Spec, node: ast.Call, ctx: Context, model: AsModel, file_hash: FileHash) -> ModelValue | NetValue:
     """A model of its own where the plain network is a model, or fresh; else a network that begins with its weights.
 
     Raises
@@ -34,25 +22,11 @@ def adapted(
     PlanError
         KD0226, KD0230, KD0236, KD0237 for its arguments; KD0244 for values that do not fit.
     """
-    names = [p.name for p in spec.params]
-    if len(node.args) > 1:
-        raise too_many(node.args[1].span, f"`{spec.name}`", names)
-    given: dict[str, ast.Expr] = {}
-    for k in node.keywords:
-        if k.name not in names[1:] or k.name in given:
-            raise unknown_parameter(k, f"`{spec.name}`", names, given=k.name in given)
-        given[k.name] = k.value
-    check_required(spec, {*given, *names[: len(node.args)]}, node.span)
-    first = node.args[0]
-    found = ctx.eval(first, "model")
-    net = part(found, ctx) if isinstance(found, NetValue) else None
-    if net is not None and net.path:
-        raise error("KD0250", first.span, what=f"`{first.span.text}`")
-    fresh = net is not None and net.version is None and net.instance.fresh
-    base = base_of(net, found, first, ctx, model)
-    settings = dict(base.item.arguments)
+    call = growth(spec, node, ctx, model)
+    given, first, base = call.given, node.args[0], call.base.item
+    settings = dict(base.arguments)
     arguments: dict[str, Any] = {
-        "base": [base.item.name, settings],
+        "base": [base.name, settings],
         "behind": _places(given["behind"], first),
         "shape": shape_of(given["shape"], ctx),
     }
@@ -60,21 +34,7 @@ def adapted(
         path, of = _entries(given["entries"], first, ctx)
         arguments["entries"] = [path, of]
         settings["classes"] = len(of)
-    made = ModelValue(Item(ADAPTED, arguments, span=node.span), base.classes, base.code, node.span)
-    code = code_hash(base.item.name, file_hash)
-    made.codes = {"base": code} if code else {}
-    if net is None:
-        return made
-    if fresh:
-        made.seed = net.instance.network.seed
-        return made
-    version = weights(net, ctx)
-    assert isinstance(version, ir.Version)
-    text = ", ".join(f"{k} = {v}" for k, v in arguments.items() if k != "base")
-    network = Network(f"adapted({version}, {text})", made.item, classes=made.classes, span=node.span)
-    network.origin, network.codes = Copied(version, grown=True), made.codes
-    network.code = code_of(made.codes)
-    return named(network, net.instance.declared.module, node.span, ctx)
+    return call.made(ADAPTED, arguments, {"base": code_hash(base.name, file_hash)})
 
 
 def _places(node: ast.Expr, base: ast.Expr) -> list[str]:

@@ -32,8 +32,8 @@ from kdplan.passes.apply import family_error, weights
 from kdplan.passes.arithmetic import check_required, chosen, unknown_parameter
 from kdplan.passes.asked import Asked
 from kdplan.passes.derived import named, part
+from kdplan.passes.grown import code_of
 from kdplan.passes.load import Declared
-from kdplan.passes.make_branched import code_of
 from kdplan.passes.make_data import unique_name
 from kdplan.passes.session import Context, NeedAxis, remember
 from kdplan.passes.values import (
