@@ -3,87 +3,57 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from kdplan.diagnostics.report import error, nearest
 from kdplan.diagnostics.span import Span
+from kdplan.ir.spec import Param
 
-REQUIRED: Any = object()
-"""The default of a parameter that must be given."""
+_WORDS = {
+    "integer": "a whole number",
+    "number": "a number",
+    "flag": "true or false",
+    "text": "a text",
+    "numbers": "a list of numbers",
+}
 
 
-@dataclass(frozen=True, slots=True)
-class Param:
-    """One parameter of a source or a transform.
+def expected(param: Param) -> str:
+    """What may stand here, in words.
 
-    Parameters
-    ----------
-    name : str
-    type : str
-        `int`, `float`, `bool`, `str` or `floats` (a list of numbers).
-    default : object
-        `REQUIRED` where there is none.
-    doc : str
-        One sentence for the reference.
-    low, high : float, optional
-        The range that numbers must keep to, both ends included.
-    optional : bool
-        Whether None (leave it out) is a value.
+    >>> expected(Param("pad", "integer", 4, low=0))
+    'a whole number, at least 0'
     """
+    word, low, high = _WORDS[param.type], param.low, param.high
+    if low is not None and high is not None:
+        return f"{word} from {low:g} to {high:g}"
+    if low is not None:
+        return f"{word}, at least {low:g}"
+    return f"{word}, at most {high:g}" if high is not None else word
 
-    name: str
-    type: str
-    default: Any
-    doc: str
-    low: float | None = None
-    high: float | None = None
-    optional: bool = False
 
-    @property
-    def required(self) -> bool:
-        return self.default is REQUIRED
+def accepts(param: Param, value: object) -> bool:
+    """Whether `value` has the right type and range; None has where it is the default.
 
-    def expected(self) -> str:
-        """What may stand here, in words.
+    >>> accepts(Param("pad", "integer", 4, low=0), -1)
+    False
+    """
+    if value is None:
+        return param.default is None
+    if param.type == "flag":
+        return isinstance(value, bool)
+    if param.type == "text":
+        return isinstance(value, str)
+    if param.type == "numbers":
+        return isinstance(value, Sequence) and not isinstance(value, str) and all(_number(param, v) for v in value)
+    return _number(param, value)
 
-        >>> Param("pad", "int", 4, "", low=0).expected()
-        'a whole number, at least 0'
-        """
-        word = {
-            "int": "a whole number",
-            "float": "a number",
-            "bool": "true or false",
-            "str": "a text",
-            "floats": "a list of numbers",
-        }[self.type]
-        if self.low is not None and self.high is not None:
-            return f"{word} from {self.low:g} to {self.high:g}"
-        if self.low is not None:
-            return f"{word}, at least {self.low:g}"
-        return f"{word}, at most {self.high:g}" if self.high is not None else word
 
-    def accepts(self, value: object) -> bool:
-        """Whether `value` has the right type and range.
-
-        >>> Param("pad", "int", 4, "", low=0).accepts(-1)
-        False
-        """
-        if value is None:
-            return self.optional
-        if self.type == "bool":
-            return isinstance(value, bool)
-        if self.type == "str":
-            return isinstance(value, str)
-        if self.type == "floats":
-            return isinstance(value, Sequence) and not isinstance(value, str) and all(map(self._number, value))
-        return self._number(value)
-
-    def _number(self, value: object) -> bool:
-        kinds = (int,) if self.type == "int" else (int, float)
-        if isinstance(value, bool) or not isinstance(value, kinds) or value != value:
-            return False
-        return (self.low is None or value >= self.low) and (self.high is None or value <= self.high)
+def _number(param: Param, value: object) -> bool:
+    kinds = (int,) if param.type == "integer" else (int, float)
+    if isinstance(value, bool) or not isinstance(value, kinds) or value != value:
+        return False
+    return (param.low is None or value >= param.low) and (param.high is None or value <= param.high)
 
 
 def bind(
@@ -112,7 +82,7 @@ def bind(
 
     Examples
     --------
-    >>> bind("crop", [Param("size", "int", REQUIRED, ""), Param("pad", "int", 4, "")], [32], {})
+    >>> bind("crop", [Param("size", "integer"), Param("pad", "integer", 4)], [32], {})
     {'size': 32, 'pad': 4}
     """
     known = {p.name: p for p in params}
@@ -129,11 +99,11 @@ def bind(
     for p in params:
         if p.name not in given:
             if p.required:
-                raise error("KD0722", span, owner=owner, arg=p.name, expected=p.expected())
+                raise error("KD0722", span, owner=owner, arg=p.name, expected=expected(p))
             full[p.name] = p.default
             continue
-        if not p.accepts(given[p.name]):
-            raise error("KD0721", span, owner=owner, arg=p.name, expected=p.expected(), found=repr(given[p.name]))
+        if not accepts(p, given[p.name]):
+            raise error("KD0721", span, owner=owner, arg=p.name, expected=expected(p), found=repr(given[p.name]))
         full[p.name] = given[p.name]
     full.update({n: v for n, v in given.items() if n not in known})
     return full

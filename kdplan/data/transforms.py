@@ -6,10 +6,11 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from kdplan.data.params import REQUIRED, Param, bind
+from kdplan.data.params import bind
 from kdplan.data.view import Transform
 from kdplan.diagnostics.report import error, nearest
 from kdplan.diagnostics.span import Span
+from kdplan.ir.spec import REQUIRED, Param
 
 Shape = tuple[int, int | None, int | None]
 """Channels, height, width; None where samples differ."""
@@ -71,13 +72,13 @@ class TransformSpec:
 
 
 def _size(doc: str = "Height and width of what comes out.") -> Param:
-    return Param("size", "int", REQUIRED, doc, low=1)
+    return Param("size", "integer", REQUIRED, doc, low=1)
 
 
 def _padding(pad: int) -> tuple[Param, Param]:
     return (
-        Param("pad", "int", pad, "Pixels added on each side.", low=0),
-        Param("fill", "int", 0, "Grey value of what is added, 0 to 255.", low=0, high=255),
+        Param("pad", "integer", pad, "Pixels added on each side.", low=0),
+        Param("fill", "integer", 0, "Grey value of what is added, 0 to 255.", low=0, high=255),
     )
 
 
@@ -92,7 +93,7 @@ def _resize_centre(args: dict[str, Any]) -> tuple[Transform, ...]:
 
 def _strength(name: str, what: str) -> Param:
     doc = f"Largest change of the {what}; the factor is from 1 - {name} to 1 + {name}."
-    return Param(name, "float", 0.0, doc, low=0, high=1)
+    return Param(name, "number", 0.0, doc, low=0, high=1)
 
 
 _ROWS = (
@@ -117,7 +118,7 @@ _ROWS = (
     TransformSpec(
         "flip",
         "Mirrors left and right with probability `p`.",
-        (Param("p", "float", 0.5, "Probability.", low=0, high=1),),
+        (Param("p", "number", 0.5, "Probability.", low=0, high=1),),
         True,
         boxes=True,
     ),
@@ -127,8 +128,8 @@ _ROWS = (
         "and scales it to `size`.",
         (
             _size(),
-            Param("scale", "floats", (0.08, 1.0), "Least and greatest share of the area.", low=0, high=1),
-            Param("ratio", "floats", (0.75, 4 / 3), "Least and greatest width over height.", low=0.01, high=100),
+            Param("scale", "numbers", (0.08, 1.0), "Least and greatest share of the area.", low=0, high=1),
+            Param("ratio", "numbers", (0.75, 4 / 3), "Least and greatest width over height.", low=0.01, high=100),
         ),
         True,
         "`resize(size * 8 / 7)`, `center_crop(size)`",
@@ -139,15 +140,15 @@ _ROWS = (
         "aspect",
         "Changes the proportions by a random factor up to `factor`, keeping the size: one side of a random window is "
         "scaled up.",
-        (Param("factor", "float", 4 / 3, "Greatest width over height, and its inverse the least.", low=1, high=10),),
+        (Param("factor", "number", 4 / 3, "Greatest width over height, and its inverse the least.", low=1, high=10),),
         True,
     ),
     TransformSpec(
         "rotation",
         "Turns by a random angle up to `degrees` either way, bilinear.",
         (
-            Param("degrees", "float", REQUIRED, "Greatest angle.", low=0, high=180),
-            Param("fill", "int", 0, "Grey value of what comes in from outside, 0 to 255.", low=0, high=255),
+            Param("degrees", "number", REQUIRED, "Greatest angle.", low=0, high=180),
+            Param("fill", "integer", 0, "Grey value of what comes in from outside, 0 to 255.", low=0, high=255),
         ),
         True,
     ),
@@ -158,7 +159,7 @@ _ROWS = (
             _strength("brightness", "brightness"),
             _strength("contrast", "contrast"),
             _strength("saturation", "saturation"),
-            Param("hue", "float", 0.0, "Greatest shift of the hue, as a share of the colour circle.", low=0, high=0.5),
+            Param("hue", "number", 0.0, "Greatest shift of the hue, as a share of the colour circle.", low=0, high=0.5),
         ),
         True,
         boxes=True,
@@ -166,7 +167,7 @@ _ROWS = (
     TransformSpec(
         "cutout",
         "Fills a square of `size` at a random place (its middle is inside the image) with `fill`.",
-        (_size("Side of the square."), Param("fill", "int", 0, "Grey value, 0 to 255.", low=0, high=255)),
+        (_size("Side of the square."), Param("fill", "integer", 0, "Grey value, 0 to 255.", low=0, high=255)),
         True,
         boxes=True,
     ),

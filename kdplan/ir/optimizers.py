@@ -6,34 +6,8 @@ A test holds the optimizers' table equal to the signatures in `torch.optim`.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Final
 
-
-class _Required:
-    def __repr__(self) -> str:
-        return "required"
-
-
-REQUIRED: Final = _Required()
-"""The default of a setting that has none."""
-
-
-@dataclass(frozen=True, slots=True)
-class Setting:
-    """One setting of something that a plan can name.
-
-    `type` is one of `int`, `float`, `bool`, `text`, `classes`, `list[int]`, `list[float]`, choices `a | b`, or several
-    of these with ` | ` between them. None as a default means that it may be left out.
-    """
-
-    name: str
-    type: str
-    default: Any = REQUIRED
-    doc: str = ""
-
-    @property
-    def required(self) -> bool:
-        return self.default is REQUIRED
+from kdplan.ir.spec import REQUIRED, Param
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +19,7 @@ class OptimizerSpec:
 
     torch_name: str
     doc: str
-    settings: dict[str, Setting]
+    settings: dict[str, Param]
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,12 +28,12 @@ class ScheduleSpec:
 
     name: str
     doc: str
-    settings: dict[str, Setting]
+    settings: dict[str, Param]
     total: bool = False
     stateful: bool = False
 
 
-def _settings(*rows: Setting) -> dict[str, Setting]:
+def _settings(*rows: Param) -> dict[str, Param]:
     return {row.name: row for row in rows}
 
 
@@ -68,167 +42,167 @@ OPTIMIZERS: dict[str, OptimizerSpec] = {
         "ASGD",
         "Averaged SGD.",
         _settings(
-            Setting("lr", "float", 0.01),
-            Setting("lambd", "float", 0.0001),
-            Setting("alpha", "float", 0.75),
-            Setting("t0", "float", 1000000.0),
-            Setting("weight_decay", "float", 0),
-            Setting("maximize", "bool", False),
+            Param("lr", "number", 0.01, low=0),
+            Param("lambd", "number", 0.0001),
+            Param("alpha", "number", 0.75),
+            Param("t0", "number", 1000000.0),
+            Param("weight_decay", "number", 0, low=0),
+            Param("maximize", "flag", False),
         ),
     ),
     "adadelta": OptimizerSpec(
         "Adadelta",
         "Adadelta.",
         _settings(
-            Setting("lr", "float", 1.0),
-            Setting("rho", "float", 0.9),
-            Setting("eps", "float", 1e-06),
-            Setting("weight_decay", "float", 0),
-            Setting("maximize", "bool", False),
+            Param("lr", "number", 1.0, low=0),
+            Param("rho", "number", 0.9, low=0),
+            Param("eps", "number", 1e-06, low=0),
+            Param("weight_decay", "number", 0, low=0),
+            Param("maximize", "flag", False),
         ),
     ),
     "adafactor": OptimizerSpec(
         "Adafactor",
         "Adafactor.",
         _settings(
-            Setting("lr", "float", 0.01),
-            Setting("beta2_decay", "float", -0.8),
-            Setting("eps", "list[float]", (None, 0.001)),
-            Setting("d", "float", 1.0),
-            Setting("weight_decay", "float", 0.0),
-            Setting("maximize", "bool", False),
+            Param("lr", "number", 0.01, low=0),
+            Param("beta2_decay", "number", -0.8),
+            Param("eps", "numbers", (None, 0.001), low=0),
+            Param("d", "number", 1.0),
+            Param("weight_decay", "number", 0.0, low=0),
+            Param("maximize", "flag", False),
         ),
     ),
     "adagrad": OptimizerSpec(
         "Adagrad",
         "Adagrad.",
         _settings(
-            Setting("lr", "float", 0.01),
-            Setting("lr_decay", "float", 0),
-            Setting("weight_decay", "float", 0),
-            Setting("initial_accumulator_value", "float", 0),
-            Setting("eps", "float", 1e-10),
-            Setting("maximize", "bool", False),
+            Param("lr", "number", 0.01, low=0),
+            Param("lr_decay", "number", 0, low=0),
+            Param("weight_decay", "number", 0, low=0),
+            Param("initial_accumulator_value", "number", 0, low=0),
+            Param("eps", "number", 1e-10, low=0),
+            Param("maximize", "flag", False),
         ),
     ),
     "adam": OptimizerSpec(
         "Adam",
         "Adam.",
         _settings(
-            Setting("lr", "float", 0.001),
-            Setting("betas", "list[float]", (0.9, 0.999)),
-            Setting("eps", "float", 1e-08),
-            Setting("weight_decay", "float", 0),
-            Setting("amsgrad", "bool", False),
-            Setting("maximize", "bool", False),
-            Setting("decoupled_weight_decay", "bool", False),
+            Param("lr", "number", 0.001, low=0),
+            Param("betas", "numbers", (0.9, 0.999)),
+            Param("eps", "number", 1e-08, low=0),
+            Param("weight_decay", "number", 0, low=0),
+            Param("amsgrad", "flag", False),
+            Param("maximize", "flag", False),
+            Param("decoupled_weight_decay", "flag", False),
         ),
     ),
     "adamw": OptimizerSpec(
         "AdamW",
         "Adam with decoupled weight decay.",
         _settings(
-            Setting("lr", "float", 0.001),
-            Setting("betas", "list[float]", (0.9, 0.999)),
-            Setting("eps", "float", 1e-08),
-            Setting("weight_decay", "float", 0.01),
-            Setting("amsgrad", "bool", False),
-            Setting("maximize", "bool", False),
+            Param("lr", "number", 0.001, low=0),
+            Param("betas", "numbers", (0.9, 0.999)),
+            Param("eps", "number", 1e-08, low=0),
+            Param("weight_decay", "number", 0.01, low=0),
+            Param("amsgrad", "flag", False),
+            Param("maximize", "flag", False),
         ),
     ),
     "adamax": OptimizerSpec(
         "Adamax",
         "Adam with the infinity norm.",
         _settings(
-            Setting("lr", "float", 0.002),
-            Setting("betas", "list[float]", (0.9, 0.999)),
-            Setting("eps", "float", 1e-08),
-            Setting("weight_decay", "float", 0),
-            Setting("maximize", "bool", False),
+            Param("lr", "number", 0.002, low=0),
+            Param("betas", "numbers", (0.9, 0.999)),
+            Param("eps", "number", 1e-08, low=0),
+            Param("weight_decay", "number", 0, low=0),
+            Param("maximize", "flag", False),
         ),
     ),
     "muon": OptimizerSpec(
         "Muon",
         "Muon, for matrices only.",
         _settings(
-            Setting("lr", "float", 0.001),
-            Setting("weight_decay", "float", 0.1),
-            Setting("momentum", "float", 0.95),
-            Setting("nesterov", "bool", True),
-            Setting("ns_coefficients", "list[float]", (3.4445, -4.775, 2.0315)),
-            Setting("eps", "float", 1e-07),
-            Setting("ns_steps", "int", 5),
-            Setting("adjust_lr_fn", "text", None),
+            Param("lr", "number", 0.001, low=0),
+            Param("weight_decay", "number", 0.1, low=0),
+            Param("momentum", "number", 0.95, low=0),
+            Param("nesterov", "flag", True),
+            Param("ns_coefficients", "numbers", (3.4445, -4.775, 2.0315)),
+            Param("eps", "number", 1e-07, low=0),
+            Param("ns_steps", "integer", 5),
+            Param("adjust_lr_fn", "text", None),
         ),
     ),
     "nadam": OptimizerSpec(
         "NAdam",
         "Adam with Nesterov momentum.",
         _settings(
-            Setting("lr", "float", 0.002),
-            Setting("betas", "list[float]", (0.9, 0.999)),
-            Setting("eps", "float", 1e-08),
-            Setting("weight_decay", "float", 0),
-            Setting("momentum_decay", "float", 0.004),
-            Setting("decoupled_weight_decay", "bool", False),
-            Setting("maximize", "bool", False),
+            Param("lr", "number", 0.002, low=0),
+            Param("betas", "numbers", (0.9, 0.999)),
+            Param("eps", "number", 1e-08, low=0),
+            Param("weight_decay", "number", 0, low=0),
+            Param("momentum_decay", "number", 0.004, low=0),
+            Param("decoupled_weight_decay", "flag", False),
+            Param("maximize", "flag", False),
         ),
     ),
     "radam": OptimizerSpec(
         "RAdam",
         "Rectified Adam.",
         _settings(
-            Setting("lr", "float", 0.001),
-            Setting("betas", "list[float]", (0.9, 0.999)),
-            Setting("eps", "float", 1e-08),
-            Setting("weight_decay", "float", 0),
-            Setting("decoupled_weight_decay", "bool", False),
-            Setting("maximize", "bool", False),
+            Param("lr", "number", 0.001, low=0),
+            Param("betas", "numbers", (0.9, 0.999)),
+            Param("eps", "number", 1e-08, low=0),
+            Param("weight_decay", "number", 0, low=0),
+            Param("decoupled_weight_decay", "flag", False),
+            Param("maximize", "flag", False),
         ),
     ),
     "rmsprop": OptimizerSpec(
         "RMSprop",
         "RMSprop.",
         _settings(
-            Setting("lr", "float", 0.01),
-            Setting("alpha", "float", 0.99),
-            Setting("eps", "float", 1e-08),
-            Setting("weight_decay", "float", 0),
-            Setting("momentum", "float", 0),
-            Setting("centered", "bool", False),
-            Setting("maximize", "bool", False),
+            Param("lr", "number", 0.01, low=0),
+            Param("alpha", "number", 0.99),
+            Param("eps", "number", 1e-08, low=0),
+            Param("weight_decay", "number", 0, low=0),
+            Param("momentum", "number", 0, low=0),
+            Param("centered", "flag", False),
+            Param("maximize", "flag", False),
         ),
     ),
     "rprop": OptimizerSpec(
         "Rprop",
         "Resilient propagation, for full batches.",
         _settings(
-            Setting("lr", "float", 0.01),
-            Setting("etas", "list[float]", (0.5, 1.2)),
-            Setting("step_sizes", "list[float]", (1e-06, 50)),
-            Setting("maximize", "bool", False),
+            Param("lr", "number", 0.01, low=0),
+            Param("etas", "numbers", (0.5, 1.2)),
+            Param("step_sizes", "numbers", (1e-06, 50)),
+            Param("maximize", "flag", False),
         ),
     ),
     "sgd": OptimizerSpec(
         "SGD",
         "Stochastic gradient descent, with momentum on request.",
         _settings(
-            Setting("lr", "float", 0.001),
-            Setting("momentum", "float", 0),
-            Setting("dampening", "float", 0),
-            Setting("weight_decay", "float", 0),
-            Setting("nesterov", "bool", False),
-            Setting("maximize", "bool", False),
+            Param("lr", "number", 0.001, low=0),
+            Param("momentum", "number", 0, low=0),
+            Param("dampening", "number", 0),
+            Param("weight_decay", "number", 0, low=0),
+            Param("nesterov", "flag", False),
+            Param("maximize", "flag", False),
         ),
     ),
     "sparseadam": OptimizerSpec(
         "SparseAdam",
         "Adam for sparse gradients.",
         _settings(
-            Setting("lr", "float", 0.001),
-            Setting("betas", "list[float]", (0.9, 0.999)),
-            Setting("eps", "float", 1e-08),
-            Setting("maximize", "bool", False),
+            Param("lr", "number", 0.001, low=0),
+            Param("betas", "numbers", (0.9, 0.999)),
+            Param("eps", "number", 1e-08, low=0),
+            Param("maximize", "flag", False),
         ),
     ),
 }
@@ -243,16 +217,16 @@ SCHEDULES: dict[str, ScheduleSpec] = {
             "steps",
             "Multiplies the learning rate by `factor` after each of the epochs `at`.",
             _settings(
-                Setting("at", "list[float]", REQUIRED, "epochs, counted from the start of the phase"),
-                Setting("factor", "float", 0.1, "what it is multiplied by"),
+                Param("at", "numbers", REQUIRED, "epochs, counted from the start of the phase"),
+                Param("factor", "number", 0.1, "what it is multiplied by", low=0),
             ),
         ),
         ScheduleSpec(
             "cosine",
             "Falls along half a cosine; with several cycles it starts anew in each.",
             _settings(
-                Setting("cycles", "int", 1, "equal parts, each from the full rate down"),
-                Setting("final", "float", 0.0, "share of the learning rate at the end of a cycle"),
+                Param("cycles", "integer", 1, "equal parts, each from the full rate down", low=1),
+                Param("final", "number", 0.0, "share of the learning rate at the end of a cycle", low=0),
             ),
             total=True,
         ),
@@ -260,15 +234,15 @@ SCHEDULES: dict[str, ScheduleSpec] = {
             "polynomial",
             "Falls as (1 - progress) ** power.",
             _settings(
-                Setting("power", "float", 1.0, "1 is a straight line"),
-                Setting("final", "float", 0.0, "share of the learning rate at the end"),
+                Param("power", "number", 1.0, "1 is a straight line"),
+                Param("final", "number", 0.0, "share of the learning rate at the end", low=0),
             ),
             total=True,
         ),
         ScheduleSpec(
             "linear",
             "Falls along a straight line.",
-            _settings(Setting("final", "float", 0.0, "share of the learning rate at the end")),
+            _settings(Param("final", "number", 0.0, "share of the learning rate at the end", low=0)),
             total=True,
         ),
         ScheduleSpec(
@@ -276,12 +250,12 @@ SCHEDULES: dict[str, ScheduleSpec] = {
             "Multiplies the learning rate by `factor` when the training loss has stopped falling; "
             "ends the phase when it would be `until` or less.",
             _settings(
-                Setting("factor", "float", 0.1, "what it is multiplied by"),
-                Setting("patience", "int", 5, "epochs without progress before that"),
-                Setting("until", "float", None, "learning rate at which the phase ends; left out: never"),
-                Setting("min_delta", "float", 1e-4, "relative fall of the loss that counts as progress"),
-                Setting(
-                    "smoothing", "float", 0.0, "share of the past in a moving mean of the loss; 0 is the loss itself"
+                Param("factor", "number", 0.1, "what it is multiplied by", low=0),
+                Param("patience", "integer", 5, "epochs without progress before that", low=0),
+                Param("until", "number", None, "learning rate at which the phase ends; left out: never"),
+                Param("min_delta", "number", 1e-4, "relative fall of the loss that counts as progress", low=0),
+                Param(
+                    "smoothing", "number", 0.0, "share of the past in a moving mean of the loss; 0 is the loss itself"
                 ),
             ),
             stateful=True,

@@ -15,10 +15,10 @@ REQUIRED: Any = type("Required", (), {"__repr__": lambda self: "required"})()
 
 @dataclass(frozen=True, slots=True)
 class Param:
-    """A parameter of a function or constructor.
+    """A parameter of whatever a plan can call: a function, a model, an optimizer, a transform …
 
     `type` is one of: `signal`, `number`, `integer`, `text`, `flag`, `classes`, `verticals`, `ancestors`, `numbers`,
-    `positions`, `choice`, `any`, `name`.
+    `integers`, `positions`, `choice`, `any`, `name`. None as a default means that it may be left out.
     """
 
     name: str

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from kdplan.ir.optimizers import REQUIRED, Setting
 from kdplan.ir.plan import Item
+from kdplan.ir.spec import REQUIRED, Param
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,7 +17,7 @@ class ModelSpec:
 
     name: str
     doc: str
-    settings: dict[str, Setting]
+    settings: dict[str, Param]
     open: bool = False
 
 
@@ -33,16 +33,16 @@ class MetricSpec:
     needs: str
     larger_is_better: bool
     unit: str
-    settings: dict[str, Setting]
+    settings: dict[str, Param]
     grouped: bool = False
 
 
-def _settings(*rows: Setting) -> dict[str, Setting]:
+def _settings(*rows: Param) -> dict[str, Param]:
     return {row.name: row for row in rows}
 
 
-_CLASSES = Setting("classes", "classes", 10, "outputs: a number, or a set of classes")
-_CHANNELS = Setting("channels", "int", 3, "channels of the images")
+_CLASSES = Param("classes", "classes", 10, "outputs: a number, or a set of classes", low=1)
+_CHANNELS = Param("channels", "integer", 3, "channels of the images")
 
 MODELS: dict[str, ModelSpec] = {
     spec.name: spec
@@ -51,18 +51,19 @@ MODELS: dict[str, ModelSpec] = {
             "cifar_resnet",
             "Residual network for small images: taps `conv1`, `layer1`, `layer2`, `layer3`, `fc`.",
             _settings(
-                Setting("depth", "int", 20, "6n + 2 with basic blocks, 9n + 2 with bottlenecks"),
-                Setting("block", "basic | bottleneck", "basic", "kind of block"),
-                Setting(
+                Param("depth", "integer", 20, "6n + 2 with basic blocks, 9n + 2 with bottlenecks"),
+                Param("block", "choice", "basic", "kind of block", choices=("basic", "bottleneck")),
+                Param(
                     "shortcut",
-                    "projection | pad",
+                    "choice",
                     "projection",
                     "1 x 1 convolution, or zero channels without parameters",
+                    choices=("projection", "pad"),
                 ),
                 _CLASSES,
-                Setting(
+                Param(
                     "width",
-                    "float | list[int]",
+                    "any",
                     1.0,
                     "factor on 16, 32, 64 channels, or those of stem and three groups",
                 ),
@@ -73,20 +74,20 @@ MODELS: dict[str, ModelSpec] = {
             "cifar_wide_resnet",
             "Wide residual network for small images: taps `conv1`, `layer1`, `layer2`, `layer3`, `fc`.",
             _settings(
-                Setting("depth", "int", 16, "6n + 4"),
-                Setting("width", "float", 2.0, "factor on 16, 32, 64 channels"),
+                Param("depth", "integer", 16, "6n + 4"),
+                Param("width", "number", 2.0, "factor on 16, 32, 64 channels"),
                 _CLASSES,
                 _CHANNELS,
-                Setting("dropout", "float", 0.0, "between a block's convolutions"),
+                Param("dropout", "number", 0.0, "between a block's convolutions"),
             ),
         ),
         ModelSpec(
             "cifar_resnext",
             "ResNeXt for small images: taps `conv1`, `layer1`, `layer2`, `layer3`, `fc`.",
             _settings(
-                Setting("depth", "int", 29, "9n + 2"),
-                Setting("cardinality", "int", 8, "groups of the 3 x 3 convolutions"),
-                Setting("width", "int", 64, "channels of a group in `layer1`; twice and four times as many later"),
+                Param("depth", "integer", 29, "9n + 2"),
+                Param("cardinality", "integer", 8, "groups of the 3 x 3 convolutions"),
+                Param("width", "integer", 64, "channels of a group in `layer1`; twice and four times as many later"),
                 _CLASSES,
                 _CHANNELS,
             ),
@@ -95,9 +96,9 @@ MODELS: dict[str, ModelSpec] = {
             "cifar_vgg",
             "VGG with batch norm and one linear layer for small images: taps `layer1` … `layer5`, `fc`.",
             _settings(
-                Setting("depth", "int", 16, "8, 11, 13, 16 or 19"),
+                Param("depth", "integer", 16, "8, 11, 13, 16 or 19"),
                 _CLASSES,
-                Setting("width", "float", 1.0, "factor on 64, 128, 256, 512, 512 channels"),
+                Param("width", "number", 1.0, "factor on 64, 128, 256, 512, 512 channels"),
                 _CHANNELS,
             ),
         ),
@@ -105,14 +106,14 @@ MODELS: dict[str, ModelSpec] = {
             "cifar_densenet",
             "DenseNet for small images, by default a DenseNet-BC: taps `conv1`, `layer1`, `transition1`, … `fc`.",
             _settings(
-                Setting("depth", "int", 100, "6n + 4 with bottlenecks, 3n + 4 without"),
-                Setting("growth", "int", 12, "channels that every layer adds"),
-                Setting("reduction", "float", 0.5, "part of the channels that a transition keeps"),
-                Setting("bottleneck", "bool", True, "a 1 x 1 convolution before each 3 x 3 one"),
-                Setting("blocks", "list[int]", None, "layers of each block, in place of `depth`"),
+                Param("depth", "integer", 100, "6n + 4 with bottlenecks, 3n + 4 without"),
+                Param("growth", "integer", 12, "channels that every layer adds"),
+                Param("reduction", "number", 0.5, "part of the channels that a transition keeps"),
+                Param("bottleneck", "flag", True, "a 1 x 1 convolution before each 3 x 3 one"),
+                Param("blocks", "integers", None, "layers of each block, in place of `depth`"),
                 _CLASSES,
                 _CHANNELS,
-                Setting("dropout", "float", 0.0, "of the new channels"),
+                Param("dropout", "number", 0.0, "of the new channels"),
             ),
         ),
         ModelSpec(
@@ -121,15 +122,15 @@ MODELS: dict[str, ModelSpec] = {
             "`fc8`, `relu1` … `relu7`, `pool1`, `pool2`, `pool5`.",
             _settings(
                 _CLASSES,
-                Setting(
+                Param(
                     "width",
-                    "float | list[int]",
+                    "any",
                     1.0,
                     "factor on 64, 192, 384, 256, 256 channels and 4096, 4096 units, or these seven numbers",
                 ),
                 _CHANNELS,
-                Setting("dropout", "float", 0.5, "before `fc6` and `fc7`"),
-                Setting("weights", "text", None, "`IMAGENET1K_V1` (its file must be there), or a path; width 1 only"),
+                Param("dropout", "number", 0.5, "before `fc6` and `fc7`"),
+                Param("weights", "text", None, "`IMAGENET1K_V1` (its file must be there), or a path; width 1 only"),
             ),
         ),
         ModelSpec(
@@ -138,8 +139,8 @@ MODELS: dict[str, ModelSpec] = {
             "`mixed5a`, `mixed5b`, `mixed5c`, `fc`.",
             _settings(
                 _CLASSES,
-                Setting("base", "str", "mixed5c", "its last block; what follows is left out"),
-                Setting("pool", "int", 1, "height and width that its maps are averaged to"),
+                Param("base", "text", "mixed5c", "its last block; what follows is left out"),
+                Param("pool", "integer", 1, "height and width that its maps are averaged to"),
                 _CHANNELS,
             ),
         ),
@@ -147,18 +148,18 @@ MODELS: dict[str, ModelSpec] = {
             "digits_net",
             "Small convolutional network: taps `stem`, `layer1`, `layer2`, `fc`.",
             _settings(
-                Setting("width", "int", 16, "channels of the stem; twice and four times as many later"),
+                Param("width", "integer", 16, "channels of the stem; twice and four times as many later"),
                 _CLASSES,
-                Setting("channels", "int", 1, "channels of the images"),
-                Setting("blocks", "int", 1, "convolutions in each of the two layers"),
+                Param("channels", "integer", 1, "channels of the images"),
+                Param("blocks", "integer", 1, "convolutions in each of the two layers"),
             ),
         ),
         ModelSpec(
             "mlp",
             "Multilayer perceptron on flattened samples: taps `layer1` … `fc`.",
             _settings(
-                Setting("inputs", "int", REQUIRED, "values in a sample"),
-                Setting("hidden", "list[int]", (64,), "sizes of the hidden layers"),
+                Param("inputs", "integer", REQUIRED, "values in a sample"),
+                Param("hidden", "integers", (64,), "sizes of the hidden layers"),
                 _CLASSES,
             ),
         ),
@@ -166,35 +167,35 @@ MODELS: dict[str, ModelSpec] = {
             "conv1x1",
             "Linear map of channels at every position.",
             _settings(
-                Setting("inputs", "int", REQUIRED, "channels that come in"),
-                Setting("outputs", "int", REQUIRED, "channels that go out"),
-                Setting("bias", "bool", False, "add a constant a channel"),
+                Param("inputs", "integer", REQUIRED, "channels that come in"),
+                Param("outputs", "integer", REQUIRED, "channels that go out"),
+                Param("bias", "flag", False, "add a constant a channel"),
             ),
         ),
         ModelSpec(
             "linear",
             "Linear map of vectors.",
             _settings(
-                Setting("inputs", "int", REQUIRED, "values that come in"),
-                Setting("outputs", "int", REQUIRED, "values that go out"),
-                Setting("bias", "bool", True, "add a constant"),
+                Param("inputs", "integer", REQUIRED, "values that come in"),
+                Param("outputs", "integer", REQUIRED, "values that go out"),
+                Param("bias", "flag", True, "add a constant"),
             ),
         ),
         ModelSpec(
             "autoencoder",
             "Squeezes channels of maps, or vectors, to a code and restores them: taps `code`, `output`.",
             _settings(
-                Setting("inputs", "int", REQUIRED, "channels that come in"),
-                Setting("code", "int", REQUIRED, "channels of the code"),
+                Param("inputs", "integer", REQUIRED, "channels that come in"),
+                Param("code", "integer", REQUIRED, "channels of the code"),
             ),
         ),
         ModelSpec(
             "torchvision",
             "Any network of torchvision, by its name there.",
             _settings(
-                Setting("name", "text", REQUIRED, 'e.g. "resnet18"'),
-                Setting("classes", "classes", None, "outputs; a new head where the weights have another number"),
-                Setting("weights", "text", None, "a name such as `IMAGENET1K_V1` (its file must be there), or a path"),
+                Param("name", "text", REQUIRED, 'e.g. "resnet18"'),
+                Param("classes", "classes", None, "outputs; a new head where the weights have another number", low=1),
+                Param("weights", "text", None, "a name such as `IMAGENET1K_V1` (its file must be there), or a path"),
                 _CHANNELS,
             ),
             open=True,
@@ -205,22 +206,28 @@ MODELS: dict[str, ModelSpec] = {
             "`backbone.body.layer1` … `backbone.fpn`) and `head`, or `rpn` and `roi_heads`. `net(inputs, targets)` has "
             "its losses: `classification`, `bbox_regression`; or `objectness`, `rpn_box_reg`, `classifier`, `box_reg`.",
             _settings(
-                Setting("name", "retinanet | faster_rcnn", REQUIRED, "which one"),
-                Setting("backbone", "text", "resnet50", "residual network of torchvision"),
-                Setting("classes", "classes", 80, "without background"),
-                Setting("weights", "text", None, "path of a file with weights of the whole detector"),
-                Setting("backbone_weights", "text", None, "a name such as `IMAGENET1K_V1`, or a path"),
-                Setting("norm", "frozen | batch", None, "batch norm: `frozen` with weights, `batch` without"),
-                Setting("detections", "int", None, "most of an image; 300, or 100 for `faster_rcnn`"),
+                Param("name", "choice", REQUIRED, "which one", choices=("retinanet", "faster_rcnn")),
+                Param("backbone", "text", "resnet50", "residual network of torchvision"),
+                Param("classes", "classes", 80, "without background", low=1),
+                Param("weights", "text", None, "path of a file with weights of the whole detector"),
+                Param("backbone_weights", "text", None, "a name such as `IMAGENET1K_V1`, or a path"),
+                Param(
+                    "norm",
+                    "choice",
+                    None,
+                    "batch norm: `frozen` with weights, `batch` without",
+                    choices=("frozen", "batch"),
+                ),
+                Param("detections", "integer", None, "most of an image; 300, or 100 for `faster_rcnn`"),
             ),
         ),
         ModelSpec(
             "timm",
             "Any network of timm, by its name there.",
             _settings(
-                Setting("name", "text", REQUIRED, 'e.g. "vit_tiny_patch16_224"'),
-                Setting("classes", "classes", None, "outputs; a new head where the checkpoint has another number"),
-                Setting("checkpoint", "text", None, "path of a file with weights"),
+                Param("name", "text", REQUIRED, 'e.g. "vit_tiny_patch16_224"'),
+                Param("classes", "classes", None, "outputs; a new head where the checkpoint has another number", low=1),
+                Param("checkpoint", "text", None, "path of a file with weights"),
                 _CHANNELS,
             ),
             open=True,
@@ -228,7 +235,7 @@ MODELS: dict[str, ModelSpec] = {
     )
 }
 
-_GROUPS = Setting("groups", "any", None, "verticals of the data; by default its own superclasses")
+_GROUPS = Param("groups", "any", None, "verticals of the data; by default its own superclasses")
 
 METRICS: dict[str, MetricSpec] = {
     spec.name: spec
@@ -241,7 +248,7 @@ METRICS: dict[str, MetricSpec] = {
             "logits",
             True,
             "%",
-            _settings(Setting("k", "int", REQUIRED, "how many scores count")),
+            _settings(Param("k", "integer", REQUIRED, "how many scores count", low=1)),
         ),
         MetricSpec("error", "100 - top1.", "logits", False, "%", {}),
         MetricSpec("cross_entropy", "Mean softmax cross-entropy with the labels.", "logits", False, "nats", {}),
@@ -251,7 +258,7 @@ METRICS: dict[str, MetricSpec] = {
             "logits",
             False,
             "%",
-            _settings(Setting("bins", "int", 15, "intervals of confidence, equally wide")),
+            _settings(Param("bins", "integer", 15, "intervals of confidence, equally wide", low=1)),
         ),
         MetricSpec(
             "mean",
@@ -259,7 +266,7 @@ METRICS: dict[str, MetricSpec] = {
             "features",
             True,
             "value",
-            _settings(Setting("unit", "int", None, "which value of a sample, from 0; by default all of them")),
+            _settings(Param("unit", "integer", None, "which value of a sample, from 0; by default all of them")),
         ),
         MetricSpec("agreement", "Samples on which two networks choose the same class.", "pair", True, "%", {}),
         MetricSpec(
@@ -269,7 +276,9 @@ METRICS: dict[str, MetricSpec] = {
             "templates",
             True,
             "%",
-            _settings(Setting("far", "float", REQUIRED, "share of impostor pairs that may be accepted")),
+            _settings(
+                Param("far", "number", REQUIRED, "share of impostor pairs that may be accepted", above=0, high=1)
+            ),
         ),
         MetricSpec(
             "rank",
@@ -277,7 +286,7 @@ METRICS: dict[str, MetricSpec] = {
             "templates",
             True,
             "%",
-            _settings(Setting("k", "int", REQUIRED, "how many subjects count")),
+            _settings(Param("k", "integer", REQUIRED, "how many subjects count", low=1)),
         ),
         MetricSpec(
             "tsne",
@@ -287,9 +296,9 @@ METRICS: dict[str, MetricSpec] = {
             True,
             "silhouette",
             _settings(
-                Setting("classes", "int", 10, "how many classes, drawn at random"),
-                Setting("samples", "int", 500, "how many samples of them, at most"),
-                Setting("seed", "int", 0, "which classes and samples"),
+                Param("classes", "integer", 10, "how many classes, drawn at random"),
+                Param("samples", "integer", 500, "how many samples of them, at most"),
+                Param("seed", "integer", 0, "which classes and samples"),
             ),
         ),
         MetricSpec(
@@ -298,7 +307,7 @@ METRICS: dict[str, MetricSpec] = {
             "logits",
             True,
             "%",
-            _settings(Setting("k", "int", 1, "which score, counted from the highest")),
+            _settings(Param("k", "integer", 1, "which score, counted from the highest", low=1)),
         ),
         MetricSpec(
             "confusion",
@@ -307,7 +316,7 @@ METRICS: dict[str, MetricSpec] = {
             "logits",
             True,
             "%",
-            _settings(Setting("k", "int", 1, "which score, counted from the highest")),
+            _settings(Param("k", "integer", 1, "which score, counted from the highest", low=1)),
         ),
         MetricSpec(
             "siblings",
@@ -316,7 +325,7 @@ METRICS: dict[str, MetricSpec] = {
             True,
             "%",
             _settings(
-                Setting("k", "int", 2, "which score, counted from the highest"),
+                Param("k", "integer", 2, "which score, counted from the highest", low=1),
                 _GROUPS,
             ),
             grouped=True,
@@ -338,7 +347,7 @@ METRICS: dict[str, MetricSpec] = {
             True,
             "%",
             _settings(
-                Setting("part", "int", None, "which of the verticals that the data has classes of, from 0"),
+                Param("part", "integer", None, "which of the verticals that the data has classes of, from 0", low=0),
                 _GROUPS,
             ),
             grouped=True,
@@ -369,16 +378,23 @@ METRICS: dict[str, MetricSpec] = {
             True,
             "%",
             _settings(
-                Setting("per_class", "int", None, "training images of each class, drawn at random; by default all"),
-                Setting("C", "float", 1.0, "weight of the errors against the squared weights"),
-                Setting(
+                Param(
+                    "per_class",
+                    "integer",
+                    None,
+                    "training images of each class, drawn at random; by default all",
+                    low=1,
+                ),
+                Param("C", "number", 1.0, "weight of the errors against the squared weights", above=0),
+                Param(
                     "scale",
-                    "standard | unit | none",
+                    "choice",
                     "standard",
                     "each feature to mean 0 and deviation 1 by the training images, each image's features to length 1, "
                     "or as they are",
+                    choices=("standard", "unit", "none"),
                 ),
-                Setting("seed", "int", 0, "which training images, and of the solver"),
+                Param("seed", "integer", 0, "which training images, and of the solver"),
             ),
         ),
         *(

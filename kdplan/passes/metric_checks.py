@@ -13,8 +13,8 @@ from kdplan.data.catalog import open_source
 from kdplan.data.of_plan import view_of_data
 from kdplan.data.select import balanced, choose
 from kdplan.diagnostics.report import Reporter
-from kdplan.ir.optimizers import Setting
 from kdplan.ir.plan import Data, Item, Measure, Network, Plan, Row, Validation, View
+from kdplan.ir.spec import Param
 from kdplan.nn.catalog import METRICS, MODELS, MetricSpec, reads_groups
 
 OUTPUTS = ("", "logits", "probabilities")
@@ -68,7 +68,7 @@ def class_count(network: Network) -> int | None:
         return len(network.classes.ids)
     given = network.architecture.arguments.get("classes")
     if given is None and network.architecture.name in MODELS:
-        setting: Setting | None = MODELS[network.architecture.name].settings.get("classes")
+        setting: Param | None = MODELS[network.architecture.name].settings.get("classes")
         given = setting.default if setting is not None else None
     return given if isinstance(given, int) else None
 

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
 from functools import cache
 from typing import Any
 
 from kdplan.data.catalog import SOURCES
-from kdplan.data.params import REQUIRED as DATA_REQUIRED
-from kdplan.data.params import Param as DataParam
 from kdplan.data.transforms import TRANSFORMS
 from kdplan.ir.functions import FUNCTIONS, PLAN_FUNCTIONS
-from kdplan.ir.optimizers import OPTIMIZERS, SCHEDULES, Setting
-from kdplan.ir.spec import REQUIRED, Param, Spec
+from kdplan.ir.optimizers import OPTIMIZERS, SCHEDULES
+from kdplan.ir.spec import Param, Spec
 from kdplan.nn.catalog import METRICS, MODELS
 from kdplan.nn.layers import LAYERS, PACES
 
@@ -66,49 +63,6 @@ GATES = {
 }  # fmt: skip
 
 
-def _from_settings(name: str, doc: str, settings: Mapping[str, Setting], more: bool = False) -> Spec:
-    return Spec(name, tuple(_from_setting(s) for s in settings.values()), doc, more=more)
-
-
-_TYPES = {"int": "integer", "float": "number", "bool": "flag", "text": "text", "classes": "classes", "str": "text"}
-_TYPES |= {"list[int]": "integers", "list[float]": "numbers"}
-
-
-_LOWEST = {
-    name: 0
-    for name in ("lr", "weight_decay", "momentum", "eps", "lr_decay", "momentum_decay", "initial_accumulator_value",
-                 "rho", "patience", "min_delta", "final", "factor")
-} | {"part": 0, "cycles": 1, "k": 1, "bins": 1, "per_class": 1}  # fmt: skip
-"""Settings of optimizers, schedules and metrics that are wrong below this."""
-
-_SHARES: dict[str, tuple[float, float | None]] = {"far": (0, 1), "C": (0, None)}
-"""What is more than the first, and at most the second if there is one."""
-
-
-def _from_setting(s: Setting) -> Param:
-    default = REQUIRED if s.required else s.default
-    names = s.type.split(" | ")
-    if len(names) > 1 and not any(n in _TYPES or "[" in n for n in names):
-        return Param(s.name, "choice", default, s.doc, choices=tuple(names))
-    kind = _TYPES.get(s.type, "any")
-    low = 1 if kind == "classes" else _LOWEST.get(s.name)
-    above, high = _SHARES.get(s.name, (None, None))
-    return Param(s.name, kind, default, s.doc, low=low, high=high, above=above)
-
-
-def _from_data(name: str, doc: str, params: Iterable[DataParam], more: bool = False) -> Spec:
-    kinds = {"int": "integer", "float": "number", "bool": "flag", "str": "text", "floats": "any"}
-    return Spec(
-        name,
-        tuple(
-            Param(p.name, kinds[p.type], REQUIRED if p.default is DATA_REQUIRED else p.default, p.doc, p.low, p.high)
-            for p in params
-        ),
-        doc,
-        more=more,
-    )
-
-
 @cache
 def choices() -> dict[str, dict[str, Spec]]:
     """Type of setting -> name -> row; for a parameter that takes one of a few words, `word_type` is its type."""
@@ -133,12 +87,12 @@ def word_type(param: Param) -> str:
 
 def _choices() -> dict[str, dict[str, Spec]]:
     return {
-        "optimizer": {n: _from_settings(n, s.doc, s.settings) for n, s in OPTIMIZERS.items()},
-        "schedule": {n: _from_settings(n, s.doc, s.settings) for n, s in SCHEDULES.items()},
-        "model": {n: _from_settings(n, s.doc, s.settings, s.open) for n, s in MODELS.items()},
-        "metric": {n: _from_settings(n, s.doc, s.settings) for n, s in METRICS.items()},
-        "source": {n: _from_data(n, s.doc, s.params, s.extra) for n, s in SOURCES.items()},
-        "transform": {n: _from_data(n, s.doc, s.params) for n, s in TRANSFORMS.items()},
+        "optimizer": {n: Spec(n, tuple(s.settings.values()), s.doc) for n, s in OPTIMIZERS.items()},
+        "schedule": {n: Spec(n, tuple(s.settings.values()), s.doc) for n, s in SCHEDULES.items()},
+        "model": {n: Spec(n, tuple(s.settings.values()), s.doc, more=s.open) for n, s in MODELS.items()},
+        "metric": {n: Spec(n, tuple(s.settings.values()), s.doc) for n, s in METRICS.items()},
+        "source": {n: Spec(n, s.params, s.doc, more=s.extra) for n, s in SOURCES.items()},
+        "transform": {n: Spec(n, s.params, s.doc) for n, s in TRANSFORMS.items()},
         "split": SPLITS,
         "protocol": PROTOCOLS,
         "precision": {c: Spec(c) for c in ("fp32", "bf16", "fp16")},

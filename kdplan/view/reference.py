@@ -18,7 +18,7 @@ from kdplan.data.transforms import TRANSFORMS
 from kdplan.diagnostics.report import table as error_table
 from kdplan.ir.functions import GRADIENT, LOSSES, MATH, PLAN_FUNCTIONS, SHAPING, SIGNALS
 from kdplan.ir.kinds import KINDS, NETWORKS
-from kdplan.ir.optimizers import OPTIMIZERS, SCHEDULES, OptimizerSpec, Setting
+from kdplan.ir.optimizers import OPTIMIZERS, SCHEDULES, OptimizerSpec
 from kdplan.ir.spec import Kind, Param, SettingSpec, Spec
 from kdplan.nn.catalog import METRICS, MODELS
 from kdplan.passes.tables import choices
@@ -196,7 +196,7 @@ def signals() -> str:
 # ---- choices
 
 
-def _of_settings(settings: dict[str, Setting]) -> str:
+def _of_settings(settings: dict[str, Param]) -> str:
     said = []
     for s in settings.values():
         default = "" if s.required else f" = {literal(s.default)}"
@@ -231,12 +231,16 @@ def models() -> str:
     return rows(["name", "what it is", "settings", "example"], body)
 
 
-def _typed(settings: dict[str, Setting]) -> str:
+def _typed(settings: dict[str, Param]) -> str:
     said = []
     for s in settings.values():
         default = "" if s.required else f" = {literal(s.default)}"
-        said.append(f"`{s.name}{default}` ({s.type})" + (f": {s.doc}" if s.doc else ""))
+        said.append(f"`{s.name}{default}` ({_type(s)})" + (f": {s.doc}" if s.doc else ""))
     return "; ".join(said)
+
+
+def _type(p: Param) -> str:
+    return " | ".join(p.choices) if p.choices else p.type
 
 
 def metrics() -> str:

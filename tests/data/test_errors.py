@@ -8,12 +8,13 @@ import pytest
 from kdplan.data.catalog import describe, open_source
 from kdplan.data.dataset import open_view
 from kdplan.data.loader import Loader
-from kdplan.data.params import REQUIRED, Param, bind
+from kdplan.data.params import bind
 from kdplan.data.select import choose
 from kdplan.data.transforms import out_shape, transform
 from kdplan.data.view import SplitRule, ViewSpec
 from kdplan.diagnostics.report import PlanError, table
 from kdplan.diagnostics.span import Source, Span
+from kdplan.ir.spec import REQUIRED, Param
 
 SPAN = Span(Source("a.kd", "data d = digts"), 9, 14)
 
@@ -193,7 +194,7 @@ def test_too_many_arguments():
 
 
 def test_argument_twice():
-    assert _code(bind, "f", [Param("a", "int", REQUIRED, "")], [1], {"a": 2}).code == "KD0724"
+    assert _code(bind, "f", [Param("a", "integer", REQUIRED, "")], [1], {"a": 2}).code == "KD0724"
 
 
 def test_unknown_transform():

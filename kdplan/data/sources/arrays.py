@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 
 from kdplan.data.files import Where, fingerprint
-from kdplan.data.params import REQUIRED, Param
 from kdplan.data.sources.base import Array, Opened, Part, SourceSpec
 from kdplan.diagnostics.report import error
+from kdplan.ir.spec import REQUIRED, Param
 
 _INPUTS, _LABELS = ("x", "inputs", "images"), ("y", "labels")
 _SPLITS = ("train", "val", "test")
@@ -187,8 +187,8 @@ ARRAYS = SourceSpec(
     "Bytes are images on the scale from 0 to 255.",
     open_arrays,
     (
-        Param("path", "str", REQUIRED, "File under the data folder, or absolute."),
-        Param("layout", "str", "auto", "Where channels stand: `chw`, `hwc`, or `auto`."),
+        Param("path", "text", REQUIRED, "File under the data folder, or absolute."),
+        Param("layout", "text", "auto", "Where channels stand: `chw`, `hwc`, or `auto`."),
     ),
     layout="<path>.npz or <path>.npy",
 )

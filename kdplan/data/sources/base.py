@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 
 from kdplan.data.files import Where
-from kdplan.data.params import Param
 from kdplan.ir.protocol import Protocol
+from kdplan.ir.spec import Param
 
 Array = np.ndarray[Any, Any]
 

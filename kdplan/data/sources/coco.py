@@ -15,9 +15,9 @@ from typing import Any
 import numpy as np
 
 from kdplan.data.files import HashCache, Where
-from kdplan.data.params import REQUIRED, Param
 from kdplan.data.sources.base import Array, Canvas, Objects, Opened, Part, SourceSpec
 from kdplan.diagnostics.report import error
+from kdplan.ir.spec import REQUIRED, Param
 
 _LABEL = "coco_detection/1"
 _ARRAYS = ("boxes", "classes", "crowd", "areas", "sizes", "files", "names")
@@ -253,29 +253,25 @@ COCO = SourceSpec(
     "without boxes out; crowds are never trained on.",
     open_coco,
     (
-        Param("path", "str", REQUIRED, "Folder under the data folder, or absolute."),
-        Param(
-            "annotations", "str", None, "One annotation file for all images, which `split` may divide.", optional=True
-        ),
-        Param("images", "str", "images", "Folder of the images of `annotations`."),
-        Param("year", "int", 2017, "Of COCO's own files, where `annotations` is left out.", low=2014),
-        Param("shorter", "int", 800, "Pixels of an image's shorter side.", low=32),
-        Param("longer", "int", 1333, "Pixels of its longer side, at most.", low=32),
+        Param("path", "text", REQUIRED, "Folder under the data folder, or absolute."),
+        Param("annotations", "text", None, "One annotation file for all images, which `split` may divide."),
+        Param("images", "text", "images", "Folder of the images of `annotations`."),
+        Param("year", "integer", 2017, "Of COCO's own files, where `annotations` is left out.", low=2014),
+        Param("shorter", "integer", 800, "Pixels of an image's shorter side.", low=32),
+        Param("longer", "integer", 1333, "Pixels of its longer side, at most.", low=32),
         Param(
             "height",
-            "int",
+            "integer",
             None,
             "Of the canvas, a multiple of 32; otherwise `longer`, rounded up.",
             low=32,
-            optional=True,
         ),
         Param(
             "width",
-            "int",
+            "integer",
             None,
             "Of the canvas, a multiple of 32; otherwise `longer`, rounded up.",
             low=32,
-            optional=True,
         ),
     ),
     layout="<path>/annotations/instances_{train,val}<year>.json, <path>/{train,val}<year>/*.jpg",

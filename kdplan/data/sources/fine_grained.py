@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 
 from kdplan.data.files import HashCache, Where
-from kdplan.data.params import Param
 from kdplan.data.sources.base import Opened, Part, SourceSpec
 from kdplan.diagnostics.report import error
+from kdplan.ir.spec import Param
 
 Listed = Sequence[tuple[str, int]]
 """Images of a split, each with its class: paths below the folder."""
@@ -142,7 +142,7 @@ def open_cars(args: dict[str, Any], where: Where) -> Opened:
 
 
 def _spec(name: str, doc: str, read: Callable[[dict[str, Any], Where], Opened], path: str, layout: str) -> SourceSpec:
-    place = Param("path", "str", path, "Folder under the data folder, or absolute.")
+    place = Param("path", "text", path, "Folder under the data folder, or absolute.")
     return SourceSpec(name, doc, read, (place,), layout=f"{path}/{layout}")
 
 

@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 
 from kdplan.data.files import IMAGE_ENDINGS, HashCache, Where
-from kdplan.data.params import REQUIRED, Param
 from kdplan.data.sources.base import Opened, Part, SourceSpec
 from kdplan.diagnostics.report import error
+from kdplan.ir.spec import REQUIRED, Param
 
 _SPLITS = ("train", "val", "test")
 _MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -86,14 +86,14 @@ FOLDERS = (
         "imagenet",
         "ImageNet: colour images of differing sizes; classes are named by their folders (`n01440764`), sorted.",
         open_imagenet,
-        (Param("path", "str", "imagenet", "Folder under the data folder, or absolute."),),
+        (Param("path", "text", "imagenet", "Folder under the data folder, or absolute."),),
         layout="imagenet/{train,val}/<class>/*.JPEG",
     ),
     SourceSpec(
         "image_folder",
         "Images in folders, one folder a class; they are streamed from disk.",
         open_image_folder,
-        (Param("path", "str", REQUIRED, "Folder under the data folder, or absolute."),),
+        (Param("path", "text", REQUIRED, "Folder under the data folder, or absolute."),),
         layout="<path>/{train,val,test}/<class>/*.jpg or <path>/<class>/*.jpg",
     ),
 )

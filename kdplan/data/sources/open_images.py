@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 
 from kdplan.data.files import HashCache, Where
-from kdplan.data.params import Param
 from kdplan.data.sources.base import Opened, Part, SourceSpec
 from kdplan.diagnostics.report import error
+from kdplan.ir.spec import Param
 
 _LABEL = "open_images/1"
 _SPLITS = {"train": "train", "val": "validation", "test": "test"}
@@ -127,10 +127,10 @@ OPEN_IMAGES = SourceSpec(
     "training images have.",
     open_images,
     (
-        Param("path", "str", "open_images", "Folder under the data folder, or absolute."),
-        Param("labels", "str", "human", 'Whose labels of training images: "human" or "machine".'),
-        Param("confidence", "float", 0.5, "From which confidence on a label counts.", low=0, high=1),
-        Param("missing", "str", "error", '"leave_out": images that are not there (any more) do not count.'),
+        Param("path", "text", "open_images", "Folder under the data folder, or absolute."),
+        Param("labels", "text", "human", 'Whose labels of training images: "human" or "machine".'),
+        Param("confidence", "number", 0.5, "From which confidence on a label counts.", low=0, high=1),
+        Param("missing", "text", "error", '"leave_out": images that are not there (any more) do not count.'),
     ),
     layout="<path>/{train,validation,test}/<ImageID>.jpg, <path>/{train,validation,test}-annotations-{human,machine}-"
     "imagelabels.csv (or {train,validation,test}/annotations-{human,machine}.csv, or …/labels.csv)",

@@ -12,10 +12,10 @@ from typing import Any
 import numpy as np
 
 from kdplan.data.files import HashCache, Where
-from kdplan.data.params import REQUIRED, Param
 from kdplan.data.sources.base import Opened, Part, SourceSpec
 from kdplan.diagnostics.report import error
 from kdplan.ir.protocol import Fold, Protocol, Template, fold
+from kdplan.ir.spec import REQUIRED, Param
 
 _LABEL = "templates/1"
 _VERIFY, _SEARCH = ("", "IJB-A_11_sets"), ("", "IJB-A_1N_sets")
@@ -174,12 +174,12 @@ TEMPLATES = SourceSpec(
     "FACE_X, FACE_Y, FACE_WIDTH, FACE_HEIGHT (the image is cut to it); comparisons are pairs of template numbers.",
     open_templates,
     (
-        Param("path", "str", REQUIRED, "Folder under the data folder, or absolute."),
-        Param("splits", "int", 10, "How many there are, counted from 1.", low=1),
-        Param("margin", "float", 0.0, "What a face box is widened by on each side, as a share of its size.", low=0),
+        Param("path", "text", REQUIRED, "Folder under the data folder, or absolute."),
+        Param("splits", "integer", 10, "How many there are, counted from 1.", low=1),
+        Param("margin", "number", 0.0, "What a face box is widened by on each side, as a share of its size.", low=0),
         Param(
             "unmated",
-            "str",
+            "text",
             "error",
             '"leave_out": probes whose subject is not in the gallery do not count in `rank`, as in IJB-A.',
         ),

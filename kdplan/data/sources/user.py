@@ -16,10 +16,10 @@ from typing import Any
 import numpy as np
 
 from kdplan.data.files import Where
-from kdplan.data.params import REQUIRED, Param
 from kdplan.data.sources.arrays import arrange, whole
 from kdplan.data.sources.base import Array, Opened, Part, SourceSpec
 from kdplan.diagnostics.report import error
+from kdplan.ir.spec import REQUIRED, Param
 
 _FACTS = ("classes", "superclasses", "mean", "std")
 _given: dict[tuple[object, ...], Mapping[str, Any]] = {}
@@ -147,7 +147,7 @@ USER = SourceSpec(
     "`superclasses`, `mean`, `std` if wanted. Further arguments go to the function. Its arrays are hashed, so it is "
     "called whenever a plan is looked at.",
     open_user,
-    (Param("function", "str", REQUIRED, "`module:function` or `path/to/file.py:function`."),),
+    (Param("function", "text", REQUIRED, "`module:function` or `path/to/file.py:function`."),),
     extra=True,
     layout="a function of yours",
 )
