@@ -30,6 +30,10 @@ class StoredValue:
     """N, to within rounding of class subsets."""
     shape: tuple[int, ...]
     dtype: torch.dtype
+    network: str = ""
+    """The network that it comes from, by its name in the phase; "" for none."""
+    path: str = ""
+    """The part of that network; "" for its output."""
 
     @property
     def row_bytes(self) -> int:

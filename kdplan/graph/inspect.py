@@ -218,11 +218,12 @@ def _stored_line(phase: Phase, value: StoredValue) -> str:
 
     >>> from kdplan.ir.plan import View
     >>> phase = Phase("p", [], [View("digits")], [], ir.Const(1))
-    >>> _stored_line(phase, StoredValue("big_layer2", 0, 1437, (64, 4, 4), torch.float32))
-    'big_layer2 of digits, [64, 4, 4] a sample: 5.9 MB'
+    >>> _stored_line(phase, StoredValue("big_layer2", 0, 1437, (64, 4, 4), torch.float32, "big@train", "layer2"))
+    'layer2 of big@train for digits, [64, 4, 4] a sample: 5.9 MB'
     """
     number = f"{value.bytes / 1e6:.1f} MB" if value.bytes < 1e9 else f"{value.bytes / 1e9:.1f} GB"
-    return f"{value.name} of {phase.streams[value.stream].data}, {list(value.shape)} a sample: {number}"
+    name = " of ".join(n for n in (value.path, value.network) if n) or value.name
+    return f"{name} for {phase.streams[value.stream].data}, {list(value.shape)} a sample: {number}"
 
 
 def _state_bytes(phase: Phase, trainable: int) -> int:

@@ -72,7 +72,9 @@ def _values(plan: Plan, phase: Phase, cut: Split) -> list[StoredValue]:
         value = node.meta["val"]
         stream = min(_streams(node))
         rows = view_size(plan, phase.streams[stream])
-        found.append(StoredValue(name, stream, rows, tuple(value.shape[1:]), value.dtype))
+        owner, path = str(node.meta.get("owner", "")), str(node.meta.get("path", ""))
+        network = owner.removeprefix("net ") if owner.startswith("net ") else ""
+        found.append(StoredValue(name, stream, rows, tuple(value.shape[1:]), value.dtype, network, path))
     return found
 
 
