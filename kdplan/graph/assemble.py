@@ -22,7 +22,7 @@ from kdplan.graph.lower import Lowering, first_line
 from kdplan.graph.module import without_unused_inputs
 from kdplan.graph.params import upto
 from kdplan.graph.prune import prune
-from kdplan.graph.reach import additive_terms, constant_terms, gradient_reach
+from kdplan.graph.reach import additive_terms, gradient_reach
 from kdplan.graph.signals import shown
 from kdplan.graph.splice import Splices
 from kdplan.graph.stored import storing
@@ -275,19 +275,19 @@ def _dims(shape: tuple[int, ...]) -> str:
 
 def _check_gradients(phase: Phase, made: Joined) -> None:
     """KD0601 and KD0602, both at once where both are wrong."""
-    live = gradient_reach(made.graph_module, "loss")
-    if not live & made.moving:
+    reach = gradient_reach(made.graph_module)
+    if not reach.whole & made.moving:
         raise error("KD0602", phase.loss.span, term="The loss")
     reporter = Reporter()
     for slot, (move, group) in enumerate(zip(phase.moves, made.own, strict=True)):
         prefix = made.paths[str(slot)]
-        still = [n for n in group if f"{prefix}.{n}" not in live]
+        still = [n for n in group if f"{prefix}.{n}" not in reach.whole]
         if still:
             modules = list(dict.fromkeys(n.rpartition(".")[0].partition(".")[0] or n for n in still))
             what = "All parameters" if len(still) == len(group) else f"The parameters of {listing(modules)}"
             reporter.report("KD0601", move.span or phase.span, network=move.base.network, phase=phase.name,
                             parameters=what, help=_moving_help(move, still, group, phase))  # fmt: skip
-    _check_terms(phase, made, reporter)
+    _check_terms(phase, made, reach.constant(made.moving), reporter)
     if reporter.errors:
         raise PlanError(reporter.errors)
 
@@ -303,9 +303,8 @@ def _moving_help(move: Move, still: list[str], group: dict[str, nn.Parameter], p
     return f"`of upto({move.base.network.partition('[')[0]}.{inner[-1]})`" if inner else None
 
 
-def _check_terms(phase: Phase, made: Joined, reporter: Reporter) -> None:
+def _check_terms(phase: Phase, made: Joined, constant: set[str], reporter: Reporter) -> None:
     """Additive terms of the loss that give nothing that moves a gradient."""
-    constant = set(constant_terms(made.graph_module, made.moving))
     for term, names in made.terms:
         if names and constant.issuperset(names):
             text = term.span.text if term.span else "A term of the loss"

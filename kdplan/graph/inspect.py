@@ -236,8 +236,10 @@ def _state_bytes(phase: Phase, trainable: int) -> int:
 
 def _shares(made: Joined) -> dict[str, float]:
     """For each network: which share of its whole forward FLOPs the pruned graph still has."""
-    flops = flops_by_node(made.joined.graph_module)
     kept = {n.name for n in made.graph_module.graph.nodes}
+    if kept.issuperset(n.name for n in made.joined.graph_module.graph.nodes):
+        return dict.fromkeys(made.joined.networks, 1.0)
+    flops = flops_by_node(made.joined.graph_module)
     shares = {}
     for name in made.joined.networks:
         nodes = [n.name for n in made.joined.graph_module.graph.nodes if n.meta.get("owner") == f"net {name}"]

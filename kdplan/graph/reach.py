@@ -2,7 +2,7 @@
 
     loss = mse(small.layer2, big.layer2) + mse(big.logits, labels)      # big is frozen
 
-`gradient_reach` has the parameters of small up to layer2 (and not small.fc); `constant_terms` has the second term.
+Of its two terms the first reaches the parameters of small up to layer2 (and not small.fc), the second none of them.
 The answers come from autograd itself on fake tensors, so detach, no_grad, argmax and comparisons count as they do in
 a real step.
 """
@@ -10,7 +10,8 @@ a real step.
 from __future__ import annotations
 
 import operator
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -21,8 +22,20 @@ from kdplan.graph.module import outputs_of
 from kdplan.graph.replay import Replay, example_inputs, world_for
 
 
-def gradient_reach(gm: fx.GraphModule, output: str = "loss") -> set[str]:
-    """Names of the parameters that get a gradient from an output.
+@dataclass(frozen=True, slots=True)
+class Reach:
+    """Names of the parameters that get a gradient: from the output, and from each of its additive terms, by node."""
+
+    whole: set[str]
+    terms: dict[str, set[str]]
+
+    def constant(self, moving: Collection[str]) -> set[str]:
+        """Names of the nodes that are terms and depend on no moving parameter."""
+        return {name for name, reached in self.terms.items() if reached.isdisjoint(moving)}
+
+
+def gradient_reach(gm: fx.GraphModule, output: str = "loss") -> Reach:
+    """What an output and its additive terms give a gradient.
 
     Examples
     --------
@@ -30,19 +43,30 @@ def gradient_reach(gm: fx.GraphModule, output: str = "loss") -> set[str]:
     >>> from kdplan.graph.build import Builder
     >>> b = Builder()
     >>> x = b.input("x", torch.zeros(2, 3))
-    >>> b.network("a", nn.Sequential(nn.Linear(3, 3), nn.Linear(3, 3)))
-    >>> gm = b.finish({"loss": b.call(torch.sum, b.apply("a", (x,), "0")), "out": b.apply("a", (x,))}).graph_module
-    >>> sorted(gradient_reach(gm))
-    ['nets.a.0.bias', 'nets.a.0.weight']
+    >>> for name in ("a", "t"):
+    ...     b.network(name, nn.Sequential(nn.Linear(3, 3), nn.Linear(3, 3)))
+    >>> terms = [b.call(torch.sum, b.apply(name, (x,), "0")) for name in ("a", "t")]
+    >>> reach = gradient_reach(b.finish({"loss": b.call(operator.add, *terms)}).graph_module)
+    >>> sorted(reach.whole)
+    ['nets.a.0.bias', 'nets.a.0.weight', 'nets.t.0.bias', 'nets.t.0.weight']
+    >>> reach.constant({"nets.a.0.weight"}) == {terms[1].name}
+    True
     """
+    terms = [n.name for n in additive_terms(outputs_of(gm)[output])]
     world = world_for(gm)
+    replay = Replay(gm, world, keep=terms)
     with torch.enable_grad():
-        result = Replay(gm, world).run(*example_inputs(gm, world))
+        result = replay.run(*example_inputs(gm, world))
     known = parameter_names(gm)
     names = {id(world.fake(p)): known[id(p)] for p in gm.parameters()}
+    return Reach(_reached(result[output], names), {t: _reached(replay.seen.get(t), names) for t in terms})
+
+
+def _reached(value: Any, names: Mapping[int, str]) -> set[str]:
+    """The parameters that autograd would go back to; `names` by the identities of their fake twins."""
     found: set[str] = set()
     seen: set[Any] = set()
-    todo = [result[output].grad_fn]
+    todo = [value.grad_fn] if isinstance(value, Tensor) else []
     while todo:
         fn = todo.pop()
         if fn is None or fn in seen:
@@ -53,31 +77,6 @@ def gradient_reach(gm: fx.GraphModule, output: str = "loss") -> set[str]:
             found.add(names[id(variable)])
         todo += [f for f, _ in fn.next_functions]
     return found
-
-
-def constant_terms(gm: fx.GraphModule, moving: Collection[str], output: str = "loss") -> list[str]:
-    """Names of the nodes that are additive terms of an output and depend on no moving parameter.
-
-    Examples
-    --------
-    >>> from torch import nn
-    >>> from kdplan.graph.build import Builder
-    >>> b = Builder()
-    >>> x = b.input("x", torch.zeros(2, 3))
-    >>> b.network("a", nn.Linear(3, 3))
-    >>> b.network("t", nn.Linear(3, 3))
-    >>> terms = [b.call(torch.sum, b.apply(n, (x,))) for n in ("a", "t")]
-    >>> gm = b.finish({"loss": b.call(operator.add, *terms)}).graph_module
-    >>> constant_terms(gm, {"nets.a.weight", "nets.a.bias"}) == [terms[1].name]
-    True
-    """
-    terms = additive_terms(outputs_of(gm)[output])
-    world = world_for(gm, moving)
-    replay = Replay(gm, world, keep=[t.name for t in terms])
-    with torch.enable_grad():
-        replay.run(*example_inputs(gm, world))
-    values = {t.name: replay.seen.get(t.name) for t in terms}
-    return [name for name, v in values.items() if not (isinstance(v, Tensor) and v.requires_grad)]
 
 
 _SUMS: tuple[Any, ...] = (operator.add, torch.add, operator.sub, torch.sub)

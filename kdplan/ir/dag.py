@@ -72,7 +72,7 @@ class Cost:
     seconds: float | None = None
     """None while no speed was measured on this machine."""
     share: dict[str, float] = field(default_factory=dict)
-    """Frozen network -> the share of its forward FLOPs that is left after pruning."""
+    """Network -> the share of its forward FLOPs that is left after pruning."""
     lasting: list[str] = field(default_factory=list)
     """What was put into a network for training and stays in it when it is exported, each as a line."""
     bridges: list[str] = field(default_factory=list)

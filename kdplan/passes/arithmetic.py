@@ -271,7 +271,10 @@ def _ancestors(value: Value, labels: ir.Expr, node: ast.Call, ctx: Context) -> i
     if not isinstance(labels, ir.StreamField) or labels.field != "labels" or ctx.phase is None:
         raise error("KD0284", labels.span or node.span, name="smear")
     data = ctx.phase.streams[labels.stream][1].data
-    return ir.Const(ancestors(value.value, data, ctx.module, ctx.session.root, span), span=span)
+    known, key = ctx.session.ancestors, (value.value, ctx.module.folder, data.name)
+    if key not in known:  # each of a hundred specialists asks for it
+        known[key] = ancestors(value.value, data, ctx.module, ctx.session.root, span)
+    return ir.Const(known[key], span=span)
 
 
 def _class_lists(value: Value, span: Span, what: str) -> list[list[int]]:

@@ -57,6 +57,8 @@ class Session:
     names: dict[str, object] = field(default_factory=dict)
     derived: dict[str, NetInstance] = field(default_factory=dict)
     """Networks that a call made (`merge(…)`), by the name that the call gives them."""
+    ancestors: dict[tuple[str, Path | None, str], list[list[int]]] = field(default_factory=dict)
+    """File of a hierarchy, folder of the plan that names it, and data set -> classes with those above them."""
     places: dict[str, Span] = field(default_factory=dict)
     """Phases of constructs -> where the construct stands: they are shown together."""
 

@@ -16,7 +16,7 @@ from kdplan.graph.cost import LiveBytes, cost, forward_flops
 from kdplan.graph.freeze import split
 from kdplan.graph.params import upto
 from kdplan.graph.prune import prune
-from kdplan.graph.reach import constant_terms, gradient_reach
+from kdplan.graph.reach import gradient_reach
 from kdplan.graph.trace import trace
 from kdplan.nn.models import cifar_resnet
 
@@ -103,9 +103,10 @@ def test_reach_respects_detach_and_terms() -> None:
     third = b.call(F.mse_loss, b.apply("b", (x,), "0"), x)
     gm = b.finish({"loss": b.call(operator.sub, b.call(operator.add, first, second), third)}).graph_module
     moving = {n for n, _ in gm.named_parameters() if not n.startswith("nets.t.")}
-    assert gradient_reach(gm) & moving == {n for n in moving if n.startswith(("nets.a.", "nets.b.0."))}
-    assert constant_terms(gm, moving) == [second.name]
-    assert constant_terms(gm, moving | {"nets.t.0.weight"}) == []
+    reach = gradient_reach(gm)
+    assert reach.whole & moving == {n for n in moving if n.startswith(("nets.a.", "nets.b.0."))}
+    assert reach.constant(moving) == {second.name}
+    assert reach.constant(moving | {"nets.t.0.weight"}) == set()
 
 
 def test_cost_is_what_a_real_step_costs() -> None:
