@@ -59,6 +59,18 @@ def test_rule_8_data_seeds_do_not_follow_the_files_seed() -> None:
     assert plan.data["digits"].seed == 0 and plan.phases["kd"].seed == 5
 
 
+def test_rule_8_every_stream_may_have_a_batch_size_of_its_own() -> None:
+    text = FEW + TWO.replace("{ loss", "{ batch = [32, 8]  loss")
+    loss = "cross_entropy(small(few.inputs).logits, few.labels) + mean(small(digits.inputs).logits)"
+    recipe = phase(text % loss, "x").recipes[0]
+    assert (recipe.batch, recipe.batch_of(0), recipe.batch_of(1)) == ([32, 8], 32, 8)
+    assert codes(HEAD + BIG + text.replace("[32, 8]", "[32, 8, 8]") % loss) == ["KD0708"]
+    assert codes(HEAD + BIG + text.replace("[32, 8]", "[32, 0]") % loss) == ["KD0243"]
+    assert codes(HEAD + BIG + text.replace("[32, 8]", "[32, 0.5]") % loss) == ["KD0244"]
+    across = "mse(small(few.inputs).logits, small(digits.inputs).logits)"
+    assert [d.code for d in check_text(HEAD + BIG + text % across)] == ["KD0502"]
+
+
 # ---- 9. Recipes
 
 

@@ -63,7 +63,7 @@ class Joined:
     bridges: list[str] = field(default_factory=list)
 
 
-def join(plan: Plan, phase: Phase, networks: Networks, batch: int | None = None) -> Joined:
+def join(plan: Plan, phase: Phase, networks: Networks) -> Joined:
     """Build the phase's graph and prune it.
 
     Parameters
@@ -72,15 +72,12 @@ def join(plan: Plan, phase: Phase, networks: Networks, batch: int | None = None)
         What to build.
     networks
         A module for each move and each frozen version; their parameters may be on the meta device.
-    batch : int, optional
-        The batch size to build with; the recipe's by default.
 
     Raises
     ------
     PlanError
         KD05xx for what does not fit, KD0601 for moving parameters without gradient, KD0602 for constant terms.
     """
-    size = batch or phase.recipes[0].batch
     builder = Builder()
     names: dict[str, str] = {}
     own: list[dict[str, nn.Parameter]] = []
@@ -101,7 +98,7 @@ def join(plan: Plan, phase: Phase, networks: Networks, batch: int | None = None)
     for group in own:
         for parameter in group.values():
             parameter.requires_grad_(True)
-    lowering = Lowering(plan, phase, builder, names, size, Splices(builder, phase.seed))
+    lowering = Lowering(plan, phase, builder, names, Splices(builder, phase.seed))
     loss = lowering.lower(phase.loss)
     if not loss.is_tensor:
         raise error("KD0602", phase.loss.span, term="The loss")

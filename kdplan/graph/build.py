@@ -123,6 +123,7 @@ class Builder:
         self.splices: dict[str, nn.Module] = {}
         self._keys: dict[str, str] = {}
         self._inlined: dict[Any, _Inlined] = {}
+        self._called: dict[Any, fx.Node] = {}
         self._traced: dict[Any, Traced] = {}
         self._calls = 0
         self._last_input: fx.Node | None = None
@@ -237,15 +238,20 @@ class Builder:
         return sorted(self._inline(name, path, inputs).traced.taps)
 
     def call(self, fn: Callable[..., Any], *args: Any, **kwargs: Any) -> fx.Node:
-        """A function of nodes: a loss, an operator.
+        """A function of nodes: a loss, an operator. Equal calls are one call, unless it draws random numbers.
 
         Raises
         ------
         BuildError
             If the function does not work on such values.
         """
-        node = self.graph.call_function(fn, args, kwargs)
-        return self._run_new(node, owner="loss")
+        key = _key((fn, args, kwargs))
+        if key is not None and key in self._called:
+            return self._called[key]
+        node = self._run_new(self.graph.call_function(fn, args, kwargs), owner="loss")
+        if key is not None and not any(node.meta[effect] for effect in ("random", "mutates", "buffers")):
+            self._called[key] = node
+        return node
 
     def module(self, name: str, module: nn.Module, *inputs: Any, **kwargs: Any) -> fx.Node:
         """Call an adapter, head or gate; it is registered once under `splices.<name>`."""
@@ -407,6 +413,20 @@ class Builder:
         # The old node now only picks the leaf's own value out of the tuple, so whoever reads it goes on reading it.
         node.op, node.target, node.args, node.kwargs = "call_function", operator.getitem, (call, 0), {}
         node.meta.update(val=call.meta["val"][0], mutates=(), buffers=False, random=False, wrapper=call)
+
+
+def _key(value: Any) -> Any:
+    """Equal for equal arguments of calls; None where that cannot be said."""
+    if isinstance(value, tuple | list):
+        parts = [_key(v) for v in value]
+        return None if None in parts else (type(value), *parts)
+    if isinstance(value, dict):
+        return _key([(k, v) for k, v in value.items()])
+    try:
+        hash(value)
+    except TypeError:
+        return None
+    return (type(value), value)  # 1, 1.0 and true are different arguments
 
 
 def _between(graph: fx.Graph, start: fx.Node, end: fx.Node) -> list[fx.Node] | None:

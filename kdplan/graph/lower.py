@@ -40,7 +40,6 @@ class Lowering:
     phase: Phase
     builder: Builder
     names: dict[str, str]
-    batch: int
     splices: Splices
 
     def __post_init__(self) -> None:
@@ -74,7 +73,7 @@ class Lowering:
         if e.field == "inputs":
             if data.shape is None:
                 raise error("KD0514", e.span, name=data.name)
-            example = torch.zeros(self.batch, *data.shape)
+            example = torch.zeros(self._batch(e.stream), *data.shape)
             return Signal(self.builder.input(name, example), "inputs", name=e.field)
         if e.field == "targets":
             if data.task != "detection":
@@ -82,18 +81,22 @@ class Lowering:
             return Signal(self._targets(e.stream, data.objects), name="targets")
         if e.field == "labels" and data.task == "detection":
             raise error("KD0776", e.span, name=data.name)
-        node = self.builder.input(name, torch.zeros(self.batch, dtype=torch.long))
+        node = self.builder.input(name, torch.zeros(self._batch(e.stream), dtype=torch.long))
         if e.field == "indices":
             return Signal(node, "features", name=e.field)
         ids = tuple(view.classes.ids) if view.classes else tuple(range(len(data.classes)))
         return Signal(node, "labels", (data.name, ids), len(ids), "labels")
 
+    def _batch(self, stream: int) -> int:
+        return self.phase.recipes[0].batch_of(stream)
+
     def _targets(self, stream: int, most: int) -> dict[str, Any]:
         """The boxes of a batch: `kdplan.data.dataset.BoxDataset` says what each is."""
         shapes = {"boxes": (most, 4), "classes": (most,), "crowd": (most,), "sizes": (2,)}
         types = {"classes": torch.long, "crowd": torch.bool}
+        size = self._batch(stream)
         nodes = {
-            name: self.builder.input(f"{name}_{stream}", torch.zeros(self.batch, *shape, dtype=types.get(name)))
+            name: self.builder.input(f"{name}_{stream}", torch.zeros(size, *shape, dtype=types.get(name)))
             for name, shape in shapes.items()
         }
         return {"boxes": nodes["boxes"], "labels": nodes["classes"], "crowd": nodes["crowd"], "sizes": nodes["sizes"]}
@@ -127,7 +130,7 @@ class Lowering:
         data = self.plan.data[self.phase.streams[0].data]
         if data.shape is None:
             raise error("KD0514", e.span, name=data.name)
-        example = torch.zeros(self.batch, *data.shape)
+        example = torch.zeros(self._batch(0), *data.shape)
         if not x.is_tensor:
             raise error("KD0246", e.inputs[0].span or e.span, what="a number", help=None)
         try:

@@ -60,7 +60,7 @@ def storing(plan: Plan, phase: Phase, gm: fx.GraphModule, cut: Split, moving: se
     if problem or recipe.epochs == 1:
         return []
     found = _values(plan, phase, cut)
-    spared = cost(gm, moving).flops_frozen / recipe.batch
+    spared = cost(gm, moving).flops_frozen / recipe.batch_of()
     width = sum(v.row_bytes for v in found)
     return found if sum(v.bytes for v in found) <= LIMIT and spared >= WORTH * width else []
 
@@ -92,12 +92,12 @@ def _problem(plan: Plan, phase: Phase, cut: Split) -> str:
         random = [t.name for t in plan.data[view.data].augment if TRANSFORMS[t.name].random]
         if random and any(f.endswith(f"_{number}") for f in fields):
             return f"{listing(random)} of `{view.data}` gives other images in every epoch"
-    batch = phase.recipes[0].batch
     for name, node in outputs_of(cut.frozen).items():
         value = node.meta["val"]
         if len(_streams(node)) > 1:
             return f"`{name}` depends on several streams, which meet in ever other pairs"
-        if not isinstance(value, Tensor) or value.dim() == 0 or value.shape[0] != batch:
+        batch = {phase.recipes[0].batch_of(s) for s in _streams(node)}
+        if not isinstance(value, Tensor) or value.dim() == 0 or {value.shape[0]} != batch:
             return f"`{name}` is not one value a sample"
     return ""
 

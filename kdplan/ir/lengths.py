@@ -50,7 +50,7 @@ def step_count(plan: Plan, phase: Phase) -> int:
     if recipe.steps is not None:
         return recipe.steps
     assert recipe.epochs is not None
-    batches = -(-view_size(plan, phase.streams[0]) // recipe.batch)
+    batches = -(-view_size(plan, phase.streams[0]) // recipe.batch_of())
     return recipe.epochs * -(-batches // recipe.accumulate)
 
 

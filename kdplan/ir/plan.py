@@ -225,7 +225,8 @@ class Recipe:
     schedule: Item = field(default_factory=lambda: Item("constant"))
     epochs: int | None = None
     steps: int | None = None
-    batch: int = 128
+    batch: int | list[int] = 128
+    """Samples of every stream in a batch, or of each in turn."""
     warmup: float = 0.0
     """Epochs of linear warm-up before the schedule has its full learning rate."""
     accumulate: int = 1
@@ -245,6 +246,14 @@ class Recipe:
     span: Place = place()
     spans: Place = field(default_factory=dict, compare=False, repr=False, kw_only=True)
     """Where each setting stands."""
+
+    def batch_of(self, stream: int = 0) -> int:
+        """Samples of a stream in a batch.
+
+        >>> Recipe(Item("sgd"), batch=[64, 448]).batch_of(1)
+        448
+        """
+        return self.batch[stream] if isinstance(self.batch, list) else self.batch
 
 
 @dataclass(slots=True)

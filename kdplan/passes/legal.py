@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from kdplan.diagnostics.report import Reporter, nearest
+from kdplan.diagnostics.report import Reporter, counted, nearest
 from kdplan.ir import expr as ir
 from kdplan.ir.plan import OF_SEVERAL, Copied, Follows, Phase, Plan, Recipe, Row, Target
 from kdplan.ir.versions import slot_of, versions_of
@@ -12,7 +12,8 @@ from kdplan.passes.open_set import check_task
 
 def check_plan(plan: Plan, reporter: Reporter) -> None:
     """Report names that nothing has (KD0320), snapshots that no phase keeps (KD0309), averages without their network
-    (KD0308), streams and slots out of range (KD0321), metrics of another task than the data's (KD0757, KD0758).
+    (KD0308), streams and slots out of range (KD0321), batch sizes for other streams (KD0708), metrics of another task
+    than the data's (KD0757, KD0758).
 
     Examples
     --------
@@ -67,6 +68,10 @@ def _phase(plan: Plan, phase: Phase, reporter: Reporter) -> None:
             reporter.report("KD0308", version.span, name=version.network, source=origin.network, phase=phase.name)
     if not phase.moves or not phase.streams or not phase.recipes:
         reporter.report("KD0321", phase.span, phase=phase.name, what="needs something that moves, data and a recipe")
+    for recipe in phase.recipes[:1]:
+        if isinstance(recipe.batch, list) and len(recipe.batch) != len(phase.streams):
+            reporter.report("KD0708", recipe.spans.get("batch", recipe.span), phase=phase.name,
+                            found=len(recipe.batch), streams=counted(len(phase.streams), "stream"))  # fmt: skip
     for root in (phase.loss, *phase.logged.values()):
         for e in ir.walk(root):
             if isinstance(e, ir.Tap) and isinstance(e.of, ir.Moving) and not 0 <= e.of.slot < len(phase.moves):

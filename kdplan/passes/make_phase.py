@@ -204,10 +204,11 @@ def _recipes(node: ast.Declaration, networks: int | None, ctx: Context) -> list[
     if networks is not None and len(recipes) not in (1, networks):
         raise error("KD0801", clause.word_span.to(clause.exprs[-1].span), found=len(recipes), networks=networks)
     for name in ("epochs", "steps", "batch", "accumulate", "precision", "frozen"):
-        different = list(dict.fromkeys(getattr(r, name) for r in recipes))
-        if len(different) > 1:
+        first = getattr(recipes[0], name)
+        other = next((v for r in recipes if (v := getattr(r, name)) != first), first)
+        if other != first:
             span = clause.word_span.to(clause.exprs[-1].span)
-            raise error("KD0802", span, phase=node.name, setting=name, one=different[0], two=different[1])
+            raise error("KD0802", span, phase=node.name, setting=name, one=first, two=other)
     return recipes
 
 

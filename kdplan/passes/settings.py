@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any, cast
 
 from kdplan.diagnostics.report import error, listing
@@ -57,6 +58,17 @@ def _number(spec: SettingSpec, node: ast.Expr, ctx: Context) -> Any:
         )
     check_range(spec, value, value.span or node.span, f"`{spec.name}`")
     return value.value
+
+
+def _sizes(spec: SettingSpec, node: ast.Expr, ctx: Context) -> int | list[int]:
+    """A whole number, or several in a list."""
+    spec = replace(spec, type="integer")
+    if not isinstance(node, ast.List):
+        return _number(spec, node, ctx)  # type: ignore[no-any-return]
+    found = _integers(spec, node, ctx)
+    for size in found:
+        check_range(spec, ir.Const(size), node.span, f"`{spec.name}`")
+    return found
 
 
 def _flag(spec: SettingSpec, node: ast.Expr, ctx: Context) -> bool:
@@ -182,6 +194,7 @@ _RULES: dict[str, Callable[[SettingSpec, ast.Expr, Context], Any]] = {
     "text": _text,
     "choice": _choice,
     "integers": _integers,
+    "sizes": _sizes,
     "optimizer": _item,
     "schedule": _item,
     "split": _item,

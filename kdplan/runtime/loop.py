@@ -131,7 +131,7 @@ class Training:
         reseed(fold(self.job.seed, "step", self.step), self.job.device)
         self.optimisers.start_step(self.step)
         whole = samples(batch)
-        for part in split(batch, self.recipe.batch, self.recipe.channels_last):
+        for part in split(batch, self.recipe.batch_of(), self.recipe.channels_last):
             result = self.forward(part)
             share = samples(part) / whole
             self.scaler.scale(result["loss"] * share if share != 1 else result["loss"]).backward()  # type: ignore[no-untyped-call]

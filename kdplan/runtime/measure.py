@@ -81,8 +81,8 @@ def training_flops(plan: Plan, target: Target, metric: Item) -> float:
     total = 0.0
     for name in phases:
         phase = plan.phases[name]
-        batch = phase.recipes[0].batch
-        total += forward_flops(join(plan, phase, blank_networks(plan, phase)).graph_module, batch) / batch
+        graph = join(plan, phase, blank_networks(plan, phase)).graph_module
+        total += forward_flops(graph) / phase.recipes[0].batch_of()
     return total
 
 

@@ -98,15 +98,15 @@ def make_job(run: PhaseRun, phase: Phase, work: Work, device: torch.device) -> J
     read = {*assembled.live_inputs, *(assembled.frozen_inputs if not assembled.stored else ())}
     sets = [require_samples(opened(plan, view, root, device), view, phase.name) for view in phase.streams]
     loaders = [
-        Loader(data, recipe.batch * recipe.accumulate, phase.seed, train=True, workers=recipe.workers, stream=number,
-               inputs=f"inputs_{number}" in read)
+        Loader(data, recipe.batch_of(number) * recipe.accumulate, phase.seed, train=True, workers=recipe.workers,
+               stream=number, inputs=f"inputs_{number}" in read)
         for number, data in enumerate(sets)
     ]  # fmt: skip
     stored = None
     if assembled.stored:
 
         def measuring(stream: int) -> Loader:
-            return Loader(sets[stream], recipe.batch, phase.seed, train=False, workers=recipe.workers)
+            return Loader(sets[stream], recipe.batch_of(stream), phase.seed, train=False, workers=recipe.workers)
 
         stored = Keeper(
             plan, phase, assembled, run.sources.store, device, measuring, run.events, run.interrupt

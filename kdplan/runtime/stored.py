@@ -151,12 +151,13 @@ class Keeper:
     # ---- making
 
     def _make(self, stream: int, lacking: dict[StoredValue, fx.Node]) -> None:
-        loader, size = self.open(stream), self.phase.recipes[0].batch
+        loader, size = self.open(stream), self.phase.recipes[0].batch_of(stream)
         found: list[_Made] = []
         for v, node in lacking.items():
             chunks = max(1, SHARD // max(1, size * v.row_bytes))
             values = self._place(node)
-            found.append(_Made(node, values, chunks * size, 0))
+            if values.folder not in {m.values.folder for m in found}:  # two nodes may give the same
+                found.append(_Made(node, values, chunks * size, 0))
         with ExitStack() as locks:
             for m in sorted(found, key=lambda m: m.values.folder):  # in one order for everybody
                 locks.enter_context(m.values.locked())

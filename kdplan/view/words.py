@@ -132,7 +132,8 @@ def recipe(value: Recipe) -> str:
     length = f"{unit} {word}{'' if unit == 1 else 's'}" if unit is not None else value.schedule.name
     rate = value.optimizer.arguments.get("lr")
     how = value.optimizer.name + (f" lr {rate}" if rate is not None else "")
-    return f"{length}, {how}, batch {value.batch}"
+    batch = " and ".join(map(str, value.batch)) if isinstance(value.batch, list) else value.batch
+    return f"{length}, {how}, batch {batch}"
 
 
 def view(value: View, data: bool = True) -> str:

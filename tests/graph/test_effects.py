@@ -127,3 +127,15 @@ def test_networks_that_write_into_a_common_input_do_not_meet() -> None:
     got = gm(x=torch.full((3, 4), -1.0))
     assert torch.equal(got["a"], torch.full((3, 4), -1.0)) and torch.equal(got["b"], got["a"])
     assert torch.equal(got["c"], torch.zeros(3, 4))
+
+
+def test_equal_calls_are_one_call_unless_they_draw() -> None:
+    b = Builder()
+    x = b.input("x", torch.zeros(2, 4))
+    b.network("t", nn.Linear(8, 3))
+    one, two = (b.call(torch.cat, [x, x], 1) for _ in range(2))
+    assert one is two and b.apply("t", (one,)) is b.apply("t", (two,))
+    assert b.call(torch.mul, x, 1) is not b.call(torch.mul, x, True)
+    assert b.call(F.dropout, x, 0.5) is not b.call(F.dropout, x, 0.5)
+    assert b.call(torch.rand_like, x) is not b.call(torch.rand_like, x)
+    assert b.call(Tensor.add_, one, 1) is not b.call(Tensor.add_, one, 1)

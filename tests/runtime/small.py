@@ -65,7 +65,7 @@ def recipe(**changes: Any) -> Recipe:
 
 def streams(recipe: Recipe, limit: int | None = 300, seed: int = 3) -> Streams:
     data = open_view(ViewSpec("digits", limit=limit), None)
-    return Streams([Loader(data, recipe.batch * recipe.accumulate, seed, train=True)])
+    return Streams([Loader(data, recipe.batch_of() * recipe.accumulate, seed, train=True)])
 
 
 def job(work: Work, recipe: Recipe, net: nn.Module, **changes: Any) -> Job:

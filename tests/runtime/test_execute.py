@@ -5,11 +5,13 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
 
 from kdplan.diagnostics.report import PlanError
 from kdplan.graph.assembled import Assembled
@@ -17,6 +19,7 @@ from kdplan.ir.expr import Call, Moving, Op, StreamField, Tap, Version
 from kdplan.ir.plan import ClassSet, Follows, Item, Move, Network, Phase, Plan, View
 from kdplan.runtime.events import NoEvents
 from kdplan.runtime.execute import RunResult, run_plan
+from kdplan.runtime.loop import Training
 from kdplan.runtime.networks import materialise
 from kdplan.runtime.options import RunOptions
 from kdplan.runtime.store import Store
@@ -200,9 +203,22 @@ def test_speed_is_remembered(tmp_path: Path) -> None:
     assert store.speeds() == {"cpu": pytest.approx(1000 * steps / seconds)}
 
 
-def test_two_streams(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("batch", "sizes"), [(50, (50, 50)), ([50, 20], (50, 20))])
+def test_two_streams(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, batch: int | list[int], sizes: tuple[int, int]
+) -> None:
     """Labelled images teach, unlabelled ones are only copied from the teacher; compiled and as written agree."""
-    plan = digits_plan(batch=50, accumulate=2)
+    plan = digits_plan(accumulate=2)
+    plan.phases["kd"].recipes = [replace(r, batch=batch) for r in plan.phases["kd"].recipes]
+    seen = []
+
+    def forward(self: Training, part: dict[str, Tensor]) -> dict[str, Tensor]:
+        if "inputs_1" in part:
+            seen.append((len(part["inputs_0"]), len(part["inputs_1"])))
+        return plain(self, part)
+
+    plain = Training.forward
+    monkeypatch.setattr(Training, "forward", forward)
     other = StreamField(1, "inputs")
     kd = plan.phases["kd"]
     kd.streams = [View("d"), View("d", "test", unlabelled=True)]
@@ -213,3 +229,4 @@ def test_two_streams(tmp_path: Path) -> None:
     one, two = (Store(tmp_path / x).artifact("key-kd").metrics() for x in "ab")
     assert [r["loss"] for r in one] == pytest.approx([r["loss"] for r in two], rel=1e-5)
     assert len(one) == 2 and one[-1]["step"] == 6
+    assert sizes in seen and all(a <= sizes[0] and b <= sizes[1] for a, b in seen)

@@ -62,6 +62,17 @@ def test_training_is_that_of_live_networks_and_values_are_shared(tmp_path: Path)
     assert sorted(v.shape for v in values) == [(300, 10), (300, 16, 2, 2)]
 
 
+def test_equal_values_of_one_phase_are_made_once(tmp_path: Path) -> None:
+    twins = "network one = digits_net(width = 4) { seed = 1 }\nnetwork two = digits_net(width = 4) { seed = 1 }\n"
+    loss = "loss = mse(small.logits, one@init.logits) + kl(two@init.logits, small.logits)"
+    found = run(tmp_path, f"""{twins}
+        phase live of small on digits with alive {{ {loss} }}
+        phase kept of small on digits with kept {{ {loss} }}
+        """)  # fmt: skip
+    assert close(found["live"], found["kept"])
+    assert len(folders(tmp_path)) == 1
+
+
 def test_sparse_targets_are_stored_sparse(tmp_path: Path) -> None:
     loss = "loss = cross_entropy(small.logits, top(softmax(big.logits), 3))"
     found = run(tmp_path, f"""
