@@ -36,6 +36,15 @@ class StoredValue:
     """The part of that network; "" for its output."""
 
     @property
+    def label(self) -> str:
+        """What it is, for readers.
+
+        >>> StoredValue("big_train_fc", 0, 300, (10,), torch.float32, "big@train", "fc").label
+        'fc of big@train'
+        """
+        return " of ".join(word for word in (self.path, self.network) if word) or self.name
+
+    @property
     def row_bytes(self) -> int:
         """Bytes of one sample's value."""
         return torch.Size(self.shape).numel() * self.dtype.itemsize

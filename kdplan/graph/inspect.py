@@ -222,8 +222,7 @@ def _stored_line(phase: Phase, value: StoredValue) -> str:
     'layer2 of big@train for digits, [64, 4, 4] a sample: 5.9 MB'
     """
     number = f"{value.bytes / 1e6:.1f} MB" if value.bytes < 1e9 else f"{value.bytes / 1e9:.1f} GB"
-    name = " of ".join(n for n in (value.path, value.network) if n) or value.name
-    return f"{name} for {phase.streams[value.stream].data}, {list(value.shape)} a sample: {number}"
+    return f"{value.label} for {phase.streams[value.stream].data}, {list(value.shape)} a sample: {number}"
 
 
 def _state_bytes(phase: Phase, trainable: int) -> int:

@@ -82,6 +82,7 @@ class StoredValues:
 class _Made:
     """A value while it is made."""
 
+    label: str
     node: fx.Node
     values: Values
     per: int
@@ -157,7 +158,7 @@ class Keeper:
             chunks = max(1, SHARD // max(1, size * v.row_bytes))
             values = self._place(node)
             if values.folder not in {m.values.folder for m in found}:  # two nodes may give the same
-                found.append(_Made(node, values, chunks * size, 0))
+                found.append(_Made(v.label, node, values, chunks * size, 0))
         with ExitStack() as locks:
             for m in sorted(found, key=lambda m: m.values.folder):  # in one order for everybody
                 locks.enter_context(m.values.locked())
@@ -167,7 +168,7 @@ class Keeper:
             start = min(m.done for m in found) // size
             total = loader.steps_per_epoch
             said = began = time.monotonic()
-            names = ", ".join(m.node.name for m in found)
+            names = ", ".join(m.label for m in found)
             self.events.note(f"{self.phase.name}: storing {names} of {self.phase.streams[stream].data}")
             for number, batch in enumerate(loader.epoch(0, start), start):
                 known = {f"{name}_{stream}": t for name, t in batch.items()}
