@@ -5,9 +5,12 @@ from __future__ import annotations
 from collections import Counter
 from pathlib import Path
 
+import pytest
+
 from kdplan.compile import check_text
 from kdplan.ir import expr as ir
 from kdplan.ir.plan import Follows, Merged
+from kdplan.passes.expand import expand
 from tests.passes.plans import BIG, HEAD, KD, calls, codes, compiled, keys, phase, taps
 
 # ---- 7. Applying
@@ -223,6 +226,28 @@ def test_rule_14_user_code_counts_by_its_source(tmp_path: Path) -> None:
     assert first == second
     (tmp_path / "two.py").write_text("def loss(a, b):\n    return a.mean() * 2\n")
     assert keys(text % "two.py", tmp_path)["x"] != first["x"]
+
+
+def test_rule_14_a_function_gives_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "own.py").write_text(
+        "import numpy as np\n"
+        "def few(n):\n"
+        "    x = np.arange(n * 64, dtype=np.uint8).reshape(n, 1, 8, 8)\n"
+        "    return {'train': (x, np.arange(n) % 3), 'test': (x, np.arange(n) % 3)}\n"
+    )
+    monkeypatch.chdir(tmp_path.parent)
+    rest = """
+    recipe quick { optimizer = sgd(lr = 0.1)  epochs = 1 }
+    student s = digits_net(classes = own.classes) {
+      phase p on own with quick { loss = cross_entropy(self.logits, labels) }
+    }"""
+    text = 'data own = source("own.py:few", n = 12)' + rest
+    used = 'use "own.py" as my\ndata own = my.few(n = 12)' + rest
+    assert keys(used, tmp_path) == keys(text, tmp_path)
+    told = expand(compiled(text, tmp_path).plan)
+    assert f'use "{tmp_path}/own.py" as' in told
+    assert {*keys(told, tmp_path.parent).values()} == {*keys(text, tmp_path).values()}
+    assert codes(used.replace("my.few", "my.fewer"), tmp_path) == ["KD0719"]
 
 
 # ---- 15. Measures

@@ -69,13 +69,15 @@ class DataInfo:
 def open_source(
     source: str, args: Mapping[str, Any], root: Path | None, *, cache: Path | None = None, span: Span | None = None
 ) -> Opened:
-    """The data set `source`, found and checked for completeness.
+    """The data set `source`, found and checked for completeness; `file.py:function` is `source("file.py:function")`.
 
     Raises
     ------
     PlanError
         KD0710 for an unknown name; KD0711 to KD0726 and KD0750 to KD0753 for files that are missing, cut or damaged.
     """
+    if ":" in source:
+        source, args = USER.name, {"function": source, **args}
     if source not in SOURCES:
         raise error("KD0710", span, name=source, nearest=nearest(source, SOURCES), known=", ".join(SOURCES))
     spec = SOURCES[source]

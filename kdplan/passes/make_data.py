@@ -8,9 +8,9 @@ from pathlib import Path
 from kdplan.diagnostics.report import Gather, counted, error
 from kdplan.diagnostics.span import Span
 from kdplan.ir.kinds import KINDS
-from kdplan.ir.plan import Data, View
+from kdplan.ir.plan import Data, Item, View
 from kdplan.passes import settings
-from kdplan.passes.load import Declared
+from kdplan.passes.load import Declared, Module
 from kdplan.passes.session import Context, remember
 from kdplan.passes.values import Choice, DataValue, describe
 from kdplan.syntax import ast
@@ -31,7 +31,7 @@ def _data(thing: Declared, ctx: Context) -> Data:
         base = source.data
         data = replace(base, name=thing.name, augment=list(base.augment), shape=None)
     elif isinstance(source, Choice):
-        data = Data(thing.name, source.item)
+        data = Data(thing.name, _beside(source.item, thing.module))
     else:
         raise error("KD0249", clause.exprs[0].span, wants="a data set", found=describe(source))
     data.span = node.head_span
@@ -54,6 +54,16 @@ def _data(thing: Declared, ctx: Context) -> Data:
             raise error("KD0259", places["normalize"], found=counted(found, "channel"), channels=channels, name=name)
     ctx.session.plan.data[name] = data
     return data
+
+
+def _beside(item: Item, module: Module) -> Item:
+    """`source("my.py:f")` of a file that stands beside the plan is what `use "my.py" as my` and `my.f()` are."""
+    file, _, function = str(item.arguments.get("function", "")).rpartition(":")
+    path = (module.folder / file).resolve()
+    if item.name != "source" or not file.endswith(".py") or not path.is_file():
+        return item
+    others = {name: value for name, value in item.arguments.items() if name != "function"}
+    return Item(f"{path}:{function}", others, span=item.span)
 
 
 def unique_name(thing: Declared, name: str, ctx: Context) -> str:

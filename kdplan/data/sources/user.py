@@ -26,7 +26,10 @@ _given: dict[tuple[object, ...], Mapping[str, Any]] = {}
 
 
 def load_function(name: str, where: Where) -> Any:
-    """The function `module:function` or `path/to/file.py:function`; a relative path is from the working folder."""
+    """The function `module:function` or `path/to/file.py:function`; a relative path is from the working folder.
+
+    Of a file beside the plan, plans give the whole path.
+    """
     module_name, _, function = name.rpartition(":")
     if not module_name or not function:
         expected = '"module:function" or "file.py:function"'
