@@ -282,7 +282,10 @@ class Builder:
 
     def detach(self, node: fx.Node) -> fx.Node:
         """The same value without a gradient."""
-        return self._run_new(self.graph.call_method("detach", (node,)), owner=str(node.meta.get("owner", "loss")))
+        if ("detach", node) not in self._called:
+            made = self.graph.call_method("detach", (node,))
+            self._called["detach", node] = self._run_new(made, owner=str(node.meta.get("owner", "loss")))
+        return self._called["detach", node]
 
     def finish(self, outputs: Mapping[str, fx.Node]) -> JoinedPhase:
         """Close the graph; its output is a dict of `outputs`, and in-place operations behind taps are replaced."""
