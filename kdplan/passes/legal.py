@@ -70,8 +70,13 @@ def _phase(plan: Plan, phase: Phase, reporter: Reporter) -> None:
         reporter.report("KD0321", phase.span, phase=phase.name, what="needs something that moves, data and a recipe")
     for recipe in phase.recipes[:1]:
         if isinstance(recipe.batch, list) and len(recipe.batch) != len(phase.streams):
-            reporter.report("KD0708", recipe.spans.get("batch", recipe.span), phase=phase.name,
-                            found=counted(len(recipe.batch), "size"), streams=counted(len(phase.streams), "stream"))  # fmt: skip
+            reporter.report(
+                "KD0708",
+                recipe.spans.get("batch", recipe.span),
+                phase=phase.name,
+                found=counted(len(recipe.batch), "size"),
+                streams=counted(len(phase.streams), "stream"),
+            )
     for root in (phase.loss, *phase.logged.values()):
         for e in ir.walk(root):
             if isinstance(e, ir.Tap) and isinstance(e.of, ir.Moving) and not 0 <= e.of.slot < len(phase.moves):
