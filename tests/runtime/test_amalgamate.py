@@ -160,7 +160,7 @@ def test_scores_are_learnt_in_the_students_order(tmp_path: Path) -> None:
     made, found = sources(text + KA, tmp_path)
     phase = made.plan.phases["p"]
     networks = modules_of(found, phase)
-    graph = join(made.plan, phase, networks, batch=16).graph_module
+    graph = join(made.plan, phase, networks).graph_module
     images = torch.rand(16, 1, 8, 8)
     a, b = (materialise(found, Version(f"t[v={v}]", f"t[v={v}]@train"))(images) for v in "ab")
     own = networks.moving[0](images)
