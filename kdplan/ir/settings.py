@@ -28,7 +28,14 @@ RECIPE = (
     S("schedule", "schedule", "the learning rate over the phase", "constant()", "schedule = steps(at = [60, 80])"),
     S("epochs", "integer", "length: passes over the first stream", "needed, or `steps`", "epochs = 10", low=0, above=0),
     S("steps", "integer", "length: optimizer steps, in place of epochs", "", "steps = 1000", low=0, above=0),
-    S("batch", "sizes", "samples a step, of every stream or of each: `[64, 448]`", "128", "batch = 64", above=0),
+    S(
+        "batch",
+        "integer or integers",
+        "samples a step, of every stream or of each: `[64, 448]`",
+        "128",
+        "batch = 64",
+        above=0,
+    ),
     S("warmup", "number", "epochs over which the learning rate rises linearly from 0", "0", "warmup = 5", low=0),
     S(
         "accumulate",

@@ -194,7 +194,7 @@ _RULES: dict[str, Callable[[SettingSpec, ast.Expr, Context], Any]] = {
     "text": _text,
     "choice": _choice,
     "integers": _integers,
-    "sizes": _sizes,
+    "integer or integers": _sizes,
     "optimizer": _item,
     "schedule": _item,
     "split": _item,
