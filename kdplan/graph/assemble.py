@@ -48,6 +48,8 @@ class Joined:
         Slot number or version -> the network's name in the builder.
     unused
         Frozen networks' calls that pruning removed, though they would have updated statistics or drawn random numbers.
+    flops
+        Forward, for a batch.
     """
 
     joined: JoinedPhase
@@ -61,6 +63,7 @@ class Joined:
     splices: dict[str, nn.Parameter] = field(default_factory=dict)
     terms: list[tuple[ir.Expr, list[str]]] = field(default_factory=list)
     bridges: list[str] = field(default_factory=list)
+    flops: int = 0
 
 
 def join(plan: Plan, phase: Phase, networks: Networks) -> Joined:
@@ -146,6 +149,7 @@ def assemble(plan: Plan, phase: Phase, networks: Networks) -> Assembled:
         modes=set_modes,
         terms=made.logged,
         stored=storing(plan, phase, made.graph_module, cut, made.moving),
+        flops=made.flops,
     )
 
 
@@ -273,6 +277,7 @@ def _dims(shape: tuple[int, ...]) -> str:
 def _check_gradients(phase: Phase, made: Joined) -> None:
     """KD0601 and KD0602, both at once where both are wrong."""
     reach = gradient_reach(made.graph_module)
+    made.flops = reach.flops
     if not reach.whole & made.moving:
         raise error("KD0602", phase.loss.span, term="The loss")
     reporter = Reporter()

@@ -106,6 +106,8 @@ class Assembled:
         What `frozen` returns, where the phase reads it from the store in place of running `frozen`; else [].
     terms : list of str
         The logged terms that are summands of the loss, for messages about a loss that is not finite.
+    flops : int
+        Floating-point operations of a batch forward; 0 where they were not counted.
     """
 
     live: nn.Module
@@ -120,6 +122,7 @@ class Assembled:
     frozen_inputs: list[str] = field(default_factory=list)
     terms: list[str] = field(default_factory=list)
     stored: list[StoredValue] = field(default_factory=list)
+    flops: int = 0
 
     def __post_init__(self) -> None:
         self.live_inputs = self.live_inputs or placeholders(self.live)

@@ -16,6 +16,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx
+from torch.utils.flop_counter import FlopCounterMode
 
 from kdplan.graph.freeze import parameter_names
 from kdplan.graph.module import outputs_of
@@ -28,6 +29,8 @@ class Reach:
 
     whole: set[str]
     terms: dict[str, set[str]]
+    flops: int
+    """Of the graph forward, with the batch that it was built with."""
 
     def constant(self, moving: Collection[str]) -> set[str]:
         """Names of the nodes that are terms and depend on no moving parameter."""
@@ -54,12 +57,13 @@ def gradient_reach(gm: fx.GraphModule, output: str = "loss") -> Reach:
     """
     terms = [n.name for n in additive_terms(outputs_of(gm)[output])]
     world = world_for(gm)
-    replay = Replay(gm, world, keep=terms)
-    with torch.enable_grad():
+    replay, counter = Replay(gm, world, keep=terms), FlopCounterMode(display=False)
+    with torch.enable_grad(), counter:
         result = replay.run(*example_inputs(gm, world))
     known = parameter_names(gm)
     names = {id(world.fake(p)): known[id(p)] for p in gm.parameters()}
-    return Reach(_reached(result[output], names), {t: _reached(replay.seen.get(t), names) for t in terms})
+    by_term = {t: _reached(replay.seen.get(t), names) for t in terms}
+    return Reach(_reached(result[output], names), by_term, int(counter.get_total_flops()))
 
 
 def _reached(value: Any, names: Mapping[int, str]) -> set[str]:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import platform
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib.metadata import version
 from typing import Any
 
@@ -51,6 +53,28 @@ def set_determinism(deterministic: bool) -> None:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     torch.use_deterministic_algorithms(deterministic)
     torch.backends.cudnn.benchmark = not deterministic
+
+
+FLOPS_PER_THREAD = 3e8
+"""Forward operations of a batch that are worth another thread: below, waking it takes longer than what it does."""
+
+
+@contextmanager
+def threads_for(flops: int) -> Iterator[None]:
+    """Runs what is inside on as many threads as its steps are large enough for, of those that torch would use.
+
+    The number follows from the phase alone, not from the machine's load: sums are rounded by it.
+
+    >>> with threads_for(1000):
+    ...     torch.get_num_threads()
+    1
+    """
+    most = torch.get_num_threads()
+    torch.set_num_threads(max(1, min(most, round(flops / FLOPS_PER_THREAD))) if flops else most)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(most)
 
 
 def environment(device: torch.device, deterministic: bool) -> dict[str, Any]:

@@ -20,7 +20,7 @@ from kdplan.ir.lengths import extendable
 from kdplan.ir.plan import Phase, Plan
 from kdplan.ir.versions import followers
 from kdplan.runtime.checkpoint import tensor_file
-from kdplan.runtime.device import choose_device, environment, set_determinism
+from kdplan.runtime.device import choose_device, environment, set_determinism, threads_for
 from kdplan.runtime.evaluate import larger_is_better
 from kdplan.runtime.events import Events, NoEvents
 from kdplan.runtime.extend import adopt
@@ -79,7 +79,8 @@ def run_phase(run: PhaseRun, phase: Phase, key: PhaseKey, work: Work) -> Artifac
         for notice in work.notices:
             run.events.note(f"{notice.code}: {notice.message}")
         run.events.phase_started(phase.name, key.key, training.total, training.step)
-        training.run()
+        with threads_for(job.assembled.flops):
+            training.run()
     except (PlanError, Interrupted):
         raise
     except torch.OutOfMemoryError as problem:

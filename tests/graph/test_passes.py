@@ -104,6 +104,7 @@ def test_reach_respects_detach_and_terms() -> None:
     gm = b.finish({"loss": b.call(operator.sub, b.call(operator.add, first, second), third)}).graph_module
     moving = {n for n, _ in gm.named_parameters() if not n.startswith("nets.t.")}
     reach = gradient_reach(gm)
+    assert reach.flops == forward_flops(gm) > 0
     assert reach.whole & moving == {n for n in moving if n.startswith(("nets.a.", "nets.b.0."))}
     assert reach.constant(moving) == {second.name}
     assert reach.constant(moving | {"nets.t.0.weight"}) == set()

@@ -140,6 +140,7 @@ def assemble(plan: Plan, phase: Phase, networks: Networks) -> Assembled:
         networks=networks.moving,
         moving=[dict(n.named_parameters()) for n in networks.moving],
         live_inputs=[*names, "epoch", "step", "progress"],
+        flops=1,  # so few that one thread runs it, as it does the compiled phase
     )
 
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from kdplan.diagnostics.report import PlanError
-from kdplan.runtime.device import choose_device, environment, set_determinism
+from kdplan.runtime.device import FLOPS_PER_THREAD, choose_device, environment, set_determinism, threads_for
 
 
 def test_device_that_is_not_there() -> None:
@@ -38,3 +38,16 @@ def test_determinism_is_switched_both_ways() -> None:
     assert torch.are_deterministic_algorithms_enabled()
     set_determinism(False)
     assert not torch.are_deterministic_algorithms_enabled()
+
+
+@pytest.mark.parametrize(("flops", "threads"), [(0, 3), (1, 1), (2 * FLOPS_PER_THREAD, 2), (1e12, 3)])
+def test_a_step_has_as_many_threads_as_it_is_worth(flops: float, threads: int) -> None:
+    before = torch.get_num_threads()
+    torch.set_num_threads(3)
+    try:
+        with pytest.raises(KeyError), threads_for(int(flops)):
+            assert torch.get_num_threads() == threads
+            raise KeyError
+        assert torch.get_num_threads() == 3
+    finally:
+        torch.set_num_threads(before)
