@@ -22,7 +22,7 @@ from kdplan.graph.lower import Lowering, first_line
 from kdplan.graph.module import without_unused_inputs
 from kdplan.graph.params import upto
 from kdplan.graph.prune import prune
-from kdplan.graph.reach import additive_terms, gradient_reach
+from kdplan.graph.reach import Reach, additive_terms, gradient_reach
 from kdplan.graph.signals import shown
 from kdplan.graph.splice import Splices
 from kdplan.graph.stored import storing
@@ -123,7 +123,9 @@ def join(plan: Plan, phase: Phase, networks: Networks) -> Joined:
     made = Joined(joined, pruned.graph_module, moving, own, names, paths, [*outputs][1:], pruned.buffers, splices)
     made.terms = _terms(phase.loss, lowering)
     made.bridges = lowering.splices.bridges
-    _check_gradients(phase, made)
+    reach = gradient_reach(made.graph_module)
+    made.flops = reach.flops
+    _check_gradients(phase, made, reach)
     return made
 
 
@@ -274,10 +276,8 @@ def _dims(shape: tuple[int, ...]) -> str:
     return f"[{', '.join(['B', *map(str, shape[1:])])}]"
 
 
-def _check_gradients(phase: Phase, made: Joined) -> None:
+def _check_gradients(phase: Phase, made: Joined, reach: Reach) -> None:
     """KD0601 and KD0602, both at once where both are wrong."""
-    reach = gradient_reach(made.graph_module)
-    made.flops = reach.flops
     if not reach.whole & made.moving:
         raise error("KD0602", phase.loss.span, term="The loss")
     reporter = Reporter()

@@ -139,3 +139,18 @@ def test_equal_calls_are_one_call_unless_they_draw() -> None:
     assert b.call(F.dropout, x, 0.5) is not b.call(F.dropout, x, 0.5)
     assert b.call(torch.rand_like, x) is not b.call(torch.rand_like, x)
     assert b.call(Tensor.add_, one, 1) is not b.call(Tensor.add_, one, 1)
+
+
+def test_an_equal_call_after_a_write_has_what_was_there_before() -> None:
+    torch.manual_seed(0)
+    b = Builder()
+    x = b.input("x", torch.zeros(2, 3))
+    b.network("writes", nn.Sequential(nn.ReLU(inplace=True), nn.Linear(6, 2)))
+    b.network("reads", nn.Linear(6, 2))
+    first = b.apply("writes", (b.call(torch.cat, [x, x], 1),))
+    second = b.apply("reads", (b.call(torch.cat, [x, x], 1),))
+    gm = b.finish({"loss": b.call(torch.sum, b.call(torch.add, first, second))}).graph_module
+    value = torch.randn(2, 3)
+    both = torch.cat([value, value], 1)
+    wanted = b.networks["writes"](both.clone()) + b.networks["reads"](both)
+    assert torch.equal(gm(x=value)["loss"], wanted.sum())
