@@ -20,8 +20,8 @@ from kdplan.passes.keys import graph_key, keys
 from kdplan.passes.legal import check_plan
 from kdplan.passes.lint import lint
 from kdplan.passes.load import load
-from kdplan.passes.resolve import resolve
 from kdplan.passes.schedule import Facts, nothing_known, schedule, select
+from kdplan.resolve.plan import resolve
 from kdplan.syntax import ast
 from kdplan.syntax.collector import collector_paused
 from kdplan.syntax.parse import parse
@@ -116,9 +116,9 @@ def inspect(compiled: Compiled, names: list[str] | None = None) -> dict[str, Ins
     PlanError
         With every mistake that was found in any of them.
     """
+    from kdplan.graph.check_measures import check_measures
+    from kdplan.graph.check_stages import check_ladders
     from kdplan.graph.inspect import check_recipes, inspect_phase  # torch comes with it: only where graphs are wanted
-    from kdplan.graph.ladders import check_ladders
-    from kdplan.graph.measured import check_measures
 
     reporter = Reporter()
     check_recipes([compiled.plan.phases[name] for name in (names if names is not None else compiled.planned)], reporter)

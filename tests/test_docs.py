@@ -26,7 +26,7 @@ from kdplan.ir.functions import FUNCTIONS, PLAN_FUNCTIONS, SIGNALS
 from kdplan.ir.kinds import KINDS
 from kdplan.nn.models import create
 from kdplan.passes.keys import graph_key
-from kdplan.passes.tables import choices
+from kdplan.resolve.choices import choices
 from kdplan.view.examples import Example, examples, own_settings
 from kdplan.view.reference import SECTIONS, fill
 from tests.data.boxes import write_boxes

@@ -14,7 +14,7 @@ from kdplan.ir.constructs import CONSTRUCT_KINDS
 from kdplan.ir.functions import LOSSES
 
 ROOT = Path(__file__).parent.parent
-CORE = ("syntax", "ir", "passes", "graph", "runtime")
+CORE = ("syntax", "ir", "passes", "resolve", "graph", "runtime")
 METHODS = re.compile(
     r"born.?again|sskd|fitnet|tolerant|patriarch|amalgam|native.?ensemble|knowledge.?concentration|mutual.?learning"
     r"|top_score|self.?paced",

@@ -13,7 +13,7 @@ from kdplan.api import PlanBuilder, fn, item, labels
 from kdplan.compile import compile_plan
 from kdplan.passes.schedule import Facts
 from kdplan.runtime.execute import run_plan
-from kdplan.runtime.measured import run_measures
+from kdplan.runtime.measures.table import run_measures
 from kdplan.runtime.store import Store
 from kdplan.view.tables import to_markdown
 

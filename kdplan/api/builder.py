@@ -19,8 +19,8 @@ from kdplan.ir.plan import Plan
 from kdplan.passes.form import check_form
 from kdplan.passes.legal import check_plan
 from kdplan.passes.load import load
-from kdplan.passes.resolve import resolve
 from kdplan.passes.spell import NOWHERE
+from kdplan.resolve.plan import resolve
 from kdplan.syntax import ast
 from kdplan.syntax.format import format_text
 from kdplan.syntax.write import write

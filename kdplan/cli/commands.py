@@ -8,13 +8,13 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from kdplan.cli import session
+from kdplan.cli import inputs as session
 from kdplan.compile import Compiled, inspect
 from kdplan.diagnostics.render import render_text, to_json
 from kdplan.diagnostics.report import counted, error, listing, nearest
 
 if TYPE_CHECKING:
-    from kdplan.runtime.results import MeasureResult
+    from kdplan.runtime.measures.results import MeasureResult
 
 FINE, FAILED, TO_DO = 0, 1, 10
 
@@ -145,7 +145,7 @@ def run(given: argparse.Namespace) -> int:
     """`kdplan run FILE`: trains what is not there, measures, shows the tables. Running again goes on."""
     from kdplan.runtime.events import Several
     from kdplan.runtime.execute import run_plan
-    from kdplan.runtime.measured import run_measures
+    from kdplan.runtime.measures.table import run_measures
     from kdplan.runtime.options import RunOptions
     from kdplan.view.live import TensorBoard, observer
 

@@ -9,7 +9,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from kdplan.cli.session import read_source
+from kdplan.cli.inputs import read_source
 from kdplan.diagnostics.report import error, nearest, table
 from kdplan.syntax.format import format_text
 

@@ -15,17 +15,17 @@ from torch import fx, nn
 
 from kdplan.diagnostics.report import PlanError, Reporter, error, listing, nearest
 from kdplan.diagnostics.span import Span
-from kdplan.graph.assembled import Assembled, Follower, Networks
+from kdplan.graph.adapter import Splices
 from kdplan.graph.build import Builder, JoinedPhase
+from kdplan.graph.cacheable import storing
 from kdplan.graph.freeze import split
-from kdplan.graph.lower import Lowering, first_line
+from kdplan.graph.loss import Lowering, first_line
 from kdplan.graph.module import without_unused_inputs
 from kdplan.graph.params import upto
+from kdplan.graph.phase_graph import Assembled, Follower, Networks
 from kdplan.graph.prune import prune
 from kdplan.graph.reach import Reach, additive_terms, gradient_reach
 from kdplan.graph.signals import shown
-from kdplan.graph.splice import Splices
-from kdplan.graph.stored import storing
 from kdplan.graph.taps import TapError
 from kdplan.graph.trace import TraceError, trace
 from kdplan.ir import expr as ir

@@ -10,7 +10,7 @@ from torch import Tensor, fx
 from kdplan.diagnostics.report import error
 from kdplan.graph.fake import whole
 from kdplan.graph.inspect import blank
-from kdplan.graph.lower import first_line
+from kdplan.graph.loss import first_line
 from kdplan.graph.signals import dims
 from kdplan.graph.trace import ROOT, Traced, TraceError, trace
 from kdplan.ir.cuts import Cut, Layer

@@ -14,12 +14,12 @@ from torch import nn
 
 from kdplan.diagnostics.report import PlanError, Reporter, error, listing
 from kdplan.graph.assemble import Joined, join, no_part
-from kdplan.graph.assembled import Networks, StoredValue
+from kdplan.graph.cacheable import storing
 from kdplan.graph.cost import cost as graph_cost
 from kdplan.graph.cost import flops_by_node
 from kdplan.graph.fork import BranchError
 from kdplan.graph.freeze import split
-from kdplan.graph.stored import storing
+from kdplan.graph.phase_graph import Networks, StoredValue
 from kdplan.ir import expr as ir
 from kdplan.ir.adapted import ADAPTED
 from kdplan.ir.dag import Cost

@@ -21,7 +21,7 @@ from kdplan.nn import sparse
 from kdplan.nn.routed import Routed
 
 if TYPE_CHECKING:
-    from kdplan.graph.lower import Lowering
+    from kdplan.graph.loss import Lowering
 
 SPARSE = frozenset({"top", "sigmoid", "softmax", "detach", "sigmoid_cross_entropy", "cross_entropy"})
 """Functions that take sparse signals."""

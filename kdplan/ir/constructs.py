@@ -1,4 +1,4 @@
-"""The kinds of constructs, which lower to declarations of the core (`kdplan.lower`), and of what stands in them."""
+"""The kinds of constructs, which lower to declarations of the core (`kdplan.constructs`), and of what stands in them."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def _generation(name: str, doc: str, example: str) -> Kind:
 _KA = "amalgamate ka of both from t[*] on digits with quick {"
 
 PHASED = frozenset({"stages", "amalgamate"})
-"""Kinds that lower to phases (`kdplan.lower.phased`), and are named after `@`."""
+"""Kinds that lower to phases (`kdplan.constructs.phased`), and are named after `@`."""
 
 CONSTRUCT_KINDS = (
     Kind(

@@ -69,7 +69,7 @@ class Spec:
 
 @dataclass(frozen=True, slots=True)
 class SettingSpec:
-    """A setting of a kind: `type` names a rule in `kdplan.passes.settings`."""
+    """A setting of a kind: `type` names a rule in `kdplan.resolve.setting_values`."""
 
     name: str
     type: str

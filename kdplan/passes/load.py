@@ -10,11 +10,11 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from kdplan.constructs import made
 from kdplan.diagnostics.report import Note, Reporter, nearest
 from kdplan.diagnostics.span import Source, Span
 from kdplan.ir.functions import RESERVED
 from kdplan.ir.kinds import AFTER_AT, CONSTRUCTS, KINDS
-from kdplan.lower import made
 from kdplan.syntax import ast
 from kdplan.syntax.parse import parse_recovering
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from kdplan.graph.assembled import Assembled, Follower
+from kdplan.graph.phase_graph import Assembled, Follower
 from kdplan.nn.optim import WeightAverage
 
 

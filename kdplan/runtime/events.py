@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 from kdplan.ir.dag import Planned
-from kdplan.runtime.results import MeasureResult
+from kdplan.runtime.measures.results import MeasureResult
 
 Summary = Mapping[str, Any]
 

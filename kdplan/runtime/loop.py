@@ -16,19 +16,19 @@ import torch
 from torch import Tensor
 
 from kdplan.diagnostics.report import error, listing
-from kdplan.graph.assembled import CLOCKS, Assembled
+from kdplan.graph.phase_graph import CLOCKS, Assembled
 from kdplan.ir.plan import Recipe
 from kdplan.ir.seed import fold
 from kdplan.runtime.averages import Averages
 from kdplan.runtime.checkpoint import TENSORS, below, plain_tensors, prefixed, read_tensors, reseed, tensor_file
-from kdplan.runtime.compiled import compiled
 from kdplan.runtime.events import Events, NoEvents
+from kdplan.runtime.frozen_values import StoredValues
 from kdplan.runtime.interrupt import Interrupt, Interrupted
 from kdplan.runtime.optimise import Optimisers
 from kdplan.runtime.snapshots import Snapshots, kept_epochs
 from kdplan.runtime.store.work import Work
-from kdplan.runtime.stored import StoredValues
 from kdplan.runtime.streams import Batch, Streams, samples, split
+from kdplan.runtime.torch_compile import compiled
 from kdplan.runtime.watch import Watch
 
 BRIEF = 1.0

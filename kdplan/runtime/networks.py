@@ -10,9 +10,9 @@ from safetensors.torch import load
 from torch import Tensor, nn
 
 from kdplan.diagnostics.report import error
-from kdplan.graph.assembled import Networks
 from kdplan.graph.branched import branch_state
 from kdplan.graph.inspect import fresh
+from kdplan.graph.phase_graph import Networks
 from kdplan.ir.adapted import ADAPTED
 from kdplan.ir.expr import Version
 from kdplan.ir.plan import Averaged, Copied, Displaced, Ensembled, Follows, Fresh, Loaded, Merged, Network, Phase

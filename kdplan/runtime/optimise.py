@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from kdplan.diagnostics.report import error
-from kdplan.graph.assembled import Assembled
+from kdplan.graph.phase_graph import Assembled
 from kdplan.ir.plan import Recipe
 from kdplan.nn.optim import build_optimizer, fastest, set_lr_factor
 from kdplan.nn.schedules import Schedule, build_schedule

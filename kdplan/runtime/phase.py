@@ -14,27 +14,27 @@ import torch
 from kdplan.data.loader import Loader
 from kdplan.diagnostics.report import PlanError, error
 from kdplan.graph.assemble import assemble
-from kdplan.graph.assembled import Assembled, Networks
+from kdplan.graph.phase_graph import Assembled, Networks
 from kdplan.ir.dag import PhaseKey
 from kdplan.ir.lengths import extendable
 from kdplan.ir.plan import Phase, Plan
 from kdplan.ir.versions import followers
 from kdplan.runtime.checkpoint import tensor_file
 from kdplan.runtime.device import choose_device, environment, set_determinism, threads_for
-from kdplan.runtime.evaluate import larger_is_better
 from kdplan.runtime.events import Events, NoEvents
 from kdplan.runtime.extend import adopt
+from kdplan.runtime.frozen_values import Keeper
 from kdplan.runtime.interrupt import Interrupt, Interrupted
 from kdplan.runtime.loop import Job, Training
-from kdplan.runtime.measured import label_of
+from kdplan.runtime.measures.metrics import larger_is_better
+from kdplan.runtime.measures.table import label_of
+from kdplan.runtime.measures.validation import validation
 from kdplan.runtime.networks import modules_of
 from kdplan.runtime.optimise import check_recipes
 from kdplan.runtime.options import RunOptions
 from kdplan.runtime.store import Artifact, Work, phase_json
 from kdplan.runtime.store.artifact import FINAL, FINAL_STATE
-from kdplan.runtime.stored import Keeper
 from kdplan.runtime.streams import Streams
-from kdplan.runtime.validate import validation
 from kdplan.runtime.versions import Sources
 from kdplan.runtime.views import opened, require_samples
 

@@ -13,7 +13,7 @@ from kdplan.data.of_plan import groups_of, view_of_data
 from kdplan.data.view import ViewSpec
 from kdplan.diagnostics.report import error
 from kdplan.ir.plan import Item, Plan, View
-from kdplan.runtime.measured import described
+from kdplan.runtime.measures.table import described
 
 
 def view_spec(plan: Plan, view: View) -> ViewSpec:

@@ -12,7 +12,7 @@ from kdplan.ir.kinds import KINDS, NETWORKS
 from kdplan.ir.optimizers import OPTIMIZERS
 from kdplan.ir.spec import Kind, Param, SettingSpec, Spec
 from kdplan.nn.catalog import METRICS
-from kdplan.passes.tables import choices
+from kdplan.resolve.choices import choices
 
 FRAME = {
     "digits": "data digits = digits",

@@ -17,7 +17,7 @@ from rich.text import Text
 from kdplan.diagnostics.report import PlanError, error
 from kdplan.ir.dag import SYMBOLS, Action, Planned
 from kdplan.runtime.events import Events, NoEvents, Summary
-from kdplan.runtime.results import MeasureResult
+from kdplan.runtime.measures.results import MeasureResult
 from kdplan.view import words
 from kdplan.view.tables import printed
 

@@ -11,7 +11,7 @@ from io import BytesIO
 from pathlib import Path
 from typing import Any
 
-from kdplan.runtime.results import Curves, MeasureResult, Number, Panel
+from kdplan.runtime.measures.results import Curves, MeasureResult, Number, Panel
 from kdplan.runtime.store.atomic import write
 
 FORMATS = ("svg", "png")

@@ -21,7 +21,7 @@ from kdplan.ir.kinds import KINDS, NETWORKS
 from kdplan.ir.optimizers import OPTIMIZERS, SCHEDULES, OptimizerSpec
 from kdplan.ir.spec import Kind, Param, SettingSpec, Spec
 from kdplan.nn.catalog import METRICS, MODELS
-from kdplan.passes.tables import choices
+from kdplan.resolve.choices import choices
 from kdplan.view.examples import FRAME, SIGNAL_EXAMPLES, call, own_settings
 
 TYPES = {

@@ -14,7 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from kdplan.nn.catalog import METRICS
-from kdplan.runtime.results import MeasureResult, Number, ResultRow
+from kdplan.runtime.measures.results import MeasureResult, Number, ResultRow
 from kdplan.runtime.store.atomic import plain
 
 Cell = tuple[str, str]
@@ -161,7 +161,7 @@ def _split(result: MeasureResult) -> bool:
 def notes(result: MeasureResult, most: int = 5) -> list[str]:
     """What stands beside a table: of each confusion matrix the pairs of different classes that are most often.
 
-    >>> from kdplan.runtime.results import Panel
+    >>> from kdplan.runtime.measures.results import Panel
     >>> data = {"matrix": [[6, 4], [1, 3]], "classes": ["cat", "dog"], "groups": {}, "k": 1}
     >>> notes(MeasureResult("t", [], [], panels=[Panel("small@kd", "confusion", "matrix", data)]))
     ['small@kd, confusion: cat → dog 40.0 %, dog → cat 25.0 %']
@@ -183,7 +183,7 @@ def notes(result: MeasureResult, most: int = 5) -> list[str]:
 def to_markdown(result: MeasureResult) -> str:
     """A table for a document.
 
-    >>> from kdplan.runtime.results import ResultRow
+    >>> from kdplan.runtime.measures.results import ResultRow
     >>> row = ResultRow("small@kd", {}, {"last": {"top1": Number.of([0.5])}}, "digits.test")
     >>> print(to_markdown(MeasureResult("table", ["top1"], ["digits.test"], [row])))
     | network | top1 |

@@ -33,8 +33,8 @@ from torch.nn import functional as F
 from kdplan.compile import compile_source
 from kdplan.diagnostics.span import Source
 from kdplan.graph.assemble import assemble
-from kdplan.graph.assembled import Networks
 from kdplan.graph.inspect import fresh, inspect_phase
+from kdplan.graph.phase_graph import Networks
 from kdplan.nn.models import create
 
 PLAN = """

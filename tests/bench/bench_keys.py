@@ -17,7 +17,7 @@ from kdplan.diagnostics.report import Reporter
 from kdplan.diagnostics.span import Source
 from kdplan.passes.form import check_form
 from kdplan.passes.load import load
-from kdplan.passes.resolve import resolve
+from kdplan.resolve.plan import resolve
 from kdplan.syntax.collector import collector_paused
 
 

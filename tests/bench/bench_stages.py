@@ -52,9 +52,9 @@ from kdplan.compile import Compiled, compile_source
 from kdplan.data.loader import Loader
 from kdplan.diagnostics.span import Source
 from kdplan.graph.assemble import assemble
-from kdplan.graph.assembled import Networks
 from kdplan.graph.cost import LiveBytes
 from kdplan.graph.inspect import fresh, inspect_phase
+from kdplan.graph.phase_graph import Networks
 from kdplan.ir.versions import read_versions
 from kdplan.runtime.loop import Job, Training
 from kdplan.runtime.memory import freed_memory_kept

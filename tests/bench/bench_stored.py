@@ -16,8 +16,8 @@ import tempfile
 import time
 from pathlib import Path
 
+from kdplan.cli.inputs import compiled, open_store
 from kdplan.cli.parser import parser
-from kdplan.cli.session import compiled, open_store
 from kdplan.compile import inspect
 from kdplan.ir.dag import PhaseKey
 from kdplan.runtime.execute import run_plan

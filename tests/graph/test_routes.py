@@ -10,8 +10,8 @@ import torch
 
 from kdplan.compile import Compiled, inspect
 from kdplan.graph.assemble import assemble
-from kdplan.graph.assembled import Assembled, Networks
 from kdplan.graph.cost import cost as graph_cost
+from kdplan.graph.phase_graph import Assembled, Networks
 from kdplan.ir.versions import read_versions
 from kdplan.nn.models import create
 from kdplan.passes.expand import expand

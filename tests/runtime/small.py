@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from kdplan.data.dataset import open_view
 from kdplan.data.loader import Loader
 from kdplan.data.view import ViewSpec
-from kdplan.graph.assembled import Assembled, Networks
+from kdplan.graph.phase_graph import Assembled, Networks
 from kdplan.ir.dag import PhaseKey, Planned
 from kdplan.ir.expr import Call, Clock, Const, Moving, Op, StreamField, Tap, Version
 from kdplan.ir.plan import Data, Item, Move, Network, Phase, Plan, Recipe, Validation, View

@@ -26,8 +26,8 @@ from kdplan.ir.expr import Version
 from kdplan.nn.models import create
 from kdplan.runtime import networks
 from kdplan.runtime.export import export_network, load
-from kdplan.runtime.measure import training_flops
-from kdplan.runtime.measured import run_measures
+from kdplan.runtime.measures.compute import training_flops
+from kdplan.runtime.measures.table import run_measures
 from kdplan.runtime.networks import materialise
 from kdplan.runtime.options import RunOptions
 from kdplan.runtime.store import Store

@@ -15,10 +15,10 @@ from kdplan.data.dataset import open_view
 from kdplan.data.view import ViewSpec
 from kdplan.ir.expr import Version
 from kdplan.passes.expand import expand
-from kdplan.runtime.measured import run_measures
+from kdplan.runtime.measures.results import MeasureResult
+from kdplan.runtime.measures.table import run_measures
 from kdplan.runtime.networks import materialise
 from kdplan.runtime.options import RunOptions
-from kdplan.runtime.results import MeasureResult
 from kdplan.runtime.store import Store
 from kdplan.runtime.versions import Sources
 from tests.passes.plans import codes, compiled

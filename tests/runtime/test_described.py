@@ -22,10 +22,10 @@ from kdplan.ir.expr import Version
 from kdplan.ir.plan import ClassSet, Item, Measure, Network, Plan, Row, Target, View
 from kdplan.nn.scores import chosen
 from kdplan.nn.transfer import LinearSvm
-from kdplan.runtime.measured import Cell, cell_key, run_measures
+from kdplan.runtime.measures.results import Drawn, MeasureResult, pooled
+from kdplan.runtime.measures.table import Cell, cell_key, run_measures
 from kdplan.runtime.networks import materialise
 from kdplan.runtime.options import RunOptions
-from kdplan.runtime.results import Drawn, MeasureResult, pooled
 from kdplan.runtime.store import Store
 from kdplan.runtime.versions import Sources
 from kdplan.runtime.views import view_spec

@@ -14,7 +14,7 @@ from kdplan.data.of_plan import view_of_data
 from kdplan.diagnostics.span import Source
 from kdplan.ir.expr import Version
 from kdplan.passes.expand import expand
-from kdplan.runtime.measured import run_measures
+from kdplan.runtime.measures.table import run_measures
 from kdplan.runtime.networks import materialise
 from kdplan.runtime.options import RunOptions
 from kdplan.runtime.store import Store

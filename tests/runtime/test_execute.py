@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from kdplan.diagnostics.report import PlanError
-from kdplan.graph.assembled import Assembled
+from kdplan.graph.phase_graph import Assembled
 from kdplan.ir.expr import Call, Moving, Op, StreamField, Tap, Version
 from kdplan.ir.plan import ClassSet, Follows, Item, Move, Network, Phase, Plan, View
 from kdplan.runtime.events import NoEvents
@@ -184,7 +184,7 @@ def test_a_cached_run_does_not_import_torch(tmp_path: Path) -> None:
     code = (
         "import sys\n"
         "from kdplan.ir.dag import Planned\nfrom kdplan.ir.plan import Plan\n"
-        "from kdplan.runtime.execute import run_plan\nfrom kdplan.runtime.measured import run_measures\n"
+        "from kdplan.runtime.execute import run_plan\nfrom kdplan.runtime.measures.table import run_measures\n"
         "from kdplan.runtime.store import Store\n"
         f"store = Store({str(tmp_path)!r})\n"
         "r = run_plan(Plan(), {'a': Planned('a', 'k', 'cached', [], [])}, {}, store)\n"

@@ -9,8 +9,8 @@ import torch
 from safetensors.torch import load_file
 
 from kdplan.cli import main
+from kdplan.cli.inputs import compiled, open_store
 from kdplan.cli.parser import parser
-from kdplan.cli.session import compiled, open_store
 
 PLAN = """
 data digits = digits {{ limit = 200  augment = [pad_crop(8, pad = 1)] }}

@@ -22,7 +22,7 @@ from kdplan.diagnostics.span import Source
 from kdplan.graph.assemble import join
 from kdplan.ir.expr import Version
 from kdplan.runtime.export import load
-from kdplan.runtime.measured import run_measures
+from kdplan.runtime.measures.table import run_measures
 from kdplan.runtime.networks import materialise, modules_of
 from kdplan.runtime.options import RunOptions
 from kdplan.runtime.store import Store

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from kdplan.diagnostics.report import PlanError
-from kdplan.graph.assembled import Assembled, Follower
+from kdplan.graph.phase_graph import Assembled, Follower
 from kdplan.ir.plan import Item, Recipe
 from kdplan.ir.seed import fold
 from kdplan.runtime.averages import follow

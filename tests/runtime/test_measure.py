@@ -17,11 +17,11 @@ from kdplan.diagnostics.report import PlanError
 from kdplan.graph.inspect import fresh
 from kdplan.ir.expr import Version
 from kdplan.ir.plan import ClassSet, Item, Measure, Network, Plan, Row, Target, View
-from kdplan.runtime import measure as measuring
-from kdplan.runtime.measured import Cell, cell_key, run_measures
+from kdplan.runtime.measures import compute as measuring
+from kdplan.runtime.measures.results import MeasureResult
+from kdplan.runtime.measures.table import Cell, cell_key, run_measures
 from kdplan.runtime.networks import materialise
 from kdplan.runtime.options import RunOptions
-from kdplan.runtime.results import MeasureResult
 from kdplan.runtime.store import Store
 from kdplan.runtime.versions import Sources
 from tests.runtime.small import digits_plan, keys
@@ -191,7 +191,7 @@ def test_known_numbers_need_no_torch(sources: Sources, tmp_path: Path) -> None:
         f"sys.path.insert(0, {str(Path(__file__).parent)!r})\n"
         "import pickle\n"
         f"plan, keys = pickle.load(open({str(tmp_path / 'plan')!r}, 'rb'))\n"
-        "from kdplan.runtime.measured import run_measures\nfrom kdplan.runtime.store import Store\n"
+        "from kdplan.runtime.measures.table import run_measures\nfrom kdplan.runtime.store import Store\n"
         f"(found,) = run_measures(plan, keys, Store({str(tmp_path / 'store')!r}))\n"
         "assert found.rows[0].values['last']['top1'].n == 1 and 'torch' not in sys.modules\n"
     )

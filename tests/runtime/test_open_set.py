@@ -18,10 +18,10 @@ from kdplan.ir.plan import ClassSet, Item, Measure, Network, Row, Target, Valida
 from kdplan.nn.verification import scores, tar
 from kdplan.passes.expand import expand
 from kdplan.runtime.execute import run_plan
-from kdplan.runtime.measured import run_measures
+from kdplan.runtime.measures.results import MeasureResult, Number
+from kdplan.runtime.measures.table import run_measures
 from kdplan.runtime.networks import materialise
 from kdplan.runtime.options import RunOptions
-from kdplan.runtime.results import MeasureResult, Number
 from kdplan.runtime.store import Store
 from kdplan.runtime.versions import Sources
 from kdplan.view.tables import rich_table, texts, to_csv

@@ -11,7 +11,7 @@ from kdplan.data.dataset import open_view
 from kdplan.data.loader import Loader
 from kdplan.data.view import ViewSpec
 from kdplan.diagnostics.report import PlanError
-from kdplan.graph.assembled import Assembled
+from kdplan.graph.phase_graph import Assembled
 from kdplan.ir.plan import Item
 from kdplan.ir.seed import fold
 from kdplan.runtime.checkpoint import reseed

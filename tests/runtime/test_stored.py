@@ -9,10 +9,10 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from kdplan.cli import main
+from kdplan.cli.inputs import compiled, open_store
 from kdplan.cli.parser import parser
-from kdplan.cli.session import compiled, open_store
 from kdplan.diagnostics.report import PlanError
-from kdplan.runtime import stored
+from kdplan.runtime import frozen_values as stored
 from kdplan.runtime.interrupt import Interrupt
 from kdplan.runtime.store.atomic import digest_file
 

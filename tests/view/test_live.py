@@ -12,7 +12,7 @@ from rich.console import Console
 
 from kdplan.diagnostics.report import PlanError
 from kdplan.runtime.events import Events, Several
-from kdplan.runtime.results import MeasureResult, Number, ResultRow
+from kdplan.runtime.measures.results import MeasureResult, Number, ResultRow
 from kdplan.view.live import Lines, LiveTable, TensorBoard, observer
 from tests.view.samples import sample
 

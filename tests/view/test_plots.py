@@ -10,7 +10,7 @@ import pytest
 
 from kdplan.cli import main
 from kdplan.diagnostics.report import PlanError
-from kdplan.runtime.results import Curves, Drawn, MeasureResult, Number, Panel, ResultRow
+from kdplan.runtime.measures.results import Curves, Drawn, MeasureResult, Number, Panel, ResultRow
 from kdplan.view.plots import write_plots
 from kdplan.view.tables import texts
 from tests.passes.plans import BIG, CE, HEAD, compiled

@@ -12,7 +12,7 @@ from io import StringIO
 
 from rich.console import Console
 
-from kdplan.runtime.results import MeasureResult, Number, ResultRow
+from kdplan.runtime.measures.results import MeasureResult, Number, ResultRow
 from kdplan.view.tables import printed, rich_table, to_csv, to_json, to_markdown
 
 RESULT = MeasureResult(

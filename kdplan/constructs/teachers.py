@@ -1,0 +1,216 @@
+"""What must fit between teachers that are amalgamated and their student: layers, images, classes."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from itertools import zip_longest
+
+from kdplan.constructs import Ask
+from kdplan.diagnostics.report import error, listing, nearest
+from kdplan.diagnostics.span import Span
+from kdplan.ir.cuts import Layer
+from kdplan.ir.plan import ClassSet
+from kdplan.syntax import ast
+
+
+def check_images(teachers: Sequence[ast.Expr], data: ast.Expr, place: Span, ask: Ask) -> None:
+    """All teachers were trained on images of the size of the data's.
+
+    Raises
+    ------
+    PlanError
+        KD0293 where two teachers' differ, KD0296 where the data's are others.
+    """
+    shown = ask.images(data)
+    known = [(t, shape) for t in teachers if (shape := ask.trained_on(t)) is not None]
+    for teacher, shape in known[1:]:
+        if shape != known[0][1]:
+            raise error("KD0293", place, first=ask.name(known[0][0]), one=_size(known[0][1]), second=ask.name(teacher),
+                        two=_size(shape))  # fmt: skip
+    if known and known[0][1] != shown:
+        raise error("KD0296", data.span, data=data.span.text, found=_size(shown), teacher=ask.name(known[0][0]),
+                    wanted=_size(known[0][1]))  # fmt: skip
+
+
+def _size(shape: Sequence[int]) -> str:
+    return "×".join(map(str, shape))
+
+
+def check_teachers(teachers: Sequence[ast.Expr], place: Span, ask: Ask) -> list[Layer]:
+    """The layers that all teachers have, their scores among them: these may be over different numbers of classes.
+
+    Raises
+    ------
+    PlanError
+        KD0292 where two teachers differ in a layer.
+    """
+    first = ask.layers(teachers[0])
+    for teacher in teachers[1:]:
+        other = ask.layers(teacher)
+        for i, (a, b) in enumerate(zip_longest(first, other)):
+            behind = i >= _scores(first)
+            same = a is not None and b is not None and a.paths == b.paths and a.layers == b.layers
+            if not same or (not behind and a.shape != b.shape):
+                one, two = (_told(ask.name(t), at) for t, at in ((teachers[0], a), (teacher, b)))
+                raise error("KD0292", place, one=one, two=two)
+    return first
+
+
+def _told(name: str, layer: Layer | None) -> str:
+    return f"`{name}` ends" if layer is None else f"`{name}` has `{layer.path}` ({_size(layer.shape)})"
+
+
+def _scores(layers: Sequence[Layer]) -> int:
+    """Which of a network's layers gives its scores: the last one with weights."""
+    return max((i for i, at in enumerate(layers) if at.layers), default=0)
+
+
+# ---- which layers
+
+
+def chosen(
+    node: ast.Declaration,
+    student: ast.Expr,
+    teachers: Sequence[ast.Expr],
+    common: Sequence[Layer],
+    own: Sequence[Layer],
+    ask: Ask,
+) -> list[str]:
+    """The layers that are amalgamated, in the network's order: as written, or all that have weights.
+
+    Raises
+    ------
+    PlanError
+        KD0295 for a layer that the student or a teacher lacks, or that not everything passes through.
+    """
+    written = ask.setting("layers")
+    sides = [(student, own), *((t, common) for t in teachers)]
+    if written is None or written == ["auto"]:
+        place = next((i.value.span for i in node.items or [] if isinstance(i, ast.Setting) and i.name == "layers"),
+                     node.head_span)  # fmt: skip
+        found = [at.path for at in own[: _scores(own)] if at.layers and len(at.shape) in (1, 3)]
+        if not found:
+            raise error("KD0295", place, path="a layer with weights", network=ask.name(student), help="")
+    else:
+        items = {i.name: i.value for i in node.items or [] if isinstance(i, ast.Setting)}["layers"]
+        places = items.items if isinstance(items, ast.List) else [items]
+        place = items.span
+        for path, at in zip(written, places, strict=True):
+            _check(path, at.span, sides, ask)
+        position = {p: i for i, layer in enumerate(own) for p in layer.paths}
+        found = sorted(dict.fromkeys(written), key=lambda p: position[p])
+    for path in found:
+        _check(path, place, sides, ask)
+    return found
+
+
+def _check(path: str, place: Span, sides: Sequence[tuple[ast.Expr, Sequence[Layer]]], ask: Ask) -> None:
+    for network, layers in sides:
+        before = layers[: _scores(layers)]
+        if not any(path in at.paths for at in before):
+            known = [at.path for at in before if at.layers]
+            near = nearest(path, [p for at in before for p in at.paths])
+            help = f"did you mean `{near}`?" if near else f"it has {listing(known, 20)}"
+            raise error("KD0295", place, path=path, network=ask.name(network), help=help)
+
+
+def channels(
+    node: ast.Declaration,
+    paths: Sequence[str],
+    teacher: Sequence[Layer],
+    student: Sequence[Layer],
+    count: int,
+    ask: Ask,
+) -> dict[str, tuple[int, int]]:
+    """The teachers' channels and the student's at each layer; KD0297 warns of widths that make little sense."""
+    found = {p: (_at(p, teacher).shape[0], _at(p, student).shape[0]) for p in paths}
+    outside = [f"`{p}` ({b}, teachers {a})" for p, (a, b) in found.items() if not a < b < count * a]
+    if outside:
+        ask.warn("KD0297", node.head_span, layers=listing(outside, 4).replace("``", "`"), count=count)
+    return found
+
+
+def _at(path: str, layers: Sequence[Layer]) -> Layer:
+    return next(at for at in layers if path in at.paths)
+
+
+# ---- scores
+
+
+@dataclass
+class Scores:
+    """How the teachers' scores become the student's.
+
+    Attributes
+    ----------
+    layer
+        The student's layer that gives its scores.
+    tap
+        What learns the teachers' scores: the student's own, or those of entries.
+    kept
+        For each teacher the columns that count; None for all.
+    entries
+        Where classes have several entries: for each entry the student's class that it is of.
+    """
+
+    layer: str
+    tap: str = "logits"
+    kept: list[list[int] | None] = field(default_factory=list)
+    entries: list[int] | None = None
+
+
+def scores(student: ast.Expr, teachers: Sequence[ast.Expr], own: Sequence[Layer], place: Span, ask: Ask) -> Scores:
+    """What the student learns at its end.
+
+    Raises
+    ------
+    PlanError
+        KD0298 where classes are not said, or the student's are not its teachers'; KD0294 for one class of two names.
+    """
+    sets = [_classes(t, ask) for t in teachers]
+    mine = _classes(student, ask)
+    for teacher, found in zip(teachers, sets, strict=True):
+        if found.data != mine.data:
+            raise error("KD0298", place, why=f"`{ask.name(teacher)}` is over classes of `{found.data}` and "
+                        f"`{ask.name(student)}` over some of `{mine.data}`", help="one data set for all")  # fmt: skip
+    _check_names(mine, place, ask)
+    every = [c for s in sets for c in s.ids]
+    lacks = ClassSet(mine.data, [c for c in dict.fromkeys(every) if c not in mine.ids])
+    more = ClassSet(mine.data, [c for c in mine.ids if c not in every])
+    if lacks.ids or more.ids:
+        why = f"`{ask.name(student)}` lacks {listing(ask.class_names(lacks), 6)} of its teachers' classes"
+        if more.ids:
+            why = f"no teacher of `{ask.name(student)}` knows {listing(ask.class_names(more), 6)}"
+        raise error("KD0298", student.span, why=why, help="the student's classes are those of all its teachers")
+    layer = own[_scores(own)].path
+    if len(set(every)) == len(every):
+        return Scores(layer, kept=[None] * len(sets))
+    if ask.setting("scores") == "one":
+        seen: set[int] = set()
+        kept: list[list[int] | None] = []
+        for found in sets:
+            new = [i for i, c in enumerate(found.ids) if c not in seen]
+            kept.append(new if len(new) < len(found.ids) else None)
+            seen |= set(found.ids)
+        return Scores(layer, kept=kept)
+    return Scores(layer, f"{layer}.layer", [None] * len(sets), [mine.ids.index(c) for c in every])
+
+
+def _classes(network: ast.Expr, ask: Ask) -> ClassSet:
+    found = ask.classes(network)
+    if found is None:
+        raise error("KD0298", network.span, why=f"`{ask.name(network)}` does not say which classes its scores are of",
+                    help="a class set in its declaration: `classes = half[0]`, `classes = dogs.classes`")  # fmt: skip
+    return found
+
+
+def _check_names(classes: ClassSet, place: Span, ask: Ask) -> None:
+    """KD0294 where two of the classes have names that differ in signs and capitals only."""
+    seen: dict[str, str] = {}
+    for name in ask.class_names(classes):
+        word = re.sub(r"[\W_]+", "", name).casefold() or name
+        if word in seen and seen[word] != name:
+            raise error("KD0294", place, first=seen[word], second=name, data=classes.data)
+        seen[word] = name

@@ -1,0 +1,100 @@
+"""What constructs ask of the plan around them (`kdplan.constructs.Ask`), answered."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from kdplan.diagnostics.report import error
+from kdplan.diagnostics.span import Span
+from kdplan.ir.cuts import Cut, Layer
+from kdplan.ir.kinds import KINDS
+from kdplan.ir.plan import ClassSet, Network
+from kdplan.ir.versions import makers
+from kdplan.resolve import setting_values as settings
+from kdplan.resolve.apply import family_error
+from kdplan.resolve.context import Context
+from kdplan.resolve.spread import spread
+from kdplan.resolve.values import DataValue, Family, NetValue, describe
+from kdplan.syntax import ast
+
+
+@dataclass
+class Asked:
+    """The answers to a construct's questions, at one point of the axes."""
+
+    node: ast.Declaration
+    ctx: Context
+
+    def setting(self, name: str) -> Any:
+        spec = KINDS[self.node.kind].setting(name)
+        assert spec is not None, name
+        for item in self.node.items or []:
+            if isinstance(item, ast.Setting) and item.name == name:
+                return settings.read(spec, item.value, self.ctx)
+        return None
+
+    def is_network(self, node: ast.Expr) -> bool:
+        return isinstance(self.ctx.eval(node, "model"), NetValue)
+
+    def images(self, data: ast.Expr) -> list[int]:
+        found = self.ctx.eval(data, "any")
+        if not isinstance(found, DataValue):
+            raise error("KD0244", data.span, what="what stands after `on`", wants="data", found=describe(found))
+        if found.data.shape is None:
+            raise error("KD0514", data.span, name=found.data.name)
+        return found.data.shape
+
+    def cuts(self, network: ast.Expr) -> list[Cut]:
+        return self.ctx.session.cuts(self._network(network), self._images())
+
+    def layers(self, network: ast.Expr) -> list[Layer]:
+        return self.ctx.session.layers(self._network(network), self._images())
+
+    def each(self, networks: ast.Expr) -> list[ast.Expr]:
+        found: list[ast.Expr] = []
+        for value in spread([networks], self.ctx, "network"):
+            if isinstance(value, Family):
+                raise family_error(value)
+            if not isinstance(value, NetValue) or value.path:
+                raise error("KD0250", networks.span, what=describe(value))
+            word = f"from {len(self.ctx.names)}"  # no word of the language, so that it hides none
+            self.ctx.names[word] = value
+            found.append(ast.Name(networks.span, word))
+        return found
+
+    def name(self, network: ast.Expr) -> str:
+        return self._value(network).instance.name
+
+    def classes(self, network: ast.Expr) -> ClassSet | None:
+        return self._network(network).classes
+
+    def class_names(self, classes: ClassSet) -> list[str]:
+        names = self.ctx.session.plan.data[classes.data].classes
+        return [names[i] for i in classes.ids]
+
+    def trained_on(self, network: ast.Expr) -> list[int] | None:
+        plan = self.ctx.session.plan
+        value = self._value(network)
+        version = value.version or value.instance.as_declared
+        phases = [m for m in makers(plan, version)] if version is not None else []
+        return plan.data[plan.phases[phases[0]].streams[0].data].shape if phases else None
+
+    def warn(self, code: str, span: Span, **values: Any) -> None:
+        self.ctx.session.reporter.report(code, span, **values)
+
+    def _value(self, network: ast.Expr) -> NetValue:
+        found = self.ctx.eval(network, "network")
+        if isinstance(found, Family):
+            raise family_error(found)
+        if not isinstance(found, NetValue) or found.path:
+            raise error("KD0250", network.span, what=describe(found))
+        return found
+
+    def _network(self, network: ast.Expr) -> Network:
+        return self._value(network).instance.network
+
+    def _images(self) -> list[int]:
+        on = self.node.clause("on")
+        assert on is not None
+        return self.images(on.exprs[0])

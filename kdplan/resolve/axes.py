@@ -1,0 +1,85 @@
+"""Param axes: their values, how they are shown, and the coordinates of what reads them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from kdplan.diagnostics.report import error
+from kdplan.ir import expr as ir
+from kdplan.passes.load import Declared
+from kdplan.resolve.context import Context
+from kdplan.resolve.spread import comprehend, iterate
+from kdplan.resolve.values import ClassesValue, Lazy, Value
+from kdplan.syntax import ast
+
+
+def is_axis(declared: Declared) -> bool:
+    """Whether a declaration is a param with `in`, or one that was given a list from outside."""
+    if declared.kind != "param":
+        return False
+    override = declared.module.overrides.get(declared.name)
+    if override is not None:
+        return isinstance(override.value, ast.List | ast.Range)
+    return declared.node.clause("in") is not None
+
+
+def items(axis: Declared, ctx: Context) -> list[Value | Lazy]:
+    """The values of an axis; those whose meaning depends on where they are read stay unevaluated."""
+    override = axis.module.overrides.get(axis.name)
+    clause = axis.node.clause("in")
+    module = override.module if override else axis.module
+    node = override.value if override else clause.exprs[0] if clause else None
+    assert node is not None
+    inner = ctx.in_module(module).child(exclude=axis.name)
+    if isinstance(node, ast.List):
+        found: list[Value | Lazy] = []
+        for item in node.items:
+            if isinstance(item, ast.Comprehension):
+                found.extend(comprehend(item, inner, "any"))
+            else:
+                found.append(Lazy(item, module))
+    else:
+        found = list(iterate(inner.eval(node, "any"), node.span))
+    if not found:
+        raise error("KD0405", node.span, name=axis.name)
+    return found
+
+
+def label(item: Value | Lazy, index: int) -> Any:
+    """How a value is shown in names: a number or text as itself, a name as written, all else by its position."""
+    if isinstance(item, Lazy):
+        node = item.node
+        if isinstance(node, ast.Number | ast.String):
+            return node.value
+        if isinstance(node, ast.Negate) and isinstance(node.operand, ast.Number):
+            return -node.operand.value
+        return node.name if isinstance(node, ast.Name) else index
+    if isinstance(item, ir.Const):
+        return item.value
+    if isinstance(item, ClassesValue) and item.classes.label is not None:
+        return item.classes.label
+    return index
+
+
+def labels(axis: Declared, ctx: Context) -> list[Any]:
+    return [label(item, i) for i, item in enumerate(items(axis, ctx))]
+
+
+def size(ctx: Context, axis: Declared) -> int:
+    return len(items(axis, ctx))
+
+
+def coordinates(ctx: Context) -> dict[str, Any]:
+    """The coordinates that have been read so far, by axis name, in the order of declaration."""
+    ordered = sorted(ctx.reads, key=lambda d: (d.module.source.path, d.node.span.start))
+    return {axis.name: labels(axis, ctx)[ctx.coords[axis]] for axis in ordered}
+
+
+def suffix(slots: dict[str, Any], coords: dict[str, Any]) -> str:
+    """`[v=food, seed=0]`, or "" where there is nothing to tell apart.
+
+    >>> suffix({"v": "food"}, {"seed": 0})
+    '[v=food, seed=0]'
+    """
+    parts = [f"{n}={v}" for n, v in {**slots, **coords}.items()]
+    return f"[{', '.join(parts)}]" if parts else ""

@@ -1,0 +1,186 @@
+"""What one resolution of a plan works with: the plan under construction, coordinates, and what has been made so far."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+from kdplan.diagnostics.report import PlanError, Reporter, error
+from kdplan.diagnostics.span import Span
+from kdplan.ir.cuts import Cut, Layer
+from kdplan.ir.plan import Data, Network, Plan
+from kdplan.passes.load import Declared, Module
+from kdplan.resolve.values import DataValue, Lazy, NetInstance, PhaseInstance, Value
+from kdplan.syntax import ast
+
+T = TypeVar("T")
+
+
+class NeedAxis(Exception):
+    """Something reads an axis whose coordinate is not chosen: whoever enumerates instances must fork over it."""
+
+    def __init__(self, axis: Declared) -> None:
+        self.axis = axis
+        super().__init__(axis.name)
+
+
+@dataclass
+class PhaseFrame:
+    """What surrounds an expression inside a phase."""
+
+    name: str
+    streams: list[tuple[str, DataValue]]
+    moving: dict[NetInstance, int]
+
+
+@dataclass
+class Session:
+    """State shared by everything that resolves one plan."""
+
+    reporter: Reporter
+    root: Path | None
+    describe: Callable[[Data, Path, Span], None]
+    """Fills in a data set's classes, shape, sizes and fingerprint."""
+    tables: Mapping[str, Mapping[str, Any]]
+    evaluate: Callable[[ast.Expr, Context, str], Value]
+    """`kdplan.resolve.evaluate.evaluate`: given here, since its rules and what they call need each other."""
+    cuts: Callable[[Network, Sequence[int]], list[Cut]]
+    """Where a network can be cut in two, for images of a shape: given here, since finding it needs torch."""
+    layers: Callable[[Network, Sequence[int]], list[Layer]]
+    """The values of a network through which everything passes, likewise."""
+    plan: Plan = field(default_factory=Plan)
+    memo: dict[Any, dict[tuple[Declared, ...], dict[tuple[int, ...], Any]]] = field(default_factory=dict)
+    active: dict[Any, Span] = field(default_factory=dict)
+    failed: dict[Any, PlanError] = field(default_factory=dict)
+    names: dict[str, object] = field(default_factory=dict)
+    derived: dict[str, NetInstance] = field(default_factory=dict)
+    """Networks that a call made (`merge(…)`), by the name that the call gives them."""
+    ancestors: dict[tuple[str, Path | None, str], list[list[int]]] = field(default_factory=dict)
+    """File of a hierarchy, folder of the plan that names it, and data set -> classes with those above them."""
+    places: dict[str, Span] = field(default_factory=dict)
+    """Phases of constructs -> where the construct stands: they are shown together."""
+
+
+@dataclass
+class Context:
+    """Where an expression is evaluated: its file, local names, chosen coordinates and surrounding phase."""
+
+    session: Session
+    module: Module
+    names: dict[str, Value | Lazy] = field(default_factory=dict)
+    coords: dict[Declared, int] = field(default_factory=dict)
+    reads: set[Declared] = field(default_factory=set)
+    phase: PhaseFrame | None = None
+    exclude: str | None = None
+    phases: dict[str, PhaseInstance] = field(default_factory=dict)
+    """Phases of the construct that is being lowered, by their names within it."""
+
+    def child(self, **changes: Any) -> Context:
+        """The same with some fields changed; `dataclasses.replace` takes a tenth of a large plan's time."""
+        made = object.__new__(Context)
+        made.__dict__.update(self.__dict__)
+        made.__dict__.update(changes)
+        return made
+
+    def eval(self, node: ast.Expr, want: str = "signal") -> Value:
+        return self.session.evaluate(node, self, want)
+
+    def in_module(self, module: Module) -> Context:
+        """The same, for a declaration of another file: local names and the phase are left behind."""
+        return Context(self.session, module, coords=self.coords, reads=self.reads)
+
+    def coordinate(self, axis: Declared) -> int:
+        """The chosen index on a param axis; that it was read is written down."""
+        if axis not in self.coords:
+            raise NeedAxis(axis)
+        self.reads.add(axis)
+        return self.coords[axis]
+
+
+def remember(ctx: Context, key: Any, what: str, span: Span, make: Callable[[Context], T]) -> T:
+    """`make`, once for each choice of the coordinates that it reads.
+
+    Raises
+    ------
+    PlanError
+        KD0303 where making it needs itself; or the error that it failed with before.
+    """
+    session = ctx.session
+    check_sound(key[0])
+    tables = session.memo.setdefault(key, {})
+    for axes, rows in tables.items():
+        at = tuple(ctx.coords.get(axis, -1) for axis in axes)
+        if at in rows:
+            ctx.reads.update(axes)
+            return rows[at]  # type: ignore[no-any-return]
+    if key in session.failed:
+        raise session.failed[key]
+    if key in session.active:
+        raise cycle(session, key, span)
+    session.active[key] = span
+    inner = ctx.child(reads=set())
+    try:
+        value = make(inner)
+    except PlanError as e:
+        session.failed[key] = e
+        raise
+    finally:
+        del session.active[key]
+        ctx.reads.update(inner.reads)
+    axes = tuple(sorted(inner.reads, key=lambda d: (d.module.source.path, d.node.span.start)))
+    tables.setdefault(axes, {})[tuple(ctx.coords[a] for a in axes)] = value
+    return value
+
+
+def check_sound(thing: Declared) -> None:
+    """Stops, silently, at a declaration whose form is wrong: that was told already."""
+    if id(thing.node) in thing.module.broken:
+        raise PlanError([])
+
+
+_PLURALS = {
+    "phase": "Phases",
+    "recipe": "Recipes",
+    "def": "Definitions",
+    "model": "Models",
+    "data": "Data sets",
+    "param": "Params",
+}
+
+
+def cycle(session: Session, key: Any, span: Span) -> PlanError:
+    """KD0303: what is being made needs itself. Keys begin with a declaration."""
+    keys = list(session.active)
+    around = [k[0] for k in keys[keys.index(key) :]]
+    kinds = {d.kind for d in around}
+    names = [d.name for d in around]
+    what = _PLURALS.get(kinds.pop(), "Declarations") if len(kinds) == 1 else "Declarations"
+    first = around[0]
+    help = "read an earlier version, such as `a@init`" if what == "Phases" else "one of them must do without the next"
+    if len(around) == 1:
+        return error("KD0235", span, name=first.name)
+    return error("KD0303", span, what=what, cycle=" → ".join([*names, names[0]]), help=help)
+
+
+def expand(ctx: Context, make: Callable[[Context], T], size: Callable[[Context, Declared], int]) -> Iterator[T]:
+    """`make` at every point of the axes that it reads, in the order of their values."""
+    waiting: list[dict[Declared, int]] = [dict(ctx.coords)]
+    while waiting:
+        coords = waiting.pop()
+        try:
+            value = make(ctx.child(coords=coords, reads=set()))
+        except NeedAxis as need:
+            count = size(ctx, need.axis)
+            waiting.extend({**coords, need.axis: i} for i in reversed(range(count)))
+            continue
+        yield value
+
+
+def pinned(ctx: Context, pins: dict[Declared, int], make: Callable[[Context], T]) -> T:
+    """`make` with some coordinates fixed; reading those does not give the reader their axes."""
+    inner = ctx.child(coords={**ctx.coords, **pins}, reads=set())
+    value = make(inner)
+    ctx.reads.update(inner.reads - set(pins))
+    return value

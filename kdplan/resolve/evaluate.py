@@ -1,0 +1,338 @@
+"""Expressions to values: looks names up, applies functions, picks from families, folds numbers.
+
+One function a kind of expression. What is wanted (`want`) names the table of choices that a bare name may come from:
+in `optimizer = sgd(lr = 0.1)` the setting's type, not the scope, says what `sgd` is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection
+from dataclasses import replace
+from typing import Any
+
+from kdplan.diagnostics.report import PlanError, error, listing, nearest
+from kdplan.diagnostics.span import Span
+from kdplan.ir import expr as ir
+from kdplan.ir.functions import FUNCTIONS, PLAN_FUNCTIONS, SIGNALS
+from kdplan.ir.plan import Item
+from kdplan.passes.load import Declared, Module, UserCode
+from kdplan.resolve import apply, arithmetic, declared, picks
+from kdplan.resolve.context import Context, cycle
+from kdplan.resolve.kinds import network as make_network
+from kdplan.resolve.spread import comprehend, spread
+from kdplan.resolve.values import (
+    Applied,
+    Builtin,
+    Case,
+    Choice,
+    ClassesValue,
+    DataValue,
+    FunctionValue,
+    Lazy,
+    ListValue,
+    ModelValue,
+    Namespace,
+    NetValue,
+    PartOf,
+    Routing,
+    Several,
+    UserFunction,
+    Value,
+    VerticalsValue,
+    describe,
+)
+from kdplan.syntax import ast
+
+
+def evaluate(node: ast.Expr, ctx: Context, want: str = "signal") -> Value:
+    """The value of an expression.
+
+    Raises
+    ------
+    PlanError
+        Where a name, a function or an index does not fit.
+    NeedAxis
+        Where an axis is read whose coordinate is open.
+    """
+    return _RULES[type(node)](node, ctx, want)
+
+
+def _number(node: ast.Number, ctx: Context, want: str) -> Value:
+    return ir.Const(node.value, span=node.span)
+
+
+def _string(node: ast.String, ctx: Context, want: str) -> Value:
+    return ir.Const(node.value, span=node.span)
+
+
+def _name(node: ast.Name, ctx: Context, want: str) -> Value:
+    return lookup(node.name, node.span, ctx, want)
+
+
+CONSTRUCTS = {"previous": "generation", "branch": "branches", "gated": "branches"}
+"""Names that only some construct has."""
+
+CONSTANTS: dict[str, Any] = {"true": True, "false": False, "none": None}
+
+
+def lookup(name: str, span: Span, ctx: Context, want: str) -> Value:
+    """What a bare name means here: local names, then declarations, then the table that is wanted, then built-ins."""
+    if name in ctx.names:
+        return force(ctx.names[name], span, ctx, want)
+    thing = ctx.module.scope.get(name)
+    if thing is not None and name != ctx.exclude:
+        return declared_value(thing, span, ctx, want)
+    if name in ctx.module.lost:
+        raise PlanError([])  # its declaration is wrong, which was told already
+    table = ctx.session.tables.get(want, {})
+    if name in table:
+        return Choice(Item(name, span=span), span)
+    if name in CONSTANTS:
+        return ir.Const(CONSTANTS[name], span=span)
+    spec = FUNCTIONS.get(name) or PLAN_FUNCTIONS.get(name)
+    if spec is not None:
+        return Builtin(spec, span)
+    if name in SIGNALS:
+        return apply.stream_or_clock(name, span, ctx)
+    raise unknown(name, span, ctx, want)
+
+
+def unknown(name: str, span: Span, ctx: Context, want: str) -> Exception:
+    if ctx.module.knows_of(name):
+        return PlanError([])
+    table = ctx.session.tables.get(want, {})
+    if name in CONSTRUCTS:
+        help = "generation 0 has none before it" if name == "previous" and "generation" in ctx.names else None
+        return error("KD0208", span, name=name, kind=CONSTRUCTS[name], help=help)
+    if name == "self":
+        return error("KD0209", span)
+    known = [*ctx.names, *ctx.module.scope, *table, *(SIGNALS if want == "signal" else ())]
+    if want == "signal":
+        known += FUNCTIONS
+    near = nearest(name, known)
+    help = None
+    if near:
+        help = f"did you mean {where(near, ctx)}?"
+    elif table:
+        help = f"here may stand {listing(sorted(table), 16)}"
+    return error("KD0205", span, name=name, help=help)
+
+
+def where(name: str, ctx: Context) -> str:
+    thing = ctx.module.scope.get(name)
+    if isinstance(thing, Declared):
+        return f"`{name}` ({thing.kind}, line {thing.node.span.line})"
+    return f"`{name}`"
+
+
+def force(value: Value | Lazy, span: Span, ctx: Context, want: str) -> Value:
+    if not isinstance(value, Lazy):
+        return value
+    return evaluate(value.node, ctx.child(module=value.module, names={}, exclude=None), want)
+
+
+def declared_value(thing: Declared | Module | UserCode, span: Span, ctx: Context, want: str) -> Value:
+    if isinstance(thing, Module):
+        return Namespace(thing, span)
+    if isinstance(thing, UserCode):
+        return UserFunction(thing, "", span)
+    return declared.value(thing, span, ctx, want)
+
+
+# ---- attributes
+
+
+def _attr(node: ast.Attr, ctx: Context, want: str) -> Value:
+    base = evaluate(node.base, ctx, "any" if want != "signal" else "signal")
+    return attribute(base, node.word, node, ctx, want)
+
+
+def attribute(base: Value, word: str, node: ast.Attr, ctx: Context, want: str) -> Value:
+    span = node.span
+    if isinstance(base, Several):
+        return Several([attribute(b, word, node, ctx, want) for b in base.items], span)
+    if isinstance(base, Routing):
+        return replace(base, items=[attribute(b, word, node, ctx, want) for b in base.items], span=span)
+    if isinstance(base, NetValue):
+        return replace(base, path=(*base.path, word), span=span)
+    if isinstance(base, Applied):
+        return Applied(base.net, base.inputs, (*base.path, word), span)
+    if isinstance(base, DataValue):
+        return apply.data_attribute(base, word, node.word_span, span, ctx)
+    if isinstance(base, Case):
+        if word not in base.fields:
+            raise error("KD0232", node.word_span, name=word, known=listing(base.fields))
+        return base.fields[word]
+    if isinstance(base, Namespace):
+        inner = base.module.scope.get(word)
+        if inner is None and base.module.knows_of(word):
+            raise PlanError([])
+        if inner is None:
+            raise error("KD0205", node.word_span, name=word, nearest=nearest(word, base.module.scope))
+        return declared_value(inner, span, ctx, want)
+    if isinstance(base, UserFunction) and not base.name:
+        return UserFunction(base.code, word, span)
+    if isinstance(base, VerticalsValue | ClassesValue) and word == "classes":
+        return base
+    raise error("KD0231", node.word_span, word=word, what=describe(base))
+
+
+def _version(node: ast.Version, ctx: Context, want: str) -> Value:
+    fixed = picks.hoisted(node, ctx)
+    if fixed is not None:
+        return picks.pick(fixed, ctx, want)
+    return declared.version(evaluate(node.base, ctx, "network"), node, ctx)
+
+
+def _pick(node: ast.Pick, ctx: Context, want: str) -> Value:
+    return picks.pick(node, ctx, want)
+
+
+# ---- calls
+
+
+def _call(node: ast.Call, ctx: Context, want: str) -> Value:
+    function = evaluate(node.function, ctx, want)
+    if isinstance(function, Several):
+        return Several([call(f, node, ctx, want) for f in function.items], node.span)
+    return call(function, node, ctx, want)
+
+
+def call(function: Value, node: ast.Call, ctx: Context, want: str) -> Value:
+    if isinstance(function, Builtin):
+        if function.spec.name in PLAN_FUNCTIONS:
+            return declared.plan_function(function.spec, node, ctx)
+        return arithmetic.built_in(function.spec, node, ctx)
+    if isinstance(function, FunctionValue):
+        return _inline(function, node, ctx, want)
+    if isinstance(function, NetValue):
+        inputs = [apply.signal(evaluate(a, ctx), ctx) for a in node.args]
+        if node.keywords:
+            raise arithmetic.unknown_parameter(node.keywords[0], "a network", [])
+        return Applied(function, inputs, (), node.span)
+    if isinstance(function, UserFunction):
+        if want in ("model", "source", "gate"):
+            return Choice(
+                Item(f"{function.code.path}:{function.name}", choice_arguments(None, node, ctx), span=node.span),
+                node.span,
+            )
+        args = [apply.signal(v, ctx) for v in spread(node.args, ctx)]
+        keywords = {k.name: apply.signal(evaluate(k.value, ctx), ctx) for k in node.keywords}
+        return ir.Call(f"{function.code.path}:{function.name}", args, keywords, span=node.span)
+    if isinstance(function, Choice):
+        spec = ctx.session.tables[want].get(function.item.name)
+        return Choice(Item(function.item.name, choice_arguments(spec, node, ctx), span=node.span), node.span)
+    if isinstance(function, ModelValue):
+        spec = ctx.session.tables["model"].get(function.item.name)
+        arguments = choice_arguments(spec, node, ctx, function.item.arguments)
+        item = Item(function.item.name, {**function.item.arguments, **arguments}, span=node.span)
+        own = make_network.argument_classes(node, ctx)
+        classes = own if own is not None or "classes" in arguments else function.classes
+        return ModelValue(item, classes, function.code, node.span)
+    if isinstance(function, Routing):
+        return replace(function, items=[call(f, node, ctx, want) for f in function.items], span=node.span)
+    if isinstance(function, VerticalsValue):
+        return PartOf(function, apply.labels_for(function, node, ctx), node.span)
+    raise error("KD0234", node.function.span, what=describe(function))
+
+
+def choice_arguments(spec: Any, node: ast.Call, ctx: Context, before: Collection[str] = ()) -> dict[str, Any]:
+    """Arguments of a choice, as plain values by name; checked against the choice's table row where it has one. Those
+    `before` are given already."""
+    return arithmetic.choice_arguments(spec, node, ctx, before)
+
+
+def _inline(function: FunctionValue, node: ast.Call, ctx: Context, want: str) -> Value:
+    definition = function.declared.node
+    params = definition.params or []
+    key = (function.declared, "call")
+    if key in ctx.session.active:  # nothing in a plan could end a recursion
+        raise cycle(ctx.session, key, node.span)
+    given: dict[str, Value] = {}
+    if len(node.args) > len(params):
+        raise arithmetic.too_many(node.args[len(params)].span, function.declared.name, [p.name for p in params])
+    for param, arg in zip(params, node.args, strict=False):
+        given[param.name] = evaluate(arg, ctx, "any")
+    for keyword in node.keywords:
+        if keyword.name not in [p.name for p in params]:
+            raise arithmetic.unknown_parameter(keyword, f"`{function.declared.name}`", [p.name for p in params])
+        if keyword.name in given:
+            raise arithmetic.unknown_parameter(keyword, f"`{function.declared.name}`", [], given=True)
+        given[keyword.name] = evaluate(keyword.value, ctx, "any")
+    inner = ctx.child(module=function.declared.module, names={**function.names, **given}, exclude=None)
+    for param in params:
+        if param.name not in given:
+            if param.default is None:
+                raise error("KD0237", node.span, function=function.declared.name, name=param.name)
+            inner.names[param.name] = evaluate(param.default, inner.child(names={}), "any")
+    body = definition.clause("=")
+    assert body is not None
+    ctx.session.active[key] = node.span
+    try:
+        return evaluate(body.exprs[0], inner, want)
+    finally:
+        del ctx.session.active[key]
+
+
+# ---- lists
+
+
+def _list(node: ast.List, ctx: Context, want: str) -> Value:
+    items: list[Value] = []
+    for item in node.items:
+        if isinstance(item, ast.Comprehension):
+            items.extend(comprehend(item, ctx, want))
+        else:
+            value = evaluate(item, ctx, want)
+            items.extend(value.items if isinstance(value, Several) else [value])
+    return ListValue(items, node.span)
+
+
+def _comprehension(node: ast.Comprehension, ctx: Context, want: str) -> Value:
+    return ListValue(comprehend(node, ctx, want), node.span)
+
+
+def _range(node: ast.Range, ctx: Context, want: str) -> Value:
+    low = arithmetic.integer(evaluate(node.low, ctx, "any"), node.low.span)
+    high = arithmetic.integer(evaluate(node.high, ctx, "any"), node.high.span)
+    return ListValue([ir.Const(i, span=node.span) for i in range(low, high + 1)], node.span)
+
+
+# ---- operators
+
+
+def _binary(node: ast.Binary, ctx: Context, want: str) -> Value:
+    return arithmetic.binary(node, ctx)
+
+
+def _negate(node: ast.Negate, ctx: Context, want: str) -> Value:
+    return arithmetic.negate(node, ctx)
+
+
+def _chain(node: ast.Chain, ctx: Context, want: str) -> Value:
+    if want == "head":
+        return ListValue([evaluate(p, ctx, want) for p in node.parts], node.span)
+    raise error("KD0239", node.span)
+
+
+def _misplaced(node: ast.Expr, ctx: Context, want: str) -> Value:
+    raise error("KD0240", node.span, text=node.span.text)
+
+
+_RULES: dict[type, Callable[[Any, Context, str], Value]] = {
+    ast.Number: _number,
+    ast.String: _string,
+    ast.Name: _name,
+    ast.Attr: _attr,
+    ast.Version: _version,
+    ast.Pick: _pick,
+    ast.Call: _call,
+    ast.List: _list,
+    ast.Comprehension: _comprehension,
+    ast.Range: _range,
+    ast.Binary: _binary,
+    ast.Negate: _negate,
+    ast.Chain: _chain,
+    ast.All: _misplaced,
+    ast.Coordinate: _misplaced,
+}

@@ -1,0 +1,68 @@
+"""Constructs: what their declarations lower to, resolved in a scope of their own."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from kdplan.constructs.phased import LOWERINGS
+from kdplan.diagnostics.report import Gather
+from kdplan.diagnostics.span import Span
+from kdplan.ir.kinds import NETWORKS
+from kdplan.passes.load import Declared
+from kdplan.resolve.answers import Asked
+from kdplan.resolve.context import Context, remember
+from kdplan.resolve.kinds import network as make_network
+from kdplan.resolve.kinds import phase as make_phase
+from kdplan.resolve.kinds.data import unique_name
+from kdplan.resolve.values import ConstructInstance, NetValue, Value
+
+
+def instance(thing: Declared, bound: dict[str, tuple[Any, Value]], span: Span, ctx: Context) -> ConstructInstance:
+    """What one member of a construct lowers to, made once; its phases are entered into the plan."""
+    key = (thing, thing.name, tuple(repr(label) for label, _ in bound.values()))
+
+    def build(inner: Context) -> ConstructInstance:
+        before: frozenset[Declared] | None = None
+        while before != frozenset(inner.reads):  # names show every axis that any of the phases reads
+            before = frozenset(inner.reads)
+            made = _make(thing, bound, inner)
+        for net in made.networks.values():
+            inner.session.plan.networks[net.name] = net.network
+        for phase in made.phases.values():
+            inner.session.plan.phases[phase.name] = phase.phase
+            inner.session.places[phase.name] = thing.node.head_span
+            phase.phase.construct = phase.name.rpartition("@")[0]
+        return made
+
+    return remember(ctx.in_module(thing.module), key, thing.kind, span, build)
+
+
+def _make(thing: Declared, bound: dict[str, tuple[Any, Value]], ctx: Context) -> ConstructInstance:
+    local = ctx.child(names={**ctx.names, **{n: v for n, (_, v) in bound.items()}})
+    lowered = LOWERINGS[thing.kind](thing.node, Asked(thing.node, local))
+    made = ConstructInstance(thing, unique_name(thing, thing.name, ctx), {})
+    gather = Gather()
+    for node in lowered:
+        if gather.failed:
+            break  # what goes on from a phase that cannot be made fails with it
+        with gather:
+            inner = Declared(node, thing.module)
+            inside = local.child(phases=dict(made.phases))
+            if node.kind in NETWORKS:
+                _network(inner, bound, made, inside)
+                continue
+            made.phases[inner.name] = make_phase.make(inner, bound, None, inside, made.name)
+    gather.raise_if_failed()
+    return made
+
+
+def _network(inner: Declared, bound: dict[str, tuple[Any, Value]], made: ConstructInstance, ctx: Context) -> None:
+    """A network of a construct, which later declarations know by its name; a student stands for the one after `of`."""
+    of = made.declared.node.clause("of")
+    net = make_network.inside(inner, bound, made.name, ctx)
+    if inner.kind == "student" and of is not None:
+        base = ctx.eval(of.exprs[0], "network")
+        if isinstance(base, NetValue):
+            net.stands_for = base.instance
+    made.networks[inner.name] = net
+    ctx.names[inner.name] = NetValue(net, None, (), inner.node.head_span)

@@ -1,0 +1,112 @@
+"""`head` and `pace` of a network: layers in place of its last one, by verticals of its classes."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Any
+
+from kdplan.diagnostics.report import error, listing
+from kdplan.diagnostics.span import Span
+from kdplan.ir import expr as ir
+from kdplan.ir.heads import headed
+from kdplan.ir.plan import Fresh, Loaded, Network, Plain
+from kdplan.nn.layers import LAYERS, PACES
+from kdplan.resolve.arithmetic import check_required
+from kdplan.resolve.context import Context
+from kdplan.resolve.values import Choice, ListValue, Value, describe
+from kdplan.syntax import ast
+
+SETTINGS = ("head", "pace")
+
+
+def attach(network: Network, classes: int | None, node: ast.Declaration, ctx: Context) -> None:
+    """Gives a network the head that its declaration asks for.
+
+    Raises
+    ------
+    PlanError
+        KD0287 for verticals that are not those of the network's classes, KD0288 for layers that cannot follow one
+        another, KD0289 for a network that has its weights, or its layers, from another one.
+    """
+    given = {i.name: i.value for i in node.items or [] if isinstance(i, ast.Setting) and i.name in SETTINGS}
+    if not given:
+        return
+    place = next(iter(given.values())).span
+    if not isinstance(network.origin, Fresh | Loaded):
+        raise error("KD0289", place, problem="it begins with another network's weights, whose layers it has")
+    if classes is None:
+        raise error("KD0289", place, problem="it is not known how many classes it is over", help="say `classes = …`")
+    groups: list[tuple[list[list[int]], Span]] = []
+    layers = _layers(given["head"], ctx, groups) if "head" in given else []
+    pace = _pace(given["pace"], ctx, groups) if "pace" in given else None
+    if not layers and pace is None:
+        return
+    parts = None
+    for by, span in groups:
+        found = _places(by, network, classes, span, ctx)
+        if parts is not None and found != parts:
+            raise error("KD0288", span, problem="all of it must be by the same verticals", help=None)
+        parts = found
+    network.architecture = headed(network.architecture, layers, classes, parts, pace)
+
+
+def _layers(node: ast.Expr, ctx: Context, groups: list[tuple[list[list[int]], Span]]) -> list[list[Plain]]:
+    value = ctx.eval(node, "head")
+    found: list[list[Plain]] = []
+    apart = False
+    for item in value.items if isinstance(value, ListValue) else [value]:
+        kind, arguments, span = _chosen(item, "head", "a layer, such as `fc(4096)`", LAYERS, node)
+        size, shared = arguments["size"], arguments.get("shared", 0)
+        if shared > size:
+            raise error("KD0243", span, what="`shared` of `sc`", limit=f"at most {size}, its size,", value=shared)
+        if kind == "fc" and apart:
+            problem, help = "`fc` cannot follow `sc`, since every vertical has units of its own there", "`sc(…)`"
+            raise error("KD0288", span, problem=problem, help=help)
+        if shared and apart:
+            problem = "an `sc` that follows another one cannot share units, since there are none for all verticals"
+            raise error("KD0288", span, problem=problem, help="leave `shared` out")
+        if kind == "sc":
+            groups.append((arguments["by"], span))
+            apart = apart or shared < size
+        found.append([kind, size, shared])
+    return found
+
+
+def _pace(node: ast.Expr, ctx: Context, groups: list[tuple[list[list[int]], Span]]) -> dict[str, Any] | None:
+    value = ctx.eval(node, "pace")
+    if isinstance(value, ir.Const) and value.value is None:
+        return None
+    kind, arguments, span = _chosen(value, "pace", f"none, or one of {listing(PACES)}", PACES, node)
+    groups.append((arguments["by"], span))
+    defaults = {p.name: p.default for p in PACES[kind].params}
+    return {"name": kind, **{k: v for k, v in arguments.items() if k != "by" and v != defaults[k]}}
+
+
+def _chosen(
+    value: Value, name: str, wants: str, table: dict[str, Any], node: ast.Expr
+) -> tuple[str, dict[str, Any], Span]:
+    if not isinstance(value, Choice):
+        raise error("KD0244", value.span or node.span, what=f"`{name}`", wants=wants, found=describe(value))
+    check_required(table[value.item.name], value.item.arguments, value.span)
+    return value.item.name, value.item.arguments, value.span
+
+
+def _places(by: list[list[int]], network: Network, classes: int, span: Span, ctx: Context) -> list[list[int]]:
+    """Verticals as places in the network's classes, which they must partition."""
+    own = network.classes.ids if network.classes is not None else list(range(classes))
+    places = {c: i for i, c in enumerate(own)}
+    names = ctx.session.plan.data[network.classes.data].classes if network.classes is not None else None
+
+    def told(numbers: list[int]) -> str:
+        return listing(names[c] if names else str(c) for c in dict.fromkeys(numbers))
+
+    every = [c for part in by for c in part]
+    wrong = {
+        "have classes that it lacks": [c for c in every if c not in places],
+        "lack some of its classes": sorted(set(own) - set(every)),
+        "have some classes twice": [c for c, count in Counter(every).items() if count > 1],
+    }
+    for problem, numbers in wrong.items():
+        if numbers:
+            raise error("KD0287", span, problem=problem, classes=told(numbers))
+    return [[places[c] for c in part] for part in by]

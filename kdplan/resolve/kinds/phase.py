@@ -1,0 +1,294 @@
+"""`phase`: what moves, on what data, by what recipe, and the loss."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from kdplan.diagnostics.report import Gather, PlanError, error
+from kdplan.diagnostics.span import Span
+from kdplan.ir import expr as ir
+from kdplan.ir.kinds import KINDS
+from kdplan.ir.plan import Move, Phase, Recipe, Validation
+from kdplan.passes.load import Declared
+from kdplan.resolve import axes
+from kdplan.resolve import setting_values as settings
+from kdplan.resolve.apply import family_error, moving_path
+from kdplan.resolve.context import Context, PhaseFrame, remember
+from kdplan.resolve.kinds import network as make_network
+from kdplan.resolve.kinds import recipe as make_recipe
+from kdplan.resolve.kinds.data import unique_name, view_of
+from kdplan.resolve.kinds.results import measure_metrics
+from kdplan.resolve.spread import spread
+from kdplan.resolve.values import (
+    SIGNALS,
+    DataValue,
+    Family,
+    FunctionValue,
+    NetInstance,
+    NetValue,
+    Part,
+    PhaseInstance,
+    RecipeValue,
+    Value,
+    describe,
+)
+from kdplan.syntax import ast
+
+
+def instance(
+    thing: Declared, bound: dict[str, tuple[Any, Value]], outer: NetInstance | None, span: Span, ctx: Context
+) -> PhaseInstance:
+    """One phase of a top-level declaration, made once and entered into the plan."""
+    key = (thing, thing.name, tuple(repr(label) for label, _ in bound.values()))
+
+    def build(inner: Context) -> PhaseInstance:
+        made = make(thing, bound, outer, inner)
+        inner.session.plan.phases[made.name] = made.phase
+        return made
+
+    return remember(ctx.in_module(thing.module), key, "phase", span, build)
+
+
+def make(
+    thing: Declared,
+    bound: dict[str, tuple[Any, Value]],
+    outer: NetInstance | None,
+    ctx: Context,
+    construct: str | None = None,
+) -> PhaseInstance:
+    """The phase of a declaration; `outer` is the network in whose body it stands, `construct` what it comes from."""
+    node = thing.node
+    if outer is not None and node.slots:
+        raise error("KD0255", node.slots[0].name_span, name=thing.name)
+    local = ctx.child(names={**ctx.names, **{n: v for n, (_, v) in bound.items()}})
+    gather = Gather()
+    with gather:
+        moves, moved = _moves(node, outer, local)
+    with gather:
+        streams = _streams(node, local)
+    if gather.failed:  # what the loss means depends on both
+        with gather:
+            _recipes(node, None, local)
+    gather.raise_if_failed()
+    phase = Phase("", moves, [view_of(v) for _, v in streams], [], ir.Const(0), span=node.head_span)
+    phase.stream_names = [label for label, _ in streams]
+    inside = local.child(phase=PhaseFrame(thing.name, streams, moved))
+    with gather:
+        phase.recipes = _recipes(node, len(moves), local)
+    with gather:
+        phase.logged = _definitions(node, thing, inside)
+        phase.loss = _loss(node, inside)
+    with gather:
+        phase.seed = make_network.seed_setting(node, local, outer.network.seed if outer else None)
+    with gather:
+        phase.validations = _validations(node, thing, moved, inside)
+    gather.raise_if_failed()
+    _smooth(phase)
+    phase.code = _code(phase)
+    coords = {**{n: label for n, (label, _) in bound.items()}, **axes.coordinates(ctx)}
+    if outer is not None:
+        phase.name = f"{outer.name}@{thing.name}"
+    elif construct is not None:
+        phase.name = f"{construct}{axes.suffix({}, coords)}@{thing.name}"
+    else:
+        phase.name = unique_name(thing, thing.name, ctx) + axes.suffix({}, coords)
+    return PhaseInstance(thing, phase, coords, moved)
+
+
+# ---- what moves
+
+
+def _moves(node: ast.Declaration, outer: NetInstance | None, ctx: Context) -> tuple[list[Move], dict[NetInstance, int]]:
+    clause = node.clause("of")
+    moves: list[Move] = []
+    moved: dict[NetInstance, int] = {}
+    if clause is None:
+        assert outer is not None
+        return [Move(ir.Version(outer.name, _before(outer), span=node.head_span), span=node.head_span)], {outer: 0}
+    for value in spread(clause.exprs, ctx, "network"):
+        part = value if isinstance(value, Part) else None
+        net = part.nets[0] if part else value
+        if isinstance(net, Family):
+            raise family_error(net)
+        if not isinstance(net, NetValue):
+            raise error("KD0250", net.span or clause.word_span, what=describe(net))
+        base = _base(net, outer)
+        slot = moved.get(net.instance)
+        if slot is None:
+            slot = len(moves)
+            moved[net.instance] = slot
+            other = net.instance.stands_for
+            while other is not None:
+                moved[other] = slot
+                other = other.stands_for
+            moves.append(Move(base, span=value.span))
+        move = moves[slot]
+        if (move.base.network, move.base.phase, move.base.snapshot) != (base.network, base.phase, base.snapshot):
+            raise error(
+                "KD0304", net.span, first=_span_text(move.span), second=net.span.text, name=net.instance.declared.name
+            )
+        again = move.span is not value.span
+        if again and (part or not net.path or not move.paths):
+            raise error("KD0254", value.span, name=net.instance.declared.name)
+        if part is not None:
+            move.upto, move.since = [".".join(n.path) for n in part.nets], part.since
+        elif net.path:
+            move.paths.append(".".join(net.path))
+    return moves, moved
+
+
+def _span_text(span: Span) -> str:
+    return span.text
+
+
+def _before(outer: NetInstance) -> str | None:
+    """A body phase without `of` starts from the network as it starts: phases in one body are side by side."""
+    return None
+
+
+def _base(net: NetValue, outer: NetInstance | None) -> ir.Version:
+    if net.version is not None:
+        return net.version
+    instance = net.instance
+    if instance is outer:
+        return ir.Version(instance.name, None, span=net.span)
+    if instance.as_declared is not None:
+        v = instance.as_declared
+        return ir.Version(v.network, v.phase, v.snapshot, span=net.span)
+    if instance.phases:
+        raise error("KD0301", net.span, name=instance.declared.name, help=", ".join(instance.phases))
+    return ir.Version(instance.name, None, span=net.span)
+
+
+# ---- data and recipes
+
+
+def _streams(node: ast.Declaration, ctx: Context) -> list[tuple[str, DataValue]]:
+    clause = node.clause("on")
+    assert clause is not None
+    found: list[tuple[str, DataValue]] = []
+    for value in spread(clause.exprs, ctx, "any"):
+        if not isinstance(value, DataValue):
+            raise error(
+                "KD0244",
+                value.span or clause.word_span,
+                what="what stands after `on`",
+                wants="data",
+                found=describe(value),
+            )
+        found.append((value.span.text, value))
+    return found
+
+
+def _recipes(node: ast.Declaration, networks: int | None, ctx: Context) -> list[Recipe]:
+    """One recipe, or one for each of the networks that move (None: nobody knows how many)."""
+    clause = node.clause("with")
+    assert clause is not None
+    gather = Gather()
+    with gather:
+        overrides = make_recipe.read_settings(node, ctx)
+    recipes: list[Recipe] = []
+    values: list[Value] = []
+    for e in clause.exprs:
+        with gather:
+            values += spread([e], ctx, "any")
+    gather.raise_if_failed()
+    for value in values:
+        if not isinstance(value, RecipeValue):
+            raise error(
+                "KD0244",
+                value.span or clause.word_span,
+                what="what stands after `with`",
+                wants="a recipe",
+                found=describe(value),
+            )
+        recipes.append(make_recipe.finish(value, dict(overrides)))
+    if networks is not None and len(recipes) not in (1, networks):
+        raise error("KD0801", clause.word_span.to(clause.exprs[-1].span), found=len(recipes), networks=networks)
+    for name in ("epochs", "steps", "batch", "accumulate", "precision", "frozen"):
+        first = getattr(recipes[0], name)
+        other = next((v for r in recipes if (v := getattr(r, name)) != first), first)
+        if other != first:
+            span = clause.word_span.to(clause.exprs[-1].span)
+            raise error("KD0802", span, phase=node.name, setting=name, one=first, two=other)
+    return recipes
+
+
+# ---- loss
+
+
+def _definitions(node: ast.Declaration, thing: Declared, ctx: Context) -> dict[str, ir.Expr]:
+    """`def` in a body: names for what follows; signals among them are logged."""
+    logged: dict[str, ir.Expr] = {}
+    for item in node.items or []:
+        if not (isinstance(item, ast.Declaration) and item.kind == "def" and item.name):
+            continue
+        clause = item.clause("=")
+        assert clause is not None
+        if item.params is not None:
+            value: Value = FunctionValue(Declared(item, thing.module), item.span, dict(ctx.names))
+        else:
+            value = ctx.eval(clause.exprs[0])
+            if isinstance(value, SIGNALS) and not isinstance(value, ir.Const):
+                logged[item.name] = value
+        ctx.names[item.name] = value
+    return logged
+
+
+def _loss(node: ast.Declaration, ctx: Context) -> ir.Expr:
+    spec = KINDS["phase"].setting("loss")
+    assert spec is not None
+    for item in node.items or []:
+        if isinstance(item, ast.Setting) and item.name == "loss":
+            loss: ir.Expr = settings.read(spec, item.value, ctx)
+            return loss
+    raise PlanError([])  # it has none, which the check of its form has told
+
+
+def _validations(
+    node: ast.Declaration, thing: Declared, moved: dict[NetInstance, int], ctx: Context
+) -> list[Validation]:
+    found: list[Validation] = []
+    for item in node.items or []:
+        if not (isinstance(item, ast.Declaration) and item.kind == "measure"):
+            continue
+        clause = item.clause("on")
+        assert clause is not None
+        targets = [(0, "")]
+        of = item.clause("of")
+        if of is not None:
+            targets = []
+            for value in spread(of.exprs, ctx, "network"):
+                if not isinstance(value, NetValue) or value.instance not in moved:
+                    raise error("KD0256", value.span or of.word_span, name=thing.name)
+                targets.append((moved[value.instance], moving_path(value)))
+        for value in spread(clause.exprs, ctx, "any"):
+            if not isinstance(value, DataValue):
+                raise error(
+                    "KD0244", clause.word_span, what="what stands after `on`", wants="data", found=describe(value)
+                )
+            if value.split is None:
+                raise error("KD0703", value.span, name=value.span.text, example=f"{value.span.text}.test")
+            for slot, path in targets:
+                found.append(Validation(view_of(value), measure_metrics(item, ctx), slot, path, span=item.span))
+    return found
+
+
+def _smooth(phase: Phase) -> None:
+    """The recipe's label smoothing, as an argument of every cross-entropy that has none of its own."""
+    amount = max(r.label_smoothing for r in phase.recipes)
+    if amount == 0:
+        return
+    for e in ir.walk(phase.loss):
+        if isinstance(e, ir.Call) and e.function == "cross_entropy" and "smoothing" not in e.keywords:
+            e.keywords["smoothing"] = ir.Const(amount, span=phase.recipes[0].spans.get("label_smoothing"))
+
+
+def _code(phase: Phase) -> dict[str, str]:
+    found: dict[str, str] = {}
+    for root in (phase.loss, *phase.logged.values()):
+        for e in ir.walk(root):
+            if isinstance(e, ir.Call) and ":" in e.function:
+                found[e.function] = make_network.file_hash(Path(e.function.rpartition(":")[0]))
+    return found

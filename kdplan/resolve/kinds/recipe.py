@@ -1,0 +1,94 @@
+"""`recipe`: how a phase trains, with inheritance and overrides."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from kdplan.diagnostics.report import Gather, error
+from kdplan.diagnostics.span import Span
+from kdplan.ir.kinds import KINDS
+from kdplan.ir.plan import Recipe
+from kdplan.passes.load import Declared
+from kdplan.resolve import setting_values as settings
+from kdplan.resolve.context import Context, remember
+from kdplan.resolve.values import RecipeValue, describe
+from kdplan.syntax import ast
+
+
+def recipe_value(thing: Declared, span: Span, ctx: Context) -> RecipeValue:
+    made = remember(
+        ctx.in_module(thing.module), (thing, thing.name), "recipe", span, lambda inner: _recipe(thing, inner)
+    )
+    return RecipeValue(made.settings, span, thing.name, thing.node.head_span)
+
+
+def _recipe(thing: Declared, ctx: Context) -> RecipeValue:
+    found: dict[str, tuple[Any, Span]] = {}
+    clause = thing.node.clause("=")
+    if clause is not None:
+        base = ctx.child(exclude=thing.name).eval(clause.exprs[0], "any")
+        if not isinstance(base, RecipeValue):
+            raise error("KD0249", clause.exprs[0].span, wants="a recipe", found=describe(base))
+        found.update(base.settings)
+    own = read_settings(thing.node, ctx)
+    _length(own, found)
+    return RecipeValue({**found, **own}, thing.node.head_span)
+
+
+def read_settings(node: ast.Declaration, ctx: Context) -> dict[str, tuple[Any, Span]]:
+    """The recipe settings that stand in a body."""
+    found: dict[str, tuple[Any, Span]] = {}
+    gather = Gather()
+    for item in node.items or []:
+        if isinstance(item, ast.Setting):
+            spec = KINDS["recipe"].setting(item.name)
+            if spec is not None:
+                with gather:
+                    found[item.name] = (settings.read(spec, item.value, ctx), item.value.span)
+    gather.raise_if_failed()
+    return found
+
+
+def _length(own: dict[str, Any], inherited: dict[str, Any]) -> None:
+    """`epochs` said anew replaces inherited `steps`, and the other way round."""
+    if "epochs" in own:
+        inherited.pop("steps", None)
+    if "steps" in own:
+        inherited.pop("epochs", None)
+
+
+def finish(value: RecipeValue, overrides: dict[str, tuple[Any, Span]]) -> Recipe:
+    """The recipe of a phase.
+
+    Raises
+    ------
+    PlanError
+        KD0851 without an optimizer, KD0852 without a length or with two, KD0243 for a snapshot after the last epoch.
+    """
+    inherited = dict(value.settings)
+    _length(overrides, inherited)
+    merged = {**inherited, **overrides}
+    if "optimizer" not in merged:
+        raise error("KD0851", value.declared, name=value.name)
+    lengths = [n for n in ("epochs", "steps") if n in merged]
+    ends_itself = "schedule" in merged and merged["schedule"][0].name == "plateau"
+    if len(lengths) != 1:
+        what = "both `epochs` and `steps`" if lengths else "neither `epochs` nor `steps`"
+        help = (
+            "delete one of them"
+            if lengths
+            else "`epochs = 200`, as the longest that it may take"
+            if ends_itself
+            else None
+        )
+        raise error("KD0852", value.declared, name=value.name, what=what, help=help)
+    last = merged["epochs"][0] if "epochs" in merged else None
+    kept, place = merged.get("keep_epochs", ([], value.span))
+    for epoch in kept:
+        if epoch < 1 or (last is not None and epoch > last):
+            limit = "at least 1" if epoch < 1 else f"at most {last}, which is `epochs`"
+            raise error("KD0243", place, what="an epoch of `keep_epochs`", limit=limit, value=epoch)
+    recipe = Recipe(**{name: v for name, (v, _) in merged.items()})
+    recipe.span = value.span
+    recipe.spans = {name: span for name, (_, span) in merged.items()}
+    return recipe

@@ -1,0 +1,232 @@
+"""`measure` and `export`: what is read off the trained networks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+from kdplan.diagnostics.report import Gather, error, listing
+from kdplan.ir import expr as ir
+from kdplan.ir.branches import BRANCH
+from kdplan.ir.plan import Export, Item, Measure, Plot, Row, Target, View
+from kdplan.passes.load import Declared
+from kdplan.passes.metric_checks import check_transfer
+from kdplan.passes.open_set import check_protocols
+from kdplan.resolve import axes
+from kdplan.resolve.apply import family_error, weights
+from kdplan.resolve.arithmetic import too_many, unknown_parameter
+from kdplan.resolve.context import Context, NeedAxis, expand
+from kdplan.resolve.derive.named import part
+from kdplan.resolve.kinds.by_verticals import divided, verticals_among
+from kdplan.resolve.kinds.data import view_of
+from kdplan.resolve.setting_values import item as as_item
+from kdplan.resolve.spread import spread
+from kdplan.resolve.values import DataValue, Family, ListValue, NetValue, Several, Value, describe
+from kdplan.syntax import ast
+
+T = TypeVar("T")
+
+
+def measure(thing: Declared, ctx: Context) -> Measure:
+    """A measure, with one row for every version that its `of` selects at every point of the axes that these read."""
+    node = thing.node
+    of, on, by, over = (node.clause(w) for w in ("of", "on", "by", "over"))
+    assert of is not None and on is not None
+    rows: list[Row] = []
+    gather = Gather()
+    for e in of.exprs:
+        with gather:
+            for found in expand(ctx, lambda inner, e=e: _rows(e, inner), axes.size):  # type: ignore[misc]
+                rows.extend(found)
+    views: list[View] = []
+    metrics: list[Item] = []
+    with gather:
+        views = [_measured_view(v, on, ctx) for e in on.exprs for v in _unswept(e, lambda e=e: spread([e], ctx, "any"))]  # type: ignore[misc]
+    with gather:
+        metrics = measure_metrics(node, ctx)
+    named = [e for clause in (by, over) if clause for e in clause.exprs]
+    verticals = None
+    with gather:
+        verticals = verticals_among(named, ctx)
+        for e in named:
+            if verticals is None or e.span.text != verticals[0].span.text:
+                with gather:
+                    _check_axis(e, thing, rows, ctx)
+    if verticals is not None and not gather.failed:
+        with gather:
+            rows = divided(rows, *verticals, views, ctx.session.plan)
+    plots: list[Plot] = []
+    with gather:
+        plots = [_plot(p, rows, metrics, ctx) for p in _plots(node)]
+    with gather:
+        session = ctx.session
+        check_protocols(views, metrics, session.plan.data, session.root, session.reporter)
+        check_transfer(views, metrics, session.plan.data, session.root)
+    gather.raise_if_failed()
+    return Measure(
+        thing.name,
+        rows,
+        views,
+        metrics,
+        [e.span.text for e in by.exprs] if by else [],
+        [e.span.text for e in over.exprs] if over else ["seed"],
+        plots,
+        verticals[0].span.text if verticals else "",
+        verticals[1].parts if verticals else [],
+        span=node.head_span,
+    )
+
+
+def _check_axis(e: ast.Expr, thing: Declared, rows: list[Row], ctx: Context) -> None:
+    """KD0409 for what is no axis of the measured versions, and no param axis."""
+    text = e.span.text
+    known = dict.fromkeys(name for row in rows for name in row.coordinates)
+    declared = ctx.module.scope.get(text)
+    usable = isinstance(declared, Declared) and axes.is_axis(declared)
+    if text not in known and not usable and text != "seed" and rows and not ctx.module.knows_of(text):
+        has = f"it has {listing(known)}" if known else "nothing in it is swept"
+        raise error("KD0409", e.span, family=thing.name, name=text, help=has)
+
+
+def _rows(e: ast.Expr, ctx: Context) -> list[Row]:
+    value = ctx.eval(e, "network")
+    values = value.items if isinstance(value, Several | ListValue) else [value]
+    found = []
+    for v in values:
+        target = _target(v, e, ctx)
+        net: Any = v
+        coords = {**axes.coordinates(ctx), **net.instance.coordinates, **net.coordinates}
+        found.append(Row(_label(net), target, coords))
+    return found
+
+
+def _label(net: NetValue) -> str:
+    """`small@kd`, without coordinates: those stand beside it."""
+    version = net.version or net.instance.as_declared
+    name = net.instance.declared.name
+    text = name
+    if net.version is not None and version is not None:
+        text = net.left_by or (name if version.phase is not None else f"{name}@init")
+    told = version is not None and version.snapshot.partition("=")[0] in net.coordinates
+    if version is not None and version.snapshot != "last" and not told:
+        text += f"[{version.snapshot}]"
+    indexed = len(net.path) > 1 and net.path[0] == BRANCH and BRANCH in net.coordinates
+    return ".".join([text, *(net.path[:1] + net.path[2:] if indexed else net.path)])
+
+
+def _target(v: Value, e: ast.Expr, ctx: Context) -> Target:
+    if isinstance(v, Family):
+        raise family_error(v)
+    if not isinstance(v, NetValue):
+        raise error("KD0250", e.span, what=describe(v))
+    v = part(v, ctx)
+    version = weights(v, ctx)
+    assert isinstance(version, ir.Version)
+    return Target([version], ".".join(v.path), span=e.span)
+
+
+def _measured_view(v: Value, on: ast.Clause, ctx: Context) -> View:
+    if not isinstance(v, DataValue):
+        raise error("KD0244", v.span or on.word_span, what="what stands after `on`", wants="data", found=describe(v))
+    if v.split is None:
+        raise error("KD0703", v.span, name=v.span.text, example=f"{v.span.text}.test")
+    if v.unlabelled:
+        raise error("KD0702", v.span, name=v.span.text, help=f"`{v.span.text.removesuffix('.unlabelled')}`")
+    return view_of(v)
+
+
+def measure_metrics(node: ast.Declaration, ctx: Context) -> list[Item]:
+    """The metrics that a measure's body lists.
+
+    Raises
+    ------
+    PlanError
+        KD0257 where it lists none.
+    """
+    nodes = [n for n in node.listing or [] if n not in _plots(node)]
+    if not nodes:
+        raise error("KD0257", node.head_span)
+    return [
+        as_item("metric", _unswept(n, lambda n=n: ctx.eval(n, "metric")), n, "metric", ctx)  # type: ignore[misc]
+        for n in nodes
+    ]
+
+
+# ---- plots
+
+
+def _plots(node: ast.Declaration) -> list[ast.Call]:
+    """`plot(…)` among the metrics: no number, but a picture of numbers."""
+    return [
+        n for n in node.listing or [] if isinstance(n, ast.Call) and isinstance(n.function, ast.Name)
+        and n.function.name == "plot"
+    ]  # fmt: skip
+
+
+def _plot(node: ast.Call, rows: list[Row], metrics: list[Item], ctx: Context) -> Plot:
+    """A picture of one of the measure's metrics over one of its axes.
+
+    Raises
+    ------
+    PlanError
+        KD0236, KD0230, KD0226, KD0237 for its arguments; KD0409 for what is no axis of the rows; KD0245 for a metric
+        that the measure does not list.
+    """
+    names = ["x", "y", "baseline"]
+    if node.args:
+        raise too_many(node.args[0].span, "plot", names)
+    given: dict[str, ast.Expr] = {}
+    for k in node.keywords:
+        if k.name not in names or k.name in given:
+            raise unknown_parameter(k, "`plot`", names, given=k.name in given)
+        given[k.name] = k.value
+    for wanted in ("x", "y"):
+        if wanted not in given:
+            raise error("KD0237", node.span, function="plot", name=wanted)
+    axis = given["x"].span.text
+    known = dict.fromkeys(name for row in rows for name in row.coordinates)
+    if axis not in known and rows:  # without rows, why there are none has been told
+        has = f"it has {listing(known)}" if known else "nothing in it is swept"
+        raise error("KD0409", given["x"].span, family="the measure", name=axis, help=has)
+    y = as_item("metric", _unswept(given["y"], lambda: ctx.eval(given["y"], "metric")), given["y"], "y", ctx)
+    if (y.name, y.arguments) not in [(m.name, m.arguments) for m in metrics]:
+        texts = listing(m.span.text for m in metrics if m.span)
+        raise error("KD0245", given["y"].span, name="y", value=given["y"].span.text, choices=texts)
+    baseline: list[Row] = []
+    if "baseline" in given:
+        for found in expand(ctx, lambda inner: _rows(given["baseline"], inner), axes.size):
+            baseline.extend(found)
+    return Plot(axis, y, baseline, span=node.span)
+
+
+def _unswept(node: ast.Expr, make: Callable[[], T]) -> T:
+    """A measure is one table: what it measures on and by which metrics does not follow an axis.
+
+    Raises
+    ------
+    PlanError
+        KD0410 where it reads one.
+    """
+    try:
+        return make()
+    except NeedAxis as need:
+        raise error("KD0410", node.span, name=need.axis.name) from None
+
+
+def export(thing: Declared, ctx: Context) -> Export:
+    """An export: exactly one network.
+
+    Raises
+    ------
+    PlanError
+        KD0404 where the expression means several.
+    """
+    clause = thing.node.clause("=")
+    assert clause is not None
+    e = clause.exprs[0]
+    found = [t for targets in expand(ctx, lambda inner: _rows(e, inner), axes.size) for t in targets]
+    if len(found) != 1:
+        picks = ", ".join(f"{n} = {v}" for n, v in found[0].coordinates.items()) if found else ""
+        example = f"{found[0].label}[{picks}]" if found else ""
+        raise error("KD0404", e.span, text=f"export {thing.name}", count=len(found), example=example)
+    return Export(thing.name, found[0].target, span=thing.node.head_span)

@@ -1,0 +1,171 @@
+"""Modules to the core plan: every phase that the given file declares, what these read, its measures and exports."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from kdplan.data import catalog
+from kdplan.data.of_plan import view_of_data
+from kdplan.data.select import split_sizes
+from kdplan.data.transforms import check_boxes, out_shape, transform
+from kdplan.diagnostics.report import PlanError, Reporter
+from kdplan.diagnostics.span import Span
+from kdplan.ir.cuts import Cut, Layer
+from kdplan.ir.kinds import CONSTRUCTS, MADE, NETWORKS
+from kdplan.ir.plan import Data, Network, Phase, Plan, View
+from kdplan.passes.load import Declared, Module
+from kdplan.resolve import axes
+from kdplan.resolve import choices as tables
+from kdplan.resolve.answers import Asked
+from kdplan.resolve.context import Context, Session, check_sound, expand
+from kdplan.resolve.evaluate import evaluate
+from kdplan.resolve.kinds import construct as make_construct
+from kdplan.resolve.kinds import network as make_network
+from kdplan.resolve.kinds import phase as make_phase
+from kdplan.resolve.kinds import results as make_results
+from kdplan.resolve.picks import bindings
+from kdplan.resolve.unread import check_names
+from kdplan.resolve.values import Family
+from kdplan.syntax import ast
+
+FindCuts = Callable[[Network, Sequence[int]], list[Cut]]
+FindLayers = Callable[[Network, Sequence[int]], list[Layer]]
+
+
+def no_torch(network: Network, shape: Sequence[int]) -> Any:
+    """For whoever resolves plans in which nothing is found from the networks' shapes."""
+    raise NotImplementedError("stages and layers are found with torch, which was not given")
+
+
+def resolve(
+    module: Module, root: Path | None, reporter: Reporter, cuts: FindCuts = no_torch, layers: FindLayers = no_torch
+) -> Plan:
+    """The core plan of a loaded file.
+
+    Each declaration that fails is reported; the others are resolved all the same, so that one run tells several
+    mistakes.
+
+    Parameters
+    ----------
+    module : Module
+    root : Path or None
+        Where data sets are looked for.
+    reporter : Reporter
+    cuts : function
+        Where a network can be cut in two, for images of a shape (`kdplan.graph.cuts.cuts_of`).
+    layers : function
+        The values of a network through which everything passes, likewise (`kdplan.graph.cuts.layers_of`).
+
+    Examples
+    --------
+    >>> from kdplan.diagnostics.span import Source
+    >>> from kdplan.passes.load import load
+    >>> text = '''
+    ... recipe quick { optimizer = sgd(lr = 0.1)  epochs = 1 }
+    ... data digits = digits
+    ... student small = digits_net()
+    ... phase alone of small on digits with quick { loss = cross_entropy(small.logits, labels) }
+    ... '''
+    >>> reporter = Reporter()
+    >>> plan = resolve(load(Source("a.kd", text), Path("."), reporter), None, reporter)
+    >>> list(plan.phases), reporter.diagnostics
+    (['alone'], [])
+    """
+    all_tables = tables.fresh()
+
+    def describe(data: Data, folder: Path, span: Span) -> None:
+        _describe(data, folder, span, root, all_tables["superclasses"])
+
+    session = Session(reporter, root, describe, all_tables, evaluate, cuts, layers)
+    for declared in module.own:
+        ctx = Context(session, declared.module)
+        try:
+            _declaration(declared, ctx)
+        except PlanError as e:
+            reporter.add(e.diagnostics)
+    check_names(module, all_tables, reporter)
+    _in_order(session)
+    return session.plan
+
+
+def _declaration(declared: Declared, ctx: Context) -> None:
+    check_sound(declared)
+    if declared.kind == "phase" or declared.kind in CONSTRUCTS | NETWORKS | MADE:
+        for _ in expand(ctx, lambda inner: _members(declared, inner), axes.size):
+            pass
+    elif declared.kind == "measure":
+        ctx.session.plan.measures[declared.name] = make_results.measure(declared, ctx)
+    elif declared.kind == "export":
+        ctx.session.plan.exports[declared.name] = make_results.export(declared, ctx)
+    elif declared.kind == "def":
+        return  # has meaning only where it is read
+    elif declared.kind == "param":
+        _param(declared, ctx)
+    else:
+        span = declared.node.name_span or declared.node.span
+        for _ in expand(ctx, lambda inner: inner.eval(ast.Name(span, declared.name), "any"), axes.size):
+            pass
+
+
+def _param(declared: Declared, ctx: Context) -> None:
+    if axes.is_axis(declared):
+        axes.items(declared, ctx)
+
+
+def _members(declared: Declared, ctx: Context) -> None:
+    """Every member of a declaration at one point of the param axes."""
+    span = declared.node.name_span or declared.node.span
+    if declared.kind == "generations":
+        Asked(declared.node, ctx).setting("count")  # out of range it would make no member that could tell
+    every: list[ast.Expr] = [ast.All(span) for _ in declared.slots]
+    for bound in bindings(Family(declared, None, span), every, 0, {}, ctx):
+        if declared.kind == "phase":
+            make_phase.instance(declared, bound, None, span, ctx)
+        elif declared.kind in CONSTRUCTS:
+            make_construct.instance(declared, bound, span, ctx)
+        else:
+            make_network.instance(declared, bound, span, ctx)
+
+
+def _describe(
+    data: Data, folder: Path, span: Span, root: Path | None, superclasses: dict[str, dict[str, list[int]]]
+) -> None:
+    arguments = dict(data.source.arguments)
+    info = catalog.describe(data.source.name, arguments, root, span=span)
+    data.classes = list(info.classes)
+    data.task = info.task
+    data.objects = info.objects
+    data.sizes = dict(info.splits)
+    data.fingerprint = info.fingerprint
+    chain = [transform(t.name, (), t.arguments, t.span) for t in data.augment]
+    if info.task == "detection":
+        check_boxes(data.name, chain)
+    if info.shape is not None or any(t.name in _SIZED for t in chain):
+        data.shape = list(out_shape(info.shape, chain, True, span))
+    if data.split is not None:
+        rule = view_of_data(data, View(data.name, "train")).rule
+        assert rule is not None
+        data.sizes = split_sizes(data.sizes, rule, len(data.classes))
+    if data.normalize is None and info.mean is not None and info.std is not None:
+        data.normalize = (list(info.mean), list(info.std))
+    if info.superclasses:
+        order = {name: i for i, name in enumerate(info.classes)}
+        data.superclasses = {g: [order[c] for c in members] for g, members in info.superclasses.items()}
+        superclasses[data.name] = data.superclasses
+
+
+_SIZED = frozenset({"center_crop", "random_crop", "random_resized_crop"})
+"""Transforms after which images are all alike."""
+
+
+def _in_order(session: Session) -> None:
+    """Phases in the order of the text, which is how they are shown; what they read comes from the versions."""
+    plan = session.plan
+
+    def place(phase: Phase) -> tuple[str, int]:
+        span = session.places.get(phase.name) or phase.span
+        return (span.file, span.start) if span else ("", 0)
+
+    plan.phases = dict(sorted(plan.phases.items(), key=lambda item: place(item[1])))

@@ -1,0 +1,39 @@
+"""Several values from one place: comprehensions, `[*]`, lists and ranges spread out where many may stand."""
+
+from __future__ import annotations
+
+from kdplan.diagnostics.report import error
+from kdplan.diagnostics.span import Span
+from kdplan.resolve.context import Context
+from kdplan.resolve.values import ClassesValue, ListValue, Several, Value, VerticalsValue, describe
+from kdplan.syntax import ast
+
+
+def spread(nodes: list[ast.Expr], ctx: Context, want: str = "signal") -> list[Value]:
+    """Values of arguments or list items: comprehensions, `[*]` and lists give all of theirs."""
+    found: list[Value] = []
+    for node in nodes:
+        if isinstance(node, ast.Comprehension):
+            found.extend(comprehend(node, ctx, want))
+            continue
+        value = ctx.eval(node, want)
+        found.extend(value.items if isinstance(value, Several | ListValue) else [value])
+    return found
+
+
+def comprehend(node: ast.Comprehension, ctx: Context, want: str, loop: int = 0) -> list[Value]:
+    if loop == len(node.loops):
+        return [ctx.eval(node.element, want)]
+    head = node.loops[loop]
+    found: list[Value] = []
+    for item in iterate(ctx.eval(head.values, "any"), head.values.span):
+        found.extend(comprehend(node, ctx.child(names={**ctx.names, head.name: item}), want, loop + 1))
+    return found
+
+
+def iterate(value: Value, span: Span) -> list[Value]:
+    if isinstance(value, ListValue | Several):
+        return value.items
+    if isinstance(value, VerticalsValue):
+        return [ClassesValue(p, value.data, span) for p in value.parts]
+    raise error("KD0238", span, what=describe(value))

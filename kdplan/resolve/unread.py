@@ -1,0 +1,68 @@
+"""Names in definitions that nothing reads: never evaluated, so a misspelt one would wait until somebody reads it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from kdplan.diagnostics.report import Reporter, nearest
+from kdplan.ir.functions import FUNCTIONS, PLAN_FUNCTIONS, RESERVED, SIGNALS
+from kdplan.passes.load import Module
+from kdplan.resolve.evaluate import CONSTANTS, CONSTRUCTS
+from kdplan.syntax import ast
+from kdplan.syntax.walk import walk
+
+
+def check_names(module: Module, tables: Mapping[str, Mapping[str, Any]], reporter: Reporter) -> None:
+    """Report KD0205 for names in params and defs of a file that can mean nothing wherever these are read.
+
+    What is read is evaluated, and its mistakes are told there; a name is not told twice.
+
+    Examples
+    --------
+    >>> from pathlib import Path
+    >>> from kdplan.diagnostics.span import Source
+    >>> from kdplan.passes.load import load
+    >>> reporter = Reporter()
+    >>> check_names(load(Source("a.kd", "def hard(x) = cros_entropy(x, labels)"), Path("."), reporter), {}, reporter)
+    >>> [(d.code, d.help) for d in reporter.diagnostics]
+    [('KD0205', 'did you mean `cross_entropy`?')]
+    """
+    told = {d.span.start for d in reporter.diagnostics if d.span and d.span.source is module.source}
+    everywhere = {
+        *RESERVED,
+        *CONSTANTS,
+        *CONSTRUCTS,
+        *module.scope,
+        *(name for table in tables.values() for name in table),
+    }
+    for node, local in _definitions(module):
+        known = everywhere | local
+        for name in _free(node):
+            if name.name not in known and not module.knows_of(name.name) and name.span.start not in told:
+                near = nearest(name.name, [*local, *module.scope, *FUNCTIONS, *PLAN_FUNCTIONS, *SIGNALS])
+                reporter.report("KD0205", name.span, name=name.name, nearest=near)
+
+
+def _definitions(module: Module) -> Iterator[tuple[ast.Declaration, set[str]]]:
+    """Every param and def of right form, with the local names around it."""
+    waiting: list[tuple[ast.Declaration, set[str]]] = [
+        (d, set()) for d in module.tree.declarations if id(d) not in module.broken
+    ]
+    while waiting:
+        node, around = waiting.pop(0)
+        if node.kind in ("param", "def"):
+            yield node, around | {p.name for p in node.params or []}
+            continue
+        inner = [i for i in node.items or [] if isinstance(i, ast.Declaration)]
+        local = around | {s.name for s in node.slots} | {i.name for i in inner if i.name and i.kind == "def"}
+        waiting.extend((i, local) for i in inner)
+
+
+def _free(node: ast.Declaration) -> list[ast.Name]:
+    """Bare names in a definition, without those that a comprehension binds, and where the meaning is one of places
+    (after `@`, in an index, of an argument of a table's choice) none."""
+    bound = {loop.name for e in walk(node) if isinstance(e, ast.Comprehension) for loop in e.loops}
+    skipped = {id(n) for e in walk(node) if isinstance(e, ast.Pick) for p in e.picks for n in walk(p)}
+    skipped |= {id(n) for e in walk(node) if isinstance(e, ast.Call) for k in e.keywords for n in walk(k.value)}
+    return [n for n in walk(node) if isinstance(n, ast.Name) and n.name not in bound and id(n) not in skipped]

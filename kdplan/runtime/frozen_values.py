@@ -1,0 +1,240 @@
+"""Frozen values in the store: made once a sample, read by index in every step.
+
+What is already there is used to make what is not: values behind a stored one begin at it, and so networks run once for
+all phases that read them.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from safetensors import safe_open
+from torch import Tensor, fx
+
+from kdplan.data.loader import Loader
+from kdplan.diagnostics.report import error
+from kdplan.graph.cacheable import content_of
+from kdplan.graph.module import outputs_of, subset
+from kdplan.graph.phase_graph import Assembled, StoredValue
+from kdplan.ir.plan import Phase, Plan
+from kdplan.passes.keys import view_content
+from kdplan.runtime.checkpoint import tensor_file
+from kdplan.runtime.events import Events, NoEvents
+from kdplan.runtime.interrupt import Interrupt, Interrupted
+from kdplan.runtime.store import Store
+from kdplan.runtime.store.values import Values
+
+SHARD = 128 << 20
+"""Bytes of one shard: what a stopped run may have to compute again."""
+_KEY = "value"
+
+
+class Rows:
+    """One stored value ``[N, ...]``, in shards of equal length that stay on the disk until they are read."""
+
+    def __init__(self, files: list[Path]) -> None:
+        self.shards = [_mapped(f) for f in files]
+        self.per = len(self.shards[0])
+
+    def __len__(self) -> int:
+        return sum(map(len, self.shards))
+
+    def __call__(self, indices: Tensor) -> Tensor:
+        """The rows `indices` int64 [B], as [B, ...] on the CPU."""
+        if len(self.shards) == 1:
+            return self.shards[0].index_select(0, indices)
+        first = self.shards[0]
+        found = torch.empty((len(indices), *first.shape[1:]), dtype=first.dtype)
+        number = indices.div(self.per, rounding_mode="floor")
+        for n in sorted(set(number.tolist())):
+            here = number == n
+            found[here] = self.shards[n].index_select(0, indices[here] - n * self.per)
+        return found
+
+
+def _mapped(file: Path) -> Tensor:
+    with safe_open(file, "pt") as opened:
+        found: Tensor = opened.get_tensor(_KEY)
+    return found
+
+
+@dataclass
+class StoredValues:
+    """Everything stored that one phase reads."""
+
+    device: torch.device
+    rows: dict[str, tuple[int, Rows]] = field(default_factory=dict)
+    """Name -> stream and rows."""
+
+    def of(self, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """What the frozen graph would have returned for a batch."""
+        at = {s: batch[f"indices_{s}"].cpu() for s in {s for s, _ in self.rows.values()}}
+        return {name: rows(at[s]).to(self.device, non_blocking=True) for name, (s, rows) in self.rows.items()}
+
+
+@dataclass
+class _Made:
+    """A value while it is made."""
+
+    label: str
+    node: fx.Node
+    values: Values
+    per: int
+    done: int
+    parts: list[Tensor] = field(default_factory=list)
+
+
+@dataclass
+class Keeper:
+    """Brings what a phase wants stored into the store."""
+
+    plan: Plan
+    phase: Phase
+    assembled: Assembled
+    store: Store
+    device: torch.device
+    open: Callable[[int], Loader]
+    """A measuring loader of a stream, by its number."""
+    events: Events = field(default_factory=NoEvents)
+    interrupt: Interrupt = field(default_factory=Interrupt)
+
+    def __post_init__(self) -> None:
+        assert isinstance(self.assembled.frozen, fx.GraphModule)
+        self.graph = self.assembled.frozen
+        self.graph.to(self.device)
+        self.assembled.set_modes()
+        recipe = self.phase.recipes[0]
+        setting = json.dumps([recipe.precision, recipe.batch])
+        self.keys = content_of(self.graph, self._inputs(), setting)
+        self.half = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(recipe.precision)
+
+    def _inputs(self) -> dict[str, str]:
+        found = {}
+        for node in self.graph.graph.nodes:
+            if node.op == "placeholder":
+                name, _, number = str(node.target).rpartition("_")
+                view = self.phase.streams[int(number)] if number.isdigit() else None
+                found[str(node.target)] = f"{name} of {view_content(self.plan, view)}" if view else str(node.target)
+        return found
+
+    def values(self) -> StoredValues:
+        """All values of the phase, made now where they are not in the store.
+
+        Raises
+        ------
+        Interrupted
+            When asked to stop; finished shards stay.
+        PlanError
+            KD0608 for values that depend on what else is in the batch; KD0901 while another process makes them.
+        """
+        found = StoredValues(self.device)
+        wanted = outputs_of(self.graph)
+        for stream in sorted({v.stream for v in self.assembled.stored}):
+            mine = {v: wanted[v.name] for v in self.assembled.stored if v.stream == stream}
+            lacking = {v: n for v, n in mine.items() if self._place(n).whole() is None}
+            if lacking:
+                self._make(stream, lacking)
+            for v, node in mine.items():
+                files = self._place(node).whole()
+                assert files is not None
+                found.rows[v.name] = (stream, Rows(files))
+        return found
+
+    def _place(self, node: fx.Node) -> Values:
+        return self.store.values(self.keys[node], node.name)
+
+    # ---- making
+
+    def _make(self, stream: int, lacking: dict[StoredValue, fx.Node]) -> None:
+        loader, size = self.open(stream), self.phase.recipes[0].batch_of(stream)
+        found: list[_Made] = []
+        for v, node in lacking.items():
+            chunks = max(1, SHARD // max(1, size * v.row_bytes))
+            values = self._place(node)
+            if values.folder not in {m.values.folder for m in found}:  # two nodes may give the same
+                found.append(_Made(v.label, node, values, chunks * size, 0))
+        with ExitStack() as locks:
+            for m in sorted(found, key=lambda m: m.values.folder):  # in one order for everybody
+                locks.enter_context(m.values.locked())
+            for m in found:
+                m.done = len(m.values.sound()) * m.per
+            graph, given = self._graph([m.node for m in found])
+            start = min(m.done for m in found) // size
+            total = loader.steps_per_epoch
+            said = began = time.monotonic()
+            names = ", ".join(m.label for m in found)
+            self.events.note(f"{self.phase.name}: storing {names} of {self.phase.streams[stream].data}")
+            for number, batch in enumerate(loader.epoch(0, start), start):
+                known = {f"{name}_{stream}": t for name, t in batch.items()}
+                known |= {name: rows(batch["indices"].cpu()).to(self.device) for name, rows in given.items()}
+                out = self._run(graph, known)
+                if number == start:
+                    self._check_alone(graph, known, out)
+                for m in found:
+                    self._add(m, out[m.node.name], number * size, last=number + 1 == total)
+                if self.interrupt.requested:
+                    raise Interrupted
+                if time.monotonic() - said > 10:
+                    said = time.monotonic()
+                    left = (said - began) / (number + 1 - start) * (total - number - 1)
+                    self.events.note(f"{self.phase.name}: stored {(number + 1) / total:.0%}, {left:.0f} s left")
+            for m in found:
+                m.values.finish({"rows": len(loader.dataset), "shards": -(-len(loader.dataset) // m.per)})
+
+    def _graph(self, nodes: list[fx.Node]) -> tuple[fx.GraphModule, dict[str, Rows]]:
+        """The part of the frozen graph that has to run, from stored values on where there are some."""
+        kept: set[fx.Node] = set()
+        given: dict[fx.Node, Rows] = {}
+        todo = list(nodes)
+        while todo:
+            node = todo.pop()
+            if node in kept or node in given:
+                continue
+            files = self._place(node).whole() if node not in nodes and node.op != "placeholder" else None
+            if files is not None:
+                given[node] = Rows(files)
+                continue
+            kept.add(node)
+            todo += node.all_input_nodes
+        graph = subset(self.graph, kept, inputs=given, outputs={n.name: n for n in nodes})
+        return graph, {n.name: rows for n, rows in given.items()}
+
+    def _run(self, graph: fx.GraphModule, known: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        wanted = [str(n.target) for n in graph.graph.nodes if n.op == "placeholder"]
+        with torch.no_grad(), torch.autocast(self.device.type, dtype=self.half, enabled=self.half is not None):
+            found: dict[str, Tensor] = graph(**{name: known[name] for name in wanted})
+        return found
+
+    def _check_alone(self, graph: fx.GraphModule, known: Mapping[str, Tensor], out: Mapping[str, Tensor]) -> None:
+        """KD0608 where a sample's value is another one in other company."""
+        count = len(next(iter(out.values())))
+        half = -(-count // 2)
+        alone = self._run(graph, {name: t[:half] for name, t in known.items()})
+        for name, value in alone.items():
+            one, two = value.double(), out[name][:half].double()
+            close = 1e-3 if self.half is None else 5e-2
+            near = torch.isclose(one, two, rtol=close, atol=close * float(two[two.isfinite()].abs().mean() or 1))
+            if not bool(near.all()):
+                recipe = self.phase.recipes[0]
+                why = f"`{name}` of a sample depends on what else is in the batch"
+                span = recipe.spans.get("frozen", recipe.span)
+                raise error("KD0608", span, phase=self.phase.name, why=why)
+
+    @staticmethod
+    def _add(m: _Made, value: Tensor, at: int, last: bool) -> None:
+        """Takes a chunk's values, which begin at sample `at`, and writes a shard when it is full."""
+        if at < m.done:
+            return
+        m.parts.append(value.detach().to("cpu", copy=True))
+        if sum(map(len, m.parts)) < m.per and not last:
+            return
+        shard = torch.cat(m.parts)
+        m.values.put(m.done // m.per, tensor_file({_KEY: shard}))
+        m.done += len(shard)
+        m.parts.clear()

@@ -1,0 +1,51 @@
+"""Metrics of a detector's boxes on data that has them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import nn
+
+from kdplan.data.loader import Loader
+from kdplan.diagnostics.report import error
+from kdplan.ir.plan import Item, Target
+from kdplan.nn.catalog import METRICS
+from kdplan.nn.detections import AveragePrecision
+from kdplan.runtime.measures.results import Measured
+
+_WHOLE = ("", "output", "logits")
+
+
+def of_boxes(metric: Item) -> bool:
+    """Whether a metric compares boxes."""
+    return metric.name in METRICS and METRICS[metric.name].needs == "boxes"
+
+
+@torch.no_grad()
+def precisions(
+    networks: Sequence[nn.Module], target: Target, loader: Loader, metrics: Sequence[Item]
+) -> dict[str, Measured]:
+    """Average precisions of a detector by the metrics' names; all of them cost one pass.
+
+    Raises
+    ------
+    PlanError
+        KD0840 for what is no detector, or no whole one.
+    """
+    wanted = [m for m in metrics if of_boxes(m)]
+    if not wanted:
+        return {}
+    reason = "it is of one network" if len(networks) > 1 else "it reads what a detector gives in the end"
+    if len(networks) > 1 or target.path not in _WHOLE:
+        raise error("KD0840", wanted[0].span, metric=wanted[0].name, reason=reason)
+    precision = AveragePrecision()
+    for batch in loader.epoch(0):
+        try:
+            found = networks[0](batch["inputs"], sizes=batch["sizes"])
+        except TypeError as problem:  # not called as a detector is
+            reason = f"it reads boxes, and the network gives none ({problem})"
+            raise error("KD0840", wanted[0].span, metric=wanted[0].name, reason=reason) from problem
+        precision.update(found, batch)
+    known = precision.compute()
+    return {m.name: known[m.name] for m in wanted}

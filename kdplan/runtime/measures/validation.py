@@ -1,0 +1,98 @@
+"""Measures inside of a phase: numbers of what it moves, after every epoch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from kdplan.data.loader import Loader
+from kdplan.graph.phase_graph import Assembled
+from kdplan.ir.branches import GATED, branches
+from kdplan.ir.plan import Phase, Plan, Target, Validation
+from kdplan.runtime.measures.compute import joined
+from kdplan.runtime.measures.detection import of_boxes, precisions
+from kdplan.runtime.measures.metrics import Outputs, evaluate, measuring_loader, of_classes
+from kdplan.runtime.measures.results import Number
+from kdplan.runtime.views import around, opened
+
+
+@dataclass
+class Check:
+    """One value of a network that moves, measured on one view."""
+
+    plan: Plan
+    validation: Validation
+    target: Target
+    net: nn.Module
+    loader: Loader
+    root: Path | None
+    device: torch.device
+
+    @cached_property
+    def outputs(self) -> Outputs:
+        """What is measured, ``[B, ...] -> [B, ...]``: a graph of the network's own modules, which is built once."""
+        by_class = any(map(of_classes, self.validation.metrics))
+        return joined(self.plan, self.target, self.validation.view, [self.net], self.loader.dataset, by_class)
+
+    def numbers(self) -> dict[str, float]:
+        """By the metrics' names. Leaves the network in eval mode."""
+        self.net.eval()
+        metrics, view = self.validation.metrics, self.validation.view
+        others = [m for m in metrics if not of_boxes(m)]
+        found = precisions([self.net], self.target, self.loader, metrics)
+        beside = around(self.plan, view, self.root, self.device)
+        found |= evaluate(self.outputs, self.loader, others, self.target.path == "probabilities", around=beside)
+        return {name: Number.of([value]).mean for name, value in found.items()}
+
+
+def validation(
+    plan: Plan, phase: Phase, assembled: Assembled, root: Path | None, device: torch.device
+) -> Callable[[], dict[str, float]] | None:
+    """What measures a phase's networks as they stand; None where the phase has no measure.
+
+    A number has its metric's name, after that of the part of the data where there are several, and after that of what
+    is measured where there are several: `digits.test/branch.1/error`.
+    """
+    checks: dict[str, Check] = {}
+    found = phase.validations
+    views = {(v.view.data, v.view.split, str(v.view.classes)) for v in found}
+    targets = {(v.network, v.path) for v in found}
+    for number, v in enumerate(found):
+        target = Target([phase.moves[v.network].base], v.path)
+        loader = measuring_loader(opened(plan, v.view, root, device), phase.recipes[0].workers)
+        parts = [f"{v.view.data}.{v.view.split}"] if len(views) > 1 else []
+        parts += [label(plan, phase, v)] if len(targets) > 1 else []
+        head = "/".join(parts)
+        head = f"{head}({number})" if head in checks else head
+        checks[head] = Check(plan, v, target, assembled.networks[v.network], loader, root, device)
+
+    def validate() -> dict[str, float]:
+        return {
+            f"{head}/{name}" if head else name: value
+            for head, check in checks.items()
+            for name, value in check.numbers().items()
+        }
+
+    return validate if checks else None
+
+
+def label(plan: Plan, phase: Phase, v: Validation) -> str:
+    """What is measured, in a few words: `branch.1`, `gated`, `gate`; of several networks with the network's name.
+
+    >>> from kdplan.ir.expr import Const, Version
+    >>> from kdplan.ir.plan import Item, Move, Network, View
+    >>> phase = Phase("p", [Move(Version("small"))], [], [], Const(0))
+    >>> plan = Plan(networks={"small": Network("small", Item("digits_net"))})
+    >>> label(plan, phase, Validation(View("d"), [], path="layer2")), label(plan, phase, Validation(View("d"), []))
+    ('layer2', 'small')
+    """
+    name = phase.moves[v.network].base.network
+    path = v.path.removesuffix(".logits")
+    if len({w.network for w in phase.validations}) > 1:
+        return f"{name}.{path}" if path else name
+    return path or (GATED if branches(plan.networks[name]) else name)
