@@ -20,8 +20,8 @@ def test_rule_1_a_bare_name_is_the_network_as_its_declaration_leaves_it() -> Non
 
 def test_rule_1_inside_a_phase_that_moves_it_the_bare_name_is_the_moving_one() -> None:
     found = phase("phase more of big on digits with quick { loss = kl(big@init.logits, big.logits) }", "more")
-    assert [t.of for t in taps(found.loss)] == [ir.Version("big", None), ir.Moving(0)]
-    assert found.moves[0].base == ir.Version("big", "big@train")
+    assert [t.of for t in taps(found.loss)] == [ir.Version("big", None), ir.InTraining(0)]
+    assert found.trainees[0].base == ir.Version("big", "big@train")
 
 
 def test_rule_1_reading_fresh_weights_is_an_error() -> None:
@@ -36,7 +36,7 @@ def test_rule_1_two_phases_of_one_network_are_two_children() -> None:
                     "phase b of small on digits with quick { loss = mean(small.logits) }"
                     "phase c of small@b on digits with quick { loss = mean(small.logits) }")  # fmt: skip
     assert list(plan.dag.edges) == [("b", "c")]
-    assert plan.plan.phases["a"].moves[0].base == plan.plan.phases["b"].moves[0].base == ir.Version("small", None)
+    assert plan.plan.phases["a"].trainees[0].base == plan.plan.phases["b"].trainees[0].base == ir.Version("small", None)
 
 
 def test_rule_1_phases_in_a_body_start_side_by_side_and_self_names_versions() -> None:
@@ -60,7 +60,7 @@ def test_rule_2_of_takes_versions_paths_and_upto() -> None:
         phase b of small@a.fc, small@a.layer2 on digits with quick { loss = mean(small.logits) }
         phase c of upto(small@a.layer2, from = layer1) on digits with quick { loss = mean(small.layer2) }
     """
-    b, c = phase(text, "b").moves, phase(text, "c").moves
+    b, c = phase(text, "b").trainees, phase(text, "c").trainees
     assert len(b) == 1 and b[0].paths == ["fc", "layer2"] and b[0].base == ir.Version("small", "a")
     assert (c[0].upto, c[0].since, c[0].paths) == (["layer2"], ["layer1"], [])
 

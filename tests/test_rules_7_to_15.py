@@ -9,7 +9,7 @@ import pytest
 
 from kdplan.compile import check_text
 from kdplan.ir import expr as ir
-from kdplan.ir.plan import Follows, Merged
+from kdplan.ir.plan import EmaOf, Merged
 from kdplan.passes.expand import expand
 from tests.passes.plans import BIG, HEAD, KD, calls, codes, compiled, keys, phase, taps
 
@@ -117,7 +117,7 @@ def test_rule_10_networks_from_networks() -> None:
     """)  # fmt: skip
     origins = [n.origin for n in plan.plan.networks.values()]
     assert Merged([ir.Version("small", "a"), ir.Version("small", "b")]) in origins
-    assert Follows("small", 0.5) in origins
+    assert EmaOf("small", 0.5) in origins
     assert set(plan.dag.predecessors("c")) == {"a", "b"} and set(plan.dag.predecessors("e")) == {"a", "b", "c"}
     assert not list(plan.dag.predecessors("d"))
 
@@ -135,7 +135,7 @@ def test_rule_10_a_moving_average_is_left_by_the_phase_in_which_it_follows() -> 
     """
     )
     plan = compiled(text)
-    assert plan.plan.phases["y"].moves[0].base == ir.Version("mean_of", "x")
+    assert plan.plan.phases["y"].trainees[0].base == ir.Version("mean_of", "x")
     assert codes(text + "export e = mean_of@z") == ["KD0307"]
 
 
@@ -203,7 +203,7 @@ def test_rule_13_clocks_masks_and_logged_terms() -> None:
           loss = later(hard) + progress * mean(detach(small.fc)) + weight * mean(reverse(small.features, weight = 0.1))
         }
     """, "x")  # fmt: skip
-    assert {n.name for n in ir.walk(found.loss) if isinstance(n, ir.Clock)} == {"epoch", "progress"}
+    assert {n.name for n in ir.walk(found.loss) if isinstance(n, ir.StepCounter)} == {"epoch", "progress"}
     assert list(found.logged) == ["hard"]
     assert calls(found.loss, "detach") and calls(found.loss, "reverse")[0].keywords["weight"] == ir.Const(0.1)
 

@@ -84,12 +84,12 @@ def graph(given: argparse.Namespace) -> int:
 
 
 def _draw_phase(given: argparse.Namespace, made: Compiled) -> None:
-    from kdplan.graph.draw import picture, to_dot, to_mermaid
+    from kdplan.graph.draw import drawing, to_dot, to_mermaid
     from kdplan.view.dag import write_drawing
 
     name = one_phase(made, given.phase)
     found = inspect(made, [name])[name].joined
-    drawn = picture(found.graph_module, found.moving)
+    drawn = drawing(found.graph_module, found.trainable)
     write_drawing(given.output, lambda: to_dot(drawn, f"{given.file.name}: {name}"), lambda: to_mermaid(drawn))
 
 

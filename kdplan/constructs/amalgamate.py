@@ -216,11 +216,11 @@ def _layer_phase(
     """What lies between two layers, from the code of one to that of the next."""
     span, me = _place(plan), tree.bare(student)
     since = {"from": tree.tap(me, before[0], span)} if before is not None else {}
-    moves = tree.call(tree.name("upto", span), [tree.tap(student, tap, span)], span, **since)
+    trainees = tree.call(tree.name("upto", span), [tree.tap(student, tap, span)], span, **since)
     found = tree.tap(me, tap, span)
     if before is not None:
         found = tree.call(tree.name("through", span), [before[1], found], span, **since)
-    _phase(plan, LAYERWISE, word, [moves], _loss(plan, found, target))
+    _phase(plan, LAYERWISE, word, [trainees], _loss(plan, found, target))
 
 
 def _target(plan: _Plan) -> ast.Expr:

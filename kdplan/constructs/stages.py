@@ -144,13 +144,13 @@ def _upto(
     taps: list[ast.Expr], before: list[ast.Expr], network: ast.Expr, phases: list[ast.Declaration], span: Span
 ) -> list[ast.Expr]:
     """`upto(small@s1.layer2, from = small.layer1)`: what lies between the taps of two stages."""
-    moved = [_moved(t, network, phases) for t in taps]
+    trained = [_trained(t, network, phases) for t in taps]
     keywords = {"from": before[0] if len(before) == 1 else ast.List(span, list(before))} if before else {}
     place = taps[0].span
-    return [tree.call(tree.name("upto", place), moved, place, **keywords)]
+    return [tree.call(tree.name("upto", place), trained, place, **keywords)]
 
 
-def _moved(tap: ast.Expr, network: ast.Expr, phases: list[ast.Declaration]) -> ast.Expr:
+def _trained(tap: ast.Expr, network: ast.Expr, phases: list[ast.Declaration]) -> ast.Expr:
     """A tap of the network as the last phase left it; before the first, as it stands after `of`."""
     start, word = network, phases[-1].name if phases else None
     if word is not None:
@@ -182,7 +182,9 @@ def _head(
 ) -> ast.Declaration:
     span, items = head.head_span, head.items or []
     clauses = [
-        ast.Clause(c.span, c.word, c.word_span, [_moved(e, network, phases) for e in c.exprs]) if c.word == "of" else c
+        ast.Clause(c.span, c.word, c.word_span, [_trained(e, network, phases) for e in c.exprs])
+        if c.word == "of"
+        else c
         for c in head.clauses
     ]
     end = tree.tap(tree.bare(network), "output", span)

@@ -72,8 +72,8 @@ def rooted(tap: ast.Expr, network: ast.Expr, new: ast.Expr) -> ast.Expr | None:
     >>> from kdplan.syntax.parse import parse
     >>> pair = parse(Source("a.kd", 'stage s { small.fpn["0"] ~ big.layer1 }')).declarations[0].items[0]
     >>> small = ast.Name(pair.span, "small")
-    >>> moved = ast.Version(pair.span, small, "s1", pair.span)
-    >>> expression(rooted(pair.left, small, moved)), rooted(pair.right, small, moved)
+    >>> trained = ast.Version(pair.span, small, "s1", pair.span)
+    >>> expression(rooted(pair.left, small, trained)), rooted(pair.right, small, trained)
     ('small@s1.fpn["0"]', None)
     """
     if expression(tap) == expression(network):

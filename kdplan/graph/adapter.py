@@ -15,7 +15,7 @@ from kdplan.graph.signals import Signal, dims, shown
 from kdplan.ir.seed import fold
 
 
-class Splices:
+class Adapters:
     """Makes adapters; equal calls are one module."""
 
     def __init__(self, builder: Builder, seed: int) -> None:
@@ -33,14 +33,14 @@ class Splices:
         if len(x.shape) != wants:
             raise error("KD0511", span, what=f"`{kind}`", shape=dims(x.shape),
                         wants="a map [B, C, H, W]" if wants == 4 else "a vector a sample [B, D]")  # fmt: skip
-        number = len(self.builder.splices)
+        number = len(self.builder.adapters)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(fold(self.seed, "splice", number))
             module: nn.Module = (
                 nn.Conv2d(x.shape[1], outputs, 1, bias=False) if wants == 4 else nn.Linear(x.shape[1], outputs)
             )
         name = f"{kind} {x.name or number}".strip()
-        while name in self.builder.splices:
+        while name in self.builder.adapters:
             name += "'"
         node = self.builder.module(name, module, x.value)
         self.made[key] = Signal(node, name=f"{kind}({x.name})")

@@ -15,21 +15,21 @@ from torch import fx, nn
 
 from kdplan.diagnostics.report import PlanError, Reporter, error, listing, nearest
 from kdplan.diagnostics.span import Span
-from kdplan.graph.adapter import Splices
+from kdplan.graph.adapter import Adapters
 from kdplan.graph.build import Builder, JoinedPhase
 from kdplan.graph.cacheable import storing
 from kdplan.graph.freeze import split
 from kdplan.graph.loss import Lowering, first_line
 from kdplan.graph.module import without_unused_inputs
 from kdplan.graph.params import upto
-from kdplan.graph.phase_graph import Assembled, Follower, Networks
+from kdplan.graph.phase_graph import EmaCopy, Networks, PhaseGraph
 from kdplan.graph.prune import prune
 from kdplan.graph.reach import Reach, additive_terms, gradient_reach
 from kdplan.graph.signals import shown
 from kdplan.graph.taps import TapError
 from kdplan.graph.trace import TraceError, trace
 from kdplan.ir import expr as ir
-from kdplan.ir.plan import Follows, Move, Phase, Plan
+from kdplan.ir.plan import EmaOf, Phase, Plan, Trainee
 
 
 @dataclass
@@ -54,13 +54,13 @@ class Joined:
 
     joined: JoinedPhase
     graph_module: fx.GraphModule
-    moving: set[str]
+    trainable: set[str]
     own: list[dict[str, nn.Parameter]]
     names: dict[str, str]
     paths: dict[str, str]
     logged: list[str]
     unused: tuple[str, ...] = ()
-    splices: dict[str, nn.Parameter] = field(default_factory=dict)
+    adapters: dict[str, nn.Parameter] = field(default_factory=dict)
     terms: list[tuple[ir.Expr, list[str]]] = field(default_factory=list)
     bridges: list[str] = field(default_factory=list)
     flops: int = 0
@@ -84,10 +84,10 @@ def join(plan: Plan, phase: Phase, networks: Networks) -> Joined:
     builder = Builder()
     names: dict[str, str] = {}
     own: list[dict[str, nn.Parameter]] = []
-    for slot, (move, module) in enumerate(zip(phase.moves, networks.moving, strict=True)):
+    for slot, (trainee, module) in enumerate(zip(phase.trainees, networks.trainable, strict=True)):
         module.requires_grad_(False)
-        own.append(moving_parameters(plan, phase, move, module))
-        names[str(slot)] = _name(move.base.network, names.values())
+        own.append(trainable_parameters(plan, phase, trainee, module))
+        names[str(slot)] = _name(trainee.base.network, names.values())
         builder.network(names[str(slot)], module)
     for version in _frozen_versions(phase):
         label = str(version)
@@ -101,7 +101,7 @@ def join(plan: Plan, phase: Phase, networks: Networks) -> Joined:
     for group in own:
         for parameter in group.values():
             parameter.requires_grad_(True)
-    lowering = Lowering(plan, phase, builder, names, Splices(builder, phase.seed))
+    lowering = Lowering(plan, phase, builder, names, Adapters(builder, phase.seed))
     loss = lowering.lower(phase.loss)
     if not loss.is_tensor:
         raise error("KD0602", phase.loss.span, term="The loss")
@@ -115,24 +115,24 @@ def join(plan: Plan, phase: Phase, networks: Networks) -> Joined:
     joined = builder.finish(outputs)
     pruned = prune(joined.graph_module)
     paths = {label: builder.path(name) for label, name in names.items()}
-    splices = {f"{name}.{n}": p for name, m in joined.splices.items() for n, p in m.named_parameters()}
-    moving = {f"{paths[str(slot)]}.{n}" for slot, group in enumerate(own) for n in group}
-    moving |= {
-        f"{builder.splice_path(name)}.{n}" for name, m in joined.splices.items() for n, _ in m.named_parameters()
+    adapters = {f"{name}.{n}": p for name, m in joined.adapters.items() for n, p in m.named_parameters()}
+    trainable = {f"{paths[str(slot)]}.{n}" for slot, group in enumerate(own) for n in group}
+    trainable |= {
+        f"{builder.adapter_path(name)}.{n}" for name, m in joined.adapters.items() for n, _ in m.named_parameters()
     }
-    made = Joined(joined, pruned.graph_module, moving, own, names, paths, [*outputs][1:], pruned.buffers, splices)
+    made = Joined(joined, pruned.graph_module, trainable, own, names, paths, [*outputs][1:], pruned.buffers, adapters)
     made.terms = _terms(phase.loss, lowering)
-    made.bridges = lowering.splices.bridges
+    made.bridges = lowering.adapters.bridges
     reach = gradient_reach(made.graph_module)
     made.flops = reach.flops
     _check_gradients(phase, made, reach)
     return made
 
 
-def assemble(plan: Plan, phase: Phase, networks: Networks) -> Assembled:
+def assemble(plan: Plan, phase: Phase, networks: Networks) -> PhaseGraph:
     """The phase as the training loop runs it: built from real modules, pruned, cut at the frozen frontier."""
     made = join(plan, phase, networks)
-    cut = split(made.graph_module, made.moving)
+    cut = split(made.graph_module, made.trainable)
     modes = made.joined.training
     root = made.joined.graph_module
 
@@ -140,17 +140,17 @@ def assemble(plan: Plan, phase: Phase, networks: Networks) -> Assembled:
         for path, training in modes.items():
             root.get_submodule(path).training = training
 
-    return Assembled(
-        live=without_unused_inputs(cut.live),
+    return PhaseGraph(
+        trainable_graph=without_unused_inputs(cut.trainable_graph),
         root=root,
-        networks=list(networks.moving),
-        moving=made.own,
+        networks=list(networks.trainable),
+        trainable=made.own,
         frozen=cut.frozen,
-        splices=made.splices,
-        followers=_followers(plan, phase, networks),
+        adapters=made.adapters,
+        ema_copies=_ema_copies(plan, phase, networks),
         modes=set_modes,
         terms=made.logged,
-        stored=storing(plan, phase, made.graph_module, cut, made.moving),
+        stored=storing(plan, phase, made.graph_module, cut, made.trainable),
         flops=made.flops,
     )
 
@@ -166,7 +166,7 @@ def no_part(module: nn.Module, path: str, network: str, span: Span | None) -> Pl
     return error("KD0509", span, network=network, path=path, help=help)
 
 
-def moving_parameters(plan: Plan, phase: Phase, move: Move, module: nn.Module) -> dict[str, nn.Parameter]:
+def trainable_parameters(plan: Plan, phase: Phase, trainee: Trainee, module: nn.Module) -> dict[str, nn.Parameter]:
     """The parameters that a move trains; puts exactly the moving part into training mode.
 
     Raises
@@ -177,57 +177,57 @@ def moving_parameters(plan: Plan, phase: Phase, move: Move, module: nn.Module) -
     """
     named = dict(module.named_parameters())
     module.eval()
-    if move.upto:
-        chosen = _upto(plan, phase, move, module)
+    if trainee.upto:
+        chosen = _upto(plan, phase, trainee, module)
         found = {n: p for n, p in named.items() if n in chosen}
         _train_covered(module, {id(p) for p in found.values()})
-    elif move.paths:
+    elif trainee.paths:
         found = {}
-        for path in move.paths:
+        for path in trainee.paths:
             try:
                 part = module.get_submodule(path)
             except AttributeError:
-                raise no_part(module, path, move.base.network, move.span) from None
+                raise no_part(module, path, trainee.base.network, trainee.span) from None
             part.train()
             found.update({n: p for n, p in named.items() if n == path or n.startswith(path + ".")})
     else:
         found = named
         module.train()
-    if not found and move.since:
-        taps, since = listing(move.upto), listing(move.since)
-        raise error("KD0604", move.span, name=move.base.network, taps=taps, since=since)
+    if not found and trainee.since:
+        taps, since = listing(trainee.upto), listing(trainee.since)
+        raise error("KD0604", trainee.span, name=trainee.base.network, taps=taps, since=since)
     if not found:
-        raise error("KD0603", move.span, name=move.base.network)
+        raise error("KD0603", trainee.span, name=trainee.base.network)
     return found
 
 
-def _upto(plan: Plan, phase: Phase, move: Move, module: nn.Module) -> set[str]:
+def _upto(plan: Plan, phase: Phase, trainee: Trainee, module: nn.Module) -> set[str]:
     data = plan.data[phase.streams[0].data]
     if data.shape is None:
-        raise error("KD0514", move.span, name=data.name)
+        raise error("KD0514", trainee.span, name=data.name)
     try:
         traced = trace(module, torch.zeros(2, *data.shape))
-        return upto(traced, move.upto, move.since)
+        return upto(traced, trainee.upto, trainee.since)
     except TapError as problem:
         top = [t for t in problem.available if "." not in t and "#" not in t]
         raise error(
-            "KD0501", move.span, network=move.base.network, tap=problem.path, help=f"it has {listing(top, 20)}"
+            "KD0501", trainee.span, network=trainee.base.network, tap=problem.path, help=f"it has {listing(top, 20)}"
         ) from None
     except TraceError as problem:
         shapes = f"images {shown((1, *data.shape))}"
         raise error(
-            "KD0508", move.span, network=move.base.network, shapes=shapes, problem=first_line(problem)
+            "KD0508", trainee.span, network=trainee.base.network, shapes=shapes, problem=first_line(problem)
         ) from problem
 
 
-def _train_covered(module: nn.Module, moving: set[int]) -> None:
+def _train_covered(module: nn.Module, trainable: set[int]) -> None:
     """Training mode for the largest modules whose parameters all move."""
     own = {id(p) for p in module.parameters()}
-    if own and own <= moving:
+    if own and own <= trainable:
         module.train()
-    elif own & moving:
+    elif own & trainable:
         for child in module.children():
-            _train_covered(child, moving)
+            _train_covered(child, trainable)
 
 
 def _frozen_versions(phase: Phase) -> list[ir.Version]:
@@ -239,16 +239,16 @@ def _frozen_versions(phase: Phase) -> list[ir.Version]:
     return list(found.values())
 
 
-def _followers(plan: Plan, phase: Phase, networks: Networks) -> list[Follower]:
+def _ema_copies(plan: Plan, phase: Phase, networks: Networks) -> list[EmaCopy]:
     found = []
-    slots = {m.base.network: i for i, m in enumerate(phase.moves)}
+    slots = {m.base.network: i for i, m in enumerate(phase.trainees)}
     for version in _frozen_versions(phase):
         origin = plan.networks[version.network].origin
-        if isinstance(origin, Follows) and version.phase is None:
+        if isinstance(origin, EmaOf) and version.phase is None:
             if origin.network not in slots:
                 raise error("KD0308", version.span, name=version.network, source=origin.network, phase=phase.name)
-            source = networks.moving[slots[origin.network]]
-            found.append(Follower(version.network, networks.of(version), source, origin.decay))
+            source = networks.trainable[slots[origin.network]]
+            found.append(EmaCopy(version.network, networks.of(version), source, origin.decay))
     return found
 
 
@@ -278,31 +278,31 @@ def _dims(shape: tuple[int, ...]) -> str:
 
 def _check_gradients(phase: Phase, made: Joined, reach: Reach) -> None:
     """KD0601 and KD0602, both at once where both are wrong."""
-    if not reach.whole & made.moving:
+    if not reach.whole & made.trainable:
         raise error("KD0602", phase.loss.span, term="The loss")
     reporter = Reporter()
-    for slot, (move, group) in enumerate(zip(phase.moves, made.own, strict=True)):
+    for slot, (trainee, group) in enumerate(zip(phase.trainees, made.own, strict=True)):
         prefix = made.paths[str(slot)]
         still = [n for n in group if f"{prefix}.{n}" not in reach.whole]
         if still:
             modules = list(dict.fromkeys(n.rpartition(".")[0].partition(".")[0] or n for n in still))
             what = "All parameters" if len(still) == len(group) else f"The parameters of {listing(modules)}"
-            reporter.report("KD0601", move.span or phase.span, network=move.base.network, phase=phase.name,
-                            parameters=what, help=_moving_help(move, still, group, phase))  # fmt: skip
-    _check_terms(phase, made, reach.constant(made.moving), reporter)
+            reporter.report("KD0601", trainee.span or phase.span, network=trainee.base.network, phase=phase.name,
+                            parameters=what, help=_trainable_help(trainee, still, group, phase))  # fmt: skip
+    _check_terms(phase, made, reach.constant(made.trainable), reporter)
     if reporter.errors:
         raise PlanError(reporter.errors)
 
 
-def _moving_help(move: Move, still: list[str], group: dict[str, nn.Parameter], phase: Phase) -> str | None:
+def _trainable_help(trainee: Trainee, still: list[str], group: dict[str, nn.Parameter], phase: Phase) -> str | None:
     if len(still) == len(group):
         return "take the network out of `of`, or add a term that depends on it"
-    if move.paths or move.upto:
+    if trainee.paths or trainee.upto:
         return None
-    found = [e for e in ir.walk(phase.loss) if isinstance(e, ir.Tap) and isinstance(e.of, ir.Moving)]
+    found = [e for e in ir.walk(phase.loss) if isinstance(e, ir.Tap) and isinstance(e.of, ir.InTraining)]
     taps = [e.path for e in found if e.path and len(e.inputs) == 1]
     inner = [t for t in taps if t not in ("logits", "probabilities")]
-    return f"`of upto({move.base.network.partition('[')[0]}.{inner[-1]})`" if inner else None
+    return f"`of upto({trainee.base.network.partition('[')[0]}.{inner[-1]})`" if inner else None
 
 
 def _check_terms(phase: Phase, made: Joined, constant: set[str], reporter: Reporter) -> None:

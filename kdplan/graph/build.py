@@ -12,10 +12,10 @@ import torch
 from torch import Tensor, fx, nn
 from torch.utils._pytree import tree_flatten
 
-from kdplan.graph.fake import FakeWorld
+from kdplan.graph.fake import FakeContext
 from kdplan.graph.module import make
 from kdplan.graph.outplace import outplace
-from kdplan.graph.replay import Replay, example_inputs, world_for
+from kdplan.graph.replay import Replay, context_for, example_inputs
 from kdplan.graph.taps import LeafTaps, Tap, TapError
 from kdplan.graph.trace import ASK, ROOT, Traced, trace, value_at
 
@@ -58,10 +58,10 @@ class JoinedPhase:
     graph_module: fx.GraphModule
     inputs: tuple[str, ...]
     networks: dict[str, nn.Module]
-    splices: dict[str, nn.Module]
+    adapters: dict[str, nn.Module]
     training: dict[str, bool]
     guards: list[tuple[str, str, object]]
-    world: FakeWorld
+    context: FakeContext
 
     def holds_at(self, batch: int) -> bool:
         """Whether the graph is also right for another batch size: control flow would be told the same.
@@ -71,11 +71,11 @@ class JoinedPhase:
         if not self.guards:
             return True
         gm = self.graph_module
-        world = world_for(gm, ())
-        replay = Replay(gm, world, keep=[name for name, _, _ in self.guards])
+        context = context_for(gm, ())
+        replay = Replay(gm, context, keep=[name for name, _, _ in self.guards])
         try:
             with torch.no_grad():
-                replay.run(*example_inputs(gm, world, batch))
+                replay.run(*example_inputs(gm, context, batch))
         except (RuntimeError, ValueError):  # an operator refuses such sizes
             return False
         return all(ASK[kind](replay.seen[name]) == answer for name, kind, answer in self.guards)
@@ -113,14 +113,14 @@ class Builder:
     ['loss']
     """
 
-    def __init__(self, world: FakeWorld | None = None) -> None:
-        self.world = world or FakeWorld()
+    def __init__(self, context: FakeContext | None = None) -> None:
+        self.context = context or FakeContext()
         self.graph = fx.Graph()
         self.root = nn.Module()
         for box in ("nets", "splices", "constants", "inside"):
             self.root.add_module(box, nn.Module())
         self.networks: dict[str, nn.Module] = {}
-        self.splices: dict[str, nn.Module] = {}
+        self.adapters: dict[str, nn.Module] = {}
         self._keys: dict[str, str] = {}
         self._inlined: dict[Any, _Inlined] = {}
         self._called: dict[Any, fx.Node] = {}
@@ -139,7 +139,7 @@ class Builder:
         first = next(iter(self.graph.nodes), None)
         with self.graph.inserting_after(self._last_input) if self._last_input else self.graph.inserting_before(first):
             node = self.graph.placeholder(name)
-        node.meta.update(val=self.world.fake(example), mutates=(), buffers=False, random=False, owner="inputs")
+        node.meta.update(val=self.context.fake(example), mutates=(), buffers=False, random=False, owner="inputs")
         self._last_input = self._inputs[name] = node
         return node
 
@@ -209,7 +209,7 @@ class Builder:
         module = self.networks[name]
         key = (name, tuple(m.training for m in module.modules()), tuple(example.shape))
         if key not in self._traced:
-            self._traced[key] = trace(module, self.world.fake(example), world=self.world)
+            self._traced[key] = trace(module, self.context.fake(example), context=self.context)
         traced = self._traced[key]
         for path in (since, tap):
             found = traced.taps.get(path)
@@ -255,12 +255,12 @@ class Builder:
 
     def module(self, name: str, module: nn.Module, *inputs: Any, **kwargs: Any) -> fx.Node:
         """Call an adapter, head or gate; it is registered once under `splices.<name>`."""
-        known = self.splices.get(name)
+        known = self.adapters.get(name)
         assert known is None or known is module, f"two modules are called {name}"
         if known is None:
-            self.splices[name] = module
+            self.adapters[name] = module
             self._keys[f"splice {name}"] = self._register("splices", name, module)
-        node = self.graph.call_module(self.splice_path(name), inputs, kwargs)
+        node = self.graph.call_module(self.adapter_path(name), inputs, kwargs)
         return self._run_new(node, owner=f"splice {name}")
 
     def routed(self, name: str, module: nn.Module, *inputs: Any) -> fx.Node:
@@ -276,7 +276,7 @@ class Builder:
         """A part of a node's value, which is a tuple or a mapping."""
         return self._part(node, key)
 
-    def splice_path(self, name: str) -> str:
+    def adapter_path(self, name: str) -> str:
         """Where splice `name` is in the joined module."""
         return f"splices.{self._keys[f'splice {name}']}"
 
@@ -290,9 +290,9 @@ class Builder:
     def finish(self, outputs: Mapping[str, fx.Node]) -> JoinedPhase:
         """Close the graph; its output is a dict of `outputs`, and in-place operations behind taps are replaced."""
         self.graph.output(dict(outputs))
-        self.world.annotate(next(n for n in reversed(self.graph.nodes)), self.root)
+        self.context.annotate(next(n for n in reversed(self.graph.nodes)), self.root)
         self.graph.lint()
-        gm = outplace(make(self.root, self.graph), self.world)
+        gm = outplace(make(self.root, self.graph), self.context)
         # After the replacement, which may have added modules; dropout among them has a mode too.
         training = {p: m.training for p, m in gm.named_modules() if p.startswith(("nets.", "splices.", "inside."))}
         guards = [
@@ -302,7 +302,7 @@ class Builder:
             if g.node in inlined.mapped
         ]
         inputs = tuple(self._inputs)
-        return JoinedPhase(gm, inputs, dict(self.networks), dict(self.splices), training, guards, self.world)
+        return JoinedPhase(gm, inputs, dict(self.networks), dict(self.adapters), training, guards, self.context)
 
     # inlining
 
@@ -310,7 +310,7 @@ class Builder:
         self._calls += 1
         node.meta.update(owner=owner, path="", call=self._calls)
         try:
-            self.world.annotate(node, self.root)
+            self.context.annotate(node, self.root)
         except Exception as problem:
             self.graph.erase_node(node)
             raise BuildError(str(problem)) from problem
@@ -325,7 +325,7 @@ class Builder:
         key = (name, path, modes, str(spec), tuple(v if isinstance(v, fx.Node) else repr(v) for v in leaves))
         if key not in self._inlined:
             fakes = fx.map_arg((args, kwargs), lambda n: n.meta["val"])
-            traced = trace(module, *fakes[0], kwargs=fakes[1], world=self.world)
+            traced = trace(module, *fakes[0], kwargs=fakes[1], context=self.context)
             nodes = [v for v in leaves if isinstance(v, fx.Node)]
             self._inlined[key] = self._copied(name, path, traced, nodes)
         return self._inlined[key]
@@ -399,7 +399,7 @@ class Builder:
         if inner not in wrapped.paths:
             wrapped.paths.append(inner)
             try:
-                self.world.annotate(call, self.root)
+                self.context.annotate(call, self.root)
             except TapError as problem:
                 wrapped.paths.remove(inner)
                 raise TapError(name, inlined.traced.taps) from problem
@@ -412,7 +412,7 @@ class Builder:
             target = f"inside.{self._register('inside', node.name, wrapped)}"
             call = self.graph.call_module(target, node.args, node.kwargs)
         call.meta = dict(node.meta)
-        self.world.annotate(call, self.root)
+        self.context.annotate(call, self.root)
         # The old node now only picks the leaf's own value out of the tuple, so whoever reads it goes on reading it.
         node.op, node.target, node.args, node.kwargs = "call_function", operator.getitem, (call, 0), {}
         node.meta.update(val=call.meta["val"][0], mutates=(), buffers=False, random=False, wrapper=call)

@@ -21,7 +21,7 @@ from kdplan.diagnostics.report import error, listing
 from kdplan.graph.cost import cost
 from kdplan.graph.freeze import Split
 from kdplan.graph.module import outputs_of
-from kdplan.graph.phase_graph import CLOCKS, StoredValue
+from kdplan.graph.phase_graph import STEP_COUNTERS, StoredValue
 from kdplan.ir.lengths import view_size
 from kdplan.ir.plan import Phase, Plan
 
@@ -34,7 +34,7 @@ _FORMAT = 1
 """Raised when values that an older kdplan stored must not be read."""
 
 
-def storing(plan: Plan, phase: Phase, gm: fx.GraphModule, cut: Split, moving: set[str]) -> list[StoredValue]:
+def storing(plan: Plan, phase: Phase, gm: fx.GraphModule, cut: Split, trainable: set[str]) -> list[StoredValue]:
     """What the phase's recipe wants stored; [] where the frozen part runs in every step.
 
     Parameters
@@ -60,7 +60,7 @@ def storing(plan: Plan, phase: Phase, gm: fx.GraphModule, cut: Split, moving: se
     if problem or recipe.epochs == 1:
         return []
     found = _values(plan, phase, cut)
-    spared = cost(gm, moving).flops_frozen / recipe.batch_of()
+    spared = cost(gm, trainable).flops_frozen / recipe.batch_of()
     width = sum(v.row_bytes for v in found)
     return found if sum(v.bytes for v in found) <= LIMIT and spared >= WORTH * width else []
 
@@ -85,9 +85,9 @@ def _problem(plan: Plan, phase: Phase, cut: Split) -> str:
     if not cut.cacheable:
         return "a frozen network draws random numbers, or changes with every batch that it sees"
     fields = {str(n.target) for n in cut.frozen.graph.nodes if n.op == "placeholder" and n.users}
-    clocks = sorted(fields & set(CLOCKS))
-    if clocks:
-        return f"what is frozen reads {listing(clocks)}"
+    counters = sorted(fields & set(STEP_COUNTERS))
+    if counters:
+        return f"what is frozen reads {listing(counters)}"
     for number, view in enumerate(phase.streams):
         random = [t.name for t in plan.data[view.data].augment if TRANSFORMS[t.name].random]
         if random and any(f.endswith(f"_{number}") for f in fields):

@@ -43,7 +43,7 @@ def _measured(plan: Plan) -> Iterator[tuple[Row, View, list[Item]]]:
             yield from ((row, view, measure.metrics) for view in measure.views)
     for phase in plan.phases.values():
         for v in phase.validations:
-            base = phase.moves[v.network].base
+            base = phase.trainees[v.network].base
             yield Row(f"{base.network}.{v.path}", Target([base], v.path, span=v.span)), v.view, v.metrics
 
 

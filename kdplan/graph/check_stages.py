@@ -27,7 +27,7 @@ def check_ladders(plan: Plan, wanted: Container[str], reporter: Reporter) -> Non
             ladders.setdefault(phase.construct, []).append(phase)
     told: set[object] = set()
     for phases in ladders.values():
-        if len({phase.moves[0].base.network for phase in phases}) > 1:
+        if len({phase.trainees[0].base.network for phase in phases}) > 1:
             continue  # a line of networks, each with a phase of its own
         before: Pair | None = None
         for phase in phases:
@@ -45,10 +45,10 @@ def _pairs(phase: Phase) -> list[Pair]:
     found: dict[tuple[str, str], Pair] = {}
     for e in ir.walk(phase.loss):
         if isinstance(e, ir.Call) and len(e.args) == 2:
-            moving = [t for t in ir.walk(e.args[0]) if isinstance(t, ir.Tap) and isinstance(t.of, ir.Moving)]
+            trainable = [t for t in ir.walk(e.args[0]) if isinstance(t, ir.Tap) and isinstance(t.of, ir.InTraining)]
             frozen = [t for t in ir.walk(e.args[1]) if isinstance(t, ir.Tap) and isinstance(t.of, ir.Version)]
-            if moving and frozen and all(map(_plain, [*moving, *frozen])):
-                found.setdefault((moving[0].path, frozen[0].path), (moving[0], frozen[0]))
+            if trainable and frozen and all(map(_plain, [*trainable, *frozen])):
+                found.setdefault((trainable[0].path, frozen[0].path), (trainable[0], frozen[0]))
     return [*found.values()]
 
 
@@ -96,7 +96,7 @@ def _skips(networks: list[Network], cuts: list[list[Cut]], before: Pair | None, 
 
 def _network(plan: Plan, phase: Phase, tap: ir.Tap) -> Network:
     of = tap.of
-    return plan.networks[phase.moves[of.slot].base.network if isinstance(of, ir.Moving) else of.network]
+    return plan.networks[phase.trainees[of.slot].base.network if isinstance(of, ir.InTraining) else of.network]
 
 
 def _position(cuts: list[Cut], tap: ir.Tap) -> int | None:

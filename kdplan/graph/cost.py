@@ -18,7 +18,7 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
 from kdplan.graph.freeze import own_state, parameter_names, split
-from kdplan.graph.replay import Replay, example_inputs, world_for
+from kdplan.graph.replay import Replay, context_for, example_inputs
 
 
 @dataclass(frozen=True)
@@ -62,11 +62,11 @@ class LiveBytes(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     Examples
     --------
-    >>> with LiveBytes() as live:
+    >>> with LiveBytes() as live_bytes:
     ...     a = torch.ones(4)
     ...     b = a + 1
     ...     del a
-    >>> live.now, live.peak
+    >>> live_bytes.now, live_bytes.peak
     (16, 32)
     """
 
@@ -96,7 +96,7 @@ class LiveBytes(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self.now -= size
 
 
-def cost(gm: fx.GraphModule, moving: Collection[str], batch: int | None = None, output: str = "loss") -> Cost:
+def cost(gm: fx.GraphModule, trainable: Collection[str], batch: int | None = None, output: str = "loss") -> Cost:
     """Predict one step of a pruned phase graph; `batch` defaults to the size it was built with.
 
     Examples
@@ -111,24 +111,24 @@ def cost(gm: fx.GraphModule, moving: Collection[str], batch: int | None = None, 
     >>> c.parameters, c.flops_forward, c.flops_step
     (20, 300, 600)
     """
-    parts = split(gm, moving)
-    world = world_for(gm, moving)
-    inputs = example_inputs(gm, world, batch)
-    state = [world.fake(t) for t in [*gm.parameters(), *gm.buffers()]]
-    live = LiveBytes([*(v for v in inputs if isinstance(v, Tensor)), *state])
+    parts = split(gm, trainable)
+    context = context_for(gm, trainable)
+    inputs = example_inputs(gm, context, batch)
+    state = [context.fake(t) for t in [*gm.parameters(), *gm.buffers()]]
+    live_bytes = LiveBytes([*(v for v in inputs if isinstance(v, Tensor)), *state])
     counter = FlopCounterMode(display=False)
     crossing: list[Any] = []
     frozen = saved = 0
-    with world.mode, live, counter:
+    with context.mode, live_bytes, counter:
         if parts.frozen is not None:
             with torch.no_grad():
-                crossing = list(Replay(parts.frozen, world).run(*inputs).values())
+                crossing = list(Replay(parts.frozen, context).run(*inputs).values())
             frozen = int(counter.get_total_flops())
         width = sum(v.numel() * v.element_size() for v in crossing if isinstance(v, Tensor))
         with torch.enable_grad():
-            result = Replay(parts.live, world).run(*inputs, *crossing)
+            result = Replay(parts.trainable_graph, context).run(*inputs, *crossing)
             crossing.clear()  # what backward needs of them, it holds itself
-            forward, saved = int(counter.get_total_flops()), live.now
+            forward, saved = int(counter.get_total_flops()), live_bytes.now
             loss = result[output]
             if isinstance(loss, Tensor) and loss.requires_grad:
                 torch.autograd.backward(loss)
@@ -137,12 +137,12 @@ def cost(gm: fx.GraphModule, moving: Collection[str], batch: int | None = None, 
     size = batch or next((v.shape[0] for v in inputs if isinstance(v, Tensor) and v.dim()), 1)
     return Cost(
         parameters=sum(t.numel() for t in used.values() if id(t) in names),
-        trainable=sum(t.numel() for t in used.values() if names.get(id(t)) in set(moving)),
+        trainable=sum(t.numel() for t in used.values() if names.get(id(t)) in set(trainable)),
         flops_forward=forward,
         flops_step=int(counter.get_total_flops()),
         flops_frozen=frozen,
         weight_bytes=sum(t.numel() * t.element_size() for t in used.values()),
-        peak_bytes=live.peak,
+        peak_bytes=live_bytes.peak,
         saved_bytes=saved,
         boundary_bytes=width,
         batch=size,
@@ -163,19 +163,19 @@ def forward_flops(gm: fx.GraphModule, batch: int | None = None) -> int:
     >>> forward_flops(trace(nn.Sequential(nn.Linear(3, 5)), torch.zeros(2, 3)).graph_module)
     60
     """
-    world = world_for(gm, ())
-    inputs = example_inputs(gm, world, batch)
+    context = context_for(gm, ())
+    inputs = example_inputs(gm, context, batch)
     counter = FlopCounterMode(display=False)
-    with world.mode, counter, torch.no_grad():
-        Replay(gm, world).run(*inputs)
+    with context.mode, counter, torch.no_grad():
+        Replay(gm, context).run(*inputs)
     return int(counter.get_total_flops())
 
 
 class _FlopsByNode(Replay):
     """Runs a graph on fake tensors and counts each node's operations."""
 
-    def __init__(self, gm: fx.GraphModule, world: Any, counter: FlopCounterMode) -> None:
-        super().__init__(gm, world)
+    def __init__(self, gm: fx.GraphModule, context: Any, counter: FlopCounterMode) -> None:
+        super().__init__(gm, context)
         self.counter = counter
         self.found: dict[str, int] = {}
 
@@ -188,10 +188,10 @@ class _FlopsByNode(Replay):
 
 def flops_by_node(gm: fx.GraphModule) -> dict[str, int]:
     """Forward FLOPs of each node, at the batch size of the graph."""
-    world = world_for(gm, ())
-    inputs = example_inputs(gm, world)
+    context = context_for(gm, ())
+    inputs = example_inputs(gm, context)
     counter = FlopCounterMode(display=False)
-    with world.mode, counter, torch.no_grad():
-        replay = _FlopsByNode(gm, world, counter)
+    with context.mode, counter, torch.no_grad():
+        replay = _FlopsByNode(gm, context, counter)
         replay.run(*inputs)
     return replay.found

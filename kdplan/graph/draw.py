@@ -36,7 +36,7 @@ class Box:
 
 
 @dataclass
-class Picture:
+class Drawing:
     """Boxes and labelled edges, before any drawing language."""
 
     boxes: dict[str, Box] = field(default_factory=dict)
@@ -47,7 +47,7 @@ class Picture:
         return list(dict.fromkeys(b.cluster for b in self.boxes.values() if b.cluster))
 
 
-def picture(gm: fx.GraphModule, moving: Collection[str] = (), depth: int | None = None, limit: int = 14) -> Picture:
+def drawing(gm: fx.GraphModule, trainable: Collection[str] = (), depth: int | None = None, limit: int = 14) -> Drawing:
     """Collapse a joined graph to boxes.
 
     Parameters
@@ -70,19 +70,19 @@ def picture(gm: fx.GraphModule, moving: Collection[str] = (), depth: int | None 
     >>> x = b.input("x", torch.zeros(2, 3))
     >>> b.network("a", nn.Sequential(nn.Linear(3, 4), nn.ReLU()))
     >>> gm = b.finish({"loss": b.call(torch.sum, b.apply("a", (x,)))}).graph_module
-    >>> p = picture(gm, {"nets.a.0.weight"})
+    >>> p = drawing(gm, {"nets.a.0.weight"})
     >>> [(b.label, b.kind) for b in p.boxes.values()]
     [('x', 'input'), ('0', 'moving'), ('1', 'moving'), ('sum', 'loss'), ('loss', 'output')]
     """
-    live, _ = classify(gm, moving)
-    result = Picture()
+    trainable_graph, _ = classify(gm, trainable)
+    result = Drawing()
     home: dict[fx.Node, str | None] = {}
     depths = {call: depth or _depth(gm, call, limit) for call in _calls(gm)}
     names = _cluster_names(gm)
     for node in gm.graph.nodes:
         if node.op == "output":
             continue
-        home[node] = _place(result, node, depths, names, node in live)
+        home[node] = _place(result, node, depths, names, node in trainable_graph)
     for node in gm.graph.nodes:
         target = home.get(node)
         if target is None:
@@ -126,7 +126,9 @@ def _cluster_names(gm: fx.GraphModule) -> dict[Any, str]:
     return names
 
 
-def _place(p: Picture, node: fx.Node, depths: dict[Any, int], names: dict[Any, str], live: bool) -> str | None:
+def _place(
+    p: Drawing, node: fx.Node, depths: dict[Any, int], names: dict[Any, str], trainable_graph: bool
+) -> str | None:
     """The box that a node is in; None for bookkeeping (sizes, parts, weights) that the picture leaves out."""
     if node.op == "placeholder":
         p.boxes[node.name] = Box(node.name, "input")
@@ -140,7 +142,7 @@ def _place(p: Picture, node: fx.Node, depths: dict[Any, int], names: dict[Any, s
         path = ".".join(str(node.meta.get("path", "")).split(".")[: depths[call]])
         key = f"c{call}_{path or node.name}"
         box = p.boxes.setdefault(key, Box(path or function, "frozen", names[call]))
-        if live:
+        if trainable_graph:
             box.kind = "moving"
         return key
     if owner.startswith("splice "):
@@ -180,7 +182,7 @@ def _carries(node: fx.Node) -> bool:
     return isinstance(value, tuple | list | dict) and not isinstance(value, type(Tensor().shape))
 
 
-def _connect(p: Picture, source: str | None, target: str, label: str) -> None:
+def _connect(p: Drawing, source: str | None, target: str, label: str) -> None:
     if source is not None and source != target:
         labels = p.edges.setdefault((source, target), [])
         if label not in labels:
@@ -194,12 +196,12 @@ def _shape(node: fx.Node) -> str:
     return "×".join(["B", *map(str, value.shape[1:])]) if value.dim() else ""
 
 
-def to_dot(p: Picture, title: str = "") -> str:
+def to_dot(p: Drawing, title: str = "") -> str:
     """Graphviz source.
 
     Examples
     --------
-    >>> print(to_dot(Picture({"x": Box("x", "input")}), "t").splitlines()[0])
+    >>> print(to_dot(Drawing({"x": Box("x", "input")}), "t").splitlines()[0])
     digraph "t" {
     """
     names = {key: f"n{i}" for i, key in enumerate(p.boxes)}
@@ -230,12 +232,12 @@ def to_dot(p: Picture, title: str = "") -> str:
     return "\n".join([*lines, "}", ""])
 
 
-def to_mermaid(p: Picture) -> str:
+def to_mermaid(p: Drawing) -> str:
     """Mermaid source.
 
     Examples
     --------
-    >>> print(to_mermaid(Picture({"x": Box("x", "input")})).splitlines()[0])
+    >>> print(to_mermaid(Drawing({"x": Box("x", "input")})).splitlines()[0])
     flowchart LR
     """
     names = {key: f"n{i}" for i, key in enumerate(p.boxes)}

@@ -47,16 +47,16 @@ class _RandomWatch(TorchDispatchMode):  # type: ignore[no-untyped-call]
         return func(*args, **kwargs)
 
 
-class FakeWorld:
+class FakeContext:
     """One FakeTensorMode, the fake twins of parameters and buffers, and a runner for single nodes.
 
     Real tensors are only looked at, never written; modules on the meta device are treated as if on the CPU.
 
     Examples
     --------
-    >>> world = FakeWorld()
-    >>> twin = world.fake(torch.ones(2, 3))
-    >>> tuple(twin.shape), world.fake(twin) is twin
+    >>> context = FakeContext()
+    >>> twin = context.fake(torch.ones(2, 3))
+    >>> tuple(twin.shape), context.fake(twin) is twin
     ((2, 3), True)
     """
 

@@ -38,22 +38,22 @@ class Split:
     """
 
     frozen: fx.GraphModule | None
-    live: fx.GraphModule
+    trainable_graph: fx.GraphModule
     boundary: tuple[str, ...]
     cacheable: bool
 
     def __call__(self, **inputs: Tensor) -> dict[str, Tensor]:
         """Run both parts."""
         if self.frozen is None:
-            result: dict[str, Tensor] = self.live(**inputs)
+            result: dict[str, Tensor] = self.trainable_graph(**inputs)
             return result
         with torch.no_grad():
             crossing = self.frozen(**inputs)
-        result = self.live(**inputs, **crossing)
+        result = self.trainable_graph(**inputs, **crossing)
         return result
 
 
-def split(gm: fx.GraphModule, moving: Collection[str]) -> Split:
+def split(gm: fx.GraphModule, trainable: Collection[str]) -> Split:
     """Cut the graph where it begins to depend on the parameters named in `moving`.
 
     What depends on no parameter at all (labels, masks) is computed in the live part. Cheap last steps of the frozen
@@ -73,12 +73,14 @@ def split(gm: fx.GraphModule, moving: Collection[str]) -> Split:
     >>> cut.boundary, bool(cut(x=torch.ones(5, 3))["loss"].requires_grad)
     (('big_net',), True)
     """
-    live, stateful = classify(gm, moving)
-    core = [n for n in gm.graph.nodes if n in stateful and n not in live and n.op not in ("output", "get_attr")]
-    crossing = _frontier(gm, set(core), live)
+    trainable_graph, stateful = classify(gm, trainable)
+    core = [
+        n for n in gm.graph.nodes if n in stateful and n not in trainable_graph and n.op not in ("output", "get_attr")
+    ]
+    crossing = _frontier(gm, set(core), trainable_graph)
     if not crossing:
         return Split(None, gm, (), True)
-    kept = needed(gm, crossing) & {n for n in gm.graph.nodes if n not in live}
+    kept = needed(gm, crossing) & {n for n in gm.graph.nodes if n not in trainable_graph}
     frozen = subset(gm, kept, outputs={n.name: n for n in crossing})
     rest = _back_from(gm, crossing)
     # A counter goes with the part that runs its module; once is enough.
@@ -87,27 +89,27 @@ def split(gm: fx.GraphModule, moving: Collection[str]) -> Split:
     return Split(frozen, result, tuple(n.name for n in crossing), not effects)
 
 
-def classify(gm: fx.GraphModule, moving: Collection[str]) -> tuple[set[fx.Node], set[fx.Node]]:
+def classify(gm: fx.GraphModule, trainable: Collection[str]) -> tuple[set[fx.Node], set[fx.Node]]:
     """Nodes that depend on a moving parameter, and nodes that depend on any parameter or buffer."""
     names = parameter_names(gm)
-    wanted = set(moving)
-    live: set[fx.Node] = set()
+    wanted = set(trainable)
+    trainable_graph: set[fx.Node] = set()
     stateful: set[fx.Node] = set()
     for node in gm.graph.nodes:
         if node.op == "output":
-            live.add(node)
+            trainable_graph.add(node)
             continue
         own = own_state(gm, node)
         inputs = node.all_input_nodes
-        if any(names.get(id(p)) in wanted for p in own) or any(n in live for n in inputs):
-            live.add(node)
+        if any(names.get(id(p)) in wanted for p in own) or any(n in trainable_graph for n in inputs):
+            trainable_graph.add(node)
         if own or any(n in stateful for n in inputs):
             stateful.add(node)
     # A write into a value makes that value what its writer is.
     for node in gm.graph.nodes:
-        if node in live:
-            live.update(t for t in node.meta.get("mutates", ()) if t.op != "placeholder" and t in stateful)
-    return live, stateful
+        if node in trainable_graph:
+            trainable_graph.update(t for t in node.meta.get("mutates", ()) if t.op != "placeholder" and t in stateful)
+    return trainable_graph, stateful
 
 
 def parameter_names(gm: nn.Module) -> dict[int, str]:
@@ -145,7 +147,7 @@ def _cheap(gm: fx.GraphModule, node: fx.Node) -> bool:
     return node.op in ("call_function", "call_method") and not any(h in name for h in _HEAVY)
 
 
-def _frontier(gm: fx.GraphModule, core: set[fx.Node], live: set[fx.Node]) -> list[fx.Node]:
+def _frontier(gm: fx.GraphModule, core: set[fx.Node], trainable_graph: set[fx.Node]) -> list[fx.Node]:
     """The frozen nodes whose values cross."""
     order = {n: i for i, n in enumerate(gm.graph.nodes)}
     crossing = {n for n in core if any(u not in core for u in n.users)}

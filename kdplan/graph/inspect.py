@@ -140,16 +140,16 @@ def check_weights(network: Network, module: nn.Module) -> None:
 
 def blank_networks(plan: Plan, phase: Phase) -> Networks:
     """Modules without memory for everything that a phase moves and reads."""
-    moving = [blank(plan.networks[m.base.network]) for m in phase.moves]
-    for move, module in zip(phase.moves, moving, strict=True):
-        check_weights(plan.networks[move.base.network], module)
+    trainable = [blank(plan.networks[m.base.network]) for m in phase.trainees]
+    for trainee, module in zip(phase.trainees, trainable, strict=True):
+        check_weights(plan.networks[trainee.base.network], module)
     frozen: dict[str, nn.Module] = {}
     for root in (phase.loss, *phase.logged.values()):
         for e in ir.walk(root):
             if isinstance(e, ir.Tap) and isinstance(e.of, ir.Version) and str(e.of) not in frozen:
                 frozen[str(e.of)] = blank(plan.networks[e.of.network])
                 check_weights(plan.networks[e.of.network], frozen[str(e.of)])
-    return Networks(moving, frozen)
+    return Networks(trainable, frozen)
 
 
 def inspect_phase(plan: Plan, phase: Phase) -> Inspected:
@@ -161,16 +161,16 @@ def inspect_phase(plan: Plan, phase: Phase) -> Inspected:
         KD05xx and KD06xx, see `join`.
     """
     made = join(plan, phase, blank_networks(plan, phase))
-    found = graph_cost(made.graph_module, made.moving)
-    kept = storing(plan, phase, made.graph_module, split(made.graph_module, made.moving), made.moving)
+    found = graph_cost(made.graph_module, made.trainable)
+    kept = storing(plan, phase, made.graph_module, split(made.graph_module, made.trainable), made.trainable)
     steps = step_count(plan, phase)
     optimiser = _state_bytes(phase, found.trainable)
     snapshots = (
         1 + bool(phase.validations) + any(r.ema is not None for r in phase.recipes) + len(phase.recipes[0].keep_epochs)
     )
-    moved = sum(
+    trained = sum(
         t.numel() * t.element_size()
-        for slot in range(len(phase.moves))
+        for slot in range(len(phase.trainees))
         for t in made.joined.networks[made.names[str(slot)]].state_dict().values()
     )
     return Inspected(
@@ -182,7 +182,7 @@ def inspect_phase(plan: Plan, phase: Phase) -> Inspected:
             steps=steps,
             activation_bytes=found.peak_bytes,
             weight_bytes=found.weight_bytes + optimiser,
-            disk_bytes=moved * snapshots,
+            disk_bytes=trained * snapshots,
             share=_shares(made),
             bridges=[*made.bridges, *_made_for_training(plan, phase), *_maps(plan, phase, made, folded=True)],
             lasting=_maps(plan, phase, made, folded=False),
@@ -194,7 +194,7 @@ def inspect_phase(plan: Plan, phase: Phase) -> Inspected:
 
 def _made_for_training(plan: Plan, phase: Phase) -> list[str]:
     """Networks of a construct that are no students, which nothing reads but its phases."""
-    networks = [plan.networks[m.base.network] for m in phase.moves]
+    networks = [plan.networks[m.base.network] for m in phase.trainees]
     own = [n for n in networks if n.role == "network" and n.name.startswith(f"{phase.construct}.")]
     sizes = {n.name: " → ".join(str(v) for v in n.architecture.arguments.values()) for n in own}
     return [f"{n.name}: {n.architecture.name} {sizes[n.name]}" for n in own]
@@ -203,13 +203,13 @@ def _made_for_training(plan: Plan, phase: Phase) -> list[str]:
 def _maps(plan: Plan, phase: Phase, made: Joined, folded: bool) -> list[str]:
     """Linear maps behind layers: those that are multiplied into their layers at export, or those that are not."""
     found = []
-    for slot, move in enumerate(phase.moves):
-        item = plan.networks[move.base.network].architecture
+    for slot, trainee in enumerate(phase.trainees):
+        item = plan.networks[trainee.base.network].architecture
         net = made.joined.networks[made.names[str(slot)]]
         for path in item.arguments["behind"] if item.name == ADAPTED else ():
             if foldable(net, path) == folded:
                 what = "multiplied into it at export" if folded else "which is not one linear layer"
-                found.append(f"map behind {path} of {phase.construct or move.base.network}, {what}")
+                found.append(f"map behind {path} of {phase.construct or trainee.base.network}, {what}")
     return found
 
 

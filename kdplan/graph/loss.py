@@ -12,7 +12,7 @@ from torch import Tensor
 
 from kdplan.diagnostics.report import error, listing, nearest
 from kdplan.diagnostics.span import Span
-from kdplan.graph.adapter import Splices
+from kdplan.graph.adapter import Adapters
 from kdplan.graph.build import Builder, BuildError, PastError, ShapeError
 from kdplan.graph.functions import built_in, user
 from kdplan.graph.routes import SPARSE, Routes, only_dense
@@ -40,7 +40,7 @@ class Lowering:
     phase: Phase
     builder: Builder
     names: dict[str, str]
-    splices: Splices
+    adapters: Adapters
 
     def __post_init__(self) -> None:
         self.memo: dict[int, Signal] = {}
@@ -63,7 +63,7 @@ class Lowering:
     def _const(self, e: ir.Const) -> Signal:
         return Signal(e.value, "number")
 
-    def _clock(self, e: ir.Clock) -> Signal:
+    def _step_counter(self, e: ir.StepCounter) -> Signal:
         return Signal(self.builder.scalar(e.name), "number", name=e.name)
 
     def _stream(self, e: ir.StreamField) -> Signal:
@@ -108,7 +108,7 @@ class Lowering:
         only_dense(given, e.inputs, "a network", e)
         inputs = [i.value for i in given]
         network = self._network(e.of)
-        key = self.names[str(e.of.slot) if isinstance(e.of, ir.Moving) else str(e.of)]
+        key = self.names[str(e.of.slot) if isinstance(e.of, ir.InTraining) else str(e.of)]
         label = f"{key}.{e.path or e.submodule or 'output'}"
         branch, path = split(network, e.path)
         path, role = path or "output", "features"
@@ -151,8 +151,8 @@ class Lowering:
             raise error("KD0502", e.span, first=first, second=second, one=shown(one), two=shown(two), differ=differ,
                         help=help) from problem  # fmt: skip
 
-    def _network(self, of: ir.Version | ir.Moving) -> Any:
-        name = self.phase.moves[of.slot].base.network if isinstance(of, ir.Moving) else of.network
+    def _network(self, of: ir.Version | ir.InTraining) -> Any:
+        name = self.phase.trainees[of.slot].base.network if isinstance(of, ir.InTraining) else of.network
         return self.plan.networks[name]
 
     def apply_in(self, builder: Builder, key: str, inputs: list[Any], path: str, e: ir.Tap) -> Any:
@@ -312,16 +312,16 @@ class Lowering:
         return self.routes.top(args[0], keywords["k"], e)
 
     def _fit_call(self, e: ir.Call, args: list[Signal], keywords: dict[str, Any]) -> Signal:
-        return self.splices.fit(args[0], args[1], e.span)
+        return self.adapters.fit(args[0], args[1], e.span)
 
     def _conv1x1_call(self, e: ir.Call, args: list[Signal], keywords: dict[str, Any]) -> Signal:
-        return self.splices.conv1x1(args[0], keywords["channels"], e.span)
+        return self.adapters.conv1x1(args[0], keywords["channels"], e.span)
 
     def _linear_call(self, e: ir.Call, args: list[Signal], keywords: dict[str, Any]) -> Signal:
-        return self.splices.linear(args[0], keywords["features"], e.span)
+        return self.adapters.linear(args[0], keywords["features"], e.span)
 
     def _resize_call(self, e: ir.Call, args: list[Signal], keywords: dict[str, Any]) -> Signal:
-        return self.splices.resize(args[0], (keywords["size"], keywords["size"]), e.span)
+        return self.adapters.resize(args[0], (keywords["size"], keywords["size"]), e.span)
 
     def _uniform_call(self, e: ir.Call, args: list[Signal], keywords: dict[str, Any]) -> Signal:
         node = self._call(built_in("uniform"), (), keywords, e.span, "uniform")
@@ -355,15 +355,15 @@ class Lowering:
             for a, node in zip(args, e.args, strict=True):
                 if a.role == "probabilities" and (temperature != 1 or e.function == "kd"):
                     raise error("KD0505", node.span or e.span, function=e.function, help=_logits_help(node))
-        keep, move = (first, second) if second.role != "labels" else (second, first)
+        keep, trainee = (first, second) if second.role != "labels" else (second, first)
         try:
-            order = permutation(move, keep)
+            order = permutation(trainee, keep)
         except LookupError:
             raise self.other_classes(first, second, e) from None
         if order is not None:
-            node = self._call(_reordered, (move.value, order), {}, e.span, e.function)
-            moved = replace(move, value=node, classes=keep.classes)
-            first, second = (moved, second) if move is first else (first, moved)
+            node = self._call(_reordered, (trainee.value, order), {}, e.span, e.function)
+            trained = replace(trainee, value=node, classes=keep.classes)
+            first, second = (trained, second) if trainee is first else (first, trained)
         if e.function == "kl":
             first, second = (
                 replace(s, value=self._call(built_in("as_logits"), (s.value,), {}, e.span, "kl"))
@@ -460,7 +460,7 @@ def first_line(problem: Exception) -> str:
 
 _RULES: dict[type, Callable[[Lowering, Any], Signal]] = {
     ir.Const: Lowering._const,
-    ir.Clock: Lowering._clock,
+    ir.StepCounter: Lowering._step_counter,
     ir.StreamField: Lowering._stream,
     ir.Tap: Lowering._tap,
     ir.Op: Lowering._op,

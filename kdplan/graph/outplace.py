@@ -21,11 +21,11 @@ import torch
 from torch import Tensor, fx, nn
 from torch.nn import functional as F
 
-from kdplan.graph.fake import FakeWorld, storages
+from kdplan.graph.fake import FakeContext, storages
 from kdplan.graph.module import copy_of, output_of
 
 
-def outplace(gm: fx.GraphModule, world: FakeWorld) -> fx.GraphModule:
+def outplace(gm: fx.GraphModule, context: FakeContext) -> fx.GraphModule:
     """Replace in-place operations whose target is read from outside the network that they are in.
 
     Examples
@@ -48,7 +48,7 @@ def outplace(gm: fx.GraphModule, world: FakeWorld) -> fx.GraphModule:
             _rewrite(gm, conflict)
         for node in gm.graph.nodes:
             if node.op != "placeholder":
-                world.annotate(node, gm)
+                context.annotate(node, gm)
     gm.recompile()
     return gm
 

@@ -55,14 +55,14 @@ class StoredValue:
         return self.rows * self.row_bytes
 
 
-CLOCKS = ("epoch", "step", "progress")
+STEP_COUNTERS = ("epoch", "step", "progress")
 
 
 @dataclass
 class Networks:
     """The real modules that a phase is built from."""
 
-    moving: list[nn.Module]
+    trainable: list[nn.Module]
     """One for each of the phase's moves; the same object twice where two moves train parts of one version."""
     frozen: dict[str, nn.Module] = field(default_factory=dict)
     """`str(version)` -> module, for every version that the loss reads."""
@@ -73,7 +73,7 @@ class Networks:
 
 
 @dataclass
-class Follower:
+class EmaCopy:
     """A network that is a moving average of one that the phase moves: after each step f = decay f + (1 - decay) n."""
 
     name: str
@@ -83,7 +83,7 @@ class Follower:
 
 
 @dataclass
-class Assembled:
+class PhaseGraph:
     """A phase as graphs.
 
     Attributes
@@ -110,22 +110,22 @@ class Assembled:
         Floating-point operations of a batch forward; 0 where they were not counted.
     """
 
-    live: nn.Module
+    trainable_graph: nn.Module
     root: nn.Module
     networks: list[nn.Module]
-    moving: list[dict[str, nn.Parameter]]
+    trainable: list[dict[str, nn.Parameter]]
     frozen: nn.Module | None = None
-    splices: dict[str, nn.Parameter] = field(default_factory=dict)
-    followers: list[Follower] = field(default_factory=list)
+    adapters: dict[str, nn.Parameter] = field(default_factory=dict)
+    ema_copies: list[EmaCopy] = field(default_factory=list)
     modes: Callable[[], None] | None = None
-    live_inputs: list[str] = field(default_factory=list)
+    trainable_inputs: list[str] = field(default_factory=list)
     frozen_inputs: list[str] = field(default_factory=list)
     terms: list[str] = field(default_factory=list)
     stored: list[StoredValue] = field(default_factory=list)
     flops: int = 0
 
     def __post_init__(self) -> None:
-        self.live_inputs = self.live_inputs or placeholders(self.live)
+        self.trainable_inputs = self.trainable_inputs or placeholders(self.trainable_graph)
         self.frozen_inputs = self.frozen_inputs or placeholders(self.frozen)
 
     def set_modes(self) -> None:
@@ -134,25 +134,27 @@ class Assembled:
             self.modes()
             return
         self.root.eval()
-        moving = {id(p) for group in self.moving for p in group.values()} | {id(p) for p in self.splices.values()}
+        trainable = {id(p) for group in self.trainable for p in group.values()} | {
+            id(p) for p in self.adapters.values()
+        }
         for module in [self.root, *self.networks]:
-            _train_where_all_moves(module, moving)
+            _train_where_all_are_trainable(module, trainable)
 
-    def trainable(self) -> dict[str, nn.Parameter]:
+    def named_trainable(self) -> dict[str, nn.Parameter]:
         """Every parameter that moves, by a name that is unique in the phase: `0/layer1.weight`, `splice/a.weight`."""
-        named = {f"{slot}/{name}": p for slot, group in enumerate(self.moving) for name, p in group.items()}
-        named |= {f"splice/{name}": p for name, p in self.splices.items()}
+        named = {f"{slot}/{name}": p for slot, group in enumerate(self.trainable) for name, p in group.items()}
+        named |= {f"splice/{name}": p for name, p in self.adapters.items()}
         seen: set[int] = set()
         return {name: p for name, p in named.items() if not (id(p) in seen or seen.add(id(p)))}  # type: ignore[func-returns-value]
 
     def state(self) -> dict[str, Tensor]:
         """Everything that training changes: moving parameters, followers' parameters, all buffers; no copies."""
-        found: dict[str, Tensor] = dict(self.trainable())
+        found: dict[str, Tensor] = dict(self.named_trainable())
         seen = {id(t) for t in found.values()}
-        for follower in self.followers:
-            for name, p in follower.module.named_parameters():
+        for ema_copy in self.ema_copies:
+            for name, p in ema_copy.module.named_parameters():
                 if id(p) not in seen:
-                    found[f"follower/{follower.name}/{name}"] = p
+                    found[f"follower/{ema_copy.name}/{name}"] = p
         found.update({f"buffer/{name}": b for name, b in self.root.named_buffers()})
         for slot, network in enumerate(self.networks):  # a graph may own its modules elsewhere than below `root`
             owned = {id(b) for n, b in found.items() if n.startswith("buffer/")}
@@ -165,14 +167,14 @@ class Assembled:
             tensor.data.copy_(tensors[name])
 
 
-def _train_where_all_moves(module: nn.Module, moving: set[int]) -> None:
+def _train_where_all_are_trainable(module: nn.Module, trainable: set[int]) -> None:
     """Train mode for the largest modules below `module` whose parameters all move."""
     own = [id(p) for p in module.parameters()]
-    if own and moving.issuperset(own):
+    if own and trainable.issuperset(own):
         module.train()
     elif own:
         for child in module.children():
-            _train_where_all_moves(child, moving)
+            _train_where_all_are_trainable(child, trainable)
 
 
 def placeholders(module: nn.Module | None) -> list[str]:

@@ -20,7 +20,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from kdplan.graph.freeze import parameter_names
 from kdplan.graph.module import outputs_of
-from kdplan.graph.replay import Replay, example_inputs, world_for
+from kdplan.graph.replay import Replay, context_for, example_inputs
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,9 +32,9 @@ class Reach:
     flops: int
     """Of the graph forward, with the batch that it was built with."""
 
-    def constant(self, moving: Collection[str]) -> set[str]:
+    def constant(self, trainable: Collection[str]) -> set[str]:
         """Names of the nodes that are terms and depend on no moving parameter."""
-        return {name for name, reached in self.terms.items() if reached.isdisjoint(moving)}
+        return {name for name, reached in self.terms.items() if reached.isdisjoint(trainable)}
 
 
 def gradient_reach(gm: fx.GraphModule, output: str = "loss") -> Reach:
@@ -56,12 +56,12 @@ def gradient_reach(gm: fx.GraphModule, output: str = "loss") -> Reach:
     True
     """
     terms = [n.name for n in additive_terms(outputs_of(gm)[output])]
-    world = world_for(gm)
-    replay, counter = Replay(gm, world, keep=terms), FlopCounterMode(display=False)
+    context = context_for(gm)
+    replay, counter = Replay(gm, context, keep=terms), FlopCounterMode(display=False)
     with torch.enable_grad(), counter:
-        result = replay.run(*example_inputs(gm, world))
+        result = replay.run(*example_inputs(gm, context))
     known = parameter_names(gm)
-    names = {id(world.fake(p)): known[id(p)] for p in gm.parameters()}
+    names = {id(context.fake(p)): known[id(p)] for p in gm.parameters()}
     by_term = {t: _reached(replay.seen.get(t), names) for t in terms}
     return Reach(_reached(result[output], names), by_term, int(counter.get_total_flops()))
 

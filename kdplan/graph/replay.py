@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor, fx
 from torch._subclasses.fake_tensor import FakeTensor
 
-from kdplan.graph.fake import FakeWorld
+from kdplan.graph.fake import FakeContext
 from kdplan.graph.freeze import parameter_names
 
 
@@ -18,9 +18,9 @@ class Replay(fx.Interpreter):
     `seen` keeps what `keep` names.
     """
 
-    def __init__(self, gm: fx.GraphModule, world: FakeWorld, keep: Collection[str] = ()) -> None:
+    def __init__(self, gm: fx.GraphModule, context: FakeContext, keep: Collection[str] = ()) -> None:
         super().__init__(gm)
-        self.world = world
+        self.context = context
         self.keep = set(keep)
         self.seen: dict[str, Any] = {}
 
@@ -32,24 +32,24 @@ class Replay(fx.Interpreter):
             return value
         args, kwargs = self.fetch_args_kwargs_from_env(n)
         assert isinstance(self.module, fx.GraphModule)
-        value = self.world.run(n, self.module, args, kwargs)
+        value = self.context.run(n, self.module, args, kwargs)
         if n.name in self.keep:
             self.seen[n.name] = value
         return value
 
 
-def world_for(gm: fx.GraphModule, moving: Collection[str] | None = None) -> FakeWorld:
+def context_for(gm: fx.GraphModule, trainable: Collection[str] | None = None) -> FakeContext:
     """A world in the graph's own fake mode whose parameters ask for gradients: those in `moving`, or all."""
     first = next((n.meta["val"] for n in gm.graph.nodes if isinstance(n.meta.get("val"), FakeTensor)), None)
-    world = FakeWorld(first.fake_mode if first is not None else None)
+    context = FakeContext(first.fake_mode if first is not None else None)
     names = parameter_names(gm)
     for p in gm.parameters():
-        asks = p.is_floating_point() and (moving is None or names[id(p)] in moving)
-        world.set_twin(p, world.fresh(p, requires_grad=asks))
-    return world
+        asks = p.is_floating_point() and (trainable is None or names[id(p)] in trainable)
+        context.set_twin(p, context.fresh(p, requires_grad=asks))
+    return context
 
 
-def example_inputs(gm: fx.GraphModule, world: FakeWorld, batch: int | None = None) -> list[Any]:
+def example_inputs(gm: fx.GraphModule, context: FakeContext, batch: int | None = None) -> list[Any]:
     """Fresh fake inputs for the graph's placeholders; `batch` replaces the first dimension where there is one."""
     made: list[Any] = []
     for node in gm.graph.nodes:
@@ -58,9 +58,9 @@ def example_inputs(gm: fx.GraphModule, world: FakeWorld, batch: int | None = Non
             if not isinstance(value, Tensor):
                 made.append(value)
                 continue
-            fresh = world.fresh(value)
+            fresh = context.fresh(value)
             if batch is not None and value.dim():
-                with world.mode:
+                with context.mode:
                     fresh = fresh.new_empty((batch, *value.shape[1:]))  # type: ignore[assignment]
             made.append(fresh)
     return made

@@ -83,7 +83,7 @@ class Routes:
             problem = "it chooses among taps of networks, such as `big.logits`"
         elif len(taps) != count:
             problem = f"it has {counted(count, 'part')} and {counted(len(taps), 'network')}"
-        elif any(isinstance(t.of, ir.Moving) for t in taps):
+        elif any(isinstance(t.of, ir.InTraining) for t in taps):
             problem = "its networks must be frozen, and one of them moves in this phase"
         elif len({(t.path, t.submodule) for t in taps}) > 1:
             problem = "all of its networks must be tapped at the same place"

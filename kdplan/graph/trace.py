@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, fx, nn
 from torch.utils._pytree import tree_flatten, tree_leaves, tree_map, tree_unflatten
 
-from kdplan.graph.fake import DATA_DEPENDENT, FakeWorld
+from kdplan.graph.fake import DATA_DEPENDENT, FakeContext
 from kdplan.graph.proxy import ValueProxy, is_plain
 from kdplan.graph.taps import Call, Tap, collect
 
@@ -74,7 +74,7 @@ class Traced:
     guards: list[Guard]
     constants: dict[str, Tensor]
     leaves: tuple[str, ...]
-    world: FakeWorld
+    context: FakeContext
     calls: list[Call] = field(repr=False, default_factory=list)
 
     @cached_property
@@ -107,7 +107,7 @@ class Traced:
         >>> t.holds_for(torch.zeros(7, 3, 4))
         True
         """
-        world = FakeWorld()
+        context = FakeContext()
         values: dict[fx.Node, Any] = {}
         given = iter(inputs)
         # Only what the guards depend on is run.
@@ -120,20 +120,20 @@ class Traced:
                 todo += node.all_input_nodes
         for node in self.graph.nodes:
             if node.op == "placeholder":
-                values[node] = world.fake(next(given))
+                values[node] = context.fake(next(given))
             elif node in wanted:
                 args, kwargs = fx.map_arg((node.args, node.kwargs), values.__getitem__)
                 with torch.no_grad():
-                    values[node] = world.run(node, self.root, args, kwargs)
+                    values[node] = context.run(node, self.root, args, kwargs)
         return all(ASK[g.kind](values[g.node]) == g.answer for g in self.guards)
 
 
 class PathTracer(fx.Tracer):
     """Traces a held module on fake tensors and remembers what each sub-module returned."""
 
-    def __init__(self, world: FakeWorld, leaf_types: tuple[type, ...], leaf_paths: Collection[str]) -> None:
+    def __init__(self, context: FakeContext, leaf_types: tuple[type, ...], leaf_paths: Collection[str]) -> None:
         super().__init__()
-        self.world = world
+        self.context = context
         self.leaf_types = leaf_types
         self.leaf_paths = set(leaf_paths)
         self.stack: list[str] = []
@@ -191,7 +191,7 @@ class PathTracer(fx.Tracer):
         )
 
     def call_module(self, m: nn.Module, forward: Callable[..., Any], args: Any, kwargs: Any) -> Any:
-        if self.world.running:
+        if self.context.running:
             return forward(*args, **kwargs)
         path = self.submodule_paths.get(m) if self.submodule_paths else None
         if path is None:
@@ -211,7 +211,7 @@ class PathTracer(fx.Tracer):
         return out
 
     def getattr(self, attr: str, attr_val: Any, parameter_proxy_cache: Any) -> Any:
-        if self.world.running or not isinstance(attr_val, Tensor):
+        if self.context.running or not isinstance(attr_val, Tensor):
             return attr_val
         name = self._names.get(id(attr_val))
         if name is None:
@@ -234,12 +234,12 @@ class PathTracer(fx.Tracer):
                     self.root.add_module("constants", nn.Module())
                 self.root.get_submodule("constants").register_buffer(name.rpartition(".")[2], a, persistent=False)
             node = self.create_node("get_attr", name, (), {})
-            self.world.annotate(node, self.root)
+            self.context.annotate(node, self.root)
             return node
         made = super().create_arg(a)
         if isinstance(made, fx.Node) and "val" not in made.meta:
             # A named tuple or data class that is built from traced values.
-            self.world.annotate(made, self.root)
+            self.context.annotate(made, self.root)
         return made
 
     def create_node(self, *args: Any, **kwargs: Any) -> fx.Node:
@@ -255,18 +255,18 @@ class PathTracer(fx.Tracer):
         name = rest[0] if rest else more.get("name")
         node = self.create_node(kind, target, self.create_arg(args), self.create_arg(kwargs), name)
         try:
-            self.world.annotate(node, self.root)
+            self.context.annotate(node, self.root)
         except Exception:
             if not node.users:
                 self.graph.erase_node(node)
             raise
-        if not torch.is_grad_enabled() and not self.world.running and _differentiable(node.meta["val"]):
+        if not torch.is_grad_enabled() and not self.context.running and _differentiable(node.meta["val"]):
             # `with torch.no_grad()` leaves no trace in a graph; cutting the result does the same.
             node = self.create_node("call_method", "detach", (node,), {})
-            self.world.annotate(node, self.root)
-        return self._handed_out(node)
+            self.context.annotate(node, self.root)
+        return self._exported(node)
 
-    def _handed_out(self, node: fx.Node) -> Any:
+    def _exported(self, node: fx.Node) -> Any:
         value = node.meta["val"]
         inputs = node.all_input_nodes
         fixed = node.op == "get_attr" or (bool(inputs) and all(n.meta.get("fixed") for n in inputs))
@@ -321,7 +321,7 @@ def _makers_recorded(tracer: PathTracer) -> Iterator[None]:
     def recorded(name: str, fn: Callable[..., Any]) -> Callable[..., Any]:
         def make(*args: Any, **kwargs: Any) -> Any:
             traced = any(isinstance(a, fx.Proxy) for a in _flat((args, kwargs)))
-            if tracer.world.running or not (traced or name in _RANDOM_MAKERS):
+            if tracer.context.running or not (traced or name in _RANDOM_MAKERS):
                 return fn(*args, **kwargs)
             if name in _LIMITS:
                 return fn(args[0].node.meta["val"])
@@ -354,7 +354,7 @@ def trace(
     *inputs: Any,
     kwargs: dict[str, Any] | None = None,
     leaves: Collection[type | str] = (),
-    world: FakeWorld | None = None,
+    context: FakeContext | None = None,
 ) -> Traced:
     """Trace a module on inputs of these shapes, in the training mode that each of its sub-modules has now.
 
@@ -383,21 +383,21 @@ def trace(
     >>> sorted(t.taps)
     ['0', '1', 'features', 'logits', 'output']
     """
-    world = world or FakeWorld()
+    context = context or FakeContext()
     paths = {f"{ROOT}.{p}" if p else ROOT for p in leaves if isinstance(p, str)}
     types = tuple(t for t in leaves if isinstance(t, type))
-    args, named = world.fake_tree((inputs, kwargs or {}))
+    args, named = context.fake_tree((inputs, kwargs or {}))
     found: list[str] = []
     holder = _Holder(module)
     while True:
-        tracer = PathTracer(world, types, paths)
+        tracer = PathTracer(context, types, paths)
         holder._modules.pop("constants", None)
         try:
             graph = tracer.run(holder, args, named)
             break
         except Exception as problem:
             if not found:
-                _check_runs(world, module, args, named, problem)
+                _check_runs(context, module, args, named, problem)
             place = next((p for p in reversed(tracer.failed or []) if _can_be_leaf(tracer, p, holder)), None)
             if place is None:
                 raise TraceError(str(problem)) from problem
@@ -407,25 +407,25 @@ def trace(
     more: Any = getattr(module, "more_taps", None)  # a module may give its values further names
     if more is not None:
         taps |= more(tracer.calls, taps)
-    return Traced(module, graph, taps, tracer.guards, tracer.constants, tuple(found), world, tracer.calls)
+    return Traced(module, graph, taps, tracer.guards, tracer.constants, tuple(found), context, tracer.calls)
 
 
 def _can_be_leaf(tracer: PathTracer, path: str, holder: _Holder) -> bool:
     return not tracer.is_leaf(holder.get_submodule(path), path)
 
 
-def _check_runs(world: FakeWorld, module: nn.Module, args: Any, kwargs: Any, problem: Exception) -> None:
+def _check_runs(context: FakeContext, module: nn.Module, args: Any, kwargs: Any, problem: Exception) -> None:
     """Raise the module's own complaint where it cannot run on such inputs at all."""
-    was, world.running = world.running, True
+    was, context.running = context.running, True
     try:
-        with torch.no_grad(), world.mode, world.swapped(module):
+        with torch.no_grad(), context.mode, context.swapped(module):
             module(*args, **kwargs)
     except DATA_DEPENDENT:
         return
     except Exception as own:
         raise TraceError(str(own)) from problem
     finally:
-        world.running = was
+        context.running = was
 
 
 def _aliases(module: nn.Module) -> dict[str, list[str]]:

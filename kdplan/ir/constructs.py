@@ -1,4 +1,4 @@
-"""The kinds of constructs, which lower to declarations of the core (`kdplan.constructs`), and of what stands in them."""
+"""The kinds of constructs, which lower to declarations of the core, and of what stands in their bodies."""
 
 from __future__ import annotations
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
-from kdplan.ir.expr import Place, place
+from kdplan.ir.expr import Location, location
 
 Action = Literal["run", "cached", "extend", "resume", "rerun", "blocked"]
 
@@ -25,7 +25,7 @@ class Component:
 
     path: str
     value: str
-    span: Place = place()
+    span: Location = location()
     """Where it stands in the plan file."""
     at: str = ""
     """The same as `file:line:column`, kept in the store."""
@@ -51,7 +51,7 @@ class Reason:
     ]
     text: str
     root: bool = True
-    span: Place = place()
+    span: Location = location()
     at: str = ""
     """`file:line:column` of the changed text."""
     before: str | None = None

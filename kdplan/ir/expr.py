@@ -12,11 +12,11 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 from pydantic.json_schema import SkipJsonSchema
 
-Place = Annotated[SkipJsonSchema[Any], Field(exclude=True)]
+Location = Annotated[SkipJsonSchema[Any], Field(exclude=True)]
 """A span, for messages only: it is no part of the value, of its equality, or of the JSON form."""
 
 
-def place() -> Any:
+def location() -> Any:
     return field(default=None, compare=False, repr=False, kw_only=True)
 
 
@@ -30,7 +30,7 @@ class Version:
     network: str
     phase: str | None = None
     snapshot: str = "last"
-    span: Place = place()
+    span: Location = location()
 
     def __str__(self) -> str:
         tail = f"@{self.phase}" if self.phase is not None else "@init"
@@ -38,11 +38,11 @@ class Version:
 
 
 @dataclass(slots=True)
-class Moving:
+class InTraining:
     """The network that the phase's `moves[slot]` trains, as it stands at this step."""
 
     slot: int
-    span: Place = place()
+    span: Location = location()
 
 
 @dataclass(slots=True)
@@ -51,7 +51,7 @@ class Const:
 
     value: bool | int | float | str | list[Any] | None
     kind: Literal["const"] = "const"
-    span: Place = place()
+    span: Location = location()
 
 
 @dataclass(slots=True)
@@ -61,16 +61,16 @@ class StreamField:
     stream: int
     field: str
     kind: Literal["stream"] = "stream"
-    span: Place = place()
+    span: Location = location()
 
 
 @dataclass(slots=True)
-class Clock:
+class StepCounter:
     """Training time as a scalar: `epoch` (from 0), `step` (from 0), `progress` (0 to 1)."""
 
     name: Literal["epoch", "step", "progress"]
     kind: Literal["clock"] = "clock"
-    span: Place = place()
+    span: Location = location()
 
 
 @dataclass(slots=True)
@@ -81,13 +81,13 @@ class Tap:
     of the value at that path, and nothing before it runs.
     """
 
-    of: Version | Moving
+    of: Version | InTraining
     inputs: list[Expr]
     path: str
     submodule: str = ""
     since: str = ""
     kind: Literal["tap"] = "tap"
-    span: Place = place()
+    span: Location = location()
 
 
 @dataclass(slots=True)
@@ -98,7 +98,7 @@ class Call:
     args: list[Expr]
     keywords: dict[str, Expr] = field(default_factory=dict)
     kind: Literal["call"] = "call"
-    span: Place = place()
+    span: Location = location()
 
 
 @dataclass(slots=True)
@@ -108,10 +108,10 @@ class Op:
     op: Literal["+", "-", "*", "/", "**", "==", "!=", "<", "<=", ">", ">=", "neg"]
     args: list[Expr]
     kind: Literal["op"] = "op"
-    span: Place = place()
+    span: Location = location()
 
 
-Expr = Annotated[Const | StreamField | Clock | Tap | Call | Op, Field(discriminator="kind")]
+Expr = Annotated[Const | StreamField | StepCounter | Tap | Call | Op, Field(discriminator="kind")]
 
 
 def children(expr: Expr) -> list[Expr]:

@@ -7,6 +7,7 @@ parameters; a test compares the two.
 from __future__ import annotations
 
 from kdplan.ir.spec import Param, Spec
+from kdplan.syntax import aliases
 
 _T = Param("temperature", "number", 1.0, "softens both distributions", above=0)
 
@@ -392,14 +393,14 @@ PLAN_FUNCTIONS: dict[str, Spec] = {
              "the version whose phase moved it.", more=True, result="network", example="merge(small@low, small@high)"),
         Spec("average", (Param("first", "network"),), "The mean of several versions' weights.", more=True,
              result="network", example="average(small@alone, small@again)"),
-        Spec("displaced",
+        Spec("perturbed",
              (Param("network", "network"),
               Param("distance", "number", doc="Euclidean length of the step, over all parameters together", low=0),
               Param("seed", "integer", 0, "which direction", low=0)),
              "A version with its parameters moved by a distance in a random direction, the same one for all networks "
              "of an architecture. How fast the loss grows with it tells how flat the optimum is.",
              result="network", formula="θ + distance · v / ‖v‖, v normal",
-             example="displaced(small@alone, distance = 2)"),
+             example="perturbed(small@alone, distance = 2)"),
         Spec("ensemble",
              (Param("first", "network"), Param("mean", "choice", "probabilities", "of what the mean is taken",
                                                choices=("probabilities", "logits")),
@@ -454,5 +455,5 @@ SIGNALS: dict[str, str] = {
     "progress": "fraction of the phase that is done, 0 to 1: scalar",
 }
 
-RESERVED = frozenset({*FUNCTIONS, *PLAN_FUNCTIONS, *SIGNALS, "self", "true", "false", "none"})
+RESERVED = frozenset({*FUNCTIONS, *PLAN_FUNCTIONS, *SIGNALS, *aliases.FUNCTIONS, "self", "true", "false", "none"})
 """Names that a plan cannot give to its own declarations."""

@@ -8,15 +8,19 @@ from kdplan.ir.plan import Item, Plain
 
 HEADED = "kdplan.nn.heads:headed"
 """Its arguments: `base` and `settings` of the base network, `layers` [kind, size, shared], `classes`, `parts` (places
-in the network's classes), `pace`."""
+in the network's classes), `logit_scale`."""
 
 
 def headed(
-    base: Item, layers: list[list[Plain]], classes: int, parts: list[list[int]] | None, pace: dict[str, Any] | None
+    base: Item,
+    layers: list[list[Plain]],
+    classes: int,
+    parts: list[list[int]] | None,
+    logit_scale: dict[str, Any] | None,
 ) -> Item:
     """The architecture `base` with a head."""
     arguments = {"base": base.name, "settings": dict(base.arguments), "layers": layers, "classes": classes,
-                 "parts": parts, "pace": pace}  # fmt: skip
+                 "parts": parts, "logit_scale": logit_scale}  # fmt: skip
     return Item(HEADED, {k: v for k, v in arguments.items() if v is not None}, span=base.span)
 
 

@@ -24,11 +24,11 @@ _NETWORK_SETTINGS = (
         "head = fc(64) -> sc(32, by = [0..4, 5..9])",
     ),
     S(
-        "pace",
-        "pace",
-        "a length of their own for the logits of each vertical",
-        "as they are",
-        "pace = none",
+        "logit_scale",
+        "logit_scale",
+        "scales the logits of each vertical, or of each class, by a number of its own",
+        "no scaling",
+        "logit_scale = none",
     ),
     S(
         "mode",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from kdplan.ir.dag import Component, PhaseKey
-from kdplan.ir.expr import Clock, walk
+from kdplan.ir.expr import StepCounter, walk
 from kdplan.ir.plan import Phase, Plan, View
 
 _OPEN_ENDED = frozenset({"constant", "steps"})
@@ -22,7 +22,7 @@ def extendable(phase: Phase) -> bool:
     if any(r.epochs is None or r.schedule.name not in _OPEN_ENDED for r in phase.recipes):
         return False
     roots = (phase.loss, *phase.logged.values())
-    return not any(isinstance(e, Clock) and e.name == "progress" for root in roots for e in walk(root))
+    return not any(isinstance(e, StepCounter) and e.name == "progress" for root in roots for e in walk(root))
 
 
 def longer(before: PhaseKey, now: PhaseKey) -> tuple[int, int] | None:

@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from kdplan.ir.expr import Expr, Place, Version, place
+from kdplan.ir.expr import Expr, Location, Version, location
 
 Plain = Any
 """A number, text, truth value, None, or lists and dicts of them: what JSON holds."""
@@ -23,7 +23,7 @@ class Item:
 
     name: str
     arguments: dict[str, Plain] = field(default_factory=dict)
-    span: Place = place()
+    span: Location = location()
 
 
 # ---- data
@@ -70,7 +70,7 @@ class Data:
     """The most boxes that one image has."""
     sizes: dict[str, int] = field(default_factory=dict)
     """Images in each split, before `fraction`, `limit` and class subsets."""
-    span: Place = place()
+    span: Location = location()
 
 
 @dataclass(slots=True)
@@ -81,7 +81,7 @@ class View:
     split: str = "train"
     classes: ClassSet | None = None
     unlabelled: bool = False
-    span: Place = place()
+    span: Location = location()
 
 
 # ---- networks
@@ -101,7 +101,7 @@ class Loaded:
     path: str
     fingerprint: str
     kind: Literal["loaded"] = "loaded"
-    span: Place = place()
+    span: Location = location()
 
 
 @dataclass(slots=True)
@@ -143,7 +143,7 @@ class Ensembled:
 
 
 @dataclass(slots=True)
-class Displaced:
+class Perturbed:
     """One version's weights, moved by `distance` in a random direction that `seed` draws."""
 
     versions: list[Version]
@@ -153,7 +153,7 @@ class Displaced:
 
 
 @dataclass(slots=True)
-class Follows:
+class EmaOf:
     """A moving average (`decay`) of a network that the same phase moves: `ema(N, decay = 0.999)`."""
 
     network: str
@@ -162,9 +162,9 @@ class Follows:
 
 
 Origin = Annotated[
-    Fresh | Loaded | Copied | Merged | Averaged | Ensembled | Displaced | Follows, Field(discriminator="kind")
+    Fresh | Loaded | Copied | Merged | Averaged | Ensembled | Perturbed | EmaOf, Field(discriminator="kind")
 ]
-OF_SEVERAL = (Merged, Averaged, Ensembled, Displaced)
+OF_SEVERAL = (Merged, Averaged, Ensembled, Perturbed)
 """Origins with `versions`."""
 ENSEMBLE = "kdplan.nn.ensemble:ensemble"
 """The architecture of a network whose origin is `Ensembled`: its arguments hold those of its members."""
@@ -194,8 +194,8 @@ class Network:
     """Of an architecture made of several: which of its arguments a user's source file makes, and that file's hash."""
     reset: list[str] = field(default_factory=list)
     """Paths of parts whose weights are drawn from `seed`, whatever `origin` says."""
-    span: Place = place()
-    spans: Place = field(default_factory=dict, compare=False, repr=False, kw_only=True)
+    span: Location = location()
+    spans: Location = field(default_factory=dict, compare=False, repr=False, kw_only=True)
     """Where some of the architecture's arguments stand."""
 
 
@@ -203,7 +203,7 @@ class Network:
 
 
 @dataclass(slots=True)
-class Move:
+class Trainee:
     """A network that a phase trains, from version `base` on.
 
     `paths` are the submodules that move ([] means all); `upto` and `since` restrict the moving part to what the taps
@@ -214,7 +214,7 @@ class Move:
     paths: list[str] = field(default_factory=list)
     upto: list[str] = field(default_factory=list)
     since: list[str] = field(default_factory=list)
-    span: Place = place()
+    span: Location = location()
 
 
 @dataclass(slots=True)
@@ -243,8 +243,8 @@ class Recipe:
     workers: int = 0
     keep_epochs: list[int] = field(default_factory=list)
     """Epochs (from 1) after which a snapshot `epoch=N` is kept."""
-    span: Place = place()
-    spans: Place = field(default_factory=dict, compare=False, repr=False, kw_only=True)
+    span: Location = location()
+    spans: Location = field(default_factory=dict, compare=False, repr=False, kw_only=True)
     """Where each setting stands."""
 
     def batch_of(self, stream: int = 0) -> int:
@@ -266,7 +266,7 @@ class Validation:
     """Which of the phase's moves is measured."""
     path: str = ""
     """The value inside of it that is; by default what it gives."""
-    span: Place = place()
+    span: Location = location()
 
 
 @dataclass(slots=True)
@@ -274,7 +274,7 @@ class Phase:
     """One optimisation problem: some networks, data streams, a loss, and the parameters that may move."""
 
     name: str
-    moves: list[Move]
+    trainees: list[Trainee]
     streams: list[View]
     recipes: list[Recipe]
     """One for all moves, or one each."""
@@ -288,7 +288,7 @@ class Phase:
     """User functions in the loss -> hash of their source."""
     construct: str | None = None
     """The construct that it was lowered from, with its coordinates; no part of its meaning."""
-    span: Place = place()
+    span: Location = location()
 
 
 # ---- results
@@ -302,7 +302,7 @@ class Target:
     path: str = ""
     join: Literal["single", "probabilities", "logits", "concat"] = "single"
     """How several versions become one output."""
-    span: Place = place()
+    span: Location = location()
 
 
 @dataclass(slots=True)
@@ -323,7 +323,7 @@ class Plot:
     x: str
     y: Item
     baseline: list[Row] = field(default_factory=list)
-    span: Place = place()
+    span: Location = location()
 
 
 @dataclass(slots=True)
@@ -345,7 +345,7 @@ class Measure:
     """The name in `by` or `over` that is one of verticals."""
     parts: list[ClassSet] = field(default_factory=list)
     """These verticals."""
-    span: Place = place()
+    span: Location = location()
 
 
 @dataclass(slots=True)
@@ -354,7 +354,7 @@ class Export:
 
     name: str
     target: Target
-    span: Place = place()
+    span: Location = location()
 
 
 @dataclass(slots=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from kdplan.ir.expr import Tap, Version, walk
-from kdplan.ir.plan import OF_SEVERAL, Copied, Follows, Phase, Plan
+from kdplan.ir.plan import OF_SEVERAL, Copied, EmaOf, Phase, Plan
 
 
 def read_versions(phase: Phase) -> Iterator[Version]:
@@ -18,8 +18,8 @@ def read_versions(phase: Phase) -> Iterator[Version]:
 
 def versions_of(phase: Phase) -> Iterator[Version]:
     """Every version that a phase starts from or looks at."""
-    for move in phase.moves:
-        yield move.base
+    for trainee in phase.trainees:
+        yield trainee.base
     yield from read_versions(phase)
 
 
@@ -43,13 +43,13 @@ def makers(plan: Plan, version: Version) -> Iterator[str]:
             yield part.phase
 
 
-def followers(plan: Plan, phase: Phase) -> list[str]:
+def ema_copies(plan: Plan, phase: Phase) -> list[str]:
     """The networks that are moving averages of what `phase` moves, in the order in which its loss names them."""
-    moved = {move.base.network for move in phase.moves}
+    trained = {trainee.base.network for trainee in phase.trainees}
     found: dict[str, None] = {}
     for version in read_versions(phase):
         origin = plan.networks[version.network].origin
-        if version.phase is None and isinstance(origin, Follows) and origin.network in moved:
+        if version.phase is None and isinstance(origin, EmaOf) and origin.network in trained:
             found[version.network] = None
     return list(found)
 
@@ -62,10 +62,10 @@ def slot_of(plan: Plan, version: Version) -> int:
 
 def slot_in(plan: Plan, phase: Phase, version: Version) -> int:
     """`slot_of`, for a phase that need not stand in the plan yet."""
-    for slot, move in enumerate(phase.moves):
-        if move.base.network == version.network:
+    for slot, trainee in enumerate(phase.trainees):
+        if trainee.base.network == version.network:
             return slot
-    return len(phase.moves) + followers(plan, phase).index(version.network)
+    return len(phase.trainees) + ema_copies(plan, phase).index(version.network)
 
 
 def ancestors(plan: Plan, version: Version) -> list[Version]:
@@ -77,10 +77,10 @@ def ancestors(plan: Plan, version: Version) -> list[Version]:
     while True:
         last = found[-1]
         if last.phase is not None:
-            moves = [m for m in plan.phases[last.phase].moves if m.base.network == last.network]
-            if not moves:
+            trainees = [m for m in plan.phases[last.phase].trainees if m.base.network == last.network]
+            if not trainees:
                 return found
-            found.append(moves[0].base)
+            found.append(trainees[0].base)
             continue
         origin = plan.networks[last.network].origin
         if not isinstance(origin, Copied):

@@ -1,4 +1,4 @@
-"""Heads over many classes: layers of which every vertical has its own, and logits at a pace of their own.
+"""Heads over many classes: layers of which every vertical has its own, and logit scaling.
 
 A *part* is a vertical: a set of classes. In a structurally connected layer (`sc`) each part has units of its own, and
 its classes read only these (and the shared ones, where there are some), so there are no weights between parts.
@@ -158,8 +158,8 @@ class SelfPaced(nn.Module):
 
     Examples
     --------
-    >>> pace = SelfPaced([[0, 1], [2]], train=False)
-    >>> pace(torch.tensor([[3.0, 4.0, -7.0]]))
+    >>> logit_scale = SelfPaced([[0, 1], [2]], train=False)
+    >>> logit_scale(torch.tensor([[3.0, 4.0, -7.0]]))
     tensor([[ 0.8485,  1.1314, -1.0000]])
     """
 
@@ -200,7 +200,7 @@ class SelfPaced(nn.Module):
     fake_forward = forward
 
 
-PACES: dict[str, Callable[..., nn.Module]] = {"self_paced": SelfPaced}
+LOGIT_SCALES: dict[str, Callable[..., nn.Module]] = {"self_paced": SelfPaced}
 """Name in a plan -> module."""
 
 
@@ -222,7 +222,7 @@ class Head(nn.Module):
         Kind `fc` (every unit for every class) or `sc` (units of its own for each part, `shared` of them for all).
     parts : sequence of sequences of int, optional
         The classes of each part.
-    pace : mapping, optional
+    logit_scale : mapping, optional
         A `name` in `PACES`, and its settings.
 
     References
@@ -242,7 +242,7 @@ class Head(nn.Module):
         classes: int,
         layers: Sequence[tuple[str, int, int]],
         parts: Sequence[Sequence[int]] | None = None,
-        pace: Mapping[str, Any] | None = None,
+        logit_scale: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__()
         self.layers = len(layers)
@@ -259,10 +259,10 @@ class Head(nn.Module):
             self.add_module(f"top{i}", nn.Sequential(layer, nn.ReLU()))
             width = size
         self.logits = PartLogits(width, parts) if apart and parts is not None else nn.Linear(width, classes)
-        self.pace: nn.Module | None = None
-        if pace is not None and parts is not None:
-            given = {k: v for k, v in pace.items() if k != "name"}
-            self.pace = PACES[pace["name"]](parts, **given)
+        self.pace: nn.Module | None = None  # its name in stored weights
+        if logit_scale is not None and parts is not None:
+            given = {k: v for k, v in logit_scale.items() if k != "name"}
+            self.pace = LOGIT_SCALES[logit_scale["name"]](parts, **given)
 
     def forward(self, x: Tensor) -> Tensor:
         for i in range(1, self.layers + 1):
@@ -293,7 +293,7 @@ def headed(
     layers: Sequence[Sequence[Any]],
     classes: int,
     parts: Sequence[Sequence[int]] | None = None,
-    pace: Mapping[str, Any] | None = None,
+    logit_scale: Mapping[str, Any] | None = None,
 ) -> nn.Module:
     """A network whose last linear layer is replaced by a head on the features that it reads.
 
@@ -301,7 +301,7 @@ def headed(
     ----------
     base, settings
         The network's factory and settings.
-    layers, classes, parts, pace
+    layers, classes, parts, logit_scale
         See `Head`.
 
     Raises
@@ -322,6 +322,6 @@ def headed(
     if not linear or not linear[-1][0] or (few and linear[-1][1].out_features != 2):
         raise ValueError(f"`{base}` does not end in a linear layer, so a head cannot take its place")
     path, last = linear[-1]
-    head = Head(last.in_features, classes, [(str(k), int(n), int(g)) for k, n, g in layers], parts, pace)
+    head = Head(last.in_features, classes, [(str(k), int(n), int(g)) for k, n, g in layers], parts, logit_scale)
     net.set_submodule(path, head)
     return net

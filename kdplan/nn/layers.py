@@ -20,7 +20,7 @@ LAYERS = {
     )
 }  # fmt: skip
 
-PACES = {
+LOGIT_SCALES = {
     spec.name: spec
     for spec in (
         Spec("self_paced",

@@ -20,11 +20,11 @@ def phase_dag(plan: Plan) -> nx.DiGraph[str]:
     Examples
     --------
     >>> from kdplan.ir import expr as ir
-    >>> from kdplan.ir.plan import Item, Move, Network, Phase, Plan, Recipe, View
+    >>> from kdplan.ir.plan import Item, Trainee, Network, Phase, Plan, Recipe, View
     >>> recipe = Recipe(Item("sgd"), epochs=1)
     >>> one = ir.Const(1.0)
-    >>> a = Phase("a", [Move(ir.Version("n"))], [View("d")], [recipe], one)
-    >>> b = Phase("b", [Move(ir.Version("n", "a"))], [View("d")], [recipe], one)
+    >>> a = Phase("a", [Trainee(ir.Version("n"))], [View("d")], [recipe], one)
+    >>> b = Phase("b", [Trainee(ir.Version("n", "a"))], [View("d")], [recipe], one)
     >>> plan = Plan(networks={"n": Network("n", Item("mlp"))}, phases={"a": a, "b": b})
     >>> list(phase_dag(plan).edges)
     [('a', 'b')]

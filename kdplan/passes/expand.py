@@ -18,17 +18,17 @@ from kdplan.ir.plan import (
     ClassSet,
     Copied,
     Data,
-    Displaced,
+    EmaOf,
     Ensembled,
-    Follows,
     Item,
     Loaded,
     Measure,
-    Move,
     Network,
+    Perturbed,
     Phase,
     Plan,
     Recipe,
+    Trainee,
 )
 from kdplan.ir.versions import versions_of
 from kdplan.passes.spell import NOWHERE, Names, Speller, call, dotted, is_word, lines, name, plain
@@ -40,7 +40,7 @@ _WORDS = frozenset({"of", "on", "with", "from", "by", "over", "as", "for", "in",
 """Names that would be read as something else."""
 
 _DEFAULT = Recipe(Item(""))
-_FUNCTIONS = {"merged": "merge", "averaged": "average", "ensembled": "ensemble", "displaced": "displaced"}
+_FUNCTIONS = {"merged": "merge", "averaged": "average", "ensembled": "ensemble", "displaced": "perturbed"}
 """Origins of networks made from networks -> what makes them."""
 
 
@@ -57,12 +57,12 @@ def expand(plan: Plan) -> str:
 
     Examples
     --------
-    >>> from kdplan.ir.plan import Move, View
-    >>> loss = ir.Call("cross_entropy", [ir.Tap(ir.Moving(0), [ir.StreamField(0, "inputs")], "logits"),
+    >>> from kdplan.ir.plan import Trainee, View
+    >>> loss = ir.Call("cross_entropy", [ir.Tap(ir.InTraining(0), [ir.StreamField(0, "inputs")], "logits"),
     ...                                  ir.StreamField(0, "labels")])
     >>> recipe = Recipe(Item("sgd", {"lr": 0.1}), epochs=2)
     >>> plan = Plan({"d": Data("d", Item("digits"))}, {"s": Network("s", Item("digits_net"))},
-    ...             {"kd[w=5]": Phase("kd[w=5]", [Move(ir.Version("s"))], [View("d")], [recipe], loss)})
+    ...             {"kd[w=5]": Phase("kd[w=5]", [Trainee(ir.Version("s"))], [View("d")], [recipe], loss)})
     >>> print(expand(plan), end="")
     data d = digits
     <BLANKLINE>
@@ -239,11 +239,11 @@ class _Expansion:
             keywords: dict[str, ast.Expr] = {}
             if isinstance(origin, Ensembled):
                 keywords = {"join": name("concat")} if origin.mean == "stacked" else {"mean": name(origin.mean)}
-            if isinstance(origin, Displaced):
+            if isinstance(origin, Perturbed):
                 keywords = {"distance": plain(origin.distance), "seed": plain(origin.seed)}
             versions = [self.speller.version(v) for v in origin.versions]
             return expression(call(name(_FUNCTIONS[origin.kind]), versions, keywords))
-        if isinstance(origin, Follows):
+        if isinstance(origin, EmaOf):
             return expression(
                 call(name("ema"), [name(self.names.networks[origin.network])], {"decay": plain(origin.decay)})
             )
@@ -265,29 +265,31 @@ class _Expansion:
         return settings
 
     def _phase(self, phase: Phase) -> str:
-        moves = ", ".join(text for m in phase.moves for text in self._move(m))
+        trainees = ", ".join(text for m in phase.trainees for text in self._move(m))
         streams = ", ".join(expression(self.speller.view(v, split=False)) for v in phase.streams)
         recipes = ", ".join(self.recipes[repr(r)][0] for r in phase.recipes)
         items = [f"seed = {phase.seed}"]
         items += [f"def {n} = {lines(self.speller.signal(e, phase))}" for n, e in phase.logged.items()]
         for v in phase.validations:
-            network = self.names.networks[phase.moves[v.network].base.network]
+            network = self.names.networks[phase.trainees[v.network].base.network]
             of = f" of {expression(dotted(name(network), v.path))}" if v.network or v.path else ""
             view = expression(self.speller.view(v.view, split=True))
             items.append(f"measure{of} on {view} {{ {', '.join(map(self.speller.item, v.metrics))} }}")
         items.append(f"loss = {lines(self.speller.signal(phase.loss, phase))}")
-        return _body(f"phase {self.names.phases[phase.name]} of {moves} on {streams} with {recipes}", items)
+        return _body(f"phase {self.names.phases[phase.name]} of {trainees} on {streams} with {recipes}", items)
 
-    def _move(self, move: Move) -> Iterator[str]:
-        plainly = move.base.phase is None and move.base.snapshot == "last"
-        base: ast.Expr = name(self.names.networks[move.base.network]) if plainly else self.speller.version(move.base)
-        if move.upto:
-            inner: ast.Expr = name(self.names.networks[move.base.network])
-            since = [dotted(inner, path) for path in move.since]
+    def _move(self, trainee: Trainee) -> Iterator[str]:
+        plainly = trainee.base.phase is None and trainee.base.snapshot == "last"
+        base: ast.Expr = (
+            name(self.names.networks[trainee.base.network]) if plainly else self.speller.version(trainee.base)
+        )
+        if trainee.upto:
+            inner: ast.Expr = name(self.names.networks[trainee.base.network])
+            since = [dotted(inner, path) for path in trainee.since]
             keywords = {"from": since[0] if len(since) == 1 else ast.List(NOWHERE, since)} if since else {}
-            yield expression(call(name("upto"), [dotted(base, path) for path in move.upto], keywords))
-        elif move.paths:
-            yield from (expression(dotted(base, p)) for p in move.paths)
+            yield expression(call(name("upto"), [dotted(base, path) for path in trainee.upto], keywords))
+        elif trainee.paths:
+            yield from (expression(dotted(base, p)) for p in trainee.paths)
         else:
             yield expression(base)
 
@@ -364,7 +366,7 @@ def _starts_from(network: Network) -> list[ir.Version]:
         return [origin.version]
     if isinstance(origin, OF_SEVERAL):
         return origin.versions
-    return [ir.Version(origin.network)] if isinstance(origin, Follows) else []
+    return [ir.Version(origin.network)] if isinstance(origin, EmaOf) else []
 
 
 def _items(plan: Plan) -> Iterator[tuple[tuple[str, str], Item]]:

@@ -24,12 +24,12 @@ from kdplan.ir.plan import (
     OF_SEVERAL,
     Copied,
     Data,
-    Displaced,
     Ensembled,
     Fresh,
     Item,
     Loaded,
     Network,
+    Perturbed,
     Phase,
     Plan,
     Recipe,
@@ -77,9 +77,14 @@ def graph_key(plan: Plan, phase: Phase) -> str:
     """
     hasher = _Hasher(plan)
     parts: list[Any] = []
-    for move in phase.moves:
+    for trainee in phase.trainees:
         parts.append(
-            [architecture(plan.networks[move.base.network]), sorted(move.paths), sorted(move.upto), sorted(move.since)]
+            [
+                architecture(plan.networks[trainee.base.network]),
+                sorted(trainee.paths),
+                sorted(trainee.upto),
+                sorted(trainee.since),
+            ]
         )
     parts += [[hasher.view(v), v.unlabelled] for v in phase.streams]
     for r in phase.recipes:
@@ -113,7 +118,7 @@ def _graph_node(plan: Plan, e: ir.Expr, teachers: dict[str, int]) -> Any:
         fixed = {n: a.value for n, a in e.keywords.items() if isinstance(a, ir.Const)}
         return [e.function, len(e.args), sorted(e.keywords), fixed]
     if isinstance(e, ir.Tap):
-        if isinstance(e.of, ir.Moving):
+        if isinstance(e.of, ir.InTraining):
             return [e.of.slot, e.submodule, e.path, e.since]
         network = plan.networks[e.of.network]
         classes = network.classes
@@ -175,7 +180,7 @@ class _Hasher:
                 content["seed"] = n.seed
         elif isinstance(origin, OF_SEVERAL):
             content[origin.kind] = [self.version(v) for v in origin.versions]
-            if isinstance(origin, Displaced):
+            if isinstance(origin, Perturbed):
                 content[origin.kind] += [_number(origin.distance), origin.seed]
             if isinstance(origin, Ensembled):  # its members' architectures are in their weights' keys
                 arguments = n.architecture.arguments
@@ -204,11 +209,11 @@ class _Hasher:
     def components(self, phase: Phase) -> Iterator[Component]:
         self.phase = phase
         yield Component("seed", str(phase.seed), span=phase.span)
-        for i, move in enumerate(phase.moves):
-            yield Component(f"moves/{i}", self.version(move.base), span=move.span)
-            part = {"paths": sorted(move.paths), "upto": sorted(move.upto), "since": sorted(move.since)}
+        for i, trainee in enumerate(phase.trainees):
+            yield Component(f"moves/{i}", self.version(trainee.base), span=trainee.span)
+            part = {"paths": sorted(trainee.paths), "upto": sorted(trainee.upto), "since": sorted(trainee.since)}
             if any(part.values()):
-                yield Component(f"moves/{i}/part", json.dumps(part, sort_keys=True), span=move.span)
+                yield Component(f"moves/{i}/part", json.dumps(part, sort_keys=True), span=trainee.span)
         for i, view in enumerate(phase.streams):
             yield Component(f"data/{i}", self.view(view), span=view.span)
         for i, recipe in enumerate(phase.recipes):
@@ -254,8 +259,8 @@ class _Hasher:
 
     def _tap(self, e: ir.Tap) -> str:
         since = f" since {e.since}" if e.since else ""
-        if isinstance(e.of, ir.Moving):
-            classes = self._classes(e, self.phase.moves[e.of.slot].base.network)
+        if isinstance(e.of, ir.InTraining):
+            classes = self._classes(e, self.phase.trainees[e.of.slot].base.network)
             return f"{e.path or 'output'} of {e.submodule} moves/{e.of.slot}{since}{classes}"
         mode = self.plan.networks[e.of.network].mode
         tail = f" in {mode} mode" if mode != "eval" else ""
@@ -287,6 +292,8 @@ def architecture(n: Network) -> list[Any]:
     if n.code is not None:
         name = f"{n.code}:{name.rpartition(':')[2]}"
     if n.architecture.name == HEADED:  # a part may be a user's own, which counts by `code` too
+        if "logit_scale" in arguments:
+            arguments["pace"] = arguments.pop("logit_scale")  # keys are older than the word
         arguments["base"] = str(arguments["base"]).rpartition(":")[2]
     for k in HELD.get(n.architecture.name, ()):
         arguments[k] = [re.sub(r".*[/\\](?=[^/\\]*\.py:)", "", arguments[k][0]), arguments[k][1]]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from kdplan.diagnostics.report import Reporter, counted, nearest
 from kdplan.ir import expr as ir
-from kdplan.ir.plan import OF_SEVERAL, Copied, Follows, Phase, Plan, Recipe, Row, Target
+from kdplan.ir.plan import OF_SEVERAL, Copied, EmaOf, Phase, Plan, Recipe, Row, Target
 from kdplan.ir.versions import slot_of, versions_of
 from kdplan.passes.metric_checks import check_metrics
 from kdplan.passes.open_set import check_task
@@ -34,7 +34,7 @@ def check_plan(plan: Plan, reporter: Reporter) -> None:
         )
         for version in versions:
             _version(plan, version, reporter)
-        if isinstance(origin, Follows) and origin.network not in plan.networks:
+        if isinstance(origin, EmaOf) and origin.network not in plan.networks:
             reporter.report("KD0320", network.span, what="network", name=origin.network, nearest=None)
     for phase in plan.phases.values():
         _phase(plan, phase, reporter)
@@ -56,17 +56,17 @@ def _phase(plan: Plan, phase: Phase, reporter: Reporter) -> None:
         _data(plan, view.data, view.span, reporter)
     for check in phase.validations:
         check_task(plan, [check.view], check.metrics, reporter)
-        base = phase.moves[check.network].base
-        moved_one = Row(base.network, Target([base], check.path))
-        check_metrics(plan, check, [moved_one], reporter)
-    moved = {m.base.network for m in phase.moves}
+        base = phase.trainees[check.network].base
+        trained_one = Row(base.network, Target([base], check.path))
+        check_metrics(plan, check, [trained_one], reporter)
+    trained = {m.base.network for m in phase.trainees}
     for version in versions_of(phase):
         if not _version(plan, version, reporter):
             continue
         origin = plan.networks[version.network].origin
-        if isinstance(origin, Follows) and version.phase is None and origin.network not in moved:
+        if isinstance(origin, EmaOf) and version.phase is None and origin.network not in trained:
             reporter.report("KD0308", version.span, name=version.network, source=origin.network, phase=phase.name)
-    if not phase.moves or not phase.streams or not phase.recipes:
+    if not phase.trainees or not phase.streams or not phase.recipes:
         reporter.report("KD0321", phase.span, phase=phase.name, what="needs something that moves, data and a recipe")
     for recipe in phase.recipes[:1]:
         if isinstance(recipe.batch, list) and len(recipe.batch) != len(phase.streams):
@@ -79,7 +79,7 @@ def _phase(plan: Plan, phase: Phase, reporter: Reporter) -> None:
             )
     for root in (phase.loss, *phase.logged.values()):
         for e in ir.walk(root):
-            if isinstance(e, ir.Tap) and isinstance(e.of, ir.Moving) and not 0 <= e.of.slot < len(phase.moves):
+            if isinstance(e, ir.Tap) and isinstance(e.of, ir.InTraining) and not 0 <= e.of.slot < len(phase.trainees):
                 reporter.report(
                     "KD0321", e.span or phase.span, phase=phase.name, what=f"has no moving network {e.of.slot}"
                 )

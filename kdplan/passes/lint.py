@@ -34,19 +34,19 @@ def lint(plan: Plan, keys: dict[str, PhaseKey], reporter: Reporter) -> None:
 
 def _twins(phase: Phase, key: PhaseKey, reporter: Reporter) -> None:
     """Two networks of one phase that start equal, learn alike and see the loss alike."""
-    if len(phase.moves) < 2:
+    if len(phase.trainees) < 2:
         return
     start = {c.path: c.value for c in key.components if c.path.startswith("moves/")}
     same_recipe = len(phase.recipes) == 1
-    for i, j in itertools.combinations(range(len(phase.moves)), 2):
+    for i, j in itertools.combinations(range(len(phase.trainees)), 2):
         alike = start[f"moves/{i}"] == start[f"moves/{j}"] and start.get(f"moves/{i}/part") == start.get(
             f"moves/{j}/part"
         )
         if not alike or not (same_recipe or _same(phase, i, j)):
             continue
         if shape(phase.loss, {}) == shape(phase.loss, {i: j, j: i}):
-            a, b = phase.moves[i].base.network, phase.moves[j].base.network
-            reporter.report("KD0305", phase.moves[j].span or phase.span, first=a, second=b)
+            a, b = phase.trainees[i].base.network, phase.trainees[j].base.network
+            reporter.report("KD0305", phase.trainees[j].span or phase.span, first=a, second=b)
 
 
 def _members(plan: Plan, keys: dict[str, PhaseKey], reporter: Reporter) -> None:
@@ -82,10 +82,10 @@ def shape(e: ir.Expr, slots: dict[int, int]) -> str:
         return repr(e.value)
     if isinstance(e, ir.StreamField):
         return f"{e.field}{e.stream}"
-    if isinstance(e, ir.Clock):
+    if isinstance(e, ir.StepCounter):
         return e.name
     if isinstance(e, ir.Tap):
-        of = f"#{slots.get(e.of.slot, e.of.slot)}" if isinstance(e.of, ir.Moving) else str(e.of)
+        of = f"#{slots.get(e.of.slot, e.of.slot)}" if isinstance(e.of, ir.InTraining) else str(e.of)
         return f"{of}.{e.submodule}.{e.since}.{e.path}({','.join(shape(i, slots) for i in e.inputs)})"
     if isinstance(e, ir.Op):
         parts = [shape(a, slots) for a in e.args]
@@ -144,8 +144,8 @@ def _shared_teacher(plan: Plan, measure: Measure, reporter: Reporter) -> None:
             continue
         rest = {k: v for k, v in row.coordinates.items() if k != "seed"}
         phase = plan.phases[row.target.versions[0].phase]
-        moved = {m.base.network for m in phase.moves}
-        read = {str(v) for v in versions_of(phase) if v.phase is not None and v.network not in moved}
+        trained = {m.base.network for m in phase.trainees}
+        read = {str(v) for v in versions_of(phase) if v.phase is not None and v.network not in trained}
         groups.setdefault(f"{row.label} {sorted(rest.items(), key=str)}", []).append(read)
     for reads in groups.values():
         shared = set.intersection(*reads) if len(reads) > 1 else set()

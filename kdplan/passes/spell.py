@@ -14,7 +14,7 @@ from kdplan.ir import expr as ir
 from kdplan.ir.adapted import ADAPTED
 from kdplan.ir.branches import BRANCHED, PARTS
 from kdplan.ir.functions import FUNCTIONS
-from kdplan.ir.plan import ClassSet, Follows, Item, Network, Phase, Plan, View
+from kdplan.ir.plan import ClassSet, EmaOf, Item, Network, Phase, Plan, View
 from kdplan.syntax import ast
 from kdplan.syntax.write import expression
 
@@ -171,7 +171,7 @@ class Speller:
 
     def version(self, version: ir.Version) -> ast.Expr:
         """`small@kd[best]`; a moving average that has not been left by a phase yet goes by its bare name."""
-        if version.phase is None and isinstance(self.plan.networks[version.network].origin, Follows):
+        if version.phase is None and isinstance(self.plan.networks[version.network].origin, EmaOf):
             return name(self.names.networks[version.network])
         phase = self.names.phases[version.phase] if version.phase is not None else "init"
         found: ast.Expr = ast.Version(NOWHERE, name(self.names.networks[version.network]), phase, NOWHERE)
@@ -182,7 +182,7 @@ class Speller:
         return ast.Pick(NOWHERE, found, [pick])
 
     def head(self, network: Network) -> list[str]:
-        """`head` and `pace` of a network that has them, as settings."""
+        """`head` and `logit_scale` of a network that has them, as settings."""
         arguments = network.architecture.arguments
         own = network.classes.ids if network.classes is not None else range(arguments["classes"])
         by = plain([[own[i] for i in part] for part in arguments.get("parts", [])])
@@ -193,10 +193,10 @@ class Speller:
         found = (
             [f"head = {expression(ast.Chain(NOWHERE, [*layers]) if len(layers) > 1 else layers[0])}"] if layers else []
         )
-        pace = arguments.get("pace")
-        if pace is not None:
-            words = {k: name(v) if isinstance(v, str) else plain(v) for k, v in pace.items() if k != "name"}
-            found.append(f"pace = {expression(call(name(pace['name']), [], {'by': by, **words}))}")
+        logit_scale = arguments.get("logit_scale")
+        if logit_scale is not None:
+            words = {k: name(v) if isinstance(v, str) else plain(v) for k, v in logit_scale.items() if k != "name"}
+            found.append(f"logit_scale = {expression(call(name(logit_scale['name']), [], {'by': by, **words}))}")
         return found
 
     def signal(self, e: ir.Expr, phase: Phase) -> ast.Expr:
@@ -213,7 +213,7 @@ class _Signals:
     def spell(self, e: ir.Expr) -> ast.Expr:
         if isinstance(e, ir.Const):
             return plain(e.value)
-        if isinstance(e, ir.Clock):
+        if isinstance(e, ir.StepCounter):
             return name(e.name)
         if isinstance(e, ir.StreamField):
             if self.alone:
@@ -228,8 +228,8 @@ class _Signals:
     def tap(self, e: ir.Tap) -> ast.Expr:
         """`small.layer2`, or `small.fc(x)` where it is applied to something else than the batch's images."""
         names = self.speller.names
-        if isinstance(e.of, ir.Moving):
-            base: ast.Expr = name(names.networks[self.phase.moves[e.of.slot].base.network])
+        if isinstance(e.of, ir.InTraining):
+            base: ast.Expr = name(names.networks[self.phase.trainees[e.of.slot].base.network])
         else:
             base = self.speller.version(e.of)
         if e.since:

@@ -20,7 +20,7 @@ from kdplan.syntax import ast
 
 
 @dataclass
-class Asked:
+class Answers:
     """The answers to a construct's questions, at one point of the axes."""
 
     node: ast.Declaration

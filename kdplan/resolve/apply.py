@@ -30,7 +30,7 @@ from kdplan.resolve.values import (
 from kdplan.syntax import ast
 
 FIELDS = ("inputs", "labels", "indices", "targets")
-MOVES = frozenset({"phase"}) | CONSTRUCTS
+TRAINING_KINDS = frozenset({"phase"}) | CONSTRUCTS
 """Kinds of which an `@` may speak."""
 SPLITS = ("train", "test", "val")
 
@@ -83,7 +83,7 @@ def tap(net: NetValue, inputs: list[ir.Expr], submodule: str, path: str, span: S
     return ir.Tap(weights(net, ctx), inputs, "" if path == "output" else path, submodule, span=span)
 
 
-def moving_path(net: NetValue) -> str:
+def trained_path(net: NetValue) -> str:
     """What a measure inside a phase reads of a network that moves; "" for what the network gives."""
     path = ".".join(net.path)
     check_indexed(net, path, net.span)
@@ -99,28 +99,28 @@ def check_indexed(net: NetValue, path: str, span: Span) -> None:
         raise error("KD0401", span, name=f"{net.instance.declared.name}.{BRANCH}", slots=BRANCH)
 
 
-def weights(net: NetValue, ctx: Context) -> ir.Version | ir.Moving:
+def weights(net: NetValue, ctx: Context) -> ir.Version | ir.InTraining:
     """Which weights a network value reads: a named version, the moving ones, or those that its declaration leaves."""
     instance = net.instance
     if net.version is not None:
         return net.version
-    if ctx.phase is not None and instance in ctx.phase.moving:
-        return ir.Moving(ctx.phase.moving[instance], span=net.span)
+    if ctx.phase is not None and instance in ctx.phase.trainable:
+        return ir.InTraining(ctx.phase.trainable[instance], span=net.span)
     if instance.as_declared is None or instance.fresh:
         raise error("KD0301", net.span, name=instance.declared.name, help=versions_help(net, ctx))
     version = instance.as_declared
     return ir.Version(version.network, version.phase, version.snapshot, span=net.span)
 
 
-def phases_that_move(name: str, ctx: Context) -> list[str]:
+def phases_that_train(name: str, ctx: Context) -> list[str]:
     """Names of the file's phases whose `of` names the network `name`."""
-    return [d.name for d in ctx.module.after_at.values() if d.kind in MOVES and name in _names_in_of(d.node)]
+    return [d.name for d in ctx.module.after_at.values() if d.kind in TRAINING_KINDS and name in _names_in_of(d.node)]
 
 
 def versions_help(net: NetValue, ctx: Context) -> str:
     """The versions of a network that could be meant, for a message."""
     name = net.instance.declared.name
-    found = [f"{name}@{p}" for p in [*net.instance.phases, *phases_that_move(name, ctx)]]
+    found = [f"{name}@{p}" for p in [*net.instance.phases, *phases_that_train(name, ctx)]]
     return listing([*dict.fromkeys(found), f"{name}@init"])
 
 
@@ -164,12 +164,12 @@ def labels_for(verticals: VerticalsValue, node: ast.Call, ctx: Context) -> ir.Ex
 # ---- streams
 
 
-def stream_or_clock(name: str, span: Span, ctx: Context) -> ir.Expr:
+def stream_or_counter(name: str, span: Span, ctx: Context) -> ir.Expr:
     """`labels`, `inputs` … of the phase's only stream; `epoch`, `step`, `progress`."""
     if ctx.phase is None:
         raise error("KD0248", span, name=name)
     if name in ("epoch", "step", "progress"):
-        return ir.Clock(name, span=span)  # type: ignore[arg-type]
+        return ir.StepCounter(name, span=span)  # type: ignore[arg-type]
     streams = ctx.phase.streams
     if len(streams) > 1:
         names = [label for label, _ in streams]

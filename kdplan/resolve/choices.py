@@ -11,7 +11,7 @@ from kdplan.ir.functions import FUNCTIONS, PLAN_FUNCTIONS
 from kdplan.ir.optimizers import OPTIMIZERS, SCHEDULES
 from kdplan.ir.spec import Param, Spec
 from kdplan.nn.catalog import METRICS, MODELS
-from kdplan.nn.layers import LAYERS, PACES
+from kdplan.nn.layers import LAYERS, LOGIT_SCALES
 
 SPLITS = {
     spec.name: spec
@@ -101,7 +101,7 @@ def _choices() -> dict[str, dict[str, Spec]]:
         "partition": PARTITIONS,
         "gate": GATES,
         "head": LAYERS,
-        "pace": PACES,
+        "logit_scale": LOGIT_SCALES,
     }
 
 

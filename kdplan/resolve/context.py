@@ -32,7 +32,7 @@ class PhaseFrame:
 
     name: str
     streams: list[tuple[str, DataValue]]
-    moving: dict[NetInstance, int]
+    trainable: dict[NetInstance, int]
 
 
 @dataclass

@@ -10,13 +10,13 @@ from kdplan.diagnostics.report import PlanError, error, listing, nearest
 from kdplan.diagnostics.span import Span
 from kdplan.ir import expr as ir
 from kdplan.ir.kinds import CONSTRUCTS
-from kdplan.ir.plan import ClassSet, Follows
+from kdplan.ir.plan import ClassSet, EmaOf
 from kdplan.ir.seed import fold
 from kdplan.ir.spec import Spec
 from kdplan.ir.versions import read_versions
 from kdplan.passes.load import Declared, Module
 from kdplan.resolve import axes
-from kdplan.resolve.apply import MOVES, signal, tap
+from kdplan.resolve.apply import TRAINING_KINDS, signal, tap
 from kdplan.resolve.arithmetic import integer, plain, too_many, unknown_parameter
 from kdplan.resolve.context import Context, check_sound, cycle
 from kdplan.resolve.derive import adapted as make_adapted
@@ -128,7 +128,7 @@ def slot_items(family: Declared, slot: ast.Slot, names: dict[str, Value], ctx: C
 
 def member(family: Family, bound: dict[str, tuple[Any, Value]], span: Span, ctx: Context) -> Value:
     """One member of a family of networks, or a network as one member of a family of phases left it."""
-    if family.declared.kind in MOVES:
+    if family.declared.kind in TRAINING_KINDS:
         assert family.net is not None
         return _left_by(family.net, family.declared, bound, span, ctx)
     instance = make_network.instance(family.declared, bound, span, ctx)
@@ -170,13 +170,13 @@ def version(base: Value, node: ast.Version, ctx: Context) -> Value:
     own = instance.phases.get(node.phase) if base.construct is None else None
     own = own or inner.get(node.phase)
     if own is not None:
-        if instance not in own.moved:
+        if instance not in own.trained:
             base = replace(base, instance=_stood_for(instance))
-        return _moved_by(base, own, node.span, node.phase)
+        return _trained_by(base, own, node.span, node.phase)
     if base.construct is not None:
         raise _no_such_stage(base, node)
     declared = ctx.module.after_at.get(node.phase) or instance.declared.module.after_at.get(node.phase)
-    if declared is None or declared.kind not in MOVES:
+    if declared is None or declared.kind not in TRAINING_KINDS:
         raise _no_such_phase(base, node, ctx)
     if declared.node.slots:
         return Family(declared, base, node.span)
@@ -195,31 +195,36 @@ def _left_by(
 ) -> Value:
     if declared.kind in CONSTRUCTS:
         construct = make_construct.instance(declared, bound, span, ctx)
-        moving = [p for p in construct.phases.values() if base.instance in p.moved]
-        found = _moved_by(base, (moving or [*construct.phases.values()])[-1], span, declared.name)
+        trainable = [p for p in construct.phases.values() if base.instance in p.trained]
+        found = _trained_by(base, (trainable or [*construct.phases.values()])[-1], span, declared.name)
         found.construct = construct
     else:
-        found = _moved_by(base, make_phase.instance(declared, bound, None, span, ctx), span, declared.name)
+        found = _trained_by(base, make_phase.instance(declared, bound, None, span, ctx), span, declared.name)
     found.coordinates.update({n: label for n, (label, _) in bound.items()})
     return found
 
 
-def _moved_by(base: NetValue, phase: PhaseInstance, span: Span, word: str) -> NetValue:
-    slot = phase.moved.get(base.instance)
+def _trained_by(base: NetValue, phase: PhaseInstance, span: Span, word: str) -> NetValue:
+    slot = phase.trained.get(base.instance)
     origin = base.instance.network.origin
-    if slot is None and isinstance(origin, Follows) and _follows(base.instance.name, origin, phase):
+    if slot is None and isinstance(origin, EmaOf) and _is_ema_of(base.instance.name, origin, phase):
         slot = -1  # left by the phase beside those that move
     if slot is None:
-        names = listing(n.declared.name for n in phase.moved)
-        raise error("KD0307", span, phase=phase.name, name=base.instance.name, moves=names)
-    network = phase.phase.moves[slot].base.network if slot >= 0 else base.instance.name
-    moved = ir.Version(network, phase.name, span=span)
+        names = listing(n.declared.name for n in phase.trained)
+        raise error("KD0307", span, phase=phase.name, name=base.instance.name, trainees=names)
+    network = phase.phase.trainees[slot].base.network if slot >= 0 else base.instance.name
+    trained = ir.Version(network, phase.name, span=span)
     written = f"{base.left_by or base.instance.declared.name}@{word}"
     forms = [
-        n for n in phase.moved if n.name == network and n.network.architecture != base.instance.network.architecture
+        n for n in phase.trained if n.name == network and n.network.architecture != base.instance.network.architecture
     ]
     return NetValue(
-        forms[0] if forms else base.instance, moved, base.path, span, {**base.coordinates, **phase.coordinates}, written
+        forms[0] if forms else base.instance,
+        trained,
+        base.path,
+        span,
+        {**base.coordinates, **phase.coordinates},
+        written,
     )
 
 
@@ -231,19 +236,19 @@ def _no_such_stage(base: NetValue, node: ast.Version) -> Exception:
     return error("KD0302", node.phase_span, phase=node.phase, name=f"{base.left_by}", help=help)
 
 
-def _follows(network: str, origin: Follows, phase: PhaseInstance) -> bool:
+def _is_ema_of(network: str, origin: EmaOf, phase: PhaseInstance) -> bool:
     """Whether a moving average is read in a phase that moves what it follows."""
-    moved = any(m.base.network == origin.network for m in phase.phase.moves)
-    return moved and any(v.network == network and v.phase is None for v in read_versions(phase.phase))
+    trained = any(m.base.network == origin.network for m in phase.phase.trainees)
+    return trained and any(v.network == network and v.phase is None for v in read_versions(phase.phase))
 
 
 def _no_such_phase(base: NetValue, node: ast.Version, ctx: Context) -> Exception:
-    from kdplan.resolve.apply import phases_that_move
+    from kdplan.resolve.apply import phases_that_train
 
     name = base.instance.declared.name
     if ctx.module.knows_of(node.phase):
         return PlanError([])
-    phases = [*base.instance.phases, *phases_that_move(name, ctx)]
+    phases = [*base.instance.phases, *phases_that_train(name, ctx)]
     near = nearest(node.phase, phases)
     help = (
         f"did you mean `{near}`?"
@@ -268,8 +273,8 @@ def plan_function(spec: Spec, node: ast.Call, ctx: Context) -> Value:
         return _upto(node, ctx)
     if spec.name == "through":
         return _through(node, ctx)
-    if spec.name == "displaced":
-        return make_displaced.displaced(spec, node, ctx)
+    if spec.name == "perturbed":
+        return make_displaced.perturbed(spec, node, ctx)
     if spec.name == "branched":
         return make_branched.branched(spec, node, ctx, make_network.as_model, make_network.file_hash)
     if spec.name == "adapted":

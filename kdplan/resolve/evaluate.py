@@ -93,7 +93,7 @@ def lookup(name: str, span: Span, ctx: Context, want: str) -> Value:
     if spec is not None:
         return Builtin(spec, span)
     if name in SIGNALS:
-        return apply.stream_or_clock(name, span, ctx)
+        return apply.stream_or_counter(name, span, ctx)
     raise unknown(name, span, ctx, want)
 
 

@@ -18,7 +18,7 @@ from kdplan.ir.plan import Data, Network, Phase, Plan, View
 from kdplan.passes.load import Declared, Module
 from kdplan.resolve import axes
 from kdplan.resolve import choices as tables
-from kdplan.resolve.answers import Asked
+from kdplan.resolve.answers import Answers
 from kdplan.resolve.context import Context, Session, check_sound, expand
 from kdplan.resolve.evaluate import evaluate
 from kdplan.resolve.kinds import construct as make_construct
@@ -118,7 +118,7 @@ def _members(declared: Declared, ctx: Context) -> None:
     """Every member of a declaration at one point of the param axes."""
     span = declared.node.name_span or declared.node.span
     if declared.kind == "generations":
-        Asked(declared.node, ctx).setting("count")  # out of range it would make no member that could tell
+        Answers(declared.node, ctx).setting("count")  # out of range it would make no member that could tell
     every: list[ast.Expr] = [ast.All(span) for _ in declared.slots]
     for bound in bindings(Family(declared, None, span), every, 0, {}, ctx):
         if declared.kind == "phase":

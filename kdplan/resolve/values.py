@@ -43,7 +43,7 @@ class PhaseInstance:
     declared: Declared
     phase: Phase
     coordinates: dict[str, Any]
-    moved: dict[NetInstance, int]
+    trained: dict[NetInstance, int]
 
     @property
     def name(self) -> str:
@@ -231,8 +231,8 @@ class Lazy:
     module: Module
 
 
-Signal = ir.Const | ir.StreamField | ir.Clock | ir.Tap | ir.Call | ir.Op
-SIGNALS = (ir.Const, ir.StreamField, ir.Clock, ir.Tap, ir.Call, ir.Op)
+Signal = ir.Const | ir.StreamField | ir.StepCounter | ir.Tap | ir.Call | ir.Op
+SIGNALS = (ir.Const, ir.StreamField, ir.StepCounter, ir.Tap, ir.Call, ir.Op)
 
 Value = (
     Signal

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from kdplan.graph.phase_graph import Assembled, Follower
+from kdplan.graph.phase_graph import EmaCopy, PhaseGraph
 from kdplan.nn.optim import WeightAverage
 
 
@@ -20,19 +20,19 @@ class Averages:
         None leaves the networks' own averages out.
     """
 
-    def __init__(self, assembled: Assembled, decay: float | None) -> None:
-        self.followers = assembled.followers
+    def __init__(self, phase_graph: PhaseGraph, decay: float | None) -> None:
+        self.ema_copies = phase_graph.ema_copies
         self.slots: list[WeightAverage] = []
         if decay is not None:
-            made = {id(n): WeightAverage(n, decay) for n in assembled.networks}
-            self.slots = [made[id(n)] for n in assembled.networks]
+            made = {id(n): WeightAverage(n, decay) for n in phase_graph.networks}
+            self.slots = [made[id(n)] for n in phase_graph.networks]
 
     def update(self) -> None:
         """To be called after every step."""
         for average in {id(a): a for a in self.slots}.values():
             average.update()
-        for follower in self.followers:
-            follow(follower)
+        for ema_copy in self.ema_copies:
+            follow(ema_copy)
 
     def weights(self, slot: int) -> dict[str, Tensor]:
         """The averaged state of the network of move `slot`."""
@@ -50,13 +50,13 @@ class Averages:
 
 
 @torch.no_grad()
-def follow(follower: Follower) -> None:
+def follow(ema_copy: EmaCopy) -> None:
     """One step of a network that is a moving average of another; counters are copied."""
-    source = follower.source.state_dict()
-    pairs = [(mine, source[name]) for name, mine in follower.module.state_dict().items()]
+    source = ema_copy.source.state_dict()
+    pairs = [(mine, source[name]) for name, mine in ema_copy.module.state_dict().items()]
     floating = [(a, v) for a, v in pairs if a.is_floating_point()]
     if floating:
-        torch._foreach_lerp_([a for a, _ in floating], [v for _, v in floating], 1 - follower.decay)
+        torch._foreach_lerp_([a for a, _ in floating], [v for _, v in floating], 1 - ema_copy.decay)
     for mine, value in pairs:
         if not mine.is_floating_point():
             mine.copy_(value)

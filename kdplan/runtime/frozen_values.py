@@ -21,7 +21,7 @@ from kdplan.data.loader import Loader
 from kdplan.diagnostics.report import error
 from kdplan.graph.cacheable import content_of
 from kdplan.graph.module import outputs_of, subset
-from kdplan.graph.phase_graph import Assembled, StoredValue
+from kdplan.graph.phase_graph import PhaseGraph, StoredValue
 from kdplan.ir.plan import Phase, Plan
 from kdplan.passes.keys import view_content
 from kdplan.runtime.checkpoint import tensor_file
@@ -96,7 +96,7 @@ class Keeper:
 
     plan: Plan
     phase: Phase
-    assembled: Assembled
+    phase_graph: PhaseGraph
     store: Store
     device: torch.device
     open: Callable[[int], Loader]
@@ -105,10 +105,10 @@ class Keeper:
     interrupt: Interrupt = field(default_factory=Interrupt)
 
     def __post_init__(self) -> None:
-        assert isinstance(self.assembled.frozen, fx.GraphModule)
-        self.graph = self.assembled.frozen
+        assert isinstance(self.phase_graph.frozen, fx.GraphModule)
+        self.graph = self.phase_graph.frozen
         self.graph.to(self.device)
-        self.assembled.set_modes()
+        self.phase_graph.set_modes()
         recipe = self.phase.recipes[0]
         setting = json.dumps([recipe.precision, recipe.batch])
         self.keys = content_of(self.graph, self._inputs(), setting)
@@ -135,8 +135,8 @@ class Keeper:
         """
         found = StoredValues(self.device)
         wanted = outputs_of(self.graph)
-        for stream in sorted({v.stream for v in self.assembled.stored}):
-            mine = {v: wanted[v.name] for v in self.assembled.stored if v.stream == stream}
+        for stream in sorted({v.stream for v in self.phase_graph.stored}):
+            mine = {v: wanted[v.name] for v in self.phase_graph.stored if v.stream == stream}
             lacking = {v: n for v, n in mine.items() if self._place(n).whole() is None}
             if lacking:
                 self._make(stream, lacking)

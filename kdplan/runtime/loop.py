@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from kdplan.diagnostics.report import error, listing
-from kdplan.graph.phase_graph import CLOCKS, Assembled
+from kdplan.graph.phase_graph import STEP_COUNTERS, PhaseGraph
 from kdplan.ir.plan import Recipe
 from kdplan.ir.seed import fold
 from kdplan.runtime.averages import Averages
@@ -40,7 +40,7 @@ class Job:
     """One phase, ready to be trained."""
 
     name: str
-    assembled: Assembled
+    phase_graph: PhaseGraph
     recipes: list[Recipe]
     streams: Streams
     work: Work
@@ -65,13 +65,13 @@ class Training:
 
     def __init__(self, job: Job) -> None:
         self.job, self.recipe = job, job.recipes[0]
-        a = job.assembled
-        for module in (a.root, a.live, *a.networks, *([a.frozen] if a.frozen is not None else [])):
+        a = job.phase_graph
+        for module in (a.root, a.trainable_graph, *a.networks, *([a.frozen] if a.frozen is not None else [])):
             module.to(job.device)
         if self.recipe.channels_last:
             a.root.to(memory_format=torch.channels_last)
         a.set_modes()
-        trainable = {id(p) for p in a.trainable().values()}
+        trainable = {id(p) for p in a.named_trainable().values()}
         for parameter in a.root.parameters():
             parameter.requires_grad_(id(parameter) in trainable)
         self.per_epoch = job.streams.steps
@@ -83,7 +83,7 @@ class Training:
         self.watch = Watch(job.device)
         self.kept = kept_epochs(self.recipe)
         self.snapshots = Snapshots(job.work.folder / "snapshots", a.networks)
-        self.live = compiled(a.live, self.recipe.compile, job.name)
+        self.trainable_graph = compiled(a.trainable_graph, self.recipe.compile, job.name)
         self.frozen = (
             compiled(a.frozen, self.recipe.compile, job.name) if a.frozen is not None and job.stored is None else None
         )
@@ -143,12 +143,12 @@ class Training:
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         """The loss and its logged terms on one batch."""
         job = self.job
-        a, device = job.assembled, job.device
+        a, device = job.phase_graph, job.device
         epoch = self.step // self.per_epoch
         at = {"epoch": epoch, "step": self.step, "progress": self.step / self.total if self.total else 0.0}
         known = dict(batch)
-        for name in CLOCKS:
-            if name in a.live_inputs or name in a.frozen_inputs:
+        for name in STEP_COUNTERS:
+            if name in a.trainable_inputs or name in a.frozen_inputs:
                 known[name] = torch.full((), float(at[name]), device=device)
         half = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(self.recipe.precision)
         with torch.autocast(device.type, dtype=half, enabled=half is not None):
@@ -157,7 +157,7 @@ class Training:
             elif self.frozen is not None:
                 with torch.no_grad():
                     known.update(self.frozen(**{name: known[name] for name in a.frozen_inputs}))
-            result: dict[str, Tensor] = self.live(**{name: known[name] for name in a.live_inputs})
+            result: dict[str, Tensor] = self.trainable_graph(**{name: known[name] for name in a.trainable_inputs})
         return result
 
     def end_epoch(self, epoch: int) -> None:
@@ -169,7 +169,7 @@ class Training:
         record["lr"] = self.optimisers.rates()
         if self.job.validate is not None:
             record["val"] = self.job.validate()
-            self.job.assembled.set_modes()
+            self.job.phase_graph.set_modes()
             score = next(iter(record["val"].values()))
             self.snapshots.offer_best(epoch + 1, score, self.job.larger_is_better)
         for name in self.kept.get(epoch + 1, ()):
@@ -230,7 +230,7 @@ class Training:
         """Everything that going on from this step needs: tensors by name, and plain values."""
         optimisers, optimisers_plain = self.optimisers.state()
         watch, watch_plain = self.watch.state()
-        tensors = prefixed("model", self.job.assembled.state()) | prefixed("optim", optimisers)
+        tensors = prefixed("model", self.job.phase_graph.state()) | prefixed("optim", optimisers)
         averages, updates = self.averages.state()
         tensors |= prefixed("average", averages) | prefixed("watch", watch)
         state = {
@@ -240,7 +240,7 @@ class Training:
             "updates": updates,
             "scaler": self.scaler.state_dict(),
             "snapshots": self.snapshots.state(),
-            "networks": len(self.job.assembled.networks),
+            "networks": len(self.job.phase_graph.networks),
             "seconds": self.elapsed(),
         }
         return tensors, state
@@ -252,7 +252,7 @@ class Training:
         if found is None:
             return
         tensors, state = read_tensors(found), found.state
-        self.job.assembled.load_state(below("model", tensors))
+        self.job.phase_graph.load_state(below("model", tensors))
         self.optimisers.load_state(below("optim", tensors), state["optimisers"])
         self.averages.load_state(below("average", tensors), state["updates"])
         self.watch.load_state(below("watch", tensors), state["watch"])
@@ -267,7 +267,7 @@ class Training:
     def weights(self) -> dict[tuple[int, str], Any]:
         """(slot, snapshot) -> what writes that safetensors file: last, best, averages, kept epochs."""
         found: dict[tuple[int, str], Any] = {}
-        for slot, network in enumerate(self.job.assembled.networks):
+        for slot, network in enumerate(self.job.phase_graph.networks):
             found[slot, "last"] = tensor_file(plain_tensors(network.state_dict()))
             if self.averages.slots:
                 found[slot, "ema"] = tensor_file(self.averages.weights(slot))

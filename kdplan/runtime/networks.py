@@ -15,8 +15,8 @@ from kdplan.graph.inspect import fresh
 from kdplan.graph.phase_graph import Networks
 from kdplan.ir.adapted import ADAPTED
 from kdplan.ir.expr import Version
-from kdplan.ir.plan import Averaged, Copied, Displaced, Ensembled, Follows, Fresh, Loaded, Merged, Network, Phase
-from kdplan.ir.versions import ancestors, followers, read_versions
+from kdplan.ir.plan import Averaged, Copied, EmaOf, Ensembled, Fresh, Loaded, Merged, Network, Perturbed, Phase
+from kdplan.ir.versions import ancestors, ema_copies, read_versions
 from kdplan.nn.adapted import adapted_state
 from kdplan.nn.ensemble import MEMBERS
 from kdplan.runtime.store.atomic import digest_bytes
@@ -45,16 +45,16 @@ def materialise(sources: Sources, version: Version, device: torch.device | str =
 
 def modules_of(sources: Sources, phase: Phase) -> Networks:
     """The networks that a phase moves and reads. Equal versions are one module, moving ones apart from frozen ones."""
-    moving: dict[str, nn.Module] = {}
-    for move in phase.moves:
-        if str(move.base) not in moving:
-            moving[str(move.base)] = materialise(sources, move.base)
-    networks = Networks([moving[str(move.base)] for move in phase.moves])
-    names = [move.base.network for move in phase.moves]
-    for name in followers(sources.plan, phase):  # a moving average starts where what it follows starts
+    trainable: dict[str, nn.Module] = {}
+    for trainee in phase.trainees:
+        if str(trainee.base) not in trainable:
+            trainable[str(trainee.base)] = materialise(sources, trainee.base)
+    networks = Networks([trainable[str(trainee.base)] for trainee in phase.trainees])
+    names = [trainee.base.network for trainee in phase.trainees]
+    for name in ema_copies(sources.plan, phase):  # a moving average starts where what it follows starts
         origin = sources.plan.networks[name].origin
-        assert isinstance(origin, Follows)
-        networks.frozen[str(Version(name))] = deepcopy(networks.moving[names.index(origin.network)])
+        assert isinstance(origin, EmaOf)
+        networks.frozen[str(Version(name))] = deepcopy(networks.trainable[names.index(origin.network)])
     for version in read_versions(phase):
         if str(version) not in networks.frozen:
             networks.frozen[str(version)] = materialise(sources, version)
@@ -78,15 +78,15 @@ def _start(sources: Sources, network: Network) -> nn.Module:
             if grown:
                 state = {**fresh(network).state_dict(), **state}
             return _filled(network, state, f"{version}", reset=True)
-        case Follows(name):
+        case EmaOf(name):
             return _filled(network, _start(sources, sources.plan.networks[name]).state_dict(), name, reset=True)
         case Merged(versions):
             return _filled(network, _merged(sources, network, versions), "the merged versions", reset=True)
         case Averaged(versions):
             states = [materialise(sources, v).state_dict() for v in versions]
             return _filled(network, _mean(states), "the averaged versions", reset=True)
-        case Displaced(versions, distance, seed):
-            return _displaced(materialise(sources, versions[0]), distance, seed)
+        case Perturbed(versions, distance, seed):
+            return _perturbed(materialise(sources, versions[0]), distance, seed)
         case Ensembled(versions):
             states = [materialise(sources, v).state_dict() for v in versions]
             together = {f"{MEMBERS}.{i}.{name}": t for i, state in enumerate(states) for name, t in state.items()}
@@ -141,7 +141,7 @@ def _merged(sources: Sources, network: Network, versions: list[Version]) -> Stat
     return merged
 
 
-def _displaced(net: nn.Module, distance: float, seed: int) -> nn.Module:
+def _perturbed(net: nn.Module, distance: float, seed: int) -> nn.Module:
     """The network with θ + distance · v / ‖v‖, v normal from the seed; buffers stay. Drawn and added in float64."""
     random = torch.Generator().manual_seed(seed)
     own = dict(net.named_parameters())

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from kdplan.diagnostics.report import error
-from kdplan.graph.phase_graph import Assembled
+from kdplan.graph.phase_graph import PhaseGraph
 from kdplan.ir.plan import Recipe
 from kdplan.nn.optim import build_optimizer, fastest, set_lr_factor
 from kdplan.nn.schedules import Schedule, build_schedule
@@ -22,7 +22,7 @@ SHARED = (
 """What all recipes of one phase must say alike; optimizer, schedule and warm-up are each recipe's own."""
 
 
-def check_recipes(phase: str, moves: int, recipes: Sequence[Recipe]) -> None:
+def check_recipes(phase: str, trainees: int, recipes: Sequence[Recipe]) -> None:
     """Whether recipes can go together.
 
     Raises
@@ -31,8 +31,8 @@ def check_recipes(phase: str, moves: int, recipes: Sequence[Recipe]) -> None:
         KD0801 for a number of recipes that does not fit, KD0802 where they differ in what they must share,
         KD0822 where nothing ends the phase.
     """
-    if len(recipes) not in (1, moves):
-        raise error("KD0801", recipes[0].span if recipes else None, found=len(recipes), networks=moves)
+    if len(recipes) not in (1, trainees):
+        raise error("KD0801", recipes[0].span if recipes else None, found=len(recipes), networks=trainees)
     for other in recipes[1:]:
         for setting in SHARED:
             one, two = getattr(recipes[0], setting), getattr(other, setting)
@@ -59,8 +59,8 @@ class Optimisers:
         Steps in all; None where a plateau decides.
     """
 
-    def __init__(self, assembled: Assembled, recipes: Sequence[Recipe], per_epoch: int, total: int | None) -> None:
-        self.named = assembled.trainable()
+    def __init__(self, phase_graph: PhaseGraph, recipes: Sequence[Recipe], per_epoch: int, total: int | None) -> None:
+        self.named = phase_graph.named_trainable()
         self.clip = recipes[0].clip
         self.per_epoch = per_epoch
         self.optimizers: list[torch.optim.Optimizer] = []

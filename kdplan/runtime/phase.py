@@ -14,11 +14,11 @@ import torch
 from kdplan.data.loader import Loader
 from kdplan.diagnostics.report import PlanError, error
 from kdplan.graph.assemble import assemble
-from kdplan.graph.phase_graph import Assembled, Networks
+from kdplan.graph.phase_graph import Networks, PhaseGraph
 from kdplan.ir.dag import PhaseKey
 from kdplan.ir.lengths import extendable
 from kdplan.ir.plan import Phase, Plan
-from kdplan.ir.versions import followers
+from kdplan.ir.versions import ema_copies
 from kdplan.runtime.checkpoint import tensor_file
 from kdplan.runtime.device import choose_device, environment, set_determinism, threads_for
 from kdplan.runtime.events import Events, NoEvents
@@ -38,7 +38,7 @@ from kdplan.runtime.streams import Streams
 from kdplan.runtime.versions import Sources
 from kdplan.runtime.views import opened, require_samples
 
-Assemble = Callable[[Plan, Phase, Networks], Assembled]
+Assemble = Callable[[Plan, Phase, Networks], PhaseGraph]
 
 
 @dataclass
@@ -69,7 +69,7 @@ def run_phase(run: PhaseRun, phase: Phase, key: PhaseKey, work: Work) -> Artifac
     set_determinism(run.options.deterministic)
     if device.type == "cuda":
         torch.cuda.set_device(device)
-    check_recipes(phase.name, len(phase.moves), phase.recipes)
+    check_recipes(phase.name, len(phase.trainees), phase.recipes)
     training: Training | None = None
     try:
         job = make_job(run, phase, work, device)
@@ -79,7 +79,7 @@ def run_phase(run: PhaseRun, phase: Phase, key: PhaseKey, work: Work) -> Artifac
         for notice in work.notices:
             run.events.note(f"{notice.code}: {notice.message}")
         run.events.phase_started(phase.name, key.key, training.total, training.step)
-        with threads_for(job.assembled.flops):
+        with threads_for(job.phase_graph.flops):
             training.run()
     except (PlanError, Interrupted):
         raise
@@ -94,9 +94,9 @@ def run_phase(run: PhaseRun, phase: Phase, key: PhaseKey, work: Work) -> Artifac
 def make_job(run: PhaseRun, phase: Phase, work: Work, device: torch.device) -> Job:
     """The phase's networks, graphs, data and validation, put together."""
     plan, root, recipe = run.sources.plan, run.options.data_root, phase.recipes[0]
-    assembled = run.assemble(plan, phase, modules_of(run.sources, phase))
-    assert [f.name for f in assembled.followers] == followers(plan, phase)
-    read = {*assembled.live_inputs, *(assembled.frozen_inputs if not assembled.stored else ())}
+    phase_graph = run.assemble(plan, phase, modules_of(run.sources, phase))
+    assert [f.name for f in phase_graph.ema_copies] == ema_copies(plan, phase)
+    read = {*phase_graph.trainable_inputs, *(phase_graph.frozen_inputs if not phase_graph.stored else ())}
     sets = [require_samples(opened(plan, view, root, device), view, phase.name) for view in phase.streams]
     loaders = [
         Loader(data, recipe.batch_of(number) * recipe.accumulate, phase.seed, train=True, workers=recipe.workers,
@@ -104,25 +104,25 @@ def make_job(run: PhaseRun, phase: Phase, work: Work, device: torch.device) -> J
         for number, data in enumerate(sets)
     ]  # fmt: skip
     stored = None
-    if assembled.stored:
+    if phase_graph.stored:
 
         def measuring(stream: int) -> Loader:
             return Loader(sets[stream], recipe.batch_of(stream), phase.seed, train=False, workers=recipe.workers)
 
         stored = Keeper(
-            plan, phase, assembled, run.sources.store, device, measuring, run.events, run.interrupt
+            plan, phase, phase_graph, run.sources.store, device, measuring, run.events, run.interrupt
         ).values()
     first = phase.validations[0].metrics[0] if phase.validations else None
     return Job(
         name=phase.name,
-        assembled=assembled,
+        phase_graph=phase_graph,
         recipes=phase.recipes,
         streams=Streams(loaders),
         stored=stored,
         work=work,
         device=device,
         seed=phase.seed,
-        validate=validation(plan, phase, assembled, root, device),
+        validate=validation(plan, phase, phase_graph, root, device),
         larger_is_better=larger_is_better(first) if first is not None else True,
         checkpoint_seconds=run.options.checkpoint_seconds,
         checkpoint_steps=run.options.checkpoint_steps,
@@ -148,9 +148,9 @@ def _commit(run: PhaseRun, phase: Phase, key: PhaseKey, work: Work, training: Tr
     files: dict[str, Any] = {
         Artifact.weights_name(slot, snapshot): content for (slot, snapshot), content in training.weights().items()
     }
-    for number, follower in enumerate(job.assembled.followers):
-        name = Artifact.weights_name(len(phase.moves) + number)
-        files[name] = tensor_file(follower.module.state_dict())
+    for number, ema_copy in enumerate(job.phase_graph.ema_copies):
+        name = Artifact.weights_name(len(phase.trainees) + number)
+        files[name] = tensor_file(ema_copy.module.state_dict())
     if extendable(phase):
         tensors, state = training.checkpoint()
         files[FINAL], files[FINAL_STATE] = tensor_file(tensors), state

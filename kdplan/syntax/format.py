@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 
 from kdplan.diagnostics.span import Source
 from kdplan.syntax import ast
+from kdplan.syntax.aliases import rewritten
 from kdplan.syntax.lexer import Token, comments, tokens
 from kdplan.syntax.parse import parse
 from kdplan.syntax.walk import walk
@@ -55,7 +56,8 @@ class _Line:
 def format_text(source: Source) -> str:
     """A plan's text in the usual layout.
 
-    Every comment is kept, the tree is the same, and formatting twice changes nothing more.
+    Every comment is kept, the tree is the same, old words are today's (`kdplan.syntax.aliases`), and formatting twice
+    changes nothing more.
 
     Parameters
     ----------
@@ -75,6 +77,7 @@ def format_text(source: Source) -> str:
       batch  = 64
     }
     """
+    source = rewritten(source, parse(source))
     text = _read(source)
     while True:
         lines = _lines(text)

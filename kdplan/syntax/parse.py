@@ -12,6 +12,7 @@ from typing import Any
 from kdplan.diagnostics.report import PlanError, Reporter
 from kdplan.diagnostics.span import Source, Span
 from kdplan.syntax import ast
+from kdplan.syntax.aliases import todays
 from kdplan.syntax.build import MAX_NESTING, Builder, Stuck, TooDeep
 from kdplan.syntax.collector import collector_paused
 from kdplan.syntax.grammar import END, Table, table
@@ -65,7 +66,7 @@ def parse_recovering(source: Source, reporter: Reporter) -> ast.File:
             builder.problems.clear()
             items = recover(source, builder, reporter, stuck, run)
     reporter.add(builder.problems)
-    return ast.File(source, items)
+    return todays(ast.File(source, items))
 
 
 def run(stream: Iterable[Token], builder: Builder) -> list[ast.Item]:

@@ -14,7 +14,7 @@ from kdplan.ir.dag import SYMBOLS, Action, Planned
 from kdplan.ir.plan import Plan
 from kdplan.runtime.store.atomic import write
 from kdplan.view import words
-from kdplan.view.picture import Box, Kind, Picture, flow, picture
+from kdplan.view.drawing import Box, Drawing, Kind, drawing, flow
 
 FORMATS = ("svg", "png", "dot", "mmd")
 FILL: dict[Kind, str] = {
@@ -57,7 +57,7 @@ def write_dag(
     PlanError
         KD0911 without the `dot` program for svg and png, KD0912 for another ending.
     """
-    drawn = picture(plan, planned, every)
+    drawn = drawing(plan, planned, every)
     write_drawing(Path(path), lambda: to_dot(drawn, title).source, lambda: mermaid(drawn))
 
 
@@ -95,7 +95,7 @@ def render(source: str, kind: str, target: Path) -> bytes:
         raise error("KD0911", None, path=target, dot=dot, mmd=mmd) from problem
 
 
-def to_dot(drawn: Picture, title: str = "") -> graphviz.Digraph:
+def to_dot(drawn: Drawing, title: str = "") -> graphviz.Digraph:
     """The picture as a Graphviz graph, with a title, families in frames, and a legend."""
     graph = graphviz.Digraph("plan")
     graph.attr("graph", rankdir="LR", fontname=FONT, nodesep="0.3", ranksep="0.9", pad="0.3", bgcolor="white")
@@ -169,7 +169,7 @@ def _short(line: str, limit: int = 60) -> str:
     return line if len(line) <= limit else line[: limit - 1] + "…"
 
 
-def _legend(drawn: Picture, title: str) -> str:
+def _legend(drawn: Drawing, title: str) -> str:
     """The title with the count of actions, and what colours and symbols mean: only those that occur."""
     actions = [a for box in drawn.boxes.values() for a in box.actions]
     had = {box.kind: _kind_word(box) for box in drawn.boxes.values()}
@@ -193,10 +193,10 @@ def _legend(drawn: Picture, title: str) -> str:
     )
 
 
-def mermaid(drawn: Picture) -> str:
+def mermaid(drawn: Drawing) -> str:
     """The picture as a Mermaid flowchart, which many Markdown viewers draw.
 
-    >>> print(mermaid(Picture({"kd": Box("kd", "student", ["30 epochs"], ["run"])})))
+    >>> print(mermaid(Drawing({"kd": Box("kd", "student", ["30 epochs"], ["run"])})))
     flowchart LR
         classDef student fill:#dff1fb,stroke:#2b86b8,color:#1d2430
         n0["<b>kd</b> (+ run)<br/>30 epochs"]:::student

@@ -101,7 +101,7 @@ _PLAN_FUNCTIONS = {
     "network both = {}",
     "average": "phase again of small on digits with quick {{ loss = cross_entropy(small.logits, labels)  seed = 1 }}\n"
     "network both = {}",
-    "displaced": "network moved = {}",
+    "perturbed": "network moved = {}",
     "ensemble": "network both = {}",
     "branched": "network both = {}",
     "adapted": "network both = {}",
@@ -162,7 +162,7 @@ _TABLES = (
     "partition",
     "gate",
     "head",
-    "pace",
+    "logit_scale",
 )
 
 _BRANCH_LOSS = "loss = sum(cross_entropy(b.logits, labels) for b in branch) + cross_entropy(gated.logits, labels)"
@@ -320,7 +320,7 @@ def _choice(table: str, spec: Spec) -> Example:
         plan = f'data shown = arrays("unsplit.npz") {{ split = {shown} }}\n'
     elif table == "protocol":
         plan = _OPEN_SET.format(frame=frame("digits", "alone"), protocol=shown, metric="rank(1)")
-    elif table in ("head", "pace"):
+    elif table in ("head", "logit_scale"):
         plan = f"{frame('small')}\nstudent small = digits_net(width = 4) {{ {table} = {shown} }}\n"
     elif table == "partition":
         plan = f"{frame()}\nverticals shown of digits = {shown}\n"

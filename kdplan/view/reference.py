@@ -40,7 +40,7 @@ TYPES = {
     "protocol": ("a row of the table of splits", "templates(size = 3)"),
     "gate": ("a row of the table of gates, or a module of a Python file", "gate()"),
     "head": ("layers, with arrows between them", "fc(64) -> fc(32)"),
-    "pace": ("none, or a row of the table of splits", "self_paced(by = V)"),
+    "logit_scale": ("none, or a row of the table of splits", "self_paced(by = V)"),
 }
 """Type of a setting -> what it means, an example."""
 
@@ -279,7 +279,7 @@ def partitions() -> str:
     """Splits of data sets, protocols made from labels, partitions of classes, and what heads are made of."""
     body = []
     for what, table in (("`split`", "split"), ("`protocol`", "protocol"), ("`verticals`", "partition"),
-                        ("`head`", "head"), ("`pace`", "pace")):  # fmt: skip
+                        ("`head`", "head"), ("`logit_scale`", "logit_scale")):  # fmt: skip
         body += [[code(s.name), what, s.doc, _arguments(s.params), code(call(s))] for s in choices()[table].values()]
     return rows(["name", "where", "what it does", "arguments", "example"], body)
 

@@ -100,13 +100,13 @@ def whole(model: str, batch: int, device: torch.device) -> tuple[Step, Step, flo
 
     def step(name: str) -> tuple[Step, int]:
         phase = plan.phases[name]
-        net = fresh(plan.networks[phase.moves[0].base.network]).to(device).train()
+        net = fresh(plan.networks[phase.trainees[0].base.network]).to(device).train()
         made = assemble(plan, phase, Networks([net]))
         made.set_modes()
         optimizer = torch.optim.SGD(net.parameters(), lr=0.01, momentum=0.9, nesterov=True, weight_decay=1e-4)
 
         def run() -> None:
-            loss = made.live(inputs_0=inputs, labels_0=labels)["loss"]
+            loss = made.trainable_graph(inputs_0=inputs, labels_0=labels)["loss"]
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()

@@ -32,18 +32,18 @@ def compare(name: str, batch: int = 8) -> str:
     b.network("small", small)
     taps = [b.call(F.mse_loss, b.apply("small", (x,), t), b.apply("big", (x,), t)) for t in (case.tap, "logits")]
     gm = prune(b.finish({"loss": b.call(operator.add, *taps)}).graph_module).graph_module
-    moving = {n for n, _ in gm.named_parameters() if n.startswith("nets.small.")}
+    trainable = {n for n, _ in gm.named_parameters() if n.startswith("nets.small.")}
     start = time.perf_counter()
-    said = cost(gm, moving)
+    said = cost(gm, trainable)
     seconds = time.perf_counter() - start
     inputs: list[Tensor] = [torch.randn(batch, 3, case.size, case.size)]
-    live, counter = LiveBytes([*inputs, *gm.parameters(), *gm.buffers()]), FlopCounterMode(display=False)
-    with live, counter:
-        torch.autograd.backward(split(gm, moving)(inputs=inputs[0])["loss"])
-    moved = sum(p.numel() for p in small.parameters() if p.grad is not None)
+    live_bytes, counter = LiveBytes([*inputs, *gm.parameters(), *gm.buffers()]), FlopCounterMode(display=False)
+    with live_bytes, counter:
+        torch.autograd.backward(split(gm, trainable)(inputs=inputs[0])["loss"])
+    trained = sum(p.numel() for p in small.parameters() if p.grad is not None)
     return (
-        f"{name:22} parameters {said.trainable - moved:+d}  FLOPs {said.flops_step / counter.get_total_flops():.4f}  "
-        f"peak {said.peak_bytes / live.peak:.4f} of {live.peak / 2**20:.1f} MiB  ({seconds:.2f} s)"
+        f"{name:22} parameters {said.trainable - trained:+d}  FLOPs {said.flops_step / counter.get_total_flops():.4f}  "
+        f"peak {said.peak_bytes / live_bytes.peak:.4f} of {live_bytes.peak / 2**20:.1f} MiB  ({seconds:.2f} s)"
     )
 
 

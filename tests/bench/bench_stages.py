@@ -149,10 +149,10 @@ def pair(made: Compiled, stage: str, folder: Path) -> Pair:
     big, small = (calibrated(fresh(plan.networks[n]), batch["inputs_0"]) for n in ("big", "small"))
     teacher, student = (copy.deepcopy(n).to(memory_format=layout) for n in (big, small))
     expected = inspect_phase(plan, phase).cost
-    assembled = assemble(plan, phase, Networks([small], {str(v): big for v in read_versions(phase)}))
+    phase_graph = assemble(plan, phase, Networks([small], {str(v): big for v in read_versions(phase)}))
     with Store(folder / "store").begin(stage) as work:
         training = Training(
-            Job(stage, assembled, phase.recipes, streams, work, torch.device("cpu"), phase.seed)
+            Job(stage, phase_graph, phase.recipes, streams, work, torch.device("cpu"), phase.seed)
         )  # fmt: skip
 
     def graph() -> float:
@@ -189,14 +189,14 @@ def by_hand(
     parts, tap = STAGES[stage]
     x, y = batch["inputs_0"], batch["labels_0"]
     caught: dict[str, Tensor] = {}
-    moving: list[nn.Parameter] = []
+    trainable: list[nn.Parameter] = []
     for name, net in (("teacher", teacher), ("student", student)):
         net.eval().requires_grad_(False)
         net.get_submodule(tap).register_forward_hook(lambda _m, _i, out, name=name: caught.__setitem__(name, out))
     for part in parts:
         module = student.get_submodule(part).train().requires_grad_(True)
-        moving += module.parameters()
-    optimizer = torch.optim.SGD(moving, lr=0.01, momentum=0.9)
+        trainable += module.parameters()
+    optimizer = torch.optim.SGD(trainable, lr=0.01, momentum=0.9)
 
     def step() -> float:
         if stage == "head":
@@ -316,10 +316,10 @@ def flops(step: Callable[[], float]) -> int:
 
 def peak(step: Callable[[], float], known: Iterable[Tensor]) -> int:
     """The most bytes that the tensors of a real step hold at one time."""
-    live = LiveBytes(list(known))
-    with live:
+    trainable_graph = LiveBytes(list(known))
+    with trainable_graph:
         step()
-    return live.peak
+    return trainable_graph.peak
 
 
 def alone(step: Callable[[], float], steps: int) -> dict[str, float]:

@@ -52,10 +52,10 @@ def _finish(b: Builder, loss: torch.fx.Node, parameters: list[nn.Parameter], com
     gm = prune(b.finish({"loss": loss}).graph_module).graph_module
     chosen = {id(p) for p in parameters}
     cut = split(gm, {n for n, p in gm.named_parameters() if id(p) in chosen})
-    frozen, live = cut.frozen, cut.live
+    frozen, trainable_graph = cut.frozen, cut.trainable_graph
     assert frozen is not None
     run_frozen: Callable[..., dict[str, Tensor]] = torch.compile(frozen) if compiled else frozen
-    run_live: Callable[..., dict[str, Tensor]] = torch.compile(live) if compiled else live
+    run_live: Callable[..., dict[str, Tensor]] = torch.compile(trainable_graph) if compiled else trainable_graph
 
     def step(x: Tensor, y: Tensor) -> Tensor:
         with torch.no_grad():
@@ -87,8 +87,8 @@ def features(batch: int, compiled: bool) -> Bench:
     b.network("big", big)
     b.network("small", mine)
     loss = b.call(F.mse_loss, b.apply("small", (x,), "layer2"), b.apply("big", (x,), "layer2"))
-    moves = ("conv1", "bn1", "layer1", "layer2")
-    graph = _finish(b, loss, [p for n, p in mine.named_parameters() if n.startswith(moves)], compiled)
+    trainees = ("conv1", "bn1", "layer1", "layer2")
+    graph = _finish(b, loss, [p for n, p in mine.named_parameters() if n.startswith(trainees)], compiled)
     caught: dict[nn.Module, Tensor] = {}
     for net in (big, theirs):
         net.get_submodule("layer2").register_forward_hook(lambda m, i, o: caught.__setitem__(m, o))
@@ -99,7 +99,7 @@ def features(batch: int, compiled: bool) -> Bench:
         theirs(x)
         return F.mse_loss(caught[theirs.get_submodule("layer2")], caught[big.get_submodule("layer2")])
 
-    return Bench(graph, _optimized(hooked, [p for n, p in theirs.named_parameters() if n.startswith(moves)]))
+    return Bench(graph, _optimized(hooked, [p for n, p in theirs.named_parameters() if n.startswith(trainees)]))
 
 
 def logits(batch: int, compiled: bool) -> Bench:

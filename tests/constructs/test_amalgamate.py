@@ -105,7 +105,7 @@ def test_versions() -> None:
 def test_without_maps_the_student_is_itself() -> None:
     plan = compiled(ka("adapt = none")).plan
     assert "ka.fitted" not in plan.networks
-    assert plan.phases["ka@layer1_0_conv"].moves[0].upto == ["layer1.0.conv"]
+    assert plan.phases["ka@layer1_0_conv"].trainees[0].upto == ["layer1.0.conv"]
 
 
 def test_families_and_seeds() -> None:

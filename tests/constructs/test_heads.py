@@ -1,4 +1,4 @@
-"""`head` and `pace`: from the text to a network that learns."""
+"""`head` and `logit_scale`: from the text to a network that learns."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def test_heads_can_be_swept_and_expanded() -> None:
     text = f"""{HEAD}
 param layers in [fc(6) -> fc(4), sc(6, by = V) -> sc(4, by = V), fc(6) -> sc(4, by = V, shared = 2), fc(5)]
 param pacing in [self_paced(by = V), self_paced(by = V, each = class, start = 10), self_paced(V, train = false)]
-student s = digits_net(width = 2, classes = digits.classes) {{ head = layers  pace = pacing }}
+student s = digits_net(width = 2, classes = digits.classes) {{ head = layers  logit_scale = pacing }}
 {LEARN}measure m of s@alone on digits.test {{ top1 }}
 """
     once = compiled(text)
@@ -56,8 +56,10 @@ student s = digits_net(width = 2, classes = digits.classes) {{ head = layers  pa
 
 
 def test_what_it_says_by_default_changes_no_key() -> None:
-    short = student("head = fc(6) -> sc(4, by = V)  pace = self_paced(by = V)")
-    long = student("head = fc(6) -> sc(4, by = V, shared = 0)  pace = self_paced(by = V, each = part, noise = 1e-3)")
+    short = student("head = fc(6) -> sc(4, by = V)  logit_scale = self_paced(by = V)")
+    long = student(
+        "head = fc(6) -> sc(4, by = V, shared = 0)  logit_scale = self_paced(by = V, each = part, noise = 1e-3)"
+    )
     assert keys(short) == keys(long)
     assert keys(short) != keys(student("head = fc(6) -> sc(4, by = V)"))
 
@@ -79,8 +81,8 @@ def test_places_follow_the_networks_classes() -> None:
         ("head = dense(4)", "KD0205"),
         ("head = 4", "KD0244"),
         ("head = sc(4, by = 3)", "KD0244"),
-        ("pace = self_paced(by = V, each = vertical)", "KD0245"),
-        ("pace = self_paced(by = V, start = 0)", "KD0243"),
+        ("logit_scale = self_paced(by = V, each = vertical)", "KD0245"),
+        ("logit_scale = self_paced(by = V, start = 0)", "KD0243"),
     ],
 )
 def test_mistakes(settings: str, code: str) -> None:

@@ -57,9 +57,9 @@ def test_versions_of_a_ladder() -> None:
 def test_it_goes_on_from_another_version() -> None:
     pre = "phase pre of small on digits with quick { loss = cross_entropy(small.logits, labels) }\n"
     plan = compiled(START + pre + LADDER.replace("of small from", "of small@pre from")).plan
-    moves = [p.moves[0] for p in plan.phases.values() if p.construct]
-    assert [str(m.base) for m in moves] == ["small@pre", "small@mimic@s1", "small@mimic@s2"]
-    assert [(m.upto, m.since) for m in moves] == [
+    trainees = [p.trainees[0] for p in plan.phases.values() if p.construct]
+    assert [str(m.base) for m in trainees] == ["small@pre", "small@mimic@s1", "small@mimic@s2"]
+    assert [(m.upto, m.since) for m in trainees] == [
         (["layer1"], []),
         (["layer2"], ["layer1"]),
         (["output"], ["layer2"]),
@@ -85,7 +85,7 @@ def _with_middle(folder: Path) -> Path:
 
 def test_phases_go_on_from_a_ladder() -> None:
     more = "phase more of small@mimic on digits with quick { loss = kd(big.logits, small.logits) }"
-    assert str(compiled(START + LADDER + more).plan.phases["more"].moves[0].base) == "small@mimic@head"
+    assert str(compiled(START + LADDER + more).plan.phases["more"].trainees[0].base) == "small@mimic@head"
 
 
 def test_settings_stand_at_the_ladder_or_at_a_stage() -> None:
@@ -125,7 +125,7 @@ def test_several_pairs_are_a_sum_and_end_the_stage_together() -> None:
         """
     ).plan
     first, second = plan.phases["mimic@s1"], plan.phases["mimic@s2"]
-    assert first.moves[0].upto == ["stem", "layer1"] and second.moves[0].since == ["stem", "layer1"]
+    assert first.trainees[0].upto == ["stem", "layer1"] and second.trainees[0].since == ["stem", "layer1"]
     assert first.loss.op == "+" and len(first.loss.args) == 2  # type: ignore[union-attr]
 
 
@@ -155,7 +155,7 @@ def test_axes_reach_into_a_ladder() -> None:
     text = "param w in [1, 2]\n" + START + LADDER.replace("stage s1", "match = far  stage s1")
     plan = compiled(text + "def far(a, b) = w * squared_l2(a, b)").plan
     assert [n for n in plan.phases if "s2" in n] == ["mimic[w=1]@s2", "mimic[w=2]@s2"]
-    assert str(plan.phases["mimic[w=2]@head"].moves[0].base) == "small@mimic[w=2]@s2"
+    assert str(plan.phases["mimic[w=2]@head"].trainees[0].base) == "small@mimic[w=2]@s2"
 
 
 def test_expanded_it_has_the_same_keys() -> None:
@@ -167,18 +167,18 @@ def test_expanded_it_has_the_same_keys() -> None:
 def test_what_is_done_stays_and_what_comes_later_does_not_run() -> None:
     made = compiled(START + LADDER)
     graphs = inspect(made)
-    for name, moving, frozen in (
+    for name, trainable, frozen in (
         ("mimic@s1", {"stem", "layer1"}, set()),
         ("mimic@s2", {"layer2"}, {"stem", "layer1"}),
         ("mimic@head", {"fc"}, {"stem", "layer1", "layer2"}),
     ):
         joined = graphs[name].joined
         prefix = joined.paths["0"]
-        parts = {n.removeprefix(f"{prefix}.").partition(".")[0] for n in joined.moving if n.startswith(prefix)}
-        assert parts == moving
+        parts = {n.removeprefix(f"{prefix}.").partition(".")[0] for n in joined.trainable if n.startswith(prefix)}
+        assert parts == trainable
         live = {str(n.target) for n in joined.graph_module.graph.nodes if n.op in ("call_module", "get_attr")}
         used = {t.removeprefix(f"{prefix}.").partition(".")[0] for t in live if t.startswith(f"{prefix}.")}
-        assert {p for p in used if p in ("stem", "layer1", "layer2", "fc")} == moving | frozen
+        assert {p for p in used if p in ("stem", "layer1", "layer2", "fc")} == trainable | frozen
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,7 @@ from kdplan.compile import check_text, compile_plan, compile_source
 from kdplan.diagnostics.report import Diagnostic, PlanError
 from kdplan.diagnostics.span import Source
 from kdplan.ir import expr as ir
-from kdplan.ir.plan import Data, Item, Move, Network, Phase, Plan, Recipe, View
+from kdplan.ir.plan import Data, Item, Network, Phase, Plan, Recipe, Trainee, View
 
 START = """
 data digits = digits
@@ -303,10 +303,10 @@ def test_data_without_classes(tmp_path: Path) -> None:
 def _plan(**changes: object) -> Plan:
     phase = Phase(
         "p",
-        [Move(ir.Version("small"))],
+        [Trainee(ir.Version("small"))],
         [View("digits")],
         [Recipe(Item("sgd"), epochs=1)],
-        ir.Tap(ir.Moving(0), [], "logits"),
+        ir.Tap(ir.InTraining(0), [], "logits"),
     )
     for name, value in changes.items():
         setattr(phase, name, value)
@@ -324,14 +324,14 @@ def _codes(plan: Plan) -> list[Diagnostic]:
 
 
 def test_plan_from_python_with_unknown_names() -> None:
-    found = _codes(_plan(streams=[View("digit")], moves=[Move(ir.Version("smal"))]))
+    found = _codes(_plan(streams=[View("digit")], trainees=[Trainee(ir.Version("smal"))]))
     assert {d.code for d in found} == {"KD0320"}
     assert {d.help for d in found} == {"did you mean `digits`?", "did you mean `small`?"}
 
 
 def test_plan_from_python_with_an_impossible_phase() -> None:
     assert [d.code for d in _codes(_plan(recipes=[]))] == ["KD0321"]
-    found = _codes(_plan(loss=ir.Tap(ir.Moving(3), [], "logits")))
+    found = _codes(_plan(loss=ir.Tap(ir.InTraining(3), [], "logits")))
     assert [d.message for d in found] == ["Phase `p` has no moving network 3."]
     found = _codes(_plan(loss=ir.StreamField(2, "labels")))
     assert [d.message for d in found] == ["Phase `p` has no stream 2."]

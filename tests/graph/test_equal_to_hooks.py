@@ -47,8 +47,8 @@ def test_two_steps_are_equal(name: str) -> None:
     theirs = copy.deepcopy(mine)
     phase = joined(mine, teacher, case.tap, case.size, 2)  # traced with another batch size than it runs with
     gm = prune(phase.graph_module).graph_module
-    moving = {n for n, _ in gm.named_parameters() if n.startswith("nets.small.")}
-    run = split(gm, moving)
+    trainable = {n for n, _ in gm.named_parameters() if n.startswith("nets.small.")}
+    run = split(gm, trainable)
     assert run.frozen is not None and run.cacheable
     optimizers = [torch.optim.SGD(m.parameters(), lr=0.01, momentum=0.9) for m in (mine, theirs)]
     for step in range(2):

@@ -102,30 +102,30 @@ def test_reach_respects_detach_and_terms() -> None:
     second = b.call(F.cross_entropy, t, b.call(torch.argmax, c, 1))
     third = b.call(F.mse_loss, b.apply("b", (x,), "0"), x)
     gm = b.finish({"loss": b.call(operator.sub, b.call(operator.add, first, second), third)}).graph_module
-    moving = {n for n, _ in gm.named_parameters() if not n.startswith("nets.t.")}
+    trainable = {n for n, _ in gm.named_parameters() if not n.startswith("nets.t.")}
     reach = gradient_reach(gm)
     assert reach.flops == forward_flops(gm) > 0
-    assert reach.whole & moving == {n for n in moving if n.startswith(("nets.a.", "nets.b.0."))}
-    assert reach.constant(moving) == {second.name}
-    assert reach.constant(moving | {"nets.t.0.weight"}) == set()
+    assert reach.whole & trainable == {n for n in trainable if n.startswith(("nets.a.", "nets.b.0."))}
+    assert reach.constant(trainable) == {second.name}
+    assert reach.constant(trainable | {"nets.t.0.weight"}) == set()
 
 
 def test_cost_is_what_a_real_step_costs() -> None:
     _, gm, _, small = phase(batch=16)
-    moving = moving_in(gm)
-    predicted = cost(gm, moving)
-    cut = split(gm, moving)
+    trainable = moving_in(gm)
+    predicted = cost(gm, trainable)
+    cut = split(gm, trainable)
     inputs = {"inputs": torch.randn(16, 3, 32, 32), "labels": torch.zeros(16, dtype=torch.long)}
     known: list[Tensor] = [*inputs.values(), *gm.parameters(), *gm.buffers()]
-    live, counter = LiveBytes(known), FlopCounterMode(display=False)
-    with live, counter:
+    live_bytes, counter = LiveBytes(known), FlopCounterMode(display=False)
+    with live_bytes, counter:
         torch.autograd.backward(cut(**inputs)["loss"])
     assert predicted.flops_step == counter.get_total_flops()
-    assert predicted.peak_bytes == pytest.approx(live.peak, rel=0.05)
+    assert predicted.peak_bytes == pytest.approx(live_bytes.peak, rel=0.05)
     assert predicted.trainable == sum(p.numel() for p in small.parameters()) + 32 * 32 + 32
     assert predicted.flops_frozen == forward_flops(cut.frozen) if cut.frozen else False
     assert predicted.boundary_bytes == 16 * (32 * 16 * 16 + 10) * 4
-    doubled = cost(gm, moving, batch=32)
+    doubled = cost(gm, trainable, batch=32)
     assert doubled.flops_step == 2 * predicted.flops_step and doubled.batch == 32
 
 
@@ -137,12 +137,12 @@ def test_cost_lets_go_of_frozen_values_that_backward_does_not_need() -> None:
     b.network("small", small)
     gap = b.call(operator.sub, b.apply("small", (x,)), b.apply("big", (x,)))  # saves neither map
     gm = prune(b.finish({"loss": b.call(torch.sum, b.call(torch.square, gap))}).graph_module).graph_module
-    moving = {n for n, _ in gm.named_parameters() if n.startswith("nets.small.")}
+    trainable = {n for n, _ in gm.named_parameters() if n.startswith("nets.small.")}
     given = torch.randn(4, 3, 16, 16)
-    live = LiveBytes([given, *gm.parameters()])
-    with live:
-        torch.autograd.backward(split(gm, moving)(x=given)["loss"])
-    assert cost(gm, moving).peak_bytes == pytest.approx(live.peak, rel=0.01)
+    live_bytes = LiveBytes([given, *gm.parameters()])
+    with live_bytes:
+        torch.autograd.backward(split(gm, trainable)(x=given)["loss"])
+    assert cost(gm, trainable).peak_bytes == pytest.approx(live_bytes.peak, rel=0.01)
 
 
 def test_pruning_tells_what_went() -> None:

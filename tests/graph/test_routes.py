@@ -11,7 +11,7 @@ import torch
 from kdplan.compile import Compiled, inspect
 from kdplan.graph.assemble import assemble
 from kdplan.graph.cost import cost as graph_cost
-from kdplan.graph.phase_graph import Assembled, Networks
+from kdplan.graph.phase_graph import Networks, PhaseGraph
 from kdplan.ir.versions import read_versions
 from kdplan.nn.models import create
 from kdplan.passes.expand import expand
@@ -29,7 +29,7 @@ student small = digits_net(width = 2, classes = digits.classes)
 PARTS = [[0, 1, 2], [3, 4, 5, 6], [9, 8, 7]]
 
 
-def build(loss: str, head: str = HEAD) -> tuple[Assembled, Networks, Compiled]:
+def build(loss: str, head: str = HEAD) -> tuple[PhaseGraph, Networks, Compiled]:
     """The phase's graphs on fresh networks."""
     found = compiled(f"{head}phase kc of small on digits with quick {{ loss = {loss} }}\n")
     plan = found.plan
@@ -46,14 +46,14 @@ def build(loss: str, head: str = HEAD) -> tuple[Assembled, Networks, Compiled]:
     return assemble(plan, phase, networks), networks, found
 
 
-def run(made: Assembled, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+def run(made: PhaseGraph, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
     made.set_modes()
     batch = {"inputs_0": x, "labels_0": y}
     crossing = {}
     if made.frozen is not None:
         with torch.no_grad():
             crossing = made.frozen(**{n: batch[n] for n in made.frozen_inputs})
-    return made.live(**{n: ({**batch, **crossing})[n] for n in made.live_inputs})["loss"]
+    return made.trainable_graph(**{n: ({**batch, **crossing})[n] for n in made.trainable_inputs})["loss"]
 
 
 def by_hand(networks: Networks, x: torch.Tensor, y: torch.Tensor, k: int, soft: bool) -> tuple[np.ndarray, float]:
@@ -65,7 +65,7 @@ def by_hand(networks: Networks, x: torch.Tensor, y: torch.Tensor, k: int, soft: 
         p = np.exp(scores) / np.exp(scores).sum() if soft else 1 / (1 + np.exp(-scores))
         for place in np.argsort(-p)[:k]:
             z[i, PARTS[part][place]] = p[place]
-    small = networks.moving[0].train()
+    small = networks.trainable[0].train()
     logits = small(x).double().detach().numpy()
     s = 1 / (1 + np.exp(-logits))
     value = -(z * np.log(s) + (1 - z) * np.log1p(-s)).sum() / len(x)
@@ -82,8 +82,8 @@ def test_targets_of_ones_own_specialist(k: int, soft: bool) -> None:
     loss = run(made, x, y)
     assert loss.item() == pytest.approx(value, rel=1e-5)
     loss.backward()
-    moved = [p.grad is not None and bool(p.grad.abs().sum() > 0) for p in networks.moving[0].parameters()]
-    assert sum(moved) >= len(moved) - 1  # a bias before batch norm has no gradient
+    trained = [p.grad is not None and bool(p.grad.abs().sum() > 0) for p in networks.trainable[0].parameters()]
+    assert sum(trained) >= len(trained) - 1  # a bias before batch norm has no gradient
     assert all(p.grad is None for net in networks.frozen.values() for p in net.parameters())
 
 
@@ -120,7 +120,7 @@ def test_each_sample_costs_one_teacher_pass() -> None:
     )
     single = compiled(f"{one}phase kc of small on digits with quick {{ loss = {loss.replace('t[V(labels)]', 't')} }}")
     joined = [inspect(c, ["kc"])["kc"].joined for c in (found, single)]
-    costs = [graph_cost(j.graph_module, j.moving).flops_frozen for j in joined]
+    costs = [graph_cost(j.graph_module, j.trainable).flops_frozen for j in joined]
     assert costs[0] == pytest.approx(costs[1], rel=0.02) and costs[0] > 0
 
 
@@ -130,7 +130,7 @@ def test_features_are_gathered_as_they_are() -> None:
     nets = list(networks.frozen.values())
     part = [next(j for j, ids in enumerate(PARTS) if c in ids) for c in range(10)]
     wanted = torch.cat([nets[part[i]][:3](x[i : i + 1]) for i in range(10)])
-    small = networks.moving[0].train()
+    small = networks.trainable[0].train()
     assert run(made, x, y).item() == pytest.approx(torch.nn.functional.mse_loss(small[:3](x), wanted).item(), rel=1e-4)
 
 
@@ -143,7 +143,7 @@ def test_a_student_in_another_order_of_classes() -> None:
     made, networks, _ = build("sigmoid_cross_entropy(small.logits, top(sigmoid(t[V(labels)].logits), 2))", head)
     x, y = torch.randn(10, 1, 8, 8), torch.arange(10)
     z, _ = by_hand(networks, x, y, 2, soft=False)
-    logits = networks.moving[0].train()(x).double().detach().numpy()[:, ::-1]
+    logits = networks.trainable[0].train()(x).double().detach().numpy()[:, ::-1]
     s = 1 / (1 + np.exp(-logits))
     value = -(z * np.log(s) + (1 - z) * np.log1p(-s)).sum() / len(x)
     assert run(made, x, y).item() == pytest.approx(value, rel=1e-5)

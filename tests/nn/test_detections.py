@@ -69,13 +69,13 @@ def test_random_boxes_against_numpy() -> None:
     for _ in range(6):
         corner = rng.uniform(0, 120, (5, 2))
         there = np.hstack([corner, corner + rng.uniform(20, 70, (5, 2))]).astype(np.float32)
-        moved = there + rng.normal(0, 6, there.shape).astype(np.float32)
-        moved = np.clip(np.vstack([moved, rng.permutation(moved)[:2] + 30]), 0, 200).astype(np.float32)
+        trained = there + rng.normal(0, 6, there.shape).astype(np.float32)
+        trained = np.clip(np.vstack([trained, rng.permutation(trained)[:2] + 30]), 0, 200).astype(np.float32)
         scores = rng.permutation(np.linspace(0.1, 0.9, 7)).astype(np.float32) + rng.uniform(0, 0.01, 1).astype(
             np.float32
         )
-        images.append((there, moved, scores))
-        m.update(found(moved.tolist(), scores.tolist(), [0] * 7), batch(there.tolist(), [0] * 5))
+        images.append((there, trained, scores))
+        m.update(found(trained.tolist(), scores.tolist(), [0] * 7), batch(there.tolist(), [0] * 5))
     assert m.compute()["ap50"] == pytest.approx(100 * average_precision(images, 0.5), abs=1e-6)
 
 

@@ -114,8 +114,8 @@ def test_a_head_is_a_small_network_for_each_part(layers: list[tuple[str, int, in
 @pytest.mark.parametrize("each", ["part", "class"])
 def test_self_paced(each: str) -> None:
     torch.manual_seed(0)
-    pace, x = SelfPaced(PARTS, each), torch.randn(5, 9, requires_grad=True)
-    gamma = array(pace.gamma)
+    logit_scale, x = SelfPaced(PARTS, each), torch.randn(5, 9, requires_grad=True)
+    gamma = array(logit_scale.gamma)
     wanted = np.zeros((5, 9))
     for i, part in enumerate(PARTS):
         rows = array(x)[:, part]
@@ -124,7 +124,7 @@ def test_self_paced(each: str) -> None:
         )
         starts = gamma[i] if each == "part" else gamma[part]
         assert np.abs(starts - np.sqrt(len(part))).max() < 0.01 and np.abs(starts - np.sqrt(len(part))).max() > 0
-    np.testing.assert_allclose(array(pace(x)), wanted, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(array(logit_scale(x)), wanted, rtol=1e-5, atol=1e-6)
     double = SelfPaced(PARTS, each).double()
     assert torch.autograd.gradcheck(double, (torch.randn(2, 9, dtype=torch.float64, requires_grad=True),))
 

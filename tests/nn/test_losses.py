@@ -112,9 +112,9 @@ def test_gradient_is_that_of_finite_differences(case: str) -> None:
         for i in np.ndindex(values.shape):
             around = []
             for sign in (1, -1):
-                moved = values.copy()
-                moved[i] += sign * h
-                around.append(f(*(t(moved), t(b)) if which == 0 else (t(a), t(moved))).item())
+                trained = values.copy()
+                trained[i] += sign * h
+                around.append(f(*(t(trained), t(b)) if which == 0 else (t(a), t(trained))).item())
             assert tensor.grad[i].item() == pytest.approx((around[0] - around[1]) / (2 * h), abs=1e-6)
 
 

@@ -162,8 +162,8 @@ def models(draw: st.DrawFn) -> Model:
         on = draw(st.sampled_from(("<d>", "<d>")))
         recipe = draw(st.sampled_from(("<r>", "<s>", "<s>")))
         logged = f"  def term{i} = {terms[-1].replace('#', '2')}" if pick(0, 2) == 0 else ""
-        moves = f"<{network}>{base}{part}"
-        text = f"phase <p{i}> of {moves} on {on} with {recipe} {{{logged}  loss = {' + '.join(terms)} }}"
+        trainees = f"<{network}>{base}{part}"
+        text = f"phase <p{i}> of {trainees} on {on} with {recipe} {{{logged}  loss = {' + '.join(terms)} }}"
         out.append(Decl("phase", f"p{i}", text, i))
         versions.append((network, f"<p{i}>"))
     rows = ", ".join(f"<{n}>@{p}" for n, p in versions)

@@ -12,10 +12,10 @@ from torch import Tensor, nn
 from kdplan.data.dataset import open_view
 from kdplan.data.loader import Loader
 from kdplan.data.view import ViewSpec
-from kdplan.graph.phase_graph import Assembled, Networks
+from kdplan.graph.phase_graph import Networks, PhaseGraph
 from kdplan.ir.dag import PhaseKey, Planned
-from kdplan.ir.expr import Call, Clock, Const, Moving, Op, StreamField, Tap, Version
-from kdplan.ir.plan import Data, Item, Move, Network, Phase, Plan, Recipe, Validation, View
+from kdplan.ir.expr import Call, Const, InTraining, Op, StepCounter, StreamField, Tap, Version
+from kdplan.ir.plan import Data, Item, Network, Phase, Plan, Recipe, Trainee, Validation, View
 from kdplan.nn import losses
 from kdplan.runtime.loop import Job, Training
 from kdplan.runtime.store import Store
@@ -23,7 +23,7 @@ from kdplan.runtime.store.work import Work
 from kdplan.runtime.streams import Streams
 
 
-class Live(nn.Module):
+class TrainableGraph(nn.Module):
     """Cross-entropy of a network that moves, and a term that is logged."""
 
     def __init__(self, net: nn.Module) -> None:
@@ -47,14 +47,14 @@ def network(seed: int = 0) -> nn.Module:
     )
 
 
-def assembled(net: nn.Module) -> Assembled:
-    live = Live(net)
-    return Assembled(
-        live=live,
-        root=live,
+def phase_graph(net: nn.Module) -> PhaseGraph:
+    trainable_graph = TrainableGraph(net)
+    return PhaseGraph(
+        trainable_graph=trainable_graph,
+        root=trainable_graph,
         networks=[net],
-        moving=[dict(net.named_parameters())],
-        live_inputs=["inputs_0", "labels_0"],
+        trainable=[dict(net.named_parameters())],
+        trainable_inputs=["inputs_0", "labels_0"],
     )
 
 
@@ -69,7 +69,7 @@ def streams(recipe: Recipe, limit: int | None = 300, seed: int = 3) -> Streams:
 
 
 def job(work: Work, recipe: Recipe, net: nn.Module, **changes: Any) -> Job:
-    settings: dict[str, Any] = {"streams": streams(recipe), "assembled": assembled(net)}
+    settings: dict[str, Any] = {"streams": streams(recipe), "assembled": phase_graph(net)}
     settings |= {"name": "p", "recipes": [recipe], "work": work, "device": torch.device("cpu"), "seed": 3}
     return Job(**(settings | changes))
 
@@ -94,7 +94,7 @@ class Interpreted(nn.Module):
     def __init__(self, phase: Phase, networks: Networks) -> None:
         super().__init__()
         self.phase, self.networks = phase, networks
-        self.nets = nn.ModuleList([*networks.moving, *networks.frozen.values()])
+        self.nets = nn.ModuleList([*networks.trainable, *networks.frozen.values()])
 
     def forward(self, **known: Tensor) -> dict[str, Tensor]:
         self.done: dict[str, Any] = {}  # equal calls are one call
@@ -111,10 +111,10 @@ class Interpreted(nn.Module):
             return e.value
         if isinstance(e, StreamField):
             return known[f"{e.field}_{e.stream}"]
-        if isinstance(e, Clock):
+        if isinstance(e, StepCounter):
             return known[e.name]
         if isinstance(e, Tap):
-            net = self.networks.moving[e.of.slot] if isinstance(e.of, Moving) else self.networks.of(e.of)
+            net = self.networks.trainable[e.of.slot] if isinstance(e.of, InTraining) else self.networks.of(e.of)
             return net(*(self.value(i, known) for i in e.inputs))
         args = [self.value(a, known) for a in e.args]
         if isinstance(e, Op):
@@ -130,16 +130,16 @@ def boom(x: Tensor) -> Tensor:
     raise ValueError("no luck")
 
 
-def assemble(plan: Plan, phase: Phase, networks: Networks) -> Assembled:
-    live = Interpreted(phase, networks)
+def assemble(plan: Plan, phase: Phase, networks: Networks) -> PhaseGraph:
+    trainable_graph = Interpreted(phase, networks)
     names = [f"inputs_{i}" for i in range(len(phase.streams))]
     names += [f"labels_{i}" for i, view in enumerate(phase.streams) if not view.unlabelled]
-    return Assembled(
-        live=live,
-        root=live,
-        networks=networks.moving,
-        moving=[dict(n.named_parameters()) for n in networks.moving],
-        live_inputs=[*names, "epoch", "step", "progress"],
+    return PhaseGraph(
+        trainable_graph=trainable_graph,
+        root=trainable_graph,
+        networks=networks.trainable,
+        trainable=[dict(n.named_parameters()) for n in networks.trainable],
+        trainable_inputs=[*names, "epoch", "step", "progress"],
         flops=1,  # so few that one thread runs it, as it does the compiled phase
     )
 
@@ -147,12 +147,12 @@ def assemble(plan: Plan, phase: Phase, networks: Networks) -> Assembled:
 INPUTS, LABELS = StreamField(0, "inputs"), StreamField(0, "labels")
 
 
-def logits(of: Version | Moving) -> Tap:
+def logits(of: Version | InTraining) -> Tap:
     return Tap(of, [INPUTS], "logits")
 
 
 def hard(slot: int = 0) -> Call:
-    return Call("cross_entropy", [logits(Moving(slot)), LABELS])
+    return Call("cross_entropy", [logits(InTraining(slot)), LABELS])
 
 
 def digits_plan(**settings: Any) -> Plan:
@@ -163,10 +163,10 @@ def digits_plan(**settings: Any) -> Plan:
     for name, width in (("big", 8), ("small", 4)):
         plan.networks[name] = Network(name, Item("digits_net", {"width": width}), seed=1, input_shape=[1, 8, 8])
     check = Validation(View("d", "test"), [Item("top1")])
-    plan.phases["train"] = Phase("train", [Move(Version("big"))], [View("d")], [change], hard(), validations=[check])
-    soft = Call("mse", [logits(Moving(0)), logits(Version("big", "train"))])
+    plan.phases["train"] = Phase("train", [Trainee(Version("big"))], [View("d")], [change], hard(), validations=[check])
+    soft = Call("mse", [logits(InTraining(0)), logits(Version("big", "train"))])
     loss = Op("+", [hard(), soft])
-    plan.phases["kd"] = Phase("kd", [Move(Version("small"))], [View("d")], [change], loss, {"soft": soft})
+    plan.phases["kd"] = Phase("kd", [Trainee(Version("small"))], [View("d")], [change], loss, {"soft": soft})
     return plan
 
 

@@ -83,16 +83,16 @@ def test_each_phase_moves_its_own_layer_alone(tmp_path: Path) -> None:
     run(START + KA, tmp_path)
     _, found = sources(START + KA, tmp_path)
     start = materialise(found, Version("ka.fitted")).state_dict()
-    moved = {}
+    trained = {}
     for word in ("stem_conv", "layer1_0_conv", "layer2_0_conv", "scores"):
         state = materialise(found, Version("ka.fitted", f"ka@{word}")).state_dict()
-        moved[word] = {n for n in state if not torch.equal(state[n], start[n]) and "bn" not in n}
-    assert moved["stem_conv"] == {"stem.conv.layer.weight"}
-    assert moved["layer1_0_conv"] == {"stem.conv.map.weight", "layer1.0.conv.layer.weight"}
-    assert moved["scores"] == {"layer2.0.conv.map.weight", "fc.weight", "fc.bias"}
+        trained[word] = {n for n in state if not torch.equal(state[n], start[n]) and "bn" not in n}
+    assert trained["stem_conv"] == {"stem.conv.layer.weight"}
+    assert trained["layer1_0_conv"] == {"stem.conv.map.weight", "layer1.0.conv.layer.weight"}
+    assert trained["scores"] == {"layer2.0.conv.map.weight", "fc.weight", "fc.bias"}
     together = materialise(found, Version("ka.layerwise")).state_dict()
     trained = materialise(found, Version("ka.fitted", "ka@layer1_0_conv")).state_dict()
-    assert all(torch.equal(together[n], trained[n]) for n in (*moved["layer1_0_conv"], "stem.bn.running_mean"))
+    assert all(torch.equal(together[n], trained[n]) for n in (*trained["layer1_0_conv"], "stem.bn.running_mean"))
 
 
 def test_an_export_has_the_plain_architecture(tmp_path: Path) -> None:
@@ -163,10 +163,10 @@ def test_scores_are_learnt_in_the_students_order(tmp_path: Path) -> None:
     graph = join(made.plan, phase, networks).graph_module
     images = torch.rand(16, 1, 8, 8)
     a, b = (materialise(found, Version(f"t[v={v}]", f"t[v={v}]@train"))(images) for v in "ab")
-    own = networks.moving[0](images)
+    own = networks.trainable[0](images)
     wanted = torch.empty(16, 10)
     wanted[:, [7, 1, 3, 5, 9]], wanted[:, [8, 0, 2, 4, 6]] = a, b
-    networks.moving[0].eval()
-    own = networks.moving[0](images)
+    networks.trainable[0].eval()
+    own = networks.trainable[0](images)
     loss = ((own - wanted) ** 2).sum(dim=1).mean()
     assert torch.allclose(graph(inputs_0=images)["loss"], loss, rtol=1e-4)

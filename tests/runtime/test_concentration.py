@@ -23,7 +23,7 @@ teacher specialist[v in V] = digits_net(classes = v, width = 2) {
 }
 student small = digits_net(classes = things.classes, width = 2) {
   head = fc(16) -> sc(4, by = V)
-  pace = self_paced(by = V)
+  logit_scale = self_paced(by = V)
   phase d on things with quick {
     epochs = 3
     loss   = sigmoid_cross_entropy(self.logits, top(sigmoid(specialist[V(labels)].logits), 2))

@@ -114,5 +114,5 @@ def test_mistakes(folder: Path) -> None:
         ("phase alone of small on coco.unlabelled with quick { loss = total(small) }\n", "KD0702"),
     ):
         assert set(codes(text("retinanet", rest), folder)) == {code}, rest
-    moved = text("retinanet", "").replace("flip()", "random_crop(32)")
-    assert codes(moved, folder) == ["KD0773"]
+    trained = text("retinanet", "").replace("flip()", "random_crop(32)")
+    assert codes(trained, folder) == ["KD0773"]

@@ -14,9 +14,9 @@ import torch
 from torch import Tensor
 
 from kdplan.diagnostics.report import PlanError
-from kdplan.graph.phase_graph import Assembled
-from kdplan.ir.expr import Call, Moving, Op, StreamField, Tap, Version
-from kdplan.ir.plan import ClassSet, Follows, Item, Move, Network, Phase, Plan, View
+from kdplan.graph.phase_graph import PhaseGraph
+from kdplan.ir.expr import Call, InTraining, Op, StreamField, Tap, Version
+from kdplan.ir.plan import ClassSet, EmaOf, Item, Network, Phase, Plan, Trainee, View
 from kdplan.runtime.events import NoEvents
 from kdplan.runtime.execute import RunResult, run_plan
 from kdplan.runtime.loop import Training
@@ -103,8 +103,8 @@ def test_equal_phases_are_trained_once(tmp_path: Path) -> None:
 
 def broken_plan() -> Plan:
     plan = digits_plan()
-    plan.phases["train"].loss = Call("boom", [logits(Moving(0))])
-    plan.phases["alone"] = Phase("alone", [Move(Version("small"))], [View("d")], [recipe()], hard())
+    plan.phases["train"].loss = Call("boom", [logits(InTraining(0))])
+    plan.phases["alone"] = Phase("alone", [Trainee(Version("small"))], [View("d")], [recipe()], hard())
     return plan
 
 
@@ -124,13 +124,13 @@ def test_keep_going_runs_what_does_not_depend_on_it(tmp_path: Path) -> None:
 
 
 def test_out_of_memory(tmp_path: Path) -> None:
-    def hungry(*args: Any) -> Assembled:
+    def hungry(*args: Any) -> PhaseGraph:
         made = assemble(*args)
 
         def forward(**inputs: Any) -> Any:
             raise torch.OutOfMemoryError("tried to allocate 1 TiB")
 
-        made.live.forward = forward
+        made.trainable_graph.forward = forward
         return made
 
     result, _ = run(digits_plan(), tmp_path, assemble=hungry)
@@ -169,8 +169,8 @@ def test_weights_of_another_phase_that_are_gone(tmp_path: Path) -> None:
 
 def test_follower_is_left_beside_what_it_follows(tmp_path: Path) -> None:
     plan = digits_plan()
-    plan.networks["slow"] = Network("slow", Item("digits_net", {"width": 8}), seed=1, origin=Follows("big", 0.9))
-    soft = Call("mse", [logits(Moving(0)), logits(Version("slow"))])
+    plan.networks["slow"] = Network("slow", Item("digits_net", {"width": 8}), seed=1, origin=EmaOf("big", 0.9))
+    soft = Call("mse", [logits(InTraining(0)), logits(Version("slow"))])
     phase = plan.phases["train"]
     phase.loss = Op("+", [hard(), soft])
     result, _ = run(plan, tmp_path, assemble=None)
@@ -222,7 +222,7 @@ def test_two_streams(
     other = StreamField(1, "inputs")
     kd = plan.phases["kd"]
     kd.streams = [View("d"), View("d", "test", unlabelled=True)]
-    copy = Call("mse", [Tap(Moving(0), [other], "logits"), Tap(Version("big", "train"), [other], "logits")])
+    copy = Call("mse", [Tap(InTraining(0), [other], "logits"), Tap(Version("big", "train"), [other], "logits")])
     kd.loss, kd.logged = Op("+", [hard(), copy]), {"copy": copy}
     for folder, way in (("a", None), ("b", assemble)):
         assert run(plan, tmp_path / folder, assemble=way)[0].exit_code == 0

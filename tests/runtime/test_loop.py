@@ -10,14 +10,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from kdplan.diagnostics.report import PlanError
-from kdplan.graph.phase_graph import Assembled, Follower
+from kdplan.graph.phase_graph import EmaCopy, PhaseGraph
 from kdplan.ir.plan import Item, Recipe
 from kdplan.ir.seed import fold
 from kdplan.runtime.averages import follow
 from kdplan.runtime.checkpoint import reseed
 from kdplan.runtime.loop import Training
 from kdplan.runtime.store import Store
-from tests.runtime.small import Live, assembled, job, network, recipe, same, streams, train
+from tests.runtime.small import TrainableGraph, job, network, phase_graph, recipe, same, streams, train
 
 
 def by_hand(change: Recipe, net: nn.Module, after=lambda: None) -> list[float]:  # type: ignore[no-untyped-def]
@@ -90,27 +90,27 @@ def test_average_of_weights(tmp_path: Path) -> None:
 def test_follower_is_saved_and_goes_on(tmp_path: Path) -> None:
     """A network that follows the moving one is part of the phase's state."""
 
-    def phase() -> Assembled:
+    def phase() -> PhaseGraph:
         net, slow = network(0), network(0)
-        a = assembled(net)
+        a = phase_graph(net)
         a.root.add_module("slow", slow)
-        a.followers.append(Follower("slow", slow, net, 0.9))
+        a.ema_copies.append(EmaCopy("slow", slow, net, 0.9))
         return a
 
     whole, first, second = phase(), phase(), phase()
-    train(tmp_path / "a", recipe(), whole.networks[0], assembled=whole)
+    train(tmp_path / "a", recipe(), whole.networks[0], phase_graph=whole)
     with Store(tmp_path / "b").begin("k") as work:
-        training = Training(job(work, recipe(), network(), assembled=first))
+        training = Training(job(work, recipe(), network(), phase_graph=first))
         for batch in list(streams(recipe()).epoch(0))[:3]:
             training.train_step(batch)
             training.step += 1
         training.save()
-    train(tmp_path / "b", recipe(), network(), assembled=second)
-    assert same(whole.followers[0].module, second.followers[0].module)
-    assert not same(whole.followers[0].module, whole.networks[0])
+    train(tmp_path / "b", recipe(), network(), phase_graph=second)
+    assert same(whole.ema_copies[0].module, second.ema_copies[0].module)
+    assert not same(whole.ema_copies[0].module, whole.networks[0])
     slow, fast = nn.Linear(1, 1), nn.Linear(1, 1)
     expected = 0.75 * slow.weight.item() + 0.25 * fast.weight.item()
-    follow(Follower("f", slow, fast, 0.75))
+    follow(EmaCopy("f", slow, fast, 0.75))
     assert slow.weight.item() == pytest.approx(expected)
 
 
@@ -137,7 +137,7 @@ def test_channels_last_and_half_precision_train(tmp_path: Path) -> None:
     third = train(tmp_path / "c", recipe(), network())
     for training in (first, second):
         assert training.history[-1]["loss"] == pytest.approx(third.history[-1]["loss"], rel=0.05)
-    assert second.scaler.is_enabled() and first.live is not None
+    assert second.scaler.is_enabled() and first.trainable_graph is not None
 
 
 def test_scaler_goes_on(tmp_path: Path) -> None:
@@ -151,7 +151,7 @@ def test_scaler_goes_on(tmp_path: Path) -> None:
     assert again.scaler.get_scale() == 1024.0 and again.step == 1
 
 
-class Breaks(Live):
+class Breaks(TrainableGraph):
     """A term that is infinite from the seventh call on, in a loss that is then NaN."""
 
     calls = 0
@@ -164,10 +164,10 @@ class Breaks(Live):
 
 
 def test_loss_that_is_not_finite(tmp_path: Path) -> None:
-    phase = assembled(network())
-    phase.live = phase.root = Breaks(phase.networks[0])
+    phase = phase_graph(network())
+    phase.trainable_graph = phase.root = Breaks(phase.networks[0])
     with pytest.raises(PlanError) as problem:
-        train(tmp_path, recipe(epochs=4), network(), assembled=phase, checkpoint_seconds=0, progress_seconds=1000)
+        train(tmp_path, recipe(epochs=4), network(), phase_graph=phase, checkpoint_seconds=0, progress_seconds=1000)
     found = problem.value.diagnostics[0]
     assert found.code == "KD0820" and "is NaN from step 6 on (epoch 2; first `odd`)" in found.message
     assert Store(tmp_path).resume_step("k") == 6  # six good steps were done
@@ -194,16 +194,16 @@ def test_frozen_graph_runs_without_gradients(tmp_path: Path) -> None:
 
     teacher, student = network(1), network(2)
     before = {k: v.clone() for k, v in teacher.state_dict().items()}
-    phase = Assembled(
-        live=Copying(student),
+    phase = PhaseGraph(
+        trainable_graph=Copying(student),
         frozen=Frozen(teacher),
         root=nn.ModuleList([teacher, student]),
         networks=[student],
-        moving=[dict(student.named_parameters())],
-        live_inputs=["inputs_0", "crossing", "epoch", "progress"],
+        trainable=[dict(student.named_parameters())],
+        trainable_inputs=["inputs_0", "crossing", "epoch", "progress"],
         frozen_inputs=["inputs_0"],
     )
-    training = train(tmp_path, recipe(), student, assembled=phase)
+    training = train(tmp_path, recipe(), student, phase_graph=phase)
     assert all(torch.equal(before[k], v) for k, v in teacher.state_dict().items())
     assert not any(p.requires_grad for p in teacher.parameters()) and not teacher.training
     assert [(r["epoch"], r["terms"]["epoch"]) for r in training.history] == [(1, 0.0), (2, 1.0)]

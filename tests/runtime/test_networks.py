@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from kdplan.diagnostics.report import PlanError
 from kdplan.graph.inspect import fresh
 from kdplan.ir.expr import Version
-from kdplan.ir.plan import Averaged, Copied, Follows, Item, Loaded, Merged, Move, Network, Phase, Plan, View
+from kdplan.ir.plan import Averaged, Copied, EmaOf, Item, Loaded, Merged, Network, Phase, Plan, Trainee, View
 from kdplan.runtime.networks import materialise, modules_of
 from kdplan.runtime.store import Store
 from kdplan.runtime.store.atomic import digest_file
@@ -112,7 +112,7 @@ def add_part(sources: Sources, phase: str, prefix: str) -> None:
     """A phase that has trained one part of `big@train`."""
     plan = sources.plan
     base = Version("big", "train")
-    plan.phases[phase] = Phase(phase, [Move(base, [prefix])], [View("d")], [recipe()], hard())
+    plan.phases[phase] = Phase(phase, [Trainee(base, [prefix])], [View("d")], [recipe()], hard())
     net = trained(materialise(sources, base), lambda n, t: t + 10 if n.startswith(prefix) else t)
     commit(sources.store, f"key-{phase}", {"weights-0-last.safetensors": net})
 
@@ -147,20 +147,22 @@ def test_merge_of_two_that_moved_the_same(sources: Sources) -> None:
 
 def test_one_version_is_one_module_in_a_phase(sources: Sources) -> None:
     plan = sources.plan
-    phase = Phase("p", [Move(Version("big"), ["fc"]), Move(Version("big"), ["stem"])], [View("d")], [recipe()], hard())
+    phase = Phase(
+        "p", [Trainee(Version("big"), ["fc"]), Trainee(Version("big"), ["stem"])], [View("d")], [recipe()], hard()
+    )
     networks = modules_of(sources, phase)
-    assert networks.moving[0] is networks.moving[1]
+    assert networks.trainable[0] is networks.trainable[1]
     kd = modules_of(sources, plan.phases["kd"])
     assert same(kd.of(Version("big", "train")), materialise(sources, Version("big", "train")))
 
 
 def test_follower_starts_where_what_it_follows_starts(sources: Sources) -> None:
     plan: Plan = sources.plan
-    settings: dict[str, Any] = {"origin": Follows("big", 0.9)}
+    settings: dict[str, Any] = {"origin": EmaOf("big", 0.9)}
     plan.networks["slow"] = Network("slow", Item("digits_net", {"width": 8}), **settings)
     from tests.runtime.small import logits
 
-    phase = Phase("p", [Move(Version("big", "train"))], [View("d")], [recipe()], logits(Version("slow")))
+    phase = Phase("p", [Trainee(Version("big", "train"))], [View("d")], [recipe()], logits(Version("slow")))
     networks = modules_of(sources, phase)
     slow = networks.of(Version("slow"))
-    assert same(slow, networks.moving[0]) and slow is not networks.moving[0]
+    assert same(slow, networks.trainable[0]) and slow is not networks.trainable[0]

@@ -11,12 +11,12 @@ from kdplan.data.dataset import open_view
 from kdplan.data.loader import Loader
 from kdplan.data.view import ViewSpec
 from kdplan.diagnostics.report import PlanError
-from kdplan.graph.phase_graph import Assembled
+from kdplan.graph.phase_graph import PhaseGraph
 from kdplan.ir.plan import Item
 from kdplan.ir.seed import fold
 from kdplan.runtime.checkpoint import reseed
 from kdplan.runtime.optimise import Optimisers, check_recipes, load_named_state, named_state
-from tests.runtime.small import Live, assembled, network, recipe, same, train
+from tests.runtime.small import TrainableGraph, network, phase_graph, recipe, same, train
 
 
 def code(problem: pytest.ExceptionInfo[PlanError]) -> str:
@@ -77,10 +77,16 @@ def test_each_move_has_its_own_optimizer(tmp_path) -> None:  # type: ignore[no-u
             return {"loss": F.cross_entropy(a, labels_0) + F.cross_entropy(b, labels_0) + together, "mse": together}
 
     recipes = [recipe(), recipe(optimizer=Item("adam", {"lr": 0.01}), schedule=Item("steps", {"at": [1]}))]
-    live = Two(network(0), network(1))
-    moving = [dict(live.a.named_parameters()), dict(live.b.named_parameters())]
-    phase = Assembled(live, live, [live.a, live.b], moving, live_inputs=["inputs_0", "labels_0"])
-    train(tmp_path, recipes[0], live.a, assembled=phase, recipes=recipes)
+    trainable_graph = Two(network(0), network(1))
+    trainable = [dict(trainable_graph.a.named_parameters()), dict(trainable_graph.b.named_parameters())]
+    phase = PhaseGraph(
+        trainable_graph,
+        trainable_graph,
+        [trainable_graph.a, trainable_graph.b],
+        trainable,
+        trainable_inputs=["inputs_0", "labels_0"],
+    )
+    train(tmp_path, recipes[0], trainable_graph.a, phase_graph=phase, recipes=recipes)
 
     by_hand = Two(network(0), network(1)).train()
     sgd = torch.optim.SGD(by_hand.a.parameters(), lr=0.05, momentum=0.9)
@@ -95,22 +101,22 @@ def test_each_move_has_its_own_optimizer(tmp_path) -> None:  # type: ignore[no-u
             by_hand(batch["inputs"], batch["labels"])["loss"].backward()
             sgd.step()
             adam.step()
-    assert same(live, by_hand)
+    assert same(trainable_graph, by_hand)
 
 
 def test_clip_is_by_the_common_norm_of_all_that_moves() -> None:
     net = network()
-    phase = assembled(net)
+    phase = phase_graph(net)
     extra = nn.Parameter(torch.ones(3))
-    phase.splices["fit.weight"] = extra
+    phase.adapters["fit.weight"] = extra
     optimisers = Optimisers(phase, [recipe(clip=1.0, optimizer=Item("sgd", {"lr": 1.0}))], 5, 10)
-    before = {n: p.detach().clone() for n, p in phase.trainable().items()}
+    before = {n: p.detach().clone() for n, p in phase.named_trainable().items()}
     assert "splice/fit.weight" in before
     optimisers.start_step(0)
-    for p in phase.trainable().values():
+    for p in phase.named_trainable().values():
         p.grad = torch.full_like(p, 2.0)
     optimisers.finish_step(torch.amp.GradScaler("cpu", enabled=False))
-    moved = torch.cat([(before[n] - p).flatten() for n, p in phase.trainable().items()])
-    assert moved.norm().item() == pytest.approx(1.0, rel=1e-4)
-    assert moved.std().item() < 1e-6
-    assert isinstance(phase.live, Live)
+    trained = torch.cat([(before[n] - p).flatten() for n, p in phase.named_trainable().items()])
+    assert trained.norm().item() == pytest.approx(1.0, rel=1e-4)
+    assert trained.std().item() < 1e-6
+    assert isinstance(phase.trainable_graph, TrainableGraph)

@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 from kdplan.ir.dag import Action, Cost, Planned, Reason
-from kdplan.ir.expr import Call, Expr, Moving, Op, StreamField, Tap, Version
+from kdplan.ir.expr import Call, Expr, InTraining, Op, StreamField, Tap, Version
 from kdplan.ir.plan import (
     Data,
     Export,
     Item,
     Loaded,
     Measure,
-    Move,
     Network,
     Phase,
     Plan,
     Recipe,
     Row,
     Target,
+    Trainee,
     Validation,
     View,
 )
@@ -25,17 +25,17 @@ TRAIN, TEST = View("digits"), View("digits", "test")
 
 
 def cross_entropy() -> Expr:
-    return Call("cross_entropy", [Tap(Moving(0), [StreamField(0, "inputs")], "logits"), StreamField(0, "labels")])
+    return Call("cross_entropy", [Tap(InTraining(0), [StreamField(0, "inputs")], "logits"), StreamField(0, "labels")])
 
 
 def phase(name: str, network: str, teacher: Version | None = None) -> Phase:
     loss = cross_entropy()
     if teacher is not None:
-        taps: list[Expr] = [Tap(of, [StreamField(0, "inputs")], "logits") for of in (teacher, Moving(0))]
+        taps: list[Expr] = [Tap(of, [StreamField(0, "inputs")], "logits") for of in (teacher, InTraining(0))]
         loss = Op("+", [loss, Call("kd", taps)])
     recipe = Recipe(Item("sgd", {"lr": 0.1}), epochs=30, batch=64)
     return Phase(
-        name, [Move(Version(network))], [TRAIN], [recipe], loss, validations=[Validation(TEST, [Item("top1")])]
+        name, [Trainee(Version(network))], [TRAIN], [recipe], loss, validations=[Validation(TEST, [Item("top1")])]
     )
 
 

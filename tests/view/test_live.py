@@ -17,7 +17,7 @@ from kdplan.view.live import Lines, LiveTable, TensorBoard, observer
 from tests.view.samples import sample
 
 
-class Clock:
+class StepCounter:
     now = 0.0
 
     def __call__(self) -> float:
@@ -29,7 +29,7 @@ TABLE = MeasureResult(
 )
 
 
-def run(events: Events, clock: Clock, step_seconds: float = 1.0) -> None:
+def run(events: Events, clock: StepCounter, step_seconds: float = 1.0) -> None:
     events.plan_started(sample()[1])
     events.phase_started("kd", "kd-key", 100, 0)
     for step in range(1, 101):
@@ -52,7 +52,7 @@ def console(terminal: bool) -> Console:
 
 
 def test_lines() -> None:
-    clock, out = Clock(), console(False)
+    clock, out = StepCounter(), console(False)
     run(Lines(out, clock), clock)
     lines = out.export_text().splitlines()
     assert lines[0] == "1 cached, 1 to resume, 1 to rerun"
@@ -68,13 +68,13 @@ def test_lines() -> None:
 
 @pytest.mark.parametrize(("seconds", "lines"), [(0.001, 0), (40.0, 100)])
 def test_lines_come_neither_too_often_nor_too_seldom(seconds: float, lines: int) -> None:
-    clock, out = Clock(), console(False)
+    clock, out = StepCounter(), console(False)
     run(Lines(out, clock), clock, seconds)
     assert sum("images/s" in line for line in out.export_text().splitlines()) == lines
 
 
 def test_live_table() -> None:
-    clock, out = Clock(), console(True)
+    clock, out = StepCounter(), console(True)
     table = LiveTable(out, clock)
     table.plan_started(sample()[1])
     table.phase_started("kd", "kd-key", 100, 20)
@@ -91,7 +91,7 @@ def test_live_table() -> None:
 
 
 def test_live_table_through_a_whole_run() -> None:
-    clock, out = Clock(), console(True)
+    clock, out = StepCounter(), console(True)
     run(LiveTable(out, clock), clock)
     text = out.export_text()
     assert "small@kd" in text and "one more thing" in text and "ValueError: no good" in text
@@ -103,14 +103,14 @@ def test_output_decides() -> None:
 
 
 def test_several_observers_hear_the_same() -> None:
-    clock, first, second = Clock(), console(False), console(False)
+    clock, first, second = StepCounter(), console(False), console(False)
     run(Several([Lines(first, clock), Lines(second, clock)]), clock)
     assert first.export_text() == second.export_text() != ""
 
 
 def test_tensorboard(tmp_path: Path) -> None:
     pytest.importorskip("tensorboard")
-    clock = Clock()
+    clock = StepCounter()
     run(TensorBoard(tmp_path), clock)
     assert list((tmp_path / "kd").glob("events.*"))
 
@@ -119,7 +119,7 @@ def test_tensorboard_failing_never_ends_training(tmp_path: Path) -> None:
     pytest.importorskip("tensorboard")
     (tmp_path / "file").write_bytes(b"")
     notes: list[str] = []
-    run(TensorBoard(tmp_path / "file", notes.append), Clock())
+    run(TensorBoard(tmp_path / "file", notes.append), StepCounter())
     assert len(notes) == 1
 
 

@@ -1,4 +1,4 @@
-"""`displaced(…)`: a network whose weights lie at a distance from those that a phase left."""
+"""`perturbed(…)`: a network whose weights lie at a distance from those that a phase left."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from kdplan.diagnostics.report import error
 from kdplan.ir import expr as ir
-from kdplan.ir.plan import Displaced
+from kdplan.ir.plan import Perturbed
 from kdplan.ir.spec import Param, Spec
 from kdplan.resolve.apply import family_error, weights
 from kdplan.resolve.arithmetic import bind, check_range
@@ -17,7 +17,7 @@ from kdplan.resolve.values import Family, NetValue, Value, describe
 from kdplan.syntax import ast
 
 
-def displaced(spec: Spec, node: ast.Call, ctx: Context) -> NetValue:
+def perturbed(spec: Spec, node: ast.Call, ctx: Context) -> NetValue:
     """The network that the call means.
 
     Raises
@@ -31,8 +31,8 @@ def displaced(spec: Spec, node: ast.Call, ctx: Context) -> NetValue:
     distance, seed = (_number(spec, name, given, node) for name in ("distance", "seed"))
     version = weights(net, ctx)
     assert isinstance(version, ir.Version)
-    name = f"displaced({version}, distance = {distance!r}, seed = {seed!r})"
-    origin = Displaced([version], distance, int(seed))
+    name = f"perturbed({version}, distance = {distance!r}, seed = {seed!r})"
+    origin = Perturbed([version], distance, int(seed))
     network = replace(net.instance.network, name=name, origin=origin, reset=[], span=node.span)
     return named(network, net.instance.declared.module, node.span, ctx)
 

@@ -9,7 +9,7 @@ from kdplan.diagnostics.report import Gather
 from kdplan.diagnostics.span import Span
 from kdplan.ir.kinds import NETWORKS
 from kdplan.passes.load import Declared
-from kdplan.resolve.answers import Asked
+from kdplan.resolve.answers import Answers
 from kdplan.resolve.context import Context, remember
 from kdplan.resolve.kinds import network as make_network
 from kdplan.resolve.kinds import phase as make_phase
@@ -39,7 +39,7 @@ def instance(thing: Declared, bound: dict[str, tuple[Any, Value]], span: Span, c
 
 def _make(thing: Declared, bound: dict[str, tuple[Any, Value]], ctx: Context) -> ConstructInstance:
     local = ctx.child(names={**ctx.names, **{n: v for n, (_, v) in bound.items()}})
-    lowered = LOWERINGS[thing.kind](thing.node, Asked(thing.node, local))
+    lowered = LOWERINGS[thing.kind](thing.node, Answers(thing.node, local))
     made = ConstructInstance(thing, unique_name(thing, thing.name, ctx), {})
     gather = Gather()
     for node in lowered:

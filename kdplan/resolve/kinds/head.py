@@ -1,4 +1,4 @@
-"""`head` and `pace` of a network: layers in place of its last one, by verticals of its classes."""
+"""`head` and `logit_scale` of a network: layers in place of its last one, by verticals of its classes."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from kdplan.diagnostics.span import Span
 from kdplan.ir import expr as ir
 from kdplan.ir.heads import headed
 from kdplan.ir.plan import Fresh, Loaded, Network, Plain
-from kdplan.nn.layers import LAYERS, PACES
+from kdplan.nn.layers import LAYERS, LOGIT_SCALES
 from kdplan.resolve.arithmetic import check_required
 from kdplan.resolve.context import Context
 from kdplan.resolve.values import Choice, ListValue, Value, describe
 from kdplan.syntax import ast
 
-SETTINGS = ("head", "pace")
+SETTINGS = ("head", "logit_scale")
 
 
 def attach(network: Network, classes: int | None, node: ast.Declaration, ctx: Context) -> None:
@@ -38,8 +38,8 @@ def attach(network: Network, classes: int | None, node: ast.Declaration, ctx: Co
         raise error("KD0289", place, problem="it is not known how many classes it is over", help="say `classes = …`")
     groups: list[tuple[list[list[int]], Span]] = []
     layers = _layers(given["head"], ctx, groups) if "head" in given else []
-    pace = _pace(given["pace"], ctx, groups) if "pace" in given else None
-    if not layers and pace is None:
+    logit_scale = _logit_scale(given["logit_scale"], ctx, groups) if "logit_scale" in given else None
+    if not layers and logit_scale is None:
         return
     parts = None
     for by, span in groups:
@@ -47,7 +47,7 @@ def attach(network: Network, classes: int | None, node: ast.Declaration, ctx: Co
         if parts is not None and found != parts:
             raise error("KD0288", span, problem="all of it must be by the same verticals", help=None)
         parts = found
-    network.architecture = headed(network.architecture, layers, classes, parts, pace)
+    network.architecture = headed(network.architecture, layers, classes, parts, logit_scale)
 
 
 def _layers(node: ast.Expr, ctx: Context, groups: list[tuple[list[list[int]], Span]]) -> list[list[Plain]]:
@@ -72,13 +72,15 @@ def _layers(node: ast.Expr, ctx: Context, groups: list[tuple[list[list[int]], Sp
     return found
 
 
-def _pace(node: ast.Expr, ctx: Context, groups: list[tuple[list[list[int]], Span]]) -> dict[str, Any] | None:
-    value = ctx.eval(node, "pace")
+def _logit_scale(node: ast.Expr, ctx: Context, groups: list[tuple[list[list[int]], Span]]) -> dict[str, Any] | None:
+    value = ctx.eval(node, "logit_scale")
     if isinstance(value, ir.Const) and value.value is None:
         return None
-    kind, arguments, span = _chosen(value, "pace", f"none, or one of {listing(PACES)}", PACES, node)
+    kind, arguments, span = _chosen(
+        value, "logit_scale", f"none, or one of {listing(LOGIT_SCALES)}", LOGIT_SCALES, node
+    )
     groups.append((arguments["by"], span))
-    defaults = {p.name: p.default for p in PACES[kind].params}
+    defaults = {p.name: p.default for p in LOGIT_SCALES[kind].params}
     return {"name": kind, **{k: v for k, v in arguments.items() if k != "by" and v != defaults[k]}}
 
 

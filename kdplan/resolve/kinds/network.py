@@ -19,8 +19,8 @@ from kdplan.ir.plan import (
     Averaged,
     ClassSet,
     Copied,
+    EmaOf,
     Ensembled,
-    Follows,
     Fresh,
     Item,
     Loaded,
@@ -30,7 +30,7 @@ from kdplan.ir.plan import (
 from kdplan.passes.load import Declared
 from kdplan.resolve import axes
 from kdplan.resolve import setting_values as settings
-from kdplan.resolve.answers import Asked
+from kdplan.resolve.answers import Answers
 from kdplan.resolve.apply import family_error, weights
 from kdplan.resolve.arithmetic import check_required, chosen, unknown_parameter
 from kdplan.resolve.context import Context, NeedAxis, remember
@@ -134,7 +134,7 @@ def _instance(thing: Declared, bound: dict[str, tuple[Any, Value]], ctx: Context
 def _make(written: Declared, bound: dict[str, tuple[Any, Value]], ctx: Context, name: str | None = None) -> NetInstance:
     local = ctx.child(names={**(ctx.names if name else {}), **{n: v for n, (_, v) in bound.items()}})
     shown = {n: label for n, (label, _) in bound.items()}
-    node = lowering.network(written.node, shown, Asked(written.node, local))
+    node = lowering.network(written.node, shown, Answers(written.node, local))
     thing = written if node is written.node else Declared(node, written.module)
     clause = node.clause("=")
     assert clause is not None
@@ -179,8 +179,8 @@ def _leave(made: NetInstance) -> None:
     """What a bare name reads after the body's phases: the one that no other body phase goes on from."""
     if not made.phases:
         return
-    gone_on_from = {m.base.phase for p in made.phases.values() for m in p.phase.moves}
-    ends = [p for p in made.phases.values() if p.name not in gone_on_from and made in p.moved]
+    gone_on_from = {m.base.phase for p in made.phases.values() for m in p.phase.trainees}
+    ends = [p for p in made.phases.values() if p.name not in gone_on_from and made in p.trained]
     made.as_declared = ir.Version(made.name, ends[0].name) if len(ends) == 1 else None
     made.fresh = made.as_declared is None
 
@@ -319,7 +319,7 @@ def from_networks(function: str, values: list[Value], node: ast.Call, ctx: Conte
                     "KD0230", k.name_span, function="`ema`", name=k.name, help="it has `decay`, a number from 0 to 1"
                 )
             decay = float(value.value)
-        origin: Any = Follows(nets[0].instance.name, decay)
+        origin: Any = EmaOf(nets[0].instance.name, decay)
         name = f"ema({nets[0].instance.name}, decay = {decay!r})"
     else:
         versions = [w for n in nets if isinstance(w := weights(n, ctx), ir.Version)]

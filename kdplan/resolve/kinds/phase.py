@@ -9,11 +9,11 @@ from kdplan.diagnostics.report import Gather, PlanError, error
 from kdplan.diagnostics.span import Span
 from kdplan.ir import expr as ir
 from kdplan.ir.kinds import KINDS
-from kdplan.ir.plan import Move, Phase, Recipe, Validation
+from kdplan.ir.plan import Phase, Recipe, Trainee, Validation
 from kdplan.passes.load import Declared
 from kdplan.resolve import axes
 from kdplan.resolve import setting_values as settings
-from kdplan.resolve.apply import family_error, moving_path
+from kdplan.resolve.apply import family_error, trained_path
 from kdplan.resolve.context import Context, PhaseFrame, remember
 from kdplan.resolve.kinds import network as make_network
 from kdplan.resolve.kinds import recipe as make_recipe
@@ -64,25 +64,25 @@ def make(
     local = ctx.child(names={**ctx.names, **{n: v for n, (_, v) in bound.items()}})
     gather = Gather()
     with gather:
-        moves, moved = _moves(node, outer, local)
+        trainees, trained = _trainees(node, outer, local)
     with gather:
         streams = _streams(node, local)
     if gather.failed:  # what the loss means depends on both
         with gather:
             _recipes(node, None, local)
     gather.raise_if_failed()
-    phase = Phase("", moves, [view_of(v) for _, v in streams], [], ir.Const(0), span=node.head_span)
+    phase = Phase("", trainees, [view_of(v) for _, v in streams], [], ir.Const(0), span=node.head_span)
     phase.stream_names = [label for label, _ in streams]
-    inside = local.child(phase=PhaseFrame(thing.name, streams, moved))
+    inside = local.child(phase=PhaseFrame(thing.name, streams, trained))
     with gather:
-        phase.recipes = _recipes(node, len(moves), local)
+        phase.recipes = _recipes(node, len(trainees), local)
     with gather:
         phase.logged = _definitions(node, thing, inside)
         phase.loss = _loss(node, inside)
     with gather:
         phase.seed = make_network.seed_setting(node, local, outer.network.seed if outer else None)
     with gather:
-        phase.validations = _validations(node, thing, moved, inside)
+        phase.validations = _validations(node, thing, trained, inside)
     gather.raise_if_failed()
     _smooth(phase)
     phase.code = _code(phase)
@@ -93,19 +93,21 @@ def make(
         phase.name = f"{construct}{axes.suffix({}, coords)}@{thing.name}"
     else:
         phase.name = unique_name(thing, thing.name, ctx) + axes.suffix({}, coords)
-    return PhaseInstance(thing, phase, coords, moved)
+    return PhaseInstance(thing, phase, coords, trained)
 
 
 # ---- what moves
 
 
-def _moves(node: ast.Declaration, outer: NetInstance | None, ctx: Context) -> tuple[list[Move], dict[NetInstance, int]]:
+def _trainees(
+    node: ast.Declaration, outer: NetInstance | None, ctx: Context
+) -> tuple[list[Trainee], dict[NetInstance, int]]:
     clause = node.clause("of")
-    moves: list[Move] = []
-    moved: dict[NetInstance, int] = {}
+    trainees: list[Trainee] = []
+    trained: dict[NetInstance, int] = {}
     if clause is None:
         assert outer is not None
-        return [Move(ir.Version(outer.name, _before(outer), span=node.head_span), span=node.head_span)], {outer: 0}
+        return [Trainee(ir.Version(outer.name, _before(outer), span=node.head_span), span=node.head_span)], {outer: 0}
     for value in spread(clause.exprs, ctx, "network"):
         part = value if isinstance(value, Part) else None
         net = part.nets[0] if part else value
@@ -114,28 +116,36 @@ def _moves(node: ast.Declaration, outer: NetInstance | None, ctx: Context) -> tu
         if not isinstance(net, NetValue):
             raise error("KD0250", net.span or clause.word_span, what=describe(net))
         base = _base(net, outer)
-        slot = moved.get(net.instance)
+        slot = trained.get(net.instance)
         if slot is None:
-            slot = len(moves)
-            moved[net.instance] = slot
+            slot = len(trainees)
+            trained[net.instance] = slot
             other = net.instance.stands_for
             while other is not None:
-                moved[other] = slot
+                trained[other] = slot
                 other = other.stands_for
-            moves.append(Move(base, span=value.span))
-        move = moves[slot]
-        if (move.base.network, move.base.phase, move.base.snapshot) != (base.network, base.phase, base.snapshot):
+            trainees.append(Trainee(base, span=value.span))
+        trainee = trainees[slot]
+        if (trainee.base.network, trainee.base.phase, trainee.base.snapshot) != (
+            base.network,
+            base.phase,
+            base.snapshot,
+        ):
             raise error(
-                "KD0304", net.span, first=_span_text(move.span), second=net.span.text, name=net.instance.declared.name
+                "KD0304",
+                net.span,
+                first=_span_text(trainee.span),
+                second=net.span.text,
+                name=net.instance.declared.name,
             )
-        again = move.span is not value.span
-        if again and (part or not net.path or not move.paths):
+        again = trainee.span is not value.span
+        if again and (part or not net.path or not trainee.paths):
             raise error("KD0254", value.span, name=net.instance.declared.name)
         if part is not None:
-            move.upto, move.since = [".".join(n.path) for n in part.nets], part.since
+            trainee.upto, trainee.since = [".".join(n.path) for n in part.nets], part.since
         elif net.path:
-            move.paths.append(".".join(net.path))
-    return moves, moved
+            trainee.paths.append(".".join(net.path))
+    return trainees, trained
 
 
 def _span_text(span: Span) -> str:
@@ -247,7 +257,7 @@ def _loss(node: ast.Declaration, ctx: Context) -> ir.Expr:
 
 
 def _validations(
-    node: ast.Declaration, thing: Declared, moved: dict[NetInstance, int], ctx: Context
+    node: ast.Declaration, thing: Declared, trained: dict[NetInstance, int], ctx: Context
 ) -> list[Validation]:
     found: list[Validation] = []
     for item in node.items or []:
@@ -260,9 +270,9 @@ def _validations(
         if of is not None:
             targets = []
             for value in spread(of.exprs, ctx, "network"):
-                if not isinstance(value, NetValue) or value.instance not in moved:
+                if not isinstance(value, NetValue) or value.instance not in trained:
                     raise error("KD0256", value.span or of.word_span, name=thing.name)
-                targets.append((moved[value.instance], moving_path(value)))
+                targets.append((trained[value.instance], trained_path(value)))
         for value in spread(clause.exprs, ctx, "any"):
             if not isinstance(value, DataValue):
                 raise error(

@@ -21,7 +21,7 @@ from kdplan.nn.metrics import build_metric, count_parameters
 from kdplan.nn.scores import Confusion
 from kdplan.nn.transfer import LinearSvm
 from kdplan.nn.verification import NUMBERS, scores
-from kdplan.runtime.measures.pictures import PICTURES, matrix
+from kdplan.runtime.measures.plots import PLOTS, matrix
 from kdplan.runtime.measures.results import Measured
 from kdplan.runtime.measures.table import label_of
 from kdplan.runtime.views import Around
@@ -69,21 +69,21 @@ def evaluate(
     """
     if not metrics:
         return {}
-    pictures = {label_of(item): item for item in metrics if item.name in PICTURES}
+    plots = {label_of(item): item for item in metrics if item.name in PLOTS}
     compared = {label_of(item): item for item in metrics if item.name in NUMBERS}
-    others = {label_of(item): item for item in metrics if item.name not in NUMBERS and item.name not in PICTURES}
+    others = {label_of(item): item for item in metrics if item.name not in NUMBERS and item.name not in PLOTS}
     built = {name: _built(item, probabilities, around) for name, item in others.items()}
     _fit(built, others, outputs, loader, around)
     features: list[Tensor] = []
     vectors: list[Tensor] = []
     labels: list[Tensor] = []
     for number, found in _passes(loader, built.values()):
-        if (built or pictures) and "labels" not in found:
+        if (built or plots) and "labels" not in found:
             raise error("KD0840", metrics[0].span, metric=metrics[0].name, reason="the data has no labels")
         made = outputs(found["inputs"])
         if compared and not number:
             features.append(made.flatten(1).cpu())
-        if pictures and not number:
+        if plots and not number:
             vectors.append((made.flatten(2).mean(dim=2) if made.dim() > 2 else made).float().cpu())
             labels.append(found["labels"].cpu())
         for name, metric in built.items():
@@ -105,8 +105,8 @@ def evaluate(
                 numbers[name] = metric.compute()
         except ValueError as problem:
             raise error("KD0840", others[name].span, metric=name, reason=str(problem)) from problem
-    for name, item in pictures.items():
-        numbers[name] = PICTURES[item.name](torch.cat(vectors), torch.cat(labels), **item.arguments)
+    for name, item in plots.items():
+        numbers[name] = PLOTS[item.name](torch.cat(vectors), torch.cat(labels), **item.arguments)
     return numbers | _compared(compared, features, loader)
 
 

@@ -17,13 +17,13 @@ from kdplan.ir.expr import Version
 from kdplan.ir.plan import (
     Averaged,
     Copied,
-    Displaced,
     Ensembled,
     Fresh,
     Item,
     Loaded,
     Measure,
     Merged,
+    Perturbed,
     Plan,
     Plot,
     Row,
@@ -213,10 +213,10 @@ def _table(sources: Sources, measure: Measure, rows: list[Row], numbers: dict[st
                 for snapshot, several in found.items():
                     together = _together(metric, several, run)
                     values.setdefault(snapshot, {}).setdefault(label_of(metric), []).append(together)
-            for label, pictures in drawn.items():
-                one = pooled(pictures)
+            for label, plots in drawn.items():
+                one = pooled(plots)
                 shown = kept if one is not None else first.coordinates
-                one = one or pictures[0]
+                one = one or plots[0]
                 title = first.label + "".join(f", {k} = {v}" for k, v in shown.items())
                 title += f" on {described(view)}" if len(measure.views) > 1 else ""
                 result.panels.append(Panel(title, label, one.kind, one.data))
@@ -303,7 +303,7 @@ def _version(sources: Sources, version: Version) -> list[Any]:
             return [*content, _version(sources, origin), *([] if branch is None else [branch])]
         case Merged(versions) | Averaged(versions) | Ensembled(versions):
             return [*content, *(_version(sources, v) for v in versions)]
-        case Displaced(versions, distance, seed):
+        case Perturbed(versions, distance, seed):
             return [*content, _version(sources, versions[0]), distance, seed]
         case Fresh():
             return content

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from kdplan.data.loader import Loader
-from kdplan.graph.phase_graph import Assembled
+from kdplan.graph.phase_graph import PhaseGraph
 from kdplan.ir.branches import GATED, branches
 from kdplan.ir.plan import Phase, Plan, Target, Validation
 from kdplan.runtime.measures.compute import joined
@@ -51,7 +51,7 @@ class Check:
 
 
 def validation(
-    plan: Plan, phase: Phase, assembled: Assembled, root: Path | None, device: torch.device
+    plan: Plan, phase: Phase, phase_graph: PhaseGraph, root: Path | None, device: torch.device
 ) -> Callable[[], dict[str, float]] | None:
     """What measures a phase's networks as they stand; None where the phase has no measure.
 
@@ -63,13 +63,13 @@ def validation(
     views = {(v.view.data, v.view.split, str(v.view.classes)) for v in found}
     targets = {(v.network, v.path) for v in found}
     for number, v in enumerate(found):
-        target = Target([phase.moves[v.network].base], v.path)
+        target = Target([phase.trainees[v.network].base], v.path)
         loader = measuring_loader(opened(plan, v.view, root, device), phase.recipes[0].workers)
         parts = [f"{v.view.data}.{v.view.split}"] if len(views) > 1 else []
         parts += [label(plan, phase, v)] if len(targets) > 1 else []
         head = "/".join(parts)
         head = f"{head}({number})" if head in checks else head
-        checks[head] = Check(plan, v, target, assembled.networks[v.network], loader, root, device)
+        checks[head] = Check(plan, v, target, phase_graph.networks[v.network], loader, root, device)
 
     def validate() -> dict[str, float]:
         return {
@@ -85,13 +85,13 @@ def label(plan: Plan, phase: Phase, v: Validation) -> str:
     """What is measured, in a few words: `branch.1`, `gated`, `gate`; of several networks with the network's name.
 
     >>> from kdplan.ir.expr import Const, Version
-    >>> from kdplan.ir.plan import Item, Move, Network, View
-    >>> phase = Phase("p", [Move(Version("small"))], [], [], Const(0))
+    >>> from kdplan.ir.plan import Item, Trainee, Network, View
+    >>> phase = Phase("p", [Trainee(Version("small"))], [], [], Const(0))
     >>> plan = Plan(networks={"small": Network("small", Item("digits_net"))})
     >>> label(plan, phase, Validation(View("d"), [], path="layer2")), label(plan, phase, Validation(View("d"), []))
     ('layer2', 'small')
     """
-    name = phase.moves[v.network].base.network
+    name = phase.trainees[v.network].base.network
     path = v.path.removesuffix(".logits")
     if len({w.network for w in phase.validations}) > 1:
         return f"{name}.{path}" if path else name

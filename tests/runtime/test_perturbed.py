@@ -1,4 +1,4 @@
-"""`displaced`: weights at a distance from trained ones, and how the loss grows with it."""
+"""`perturbed`: weights at a distance from trained ones, and how the loss grows with it."""
 
 from __future__ import annotations
 
@@ -28,9 +28,9 @@ student small = digits_net(width = 3) { phase train on digits with quick { loss 
 branches one of digits_net(width = 2) from layer2 on digits with quick {
   loss = sum(cross_entropy(b.logits, labels) for b in branch) + cross_entropy(gated.logits, labels)
 }
-network near[d in [0, 0.5, 2, 5], i in 0..1] = displaced(small, distance = d, seed = i)
-network branch[i in 0..1] = displaced(one.branch[1], distance = 3, seed = i)
-network whole = displaced(one.gated, distance = 3)
+network near[d in [0, 0.5, 2, 5], i in 0..1] = perturbed(small, distance = d, seed = i)
+network branch[i in 0..1] = perturbed(one.branch[1], distance = 3, seed = i)
+network whole = perturbed(one.gated, distance = 3)
 student next = near[2, 1] { phase more on digits with quick { loss = cross_entropy(self.logits, labels) } }
 measure flat of near[*] on digits.test, digits.train over i { cross_entropy, plot(x = d, y = cross_entropy) }
 """
@@ -62,15 +62,15 @@ def test_weights_are_at_that_distance_in_one_direction(sources: Sources) -> None
 
 
 def test_statistics_stay_and_branches_are_moved_as_the_networks_that_they_are(sources: Sources) -> None:
-    plain, moved = (materialise(sources, v) for v in (Version("small", "small@train"), Version("near[d=5, i=0]")))
-    assert all(torch.equal(a, b) for a, b in zip(plain.buffers(), moved.buffers(), strict=True))
+    plain, trained = (materialise(sources, v) for v in (Version("small", "small@train"), Version("near[d=5, i=0]")))
+    assert all(torch.equal(a, b) for a, b in zip(plain.buffers(), trained.buffers(), strict=True))
     branch = materialise(sources, Version("branch[i=0]"))
     assert type(branch) is type(plain)
     one = materialise(sources, Version("one", "one@train"))
     whole = materialise(sources, Version("whole"))
-    moves = [(a - b).detach().norm() for a, b in zip(one.parameters(), whole.parameters(), strict=True)]
-    assert float(torch.stack(moves).norm()) == pytest.approx(3, rel=1e-5)
-    assert all(float(m) > 0 for m in moves)
+    trainees = [(a - b).detach().norm() for a, b in zip(one.parameters(), whole.parameters(), strict=True)]
+    assert float(torch.stack(trainees).norm()) == pytest.approx(3, rel=1e-5)
+    assert all(float(m) > 0 for m in trainees)
 
 
 def test_the_loss_over_distance_is_that_of_a_loop_by_hand(sources: Sources) -> None:
@@ -106,9 +106,9 @@ def test_distance_and_direction_are_content() -> None:
         return keys(text + f"student next = {call} {{ phase more on digits with quick "
                     "{ loss = cross_entropy(self.logits, labels) } }\n")["next@more"]  # fmt: skip
 
-    first = key("displaced(small, distance = 2, seed = 1)")
-    assert first == key("displaced(small, distance = 2.0, seed = 1)")
-    assert len({first, key("displaced(small, distance = 2)"), key("displaced(small, 3, 1)"), key("small")}) == 4
+    first = key("perturbed(small, distance = 2, seed = 1)")
+    assert first == key("perturbed(small, distance = 2.0, seed = 1)")
+    assert len({first, key("perturbed(small, distance = 2)"), key("perturbed(small, 3, 1)"), key("small")}) == 4
 
 
 def test_expanded_it_is_the_same() -> None:
@@ -120,16 +120,16 @@ def test_expanded_it_is_the_same() -> None:
 @pytest.mark.parametrize(
     ("call", "code"),
     [
-        ("displaced(small)", "KD0237"),
-        ("displaced(small, distance = -1)", "KD0243"),
-        ("displaced(small, distance = 1, seed = 0.5)", "KD0244"),
-        ("displaced(small, distance = quick)", "KD0244"),
-        ("displaced(small, 1, 2, 3)", "KD0236"),
-        ("displaced(small, distance = 1, far = 2)", "KD0230"),
-        ("displaced(small, 1, distance = 2)", "KD0226"),
-        ("displaced(digits, distance = 1)", "KD0250"),
-        ("displaced(small.layer1, distance = 1)", "KD0250"),
-        ("displaced(fresh, distance = 1)", "KD0301"),
+        ("perturbed(small)", "KD0237"),
+        ("perturbed(small, distance = -1)", "KD0243"),
+        ("perturbed(small, distance = 1, seed = 0.5)", "KD0244"),
+        ("perturbed(small, distance = quick)", "KD0244"),
+        ("perturbed(small, 1, 2, 3)", "KD0236"),
+        ("perturbed(small, distance = 1, far = 2)", "KD0230"),
+        ("perturbed(small, 1, distance = 2)", "KD0226"),
+        ("perturbed(digits, distance = 1)", "KD0250"),
+        ("perturbed(small.layer1, distance = 1)", "KD0250"),
+        ("perturbed(fresh, distance = 1)", "KD0301"),
     ],
 )
 def test_mistakes(call: str, code: str) -> None:

@@ -58,7 +58,7 @@ def tsne(features: Tensor, labels: Tensor, classes: int = 10, samples: int = 500
     return Drawn(apart, "scatter", data)
 
 
-PICTURES: dict[str, Callable[..., Drawn]] = {"tsne": tsne}
+PLOTS: dict[str, Callable[..., Drawn]] = {"tsne": tsne}
 """Metric -> its picture, of features [N, D], labels [N] and settings."""
 
 

@@ -31,7 +31,7 @@ class Box:
 
 
 @dataclass(slots=True)
-class Picture:
+class Drawing:
     """Boxes by name; arrows (from, to) with what flows along them."""
 
     boxes: dict[str, Box] = field(default_factory=dict)
@@ -43,7 +43,7 @@ class Picture:
             texts.append(text)
 
 
-def picture(plan: Plan, planned: Mapping[str, Planned], every: bool = False) -> Picture:
+def drawing(plan: Plan, planned: Mapping[str, Planned], every: bool = False) -> Drawing:
     """The boxes and arrows of a plan.
 
     Parameters
@@ -53,7 +53,7 @@ def picture(plan: Plan, planned: Mapping[str, Planned], every: bool = False) -> 
     every
         Draws each member of large families, which are folded into one box otherwise.
     """
-    drawn = Picture()
+    drawn = Drawing()
     for name, phase in plan.phases.items():
         drawn.boxes[name] = _phase_box(plan, phase, planned.get(name))
     for name, phase in plan.phases.items():
@@ -77,7 +77,7 @@ def picture(plan: Plan, planned: Mapping[str, Planned], every: bool = False) -> 
 
 
 def _phase_box(plan: Plan, phase: Phase, planned: Planned | None) -> Box:
-    networks = [plan.networks[m.base.network] for m in phase.moves if m.base.network in plan.networks]
+    networks = [plan.networks[m.base.network] for m in phase.trainees if m.base.network in plan.networks]
     roles = {n.role for n in networks}
     kind: Kind = roles.pop() if len(roles) == 1 else "network"
     trains = ", ".join(f"{n.name} ({called(n.architecture)})" for n in networks[:3])
@@ -108,12 +108,12 @@ def called(architecture: Item) -> str:
     return f"{name} {inner}" if inner else name
 
 
-def _phase_arrows(drawn: Picture, plan: Plan, phase: Phase, planned: Planned | None) -> None:
+def _phase_arrows(drawn: Drawing, plan: Plan, phase: Phase, planned: Planned | None) -> None:
     for stream in phase.streams:
         _data_arrow(drawn, plan, stream.data, phase.name, words.view(stream, data=False))
     for validation in phase.validations:
         _data_arrow(drawn, plan, validation.view.data, phase.name, words.view(validation.view, data=False))
-    versions = [m.base for m in phase.moves]
+    versions = [m.base for m in phase.trainees]
     for expr in [phase.loss, *phase.logged.values()]:
         for node in walk(expr):
             if isinstance(node, Tap) and isinstance(node.of, Version):
@@ -125,7 +125,7 @@ def _phase_arrows(drawn: Picture, plan: Plan, phase: Phase, planned: Planned | N
             drawn.arrow(need, phase.name, "weights")
 
 
-def _data_arrow(drawn: Picture, plan: Plan, data: str, target: str, text: str) -> None:
+def _data_arrow(drawn: Drawing, plan: Plan, data: str, target: str, text: str) -> None:
     box = f"data {data}"
     if box not in drawn.boxes:
         known = plan.data.get(data)
@@ -143,7 +143,7 @@ def _data_arrow(drawn: Picture, plan: Plan, data: str, target: str, text: str) -
     drawn.arrow(box, target, text)
 
 
-def _version_arrows(drawn: Picture, plan: Plan, version: Version, target: str) -> None:
+def _version_arrows(drawn: Drawing, plan: Plan, version: Version, target: str) -> None:
     """Arrows from what made `version`; a network that starts from others' weights is followed to those."""
     pending, seen = [(version, words.version(version))], set()
     while pending:
@@ -167,10 +167,10 @@ def _version_arrows(drawn: Picture, plan: Plan, version: Version, target: str) -
             pending += [(v, words.version(v)) for v in origin.versions]
 
 
-def shared(drawn: Picture, planned: Mapping[str, Planned]) -> Picture:
+def shared(drawn: Drawing, planned: Mapping[str, Planned]) -> Drawing:
     """One box for phases of equal content: the first has the names of the others, and all their arrows."""
     into = {p.name: p.same_as for p in planned.values() if p.same_as is not None and p.same_as in drawn.boxes}
-    made = Picture({name: box for name, box in drawn.boxes.items() if name not in into})
+    made = Drawing({name: box for name, box in drawn.boxes.items() if name not in into})
     for first in dict.fromkeys(into.values()):
         others = [name for name, target in into.items() if target == first]
         more = f" and {len(others) - 2} more" if len(others) > 2 else ""
@@ -183,12 +183,12 @@ def shared(drawn: Picture, planned: Mapping[str, Planned]) -> Picture:
     return made
 
 
-def quiet(drawn: Picture, limit: int = 8) -> Picture:
+def quiet(drawn: Drawing, limit: int = 8) -> Drawing:
     """Data that many boxes read have arrows only to those that read nothing else; the others say it in a line."""
     readers: dict[str, list[str]] = {}
     for source, target in drawn.arrows:
         readers.setdefault(source, []).append(target)
-    made = Picture(drawn.boxes)
+    made = Drawing(drawn.boxes)
     fed = {t for s, t in drawn.arrows if drawn.boxes[s].kind != "data"}
     for (source, target), texts in drawn.arrows.items():
         box = drawn.boxes[source]
@@ -199,13 +199,13 @@ def quiet(drawn: Picture, limit: int = 8) -> Picture:
     return made
 
 
-def fold(drawn: Picture, limit: int = words.FOLD) -> Picture:
+def fold(drawn: Drawing, limit: int = words.FOLD) -> Drawing:
     """One box for each family of more than `limit` phases, and one arrow for all between two boxes."""
     groups: dict[str, list[str]] = {}
     for name, box in drawn.boxes.items():
         groups.setdefault(box.family, []).append(name)
     into = {n: f if len(ns) > limit else n for f, ns in groups.items() for n in ns}
-    folded = Picture()
+    folded = Drawing()
     for name, box in drawn.boxes.items():
         target = into[name]
         if target == name:
