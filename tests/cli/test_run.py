@@ -80,7 +80,7 @@ def test_export(kdplan: Kdplan, done: Path) -> None:
 
 
 def test_store_by_variable_and_option(kdplan: Kdplan, done: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    shutil.trainee(done / ".kdplan", done / "elsewhere")
+    shutil.move(done / ".kdplan", done / "elsewhere")
     assert kdplan("plan", "a.kd", "--no-cost", "--detailed-exitcode").code == 10
     assert kdplan("plan", "a.kd", "--no-cost", "--detailed-exitcode", "--store", "elsewhere").code == 0
     monkeypatch.setenv("KDPLAN_STORE", "elsewhere")

@@ -69,7 +69,7 @@ def streams(recipe: Recipe, limit: int | None = 300, seed: int = 3) -> Streams:
 
 
 def job(work: Work, recipe: Recipe, net: nn.Module, **changes: Any) -> Job:
-    settings: dict[str, Any] = {"streams": streams(recipe), "assembled": phase_graph(net)}
+    settings: dict[str, Any] = {"streams": streams(recipe), "phase_graph": phase_graph(net)}
     settings |= {"name": "p", "recipes": [recipe], "work": work, "device": torch.device("cpu"), "seed": 3}
     return Job(**(settings | changes))
 

@@ -91,8 +91,8 @@ def test_each_phase_moves_its_own_layer_alone(tmp_path: Path) -> None:
     assert trained["layer1_0_conv"] == {"stem.conv.map.weight", "layer1.0.conv.layer.weight"}
     assert trained["scores"] == {"layer2.0.conv.map.weight", "fc.weight", "fc.bias"}
     together = materialise(found, Version("ka.layerwise")).state_dict()
-    trained = materialise(found, Version("ka.fitted", "ka@layer1_0_conv")).state_dict()
-    assert all(torch.equal(together[n], trained[n]) for n in (*trained["layer1_0_conv"], "stem.bn.running_mean"))
+    alone = materialise(found, Version("ka.fitted", "ka@layer1_0_conv")).state_dict()
+    assert all(torch.equal(together[n], alone[n]) for n in (*trained["layer1_0_conv"], "stem.bn.running_mean"))
 
 
 def test_an_export_has_the_plain_architecture(tmp_path: Path) -> None:
