@@ -19,11 +19,11 @@ from safetensors.torch import save_file
 
 from kdplan.cli import main
 from kdplan.compile import compile_source, inspect
+from kdplan.constructs.table import KINDS
 from kdplan.diagnostics.render import render_text
 from kdplan.diagnostics.report import PlanError, table
 from kdplan.diagnostics.span import Source
 from kdplan.ir.functions import FUNCTIONS, PLAN_FUNCTIONS, SIGNALS
-from kdplan.ir.kinds import KINDS
 from kdplan.nn.models import create
 from kdplan.passes.keys import graph_key
 from kdplan.resolve.choices import choices

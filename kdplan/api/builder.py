@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from kdplan.api.terms import Term, choice, to_node, word
+from kdplan.constructs.table import KINDS
 from kdplan.diagnostics.report import Diagnostic, Note, PlanError, Reporter
 from kdplan.diagnostics.span import Source, Span
-from kdplan.ir.kinds import KINDS
 from kdplan.ir.plan import Plan
 from kdplan.passes.form import check_form
 from kdplan.passes.legal import check_plan

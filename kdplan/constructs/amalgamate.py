@@ -25,11 +25,15 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from kdplan.constructs import Ask, tree
+from kdplan.constructs import tree
+from kdplan.constructs.ask import Ask
+from kdplan.constructs.construct import Construct
 from kdplan.constructs.teachers import Scores, channels, check_images, check_teachers, chosen, scores
 from kdplan.diagnostics.report import error
 from kdplan.diagnostics.span import Span
 from kdplan.ir.adapted import LAYER
+from kdplan.ir.settings import RECIPE, SEED, S
+from kdplan.ir.spec import Kind
 from kdplan.syntax import ast
 
 FITTED, LAYERWISE, JOINT, SCORES = "fitted", "layerwise", "joint", "scores"
@@ -243,3 +247,97 @@ def _joint(plan: _Plan, student: ast.Expr) -> None:
     parts = [_version(tree.bare(student), w) for w in words]
     whole = _network(plan, "student", LAYERWISE, tree.call(tree.name("merge", span), parts, span))
     _phase(plan, JOINT, JOINT, [whole], _loss(plan, tree.tap(whole, plan.scores.tap, span), _target(plan)))
+
+
+_KA = "amalgamate ka of both from t[*] on digits with quick {"
+
+AMALGAMATE = Construct(
+    Kind(
+        "amalgamate",
+        "One student from teachers of different classes, without labels. For each layer an auto-encoder squeezes the "
+        "teachers' features; then each layer of the student learns to go from one code to the next, and the last one "
+        "to the teachers' scores; then all of them learn these scores together. One phase each, of which the former do "
+        "not wait for one another. `N@NAME` is the student after the last, `N@NAME@layerwise` before it.",
+        "amalgamate NAME[SLOTS] of STUDENT from TEACHERS on DATA with RECIPE { settings, codes, layerwise, joint }",
+        f"{_KA} }}",
+        clauses=("of", "from", "on", "with"),
+        required=("of", "from", "on"),
+        settings=(
+            S(
+                "layers",
+                "paths",
+                "the layers that learn one by one, which all networks have: or `auto`, all that have weights; what is "
+                "between two of them learns with the second. The layer that gives the scores is always one",
+                "auto",
+                "layers = [stem.conv, layer1[0].conv]",
+            ),
+            S(
+                "features",
+                "choice",
+                "`direct`: one auto-encoder for the features of all teachers; `incremental`: one for those of two, "
+                "then one for its code and those of a third, and so on",
+                "direct",
+                "features = incremental",
+                choices=("direct", "incremental"),
+            ),
+            S(
+                "order",
+                "integers",
+                "of the teachers, counted from 0, where features are joined one after another",
+                "as they stand after `from`",
+                "features = incremental  order = [1, 0]",
+            ),
+            S(
+                "adapt",
+                "choice",
+                "`fam`: a linear map of channels behind each of the layers, which learns with the next one; `none`: "
+                "the student as it is",
+                "fam",
+                "adapt = none",
+                choices=("fam", "none"),
+            ),
+            S(
+                "scores",
+                "choice",
+                "of a class that several teachers know: `separate`, a score for each of them, of which the largest "
+                "counts when the student is used; `one`, the first teacher's alone",
+                "separate",
+                "scores = one",
+                choices=("separate", "one"),
+            ),
+            S(
+                "match",
+                "function",
+                "the distance that is made small, of which half counts",
+                "squared_l2",
+                "match = mse",
+            ),
+            SEED,
+            *RECIPE,
+        ),
+        inner=("codes", "layerwise", "joint", "def"),
+        slots=True,
+    ),
+    (
+        *(
+            Kind(
+                name,
+                f"In `amalgamate`: the recipe of {what}.",
+                f"{name} with RECIPE {{ settings }}",
+                f"{_KA}  {name} with quick {{ epochs = 2 }} }}",
+                clauses=("with",),
+                settings=(SEED, *RECIPE),
+                inner=("def", "measure") if name == "joint" else ("def",),
+                nested=True,
+                named=False,
+                default_name=name,
+            )
+            for name, what in (
+                ("codes", "the auto-encoders' phases; by default that of `layerwise`"),
+                ("layerwise", "the phases of single layers"),
+                ("joint", "the last phase, in which all layers learn together"),
+            )
+        ),
+    ),
+    phases=lower,
+)

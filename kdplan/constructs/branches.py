@@ -16,8 +16,15 @@ student one = branched(resnet20, from = layer3, count = 3, shape = [3, 32, 32]) 
 
 from __future__ import annotations
 
-from kdplan.constructs import Ask, tree
+from dataclasses import replace
+from typing import Any
+
+from kdplan.constructs import tree
+from kdplan.constructs.ask import Ask
+from kdplan.constructs.construct import Construct, LocalName
 from kdplan.diagnostics.report import counted, error
+from kdplan.ir.settings import LOSS, RECIPE, SEED, S
+from kdplan.ir.spec import Kind
 from kdplan.syntax import ast
 
 PHASE = "train"
@@ -25,7 +32,7 @@ PHASE = "train"
 _OF_NETWORK = ("count", "gate")
 
 
-def lower(node: ast.Declaration, ask: Ask) -> ast.Declaration:
+def lower(node: ast.Declaration, labels: dict[str, Any], ask: Ask) -> ast.Declaration:
     """The network with its phase.
 
     Raises
@@ -61,3 +68,47 @@ def lower(node: ast.Declaration, ask: Ask) -> ast.Declaration:
 
 def _definition(word: str, value: ast.Expr) -> ast.Declaration:
     return tree.declaration("def", word, value.span, [tree.clause("=", [value], value.span)])
+
+
+BRANCHES = Construct(
+    Kind(
+        "branches",
+        "A network whose part from one place on is there several times, with one phase, `train`, in which its branches "
+        "teach one another. `NAME.branch[0]` is one of them (the plain network, with its weights), "
+        "`NAME.gated` their mean as the gate weighs them; within the body they are `branch` and `gated`.",
+        "branches NAME[SLOTS] of NETWORK from PLACE on DATA with RECIPE { count = … loss = … }",
+        "branches one of digits_net(width = 4) from layer2 on digits with quick { count = 2  "
+        "loss = sum(cross_entropy(b.logits, labels) for b in branch) + cross_entropy(gated.logits, labels) }",
+        clauses=("of", "from", "on", "with"),
+        required=("of", "from", "on", "with"),
+        settings=(
+            S(
+                "count",
+                "integer",
+                "how many branches there are, the network's own among them",
+                "3",
+                "count = 2",
+                above=0,
+            ),
+            S(
+                "gate",
+                "gate",
+                "what each branch counts in `gated`, of the features that the branches share: a row of the table of "
+                "gates, or a module of a Python file that gives [B, count]",
+                "gate",
+                "gate = gate()",
+            ),
+            replace(
+                LOSS,
+                example="loss = sum(cross_entropy(b.logits, labels) for b in branch) + "
+                "cross_entropy(gated.logits, labels)",
+            ),
+            SEED,
+            *RECIPE,
+        ),
+        inner=("def", "measure"),
+        slots=True,
+    ),
+    network=lower,
+    names=(LocalName("branch", "branches"), LocalName("gated", "branches")),
+)

@@ -17,9 +17,16 @@ student line = resnet20 {
 
 from __future__ import annotations
 
-from kdplan.constructs import Ask, tree
+from dataclasses import replace
+from typing import Any
+
+from kdplan.constructs import tree
+from kdplan.constructs.ask import Ask
+from kdplan.constructs.construct import Construct, Index, LocalName
 from kdplan.diagnostics.report import counted, error
 from kdplan.diagnostics.span import Span
+from kdplan.ir.settings import LOSS, RECIPE, SEED, S
+from kdplan.ir.spec import Kind
 from kdplan.syntax import ast
 from kdplan.syntax.walk import walk
 
@@ -29,8 +36,8 @@ PHASE = "train"
 """The phase that every member has."""
 
 
-def slots(node: ast.Declaration) -> list[ast.Slot]:
-    """The indices of a line: its own, then the generation's number, from 0 to `count`.
+def slot(node: ast.Declaration) -> ast.Slot:
+    """The generation's number, from 0 to `count`, as an index.
 
     Raises
     ------
@@ -43,18 +50,16 @@ def slots(node: ast.Declaration) -> list[ast.Slot]:
         raise error("KD0270", node.head_span, name=node.name, what="no `count`", help="`count = 5`")
     count = said or ast.Number(_clause(node, "of").word_span, len(models) - _first(node))
     values = ast.Range(count.span, ast.Number(count.span, 0), count)
-    return [*node.slots, ast.Slot(count.span, INDEX, count.span, values)]
+    return ast.Slot(count.span, INDEX, count.span, values)
 
 
-def lower(node: ast.Declaration, picks: list[ast.Expr], index: int, ask: Ask) -> ast.Declaration:
+def lower(node: ast.Declaration, labels: dict[str, Any], ask: Ask) -> ast.Declaration:
     """The network of one generation, with the phase that trains it.
 
     Parameters
     ----------
-    picks
-        What stands between the brackets for the line's own indices.
-    index
-        The generation's number.
+    labels
+        The values of the line's own indices, and the generation's number.
 
     Raises
     ------
@@ -62,6 +67,8 @@ def lower(node: ast.Declaration, picks: list[ast.Expr], index: int, ask: Ask) ->
         KD0270 for a number of models or recipes that does not fit `count`; KD0271 for a line without a beginning, with
         two, or without generations; KD0272 for an `init` that does not fit what stands after `of`.
     """
+    index = labels[INDEX]
+    picks = [tree.literal(labels[s.name], s.span) for s in node.slots]
     source, models = node.clause("from"), _clause(node, "of").exprs
     count = ask.setting("count")
     bodies = {d.kind: d for d in tree.inner(node)}
@@ -175,3 +182,78 @@ def _phase(node: ast.Declaration, body: ast.Declaration, place: int, trained: in
     items = body.items or []
     shared = [i for i in node.items or [] if tree.is_shared(i) and getattr(i, "name", "") != "seed"]
     return tree.phase(PHASE, body.head_span, clauses, [*tree.not_in(shared, items), *items])
+
+
+def _generation(name: str, doc: str, example: str) -> Kind:
+    return Kind(
+        name,
+        doc,
+        f"{name} [on DATA] [with RECIPE] {{ loss = … }}",
+        example,
+        clauses=("on", "with"),
+        settings=(replace(LOSS, example="loss = cross_entropy(self.logits, labels)"), *RECIPE),
+        inner=("def", "measure"),
+        nested=True,
+        named=False,
+        default_name=name,
+        help={word: f"`{word}` stands in `generations`, for the whole line" for word in ("init", "count", "seed")},
+    )
+
+
+GENERATIONS = Construct(
+    Kind(
+        "generations",
+        "A line of networks, each trained with the one before it as its teacher: one network with one phase a "
+        "generation. `NAME[0]` is the patriarch, `NAME[m]` its m-th generation, `NAME[*]` all of them; what one of "
+        "them is does not depend on how many there are.",
+        "generations NAME[SLOTS] of MODELS [from NETWORK] on DATA with RECIPES { count = … patriarch { … } "
+        "generation { … } }",
+        "generations line of digits_net(width = 4) on digits with quick { count = 2  "
+        "patriarch { loss = cross_entropy(self.logits, labels) }  "
+        "generation { loss = kl(previous.logits, self.logits) } }",
+        clauses=("of", "from", "on", "with"),
+        required=("of", "on", "with"),
+        settings=(
+            S(
+                "count",
+                "integer",
+                "generations after the patriarch",
+                "one less than there are models after `of`",
+                "count = 3",
+                low=0,
+            ),
+            S(
+                "init",
+                "choice",
+                "what a generation begins with: weights of its own, from the seed and its number; the same weights "
+                "as every other one; or those that the generation before has learnt",
+                "fresh; `same` for a network after `of`",
+                "init = same",
+                choices=("fresh", "same", "previous"),
+            ),
+            SEED,
+            *RECIPE,
+        ),
+        inner=("patriarch", "generation", "def"),
+        slots=True,
+    ),
+    (
+        _generation(
+            "patriarch",
+            "In `generations`: how the first network of a line is trained. Not there where the line begins `from` a "
+            "network that exists.",
+            "generations line of digits_net(width = 4) on digits with quick { count = 0  "
+            "patriarch { loss = cross_entropy(self.logits, labels) } }",
+        ),
+        _generation(
+            "generation",
+            "In `generations`: how every further network is trained; `previous` is the network before it, `self` the "
+            "network itself, `generation` its number.",
+            "generations line of digits_net(width = 4) from big on digits with quick { count = 2  "
+            "generation { loss = kl(previous.logits, self.logits) } }",
+        ),
+    ),
+    network=lower,
+    index=Index(INDEX, "count", slot),
+    names=(LocalName("previous", "generation", "generation 0 has none before it"),),
+)

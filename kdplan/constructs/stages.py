@@ -15,11 +15,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from kdplan.constructs import Ask, tree
+from kdplan.constructs import tree
+from kdplan.constructs.ask import Ask
+from kdplan.constructs.construct import Construct
 from kdplan.constructs.ladder import ladder, natural, steps
 from kdplan.diagnostics.report import error, listing
 from kdplan.diagnostics.span import Span
 from kdplan.ir.cuts import Cut
+from kdplan.ir.settings import LOSS, RECIPE, SEED, S
+from kdplan.ir.spec import Kind
 from kdplan.syntax import ast
 
 
@@ -190,3 +194,82 @@ def _head(
     end = tree.tap(tree.bare(network), "output", span)
     return _phase(node, head.name or "head", span, _upto([end], before, network, phases, span), clauses,
                   [*tree.not_in(shared, items), *items])  # fmt: skip
+
+
+STAGES = Construct(
+    Kind(
+        "stages",
+        "Trains a network's backbone stage by stage on a teacher's features, without labels, and then its head: "
+        "one phase a stage, in which what comes before is frozen and what comes after does not run. `N@NAME` is "
+        "the network after the last of these phases, `N@NAME@STAGE` after one of them.",
+        "stages NAME[SLOTS] of NETWORK from TEACHER on DATA with RECIPE { stage s1 { a ~ b } … head { … } }",
+        "stages mimic of small from big on digits with quick { stages = auto }",
+        clauses=("of", "from", "on", "with"),
+        required=("of", "on", "with"),
+        settings=(
+            S(
+                "stages",
+                "choice",
+                "finds the stages from the shapes of both networks: a stage ends where the features become smaller",
+                "as written",
+                "stages = auto",
+                choices=("auto",),
+            ),
+            S(
+                "count",
+                "integer",
+                "how many stages to find: where there are more, the first ones are joined; where there are fewer, "
+                "the first ones are divided evenly",
+                "as many as there are",
+                "stages = auto  count = 2",
+                above=0,
+            ),
+            S("match", "function", "the distance of a pair of taps", "squared_l2", "stages = auto  match = mse"),
+            S(
+                "adapt",
+                "function",
+                "what makes the student's tap as the teacher's where shapes differ: `conv1x1` (with resizing where "
+                "sizes differ), `none`, or a function of the two",
+                "conv1x1",
+                "stages = auto  adapt = none  match = attention",
+            ),
+            SEED,
+            *RECIPE,
+        ),
+        inner=("stage", "head", "def"),
+        slots=True,
+    ),
+    (
+        Kind(
+            "stage",
+            "In `stages`: one phase, in which the part of the network up to these taps, and from those of the stage "
+            "before on, learns to give what the teacher gives there.",
+            "stage NAME [with RECIPE] { student.tap ~ teacher.tap }",
+            "stages mimic of small on digits with quick { stage s1 { small.layer1 ~ big.layer1 } }",
+            clauses=("with",),
+            settings=(SEED, *RECIPE),
+            inner=("def",),
+            nested=True,
+            pairs=True,
+        ),
+        Kind(
+            "head",
+            "In `stages`: the last phase, in which all that comes after the last stage's taps is trained and the "
+            "backbone is frozen.",
+            "head [of PARTS] [on DATA] [with RECIPE] { loss = … }",
+            "stages mimic of small from big on digits with quick { stages = auto  "
+            "head { loss = cross_entropy(small.logits, labels) } }",
+            clauses=("of", "on", "with"),
+            settings=(
+                LOSS,
+                SEED,
+                *RECIPE,
+            ),
+            inner=("def", "measure"),
+            nested=True,
+            named=False,
+            default_name="head",
+        ),
+    ),
+    phases=lower,
+)

@@ -6,11 +6,11 @@ from collections.abc import Iterable, Sequence
 from functools import reduce
 
 from kdplan.diagnostics.span import Span
-from kdplan.ir.kinds import KINDS
+from kdplan.ir.settings import RECIPE
 from kdplan.syntax import ast
 from kdplan.syntax.write import expression
 
-_RECIPE = frozenset(s.name for s in KINDS["recipe"].settings)
+_RECIPE = frozenset(s.name for s in RECIPE)
 
 
 def name(word: str, span: Span) -> ast.Name:

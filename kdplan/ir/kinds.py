@@ -1,8 +1,7 @@
-"""The kinds of declaration: what may stand in each. Checker and reference read this table."""
+"""The kinds of declaration of the core: what may stand in each. `kdplan.constructs.table` adds the constructs."""
 
 from __future__ import annotations
 
-from kdplan.ir.constructs import CONSTRUCT_KINDS, PHASED
 from kdplan.ir.settings import LOSS, RECIPE, SEED, S
 from kdplan.ir.spec import Kind
 
@@ -55,182 +54,175 @@ def _network(name: str, doc: str, example: str) -> Kind:
     )
 
 
-KINDS: dict[str, Kind] = {
-    kind.name: kind
-    for kind in (
-        Kind(
-            "use",
-            "Brings in another plan file, whose names become known here (under a name of their own with `as`), or a "
-            "Python file. A used file's phases run only when something reads what they make.",
-            'use "FILE.kd" [as NAME] { param = value }',
-            'use "common/digits.kd"',
-            clauses=("as",),
-            named=False,
-            free=True,
-        ),
-        Kind(
-            "param",
-            "A named value that `--set` and `use` can change. With `in` it is an axis: whatever reads it, directly or "
-            "through what it reads, is made once for each value.",
-            "param NAME = VALUE    param NAME in VALUES",
-            "param weight in [0.1, 0.5, 0.9]",
-            clauses=("=", "in"),
-        ),
-        Kind(
-            "def",
-            "A name for a value, or a function of signals. In a phase's body it is also written to the metrics.",
-            "def NAME = EXPRESSION    def NAME(a, b = 1) = EXPRESSION",
-            "def hard(logits) = cross_entropy(logits, labels)",
-            clauses=("=",),
-            required=("=",),
-        ),
-        Kind(
-            "data",
-            "A data set with what is done to its images.",
-            "data NAME = SOURCE { settings }",
-            "data tiny = digits { augment = [pad_crop(8, pad = 1)] }",
-            clauses=("=",),
-            required=("=",),
-            settings=(
-                S(
-                    "augment",
-                    "transforms",
-                    "what happens to training images, in order",
-                    "[]",
-                    "augment = [pad_crop(8, pad = 1), flip()]",
-                ),
-                S(
-                    "normalize",
-                    "normalize",
-                    "mean and standard deviation of each channel, on a scale of 0 to 1",
-                    "the source's own",
-                    "normalize = [[0.5], [0.25]]",
-                ),
-                S(
-                    "split",
-                    "split",
-                    "how to cut a source of one part, or the training part of others, the rest of which is `val`",
-                    "the source's own parts",
-                    "split = per_class(train = 60, seed = 0)",
-                ),
-                S(
-                    "protocol",
-                    "protocol",
-                    "how templates are made of the samples and compared, for `tar` and `rank`",
-                    "the source's own, if it has one",
-                    "protocol = templates(size = 3, splits = 10, seed = 0)",
-                ),
-                S(
-                    "fraction",
-                    "number",
-                    "class-balanced part of the training split",
-                    "1",
-                    "fraction = 0.1",
-                    above=0,
-                    high=1,
-                ),
-                S(
-                    "limit",
-                    "integer",
-                    "at most this many training images, of all classes together",
-                    "all",
-                    "limit = 1000",
-                    above=0,
-                ),
-                S(
-                    "seed",
-                    "integer",
-                    "order, augmentation, subsets; does not follow `param seed`",
-                    "0",
-                    "seed = 3",
-                    low=0,
-                ),
+CORE: tuple[Kind, ...] = (
+    Kind(
+        "use",
+        "Brings in another plan file, whose names become known here (under a name of their own with `as`), or a "
+        "Python file. A used file's phases run only when something reads what they make.",
+        'use "FILE.kd" [as NAME] { param = value }',
+        'use "common/digits.kd"',
+        clauses=("as",),
+        named=False,
+        free=True,
+    ),
+    Kind(
+        "param",
+        "A named value that `--set` and `use` can change. With `in` it is an axis: whatever reads it, directly or "
+        "through what it reads, is made once for each value.",
+        "param NAME = VALUE    param NAME in VALUES",
+        "param weight in [0.1, 0.5, 0.9]",
+        clauses=("=", "in"),
+    ),
+    Kind(
+        "def",
+        "A name for a value, or a function of signals. In a phase's body it is also written to the metrics.",
+        "def NAME = EXPRESSION    def NAME(a, b = 1) = EXPRESSION",
+        "def hard(logits) = cross_entropy(logits, labels)",
+        clauses=("=",),
+        required=("=",),
+    ),
+    Kind(
+        "data",
+        "A data set with what is done to its images.",
+        "data NAME = SOURCE { settings }",
+        "data tiny = digits { augment = [pad_crop(8, pad = 1)] }",
+        clauses=("=",),
+        required=("=",),
+        settings=(
+            S(
+                "augment",
+                "transforms",
+                "what happens to training images, in order",
+                "[]",
+                "augment = [pad_crop(8, pad = 1), flip()]",
+            ),
+            S(
+                "normalize",
+                "normalize",
+                "mean and standard deviation of each channel, on a scale of 0 to 1",
+                "the source's own",
+                "normalize = [[0.5], [0.25]]",
+            ),
+            S(
+                "split",
+                "split",
+                "how to cut a source of one part, or the training part of others, the rest of which is `val`",
+                "the source's own parts",
+                "split = per_class(train = 60, seed = 0)",
+            ),
+            S(
+                "protocol",
+                "protocol",
+                "how templates are made of the samples and compared, for `tar` and `rank`",
+                "the source's own, if it has one",
+                "protocol = templates(size = 3, splits = 10, seed = 0)",
+            ),
+            S(
+                "fraction",
+                "number",
+                "class-balanced part of the training split",
+                "1",
+                "fraction = 0.1",
+                above=0,
+                high=1,
+            ),
+            S(
+                "limit",
+                "integer",
+                "at most this many training images, of all classes together",
+                "all",
+                "limit = 1000",
+                above=0,
+            ),
+            S(
+                "seed",
+                "integer",
+                "order, augmentation, subsets; does not follow `param seed`",
+                "0",
+                "seed = 3",
+                low=0,
             ),
         ),
-        Kind(
-            "verticals",
-            "A named partition of a data set's classes.",
-            "verticals NAME of DATA = EXPRESSION    verticals NAME of DATA { part = classes }",
-            "verticals half of digits = random(parts = 2, seed = 0)",
-            clauses=("of", "=", "from"),
-            required=("of",),
-            settings=(S("disjoint", "flag", "false lets a class stand in several parts", "true", "disjoint = false"),),
-            free=True,
+    ),
+    Kind(
+        "verticals",
+        "A named partition of a data set's classes.",
+        "verticals NAME of DATA = EXPRESSION    verticals NAME of DATA { part = classes }",
+        "verticals half of digits = random(parts = 2, seed = 0)",
+        clauses=("of", "=", "from"),
+        required=("of",),
+        settings=(S("disjoint", "flag", "false lets a class stand in several parts", "true", "disjoint = false"),),
+        free=True,
+    ),
+    Kind(
+        "recipe",
+        "How a phase trains. `recipe x = y { … }` takes everything from y that it does not say itself.",
+        "recipe NAME [= RECIPE] { settings }",
+        "recipe quick { optimizer = sgd(lr = 0.1, momentum = 0.9)  epochs = 4  batch = 64 }",
+        clauses=("=",),
+        settings=RECIPE,
+    ),
+    Kind(
+        "model",
+        "A name for an architecture with some of its arguments.",
+        "model NAME = FACTORY(arguments)",
+        "model tiny_net = digits_net(width = 8, classes = digits.classes)",
+        clauses=("=",),
+        required=("=",),
+    ),
+    _network(
+        "teacher",
+        "A network that others learn from.",
+        "teacher big = digits_net(width = 16) { phase train on digits with quick { loss = "
+        "cross_entropy(self.logits, labels) } }",
+    ),
+    _network("student", "A network that learns from others.", "student small = digits_net(width = 4)"),
+    _network(
+        "network",
+        "A network that is neither teacher nor student.",
+        "network bank = linear(inputs = 8, outputs = 4)",
+    ),
+    Kind(
+        "phase",
+        "One training run: what moves, on what data, by what recipe, to make what small.",
+        "phase NAME[SLOTS] of NETWORKS on DATA with RECIPES { loss = … }",
+        "phase alone of small on digits with quick { loss = cross_entropy(small.logits, labels) }",
+        clauses=("of", "on", "with"),
+        required=("on", "with"),
+        settings=(
+            LOSS,
+            SEED,
+            *RECIPE,
         ),
-        Kind(
-            "recipe",
-            "How a phase trains. `recipe x = y { … }` takes everything from y that it does not say itself.",
-            "recipe NAME [= RECIPE] { settings }",
-            "recipe quick { optimizer = sgd(lr = 0.1, momentum = 0.9)  epochs = 4  batch = 64 }",
-            clauses=("=",),
-            settings=RECIPE,
-        ),
-        Kind(
-            "model",
-            "A name for an architecture with some of its arguments.",
-            "model NAME = FACTORY(arguments)",
-            "model tiny_net = digits_net(width = 8, classes = digits.classes)",
-            clauses=("=",),
-            required=("=",),
-        ),
-        _network(
-            "teacher",
-            "A network that others learn from.",
-            "teacher big = digits_net(width = 16) { phase train on digits with quick { loss = "
-            "cross_entropy(self.logits, labels) } }",
-        ),
-        _network("student", "A network that learns from others.", "student small = digits_net(width = 4)"),
-        _network(
-            "network",
-            "A network that is neither teacher nor student.",
-            "network bank = linear(inputs = 8, outputs = 4)",
-        ),
-        Kind(
-            "phase",
-            "One training run: what moves, on what data, by what recipe, to make what small.",
-            "phase NAME[SLOTS] of NETWORKS on DATA with RECIPES { loss = … }",
-            "phase alone of small on digits with quick { loss = cross_entropy(small.logits, labels) }",
-            clauses=("of", "on", "with"),
-            required=("on", "with"),
-            settings=(
-                LOSS,
-                SEED,
-                *RECIPE,
-            ),
-            inner=("def", "measure"),
-            slots=True,
-            help={
-                "update": "what moves stands after `of`",
-                "train": "what moves stands after `of`",
-                "freeze": "what moves stands after `of`",
-                "after": "order follows from the versions that are read",
-            },
-        ),
-        *CONSTRUCT_KINDS,
-        Kind(
-            "measure",
-            "Numbers about networks on data. Inside a phase: after every epoch, and its first metric chooses `best`.",
-            "measure NAME of VERSIONS by AXES on DATA.SPLIT over AXES { metrics }",
-            "measure table of big, small@alone on digits.test { top1 }",
-            clauses=("of", "on", "by", "over"),
-            required=("on",),
-            listing=True,
-        ),
-        Kind(
-            "export",
-            "A network to hand out: its weights, and what is needed to use them.",
-            "export NAME = VERSION",
-            "export tiny = small@alone",
-            clauses=("=",),
-            required=("=",),
-        ),
-    )
-}
+        inner=("def", "measure"),
+        slots=True,
+        help={
+            "update": "what moves stands after `of`",
+            "train": "what moves stands after `of`",
+            "freeze": "what moves stands after `of`",
+            "after": "order follows from the versions that are read",
+        },
+    ),
+    Kind(
+        "measure",
+        "Numbers about networks on data. Inside a phase: after every epoch, and its first metric chooses `best`.",
+        "measure NAME of VERSIONS by AXES on DATA.SPLIT over AXES { metrics }",
+        "measure table of big, small@alone on digits.test { top1 }",
+        clauses=("of", "on", "by", "over"),
+        required=("on",),
+        listing=True,
+    ),
+    Kind(
+        "export",
+        "A network to hand out: its weights, and what is needed to use them.",
+        "export NAME = VERSION",
+        "export tiny = small@alone",
+        clauses=("=",),
+        required=("=",),
+    ),
+)
 
 NETWORKS = frozenset({"teacher", "student", "network"})
-CONSTRUCTS = PHASED
-"""Kinds that lower to phases, and are named after `@`."""
-MADE = frozenset({"generations", "ensemble", "branches"})
-"""Kinds that lower to networks, and are named as networks are."""
-AFTER_AT = frozenset({"phase", "measure", "export"}) | CONSTRUCTS
-"""Kinds whose names are looked up only after `@` and on the command line."""
+"""Kinds of the core whose names mean networks."""
+RESULTS = frozenset({"measure", "export"})
+"""Kinds that read trained networks; nothing reads them."""

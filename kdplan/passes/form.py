@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
+from kdplan.constructs.table import KINDS, NAMED_AS_NETWORKS
 from kdplan.diagnostics.report import Note, Reporter, listing, nearest
 from kdplan.diagnostics.span import Span
 from kdplan.ir.functions import RESERVED
-from kdplan.ir.kinds import KINDS, MADE, NETWORKS
 from kdplan.ir.spec import Kind
 from kdplan.passes.load import Module
 from kdplan.syntax import ast
@@ -130,7 +130,7 @@ def _declaration(node: ast.Declaration, outer: Kind | None, reporter: _Found) ->
         return
     _head(node, kind, outer, reporter)
     _local_names(node, outer, reporter)
-    if kind.name in NETWORKS | MADE:
+    if kind.name in NAMED_AS_NETWORKS:
         _unread_slots(node, reporter)
     _body(node, kind, reporter)
 

@@ -10,11 +10,10 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from kdplan.constructs import made
+from kdplan.constructs.table import AFTER_AT, KINDS, TRAINS, slots
 from kdplan.diagnostics.report import Note, Reporter, nearest
 from kdplan.diagnostics.span import Source, Span
 from kdplan.ir.functions import RESERVED
-from kdplan.ir.kinds import AFTER_AT, CONSTRUCTS, KINDS
 from kdplan.syntax import ast
 from kdplan.syntax.parse import parse_recovering
 
@@ -49,7 +48,7 @@ class Declared:
     @property
     def slots(self) -> list[ast.Slot]:
         """Its indices, those included that its kind has without their being written."""
-        return made.slots(self.node)
+        return slots(self.node)
 
     def __repr__(self) -> str:
         return f"<{self.kind} {self.node.name}>"
@@ -229,7 +228,7 @@ class _Loader:
         for name, thing in used.scope.items():
             self.declare(module, name, thing, node.span)
         for name, declared in used.after_at.items():
-            if declared.kind in ("phase", *CONSTRUCTS):
+            if declared.kind in TRAINS:
                 self.declare(module, name, declared, node.span)
 
     def loaded(self, path: Path, node: ast.Declaration, folder: Path, chain: list[Path], plain: bool) -> Module | None:

@@ -5,13 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from kdplan.constructs.table import KINDS
 from kdplan.diagnostics.report import error
 from kdplan.diagnostics.span import Span
 from kdplan.ir.cuts import Cut, Layer
-from kdplan.ir.kinds import KINDS
 from kdplan.ir.plan import ClassSet, Network
 from kdplan.ir.versions import makers
-from kdplan.resolve import setting_values as settings
+from kdplan.resolve import setting_values
 from kdplan.resolve.apply import family_error
 from kdplan.resolve.context import Context
 from kdplan.resolve.spread import spread
@@ -31,7 +31,7 @@ class Answers:
         assert spec is not None, name
         for item in self.node.items or []:
             if isinstance(item, ast.Setting) and item.name == name:
-                return settings.read(spec, item.value, self.ctx)
+                return setting_values.read(spec, item.value, self.ctx)
         return None
 
     def is_network(self, node: ast.Expr) -> bool:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+from kdplan.constructs.table import TRAINS
 from kdplan.diagnostics.report import error, listing, nearest
 from kdplan.diagnostics.span import Span
 from kdplan.ir import expr as ir
 from kdplan.ir.branches import BRANCH, branches, split
-from kdplan.ir.kinds import CONSTRUCTS
 from kdplan.ir.plan import ClassSet
 from kdplan.resolve.context import Context
 from kdplan.resolve.values import (
@@ -30,8 +30,6 @@ from kdplan.resolve.values import (
 from kdplan.syntax import ast
 
 FIELDS = ("inputs", "labels", "indices", "targets")
-TRAINING_KINDS = frozenset({"phase"}) | CONSTRUCTS
-"""Kinds of which an `@` may speak."""
 SPLITS = ("train", "test", "val")
 
 
@@ -114,7 +112,7 @@ def weights(net: NetValue, ctx: Context) -> ir.Version | ir.InTraining:
 
 def phases_that_train(name: str, ctx: Context) -> list[str]:
     """Names of the file's phases whose `of` names the network `name`."""
-    return [d.name for d in ctx.module.after_at.values() if d.kind in TRAINING_KINDS and name in _names_in_of(d.node)]
+    return [d.name for d in ctx.module.after_at.values() if d.kind in TRAINS and name in _names_in_of(d.node)]
 
 
 def versions_help(net: NetValue, ctx: Context) -> str:

@@ -6,30 +6,33 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
+from kdplan.constructs.table import LADDERS, TRAINS
 from kdplan.diagnostics.report import PlanError, error, listing, nearest
 from kdplan.diagnostics.span import Span
 from kdplan.ir import expr as ir
-from kdplan.ir.kinds import CONSTRUCTS
 from kdplan.ir.plan import ClassSet, EmaOf
 from kdplan.ir.seed import fold
 from kdplan.ir.spec import Spec
 from kdplan.ir.versions import read_versions
 from kdplan.passes.load import Declared, Module
 from kdplan.resolve import axes
-from kdplan.resolve.apply import TRAINING_KINDS, signal, tap
+from kdplan.resolve.apply import phases_that_train, signal, tap
 from kdplan.resolve.arithmetic import integer, plain, too_many, unknown_parameter
 from kdplan.resolve.context import Context, check_sound, cycle
-from kdplan.resolve.derive import adapted as make_adapted
-from kdplan.resolve.derive import branched as make_branched
-from kdplan.resolve.derive import perturbed as make_displaced
-from kdplan.resolve.kinds import construct as make_construct
-from kdplan.resolve.kinds import data as make_data
-from kdplan.resolve.kinds import network as make_network
-from kdplan.resolve.kinds import phase as make_phase
-from kdplan.resolve.kinds import recipe as make_recipe
-from kdplan.resolve.kinds import verticals as make_verticals
-from kdplan.resolve.spread import spread
+from kdplan.resolve.derive.adapted import adapted
+from kdplan.resolve.derive.branched import branched
+from kdplan.resolve.derive.combined import from_networks
+from kdplan.resolve.derive.perturbed import perturbed
+from kdplan.resolve.kinds.construct import construct_instance
+from kdplan.resolve.kinds.data import data_value
+from kdplan.resolve.kinds.model import model_value
+from kdplan.resolve.kinds.network import network_instance
+from kdplan.resolve.kinds.phase import phase_instance
+from kdplan.resolve.kinds.recipe import recipe_value
+from kdplan.resolve.kinds.verticals import verticals_value
+from kdplan.resolve.spread import iterate, spread
 from kdplan.resolve.values import (
+    Bound,
     Case,
     ClassesValue,
     Family,
@@ -60,16 +63,16 @@ def value(thing: Declared, span: Span, ctx: Context, want: str) -> Value:
             return FunctionValue(thing, span)
         return _once(thing, span, ctx, lambda: _definition(thing, span, ctx, want))
     if thing.kind == "data":
-        return make_data.data_value(thing, span, ctx)
+        return data_value(thing, span, ctx)
     if thing.kind == "verticals":
-        return make_verticals.verticals_value(thing, span, ctx)
+        return verticals_value(thing, span, ctx)
     if thing.kind == "recipe":
-        return make_recipe.recipe_value(thing, span, ctx)
+        return recipe_value(thing, span, ctx)
     if thing.kind == "model":
-        return make_network.model_value(thing, span, ctx)
+        return model_value(thing, span, ctx)
     if thing.slots:
         return Family(thing, None, span)
-    return NetValue(make_network.instance(thing, {}, span, ctx), None, (), span)
+    return NetValue(network_instance(thing, {}, span, ctx), None, (), span)
 
 
 def _once(thing: Declared, span: Span, ctx: Context, make: Callable[[], Value]) -> Value:
@@ -119,19 +122,17 @@ def _definition(thing: Declared, span: Span, ctx: Context, want: str) -> Value:
 
 def slot_items(family: Declared, slot: ast.Slot, names: dict[str, Value], ctx: Context) -> list[tuple[Any, Value]]:
     """The members of one slot: how each is shown, and its value."""
-    from kdplan.resolve.spread import iterate
-
     inner = ctx.in_module(family.module).child(names=dict(names))
     found = iterate(inner.eval(slot.values, "any"), slot.values.span)
     return [(axes.label(v, i), v) for i, v in enumerate(found)]
 
 
-def member(family: Family, bound: dict[str, tuple[Any, Value]], span: Span, ctx: Context) -> Value:
+def member(family: Family, bound: Bound, span: Span, ctx: Context) -> Value:
     """One member of a family of networks, or a network as one member of a family of phases left it."""
-    if family.declared.kind in TRAINING_KINDS:
+    if family.declared.kind in TRAINS:
         assert family.net is not None
         return _left_by(family.net, family.declared, bound, span, ctx)
-    instance = make_network.instance(family.declared, bound, span, ctx)
+    instance = network_instance(family.declared, bound, span, ctx)
     return NetValue(instance, None, (), span, {n: label for n, (label, _) in bound.items()})
 
 
@@ -176,7 +177,7 @@ def version(base: Value, node: ast.Version, ctx: Context) -> Value:
     if base.construct is not None:
         raise _no_such_stage(base, node)
     declared = ctx.module.after_at.get(node.phase) or instance.declared.module.after_at.get(node.phase)
-    if declared is None or declared.kind not in TRAINING_KINDS:
+    if declared is None or declared.kind not in TRAINS:
         raise _no_such_phase(base, node, ctx)
     if declared.node.slots:
         return Family(declared, base, node.span)
@@ -190,16 +191,14 @@ def _stood_for(instance: NetInstance) -> NetInstance:
     return instance
 
 
-def _left_by(
-    base: NetValue, declared: Declared, bound: dict[str, tuple[Any, Value]], span: Span, ctx: Context
-) -> Value:
-    if declared.kind in CONSTRUCTS:
-        construct = make_construct.instance(declared, bound, span, ctx)
+def _left_by(base: NetValue, declared: Declared, bound: Bound, span: Span, ctx: Context) -> Value:
+    if declared.kind in LADDERS:
+        construct = construct_instance(declared, bound, span, ctx)
         trainable = [p for p in construct.phases.values() if base.instance in p.trained]
         found = _trained_by(base, (trainable or [*construct.phases.values()])[-1], span, declared.name)
         found.construct = construct
     else:
-        found = _trained_by(base, make_phase.instance(declared, bound, None, span, ctx), span, declared.name)
+        found = _trained_by(base, phase_instance(declared, bound, None, span, ctx), span, declared.name)
     found.coordinates.update({n: label for n, (label, _) in bound.items()})
     return found
 
@@ -243,8 +242,6 @@ def _is_ema_of(network: str, origin: EmaOf, phase: PhaseInstance) -> bool:
 
 
 def _no_such_phase(base: NetValue, node: ast.Version, ctx: Context) -> Exception:
-    from kdplan.resolve.apply import phases_that_train
-
     name = base.instance.declared.name
     if ctx.module.knows_of(node.phase):
         return PlanError([])
@@ -274,11 +271,11 @@ def plan_function(spec: Spec, node: ast.Call, ctx: Context) -> Value:
     if spec.name == "through":
         return _through(node, ctx)
     if spec.name == "perturbed":
-        return make_displaced.perturbed(spec, node, ctx)
+        return perturbed(spec, node, ctx)
     if spec.name == "branched":
-        return make_branched.branched(spec, node, ctx, make_network.as_model, make_network.file_hash)
+        return branched(spec, node, ctx)
     if spec.name == "adapted":
-        return make_adapted.adapted(spec, node, ctx, make_network.as_model, make_network.file_hash)
+        return adapted(spec, node, ctx)
     values = spread(node.args, ctx, "network" if spec.params[0].type == "network" else "any")
     if not values:
         raise error("KD0237", node.span, function=spec.name, name=spec.params[0].name)
@@ -289,7 +286,7 @@ def plan_function(spec: Spec, node: ast.Call, ctx: Context) -> Value:
         return _union(values, node)
     if spec.name == "count":
         return ir.Const(_count(values, node), span=node.span)
-    return make_network.from_networks(spec.name, values, node, ctx)
+    return from_networks(spec.name, values, node, ctx)
 
 
 def _case_value(node: ast.Expr, ctx: Context) -> Value:

@@ -10,6 +10,7 @@ from collections.abc import Callable, Collection
 from dataclasses import replace
 from typing import Any
 
+from kdplan.constructs.table import LOCAL_NAMES
 from kdplan.diagnostics.report import PlanError, error, listing, nearest
 from kdplan.diagnostics.span import Span
 from kdplan.ir import expr as ir
@@ -18,7 +19,7 @@ from kdplan.ir.plan import Item
 from kdplan.passes.load import Declared, Module, UserCode
 from kdplan.resolve import apply, arithmetic, declared, picks
 from kdplan.resolve.context import Context, cycle
-from kdplan.resolve.kinds import network as make_network
+from kdplan.resolve.kinds.model import argument_classes
 from kdplan.resolve.spread import comprehend, spread
 from kdplan.resolve.values import (
     Applied,
@@ -69,9 +70,6 @@ def _name(node: ast.Name, ctx: Context, want: str) -> Value:
     return lookup(node.name, node.span, ctx, want)
 
 
-CONSTRUCTS = {"previous": "generation", "branch": "branches", "gated": "branches"}
-"""Names that only some construct has."""
-
 CONSTANTS: dict[str, Any] = {"true": True, "false": False, "none": None}
 
 
@@ -101,9 +99,10 @@ def unknown(name: str, span: Span, ctx: Context, want: str) -> Exception:
     if ctx.module.knows_of(name):
         return PlanError([])
     table = ctx.session.tables.get(want, {})
-    if name in CONSTRUCTS:
-        help = "generation 0 has none before it" if name == "previous" and "generation" in ctx.names else None
-        return error("KD0208", span, name=name, kind=CONSTRUCTS[name], help=help)
+    local = LOCAL_NAMES.get(name)
+    if local is not None:
+        help = local.first if local.first and local.kind in ctx.names else None
+        return error("KD0208", span, name=name, kind=local.kind, help=help)
     if name == "self":
         return error("KD0209", span)
     known = [*ctx.names, *ctx.module.scope, *table, *(SIGNALS if want == "signal" else ())]
@@ -226,7 +225,7 @@ def call(function: Value, node: ast.Call, ctx: Context, want: str) -> Value:
         spec = ctx.session.tables["model"].get(function.item.name)
         arguments = choice_arguments(spec, node, ctx, function.item.arguments)
         item = Item(function.item.name, {**function.item.arguments, **arguments}, span=node.span)
-        own = make_network.argument_classes(node, ctx)
+        own = argument_classes(node, ctx)
         classes = own if own is not None or "classes" in arguments else function.classes
         return ModelValue(item, classes, function.code, node.span)
     if isinstance(function, Routing):

@@ -19,6 +19,7 @@ from kdplan.resolve.derive.named import is_branches, pick_branch
 from kdplan.resolve.spread import iterate
 from kdplan.resolve.values import (
     Applied,
+    Bound,
     ClassesValue,
     DataValue,
     Family,
@@ -295,9 +296,7 @@ def _wrong_count(span: Span, family: Declared, found: int) -> PlanError:
     return error("KD0408", span, name=family.name, count=count, found=found, example=example)
 
 
-def bindings(
-    base: Family, chosen: Sequence[ast.Expr | PartOf], at: int, bound: dict[str, tuple[Any, Value]], ctx: Context
-) -> list[dict[str, tuple[Any, Value]]]:
+def bindings(base: Family, chosen: Sequence[ast.Expr | PartOf], at: int, bound: Bound, ctx: Context) -> list[Bound]:
     """Every choice of slot values that the picks allow: slot -> (label, value)."""
     slots = base.declared.slots
     if at == len(slots):

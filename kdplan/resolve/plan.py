@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from kdplan.constructs.table import CONSTRUCTS, LADDERS, NAMED_AS_NETWORKS, TRAINS
 from kdplan.data import catalog
 from kdplan.data.of_plan import view_of_data
 from kdplan.data.select import split_sizes
@@ -13,18 +14,17 @@ from kdplan.data.transforms import check_boxes, out_shape, transform
 from kdplan.diagnostics.report import PlanError, Reporter
 from kdplan.diagnostics.span import Span
 from kdplan.ir.cuts import Cut, Layer
-from kdplan.ir.kinds import CONSTRUCTS, MADE, NETWORKS
 from kdplan.ir.plan import Data, Network, Phase, Plan, View
 from kdplan.passes.load import Declared, Module
 from kdplan.resolve import axes
-from kdplan.resolve import choices as tables
 from kdplan.resolve.answers import Answers
+from kdplan.resolve.choices import fresh
 from kdplan.resolve.context import Context, Session, check_sound, expand
 from kdplan.resolve.evaluate import evaluate
-from kdplan.resolve.kinds import construct as make_construct
-from kdplan.resolve.kinds import network as make_network
-from kdplan.resolve.kinds import phase as make_phase
-from kdplan.resolve.kinds import results as make_results
+from kdplan.resolve.kinds.construct import construct_instance
+from kdplan.resolve.kinds.network import network_instance
+from kdplan.resolve.kinds.phase import phase_instance
+from kdplan.resolve.kinds.results import export, measure
 from kdplan.resolve.picks import bindings
 from kdplan.resolve.unread import check_names
 from kdplan.resolve.values import Family
@@ -73,7 +73,7 @@ def resolve(
     >>> list(plan.phases), reporter.diagnostics
     (['alone'], [])
     """
-    all_tables = tables.fresh()
+    all_tables = fresh()
 
     def describe(data: Data, folder: Path, span: Span) -> None:
         _describe(data, folder, span, root, all_tables["superclasses"])
@@ -92,13 +92,13 @@ def resolve(
 
 def _declaration(declared: Declared, ctx: Context) -> None:
     check_sound(declared)
-    if declared.kind == "phase" or declared.kind in CONSTRUCTS | NETWORKS | MADE:
+    if declared.kind in TRAINS | NAMED_AS_NETWORKS:
         for _ in expand(ctx, lambda inner: _members(declared, inner), axes.size):
             pass
     elif declared.kind == "measure":
-        ctx.session.plan.measures[declared.name] = make_results.measure(declared, ctx)
+        ctx.session.plan.measures[declared.name] = measure(declared, ctx)
     elif declared.kind == "export":
-        ctx.session.plan.exports[declared.name] = make_results.export(declared, ctx)
+        ctx.session.plan.exports[declared.name] = export(declared, ctx)
     elif declared.kind == "def":
         return  # has meaning only where it is read
     elif declared.kind == "param":
@@ -117,16 +117,17 @@ def _param(declared: Declared, ctx: Context) -> None:
 def _members(declared: Declared, ctx: Context) -> None:
     """Every member of a declaration at one point of the param axes."""
     span = declared.node.name_span or declared.node.span
-    if declared.kind == "generations":
-        Answers(declared.node, ctx).setting("count")  # out of range it would make no member that could tell
+    construct = CONSTRUCTS.get(declared.kind)
+    if construct is not None and construct.index is not None:  # out of range it would make no member that could tell
+        Answers(declared.node, ctx).setting(construct.index.count)
     every: list[ast.Expr] = [ast.All(span) for _ in declared.slots]
     for bound in bindings(Family(declared, None, span), every, 0, {}, ctx):
         if declared.kind == "phase":
-            make_phase.instance(declared, bound, None, span, ctx)
-        elif declared.kind in CONSTRUCTS:
-            make_construct.instance(declared, bound, span, ctx)
+            phase_instance(declared, bound, None, span, ctx)
+        elif declared.kind in LADDERS:
+            construct_instance(declared, bound, span, ctx)
         else:
-            make_network.instance(declared, bound, span, ctx)
+            network_instance(declared, bound, span, ctx)
 
 
 def _describe(

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from kdplan.constructs.table import LOCAL_NAMES
 from kdplan.diagnostics.report import Reporter, nearest
 from kdplan.ir.functions import FUNCTIONS, PLAN_FUNCTIONS, RESERVED, SIGNALS
 from kdplan.passes.load import Module
-from kdplan.resolve.evaluate import CONSTANTS, CONSTRUCTS
+from kdplan.resolve.evaluate import CONSTANTS
 from kdplan.syntax import ast
 from kdplan.syntax.walk import walk
 
@@ -32,7 +33,7 @@ def check_names(module: Module, tables: Mapping[str, Mapping[str, Any]], reporte
     everywhere = {
         *RESERVED,
         *CONSTANTS,
-        *CONSTRUCTS,
+        *LOCAL_NAMES,
         *module.scope,
         *(name for table in tables.values() for name in table),
     }

@@ -257,6 +257,9 @@ Value = (
     | Part
 )
 
+Bound = dict[str, tuple[Any, Value]]
+"""The chosen member of each index of a family: index → label, value."""
+
 WORDS: dict[type, str] = {
     NetValue: "a network",
     Applied: "a signal",

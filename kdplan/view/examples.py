@@ -7,8 +7,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from kdplan.constructs.table import KINDS
 from kdplan.ir.functions import FUNCTIONS, PLAN_FUNCTIONS, SIGNALS
-from kdplan.ir.kinds import KINDS, NETWORKS
+from kdplan.ir.kinds import NETWORKS
 from kdplan.ir.optimizers import OPTIMIZERS
 from kdplan.ir.spec import Kind, Param, SettingSpec, Spec
 from kdplan.nn.catalog import METRICS

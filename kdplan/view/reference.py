@@ -13,11 +13,12 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+from kdplan.constructs.table import KINDS
 from kdplan.data.catalog import SOURCES
 from kdplan.data.transforms import TRANSFORMS
 from kdplan.diagnostics.report import table as error_table
 from kdplan.ir.functions import GRADIENT, LOSSES, MATH, PLAN_FUNCTIONS, SHAPING, SIGNALS
-from kdplan.ir.kinds import KINDS, NETWORKS
+from kdplan.ir.kinds import NETWORKS
 from kdplan.ir.optimizers import OPTIMIZERS, SCHEDULES, OptimizerSpec
 from kdplan.ir.spec import Kind, Param, SettingSpec, Spec
 from kdplan.nn.catalog import METRICS, MODELS

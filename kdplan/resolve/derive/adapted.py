@@ -8,13 +8,14 @@ from kdplan.diagnostics.report import error
 from kdplan.ir.adapted import ADAPTED
 from kdplan.ir.spec import Spec
 from kdplan.resolve.arithmetic import plain
+from kdplan.resolve.code import code_hash
 from kdplan.resolve.context import Context
-from kdplan.resolve.derive.growth import AsModel, FileHash, code_hash, growth, place, shape_of
+from kdplan.resolve.derive.growth import growth, place, shape_of
 from kdplan.resolve.values import ListValue, ModelValue, NetValue, describe
 from kdplan.syntax import ast
 
 
-def adapted(spec: Spec, node: ast.Call, ctx: Context, model: AsModel, file_hash: FileHash) -> ModelValue | NetValue:
+def adapted(spec: Spec, node: ast.Call, ctx: Context) -> ModelValue | NetValue:
     """A model of its own where the plain network is a model, or fresh; else a network that begins with its weights.
 
     Raises
@@ -22,7 +23,7 @@ def adapted(spec: Spec, node: ast.Call, ctx: Context, model: AsModel, file_hash:
     PlanError
         KD0226, KD0230, KD0236, KD0237 for its arguments; KD0244 for values that do not fit.
     """
-    call = growth(spec, node, ctx, model)
+    call = growth(spec, node, ctx)
     given, first, base = call.given, node.args[0], call.base.item
     settings = dict(base.arguments)
     arguments: dict[str, Any] = {
@@ -34,7 +35,7 @@ def adapted(spec: Spec, node: ast.Call, ctx: Context, model: AsModel, file_hash:
         path, of = _entries(given["entries"], first, ctx)
         arguments["entries"] = [path, of]
         settings["classes"] = len(of)
-    return call.made(ADAPTED, arguments, {"base": code_hash(base.name, file_hash)})
+    return call.made(ADAPTED, arguments, {"base": code_hash(base.name)})
 
 
 def _places(node: ast.Expr, base: ast.Expr) -> list[str]:

@@ -9,14 +9,15 @@ from kdplan.ir.branches import BRANCHED, PARTS
 from kdplan.ir.plan import Item
 from kdplan.ir.spec import Spec
 from kdplan.resolve.arithmetic import check_range, integer
+from kdplan.resolve.code import code_hash
 from kdplan.resolve.context import Context
-from kdplan.resolve.derive.growth import AsModel, FileHash, code_hash, growth, place, shape_of
+from kdplan.resolve.derive.growth import growth, place, shape_of
 from kdplan.resolve.setting_values import item as as_item
 from kdplan.resolve.values import ModelValue, NetValue
 from kdplan.syntax import ast
 
 
-def branched(spec: Spec, node: ast.Call, ctx: Context, model: AsModel, file_hash: FileHash) -> ModelValue | NetValue:
+def branched(spec: Spec, node: ast.Call, ctx: Context) -> ModelValue | NetValue:
     """A model of its own where the plain network is a model, or fresh; else a network that begins with its weights.
 
     Raises
@@ -24,7 +25,7 @@ def branched(spec: Spec, node: ast.Call, ctx: Context, model: AsModel, file_hash
     PlanError
         KD0226, KD0230, KD0236, KD0237 for its arguments; KD0243, KD0244 for values that do not fit.
     """
-    call = growth(spec, node, ctx, model)
+    call = growth(spec, node, ctx)
     given = call.given
     gate = as_item("gate", ctx.eval(given["gate"], "gate"), given["gate"], "gate", ctx) if "gate" in given else None
     gate = gate or Item("gate")
@@ -35,7 +36,7 @@ def branched(spec: Spec, node: ast.Call, ctx: Context, model: AsModel, file_hash
         "gate": [gate.name, gate.arguments],
         "shape": shape_of(given["shape"], ctx),
     }
-    codes = {p: code_hash(arguments[p][0], file_hash) for p in PARTS}
+    codes = {p: code_hash(arguments[p][0]) for p in PARTS}
     return call.made(BRANCHED, arguments, codes, {k: given[k].span for k in ("from", "gate") if k in given})
 
 

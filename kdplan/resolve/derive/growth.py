@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from kdplan.diagnostics.report import error
@@ -15,13 +12,12 @@ from kdplan.ir.plan import Copied, Item, Network
 from kdplan.ir.spec import Spec
 from kdplan.resolve.apply import weights
 from kdplan.resolve.arithmetic import check_required, plain, too_many, unknown_parameter
+from kdplan.resolve.code import code_of
 from kdplan.resolve.context import Context
 from kdplan.resolve.derive.named import named, part
-from kdplan.resolve.values import ModelValue, NetValue, Value
+from kdplan.resolve.kinds.model import as_model
+from kdplan.resolve.values import ModelValue, NetValue
 from kdplan.syntax import ast
-
-AsModel = Callable[[Value, ast.Expr, Context], ModelValue]
-FileHash = Callable[[Path], str]
 
 
 @dataclass
@@ -62,7 +58,7 @@ class Growth:
         return named(network, self.net.instance.declared.module, span, self.ctx)
 
 
-def growth(spec: Spec, node: ast.Call, ctx: Context, model: AsModel) -> Growth:
+def growth(spec: Spec, node: ast.Call, ctx: Context) -> Growth:
     """What a call says: the plain network, its first argument, and the others by name, not evaluated yet.
 
     Raises
@@ -83,23 +79,12 @@ def growth(spec: Spec, node: ast.Call, ctx: Context, model: AsModel) -> Growth:
     found = ctx.eval(first, "model")
     net = part(found, ctx) if isinstance(found, NetValue) else None
     if net is None:
-        return Growth(spec, node, ctx, model(found, first, ctx), None, given)
+        return Growth(spec, node, ctx, as_model(found, first, ctx), None, given)
     if net.path:
         raise error("KD0250", first.span, what=f"`{first.span.text}`")
     network = net.instance.network
     base = ModelValue(network.architecture, network.classes, None, first.span)
     return Growth(spec, node, ctx, base, net, given)
-
-
-def code_of(codes: dict[str, str]) -> str | None:
-    """One hash of a network's own code, given that of each of its parts."""
-    return hashlib.sha256(repr(sorted(codes.items())).encode()).hexdigest() if codes else None
-
-
-def code_hash(factory: str, file_hash: FileHash) -> str | None:
-    """The hash of the user's file that a factory is in, if it is in one."""
-    where, _, _ = factory.rpartition(":")
-    return file_hash(Path(where)) if where.endswith(".py") else None
 
 
 def place(node: ast.Expr, base: ast.Expr) -> str:

@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-from typing import Any
-
-from kdplan.constructs.phased import LOWERINGS
+from kdplan.constructs.table import CONSTRUCTS
 from kdplan.diagnostics.report import Gather
 from kdplan.diagnostics.span import Span
 from kdplan.ir.kinds import NETWORKS
 from kdplan.passes.load import Declared
 from kdplan.resolve.answers import Answers
 from kdplan.resolve.context import Context, remember
-from kdplan.resolve.kinds import network as make_network
-from kdplan.resolve.kinds import phase as make_phase
 from kdplan.resolve.kinds.data import unique_name
-from kdplan.resolve.values import ConstructInstance, NetValue, Value
+from kdplan.resolve.kinds.network import network_of_construct
+from kdplan.resolve.kinds.phase import make_phase
+from kdplan.resolve.values import Bound, ConstructInstance, NetValue
 
 
-def instance(thing: Declared, bound: dict[str, tuple[Any, Value]], span: Span, ctx: Context) -> ConstructInstance:
+def construct_instance(thing: Declared, bound: Bound, span: Span, ctx: Context) -> ConstructInstance:
     """What one member of a construct lowers to, made once; its phases are entered into the plan."""
     key = (thing, thing.name, tuple(repr(label) for label, _ in bound.values()))
 
@@ -37,9 +35,11 @@ def instance(thing: Declared, bound: dict[str, tuple[Any, Value]], span: Span, c
     return remember(ctx.in_module(thing.module), key, thing.kind, span, build)
 
 
-def _make(thing: Declared, bound: dict[str, tuple[Any, Value]], ctx: Context) -> ConstructInstance:
+def _make(thing: Declared, bound: Bound, ctx: Context) -> ConstructInstance:
+    lower = CONSTRUCTS[thing.kind].phases
+    assert lower is not None
     local = ctx.child(names={**ctx.names, **{n: v for n, (_, v) in bound.items()}})
-    lowered = LOWERINGS[thing.kind](thing.node, Answers(thing.node, local))
+    lowered = lower(thing.node, Answers(thing.node, local))
     made = ConstructInstance(thing, unique_name(thing, thing.name, ctx), {})
     gather = Gather()
     for node in lowered:
@@ -51,15 +51,15 @@ def _make(thing: Declared, bound: dict[str, tuple[Any, Value]], ctx: Context) ->
             if node.kind in NETWORKS:
                 _network(inner, bound, made, inside)
                 continue
-            made.phases[inner.name] = make_phase.make(inner, bound, None, inside, made.name)
+            made.phases[inner.name] = make_phase(inner, bound, None, inside, made.name)
     gather.raise_if_failed()
     return made
 
 
-def _network(inner: Declared, bound: dict[str, tuple[Any, Value]], made: ConstructInstance, ctx: Context) -> None:
+def _network(inner: Declared, bound: Bound, made: ConstructInstance, ctx: Context) -> None:
     """A network of a construct, which later declarations know by its name; a student stands for the one after `of`."""
     of = made.declared.node.clause("of")
-    net = make_network.inside(inner, bound, made.name, ctx)
+    net = network_of_construct(inner, bound, made.name, ctx)
     if inner.kind == "student" and of is not None:
         base = ctx.eval(of.exprs[0], "network")
         if isinstance(base, NetValue):

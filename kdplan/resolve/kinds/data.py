@@ -5,12 +5,12 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
+from kdplan.constructs.table import KINDS
 from kdplan.diagnostics.report import Gather, counted, error
 from kdplan.diagnostics.span import Span
-from kdplan.ir.kinds import KINDS
 from kdplan.ir.plan import Data, Item, View
 from kdplan.passes.load import Declared, Module
-from kdplan.resolve import setting_values as settings
+from kdplan.resolve import setting_values
 from kdplan.resolve.context import Context, remember
 from kdplan.resolve.values import Choice, DataValue, describe
 from kdplan.syntax import ast
@@ -43,7 +43,7 @@ def _data(thing: Declared, ctx: Context) -> Data:
             if spec is not None:
                 places[item.name] = item.value.span
                 with gather:
-                    setattr(data, item.name, settings.read(spec, item.value, ctx))
+                    setattr(data, item.name, setting_values.read(spec, item.value, ctx))
     gather.raise_if_failed()
     name = unique_name(thing, thing.name, ctx)
     data.name = name

@@ -3,25 +3,25 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
+from kdplan.constructs.table import KINDS
 from kdplan.diagnostics.report import Gather, PlanError, error
 from kdplan.diagnostics.span import Span
 from kdplan.ir import expr as ir
-from kdplan.ir.kinds import KINDS
 from kdplan.ir.plan import Phase, Recipe, Trainee, Validation
 from kdplan.passes.load import Declared
-from kdplan.resolve import axes
-from kdplan.resolve import setting_values as settings
+from kdplan.resolve import axes, setting_values
 from kdplan.resolve.apply import family_error, trained_path
+from kdplan.resolve.code import file_hash
 from kdplan.resolve.context import Context, PhaseFrame, remember
-from kdplan.resolve.kinds import network as make_network
-from kdplan.resolve.kinds import recipe as make_recipe
 from kdplan.resolve.kinds.data import unique_name, view_of
+from kdplan.resolve.kinds.recipe import finish, read_settings
 from kdplan.resolve.kinds.results import measure_metrics
+from kdplan.resolve.seeds import seed_setting
 from kdplan.resolve.spread import spread
 from kdplan.resolve.values import (
     SIGNALS,
+    Bound,
     DataValue,
     Family,
     FunctionValue,
@@ -36,23 +36,21 @@ from kdplan.resolve.values import (
 from kdplan.syntax import ast
 
 
-def instance(
-    thing: Declared, bound: dict[str, tuple[Any, Value]], outer: NetInstance | None, span: Span, ctx: Context
-) -> PhaseInstance:
+def phase_instance(thing: Declared, bound: Bound, outer: NetInstance | None, span: Span, ctx: Context) -> PhaseInstance:
     """One phase of a top-level declaration, made once and entered into the plan."""
     key = (thing, thing.name, tuple(repr(label) for label, _ in bound.values()))
 
     def build(inner: Context) -> PhaseInstance:
-        made = make(thing, bound, outer, inner)
+        made = make_phase(thing, bound, outer, inner)
         inner.session.plan.phases[made.name] = made.phase
         return made
 
     return remember(ctx.in_module(thing.module), key, "phase", span, build)
 
 
-def make(
+def make_phase(
     thing: Declared,
-    bound: dict[str, tuple[Any, Value]],
+    bound: Bound,
     outer: NetInstance | None,
     ctx: Context,
     construct: str | None = None,
@@ -80,7 +78,7 @@ def make(
         phase.logged = _definitions(node, thing, inside)
         phase.loss = _loss(node, inside)
     with gather:
-        phase.seed = make_network.seed_setting(node, local, outer.network.seed if outer else None)
+        phase.seed = seed_setting(node, local, outer.network.seed if outer else None)
     with gather:
         phase.validations = _validations(node, thing, trained, inside)
     gather.raise_if_failed()
@@ -197,7 +195,7 @@ def _recipes(node: ast.Declaration, networks: int | None, ctx: Context) -> list[
     assert clause is not None
     gather = Gather()
     with gather:
-        overrides = make_recipe.read_settings(node, ctx)
+        overrides = read_settings(node, ctx)
     recipes: list[Recipe] = []
     values: list[Value] = []
     for e in clause.exprs:
@@ -213,7 +211,7 @@ def _recipes(node: ast.Declaration, networks: int | None, ctx: Context) -> list[
                 wants="a recipe",
                 found=describe(value),
             )
-        recipes.append(make_recipe.finish(value, dict(overrides)))
+        recipes.append(finish(value, dict(overrides)))
     if networks is not None and len(recipes) not in (1, networks):
         raise error("KD0801", clause.word_span.to(clause.exprs[-1].span), found=len(recipes), networks=networks)
     for name in ("epochs", "steps", "batch", "accumulate", "precision", "frozen"):
@@ -251,7 +249,7 @@ def _loss(node: ast.Declaration, ctx: Context) -> ir.Expr:
     assert spec is not None
     for item in node.items or []:
         if isinstance(item, ast.Setting) and item.name == "loss":
-            loss: ir.Expr = settings.read(spec, item.value, ctx)
+            loss: ir.Expr = setting_values.read(spec, item.value, ctx)
             return loss
     raise PlanError([])  # it has none, which the check of its form has told
 
@@ -300,5 +298,5 @@ def _code(phase: Phase) -> dict[str, str]:
     for root in (phase.loss, *phase.logged.values()):
         for e in ir.walk(root):
             if isinstance(e, ir.Call) and ":" in e.function:
-                found[e.function] = make_network.file_hash(Path(e.function.rpartition(":")[0]))
+                found[e.function] = file_hash(Path(e.function.rpartition(":")[0]))
     return found

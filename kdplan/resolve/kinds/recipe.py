@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
+from kdplan.constructs.table import KINDS
 from kdplan.diagnostics.report import Gather, error
 from kdplan.diagnostics.span import Span
-from kdplan.ir.kinds import KINDS
 from kdplan.ir.plan import Recipe
 from kdplan.passes.load import Declared
-from kdplan.resolve import setting_values as settings
+from kdplan.resolve import setting_values
 from kdplan.resolve.context import Context, remember
 from kdplan.resolve.values import RecipeValue, describe
 from kdplan.syntax import ast
@@ -44,7 +44,7 @@ def read_settings(node: ast.Declaration, ctx: Context) -> dict[str, tuple[Any, S
             spec = KINDS["recipe"].setting(item.name)
             if spec is not None:
                 with gather:
-                    found[item.name] = (settings.read(spec, item.value, ctx), item.value.span)
+                    found[item.name] = (setting_values.read(spec, item.value, ctx), item.value.span)
     gather.raise_if_failed()
     return found
 

@@ -7,13 +7,13 @@ import json
 import random
 from pathlib import Path
 
+from kdplan.constructs.table import KINDS
 from kdplan.diagnostics.report import error, listing, nearest
 from kdplan.diagnostics.span import Span
 from kdplan.ir import expr as ir
-from kdplan.ir.kinds import KINDS
 from kdplan.ir.plan import ClassSet, Data, Item
 from kdplan.passes.load import Declared, Module
-from kdplan.resolve import setting_values as settings
+from kdplan.resolve import setting_values
 from kdplan.resolve.arithmetic import check_required, integer
 from kdplan.resolve.choices import PARTITIONS
 from kdplan.resolve.class_trees import absent, hierarchy_of, list_of_classes
@@ -46,7 +46,7 @@ def _verticals(thing: Declared, ctx: Context) -> VerticalsValue:
         if item.name == "disjoint":
             spec = KINDS["verticals"].setting("disjoint")
             assert spec is not None
-            disjoint = settings.read(spec, item.value, ctx)
+            disjoint = setting_values.read(spec, item.value, ctx)
         else:
             parts.append(ClassSet(data.name, _ids(ctx.eval(item.value, "any"), data, item.value.span), item.name))
     if made is not None:

@@ -1,0 +1,21 @@
+"""Hashes of the user's Python files."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+
+def file_hash(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def code_of(codes: dict[str, str]) -> str | None:
+    """One hash of a network's own code, given that of each of its parts."""
+    return hashlib.sha256(repr(sorted(codes.items())).encode()).hexdigest() if codes else None
+
+
+def code_hash(factory: str) -> str | None:
+    """The hash of the user's file that a factory is in, if it is in one."""
+    where, _, _ = factory.rpartition(":")
+    return file_hash(Path(where)) if where.endswith(".py") else None

@@ -1,0 +1,75 @@
+"""`model`: architectures by name, with some of their arguments, and what their logits are over."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from kdplan.diagnostics.report import error
+from kdplan.diagnostics.span import Span
+from kdplan.ir.adapted import HELD
+from kdplan.ir.plan import ClassSet, Item, Network
+from kdplan.passes.load import Declared
+from kdplan.resolve.arithmetic import check_required
+from kdplan.resolve.code import code_of, file_hash
+from kdplan.resolve.context import Context, remember
+from kdplan.resolve.values import Choice, ClassesValue, ModelValue, UserFunction, Value, describe
+from kdplan.syntax import ast
+
+
+def model_value(thing: Declared, span: Span, ctx: Context) -> ModelValue:
+    def make(inner: Context) -> ModelValue:
+        clause = thing.node.clause("=")
+        assert clause is not None
+        found = inner.child(exclude=thing.name).eval(clause.exprs[0], "model")
+        return as_model(found, clause.exprs[0], inner)
+
+    made = remember(ctx.in_module(thing.module), (thing, thing.name), "model", span, make)
+    return ModelValue(made.item, made.classes, made.code, span)
+
+
+def as_model(found: Value, node: ast.Expr, ctx: Context) -> ModelValue:
+    if isinstance(found, ModelValue):
+        return found
+    if isinstance(found, Choice):
+        check_required(ctx.session.tables["model"].get(found.item.name), found.item.arguments, found.span)
+        return ModelValue(found.item, _classes_of(node, ctx), None, node.span)
+    if isinstance(found, UserFunction) and found.name:
+        return ModelValue(Item(f"{found.code.path}:{found.name}", {}, span=node.span), None, found.code, node.span)
+    raise error("KD0249", node.span, wants="an architecture", found=describe(found))
+
+
+def _classes_of(node: ast.Expr, ctx: Context) -> ClassSet | None:
+    return argument_classes(node, ctx) if isinstance(node, ast.Call) else None
+
+
+def argument_classes(node: ast.Call, ctx: Context) -> ClassSet | None:
+    """The class set that a call's `classes` names, where it is one and not a number."""
+    for keyword in node.keywords:
+        if keyword.name == "classes":
+            value = ctx.eval(keyword.value, "any")
+            return value.classes if isinstance(value, ClassesValue) else None
+    return None
+
+
+def code_hash_of(model: ModelValue) -> str | None:
+    """The hash of a user's code that makes a network."""
+    if model.item.name in HELD:
+        return code_of(model.codes)
+    code = model.code.path if model.code else model.item.name.partition(":")[0] if ":" in model.item.name else None
+    return file_hash(Path(code)) if code else None
+
+
+def outputs(network: Network, ctx: Context) -> int | None:
+    """How many classes a network's logits are over, where its architecture tells."""
+    if network.classes is not None:
+        return len(network.classes.ids)
+    spec = ctx.session.tables["model"].get(network.architecture.name)
+    param = spec.param("classes") if spec is not None else None
+    found = network.architecture.arguments.get("classes", param.default if param is not None else None)
+    return found if isinstance(found, int) else None
+
+
+def over(network: Network, ctx: Context) -> str:
+    of = f" of `{network.classes.data}`" if network.classes is not None else ""
+    label = f" (`{network.classes.label}`)" if network.classes is not None and network.classes.label else ""
+    return f"{outputs(network, ctx)} classes{of}{label}"
