@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 
 from kdplan.constructs.table import AFTER_AT, KINDS, TRAINS, slots
@@ -36,16 +37,11 @@ class Declared:
     node: ast.Declaration
     module: Module
 
-    @property
-    def name(self) -> str:
-        assert self.node.name is not None
-        return self.node.name
+    def __post_init__(self) -> None:
+        self.name = self.node.name or ""
+        self.kind = self.node.kind
 
-    @property
-    def kind(self) -> str:
-        return self.node.kind
-
-    @property
+    @cached_property
     def slots(self) -> list[ast.Slot]:
         """Its indices, those included that its kind has without their being written."""
         return slots(self.node)

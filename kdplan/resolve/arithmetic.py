@@ -7,7 +7,7 @@ import operator
 from collections.abc import Callable, Collection
 from typing import Any, cast
 
-from kdplan.diagnostics.report import Gather, PlanError, counted, error, listing, nearest
+from kdplan.diagnostics.report import PlanError, counted, error, listing, nearest
 from kdplan.diagnostics.span import Span
 from kdplan.ir import expr as ir
 from kdplan.ir.operators import OPERATORS
@@ -34,43 +34,51 @@ def is_number(value: object) -> bool:
     return isinstance(value, ir.Const) and isinstance(value.value, int | float) and not isinstance(value.value, bool)
 
 
-def binary(node: ast.Binary, ctx: Context) -> Value:
+def binary(node: ast.Binary, ctx: Context, want: str) -> Value:
     """`a op b`: folded where both are numbers. Sums are walked without recursion, since they may be very long."""
     spine: list[ast.Binary] = []
     left: ast.Expr = node
     while isinstance(left, ast.Binary):
         spine.append(left)
         left = left.left
-    gather = Gather()
     value: Value | None = None
-    with gather:
+    problems: list[PlanError] = []
+    try:
         value = ctx.eval(left)
+    except PlanError as problem:
+        problems.append(problem)
     for step in reversed(spine):
-        with gather:
+        try:
             right = ctx.eval(step.right)
             value = _two(step.op, value, right, step, ctx) if value is not None else None
-    gather.raise_if_failed()
+        except PlanError as problem:
+            problems.append(problem)
+    if problems:
+        raise PlanError([d for problem in problems for d in problem.diagnostics])
     assert value is not None
     return value
 
 
 def _two(op: str, left: Value, right: Value, node: ast.Binary, ctx: Context) -> Value:
-    for side in (left, right):
-        if isinstance(side, ir.Const) and not is_number(side):
-            raise error(
-                "KD0244", side.span or node.span, what=f"`{op}`", wants="numbers and signals", found=describe(side)
-            )
-    if is_number(left) and is_number(right):
-        assert isinstance(left, ir.Const) and isinstance(right, ir.Const)
-        return _folded(
-            lambda: OPERATORS[op](left.value, right.value) * 1, [left, right], node.span
-        )  # masks are 1 and 0
-    a, b = signal(left, ctx), signal(right, ctx)
-    if op == "-":  # a difference is a sum with a negated term: long ones stay flat
-        op, b = "+", ir.Const(-b.value, span=b.span) if is_number(b) else ir.Op("neg", [b], span=b.span)  # type: ignore
+    """One operation. A difference is a sum with a negated term, so that long ones stay flat."""
+    a, b = _operand(op, left, node, ctx), _operand(op, right, node, ctx)
+    if isinstance(a, ir.Const) and isinstance(b, ir.Const):
+        numbers: tuple[Any, Any] = a.value, b.value
+        return _folded(lambda: OPERATORS[op](*numbers) * 1, [a, b], node.span)  # masks are 1 and 0
+    if op == "-":
+        op, b = "+", ir.Const(-b.value, span=b.span) if isinstance(b, ir.Const) else ir.Op("neg", [b], span=b.span)  # type: ignore
     if op in "+*" and isinstance(a, ir.Op) and a.op == op and len(a.args) < 1000:
         return ir.Op(a.op, [*a.args, b], span=node.span)
     return ir.Op(cast(Any, op), [a, b], span=node.span)
+
+
+def _operand(op: str, side: Value, node: ast.Binary, ctx: Context) -> ir.Expr:
+    """A number or a signal (KD0244 for other constants)."""
+    if not isinstance(side, ir.Const):
+        return signal(side, ctx)
+    if not is_number(side):
+        raise error("KD0244", side.span or node.span, what=f"`{op}`", wants="numbers and signals", found=describe(side))
+    return side
 
 
 def _folded(compute: Callable[[], Any], parts: list[ir.Const], span: Span) -> ir.Const:
@@ -91,7 +99,7 @@ def _origin(parts: list[ir.Const], span: Span) -> Span:
     return outside[0] if len(outside) == 1 else span
 
 
-def negate(node: ast.Negate, ctx: Context) -> Value:
+def negate(node: ast.Negate, ctx: Context, want: str) -> Value:
     value = ctx.eval(node.operand)
     if is_number(value):
         assert isinstance(value, ir.Const)
@@ -180,7 +188,7 @@ def bind(spec: Spec, values: list[Value], node: ast.Call, ctx: Context) -> list[
     bound.sort(key=lambda pair: own.index(pair[0]))
     given = {p.name for p, _ in bound}
     for param in spec.params:
-        if param.required and param.name not in given:
+        if param.name not in given and param.required:
             raise error("KD0237", node.span, function=spec.name, name=param.name)
     if spec.one_of:
         _exactly_one(spec, given, node)

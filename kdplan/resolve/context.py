@@ -16,6 +16,8 @@ from kdplan.resolve.values import DataValue, Lazy, NetInstance, PhaseInstance, V
 from kdplan.syntax import ast
 
 T = TypeVar("T")
+Rule = Callable[[Any, "Context", str], Value]
+"""Expression, context, what is wanted → value."""
 
 
 class NeedAxis(Exception):
@@ -44,8 +46,8 @@ class Session:
     describe: Callable[[Data, Path, Span], None]
     """Fills in a data set's classes, shape, sizes and fingerprint."""
     tables: Mapping[str, Mapping[str, Any]]
-    evaluate: Callable[[ast.Expr, Context, str], Value]
-    """`kdplan.resolve.evaluate.evaluate`: given here, since its rules and what they call need each other."""
+    rules: Mapping[type[ast.Expr], Rule]
+    """How each kind of expression is evaluated: `kdplan.resolve.evaluate.RULES`."""
     cuts: Callable[[Network, Sequence[int]], list[Cut]]
     """Where a network can be cut in two, for images of a shape: given here, since finding it needs torch."""
     layers: Callable[[Network, Sequence[int]], list[Layer]]
@@ -85,7 +87,16 @@ class Context:
         return made
 
     def eval(self, node: ast.Expr, want: str = "signal") -> Value:
-        return self.session.evaluate(node, self, want)
+        """The value of an expression; `want` names the table of choices that a bare name may come from.
+
+        Raises
+        ------
+        PlanError
+            Where a name, a function or an index does not fit.
+        NeedAxis
+            Where an axis is read whose coordinate is open.
+        """
+        return self.session.rules[type(node)](node, self, want)
 
     def in_module(self, module: Module) -> Context:
         """The same, for a declaration of another file: local names and the phase are left behind."""

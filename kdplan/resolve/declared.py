@@ -55,24 +55,26 @@ from kdplan.syntax import ast
 def value(thing: Declared, span: Span, ctx: Context, want: str) -> Value:
     """The value of a declared name."""
     check_sound(thing)
-    node = thing.node
-    if thing.kind == "param":
-        return _once(thing, span, ctx, lambda: _param(thing, span, ctx, want))
-    if thing.kind == "def":
-        if node.params is not None:
+    rule = _OF_KIND.get(thing.kind)
+    if rule is not None:
+        return rule(thing, span, ctx)
+    if thing.kind in ("param", "def"):
+        if thing.node.params is not None:
             return FunctionValue(thing, span)
-        return _once(thing, span, ctx, lambda: _definition(thing, span, ctx, want))
-    if thing.kind == "data":
-        return data_value(thing, span, ctx)
-    if thing.kind == "verticals":
-        return verticals_value(thing, span, ctx)
-    if thing.kind == "recipe":
-        return recipe_value(thing, span, ctx)
-    if thing.kind == "model":
-        return model_value(thing, span, ctx)
+        make = _param if thing.kind == "param" else _definition
+        return _once(thing, span, ctx, lambda: make(thing, ctx, want))
     if thing.slots:
         return Family(thing, None, span)
     return NetValue(network_instance(thing, {}, span, ctx), None, (), span)
+
+
+_OF_KIND: dict[str, Callable[[Declared, Span, Context], Value]] = {
+    "data": data_value,
+    "verticals": verticals_value,
+    "recipe": recipe_value,
+    "model": model_value,
+}
+"""Kinds with a value of their own kind."""
 
 
 def _once(thing: Declared, span: Span, ctx: Context, make: Callable[[], Value]) -> Value:
@@ -94,7 +96,7 @@ def _once(thing: Declared, span: Span, ctx: Context, make: Callable[[], Value]) 
         del active[key]
 
 
-def _param(thing: Declared, span: Span, ctx: Context, want: str) -> Value:
+def _param(thing: Declared, ctx: Context, want: str) -> Value:
     if axes.is_axis(thing):
         index = ctx.coordinate(thing)
         item = axes.items(thing, ctx)[index]
@@ -111,7 +113,7 @@ def _param(thing: Declared, span: Span, ctx: Context, want: str) -> Value:
     return ctx.in_module(module).child(exclude=exclude).eval(node, want)
 
 
-def _definition(thing: Declared, span: Span, ctx: Context, want: str) -> Value:
+def _definition(thing: Declared, ctx: Context, want: str) -> Value:
     clause = thing.node.clause("=")
     assert clause is not None
     return ctx.child(module=thing.module, names={}, exclude=thing.name).eval(clause.exprs[0], want)

@@ -6,7 +6,6 @@ in `optimizer = sgd(lr = 0.1)` the setting's type, not the scope, says what `sgd
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
 from dataclasses import replace
 from typing import Any
 
@@ -18,7 +17,7 @@ from kdplan.ir.functions import FUNCTIONS, PLAN_FUNCTIONS, SIGNALS
 from kdplan.ir.plan import Item
 from kdplan.passes.load import Declared, Module, UserCode
 from kdplan.resolve import apply, arithmetic, declared, picks
-from kdplan.resolve.context import Context, cycle
+from kdplan.resolve.context import Context, Rule, cycle
 from kdplan.resolve.kinds.model import argument_classes
 from kdplan.resolve.spread import comprehend, spread
 from kdplan.resolve.values import (
@@ -45,19 +44,6 @@ from kdplan.resolve.values import (
 from kdplan.syntax import ast
 
 
-def evaluate(node: ast.Expr, ctx: Context, want: str = "signal") -> Value:
-    """The value of an expression.
-
-    Raises
-    ------
-    PlanError
-        Where a name, a function or an index does not fit.
-    NeedAxis
-        Where an axis is read whose coordinate is open.
-    """
-    return _RULES[type(node)](node, ctx, want)
-
-
 def _number(node: ast.Number, ctx: Context, want: str) -> Value:
     return ir.Const(node.value, span=node.span)
 
@@ -66,15 +52,12 @@ def _string(node: ast.String, ctx: Context, want: str) -> Value:
     return ir.Const(node.value, span=node.span)
 
 
-def _name(node: ast.Name, ctx: Context, want: str) -> Value:
-    return lookup(node.name, node.span, ctx, want)
-
-
 CONSTANTS: dict[str, Any] = {"true": True, "false": False, "none": None}
 
 
-def lookup(name: str, span: Span, ctx: Context, want: str) -> Value:
+def _name(node: ast.Name, ctx: Context, want: str) -> Value:
     """What a bare name means here: local names, then declarations, then the table that is wanted, then built-ins."""
+    name, span = node.name, node.span
     if name in ctx.names:
         return force(ctx.names[name], span, ctx, want)
     thing = ctx.module.scope.get(name)
@@ -127,7 +110,7 @@ def where(name: str, ctx: Context) -> str:
 def force(value: Value | Lazy, span: Span, ctx: Context, want: str) -> Value:
     if not isinstance(value, Lazy):
         return value
-    return evaluate(value.node, ctx.child(module=value.module, names={}, exclude=None), want)
+    return ctx.child(module=value.module, names={}, exclude=None).eval(value.node, want)
 
 
 def declared_value(thing: Declared | Module | UserCode, span: Span, ctx: Context, want: str) -> Value:
@@ -142,7 +125,7 @@ def declared_value(thing: Declared | Module | UserCode, span: Span, ctx: Context
 
 
 def _attr(node: ast.Attr, ctx: Context, want: str) -> Value:
-    base = evaluate(node.base, ctx, "any" if want != "signal" else "signal")
+    base = ctx.eval(node.base, "any" if want != "signal" else "signal")
     return attribute(base, node.word, node, ctx, want)
 
 
@@ -180,18 +163,14 @@ def _version(node: ast.Version, ctx: Context, want: str) -> Value:
     fixed = picks.hoisted(node, ctx)
     if fixed is not None:
         return picks.pick(fixed, ctx, want)
-    return declared.version(evaluate(node.base, ctx, "network"), node, ctx)
-
-
-def _pick(node: ast.Pick, ctx: Context, want: str) -> Value:
-    return picks.pick(node, ctx, want)
+    return declared.version(ctx.eval(node.base, "network"), node, ctx)
 
 
 # ---- calls
 
 
 def _call(node: ast.Call, ctx: Context, want: str) -> Value:
-    function = evaluate(node.function, ctx, want)
+    function = ctx.eval(node.function, want)
     if isinstance(function, Several):
         return Several([call(f, node, ctx, want) for f in function.items], node.span)
     return call(function, node, ctx, want)
@@ -205,25 +184,29 @@ def call(function: Value, node: ast.Call, ctx: Context, want: str) -> Value:
     if isinstance(function, FunctionValue):
         return _inline(function, node, ctx, want)
     if isinstance(function, NetValue):
-        inputs = [apply.signal(evaluate(a, ctx), ctx) for a in node.args]
+        inputs = [apply.signal(ctx.eval(a), ctx) for a in node.args]
         if node.keywords:
             raise arithmetic.unknown_parameter(node.keywords[0], "a network", [])
         return Applied(function, inputs, (), node.span)
     if isinstance(function, UserFunction):
         if want in ("model", "source", "gate"):
             return Choice(
-                Item(f"{function.code.path}:{function.name}", choice_arguments(None, node, ctx), span=node.span),
+                Item(
+                    f"{function.code.path}:{function.name}",
+                    arithmetic.choice_arguments(None, node, ctx),
+                    span=node.span,
+                ),
                 node.span,
             )
         args = [apply.signal(v, ctx) for v in spread(node.args, ctx)]
-        keywords = {k.name: apply.signal(evaluate(k.value, ctx), ctx) for k in node.keywords}
+        keywords = {k.name: apply.signal(ctx.eval(k.value), ctx) for k in node.keywords}
         return ir.Call(f"{function.code.path}:{function.name}", args, keywords, span=node.span)
     if isinstance(function, Choice):
         spec = ctx.session.tables[want].get(function.item.name)
-        return Choice(Item(function.item.name, choice_arguments(spec, node, ctx), span=node.span), node.span)
+        return Choice(Item(function.item.name, arithmetic.choice_arguments(spec, node, ctx), span=node.span), node.span)
     if isinstance(function, ModelValue):
         spec = ctx.session.tables["model"].get(function.item.name)
-        arguments = choice_arguments(spec, node, ctx, function.item.arguments)
+        arguments = arithmetic.choice_arguments(spec, node, ctx, function.item.arguments)
         item = Item(function.item.name, {**function.item.arguments, **arguments}, span=node.span)
         own = argument_classes(node, ctx)
         classes = own if own is not None or "classes" in arguments else function.classes
@@ -233,12 +216,6 @@ def call(function: Value, node: ast.Call, ctx: Context, want: str) -> Value:
     if isinstance(function, VerticalsValue):
         return PartOf(function, apply.labels_for(function, node, ctx), node.span)
     raise error("KD0234", node.function.span, what=describe(function))
-
-
-def choice_arguments(spec: Any, node: ast.Call, ctx: Context, before: Collection[str] = ()) -> dict[str, Any]:
-    """Arguments of a choice, as plain values by name; checked against the choice's table row where it has one. Those
-    `before` are given already."""
-    return arithmetic.choice_arguments(spec, node, ctx, before)
 
 
 def _inline(function: FunctionValue, node: ast.Call, ctx: Context, want: str) -> Value:
@@ -251,24 +228,24 @@ def _inline(function: FunctionValue, node: ast.Call, ctx: Context, want: str) ->
     if len(node.args) > len(params):
         raise arithmetic.too_many(node.args[len(params)].span, function.declared.name, [p.name for p in params])
     for param, arg in zip(params, node.args, strict=False):
-        given[param.name] = evaluate(arg, ctx, "any")
+        given[param.name] = ctx.eval(arg, "any")
     for keyword in node.keywords:
         if keyword.name not in [p.name for p in params]:
             raise arithmetic.unknown_parameter(keyword, f"`{function.declared.name}`", [p.name for p in params])
         if keyword.name in given:
             raise arithmetic.unknown_parameter(keyword, f"`{function.declared.name}`", [], given=True)
-        given[keyword.name] = evaluate(keyword.value, ctx, "any")
+        given[keyword.name] = ctx.eval(keyword.value, "any")
     inner = ctx.child(module=function.declared.module, names={**function.names, **given}, exclude=None)
     for param in params:
         if param.name not in given:
             if param.default is None:
                 raise error("KD0237", node.span, function=function.declared.name, name=param.name)
-            inner.names[param.name] = evaluate(param.default, inner.child(names={}), "any")
+            inner.names[param.name] = inner.child(names={}).eval(param.default, "any")
     body = definition.clause("=")
     assert body is not None
     ctx.session.active[key] = node.span
     try:
-        return evaluate(body.exprs[0], inner, want)
+        return inner.eval(body.exprs[0], want)
     finally:
         del ctx.session.active[key]
 
@@ -282,7 +259,7 @@ def _list(node: ast.List, ctx: Context, want: str) -> Value:
         if isinstance(item, ast.Comprehension):
             items.extend(comprehend(item, ctx, want))
         else:
-            value = evaluate(item, ctx, want)
+            value = ctx.eval(item, want)
             items.extend(value.items if isinstance(value, Several) else [value])
     return ListValue(items, node.span)
 
@@ -292,25 +269,17 @@ def _comprehension(node: ast.Comprehension, ctx: Context, want: str) -> Value:
 
 
 def _range(node: ast.Range, ctx: Context, want: str) -> Value:
-    low = arithmetic.integer(evaluate(node.low, ctx, "any"), node.low.span)
-    high = arithmetic.integer(evaluate(node.high, ctx, "any"), node.high.span)
+    low = arithmetic.integer(ctx.eval(node.low, "any"), node.low.span)
+    high = arithmetic.integer(ctx.eval(node.high, "any"), node.high.span)
     return ListValue([ir.Const(i, span=node.span) for i in range(low, high + 1)], node.span)
 
 
 # ---- operators
 
 
-def _binary(node: ast.Binary, ctx: Context, want: str) -> Value:
-    return arithmetic.binary(node, ctx)
-
-
-def _negate(node: ast.Negate, ctx: Context, want: str) -> Value:
-    return arithmetic.negate(node, ctx)
-
-
 def _chain(node: ast.Chain, ctx: Context, want: str) -> Value:
     if want == "head":
-        return ListValue([evaluate(p, ctx, want) for p in node.parts], node.span)
+        return ListValue([ctx.eval(p, want) for p in node.parts], node.span)
     raise error("KD0239", node.span)
 
 
@@ -318,19 +287,19 @@ def _misplaced(node: ast.Expr, ctx: Context, want: str) -> Value:
     raise error("KD0240", node.span, text=node.span.text)
 
 
-_RULES: dict[type, Callable[[Any, Context, str], Value]] = {
+RULES: dict[type[ast.Expr], Rule] = {
     ast.Number: _number,
     ast.String: _string,
     ast.Name: _name,
     ast.Attr: _attr,
     ast.Version: _version,
-    ast.Pick: _pick,
+    ast.Pick: picks.pick,
     ast.Call: _call,
     ast.List: _list,
     ast.Comprehension: _comprehension,
     ast.Range: _range,
-    ast.Binary: _binary,
-    ast.Negate: _negate,
+    ast.Binary: arithmetic.binary,
+    ast.Negate: arithmetic.negate,
     ast.Chain: _chain,
     ast.All: _misplaced,
     ast.Coordinate: _misplaced,

@@ -20,7 +20,7 @@ from kdplan.resolve import axes
 from kdplan.resolve.answers import Answers
 from kdplan.resolve.choices import fresh
 from kdplan.resolve.context import Context, Session, check_sound, expand
-from kdplan.resolve.evaluate import evaluate
+from kdplan.resolve.evaluate import RULES
 from kdplan.resolve.kinds.construct import construct_instance
 from kdplan.resolve.kinds.network import network_instance
 from kdplan.resolve.kinds.phase import phase_instance
@@ -78,7 +78,7 @@ def resolve(
     def describe(data: Data, folder: Path, span: Span) -> None:
         _describe(data, folder, span, root, all_tables["superclasses"])
 
-    session = Session(reporter, root, describe, all_tables, evaluate, cuts, layers)
+    session = Session(reporter, root, describe, all_tables, RULES, cuts, layers)
     for declared in module.own:
         ctx = Context(session, declared.module)
         try:
