@@ -16,9 +16,10 @@ from kdplan.ir import expr as ir
 from kdplan.ir.functions import FUNCTIONS, PLAN_FUNCTIONS, SIGNALS
 from kdplan.ir.plan import Item
 from kdplan.passes.load import Declared, Module, UserCode
-from kdplan.resolve import apply, arithmetic, declared, picks
+from kdplan.resolve import apply, arithmetic, declared, picks, versions
 from kdplan.resolve.context import Context, Rule, cycle
 from kdplan.resolve.kinds.model import argument_classes
+from kdplan.resolve.plan_functions import plan_function
 from kdplan.resolve.spread import comprehend, spread
 from kdplan.resolve.values import (
     Applied,
@@ -163,7 +164,7 @@ def _version(node: ast.Version, ctx: Context, want: str) -> Value:
     fixed = picks.hoisted(node, ctx)
     if fixed is not None:
         return picks.pick(fixed, ctx, want)
-    return declared.version(ctx.eval(node.base, "network"), node, ctx)
+    return versions.version(ctx.eval(node.base, "network"), node, ctx)
 
 
 # ---- calls
@@ -179,7 +180,7 @@ def _call(node: ast.Call, ctx: Context, want: str) -> Value:
 def call(function: Value, node: ast.Call, ctx: Context, want: str) -> Value:
     if isinstance(function, Builtin):
         if function.spec.name in PLAN_FUNCTIONS:
-            return declared.plan_function(function.spec, node, ctx)
+            return plan_function(function.spec, node, ctx)
         return arithmetic.built_in(function.spec, node, ctx)
     if isinstance(function, FunctionValue):
         return _inline(function, node, ctx, want)

@@ -13,8 +13,9 @@ from kdplan.ir import expr as ir
 from kdplan.ir.versions import slot_in
 from kdplan.passes.legal import kept, snapshot_help
 from kdplan.passes.load import Declared, Module
-from kdplan.resolve import axes, declared
+from kdplan.resolve import axes
 from kdplan.resolve.context import Context, pinned
+from kdplan.resolve.declared import slot_items
 from kdplan.resolve.derive.named import is_branches, pick_branch
 from kdplan.resolve.spread import iterate
 from kdplan.resolve.values import (
@@ -32,6 +33,7 @@ from kdplan.resolve.values import (
     VerticalsValue,
     describe,
 )
+from kdplan.resolve.versions import member
 from kdplan.syntax import ast
 
 SNAPSHOTS = ("last", "best", "ema")
@@ -259,7 +261,7 @@ def _members(base: Family, rest: list[ast.Expr], node: ast.Pick, ctx: Context) -
     picks = [_part_of(p, ctx) or p for p in chosen]
     found: list[Value] = []
     for bound in bindings(base, picks, 0, {}, ctx):
-        found.append(declared.member(base, bound, node.span, ctx))
+        found.append(member(base, bound, node.span, ctx))
     routed = [p for p in picks if isinstance(p, PartOf)]
     if routed and len(found) != len(routed[0].verticals.parts):
         raise error("KD0286", node.span, name=base.declared.name, text=routed[0].span.text)
@@ -302,7 +304,7 @@ def bindings(base: Family, chosen: Sequence[ast.Expr | PartOf], at: int, bound: 
     if at == len(slots):
         return [bound]
     slot = slots[at]
-    items = declared.slot_items(base.declared, slot, {n: v for n, (_, v) in bound.items()}, ctx)
+    items = slot_items(base.declared, slot, {n: v for n, (_, v) in bound.items()}, ctx)
     labels = [label for label, _ in items]
     p = chosen[at]
     if isinstance(p, ast.All):
