@@ -1,22 +1,24 @@
 """`amalgamate`: one student of all classes from teachers of some of them, layer by layer and then as a whole.
 
-amalgamate ka of both from a, b on D with R { layers = [conv1, conv2] }
+amalgamate ka of both from a, b on D.unlabelled with R { layers = [stem.conv] }
 ↓
-network coder_conv1 = autoencoder(inputs = …, code = …)                # as many channels as the student's layer has
-phase code_conv1 of coder_conv1 on D.unlabelled with R {
-  loss = 0.5 * squared_l2(coder_conv1(concat(a.conv1, b.conv1)).output, concat(a.conv1, b.conv1))
+network coder = autoencoder(inputs = 4, code = 3)  # from the teachers' channels to the student's
+phase code of coder on D.unlabelled with R {
+  loss = 0.5 * squared_l2(coder(concat(a.stem.conv, b.stem.conv)), concat(a.stem.conv, b.stem.conv))
 }
-…                                                                     # and so for conv2
-student fitted = adapted(both, behind = [conv1, conv2], shape = …)    # a linear map behind each layer
-phase conv1 of upto(fitted.conv1.layer) … { loss = 0.5 * squared_l2(fitted.conv1.layer, code of conv1) }
-phase conv2 of upto(fitted.conv2.layer, from = conv1.layer) … {
-  loss = 0.5 * squared_l2(through(code of conv1, fitted.conv2.layer, from = conv1.layer), code of conv2)
+student fitted = adapted(both, behind = [stem.conv], shape = [1, 8, 8])  # a linear map behind each layer
+phase layer of upto(fitted.stem.conv.layer) on D.unlabelled with R {
+  loss = 0.5 * squared_l2(fitted.stem.conv.layer, coder@code(concat(a.stem.conv, b.stem.conv)).code)
 }
-phase scores of upto(fitted.logits, from = conv2.layer) … {
-  loss = 0.5 * squared_l2(through(code of conv2, fitted.logits, from = conv2.layer), concat(a.logits, b.logits))
+phase scores of upto(fitted.logits, from = stem.conv.layer) on D.unlabelled with R {
+  def codes = coder@code(concat(a.stem.conv, b.stem.conv)).code
+  loss = 0.5 * squared_l2(
+    through(codes, fitted.logits, from = stem.conv.layer), concat(a.logits, b.logits))
 }
-student layerwise = merge(fitted@conv1, fitted@conv2, fitted@scores)
-phase joint of layerwise … { loss = 0.5 * squared_l2(layerwise.logits, concat(a.logits, b.logits)) }
+student layerwise = merge(fitted@layer, fitted@scores)
+phase joint of layerwise on D.unlabelled with R {
+  loss = 0.5 * squared_l2(layerwise.logits, concat(a.logits, b.logits))
+}
 """
 
 from __future__ import annotations

@@ -1,14 +1,14 @@
-"""`branches`: a network whose part from one place on is there several times, with one phase that trains it.
+"""`branches`: a network whose part from one tap on exists several times, with one phase that trains it.
 
-branches one of resnet20 from layer3 on D with R {
+branches one of net from layer2 on D with R {
   count = 3
   loss  = sum(cross_entropy(b.logits, labels) for b in branch) + cross_entropy(gated.logits, labels)
 }
 ↓
-student one = branched(resnet20, from = layer3, count = 3, shape = [3, 32, 32]) {
+student one = branched(net, from = layer2, count = 3, shape = [1, 8, 8]) {
   phase train on D with R {
     def branch = self.branch[*]
-    def gated = self.gated
+    def gated  = self.gated
     loss = sum(cross_entropy(b.logits, labels) for b in branch) + cross_entropy(gated.logits, labels)
   }
 }

@@ -1,8 +1,10 @@
 """`ensemble`: a network that joins others.
 
-ensemble pair of a@p, b@q { mean = logits }
+ensemble pair of big, small@alone { mean = logits }
+phase taught of small on D with R { loss = mse(small.logits, pair.logits) }
 ↓
-network pair = ensemble(a@p, b@q, mean = logits)
+network pair = ensemble(big, small@alone, mean = logits)
+phase taught of small on D with R { loss = mse(small.logits, pair.logits) }
 """
 
 from __future__ import annotations

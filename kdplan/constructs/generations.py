@@ -1,17 +1,19 @@
 """`generations`: a line of networks, each with one phase, in which the network before it is the teacher.
 
-generations line of resnet20 on D with R {
-  count = 5
+generations line of net on D with R {
+  count = 2
   patriarch  { loss = cross_entropy(self.logits, labels) }
   generation { loss = kl(previous.logits, self.logits) }
 }
-↓ for generation 3, of six
-student line = resnet20 {
-  seed = fold(seed, 3)
-  phase train on D with R {
-    def previous = line[2]
-    loss = kl(previous.logits, self.logits)
-  }
+↓
+teacher line0 = net { phase train on D with R { loss = cross_entropy(self.logits, labels) } }
+student line1 = net {
+  seed = fold(seed, 1)
+  phase train on D with R { loss = kl(line0.logits, self.logits) }
+}
+student line2 = net {
+  seed = fold(seed, 2)
+  phase train on D with R { loss = kl(line1.logits, self.logits) }
 }
 """
 

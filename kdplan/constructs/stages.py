@@ -3,12 +3,14 @@
 stages mimic of small from big on D with R {
   stage s1 { small.layer1 ~ big.layer1 }
   stage s2 { small.layer2 ~ big.layer2 }
-  head { loss = … }
+  head { loss = cross_entropy(small.logits, labels) }
 }
 ↓
 phase s1 of upto(small.layer1) on D with R { loss = squared_l2(fit(small.layer1, like = big.layer1), big.layer1) }
-phase s2 of upto(small@s1.layer2, from = small.layer1) on D with R { loss = … }
-phase head of upto(small@s2.output, from = small.layer2) on D with R { loss = … }
+phase s2 of upto(small@s1.layer2, from = layer1) on D with R {
+  loss = squared_l2(fit(small.layer2, like = big.layer2), big.layer2)
+}
+phase top of upto(small@s2.output, from = layer2) on D with R { loss = cross_entropy(small.logits, labels) }
 """
 
 from __future__ import annotations
