@@ -76,10 +76,13 @@ def compile_source(
         With every mistake that was found.
     """
     reporter = Reporter()
+    # first of all: names have a meaning only once every file that is used is read
     module = load(source, folder, reporter, overrides=_overrides(params or {}))
+    # before evaluation: a declaration of a wrong form is evaluated by nobody, and reported once
     check_form(module, reporter)
     if not module.tree.items and not reporter.errors:
         reporter.report("KD0228", None)
+    # evaluation last: behind it there are no names, axes, functions or constructs
     plan = resolve(module, root, reporter, _cuts, _layers)
     reporter.raise_if_errors()
     return compile_plan(plan, source, reporter, facts=facts, only=only, until=until)
@@ -97,12 +100,16 @@ def compile_plan(
 ) -> Compiled:
     """The same from the core plan on, for plans that are written in Python."""
     reporter = reporter or Reporter()
+    # here, and not in the evaluator: plans from Python enter at this point, and all that follows relies on this law
     check_plan(plan, reporter)
     reporter.raise_if_errors()
+    # before keys: a phase's key contains those of the phases that it reads
     dag = phase_dag(plan)
     phase_keys = keys(plan, dag)
+    # after keys: two networks that stay equal are found by equal keys
     lint(plan, phase_keys, reporter)
     reporter.raise_if_errors()
+    # last: the only step that asks what the store holds
     wanted = select(plan.phases, dag, only, until)
     planned = schedule(dag, phase_keys, facts or nothing_known(), wanted)
     return Compiled(source or Source("<python>", ""), plan, dag, phase_keys, planned, reporter.diagnostics)
