@@ -165,6 +165,13 @@ def _init(node: ast.Declaration, model: ast.Expr, models: list[ast.Expr], ask: A
     return str(said or ("same" if given else "fresh"))
 
 
+def _is_shared(item: ast.Item) -> bool:
+    """What holds for every phase of a line: settings of recipes, definitions, and a measure."""
+    if isinstance(item, ast.Declaration) and item.kind == "measure":
+        return True
+    return tree.is_shared(item) and getattr(item, "name", "") != "seed"
+
+
 def _phase(node: ast.Declaration, body: ast.Declaration, place: int, trained: int) -> ast.Declaration:
     """The phase of a body, with what it does not say itself from the line; `place` among those that are trained.
 
@@ -182,7 +189,7 @@ def _phase(node: ast.Declaration, body: ast.Declaration, place: int, trained: in
                             networks=1 if "with" in own else trained)  # fmt: skip
             clauses[i] = ast.Clause(c.span, c.word, c.word_span, [c.exprs[place]])
     items = body.items or []
-    shared = [i for i in node.items or [] if tree.is_shared(i) and getattr(i, "name", "") != "seed"]
+    shared = [i for i in node.items or [] if _is_shared(i)]
     return tree.phase(PHASE, body.head_span, clauses, [*tree.not_in(shared, items), *items])
 
 
@@ -236,7 +243,7 @@ GENERATIONS = Construct(
             SEED,
             *RECIPE,
         ),
-        inner=("patriarch", "generation", "def"),
+        inner=("patriarch", "generation", "def", "measure"),
         slots=True,
     ),
     (

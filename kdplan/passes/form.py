@@ -12,6 +12,7 @@ from kdplan.ir.functions import RESERVED
 from kdplan.ir.spec import Kind
 from kdplan.passes.load import Module
 from kdplan.syntax import ast
+from kdplan.syntax.build import SHORT
 from kdplan.syntax.walk import walk
 
 SPOILS = frozenset(
@@ -119,6 +120,9 @@ def _declaration(node: ast.Declaration, outer: Kind | None, reporter: _Found) ->
     if kind is None or node.kind not in allowed:
         if kind is None and node.name is None:
             reporter.report("KD0204", node.kind_span, name=node.kind)
+        elif kind is None and outer is not None and outer.name in SHORT and node.clause("="):
+            help = f"write `{node.kind}, {node.name} = …`: a comma follows a name alone"
+            reporter.report("KD0201", node.kind_span, name=node.kind, help=help)
         elif kind is None:
             reporter.report("KD0201", node.kind_span, name=node.kind, nearest=nearest(node.kind, allowed))
         else:

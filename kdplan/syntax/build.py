@@ -15,6 +15,8 @@ from kdplan.syntax.lexer import Token
 # Those who walk the tree may recurse, except along the left side of sums and products, which may be long.
 MAX_CHAIN = 100  # links of a.b.c…
 MAX_NESTING = 200  # entries of the parser's stack: open brackets and the operators before them
+SHORT = frozenset({"use", "recipe"})
+"""Kinds in whose bodies `name` alone is `name = name`."""
 NOT_WORDS = ("and", "or", "not", "if", "else", "is")
 
 
@@ -103,6 +105,8 @@ class Builder:
                     items = part.value
                 elif part.what == "listing":
                     listing = part.value
+                elif part.what == "short":
+                    listing, items = part.value
                 else:
                     head_end = end
                     if part.what == "params":
@@ -114,6 +118,9 @@ class Builder:
             self.problems.append(diagnostic("KD0102", self._token(kind), name=kind.text, value=value))
         if kind.text in NOT_WORDS:
             self.problems.append(diagnostic("KD0111", self._token(kind), word=kind.text))
+        if kind.text in SHORT and listing and all(type(e) is ast.Name for e in listing):
+            items = [ast.Setting(e.span, e.name, e.span, e) for e in listing] + (items or [])  # type: ignore[union-attr]
+            listing = None
         source = self.source
         text = name.text[1:-1] if name and name.kind == "STRING" else None
         return ast.Declaration(
@@ -142,6 +149,9 @@ class Builder:
 
     def listing(self, c: list[Any]) -> _Part:
         return _Part("listing", c[1], c[0].start, c[-1].end)
+
+    def short(self, c: list[Any]) -> _Part:
+        return _Part("short", (c[1], c[3]), c[0].start, c[-1].end)
 
     def param(self, c: list[Any]) -> ast.Param:
         default = c[2] if len(c) == 3 else None

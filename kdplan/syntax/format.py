@@ -231,7 +231,7 @@ def _space(text: _Text, i: int) -> int:
     """Spaces between word `i` and the one before it, on one line."""
     a, b = text.words[i - 1], text.words[i]
     if text.starts_item(i):
-        return 1 if a.kind == "LBRACE" else 2
+        return 1 if a.kind in ("LBRACE", "COMMA") else 2
     if a.kind in ("LPAR", "LSQB", "DOT", "AT", "RANGE") or b.kind in ("RPAR", "RSQB", "COMMA", "DOT", "AT", "RANGE"):
         return 0
     if a.kind == "LBRACE" and b.kind == "RBRACE":

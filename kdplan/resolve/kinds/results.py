@@ -69,12 +69,17 @@ def measure(thing: Declared, ctx: Context) -> Measure:
         views,
         metrics,
         [e.span.text for e in by.exprs] if by else [],
-        [e.span.text for e in over.exprs] if over else ["seed"],
+        _averaged([e.span.text for e in by.exprs] if by else [], [e.span.text for e in over.exprs] if over else []),
         plots,
         verticals[0].span.text if verticals else "",
         verticals[1].parts if verticals else [],
         span=node.head_span,
     )
+
+
+def _averaged(by: list[str], over: list[str]) -> list[str]:
+    """The axes of which a table shows the mean: those after `over`, and seeds unless a line is one seed's."""
+    return over if "seed" in by or "seed" in over else ["seed", *over]
 
 
 def _check_axis(e: ast.Expr, thing: Declared, rows: list[Row], ctx: Context) -> None:
