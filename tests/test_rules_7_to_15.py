@@ -276,3 +276,20 @@ def test_rule_15_an_export_is_one_network() -> None:
 def test_warnings_of_conventions() -> None:
     text = HEAD + BIG + "phase x of small on digits with quick { loss = kl(big.logits, small.logits, temperature = 4) }"
     assert [d.code for d in compiled(text).warnings] == ["KD0360"]
+
+
+@pytest.mark.parametrize(
+    ("clauses", "over"),
+    [
+        ("", ["seed"]),
+        ("over width", ["seed", "width"]),
+        ("over width, seed", ["width", "seed"]),
+        ("by seed over width", ["width"]),
+        ("by seed", []),
+    ],
+)
+def test_rule_15_means_are_over_seeds_and_what_over_names(clauses: str, over: list[str]) -> None:
+    by, over_word, axes = clauses.partition("over")
+    measure = f"measure t of small@kd {by} on digits.test {over_word}{axes} {{ top1 }}"
+    sweep = "param seed in 0..1\nparam width in [2, 4]\n" + HEAD + BIG.replace("width = 4", "width = width") + KD
+    assert compiled(sweep + measure).plan.measures["t"].over == over

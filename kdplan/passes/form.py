@@ -121,8 +121,8 @@ def _declaration(node: ast.Declaration, outer: Kind | None, reporter: _Found) ->
         if kind is None and node.name is None:
             reporter.report("KD0204", node.kind_span, name=node.kind)
         elif kind is None and outer is not None and outer.name in SHORT and node.clause("="):
-            help = f"write `{node.kind}, {node.name} = …`: a comma follows a name alone"
-            reporter.report("KD0201", node.kind_span, name=node.kind, help=help)
+            comma = f"Write `{node.kind}, {node.name} = …`: a comma follows a name alone."
+            reporter.report("KD0201", node.kind_span, name=node.kind, help=comma)
         elif kind is None:
             reporter.report("KD0201", node.kind_span, name=node.kind, nearest=nearest(node.kind, allowed))
         else:

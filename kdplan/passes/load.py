@@ -12,7 +12,7 @@ from functools import cached_property
 from pathlib import Path
 
 from kdplan.constructs.table import AFTER_AT, KINDS, TRAINS, slots
-from kdplan.diagnostics.report import Note, Reporter, nearest
+from kdplan.diagnostics.report import Note, PlanError, Reporter, error, listing, nearest
 from kdplan.diagnostics.span import Source, Span
 from kdplan.ir.functions import RESERVED
 from kdplan.syntax import ast
@@ -68,6 +68,8 @@ class Module:
     scope: dict[str, Declared | Module | UserCode] = field(default_factory=dict)
     after_at: dict[str, Declared] = field(default_factory=dict)
     """Phases, measures and exports: looked up only after `@` and on the command line."""
+    inherited: dict[str, dict[Declared, Span]] = field(default_factory=dict)
+    """Params of files used without `as`, by name: each with the `use` that brings it in."""
     own: list[Declared] = field(default_factory=list)
     """Declarations of this very file, in order."""
     overrides: dict[str, Override] = field(default_factory=dict)
@@ -89,6 +91,11 @@ class Module:
                 seen[id(one)] = one
                 waiting.extend(one.uses)
         yield from seen.values()
+
+    def params(self) -> dict[str, list[Declared]]:
+        """The params that a file which uses this one sees, by name: several where none of them is meant."""
+        known = {n: [d] for n, d in self.scope.items() if isinstance(d, Declared) and d.kind == "param"}
+        return {name: list(several) for name, several in self.inherited.items()} | known
 
     def knows_of(self, name: str) -> bool:
         """Whether a name that is not found here may be the consequence of a mistake that was told already."""
@@ -131,11 +138,21 @@ def load(
 
 def _override(module: Module, name: str, override: Override, span: Span, reporter: Reporter) -> None:
     target = module.scope.get(name)
+    several = module.params().get(name, [])
+    if len(several) > 1:
+        reporter.add(ambiguous(name, several, span).diagnostics)
+        return
     if not (isinstance(target, Declared) and target.kind == "param"):
         params = [n for n, d in module.scope.items() if isinstance(d, Declared) and d.kind == "param"]
         reporter.report("KD0210", span, name=name, file=module.source.path, nearest=nearest(name, params))
         return
     target.module.overrides[name] = override
+
+
+def ambiguous(name: str, params: list[Declared], span: Span) -> PlanError:
+    """KD0278: a name that is a param of several used files."""
+    files = [p.module.source.path for p in params]
+    return error("KD0278", span, name=name, files=listing(files), first=files[0], stem=Path(files[0]).stem)
 
 
 class _Loader:
@@ -164,7 +181,22 @@ class _Loader:
                 declared = Declared(item, module)
                 module.own.append(declared)
                 self.declare(module, item.name, declared, item.name_span or item.span)
+        for name, params in module.inherited.items():
+            self.inherit(module, name, params)
         return module
+
+    def inherit(self, module: Module, name: str, params: dict[Declared, Span]) -> None:
+        """Bring params of used files into scope, all of one name. This file's own param is meant before others'
+        (KD0273 where it is not passed on); of two that are others' none is, and who reads the name has to say which."""
+        own = module.scope.get(name)
+        if isinstance(own, Declared) and own.kind == "param":
+            for param in params:
+                if name not in param.module.overrides:
+                    span, file = own.node.name_span or own.node.span, param.module.source.path
+                    self.reporter.report("KD0273", span, name=name, file=file)
+        elif own is not None or len(params) == 1:
+            for param, span in params.items():
+                self.declare(module, name, param, span)
 
     def declare(self, module: Module, name: str, thing: Declared | Module | UserCode, span: Span) -> None:
         if isinstance(thing, Declared) and thing.kind in AFTER_AT:
@@ -222,7 +254,10 @@ class _Loader:
             self.declare(module, alias, used, node.span)
             return
         for name, thing in used.scope.items():
-            self.declare(module, name, thing, node.span)
+            if not (isinstance(thing, Declared) and thing.kind == "param"):
+                self.declare(module, name, thing, node.span)
+        for name, params in used.params().items():
+            module.inherited.setdefault(name, {}).update(dict.fromkeys(params, node.span))
         for name, declared in used.after_at.items():
             if declared.kind in TRAINS:
                 self.declare(module, name, declared, node.span)

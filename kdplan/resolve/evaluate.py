@@ -15,7 +15,7 @@ from kdplan.diagnostics.span import Span
 from kdplan.ir import expr as ir
 from kdplan.ir.functions import FUNCTIONS, PLAN_FUNCTIONS, SIGNALS
 from kdplan.ir.plan import Item
-from kdplan.passes.load import Declared, Module, UserCode
+from kdplan.passes.load import Declared, Module, UserCode, ambiguous
 from kdplan.resolve import apply, arithmetic, declared, picks, versions
 from kdplan.resolve.context import Context, Rule, cycle
 from kdplan.resolve.kinds.model import argument_classes
@@ -82,6 +82,9 @@ def _name(node: ast.Name, ctx: Context, want: str) -> Value:
 def unknown(name: str, span: Span, ctx: Context, want: str) -> Exception:
     if ctx.module.knows_of(name):
         return PlanError([])
+    several = ctx.module.params().get(name, [])
+    if len(several) > 1:
+        return ambiguous(name, several, span)
     table = ctx.session.tables.get(want, {})
     local = LOCAL_NAMES.get(name)
     if local is not None:

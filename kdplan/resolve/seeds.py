@@ -5,7 +5,7 @@ from __future__ import annotations
 from kdplan.constructs.table import KINDS
 from kdplan.diagnostics.report import error
 from kdplan.ir import expr as ir
-from kdplan.passes.load import Declared
+from kdplan.passes.load import Declared, ambiguous
 from kdplan.resolve import setting_values
 from kdplan.resolve.context import Context
 from kdplan.resolve.values import describe
@@ -27,6 +27,9 @@ def seed_setting(node: ast.Declaration, ctx: Context, outer: int | None = None) 
 
 def _has_seed(ctx: Context) -> bool:
     thing = ctx.module.scope.get("seed")
+    several = ctx.module.params().get("seed", [])
+    if thing is None and several:
+        raise ambiguous("seed", several, several[0].node.name_span or several[0].node.span)
     return isinstance(thing, Declared) and thing.kind == "param"
 
 

@@ -35,6 +35,7 @@ def check_names(module: Module, tables: Mapping[str, Mapping[str, Any]], reporte
         *CONSTANTS,
         *LOCAL_NAMES,
         *module.scope,
+        *module.inherited,
         *(name for table in tables.values() for name in table),
     }
     for node, local in _definitions(module):

@@ -151,7 +151,7 @@ class Builder:
         return _Part("listing", c[1], c[0].start, c[-1].end)
 
     def short(self, c: list[Any]) -> _Part:
-        return _Part("short", (c[1], c[3]), c[0].start, c[-1].end)
+        return _Part("short", [c[1], c[3]], c[0].start, c[-1].end)
 
     def param(self, c: list[Any]) -> ast.Param:
         default = c[2] if len(c) == 3 else None

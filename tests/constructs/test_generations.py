@@ -283,3 +283,17 @@ def test_the_references_line() -> None:
     plan = compiled(HEAD + block).plan
     rows = plan.measures["growth"].rows
     assert len(plan.phases) == 6 and [r.coordinates["generation"] for r in rows] == [*range(6), *range(6)]
+
+
+def test_one_measure_for_a_whole_line() -> None:
+    measure = "measure on digits.test { top1 }"
+
+    def line(once: str, patriarch: str, generation: str) -> str:
+        first = f"patriarch {{ loss = cross_entropy(self.logits, labels)  {patriarch} }}"
+        next_ = f"generation {{ loss = kl(previous.logits, self.logits)  {generation} }}"
+        head = "generations line of digits_net(width = 2) on digits with quick { count = 2 "
+        return HEAD + f"{head} {once} {first} {next_} }}"
+
+    assert keys(line(measure, "", "")) == keys(line("", measure, measure))
+    own = compiled(line(measure, "measure on digits.test { error }", "")).plan
+    assert [p.validations[0].metrics[0].name for p in own.phases.values()] == ["error", "top1", "top1"]
