@@ -130,7 +130,7 @@ def inspect(compiled: Compiled, names: list[str] | None = None) -> dict[str, Ins
     reporter = Reporter()
     check_recipes([compiled.plan.phases[name] for name in (names if names is not None else compiled.planned)], reporter)
     seen: dict[str, Inspected | None] = {}
-    found: dict[str, Inspected] = {}
+    inspected: dict[str, Inspected] = {}
     for name in names if names is not None else compiled.planned:
         key = graph_key(compiled.plan, compiled.plan.phases[name])
         if key not in seen:
@@ -141,13 +141,13 @@ def inspect(compiled: Compiled, names: list[str] | None = None) -> dict[str, Ins
                 reporter.add(e.diagnostics)
         one = seen[key]
         if one is not None:
-            found[name] = one
+            inspected[name] = one
             compiled.planned[name].cost = one.cost
     reporter.raise_if_errors()
-    check_ladders(compiled.plan, found, reporter)
+    check_ladders(compiled.plan, inspected, reporter)
     check_measures(compiled.plan, reporter)
     reporter.raise_if_errors()
-    return found
+    return inspected
 
 
 def check_text(
@@ -182,9 +182,9 @@ def _layers(network: Network, shape: Sequence[int]) -> list[Layer]:
 
 def _overrides(params: Mapping[str, str]) -> dict[str, ast.Expr]:
     """Values of `--set`, each parsed as the right side of a declaration."""
-    found: dict[str, ast.Expr] = {}
+    values: dict[str, ast.Expr] = {}
     for name, text in params.items():
         clause = parse(Source(f"--set {name}", f"param {name} = {text}")).declarations[0].clause("=")
         assert clause is not None
-        found[name] = clause.exprs[0]
-    return found
+        values[name] = clause.exprs[0]
+    return values

@@ -86,12 +86,12 @@ def lower(node: ast.Declaration, ask: Ask) -> list[ast.Declaration]:
     common = check_teachers(teachers, place, ask)
     own = ask.layers(student)
     paths = chosen(node, student, teachers, common, own, ask)
-    found = scores(student, teachers, own, place, ask)
+    joined = scores(student, teachers, own, place, ask)
     names: dict[str, str] = {}
     for path in paths:
         word = re.sub(r"\W", "_", path)
         names[path] = word if not word[0].isdigit() else f"layer_{word}"
-    plan = _Plan(node, ask, student, teachers, paths, names, [], ask.setting("adapt") != "none", found)
+    plan = _Plan(node, ask, student, teachers, paths, names, [], ask.setting("adapt") != "none", joined)
     widths = channels(node, paths, common, own, len(teachers), ask)
     codes = {path: _codes(plan, path, *widths[path]) for path in paths}
     fitted = _fitted(plan)
@@ -99,7 +99,7 @@ def lower(node: ast.Declaration, ask: Ask) -> list[ast.Declaration]:
     for path in paths:
         _layer_phase(plan, fitted, names[path], plan.tap(path), before, codes[path])
         before = plan.tap(path), codes[path]
-    _layer_phase(plan, fitted, SCORES, found.tap, before, _target(plan))
+    _layer_phase(plan, fitted, SCORES, joined.tap, before, _target(plan))
     _joint(plan, fitted)
     return plan.made
 
@@ -119,10 +119,10 @@ def _concat(parts: Sequence[ast.Expr], span: Span) -> ast.Expr:
     return parts[0] if len(parts) == 1 else tree.call(tree.name("concat", span), parts, span)
 
 
-def _loss(plan: _Plan, found: ast.Expr, wanted: ast.Expr) -> ast.Setting:
+def _loss(plan: _Plan, value: ast.Expr, wanted: ast.Expr) -> ast.Setting:
     span = _place(plan)
     match = plan.ask.setting("match") or tree.name("squared_l2", span)
-    half = ast.Binary(span, "*", ast.Number(span, 0.5), tree.call(match, [found, wanted], span))
+    half = ast.Binary(span, "*", ast.Number(span, 0.5), tree.call(match, [value, wanted], span))
     return tree.setting("loss", half)
 
 
@@ -131,8 +131,8 @@ def _phase(plan: _Plan, part: str, word: str, of: Sequence[ast.Expr], loss: ast.
     node, span = plan.node, _place(plan)
     bodies = {d.kind: d for d in tree.inner(node)}
     chain = {"codes": ("codes", LAYERWISE), LAYERWISE: (LAYERWISE,), JOINT: (JOINT,)}[part]
-    found = [c for k in chain if k in bodies and (c := bodies[k].clause("with"))]
-    recipe = found[0] if found else node.clause("with")
+    recipes = [c for k in chain if k in bodies and (c := bodies[k].clause("with"))]
+    recipe = recipes[0] if recipes else node.clause("with")
     if recipe is None:
         raise error("KD0277", bodies[part].head_span if part in bodies else span, name=node.name, part=part)
     on = node.clause("on")
@@ -163,8 +163,8 @@ def _codes(plan: _Plan, path: str, teacher: int, student: int) -> ast.Expr:
         return _code(plan, word, taps, len(taps) * teacher, student)
     order: list[int] = plan.ask.setting("order") or [*range(len(taps))]
     if sorted(order) != [*range(len(taps))]:
-        said = next(i.value.span for i in plan.node.items or [] if isinstance(i, ast.Setting) and i.name == "order")
-        raise error("KD0299", said, count=len(taps), last=len(taps) - 1)
+        given = next(i.value.span for i in plan.node.items or [] if isinstance(i, ast.Setting) and i.name == "order")
+        raise error("KD0299", given, count=len(taps), last=len(taps) - 1)
     code: ast.Expr = taps[order[0]]
     width = teacher
     for step, i in enumerate(order[1:], 1):
@@ -223,10 +223,10 @@ def _layer_phase(
     span, me = _place(plan), tree.bare(student)
     since = {"from": tree.tap(me, before[0], span)} if before is not None else {}
     trainees = tree.call(tree.name("upto", span), [tree.tap(student, tap, span)], span, **since)
-    found = tree.tap(me, tap, span)
+    value = tree.tap(me, tap, span)
     if before is not None:
-        found = tree.call(tree.name("through", span), [before[1], found], span, **since)
-    _phase(plan, LAYERWISE, word, [trainees], _loss(plan, found, target))
+        value = tree.call(tree.name("through", span), [before[1], value], span, **since)
+    _phase(plan, LAYERWISE, word, [trainees], _loss(plan, value, target))
 
 
 def _target(plan: _Plan) -> ast.Expr:

@@ -40,19 +40,19 @@ def lower(node: ast.Declaration, labels: dict[str, Any], ask: Ask) -> ast.Declar
     PlanError
         KD0276 where not one network is branched at one place.
     """
-    said = {c.word: c for c in node.clauses}
+    written = {c.word: c for c in node.clauses}
     for word in ("of", "from"):
-        exprs = said[word].exprs
+        exprs = written[word].exprs
         if len(exprs) != 1:
             what = counted(len(exprs), "network" if word == "of" else "place")
-            raise error("KD0276", said[word].word_span.to(exprs[-1].span), name=node.name, what=what)
-    base, point = said["of"].exprs[0], said["from"].exprs[0]
+            raise error("KD0276", written[word].word_span.to(exprs[-1].span), name=node.name, what=what)
+    base, point = written["of"].exprs[0], written["from"].exprs[0]
     span = base.span.to(point.span)
     settings = {i.name: i for i in node.items or [] if isinstance(i, ast.Setting)}
     keywords = {"from": point}
     keywords |= {word: settings[word].value for word in _OF_NETWORK if word in settings}
-    shape = [ast.Number(span, n) for n in ask.images(said["on"].exprs[0])]
-    made = tree.call(tree.name("branched", span), [base], span, **keywords, shape=ast.List(span, [*shape]))
+    shape = [ast.Number(span, n) for n in ask.images(written["on"].exprs[0])]
+    model = tree.call(tree.name("branched", span), [base], span, **keywords, shape=ast.List(span, [*shape]))
     me = tree.name("self", node.head_span)
     every = ast.Pick(node.head_span, tree.tap(me, "branch", node.head_span), [ast.All(node.head_span)])
     items: list[ast.Item] = [
@@ -60,10 +60,10 @@ def lower(node: ast.Declaration, labels: dict[str, Any], ask: Ask) -> ast.Declar
         _definition("gated", tree.tap(me, "gated", node.head_span)),
     ]
     items += [i for i in node.items or [] if getattr(i, "name", "") not in (*_OF_NETWORK, "seed")]
-    clauses = [said[word] for word in ("on", "with")]
+    clauses = [written[word] for word in ("on", "with")]
     phase = tree.phase(PHASE, node.head_span, clauses, items)
     own: list[ast.Item] = [settings["seed"]] if "seed" in settings else []
-    return tree.declaration("student", str(node.name), node.head_span, [tree.clause("=", [made], span)], [*own, phase])
+    return tree.declaration("student", str(node.name), node.head_span, [tree.clause("=", [model], span)], [*own, phase])
 
 
 def _definition(word: str, value: ast.Expr) -> ast.Declaration:

@@ -24,8 +24,8 @@ def lower(node: ast.Declaration, labels: dict[str, Any], ask: Ask) -> ast.Declar
     of = node.clause("of")
     assert of is not None
     span = of.exprs[0].span.to(of.exprs[-1].span)
-    said = {word: ask.setting(word) for word in ("mean", "join")}
-    keywords = {word: tree.name(value, span) for word, value in said.items() if value is not None}
+    settings = {word: ask.setting(word) for word in ("mean", "join")}
+    keywords = {word: tree.name(value, span) for word, value in settings.items() if value is not None}
     joined = tree.call(tree.name("ensemble", span), of.exprs, span, **keywords)
     return tree.declaration("network", str(node.name), node.head_span, [tree.clause("=", [joined], span)])
 

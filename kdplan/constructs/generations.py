@@ -47,10 +47,10 @@ def slot(node: ast.Declaration) -> ast.Slot:
         KD0270 where nothing says how many generations there are.
     """
     models = _clause(node, "of").exprs
-    said = next((i.value for i in node.items or [] if isinstance(i, ast.Setting) and i.name == "count"), None)
-    if said is None and len(models) == 1:
+    written = next((i.value for i in node.items or [] if isinstance(i, ast.Setting) and i.name == "count"), None)
+    if written is None and len(models) == 1:
         raise error("KD0270", node.head_span, name=node.name, what="no `count`", help="`count = 5`")
-    count = said or ast.Number(_clause(node, "of").word_span, len(models) - _first(node))
+    count = written or ast.Number(_clause(node, "of").word_span, len(models) - _first(node))
     values = ast.Range(count.span, ast.Number(count.span, 0), count)
     return ast.Slot(count.span, INDEX, count.span, values)
 
@@ -107,9 +107,9 @@ def lower(node: ast.Declaration, labels: dict[str, Any], ask: Ask) -> ast.Declar
 
 
 def _clause(node: ast.Declaration, word: str) -> ast.Clause:
-    found = node.clause(word)
-    assert found is not None
-    return found
+    clause = node.clause(word)
+    assert clause is not None
+    return clause
 
 
 def _first(node: ast.Declaration) -> int:
@@ -149,20 +149,20 @@ def _init(node: ast.Declaration, model: ast.Expr, models: list[ast.Expr], ask: A
     PlanError
         KD0272 for `fresh` of a network, and for `previous` where the architecture changes along the line.
     """
-    said = ask.setting("init")
+    written = ask.setting("init")
     given = ask.is_network(model)
     place = next(
         (i.value.span for i in node.items or [] if isinstance(i, ast.Setting) and i.name == "init"), model.span
     )
-    if said == "fresh" and given:
-        raise error("KD0272", place, init=said, why=f"`{model.span.text}` has weights already",
+    if written == "fresh" and given:
+        raise error("KD0272", place, init=written, why=f"`{model.span.text}` has weights already",
                     help="`init = same`, or a model after `of`")  # fmt: skip
-    if said == "previous":
+    if written == "previous":
         varies = len(models) > 1 or any(isinstance(n, ast.Name) and n.name == INDEX for n in walk(model))
         if varies or node.clause("from") is not None:
             why = "the architecture changes along the line" if varies else "the line begins `from` another network"
-            raise error("KD0272", place, init=said, why=why, help="`init = fresh`")
-    return str(said or ("same" if given else "fresh"))
+            raise error("KD0272", place, init=written, why=why, help="`init = fresh`")
+    return str(written or ("same" if given else "fresh"))
 
 
 def _is_shared(item: ast.Item) -> bool:

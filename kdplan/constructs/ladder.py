@@ -83,7 +83,7 @@ def steps(student: Sequence[tuple[Cut, ...]], teacher: Sequence[tuple[Cut, ...]]
     """
     if len(student) == len(teacher):
         return [Step(s, t) for s, t in zip(student, teacher, strict=True)]
-    found: list[Step] = []
+    pairs: list[Step] = []
     waiting: tuple[Cut, ...] = ()
     next_teacher = 0
     for i, stage in enumerate(student):
@@ -96,12 +96,12 @@ def steps(student: Sequence[tuple[Cut, ...]], teacher: Sequence[tuple[Cut, ...]]
             if not same or (again and len(same) < 2):
                 continue
             at = same[0] if again else same[-1]
-        found.append(Step(waiting, tuple(c for run in teacher[next_teacher : at + 1] for c in run)))
+        pairs.append(Step(waiting, tuple(c for run in teacher[next_teacher : at + 1] for c in run)))
         waiting, next_teacher = (), at + 1
-    return found
+    return pairs
 
 
-def ladder(found: list[Step], count: int | None) -> list[tuple[str, str]] | None:
+def ladder(pairs: list[Step], count: int | None) -> list[tuple[str, str]] | None:
     """The taps that end each of `count` stages; None where there cannot be so many.
 
     Too many stages are joined from the front, so that the last `count` ends remain; too few are divided from the front,
@@ -114,7 +114,7 @@ def ladder(found: list[Step], count: int | None) -> list[tuple[str, str]] | None
     >>> [ladder(found, n) for n in (1, 2, 3, 4)]  # doctest: +NORMALIZE_WHITESPACE
     [[('b2', 'b2')], [('a', 'a'), ('b2', 'b2')], [('a', 'a'), ('b1', 'b1'), ('b2', 'b2')], None]
     """
-    stages = list(found)
+    stages = list(pairs)
     count = len(stages) if count is None else count
     while len(stages) > count:
         stages[:2] = [stages[0] + stages[1]]

@@ -51,11 +51,11 @@ def lower(node: ast.Declaration, ask: Ask) -> list[ast.Declaration]:
     """
     network = _network(node)
     written = [d for d in tree.inner(node) if d.kind == "stage"]
-    found = _found(node, network, written, ask)
+    pairs = _found(node, network, written, ask)
     shared = [i for i in node.items or [] if tree.is_shared(i)]
     phases: list[ast.Declaration] = []
     before: list[ast.Expr] = []
-    for stage in found:
+    for stage in pairs:
         taps = [student for student, _, _ in stage.pairs]
         loss = tree.total([_distance(s, t, span, ask) for s, t, span in stage.pairs], stage.span)
         phases.append(
@@ -110,17 +110,17 @@ def _automatic(node: ast.Declaration, network: ast.Expr, ask: Ask) -> list[_Stag
         raise error("KD0269", node.head_span, name=node.name, count=len(source.exprs) if source else 0)
     teacher = source.exprs[0]
     count = ask.setting("count")
-    said = {i.name: i.span for i in node.items or [] if isinstance(i, ast.Setting)}
-    span = said.get("stages") or said["count"]
+    spans = {i.name: i.span for i in node.items or [] if isinstance(i, ast.Setting)}
+    span = spans.get("stages") or spans["count"]
     sides = [natural(ask.cuts(side)) for side in (network, teacher)]
     for side, runs in zip((network, teacher), sides, strict=True):
         if not runs or (len(runs) < 2 and count is None):
             raise error("KD0605", span, name=side.span.text, sizes=_sizes(runs))
-    found = steps(*sides)
-    ends = ladder(found, count)
+    pairs = steps(*sides)
+    ends = ladder(pairs, count)
     if ends is None:
-        most = sum(stage.most for stage in found)
-        raise error("KD0606", said["count"], count=count, most=most, first=network.span.text, second=teacher.span.text)
+        most = sum(stage.most for stage in pairs)
+        raise error("KD0606", spans["count"], count=count, most=most, first=network.span.text, second=teacher.span.text)
     return [
         _Stage(f"s{i}", span, [(tree.tap(tree.bare(network), s, span), tree.tap(teacher, t, span), span)], [], [])
         for i, (s, t) in enumerate(ends, start=1)

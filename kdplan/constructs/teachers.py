@@ -90,8 +90,8 @@ def chosen(
     if written is None or written == ["auto"]:
         place = next((i.value.span for i in node.items or [] if isinstance(i, ast.Setting) and i.name == "layers"),
                      node.head_span)  # fmt: skip
-        found = [at.path for at in own[: _scores(own)] if at.layers and len(at.shape) in (1, 3)]
-        if not found:
+        paths = [at.path for at in own[: _scores(own)] if at.layers and len(at.shape) in (1, 3)]
+        if not paths:
             raise error("KD0295", place, path="a layer with weights", network=ask.name(student), help="")
     else:
         items = {i.name: i.value for i in node.items or [] if isinstance(i, ast.Setting)}["layers"]
@@ -100,10 +100,10 @@ def chosen(
         for path, at in zip(written, places, strict=True):
             _check(path, at.span, sides, ask)
         position = {p: i for i, layer in enumerate(own) for p in layer.paths}
-        found = sorted(dict.fromkeys(written), key=lambda p: position[p])
-    for path in found:
+        paths = sorted(dict.fromkeys(written), key=lambda p: position[p])
+    for path in paths:
         _check(path, place, sides, ask)
-    return found
+    return paths
 
 
 def _check(path: str, place: Span, sides: Sequence[tuple[ast.Expr, Sequence[Layer]]], ask: Ask) -> None:
@@ -125,11 +125,11 @@ def channels(
     ask: Ask,
 ) -> dict[str, tuple[int, int]]:
     """The teachers' channels and the student's at each layer; KD0297 warns of widths that make little sense."""
-    found = {p: (_at(p, teacher).shape[0], _at(p, student).shape[0]) for p in paths}
-    outside = [f"`{p}` ({b}, teachers {a})" for p, (a, b) in found.items() if not a < b < count * a]
+    counts = {p: (_at(p, teacher).shape[0], _at(p, student).shape[0]) for p in paths}
+    outside = [f"`{p}` ({b}, teachers {a})" for p, (a, b) in counts.items() if not a < b < count * a]
     if outside:
         ask.warn("KD0297", node.head_span, layers=listing(outside, 4).replace("``", "`"), count=count)
-    return found
+    return counts
 
 
 def _at(path: str, layers: Sequence[Layer]) -> Layer:
@@ -171,9 +171,9 @@ def scores(student: ast.Expr, teachers: Sequence[ast.Expr], own: Sequence[Layer]
     """
     sets = [_classes(t, ask) for t in teachers]
     mine = _classes(student, ask)
-    for teacher, found in zip(teachers, sets, strict=True):
-        if found.data != mine.data:
-            raise error("KD0298", place, why=f"`{ask.name(teacher)}` is over classes of `{found.data}` and "
+    for teacher, classes in zip(teachers, sets, strict=True):
+        if classes.data != mine.data:
+            raise error("KD0298", place, why=f"`{ask.name(teacher)}` is over classes of `{classes.data}` and "
                         f"`{ask.name(student)}` over some of `{mine.data}`", help="one data set for all")  # fmt: skip
     _check_names(mine, place, ask)
     every = [c for s in sets for c in s.ids]
@@ -190,20 +190,20 @@ def scores(student: ast.Expr, teachers: Sequence[ast.Expr], own: Sequence[Layer]
     if ask.setting("scores") == "one":
         seen: set[int] = set()
         kept: list[list[int] | None] = []
-        for found in sets:
-            new = [i for i, c in enumerate(found.ids) if c not in seen]
-            kept.append(new if len(new) < len(found.ids) else None)
-            seen |= set(found.ids)
+        for classes in sets:
+            new = [i for i, c in enumerate(classes.ids) if c not in seen]
+            kept.append(new if len(new) < len(classes.ids) else None)
+            seen |= set(classes.ids)
         return Scores(layer, kept=kept)
     return Scores(layer, f"{layer}.layer", [None] * len(sets), [mine.ids.index(c) for c in every])
 
 
 def _classes(network: ast.Expr, ask: Ask) -> ClassSet:
-    found = ask.classes(network)
-    if found is None:
+    classes = ask.classes(network)
+    if classes is None:
         raise error("KD0298", network.span, why=f"`{ask.name(network)}` does not say which classes its scores are of",
                     help="a class set in its declaration: `classes = half[0]`, `classes = dogs.classes`")  # fmt: skip
-    return found
+    return classes
 
 
 def _check_names(classes: ClassSet, place: Span, ask: Ask) -> None:

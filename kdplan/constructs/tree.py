@@ -104,5 +104,5 @@ def is_shared(item: ast.Item) -> bool:
 
 def not_in(shared: list[ast.Item], own: list[ast.Item]) -> list[ast.Item]:
     """Shared items without those that a part says itself."""
-    said = {i.name for i in own if isinstance(i, ast.Setting | ast.Declaration)}
-    return [i for i in shared if not isinstance(i, ast.Setting | ast.Declaration) or i.name not in said]
+    names = {i.name for i in own if isinstance(i, ast.Setting | ast.Declaration)}
+    return [i for i in shared if not isinstance(i, ast.Setting | ast.Declaration) or i.name not in names]

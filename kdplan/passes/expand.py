@@ -100,15 +100,15 @@ class Namer:
         word = re.sub(r"[^A-Za-z0-9_]+", "_", wanted.replace("=", "").replace("-", "m")).strip("_") or kind
         if word[0].isdigit():
             word = f"{kind}_{word}"
-        found = word
-        if found in self.taken:
-            found = word = f"{word}_{kind}"
+        free = word
+        if free in self.taken:
+            free = word = f"{word}_{kind}"
         count = 2
-        while found in self.taken:
-            found = f"{word}_{count}"
+        while free in self.taken:
+            free = f"{word}_{count}"
             count += 1
-        self.taken.add(found)
-        return found
+        self.taken.add(free)
+        return free
 
 
 class _Expansion:
@@ -324,7 +324,7 @@ def _networks(plan: Plan) -> list[str]:
     Networks without a word of their own were made by an expression (`merge(…)`): they count only where something reads
     them.
     """
-    found: dict[str, None] = {}
+    networks: dict[str, None] = {}
     seen: set[str] = set()
     roots = [n for n in plan.networks if is_word(n.partition("[")[0]) or "." in n.partition("[")[0].partition("(")[0]]
     roots += [v.network for p in plan.phases.values() for v in versions_of(p)]
@@ -341,12 +341,12 @@ def _networks(plan: Plan) -> list[str]:
             if version.phase is not None:
                 for read in versions_of(plan.phases[version.phase]):
                     visit(read.network)
-        found[network] = None
+        networks[network] = None
 
     for network in plan.networks:
         if network in wanted:
             visit(network)
-    return list(found)
+    return list(networks)
 
 
 def _closure(plan: Plan, roots: list[str]) -> set[str]:
@@ -379,8 +379,8 @@ def _items(plan: Plan) -> Iterator[tuple[tuple[str, str], Item]]:
         grown = isinstance(network.origin, Copied) and network.origin.grown
         held = HELD.get(network.architecture.name)
         if held and (grown or not _starts_from(network)):
-            found = network.architecture.arguments
-            yield from ((("", ""), base_of(Item(*found[p]))) for p in held if not (p == "base" and grown))
+            arguments = network.architecture.arguments
+            yield from ((("", ""), base_of(Item(*arguments[p]))) for p in held if not (p == "base" and grown))
         elif not _starts_from(network):
             yield ("network", network.name), base_of(network.architecture)
     for phase in plan.phases.values():

@@ -56,14 +56,14 @@ def check_form(module: Module, reporter: Reporter) -> None:
 
 
 def _file(module: Module, reporter: Reporter) -> None:
-    for node, found in _declarations(module.tree.items, None):
-        if found.codes & SPOILS:
+    for node, findings in _declarations(module.tree.items, None):
+        if findings.codes & SPOILS:
             module.broken.add(id(node))
         if node.kind not in KINDS:
             module.lost.update({node.kind, node.name or node.kind})
-        module.blind = module.blind or ("KD0216" in found.codes and node.kind != "use")
-        module.lost.update(d.span.text for d in found.diagnostics if d.code == "KD0203" and d.span)
-        reporter.add(found.diagnostics)
+        module.blind = module.blind or ("KD0216" in findings.codes and node.kind != "use")
+        module.lost.update(d.span.text for d in findings.diagnostics if d.code == "KD0203" and d.span)
+        reporter.add(findings.diagnostics)
     for item in module.tree.items:
         if isinstance(item, ast.Declaration):
             continue
@@ -87,16 +87,16 @@ def _declarations(items: list[ast.Item], outer: Kind | None) -> list[tuple[ast.D
     for item in items:
         if not isinstance(item, ast.Declaration):
             continue
-        found = _Found()
+        findings = _Found()
         before = checked[-1] if checked and _torn_off(item, checked[-1][0]) else None
         if before is None:
-            _declaration(item, outer, found)
+            _declaration(item, outer, findings)
         else:
             before[1].codes.add("KD0204")
             lacks = [d for d in before[1].diagnostics if d.code in ("KD0221", "KD0223")]
             before[1].diagnostics = [d for d in before[1].diagnostics if d not in lacks]
-            _torn(item, before[0], found)
-        checked.append((item, found))
+            _torn(item, before[0], findings)
+        checked.append((item, findings))
     return checked
 
 
@@ -208,11 +208,11 @@ def _body(node: ast.Declaration, kind: Kind, reporter: _Found) -> None:
             reporter.report("KD0258", item.span, kind=kind.name)
         else:
             _setting(item, kind, seen, reporter)
-    for inner, found in _declarations(node.items or [], kind):
+    for inner, findings in _declarations(node.items or [], kind):
         if not _no_equals(inner):
-            reporter.codes |= found.codes
-            reporter.add(found.diagnostics)
-            has_one = has_one or "KD0220" in found.codes  # it may have swallowed the loss
+            reporter.codes |= findings.codes
+            reporter.add(findings.diagnostics)
+            has_one = has_one or "KD0220" in findings.codes  # it may have swallowed the loss
     _twice(node, reporter)
     if kind.setting("loss") and "loss" not in seen and not has_one:
         reporter.report("KD0223", node.head_span, name=node.name or kind.default_name or "")

@@ -116,12 +116,12 @@ def _version(plan: Plan, version: ir.Version, reporter: Reporter) -> bool:
 def kept(phase: Phase, slot: int) -> set[str]:
     """The snapshots that a phase keeps of the network that it knows by this number."""
     recipe = phase.recipes[min(slot, len(phase.recipes) - 1)]
-    found = {"last"} | {f"epoch={e}" for e in recipe.keep_epochs} | {f"cycle={c}" for c in _cycles(recipe)}
+    snapshots = {"last"} | {f"epoch={e}" for e in recipe.keep_epochs} | {f"cycle={c}" for c in _cycles(recipe)}
     if phase.validations:
-        found.add("best")
+        snapshots.add("best")
     if recipe.ema is not None:
-        found.add("ema")
-    return found
+        snapshots.add("ema")
+    return snapshots
 
 
 def _cycles(recipe: Recipe) -> range:

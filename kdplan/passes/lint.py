@@ -51,12 +51,12 @@ def _twins(phase: Phase, key: PhaseKey, reporter: Reporter) -> None:
 
 def _members(plan: Plan, keys: dict[str, PhaseKey], reporter: Reporter) -> None:
     """KD0311: one network twice in an ensemble."""
-    told: set[int] = set()
+    reported: set[int] = set()
     for network in plan.networks.values():
         origin = network.origin
-        if not isinstance(origin, Ensembled) or id(origin) in told:
+        if not isinstance(origin, Ensembled) or id(origin) in reported:
             continue
-        told.add(id(origin))
+        reported.add(id(origin))
         first: dict[str, ir.Version] = {}
         for version in origin.versions:
             known = first.setdefault(content(plan, keys, version), version)

@@ -306,9 +306,9 @@ def _lose(module: Module) -> None:
             module.lost.update(words[:2])
 
 
-def _short(path: Path, beside: str) -> str:
+def _short(path: Path, user: str) -> str:
     """How messages call a used file: relative to where the using file is called from, where that is possible."""
-    base = Path(beside).parent
+    base = Path(user).parent
     try:
         return str(base / path.relative_to(base.resolve()))
     except ValueError:

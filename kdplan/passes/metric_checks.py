@@ -21,17 +21,17 @@ OUTPUTS = ("", "logits", "probabilities")
 """Paths that mean scores of the network's classes."""
 
 
-def check_metrics(plan: Plan, found: Measure | Validation, networks: Iterable[Row], reporter: Reporter) -> None:
+def check_metrics(plan: Plan, measure: Measure | Validation, networks: Iterable[Row], reporter: Reporter) -> None:
     """KD0243 for more scores than there are classes, KD0704 and KD0244 for superclasses, KD0846 for a classifier that
     would be trained inside of a phase."""
-    views = found.views if isinstance(found, Measure) else [found.view]
+    views = measure.views if isinstance(measure, Measure) else [measure.view]
     rows = list(networks)
-    for metric in found.metrics:
+    for metric in measure.metrics:
         spec = METRICS.get(metric.name)
         if spec is None:
             continue
         _scores(plan, spec, metric, rows, reporter)
-        if spec.needs == "transfer" and isinstance(found, Validation):
+        if spec.needs == "transfer" and isinstance(measure, Validation):
             reporter.report("KD0846", metric.span, metric=metric.name)
         for view in views:
             if reads_groups(metric) and view.data in plan.data:
@@ -132,9 +132,9 @@ def lint_features(plan: Plan, measure: Measure, reporter: Reporter) -> None:
     kinds = {METRICS[m.name].needs for m in measure.metrics if m.name in METRICS and m.name != "tsne"}
     if not kinds & {"features", "transfer"}:
         return
-    told: set[str] = set()
+    reported: set[str] = set()
     for row in measure.rows:
         trained = any(class_count(plan.networks[v.network]) for v in row.target.versions)
-        if row.target.path in OUTPUTS and trained and row.label not in told:
-            told.add(row.label)
+        if row.target.path in OUTPUTS and trained and row.label not in reported:
+            reported.add(row.label)
             reporter.report("KD0760", row.target.span, version=row.label)

@@ -90,7 +90,7 @@ def lint_identities(plan: Plan, measure: Measure, reporter: Reporter) -> None:
     """KD0756 for identities that were trained on; KD0760 for scores of classes where features are meant."""
     if not any(map(compares, measure.metrics)):
         return
-    told: set[tuple[str, str]] = set()
+    reported: set[tuple[str, str]] = set()
     for row in measure.rows:
         _scores(plan, row, reporter)
         for view in measure.views:
@@ -98,8 +98,8 @@ def lint_identities(plan: Plan, measure: Measure, reporter: Reporter) -> None:
             for seen in _trained_on(plan, row.target.versions):
                 common = sorted(names & _identities(plan, seen))
                 phase_data = f"{seen.data}.{seen.split}"
-                if common and (row.label, phase_data) not in told:
-                    told.add((row.label, phase_data))
+                if common and (row.label, phase_data) not in reported:
+                    reported.add((row.label, phase_data))
                     shown = listing([name for _, name in common], 6)
                     reporter.report(
                         "KD0756", row.target.span or measure.span, version=row.label, names=shown, data=phase_data,
@@ -128,5 +128,5 @@ def _identities(plan: Plan, view: View) -> set[tuple[str, str]]:
     """Classes of a view: by content and number where the source is the same, else by names that are no mere numbers."""
     data = plan.data[view.data]
     ids = view.classes.ids if view.classes is not None else range(len(data.classes))
-    found = {(data.fingerprint, data.classes[i]) for i in ids}
-    return found | {("", data.classes[i]) for i in ids if not data.classes[i].isdecimal()}
+    identities = {(data.fingerprint, data.classes[i]) for i in ids}
+    return identities | {("", data.classes[i]) for i in ids if not data.classes[i].isdecimal()}

@@ -126,8 +126,8 @@ def _reason(path: str, a: Component | None, b: Component | None) -> Reason:
     assert here is not None
     span = b.span if b else None
     verb = "is new" if a is None else "is gone" if b is None else "changed"
-    told = not path.startswith(("moves", "data", "code"))  # those are hashes, which tell a reader nothing
-    shown = [c.value if c is not None and told and len(c.value) <= 60 else None for c in (a, b)]
+    readable = not path.startswith(("moves", "data", "code"))  # those are hashes, which tell a reader nothing
+    shown = [c.value if c is not None and readable and len(c.value) <= 60 else None for c in (a, b)]
     text = f"{_words(path)} {verb}"
     return Reason("changed", text, span=span, at=str(span) if span else here.at, before=shown[0], after=shown[1])
 
@@ -148,13 +148,13 @@ def _words(path: str) -> str:
 
 def _one_a_place(reasons: list[Reason]) -> list[Reason]:
     """One reason for each place in the text: a number may enter a loss in several ways; what is written there tells."""
-    found: dict[str, Reason] = {}
+    first: dict[str, Reason] = {}
     for reason in reasons:
-        at = reason.at or f"{reason.text} {len(found)}"
+        at = reason.at or f"{reason.text} {len(first)}"
         as_written = reason.span is not None and reason.after == reason.span.text
-        if at not in found or as_written:
-            found[at] = reason
-    return list(found.values())
+        if at not in first or as_written:
+            first[at] = reason
+    return list(first.values())
 
 
 def select(
@@ -171,10 +171,10 @@ def select(
     chosen: set[str] = set()
     asked = [*only, *until]
     for name in asked:
-        found = [n for n in known if name in (n, n.partition("[")[0], n.rpartition("@")[2], _without_coordinates(n))]
-        if not found:
+        matching = [n for n in known if name in (n, n.partition("[")[0], n.rpartition("@")[2], _without_coordinates(n))]
+        if not matching:
             raise error("KD0310", None, name=name, nearest=nearest(name, known))
-        chosen.update(found)
+        chosen.update(matching)
     return chosen if asked else None
 
 

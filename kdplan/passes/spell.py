@@ -162,24 +162,24 @@ class Speller:
 
     def view(self, view: View, split: bool) -> ast.Expr:
         """`digits[half[0]].unlabelled.test`; `split` says whether `train` is spelled too."""
-        found: ast.Expr = name(self.names.data[view.data])
+        expr: ast.Expr = name(self.names.data[view.data])
         if view.classes is not None:
-            found = ast.Pick(NOWHERE, found, [self.classes(view.classes)])
+            expr = ast.Pick(NOWHERE, expr, [self.classes(view.classes)])
         if view.unlabelled:
-            found = attr(found, "unlabelled")
-        return attr(found, view.split) if split or view.split != "train" else found
+            expr = attr(expr, "unlabelled")
+        return attr(expr, view.split) if split or view.split != "train" else expr
 
     def version(self, version: ir.Version) -> ast.Expr:
         """`small@kd[best]`; a moving average that has not been left by a phase yet goes by its bare name."""
         if version.phase is None and isinstance(self.plan.networks[version.network].origin, EmaOf):
             return name(self.names.networks[version.network])
         phase = self.names.phases[version.phase] if version.phase is not None else "init"
-        found: ast.Expr = ast.Version(NOWHERE, name(self.names.networks[version.network]), phase, NOWHERE)
+        expr: ast.Expr = ast.Version(NOWHERE, name(self.names.networks[version.network]), phase, NOWHERE)
         if version.snapshot == "last":
-            return found
+            return expr
         axis, equal, value = version.snapshot.partition("=")
         pick = ast.Coordinate(NOWHERE, axis, ast.Number(NOWHERE, int(value))) if equal else name(version.snapshot)
-        return ast.Pick(NOWHERE, found, [pick])
+        return ast.Pick(NOWHERE, expr, [pick])
 
     def head(self, network: Network) -> list[str]:
         """`head` and `logit_scale` of a network that has them, as settings."""
@@ -190,14 +190,14 @@ class Speller:
         for kind, size, shared in arguments["layers"]:
             more = {"by": by} | ({"shared": plain(shared)} if shared else {}) if kind == "sc" else {}
             layers.append(call(name(kind), [plain(size)], more))
-        found = (
+        settings = (
             [f"head = {expression(ast.Chain(NOWHERE, [*layers]) if len(layers) > 1 else layers[0])}"] if layers else []
         )
         logit_scale = arguments.get("logit_scale")
         if logit_scale is not None:
             words = {k: name(v) if isinstance(v, str) else plain(v) for k, v in logit_scale.items() if k != "name"}
-            found.append(f"logit_scale = {expression(call(name(logit_scale['name']), [], {'by': by, **words}))}")
-        return found
+            settings.append(f"logit_scale = {expression(call(name(logit_scale['name']), [], {'by': by, **words}))}")
+        return settings
 
     def signal(self, e: ir.Expr, phase: Phase) -> ast.Expr:
         """A signal of `phase`."""
@@ -262,15 +262,15 @@ class _Signals:
             return ast.Negate(NOWHERE, self.spell(e.args[0]))
         if e.op == "+" and _written_as_call(e):
             return call(name("sum"), [self.spell(a) for a in e.args], {})
-        found = self.spell(e.args[0])
+        expr = self.spell(e.args[0])
         for a in e.args[1:]:
             op: str = e.op
             if op == "+" and isinstance(a, ir.Op) and a.op == "neg":
                 op, a = "-", a.args[0]
             elif op == "+" and _is_number(a) and a.value < 0:  # type: ignore[union-attr, operator]
                 op, a = "-", ir.Const(-a.value)  # type: ignore[union-attr, operator]
-            found = ast.Binary(NOWHERE, op, found, self.spell(a))
-        return found
+            expr = ast.Binary(NOWHERE, op, expr, self.spell(a))
+        return expr
 
 
 def _is_number(e: ir.Expr) -> bool:

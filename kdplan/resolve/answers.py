@@ -38,12 +38,12 @@ class Answers:
         return isinstance(self.ctx.eval(node, "model"), NetValue)
 
     def images(self, data: ast.Expr) -> list[int]:
-        found = self.ctx.eval(data, "any")
-        if not isinstance(found, DataValue):
-            raise error("KD0244", data.span, what="what stands after `on`", wants="data", found=describe(found))
-        if found.data.shape is None:
-            raise error("KD0514", data.span, name=found.data.name)
-        return found.data.shape
+        value = self.ctx.eval(data, "any")
+        if not isinstance(value, DataValue):
+            raise error("KD0244", data.span, what="what stands after `on`", wants="data", found=describe(value))
+        if value.data.shape is None:
+            raise error("KD0514", data.span, name=value.data.name)
+        return value.data.shape
 
     def cuts(self, network: ast.Expr) -> list[Cut]:
         return self.ctx.session.cuts(self._network(network), self._images())
@@ -52,7 +52,7 @@ class Answers:
         return self.ctx.session.layers(self._network(network), self._images())
 
     def each(self, networks: ast.Expr) -> list[ast.Expr]:
-        found: list[ast.Expr] = []
+        names: list[ast.Expr] = []
         for value in spread([networks], self.ctx, "network"):
             if isinstance(value, Family):
                 raise family_error(value)
@@ -60,8 +60,8 @@ class Answers:
                 raise error("KD0250", networks.span, what=describe(value))
             word = f"from {len(self.ctx.names)}"  # no word of the language, so that it hides none
             self.ctx.names[word] = value
-            found.append(ast.Name(networks.span, word))
-        return found
+            names.append(ast.Name(networks.span, word))
+        return names
 
     def name(self, network: ast.Expr) -> str:
         return self._value(network).instance.name
@@ -84,12 +84,12 @@ class Answers:
         self.ctx.session.reporter.report(code, span, **values)
 
     def _value(self, network: ast.Expr) -> NetValue:
-        found = self.ctx.eval(network, "network")
-        if isinstance(found, Family):
-            raise family_error(found)
-        if not isinstance(found, NetValue) or found.path:
-            raise error("KD0250", network.span, what=describe(found))
-        return found
+        value = self.ctx.eval(network, "network")
+        if isinstance(value, Family):
+            raise family_error(value)
+        if not isinstance(value, NetValue) or value.path:
+            raise error("KD0250", network.span, what=describe(value))
+        return value
 
     def _network(self, network: ast.Expr) -> Network:
         return self._value(network).instance.network

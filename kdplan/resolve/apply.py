@@ -118,23 +118,23 @@ def phases_that_train(name: str, ctx: Context) -> list[str]:
 def versions_help(net: NetValue, ctx: Context) -> str:
     """The versions of a network that could be meant, for a message."""
     name = net.instance.declared.name
-    found = [f"{name}@{p}" for p in [*net.instance.phases, *phases_that_train(name, ctx)]]
-    return listing([*dict.fromkeys(found), f"{name}@init"])
+    versions = [f"{name}@{p}" for p in [*net.instance.phases, *phases_that_train(name, ctx)]]
+    return listing([*dict.fromkeys(versions), f"{name}@init"])
 
 
 def _names_in_of(node: ast.Declaration) -> set[str]:
     clause = node.clause("of")
-    found: set[str] = set()
+    names: set[str] = set()
     stack: list[object] = list(clause.exprs) if clause else []
     while stack:
         e = stack.pop()
         if isinstance(e, ast.Name):
-            found.add(e.name)
+            names.add(e.name)
         elif isinstance(e, ast.Attr | ast.Version | ast.Pick):
             stack.append(e.base)
         elif isinstance(e, ast.Call):
             stack.extend(e.args)
-    return found
+    return names
 
 
 def labels_for(verticals: VerticalsValue, node: ast.Call, ctx: Context) -> ir.Expr:
@@ -149,14 +149,14 @@ def labels_for(verticals: VerticalsValue, node: ast.Call, ctx: Context) -> ir.Ex
         if not node.args:
             raise error("KD0237", node.span, function=node.function.span.text, name="labels")
         raise error("KD0236", node.span, function=node.function.span.text, count="1 argument", help=None)
-    found = signal(ctx.eval(node.args[0]), ctx)
-    assert ctx.phase is not None or not isinstance(found, ir.StreamField)
-    if not isinstance(found, ir.StreamField) or found.field != "labels" or ctx.phase is None:
+    labels = signal(ctx.eval(node.args[0]), ctx)
+    assert ctx.phase is not None or not isinstance(labels, ir.StreamField)
+    if not isinstance(labels, ir.StreamField) or labels.field != "labels" or ctx.phase is None:
         raise error("KD0284", node.args[0].span, name=node.function.span.text)
-    data = ctx.phase.streams[found.stream][1].data
+    data = ctx.phase.streams[labels.stream][1].data
     if data.classes != verticals.data.classes:
         raise error("KD0285", node.span, name=node.function.span.text, own=verticals.data.name, other=data.name)
-    return found
+    return labels
 
 
 # ---- streams

@@ -32,17 +32,17 @@ def items(axis: Declared, ctx: Context) -> list[Value | Lazy]:
     assert node is not None
     inner = ctx.in_module(module).child(exclude=axis.name)
     if isinstance(node, ast.List):
-        found: list[Value | Lazy] = []
+        values: list[Value | Lazy] = []
         for item in node.items:
             if isinstance(item, ast.Comprehension):
-                found.extend(comprehend(item, inner, "any"))
+                values.extend(comprehend(item, inner, "any"))
             else:
-                found.append(Lazy(item, module))
+                values.append(Lazy(item, module))
     else:
-        found = list(iterate(inner.eval(node, "any"), node.span))
-    if not found:
+        values = list(iterate(inner.eval(node, "any"), node.span))
+    if not values:
         raise error("KD0405", node.span, name=axis.name)
-    return found
+    return values
 
 
 def label(item: Value | Lazy, index: int) -> Any:

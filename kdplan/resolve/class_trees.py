@@ -62,8 +62,8 @@ def ancestors(file: str, data: Data, module: Module, root: Path | None, span: Sp
     tree = hierarchy_of(file, module, root, span)
     absent(file, (c for c in data.classes if c not in tree), data, span)
     numbers = {c: i for i, c in enumerate(data.classes)}
-    found = [[i, *(numbers[a] for a in tree.ancestors(c) if a in numbers)] for c, i in numbers.items()]
-    table = [row for row in found if len(row) > 1]
+    rows = [[i, *(numbers[a] for a in tree.ancestors(c) if a in numbers)] for c, i in numbers.items()]
+    table = [row for row in rows if len(row) > 1]
     if not table:
         raise error("KD0290", span, file=file, data=data.name)
     return table

@@ -81,10 +81,10 @@ class Context:
 
     def child(self, **changes: Any) -> Context:
         """The same with some fields changed; `dataclasses.replace` takes a tenth of a large plan's time."""
-        made = object.__new__(Context)
-        made.__dict__.update(self.__dict__)
-        made.__dict__.update(changes)
-        return made
+        copy = object.__new__(Context)
+        copy.__dict__.update(self.__dict__)
+        copy.__dict__.update(changes)
+        return copy
 
     def eval(self, node: ast.Expr, want: str = "signal") -> Value:
         """The value of an expression; `want` names the table of choices that a bare name may come from.

@@ -95,5 +95,5 @@ def _definition(thing: Declared, ctx: Context, want: str) -> Value:
 def slot_items(family: Declared, slot: ast.Slot, names: dict[str, Value], ctx: Context) -> list[tuple[Any, Value]]:
     """The members of one slot: how each is shown, and its value."""
     inner = ctx.in_module(family.module).child(names=dict(names))
-    found = iterate(inner.eval(slot.values, "any"), slot.values.span)
-    return [(axes.label(v, i), v) for i, v in enumerate(found)]
+    members = iterate(inner.eval(slot.values, "any"), slot.values.span)
+    return [(axes.label(v, i), v) for i, v in enumerate(members)]

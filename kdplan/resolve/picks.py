@@ -89,9 +89,9 @@ def _axis(p: ast.Coordinate, node: ast.Pick, ctx: Context) -> Declared | None:
         elif isinstance(thing, Module):
             modules.append(thing)
     for module in modules:
-        found = module.scope.get(p.name)
-        if isinstance(found, Declared) and axes.is_axis(found):
-            return found
+        axis = module.scope.get(p.name)
+        if isinstance(axis, Declared) and axes.is_axis(axis):
+            return axis
     return None
 
 
@@ -140,8 +140,8 @@ def _positions(node: ast.Pick, rest: list[ast.Expr], ctx: Context, want: str) ->
 def _choose(base: Value, rest: list[ast.Expr], node: ast.Pick, ctx: Context) -> Value:
     if isinstance(base, Several):
         if rest and (_is_snapshot(rest[0]) or all(isinstance(b, Family) or is_branches(b) for b in base.items)):
-            found = [_choose(b, rest, node, ctx) for b in base.items]
-            return Several([v for f in found for v in (f.items if isinstance(f, Several) else [f])], node.span)
+            chosen = [_choose(b, rest, node, ctx) for b in base.items]
+            return Several([v for f in chosen for v in (f.items if isinstance(f, Several) else [f])], node.span)
         return _item(base.items, rest, node, ctx)
     if isinstance(base, Routing):
         return replace(base, items=[_choose(b, rest, node, ctx) for b in base.items], span=node.span)
@@ -185,8 +185,8 @@ def _of_network(base: NetValue, p: ast.Expr, node: ast.Pick, ctx: Context) -> Va
             return Several([_at(base, version, p, n, node) for n in _kept(version, p, ctx)], node.span)
         value = ctx.eval(p.value, "any")
         numbers = [_whole(v, p) for v in (value.items if isinstance(value, ListValue | Several) else [value])]
-        found = [_at(base, version, p, n, node) for n in numbers]
-        return Several([*found], node.span) if isinstance(value, ListValue | Several) else found[0]
+        nets = [_at(base, version, p, n, node) for n in numbers]
+        return Several([*nets], node.span) if isinstance(value, ListValue | Several) else nets[0]
     if is_branches(base):
         return pick_branch(base, p, node, ctx)
     key = ctx.eval(p, "any")
@@ -259,15 +259,15 @@ def _members(base: Family, rest: list[ast.Expr], node: ast.Pick, ctx: Context) -
         raise _wrong_count(node.span, base.declared, len(rest))
     many = any(isinstance(p, ast.All | ast.Range) for p in chosen)
     picks = [_part_of(p, ctx) or p for p in chosen]
-    found: list[Value] = []
+    members: list[Value] = []
     for bound in bindings(base, picks, 0, {}, ctx):
-        found.append(member(base, bound, node.span, ctx))
+        members.append(member(base, bound, node.span, ctx))
     routed = [p for p in picks if isinstance(p, PartOf)]
-    if routed and len(found) != len(routed[0].verticals.parts):
+    if routed and len(members) != len(routed[0].verticals.parts):
         raise error("KD0286", node.span, name=base.declared.name, text=routed[0].span.text)
     if routed:
-        return Routing(routed[0], found, node.span)
-    return Several(found, node.span) if many or len(found) != 1 else found[0]
+        return Routing(routed[0], members, node.span)
+    return Several(members, node.span) if many or len(members) != 1 else members[0]
 
 
 def _part_of(p: ast.Expr, ctx: Context) -> PartOf | None:

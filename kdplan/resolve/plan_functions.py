@@ -123,10 +123,10 @@ def _through(spec: Spec, node: ast.Call, ctx: Context) -> Value:
     net = ctx.eval(given["tap"], "network")
     if not isinstance(net, NetValue) or not net.path:
         raise error("KD0251", given["tap"].span, what=describe(net))
-    found = tap(net, [x], "", ".".join(net.path), node.span, ctx)
-    assert isinstance(found, ir.Tap)
-    found.since = _tap_path(given["from"], net.instance.declared.name, ctx.module)
-    return found
+    entered = tap(net, [x], "", ".".join(net.path), node.span, ctx)
+    assert isinstance(entered, ir.Tap)
+    entered.since = _tap_path(given["from"], net.instance.declared.name, ctx.module)
+    return entered
 
 
 def _tap_path(node: ast.Expr, network: str, module: Module) -> str:

@@ -11,24 +11,24 @@ from kdplan.syntax import ast
 
 def spread(nodes: list[ast.Expr], ctx: Context, want: str = "signal") -> list[Value]:
     """Values of arguments or list items: comprehensions, `[*]` and lists give all of theirs."""
-    found: list[Value] = []
+    values: list[Value] = []
     for node in nodes:
         if isinstance(node, ast.Comprehension):
-            found.extend(comprehend(node, ctx, want))
+            values.extend(comprehend(node, ctx, want))
             continue
         value = ctx.eval(node, want)
-        found.extend(value.items if isinstance(value, Several | ListValue) else [value])
-    return found
+        values.extend(value.items if isinstance(value, Several | ListValue) else [value])
+    return values
 
 
 def comprehend(node: ast.Comprehension, ctx: Context, want: str, loop: int = 0) -> list[Value]:
     if loop == len(node.loops):
         return [ctx.eval(node.element, want)]
     head = node.loops[loop]
-    found: list[Value] = []
+    values: list[Value] = []
     for item in iterate(ctx.eval(head.values, "any"), head.values.span):
-        found.extend(comprehend(node, ctx.child(names={**ctx.names, head.name: item}), want, loop + 1))
-    return found
+        values.extend(comprehend(node, ctx.child(names={**ctx.names, head.name: item}), want, loop + 1))
+    return values
 
 
 def iterate(value: Value, span: Span) -> list[Value]:

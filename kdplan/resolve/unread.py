@@ -29,7 +29,7 @@ def check_names(module: Module, tables: Mapping[str, Mapping[str, Any]], reporte
     >>> [(d.code, d.help) for d in reporter.diagnostics]
     [('KD0205', 'did you mean `cross_entropy`?')]
     """
-    told = {d.span.start for d in reporter.diagnostics if d.span and d.span.source is module.source}
+    reported = {d.span.start for d in reporter.diagnostics if d.span and d.span.source is module.source}
     everywhere = {
         *RESERVED,
         *CONSTANTS,
@@ -41,7 +41,7 @@ def check_names(module: Module, tables: Mapping[str, Mapping[str, Any]], reporte
     for node, local in _definitions(module):
         known = everywhere | local
         for name in _free(node):
-            if name.name not in known and not module.knows_of(name.name) and name.span.start not in told:
+            if name.name not in known and not module.knows_of(name.name) and name.span.start not in reported:
                 near = nearest(name.name, [*local, *module.scope, *FUNCTIONS, *PLAN_FUNCTIONS, *SIGNALS])
                 reporter.report("KD0205", name.span, name=name.name, nearest=near)
 

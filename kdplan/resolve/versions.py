@@ -64,10 +64,10 @@ def version(base: Value, node: ast.Version, ctx: Context) -> Value:
         )
     inner = base.construct.phases if base.construct is not None else ctx.phases
     if base.construct is not None and node.phase in base.construct.networks:
-        made = base.construct.networks[node.phase]
-        if _stood_for(made) is _stood_for(instance):
+        network = base.construct.networks[node.phase]
+        if _stood_for(network) is _stood_for(instance):
             written = f"{base.left_by}@{node.phase}"
-            return NetValue(made, made.as_declared, base.path, node.span, base.coordinates, written)
+            return NetValue(network, network.as_declared, base.path, node.span, base.coordinates, written)
     own = instance.phases.get(node.phase) if base.construct is None else None
     own = own or inner.get(node.phase)
     if own is not None:
@@ -95,12 +95,12 @@ def left_by(base: NetValue, declared: Declared, bound: Bound, span: Span, ctx: C
     if declared.kind in LADDERS:
         construct = construct_instance(declared, bound, span, ctx)
         trainable = [p for p in construct.phases.values() if base.instance in p.trained]
-        found = _trained_by(base, (trainable or [*construct.phases.values()])[-1], span, declared.name)
-        found.construct = construct
+        net = _trained_by(base, (trainable or [*construct.phases.values()])[-1], span, declared.name)
+        net.construct = construct
     else:
-        found = _trained_by(base, phase_instance(declared, bound, None, span, ctx), span, declared.name)
-    found.coordinates.update({n: label for n, (label, _) in bound.items()})
-    return found
+        net = _trained_by(base, phase_instance(declared, bound, None, span, ctx), span, declared.name)
+    net.coordinates.update({n: label for n, (label, _) in bound.items()})
+    return net
 
 
 def _trained_by(base: NetValue, phase: PhaseInstance, span: Span, word: str) -> NetValue:

@@ -40,12 +40,12 @@ def adapted(spec: Spec, node: ast.Call, ctx: Context) -> ModelValue | NetValue:
 
 def _places(node: ast.Expr, base: ast.Expr) -> list[str]:
     items = node.items if isinstance(node, ast.List) else [node]
-    found = []
+    paths = []
     for item in items:
         if isinstance(item, ast.Comprehension):
             raise error("KD0251", item.span, what="this")
-        found.append(place(item, base))
-    return found
+        paths.append(place(item, base))
+    return paths
 
 
 def _entries(node: ast.Expr, base: ast.Expr, ctx: Context) -> tuple[str, list[int]]:

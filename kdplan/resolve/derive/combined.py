@@ -61,10 +61,10 @@ def from_networks(function: str, values: list[Value], node: ast.Call, ctx: Conte
         origin = Merged(versions) if function == "merge" else Averaged(versions)
         name = f"{function}({', '.join(map(str, versions))})"
     network = Network(name, first.architecture, first.role, first.classes, first.seed, origin, code=first.code)
-    made = named(network, nets[0].instance.declared.module, node.span, ctx)
+    combined = named(network, nets[0].instance.declared.module, node.span, ctx)
     if function == "merge" and len({id(n.instance) for n in nets}) == 1:
-        made.instance.stands_for = nets[0].instance
-    return made
+        combined.instance.stands_for = nets[0].instance
+    return combined
 
 
 def _ensemble(nets: list[NetValue], node: ast.Call, ctx: Context) -> NetValue:
@@ -144,21 +144,21 @@ def _class_sets(nets: list[NetValue], ctx: Context) -> list[ClassSet | None]:
     if known is None:
         return [None] * len(nets)
     count = len(ctx.session.plan.data[known.data].classes)
-    found: list[ClassSet | None] = []
+    class_sets: list[ClassSet | None] = []
     for net in nets:
         size = outputs(net.instance.network, ctx)
         every = ClassSet(known.data, list(range(count))) if size == count else None
         same = known if size in (None, len(known.ids)) else None
-        found.append(net.instance.network.classes or every or same)
-    return found
+        class_sets.append(net.instance.network.classes or every or same)
+    return class_sets
 
 
 def _joined(node: ast.Call, ctx: Context) -> tuple[Literal["probabilities", "logits"], bool]:
     """Of what an ensemble's mean is taken, and whether none is: scores then stand side by side."""
     params = {p.name: p for p in PLAN_FUNCTIONS["ensemble"].params if p.choices}
-    found = {name: p.default for name, p in params.items()}
+    settings = {name: p.default for name, p in params.items()}
     for k in node.keywords:
         if k.name not in params:
             raise unknown_parameter(k, "`ensemble`", [*params])
-        found[k.name] = chosen(params[k.name], k.value, ctx).value
-    return cast(Literal["probabilities", "logits"], found["mean"]), found["join"] == "concat"
+        settings[k.name] = chosen(params[k.name], k.value, ctx).value
+    return cast(Literal["probabilities", "logits"], settings["mean"]), settings["join"] == "concat"

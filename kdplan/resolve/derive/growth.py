@@ -76,10 +76,10 @@ def growth(spec: Spec, node: ast.Call, ctx: Context) -> Growth:
         given[k.name] = k.value
     check_required(spec, {*given, *names[: len(node.args)]}, node.span)
     first = node.args[0]
-    found = ctx.eval(first, "model")
-    net = part(found, ctx) if isinstance(found, NetValue) else None
+    value = ctx.eval(first, "model")
+    net = part(value, ctx) if isinstance(value, NetValue) else None
     if net is None:
-        return Growth(spec, node, ctx, as_model(found, first, ctx), None, given)
+        return Growth(spec, node, ctx, as_model(value, first, ctx), None, given)
     if net.path:
         raise error("KD0250", first.span, what=f"`{first.span.text}`")
     network = net.instance.network

@@ -20,8 +20,8 @@ def named(network: Network, module: Module, span: Span, ctx: Context) -> NetValu
     """A network by the name that says how it is made."""
     ctx.session.plan.networks.setdefault(network.name, network)
     carrier = Declared(_declaration(span, network.name), module)
-    made = NetInstance(carrier, network, {}, as_declared=ir.Version(network.name, None), fresh=False)
-    same = ctx.session.derived.setdefault(made.name, made)
+    instance = NetInstance(carrier, network, {}, as_declared=ir.Version(network.name, None), fresh=False)
+    same = ctx.session.derived.setdefault(instance.name, instance)
     return NetValue(same, ir.Version(network.name, None), (), span)
 
 
@@ -56,8 +56,8 @@ def part(net: NetValue, ctx: Context) -> NetValue:
         code=network.codes.get("base"),
         span=network.span,
     )
-    made = named(plain, net.instance.declared.module, net.span, ctx)
-    return replace(made, path=path, coordinates=net.coordinates)
+    branch = named(plain, net.instance.declared.module, net.span, ctx)
+    return replace(branch, path=path, coordinates=net.coordinates)
 
 
 def is_branches(value: Value) -> bool:
@@ -86,7 +86,7 @@ def pick_branch(base: NetValue, p: ast.Expr, node: ast.Pick, ctx: Context) -> Va
     place = p.value if isinstance(p, ast.Coordinate) else p
     value = ctx.eval(place, "any")
     many = isinstance(value, ListValue | Several)
-    found: list[NetValue] = []
+    picked: list[NetValue] = []
     for v in value.items if isinstance(value, ListValue | Several) else [value]:
         index = v.value if isinstance(v, ir.Const) else None
         if not isinstance(index, int) or isinstance(index, bool):
@@ -94,5 +94,5 @@ def pick_branch(base: NetValue, p: ast.Expr, node: ast.Pick, ctx: Context) -> Va
         if not 0 <= index < count:
             raise error("KD0402", place.span, text=node.span.text, name=node.base.span.text,
                         known=listing([str(i) for i in range(count)]))  # fmt: skip
-        found.append(one(index))
-    return Several([*found], node.span) if many else found[0]
+        picked.append(one(index))
+    return Several([*picked], node.span) if many else picked[0]

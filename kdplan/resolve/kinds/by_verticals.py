@@ -25,7 +25,7 @@ def verticals_among(names: Sequence[ast.Expr], ctx: Context) -> Found | None:
     PlanError
         KD0843 where there are several, KD0410 where a swept param changes them.
     """
-    found: list[Found] = []
+    verticals: list[Found] = []
     for e in names:
         try:
             value = ctx.eval(e, "any")
@@ -36,11 +36,11 @@ def verticals_among(names: Sequence[ast.Expr], ctx: Context) -> Found | None:
         except PlanError:
             continue  # whether there is such an axis is checked elsewhere
         if isinstance(value, VerticalsValue):
-            if found and found[0][0].span.text != e.span.text:
+            if verticals and verticals[0][0].span.text != e.span.text:
                 problem = "are not the only ones: a table has one division"
                 raise error("KD0843", e.span, name=e.span.text, problem=problem)
-            found.append((e, value))
-    return found[0] if found else None
+            verticals.append((e, value))
+    return verticals[0] if verticals else None
 
 
 def divided(rows: list[Row], at: ast.Expr, verticals: VerticalsValue, views: list[View], plan: Plan) -> list[Row]:
@@ -58,7 +58,7 @@ def divided(rows: list[Row], at: ast.Expr, verticals: VerticalsValue, views: lis
         if view.data != verticals.data.name or view.classes is not None:
             problem = f"are of all classes of `{verticals.data.name}`, which is not what is measured on"
             raise error("KD0843", view.span or at.span, name=name, problem=problem)
-    found = []
+    parts = []
     for row in rows:
         networks = [plan.networks[v.network] for v in row.target.versions]
         for i, part in enumerate(verticals.parts):
@@ -67,8 +67,8 @@ def divided(rows: list[Row], at: ast.Expr, verticals: VerticalsValue, views: lis
             label = part.label if part.label is not None else i
             own = all(n.classes is not None and set(n.classes.ids) == set(part.ids) for n in networks)
             kept = {k: v for k, v in row.coordinates.items() if not (own and v == label and row.target.path in OUTPUTS)}
-            found.append(replace(row, coordinates={**kept, name: label}, classes=part))
-    return found
+            parts.append(replace(row, coordinates={**kept, name: label}, classes=part))
+    return parts
 
 
 def _covers(network: Network, part: ClassSet, data: Data, row: Row, name: str, span: Span) -> bool:

@@ -23,14 +23,14 @@ def construct_instance(thing: Declared, bound: Bound, span: Span, ctx: Context) 
         before: frozenset[Declared] | None = None
         while before != frozenset(inner.reads):  # names show every axis that any of the phases reads
             before = frozenset(inner.reads)
-            made = _make(thing, bound, inner)
-        for net in made.networks.values():
+            construct = _make(thing, bound, inner)
+        for net in construct.networks.values():
             inner.session.plan.networks[net.name] = net.network
-        for phase in made.phases.values():
+        for phase in construct.phases.values():
             inner.session.plan.phases[phase.name] = phase.phase
             inner.session.places[phase.name] = thing.node.head_span
             phase.phase.construct = phase.name.rpartition("@")[0]
-        return made
+        return construct
 
     return remember(ctx.in_module(thing.module), key, thing.kind, span, build)
 
@@ -40,29 +40,29 @@ def _make(thing: Declared, bound: Bound, ctx: Context) -> ConstructInstance:
     assert lower is not None
     local = ctx.child(names={**ctx.names, **{n: v for n, (_, v) in bound.items()}})
     lowered = lower(thing.node, Answers(thing.node, local))
-    made = ConstructInstance(thing, unique_name(thing, thing.name, ctx), {})
+    construct = ConstructInstance(thing, unique_name(thing, thing.name, ctx), {})
     gather = Gather()
     for node in lowered:
         if gather.failed:
             break  # what goes on from a phase that cannot be made fails with it
         with gather:
             inner = Declared(node, thing.module)
-            inside = local.child(phases=dict(made.phases))
+            inside = local.child(phases=dict(construct.phases))
             if node.kind in NETWORKS:
-                _network(inner, bound, made, inside)
+                _network(inner, bound, construct, inside)
                 continue
-            made.phases[inner.name] = make_phase(inner, bound, None, inside, made.name)
+            construct.phases[inner.name] = make_phase(inner, bound, None, inside, construct.name)
     gather.raise_if_failed()
-    return made
+    return construct
 
 
-def _network(inner: Declared, bound: Bound, made: ConstructInstance, ctx: Context) -> None:
+def _network(inner: Declared, bound: Bound, construct: ConstructInstance, ctx: Context) -> None:
     """A network of a construct, which later declarations know by its name; a student stands for the one after `of`."""
-    of = made.declared.node.clause("of")
-    net = network_of_construct(inner, bound, made.name, ctx)
+    of = construct.declared.node.clause("of")
+    net = network_of_construct(inner, bound, construct.name, ctx)
     if inner.kind == "student" and of is not None:
         base = ctx.eval(of.exprs[0], "network")
         if isinstance(base, NetValue):
             net.stands_for = base.instance
-    made.networks[inner.name] = net
+    construct.networks[inner.name] = net
     ctx.names[inner.name] = NetValue(net, None, (), inner.node.head_span)

@@ -49,9 +49,9 @@ def _data(thing: Declared, ctx: Context) -> Data:
     data.name = name
     ctx.session.describe(data, thing.module.folder, clause.exprs[0].span)
     if "normalize" in places and data.normalize and data.shape and len(data.shape) == 3:
-        channels, found = data.shape[0], len(data.normalize[0])
-        if channels != found:
-            raise error("KD0259", places["normalize"], found=counted(found, "channel"), channels=channels, name=name)
+        channels, given = data.shape[0], len(data.normalize[0])
+        if channels != given:
+            raise error("KD0259", places["normalize"], found=counted(given, "channel"), channels=channels, name=name)
     ctx.session.plan.data[name] = data
     return data
 

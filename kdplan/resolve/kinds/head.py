@@ -43,16 +43,16 @@ def attach(network: Network, classes: int | None, node: ast.Declaration, ctx: Co
         return
     parts = None
     for by, span in groups:
-        found = _places(by, network, classes, span, ctx)
-        if parts is not None and found != parts:
+        positions = _places(by, network, classes, span, ctx)
+        if parts is not None and positions != parts:
             raise error("KD0288", span, problem="all of it must be by the same verticals", help=None)
-        parts = found
+        parts = positions
     network.architecture = headed(network.architecture, layers, classes, parts, logit_scale)
 
 
 def _layers(node: ast.Expr, ctx: Context, groups: list[tuple[list[list[int]], Span]]) -> list[list[Plain]]:
     value = ctx.eval(node, "head")
-    found: list[list[Plain]] = []
+    layers: list[list[Plain]] = []
     apart = False
     for item in value.items if isinstance(value, ListValue) else [value]:
         kind, arguments, span = _chosen(item, "head", "a layer, such as `fc(4096)`", LAYERS, node)
@@ -68,8 +68,8 @@ def _layers(node: ast.Expr, ctx: Context, groups: list[tuple[list[list[int]], Sp
         if kind == "sc":
             groups.append((arguments["by"], span))
             apart = apart or shared < size
-        found.append([kind, size, shared])
-    return found
+        layers.append([kind, size, shared])
+    return layers
 
 
 def _logit_scale(node: ast.Expr, ctx: Context, groups: list[tuple[list[list[int]], Span]]) -> dict[str, Any] | None:

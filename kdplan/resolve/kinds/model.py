@@ -20,22 +20,22 @@ def model_value(thing: Declared, span: Span, ctx: Context) -> ModelValue:
     def make(inner: Context) -> ModelValue:
         clause = thing.node.clause("=")
         assert clause is not None
-        found = inner.child(exclude=thing.name).eval(clause.exprs[0], "model")
-        return as_model(found, clause.exprs[0], inner)
+        value = inner.child(exclude=thing.name).eval(clause.exprs[0], "model")
+        return as_model(value, clause.exprs[0], inner)
 
-    made = remember(ctx.in_module(thing.module), (thing, thing.name), "model", span, make)
-    return ModelValue(made.item, made.classes, made.code, span)
+    model = remember(ctx.in_module(thing.module), (thing, thing.name), "model", span, make)
+    return ModelValue(model.item, model.classes, model.code, span)
 
 
-def as_model(found: Value, node: ast.Expr, ctx: Context) -> ModelValue:
-    if isinstance(found, ModelValue):
-        return found
-    if isinstance(found, Choice):
-        check_required(ctx.session.tables["model"].get(found.item.name), found.item.arguments, found.span)
-        return ModelValue(found.item, _classes_of(node, ctx), None, node.span)
-    if isinstance(found, UserFunction) and found.name:
-        return ModelValue(Item(f"{found.code.path}:{found.name}", {}, span=node.span), None, found.code, node.span)
-    raise error("KD0249", node.span, wants="an architecture", found=describe(found))
+def as_model(value: Value, node: ast.Expr, ctx: Context) -> ModelValue:
+    if isinstance(value, ModelValue):
+        return value
+    if isinstance(value, Choice):
+        check_required(ctx.session.tables["model"].get(value.item.name), value.item.arguments, value.span)
+        return ModelValue(value.item, _classes_of(node, ctx), None, node.span)
+    if isinstance(value, UserFunction) and value.name:
+        return ModelValue(Item(f"{value.code.path}:{value.name}", {}, span=node.span), None, value.code, node.span)
+    raise error("KD0249", node.span, wants="an architecture", found=describe(value))
 
 
 def _classes_of(node: ast.Expr, ctx: Context) -> ClassSet | None:
@@ -65,8 +65,8 @@ def outputs(network: Network, ctx: Context) -> int | None:
         return len(network.classes.ids)
     spec = ctx.session.tables["model"].get(network.architecture.name)
     param = spec.param("classes") if spec is not None else None
-    found = network.architecture.arguments.get("classes", param.default if param is not None else None)
-    return found if isinstance(found, int) else None
+    count = network.architecture.arguments.get("classes", param.default if param is not None else None)
+    return count if isinstance(count, int) else None
 
 
 def over(network: Network, ctx: Context) -> str:

@@ -72,18 +72,18 @@ def _instance(thing: Declared, bound: Bound, ctx: Context) -> NetInstance:
     before: frozenset[Declared] | None = None
     while before != frozenset(ctx.reads):
         before = frozenset(ctx.reads)
-        made = _make(thing, bound, ctx)
-        if not made.phases:
+        instance = _make(thing, bound, ctx)
+        if not instance.phases:
             break
-    _register(made, ctx)
+    _register(instance, ctx)
     index = _index(thing)
     if index:  # shown together, in order
         line = unique_name(thing, thing.name, ctx)
-        line += axes.suffix({}, {n: v for n, v in made.coordinates.items() if n != index})
-        for phase in made.phases.values():
+        line += axes.suffix({}, {n: v for n, v in instance.coordinates.items() if n != index})
+        for phase in instance.phases.values():
             ctx.session.places[phase.name] = thing.node.head_span
             phase.phase.construct = line
-    return made
+    return instance
 
 
 def _make(written: Declared, bound: Bound, ctx: Context, name: str | None = None) -> NetInstance:
@@ -94,11 +94,11 @@ def _make(written: Declared, bound: Bound, ctx: Context, name: str | None = None
     clause = node.clause("=")
     assert clause is not None
     hidden = None if _index(written) else thing.name  # a line's member may start from another one
-    found = local.child(exclude=hidden).eval(clause.exprs[0], "model")
-    network = _derived(found, local) if isinstance(found, NetValue) else None
+    value = local.child(exclude=hidden).eval(clause.exprs[0], "model")
+    network = _derived(value, local) if isinstance(value, NetValue) else None
     model: ModelValue | None = None
     if network is None:
-        model = as_model(found, clause.exprs[0], local)
+        model = as_model(value, clause.exprs[0], local)
         network = Network("", model.item, classes=model.classes, codes=model.codes, spans=model.spans)
         network.code = code_hash_of(model)
     network.role = thing.kind  # type: ignore[assignment]
@@ -139,20 +139,20 @@ def network_of_construct(thing: Declared, bound: Bound, construct: str, ctx: Con
     return _make(thing, bound, ctx, f"{construct}{axes.suffix({}, coords)}.{thing.name}")
 
 
-def _leave(made: NetInstance) -> None:
+def _leave(instance: NetInstance) -> None:
     """What a bare name reads after the body's phases: the one that no other body phase goes on from."""
-    if not made.phases:
+    if not instance.phases:
         return
-    gone_on_from = {m.base.phase for p in made.phases.values() for m in p.phase.trainees}
-    ends = [p for p in made.phases.values() if p.name not in gone_on_from and made in p.trained]
-    made.as_declared = ir.Version(made.name, ends[0].name) if len(ends) == 1 else None
-    made.fresh = made.as_declared is None
+    gone_on_from = {m.base.phase for p in instance.phases.values() for m in p.phase.trainees}
+    ends = [p for p in instance.phases.values() if p.name not in gone_on_from and instance in p.trained]
+    instance.as_declared = ir.Version(instance.name, ends[0].name) if len(ends) == 1 else None
+    instance.fresh = instance.as_declared is None
 
 
-def _register(made: NetInstance, ctx: Context) -> None:
+def _register(instance: NetInstance, ctx: Context) -> None:
     plan = ctx.session.plan
-    plan.networks[made.name] = made.network
-    for phase in made.phases.values():
+    plan.networks[instance.name] = instance.network
+    for phase in instance.phases.values():
         plan.phases[phase.name] = phase.phase
 
 
@@ -186,12 +186,12 @@ def _loaded(name: str, span: Span, folder: Path) -> Loaded:
     return Loaded(str(path), file_hash(path), span=span)
 
 
-def _derived(found: NetValue, ctx: Context) -> Network:
+def _derived(net: NetValue, ctx: Context) -> Network:
     """`student b = small@kd`, or what `merge`, `average`, `ema` gave."""
-    found = part(found, ctx)
-    base = found.instance.network
-    copied = found.instance.declared.kind in NAMED_AS_NETWORKS
-    version = weights(found, ctx) if copied else None
+    net = part(net, ctx)
+    base = net.instance.network
+    copied = net.instance.declared.kind in NAMED_AS_NETWORKS
+    version = weights(net, ctx) if copied else None
     origin = Copied(version) if isinstance(version, ir.Version) else base.origin
     return Network(
         "", base.architecture, classes=base.classes, origin=origin, code=base.code, codes=base.codes, spans=base.spans

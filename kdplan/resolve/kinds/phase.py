@@ -41,9 +41,9 @@ def phase_instance(thing: Declared, bound: Bound, outer: NetInstance | None, spa
     key = (thing, thing.name, tuple(repr(label) for label, _ in bound.values()))
 
     def build(inner: Context) -> PhaseInstance:
-        made = make_phase(thing, bound, outer, inner)
-        inner.session.plan.phases[made.name] = made.phase
-        return made
+        instance = make_phase(thing, bound, outer, inner)
+        inner.session.plan.phases[instance.name] = instance.phase
+        return instance
 
     return remember(ctx.in_module(thing.module), key, "phase", span, build)
 
@@ -175,7 +175,7 @@ def _base(net: NetValue, outer: NetInstance | None) -> ir.Version:
 def _streams(node: ast.Declaration, ctx: Context) -> list[tuple[str, DataValue]]:
     clause = node.clause("on")
     assert clause is not None
-    found: list[tuple[str, DataValue]] = []
+    streams: list[tuple[str, DataValue]] = []
     for value in spread(clause.exprs, ctx, "any"):
         if not isinstance(value, DataValue):
             raise error(
@@ -185,8 +185,8 @@ def _streams(node: ast.Declaration, ctx: Context) -> list[tuple[str, DataValue]]
                 wants="data",
                 found=describe(value),
             )
-        found.append((value.span.text, value))
-    return found
+        streams.append((value.span.text, value))
+    return streams
 
 
 def _recipes(node: ast.Declaration, networks: int | None, ctx: Context) -> list[Recipe]:
@@ -257,7 +257,7 @@ def _loss(node: ast.Declaration, ctx: Context) -> ir.Expr:
 def _validations(
     node: ast.Declaration, thing: Declared, trained: dict[NetInstance, int], ctx: Context
 ) -> list[Validation]:
-    found: list[Validation] = []
+    validations: list[Validation] = []
     for item in node.items or []:
         if not (isinstance(item, ast.Declaration) and item.kind == "measure"):
             continue
@@ -279,8 +279,8 @@ def _validations(
             if value.split is None:
                 raise error("KD0703", value.span, name=value.span.text, example=f"{value.span.text}.test")
             for slot, path in targets:
-                found.append(Validation(view_of(value), measure_metrics(item, ctx), slot, path, span=item.span))
-    return found
+                validations.append(Validation(view_of(value), measure_metrics(item, ctx), slot, path, span=item.span))
+    return validations
 
 
 def _smooth(phase: Phase) -> None:
@@ -294,9 +294,9 @@ def _smooth(phase: Phase) -> None:
 
 
 def _code(phase: Phase) -> dict[str, str]:
-    found: dict[str, str] = {}
+    hashes: dict[str, str] = {}
     for root in (phase.loss, *phase.logged.values()):
         for e in ir.walk(root):
             if isinstance(e, ir.Call) and ":" in e.function:
-                found[e.function] = file_hash(Path(e.function.rpartition(":")[0]))
-    return found
+                hashes[e.function] = file_hash(Path(e.function.rpartition(":")[0]))
+    return hashes

@@ -16,37 +16,37 @@ from kdplan.syntax import ast
 
 
 def recipe_value(thing: Declared, span: Span, ctx: Context) -> RecipeValue:
-    made = remember(
+    value = remember(
         ctx.in_module(thing.module), (thing, thing.name), "recipe", span, lambda inner: _recipe(thing, inner)
     )
-    return RecipeValue(made.settings, span, thing.name, thing.node.head_span)
+    return RecipeValue(value.settings, span, thing.name, thing.node.head_span)
 
 
 def _recipe(thing: Declared, ctx: Context) -> RecipeValue:
-    found: dict[str, tuple[Any, Span]] = {}
+    settings: dict[str, tuple[Any, Span]] = {}
     clause = thing.node.clause("=")
     if clause is not None:
         base = ctx.child(exclude=thing.name).eval(clause.exprs[0], "any")
         if not isinstance(base, RecipeValue):
             raise error("KD0249", clause.exprs[0].span, wants="a recipe", found=describe(base))
-        found.update(base.settings)
+        settings.update(base.settings)
     own = read_settings(thing.node, ctx)
-    _length(own, found)
-    return RecipeValue({**found, **own}, thing.node.head_span)
+    _length(own, settings)
+    return RecipeValue({**settings, **own}, thing.node.head_span)
 
 
 def read_settings(node: ast.Declaration, ctx: Context) -> dict[str, tuple[Any, Span]]:
     """The recipe settings that stand in a body."""
-    found: dict[str, tuple[Any, Span]] = {}
+    settings: dict[str, tuple[Any, Span]] = {}
     gather = Gather()
     for item in node.items or []:
         if isinstance(item, ast.Setting):
             spec = KINDS["recipe"].setting(item.name)
             if spec is not None:
                 with gather:
-                    found[item.name] = (setting_values.read(spec, item.value, ctx), item.value.span)
+                    settings[item.name] = (setting_values.read(spec, item.value, ctx), item.value.span)
     gather.raise_if_failed()
-    return found
+    return settings
 
 
 def _length(own: dict[str, Any], inherited: dict[str, Any]) -> None:

@@ -36,8 +36,8 @@ def measure(thing: Declared, ctx: Context) -> Measure:
     gather = Gather()
     for e in of.exprs:
         with gather:
-            for found in expand(ctx, lambda inner, e=e: _rows(e, inner), axes.size):  # type: ignore[misc]
-                rows.extend(found)
+            for members in expand(ctx, lambda inner, e=e: _rows(e, inner), axes.size):  # type: ignore[misc]
+                rows.extend(members)
     views: list[View] = []
     metrics: list[Item] = []
     with gather:
@@ -96,13 +96,13 @@ def _check_axis(e: ast.Expr, thing: Declared, rows: list[Row], ctx: Context) -> 
 def _rows(e: ast.Expr, ctx: Context) -> list[Row]:
     value = ctx.eval(e, "network")
     values = value.items if isinstance(value, Several | ListValue) else [value]
-    found = []
+    rows = []
     for v in values:
         target = _target(v, e, ctx)
         net: Any = v
         coords = {**axes.coordinates(ctx), **net.instance.coordinates, **net.coordinates}
-        found.append(Row(_label(net), target, coords))
-    return found
+        rows.append(Row(_label(net), target, coords))
+    return rows
 
 
 def _label(net: NetValue) -> str:
@@ -112,8 +112,8 @@ def _label(net: NetValue) -> str:
     text = name
     if net.version is not None and version is not None:
         text = net.left_by or (name if version.phase is not None else f"{name}@init")
-    told = version is not None and version.snapshot.partition("=")[0] in net.coordinates
-    if version is not None and version.snapshot != "last" and not told:
+    in_coordinates = version is not None and version.snapshot.partition("=")[0] in net.coordinates
+    if version is not None and version.snapshot != "last" and not in_coordinates:
         text += f"[{version.snapshot}]"
     indexed = len(net.path) > 1 and net.path[0] == BRANCH and BRANCH in net.coordinates
     return ".".join([text, *(net.path[:1] + net.path[2:] if indexed else net.path)])
@@ -199,8 +199,8 @@ def _plot(node: ast.Call, rows: list[Row], metrics: list[Item], ctx: Context) ->
         raise error("KD0245", given["y"].span, name="y", value=given["y"].span.text, choices=texts)
     baseline: list[Row] = []
     if "baseline" in given:
-        for found in expand(ctx, lambda inner: _rows(given["baseline"], inner), axes.size):
-            baseline.extend(found)
+        for baselines in expand(ctx, lambda inner: _rows(given["baseline"], inner), axes.size):
+            baseline.extend(baselines)
     return Plot(axis, y, baseline, span=node.span)
 
 
@@ -229,9 +229,9 @@ def export(thing: Declared, ctx: Context) -> Export:
     clause = thing.node.clause("=")
     assert clause is not None
     e = clause.exprs[0]
-    found = [t for targets in expand(ctx, lambda inner: _rows(e, inner), axes.size) for t in targets]
-    if len(found) != 1:
-        picks = ", ".join(f"{n} = {v}" for n, v in found[0].coordinates.items()) if found else ""
-        example = f"{found[0].label}[{picks}]" if found else ""
-        raise error("KD0404", e.span, text=f"export {thing.name}", count=len(found), example=example)
-    return Export(thing.name, found[0].target, span=thing.node.head_span)
+    members = [t for targets in expand(ctx, lambda inner: _rows(e, inner), axes.size) for t in targets]
+    if len(members) != 1:
+        picks = ", ".join(f"{n} = {v}" for n, v in members[0].coordinates.items()) if members else ""
+        example = f"{members[0].label}[{picks}]" if members else ""
+        raise error("KD0404", e.span, text=f"export {thing.name}", count=len(members), example=example)
+    return Export(thing.name, members[0].target, span=thing.node.head_span)

@@ -23,10 +23,10 @@ from kdplan.syntax import ast
 
 
 def verticals_value(thing: Declared, span: Span, ctx: Context) -> VerticalsValue:
-    found = remember(
+    value = remember(
         ctx.in_module(thing.module), (thing, thing.name), "verticals", span, lambda c: _verticals(thing, c)
     )
-    return VerticalsValue(found.data, found.parts, found.disjoint, span)
+    return VerticalsValue(value.data, value.parts, value.disjoint, span)
 
 
 def _verticals(thing: Declared, ctx: Context) -> VerticalsValue:
@@ -37,7 +37,7 @@ def _verticals(thing: Declared, ctx: Context) -> VerticalsValue:
     if not isinstance(base, DataValue) or not base.data.classes:
         raise error("KD0249", of.exprs[0].span, wants="a data set with classes", found=describe(base))
     data = base.data
-    made, source = node.clause("="), node.clause("from")
+    expression, source = node.clause("="), node.clause("from")
     disjoint = True
     parts: list[ClassSet] = []
     for item in node.items or []:
@@ -49,9 +49,9 @@ def _verticals(thing: Declared, ctx: Context) -> VerticalsValue:
             disjoint = setting_values.read(spec, item.value, ctx)
         else:
             parts.append(ClassSet(data.name, _ids(ctx.eval(item.value, "any"), data, item.value.span), item.name))
-    if made is not None:
-        value = ctx.child(exclude=thing.name).eval(made.exprs[0], "partition")
-        parts += _given(value, data, made.exprs[0].span, thing.module, ctx.session.root)
+    if expression is not None:
+        value = ctx.child(exclude=thing.name).eval(expression.exprs[0], "partition")
+        parts += _given(value, data, expression.exprs[0].span, thing.module, ctx.session.root)
     elif source is not None:
         parts += _from_file(source.exprs[0], data, thing, ctx)
     check_partition(parts, data, disjoint, node.head_span)
@@ -96,10 +96,10 @@ def _ids(value: Value, data: Data, span: Span) -> list[int]:
     if isinstance(value, ClassesValue):
         return list(value.classes.ids)
     items = value.items if isinstance(value, ListValue) else [value]
-    found = []
+    ids = []
     for item in items:
         if isinstance(item, ir.Const) and isinstance(item.value, str):
-            found.append(_class(item.value, data, item.span or span))
+            ids.append(_class(item.value, data, item.span or span))
         else:
             number = integer(item, item.span or span)
             if not 0 <= number < len(data.classes):
@@ -107,8 +107,8 @@ def _ids(value: Value, data: Data, span: Span) -> list[int]:
                 raise error(
                     "KD0260", item.span or span, name=str(number), data=data.name, count=len(data.classes), help=help
                 )
-            found.append(number)
-    return found
+            ids.append(number)
+    return ids
 
 
 def _class(name: str, data: Data, span: Span) -> int:
@@ -160,5 +160,5 @@ def check_partition(parts: list[ClassSet], data: Data, disjoint: bool, span: Spa
     missing = [c for i, c in enumerate(data.classes) if i not in seen]
     if missing:
         rest = [str(i) for i in range(len(data.classes)) if i not in seen]
-        told = f"[{', '.join(rest)}]" if len(rest) <= 24 else None
-        raise error("KD0263", span, classes=listing(missing), rest=told)
+        listed = f"[{', '.join(rest)}]" if len(rest) <= 24 else None
+        raise error("KD0263", span, classes=listing(missing), rest=listed)
