@@ -18,7 +18,8 @@ from torch import Tensor, fx, nn
 
 from kdplan.graph.fork import BranchError, Cut, cut_at
 from kdplan.graph.taps import Call, Tap
-from kdplan.graph.trace import MAKERS, ROOT, Traced, TraceError, trace, value_at
+from kdplan.graph.trace import Traced, TraceError, trace, value_at
+from kdplan.graph.tracer import MAKERS, ROOT
 from kdplan.ir.branches import BRANCH, GATE, GATED
 from kdplan.nn.gates import Gate, Mean
 from kdplan.nn.models import create

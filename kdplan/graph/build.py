@@ -13,11 +13,13 @@ from torch import Tensor, fx, nn
 from torch.utils._pytree import tree_flatten
 
 from kdplan.graph.fake import FakeContext
+from kdplan.graph.guards import ASK
 from kdplan.graph.module import make
 from kdplan.graph.outplace import outplace
 from kdplan.graph.replay import Replay, context_for, example_inputs
 from kdplan.graph.taps import LeafTaps, Tap, TapError
-from kdplan.graph.trace import ASK, ROOT, Traced, trace, value_at
+from kdplan.graph.trace import Traced, trace, value_at
+from kdplan.graph.tracer import ROOT
 
 
 class BuildError(RuntimeError):

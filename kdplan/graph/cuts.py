@@ -12,7 +12,8 @@ from kdplan.graph.fake import whole
 from kdplan.graph.inspect import blank
 from kdplan.graph.loss import first_line
 from kdplan.graph.signals import dims
-from kdplan.graph.trace import ROOT, Traced, TraceError, trace
+from kdplan.graph.trace import Traced, TraceError, trace
+from kdplan.graph.tracer import ROOT
 from kdplan.ir.cuts import Cut, Layer
 from kdplan.ir.plan import Network
 

@@ -12,7 +12,8 @@ from torch.utils._pytree import tree_leaves
 
 from kdplan.graph.prune import needed
 from kdplan.graph.taps import LeafTaps, TapError
-from kdplan.graph.trace import ROOT, trace, value_at
+from kdplan.graph.trace import trace, value_at
+from kdplan.graph.tracer import ROOT
 
 
 class DeployError(RuntimeError):

@@ -11,7 +11,8 @@ from torch.utils._pytree import tree_leaves
 from kdplan.diagnostics.report import listing, nearest
 from kdplan.graph.fake import storages
 from kdplan.graph.taps import Call, Tap
-from kdplan.graph.trace import ROOT, Traced
+from kdplan.graph.trace import Traced
+from kdplan.graph.tracer import ROOT
 
 
 class BranchError(ValueError):

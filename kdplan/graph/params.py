@@ -8,7 +8,8 @@ from torch import fx
 
 from kdplan.graph.fake import whole
 from kdplan.graph.taps import TapError
-from kdplan.graph.trace import ROOT, Traced
+from kdplan.graph.trace import Traced
+from kdplan.graph.tracer import ROOT
 
 
 def parameters_of(traced: Traced, *taps: str) -> set[str]:

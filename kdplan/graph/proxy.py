@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, fx
 from torch.fx.proxy import Attribute
 
-if TYPE_CHECKING:
-    from kdplan.graph.trace import PathTracer
+from kdplan.graph.guards import GuardingTracer
 
 
 class ValueProxy(fx.Proxy):
@@ -21,7 +20,7 @@ class ValueProxy(fx.Proxy):
     that a graph traced at one batch size holds at another.
     """
 
-    tracer: PathTracer
+    tracer: GuardingTracer
 
     @property
     def __class__(self) -> type:
