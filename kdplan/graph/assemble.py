@@ -19,7 +19,9 @@ from kdplan.graph.adapter import Adapters
 from kdplan.graph.build import Builder, JoinedPhase
 from kdplan.graph.cacheable import storing
 from kdplan.graph.freeze import split
-from kdplan.graph.loss import Lowering, first_line
+from kdplan.graph.loss import Lowering
+from kdplan.graph.loss_context import LossContext
+from kdplan.graph.messages import first_line
 from kdplan.graph.module import without_unused_inputs
 from kdplan.graph.params import upto
 from kdplan.graph.phase_graph import EmaCopy, Networks, PhaseGraph
@@ -101,7 +103,7 @@ def join(plan: Plan, phase: Phase, networks: Networks) -> Joined:
     for group in own:
         for parameter in group.values():
             parameter.requires_grad_(True)
-    lowering = Lowering(plan, phase, builder, names, Adapters(builder, phase.seed))
+    lowering = Lowering(LossContext(plan, phase, builder, names), Adapters(builder, phase.seed))
     loss = lowering.lower(phase.loss)
     if not loss.is_tensor:
         raise error("KD0602", phase.loss.span, term="The loss")

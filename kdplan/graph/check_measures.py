@@ -10,7 +10,7 @@ from torch import Tensor
 
 from kdplan.diagnostics.report import PlanError, Reporter, error, listing
 from kdplan.graph.inspect import blank
-from kdplan.graph.loss import first_line
+from kdplan.graph.messages import first_line
 from kdplan.graph.signals import shown
 from kdplan.graph.trace import Traced, TraceError, trace
 from kdplan.ir.plan import Item, Network, Plan, Row, Target, View

@@ -10,7 +10,7 @@ from torch import Tensor, fx
 from kdplan.diagnostics.report import error
 from kdplan.graph.fake import whole
 from kdplan.graph.inspect import blank
-from kdplan.graph.loss import first_line
+from kdplan.graph.messages import first_line
 from kdplan.graph.signals import dims
 from kdplan.graph.trace import Traced, TraceError, trace
 from kdplan.graph.tracer import ROOT

@@ -79,7 +79,7 @@ def blank(network: Network) -> nn.Module:
     return made.eval()
 
 
-def check_recipes(phases: Iterable[Phase], reporter: Reporter) -> None:
+def check_settings(phases: Iterable[Phase], reporter: Reporter) -> None:
     """KD0853 for optimizers and schedules whose settings torch, or the schedule, refuses.
 
     Each is built once on a parameter of its own, so that a phase that stands at the end of a long plan fails now.
