@@ -19,12 +19,13 @@ from kdplan.graph.adapter import Adapters
 from kdplan.graph.build import Builder, JoinedPhase
 from kdplan.graph.cacheable import storing
 from kdplan.graph.freeze import split
+from kdplan.graph.law import check_graph
 from kdplan.graph.loss import Lowering
 from kdplan.graph.loss_context import LossContext
 from kdplan.graph.messages import first_line
 from kdplan.graph.module import without_unused_inputs
 from kdplan.graph.params import upto
-from kdplan.graph.phase_graph import EmaCopy, Networks, PhaseGraph
+from kdplan.graph.phase_graph import EmaCopy, Networks, PhaseGraph, input_names
 from kdplan.graph.prune import prune
 from kdplan.graph.reach import Reach, additive_terms, gradient_reach
 from kdplan.graph.signals import shown
@@ -115,6 +116,7 @@ def join(plan: Plan, phase: Phase, networks: Networks) -> Joined:
         if term.is_tensor and term.shape == ():
             outputs[name] = term.value
     joined = builder.finish(outputs)
+    check_graph(joined.graph_module.graph, joined.graph_module, inputs=input_names(len(phase.streams)))
     pruned = prune(joined.graph_module)
     paths = {label: builder.path(name) for label, name in names.items()}
     adapters = {f"{name}.{n}": p for name, m in joined.adapters.items() for n, p in m.named_parameters()}
@@ -135,6 +137,8 @@ def assemble(plan: Plan, phase: Phase, networks: Networks) -> PhaseGraph:
     """The phase as the training loop runs it: built from real modules, pruned, cut at the frozen frontier."""
     made = join(plan, phase, networks)
     cut = split(made.graph_module, made.trainable)
+    inputs = input_names(len(phase.streams)) | set(cut.boundary)
+    check_graph(cut.trainable_graph.graph, cut.trainable_graph, inputs=inputs, pruned=True)
     modes = made.joined.training
     root = made.joined.graph_module
 

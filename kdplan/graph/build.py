@@ -293,7 +293,6 @@ class Builder:
         """Close the graph; its output is a dict of `outputs`, and in-place operations behind taps are replaced."""
         self.graph.output(dict(outputs))
         self.context.annotate(next(n for n in reversed(self.graph.nodes)), self.root)
-        self.graph.lint()
         gm = outplace(make(self.root, self.graph), self.context)
         # After the replacement, which may have added modules; dropout among them has a mode too.
         training = {p: m.training for p, m in gm.named_modules() if p.startswith(("nets.", "splices.", "inside."))}

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from kdplan.graph.fake import whole
+from kdplan.graph.law import check_graph
 from kdplan.graph.module import output_of, outputs_of, subset
 from kdplan.graph.prune import counters, counts, needed
 
@@ -73,6 +74,7 @@ def split(gm: fx.GraphModule, trainable: Collection[str]) -> Split:
     >>> cut.boundary, bool(cut(x=torch.ones(5, 3))["loss"].requires_grad)
     (('big_net',), True)
     """
+    check_graph(gm.graph, gm)
     trainable_graph, stateful = classify(gm, trainable)
     core = [
         n for n in gm.graph.nodes if n in stateful and n not in trainable_graph and n.op not in ("output", "get_attr")
@@ -85,6 +87,8 @@ def split(gm: fx.GraphModule, trainable: Collection[str]) -> Split:
     rest = _back_from(gm, crossing)
     # A counter goes with the part that runs its module; once is enough.
     result = subset(gm, rest | (counters(gm, rest) - (kept - rest)), inputs=crossing)
+    for part in (frozen, result):
+        check_graph(part.graph, part, before=gm.graph, pruned=True)
     effects = any(n.meta.get("random") or n.meta.get("buffers") or counts(n) for n in frozen.graph.nodes)
     return Split(frozen, result, tuple(n.name for n in crossing), not effects)
 

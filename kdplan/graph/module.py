@@ -7,6 +7,8 @@ from typing import Any
 
 from torch import fx, nn
 
+from kdplan.graph.law import check_graph
+
 
 def make(root: nn.Module, graph: fx.Graph) -> fx.GraphModule:
     """A GraphModule over `graph` whose sub-modules are those of `root` themselves, also what the graph does not use.
@@ -72,7 +74,9 @@ def subset(
         result = {name: mapped[n] for name, n in outputs.items()}
     out = graph.output(result)
     out.meta["val"] = fx.map_arg(out.args[0], lambda n: n.meta["val"])
-    return make(gm, graph)
+    part = make(gm, graph)
+    check_graph(graph, part, before=gm.graph)
+    return part
 
 
 def without_unused_inputs(gm: fx.GraphModule) -> fx.GraphModule:
@@ -82,6 +86,7 @@ def without_unused_inputs(gm: fx.GraphModule) -> fx.GraphModule:
         if node.op == "placeholder" and not node.users:
             lean.graph.erase_node(node)
     lean.recompile()
+    check_graph(lean.graph, lean, before=gm.graph)
     return lean
 
 

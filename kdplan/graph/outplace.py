@@ -22,6 +22,7 @@ from torch import Tensor, fx, nn
 from torch.nn import functional as F
 
 from kdplan.graph.fake import FakeContext, storages
+from kdplan.graph.law import check_graph
 from kdplan.graph.module import copy_of, output_of
 
 
@@ -39,9 +40,10 @@ def outplace(gm: fx.GraphModule, context: FakeContext) -> fx.GraphModule:
     >>> sorted(str(n.target) for n in gm.graph.nodes if n.op == "call_module")
     ['inside.a_1', 'nets.a.0']
     """
+    check_graph(gm.graph, gm)
     if not _violations(gm):
         return gm
-    gm = copy_of(gm)
+    before, gm = gm, copy_of(gm)
     # A rewritten node gives a new storage, which may end or show other conflicts: look again until there is none.
     while bad := _violations(gm):
         for conflict in bad:
@@ -50,6 +52,7 @@ def outplace(gm: fx.GraphModule, context: FakeContext) -> fx.GraphModule:
             if node.op != "placeholder":
                 context.annotate(node, gm)
     gm.recompile()
+    check_graph(gm.graph, gm, before=before.graph)
     return gm
 
 

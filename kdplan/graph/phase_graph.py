@@ -56,6 +56,16 @@ class StoredValue:
 
 
 STEP_COUNTERS = ("epoch", "step", "progress")
+STREAM_FIELDS = ("inputs", "labels", "indices", "boxes", "classes", "crowd", "sizes")
+
+
+def input_names(streams: int) -> set[str]:
+    """The names that placeholders of a phase with so many streams may have.
+
+    >>> sorted(input_names(1) - set(STEP_COUNTERS))[:3]
+    ['boxes_0', 'classes_0', 'crowd_0']
+    """
+    return {*STEP_COUNTERS, *(f"{field}_{i}" for field in STREAM_FIELDS for i in range(streams))}
 
 
 @dataclass

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from torch import fx
 
 from kdplan.graph.fake import storages
+from kdplan.graph.law import check_graph
 from kdplan.graph.module import output_of, subset
 
 
@@ -59,11 +60,13 @@ def prune(gm: fx.GraphModule) -> Pruned:
     >>> [n.name for n in found.graph_module.graph.nodes], found.buffers
     (['x', 'a_0', 'output'], ('nets.a.1',))
     """
+    check_graph(gm.graph, gm)
     kept = needed(gm)
     gone = [n for n in gm.graph.nodes if n not in kept]
     buffers = tuple(dict.fromkeys(_place(n) for n in gone if n.meta.get("buffers") or counts(n)))
     random = tuple(dict.fromkeys(_place(n) for n in gone if n.meta.get("random")))
     result = subset(gm, kept) if gone else gm
+    check_graph(result.graph, result, before=gm.graph, pruned=True)
     return Pruned(result, buffers, random, len(gone))
 
 

@@ -13,6 +13,7 @@ from torch import Tensor, fx, nn
 
 from kdplan.graph.fake import DATA_DEPENDENT, FakeContext
 from kdplan.graph.guards import ASK, Guard
+from kdplan.graph.law import check_graph
 from kdplan.graph.taps import Call, Tap, collect
 from kdplan.graph.tracer import ROOT, Holder, PathTracer
 
@@ -157,7 +158,9 @@ def trace(
     more: Any = getattr(module, "more_taps", None)  # a module may give its values further names
     if more is not None:
         taps |= more(tracer.calls, taps)
-    return Traced(module, graph, taps, tracer.guards, tracer.constants, tuple(found), context, tracer.calls)
+    traced = Traced(module, graph, taps, tracer.guards, tracer.constants, tuple(found), context, tracer.calls)
+    check_graph(graph, traced.root)
+    return traced
 
 
 def _can_be_leaf(tracer: PathTracer, path: str, holder: Holder) -> bool:
