@@ -1,8 +1,34 @@
 """One network as several that share their first layers: the rest of its graph is there several times.
 
-base:      x ── stem ── layer1 ── layer2 ─┬─ layer3 ── fc ──▶ logits
-branched:                                 ├─ branch.1.layer3 ── branch.1.fc ──▶ logits
-(at layer3, count 2)                      └─ gate ──▶ weights of both
+>>> from kdplan.graph.diagram import diagram
+>>> def plain():
+...     return nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 2))
+>>> net = Branched([plain(), plain()], "2", ("mean", {}), [3])
+>>> print(diagram(plain=trace(plain(), torch.zeros(1, 3)).graph))
+plain
+input0 = input
+net_0 = net.0(input0)
+net_1 = net.1(net_0)
+net_2 = net.2(net_1)
+return net_2
+>>> print(diagram(branched=trace(net, torch.zeros(1, 3)).graph))
+branched
+input0 = input
+net_0 = net.0(input0)
+net_1 = net.1(net_0)
+net_2 = net.2(net_1)
+net_branch_1_2 = net.branch.1.2(net_1)
+getattr_1 = getattr(net_1, shape)
+getitem = getitem(getattr_1, 0)
+new_full = new_full(net_1, [getitem, 2], 0.5)
+stack = stack([net_2, net_branch_1_2], dim=1)
+getattr_2 = getattr(new_full, shape)
+getitem_1 = getitem(getattr_2, 0)
+getitem_2 = getitem(getattr_2, 1)
+reshape = reshape(new_full, getitem_1, getitem_2, 1)
+mul = mul(stack, reshape)
+sum_1 = sum(mul, dim=1)
+return sum_1
 """
 
 from __future__ import annotations

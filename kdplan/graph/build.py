@@ -1,4 +1,33 @@
-"""Joins networks, adapters and losses into one graph, step by step."""
+"""Joins networks, adapters and losses into one graph, step by step.
+
+>>> from kdplan.graph.diagram import diagram
+>>> b = Builder()
+>>> x = b.input("inputs_0", torch.zeros(2, 3))
+>>> b.network("big", nn.Sequential(nn.Linear(3, 4), nn.Linear(4, 5)))
+>>> b.network("small", nn.Sequential(nn.Linear(3, 5)))
+>>> loss = b.call(nn.functional.mse_loss, b.apply("small", (x,)), b.apply("big", (x,)))
+>>> joined = b.finish({"loss": loss}).graph_module.graph
+>>> big, small = (trace(net, torch.zeros(2, 3)).graph for net in b.networks.values())
+>>> print(diagram(big=big))
+big
+input0 = input
+net_0 = net.0(input0)
+net_1 = net.1(net_0)
+return net_1
+>>> print(diagram(small=small))
+small
+input0 = input
+net_0 = net.0(input0)
+return net_0
+>>> print(diagram(joined=joined))
+joined
+inputs_0 = input
+small_0 = nets.small.0(inputs_0)
+big_0 = nets.big.0(inputs_0)
+big_1 = nets.big.1(big_0)
+mse_loss = mse_loss(small_0, big_1)
+return loss=mse_loss
+"""
 
 from __future__ import annotations
 
@@ -291,9 +320,7 @@ class Builder:
 
     def finish(self, outputs: Mapping[str, fx.Node]) -> JoinedPhase:
         """Close the graph; its output is a dict of `outputs`, and in-place operations behind taps are replaced."""
-        self.graph.output(dict(outputs))
-        self.context.annotate(next(n for n in reversed(self.graph.nodes)), self.root)
-        gm = outplace(make(self.root, self.graph), self.context)
+        gm = outplace(self.closed(outputs), self.context)
         # After the replacement, which may have added modules; dropout among them has a mode too.
         training = {p: m.training for p, m in gm.named_modules() if p.startswith(("nets.", "splices.", "inside."))}
         guards = [
@@ -304,6 +331,12 @@ class Builder:
         ]
         inputs = tuple(self._inputs)
         return JoinedPhase(gm, inputs, dict(self.networks), dict(self.adapters), training, guards, self.context)
+
+    def closed(self, outputs: Mapping[str, fx.Node]) -> fx.GraphModule:
+        """The graph with a dict of `outputs`, before any pass."""
+        self.graph.output(dict(outputs))
+        self.context.annotate(next(n for n in reversed(self.graph.nodes)), self.root)
+        return make(self.root, self.graph)
 
     # inlining
 

@@ -1,7 +1,27 @@
 """What a step of a phase will cost, before any tensor is allocated.
 
-The split graph runs forward and backward on fake tensors: the frozen part without gradients, the live part with.
-FLOPs are counted per operator; memory is the largest sum of storages alive at one time.
+The split graph runs forward and backward on fake tensors: the frozen part without gradients, the trainable part with.
+FLOPs are counted per operator. Memory is the largest sum of storages that exist at one time.
+
+>>> from torch import nn
+>>> from kdplan.graph.build import Builder
+>>> b = Builder()
+>>> x = b.input("inputs_0", torch.zeros(2, 3))
+>>> b.network("big", nn.Sequential(nn.Linear(3, 4), nn.Linear(4, 5)))
+>>> b.network("small", nn.Sequential(nn.Linear(3, 5)))
+>>> loss = b.call(nn.functional.mse_loss, b.apply("small", (x,)), b.apply("big", (x,)))
+>>> gm = b.finish({"loss": loss}).graph_module
+>>> for name, flops in flops_by_node(gm).items():
+...     print(f"{name:9} {flops:4}")
+inputs_0     0
+small_0     60
+big_0       48
+big_1       80
+mse_loss     0
+output       0
+>>> step = cost(gm, {"nets.small.0.weight", "nets.small.0.bias"})
+>>> step.flops_forward, step.flops_frozen, step.flops_step, step.boundary_bytes
+(188, 128, 248, 40)
 """
 
 from __future__ import annotations

@@ -1,8 +1,29 @@
-"""A phase's graph as a picture: one cluster a network, one box a module, tensor shapes on the edges.
+"""A phase's graph as a drawing: one cluster a network, one box a module, tensor shapes on the edges.
 
-nodes of the graph                        boxes
-small_layer1_0_conv1, …, small_layer1_2   small | layer1
-kl(big_fc, small_fc)                      kl
+>>> import torch
+>>> from torch import nn
+>>> from kdplan.graph.build import Builder
+>>> from kdplan.graph.diagram import diagram
+>>> b = Builder()
+>>> x = b.input("inputs_0", torch.zeros(2, 3))
+>>> b.network("small", nn.Sequential(nn.Sequential(nn.Linear(3, 4), nn.ReLU()), nn.Linear(4, 5)))
+>>> gm = b.finish({"loss": b.call(torch.sum, b.apply("small", (x,)))}).graph_module
+>>> print(diagram(graph=gm.graph))
+graph
+inputs_0 = input
+small_0_0 = nets.small.0.0(inputs_0)
+small_0_1 = nets.small.0.1(small_0_0)
+small_1 = nets.small.1(small_0_1)
+sum_1 = sum(small_1)
+return loss=sum_1
+>>> drawn = drawing(gm, {"nets.small.1.weight"}, depth=1)
+>>> for box in drawn.boxes.values():
+...     print(f"{box.label:9} {box.kind:7} {box.cluster}".rstrip())
+inputs_0  input
+0         frozen  small
+1         moving  small
+sum       loss
+loss      output
 """
 
 from __future__ import annotations

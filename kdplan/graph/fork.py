@@ -1,4 +1,19 @@
-"""Where a network forks: its graph cut in two at one value that all that comes after depends on."""
+"""Where a network forks: its graph cut in two at one value that all that comes after depends on.
+
+>>> import torch
+>>> from torch import nn
+>>> from kdplan.graph.diagram import diagram
+>>> from kdplan.graph.trace import trace
+>>> net = nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 2))
+>>> cut = cut_at(trace(net, torch.zeros(2, 3)), "2")
+>>> print(diagram(before=cut.traced.graph, shared=cut.shared, rest=cut.rest))
+before                   shared                   rest
+input0 = input           input0 = input
+net_0 = net.0(input0)    net_0 = net.0(input0)
+net_1 = net.1(net_0)     net_1 = net.1(net_0)
+net_2 = net.2(net_1)                              net_2 = net.2(net_1)
+return net_2
+"""
 
 from __future__ import annotations
 

@@ -1,11 +1,32 @@
 """Splits a phase into the part that never changes and the part that trains.
 
-    before                                frozen                      live
-    t = nets_big_features(x)              t = nets_big_features(x)    t = input
-    s = nets_small(x)                     return t                    s = nets_small(x)
-    loss = kd(t, s)                                                   loss = kd(t, s)
+>>> from kdplan.graph.build import Builder
+>>> from kdplan.graph.diagram import diagram
+>>> b = Builder()
+>>> x = b.input("inputs_0", torch.zeros(2, 3))
+>>> b.network("big", nn.Sequential(nn.Linear(3, 4), nn.Linear(4, 5)))
+>>> b.network("small", nn.Sequential(nn.Linear(3, 5)))
+>>> loss = b.call(nn.functional.mse_loss, b.apply("small", (x,)), b.apply("big", (x,)))
+>>> gm = b.finish({"loss": loss}).graph_module
+>>> cut = split(gm, {"nets.small.0.weight", "nets.small.0.bias"})
+>>> print(diagram(before=gm.graph))
+before
+inputs_0 = input
+small_0 = nets.small.0(inputs_0)
+big_0 = nets.big.0(inputs_0)
+big_1 = nets.big.1(big_0)
+mse_loss = mse_loss(small_0, big_1)
+return loss=mse_loss
+>>> print(diagram(frozen=cut.frozen.graph, trainable=cut.trainable_graph.graph))
+frozen                          trainable
+inputs_0 = input                inputs_0 = input
+big_0 = nets.big.0(inputs_0)
+big_1 = nets.big.1(big_0)       big_1 = input
+                                small_0 = nets.small.0(inputs_0)
+                                mse_loss = mse_loss(small_0, big_1)
+return big_1=big_1              return loss=mse_loss
 
-The frozen graph depends on no moving parameter: it runs under no_grad, and its outputs may be kept between epochs.
+The frozen graph depends on no trainable parameter: it runs under `no_grad`, and its outputs can be stored.
 """
 
 from __future__ import annotations

@@ -1,12 +1,25 @@
 """In-place operations behind a tap become out-of-place.
 
-    before                                     after
-    v   = nets_a_bn1(x)                        v   = nets_a_bn1(x)
-    out = nets_a_relu(v)      # in place       out = relu(v)
-    loss = mse(v, t)          # reads `out`!   loss = mse(v, t)
+>>> from kdplan.graph.build import Builder
+>>> from kdplan.graph.diagram import diagram
+>>> b = Builder()
+>>> x = b.input("inputs_0", torch.zeros(2, 3))
+>>> b.network("a", nn.Sequential(nn.BatchNorm1d(3), nn.ReLU(inplace=True)))
+>>> loss = b.call(F.mse_loss, b.apply("a", (x,), "0"), b.apply("a", (x,)))
+>>> gm = b.closed({"loss": loss})
+>>> after = outplace(gm, b.context)
+>>> print(diagram(before=gm.graph, after=after.graph))
+before                           after
+inputs_0 = input                 inputs_0 = input
+a_0 = nets.a.0(inputs_0)         a_0 = nets.a.0(inputs_0)
+a_1 = nets.a.1(a_0)              a_1 = inside.a_1(a_0)
+mse_loss = mse_loss(a_0, a_1)    mse_loss = mse_loss(a_0, a_1)
+return loss=mse_loss             return loss=mse_loss
+>>> gm.get_submodule("nets.a.1"), after.get_submodule("inside.a_1")
+(ReLU(inplace=True), ReLU())
 
 A tap is the value that a module returned. Where a later operation of the same network writes into that value, whoever
-reads the tap would see the later one (and autograd would complain). Only such writes are replaced; others save memory.
+reads the tap would see the later one (and autograd would refuse). Only such writes are replaced; others save memory.
 """
 
 from __future__ import annotations

@@ -1,13 +1,27 @@
 """Dead-code elimination from the outputs.
 
-    before                               after
-    a = nets_big_layer1(x)               a = nets_big_layer1(x)
-    c = nets_big_layer2(a)
-    loss = mse(a, s)                     loss = mse(a, s)
+>>> import torch
+>>> from torch import nn
+>>> from kdplan.graph.build import Builder
+>>> from kdplan.graph.diagram import diagram
+>>> b = Builder()
+>>> x = b.input("inputs_0", torch.zeros(2, 3))
+>>> b.network("big", nn.Sequential(nn.Linear(3, 4), nn.Linear(4, 5)))
+>>> b.network("small", nn.Sequential(nn.Linear(3, 4)))
+>>> loss = b.call(nn.functional.mse_loss, b.apply("small", (x,)), b.apply("big", (x,), "0"))
+>>> gm = b.finish({"loss": loss}).graph_module
+>>> print(diagram(before=gm.graph, after=prune(gm).graph_module.graph))
+before                                 after
+inputs_0 = input                       inputs_0 = input
+small_0 = nets.small.0(inputs_0)       small_0 = nets.small.0(inputs_0)
+big_0 = nets.big.0(inputs_0)           big_0 = nets.big.0(inputs_0)
+big_1 = nets.big.1(big_0)
+mse_loss = mse_loss(small_0, big_0)    mse_loss = mse_loss(small_0, big_0)
+return loss=mse_loss                   return loss=mse_loss
 
 A node stays if an output needs it, or if it writes into a value that a later staying node reads. A module with effects
-on its own buffers (batch norm in training) or on the random stream goes like any other when nothing reads it, because
-the network up to the tap is what the phase trains; the result says which went.
+on its own buffers (batch norm in training) or on the random stream is removed like any other when nothing reads it,
+because the phase trains the network up to the tap. The result names the removed ones.
 """
 
 from __future__ import annotations

@@ -1,8 +1,33 @@
 """Which parameters the loss gives a gradient, and which of its terms can give none.
 
-    loss = mse(small.layer2, big.layer2) + mse(big.logits, labels)      # big is frozen
+>>> from torch import nn
+>>> from kdplan.graph.build import Builder
+>>> from kdplan.graph.diagram import diagram
+>>> b = Builder()
+>>> x, y = b.input("inputs_0", torch.zeros(2, 3)), b.input("labels_0", torch.zeros(2, dtype=torch.long))
+>>> b.network("big", nn.Sequential(nn.Linear(3, 3)))
+>>> b.network("small", nn.Sequential(nn.Linear(3, 3), nn.Linear(3, 3)))
+>>> match = b.call(nn.functional.mse_loss, b.apply("small", (x,), "0"), b.apply("big", (x,)))
+>>> fixed = b.call(nn.functional.cross_entropy, b.apply("big", (x,)), y)
+>>> gm = b.finish({"loss": b.call(operator.add, match, fixed)}).graph_module
+>>> print(diagram(graph=gm.graph))
+graph
+inputs_0 = input
+labels_0 = input
+small_0 = nets.small.0(inputs_0)
+small_1 = nets.small.1(small_0)
+big_0 = nets.big.0(inputs_0)
+mse_loss = mse_loss(small_0, big_0)
+cross_entropy = cross_entropy(big_0, labels_0)
+add = add(mse_loss, cross_entropy)
+return loss=add
+>>> reach = gradient_reach(gm)
+>>> for term, names in reach.terms.items():
+...     print(term, *sorted(names))
+mse_loss nets.big.0.bias nets.big.0.weight nets.small.0.bias nets.small.0.weight
+cross_entropy nets.big.0.bias nets.big.0.weight
 
-Of its two terms the first reaches the parameters of small up to layer2 (and not small.fc), the second none of them.
+The term `cross_entropy` reaches the teacher only: where `small` is trained, it is constant. `small.1` is in no term.
 The answers come from autograd itself on fake tensors, so detach, no_grad, argmax and comparisons count as they do in
 a real step.
 """

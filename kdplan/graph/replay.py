@@ -1,4 +1,20 @@
-"""Runs a whole phase graph on fake tensors, with gradients."""
+"""Runs a whole phase graph on fake tensors, with gradients.
+
+>>> from kdplan.graph.build import Builder
+>>> from torch import nn, zeros
+>>> b = Builder()
+>>> x = b.input("inputs_0", zeros(2, 3))
+>>> b.network("a", nn.Sequential(nn.Linear(3, 4), nn.ReLU()))
+>>> gm = b.finish({"loss": b.call(nn.functional.softplus, b.apply("a", (x,)))}).graph_module
+>>> context = context_for(gm)
+>>> replay = Replay(gm, context, keep=["a_0", "a_1"])
+>>> result = replay.run(*example_inputs(gm, context, batch=8))
+>>> for name, value in {**replay.seen, **result}.items():
+...     print(f"{name:5} {list(value.shape)} {type(value.grad_fn).__name__}")
+a_0   [8, 4] AddmmBackward0
+a_1   [8, 4] ReluBackward0
+loss  [8, 4] SoftplusBackward0
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,39 @@
-"""One signal of several networks: each sample runs through the network that its label chooses (`route`)."""
+'''One signal of several networks: each sample runs through the network that its label chooses (`route`).
+
+>>> from pathlib import Path
+>>> from kdplan.compile import compile_source, inspect
+>>> from kdplan.diagnostics.span import Source
+>>> from kdplan.graph.diagram import diagram
+>>> text = """
+... data digits = digits
+... recipe quick { optimizer = sgd(lr = 0.1)  epochs = 1 }
+... verticals V of digits { low = 0..4  high = 5..9 }
+... teacher t[v in V] = digits_net(classes = v, width = 2) {
+...   phase train on digits[v] with quick { loss = cross_entropy(self.logits, labels) }
+... }
+... student small = digits_net(width = 2)
+... phase kc of upto(small.layer1) on digits with quick { loss = mse(small.layer1, route(V, labels, t[*].layer1)) }
+... """
+>>> gm = inspect(compile_source(Source("plan.kd", text), Path(".")))["kc"].joined.graph_module
+>>> print(diagram(graph=[n for n in gm.graph.nodes if not str(n.meta.get("owner")).startswith("net")]))
+graph
+inputs_0 = input
+labels_0 = input
+inside_route_layer1 = inside.route_layer1(labels_0, inputs_0)
+mse = mse(small_layer1_0_relu, inside_route_layer1)
+return loss=mse
+>>> routed = gm.get_submodule("inside.route_layer1")
+>>> print(diagram(member=routed.members[0].graph))
+member
+x0 = input
+t_v_low_train_stem_conv = nets.t_v_low_train.stem.conv(x0)
+t_v_low_train_stem_bn = nets.t_v_low_train.stem.bn(t_v_low_train_stem_conv)
+t_v_low_train_stem_relu = nets.t_v_low_train.stem.relu(t_v_low_train_stem_bn)
+t_v_low_train_layer1_0_conv = nets.t_v_low_train.layer1.0.conv(t_v_low_train_stem_relu)
+t_v_low_train_layer1_0_bn = nets.t_v_low_train.layer1.0.bn(t_v_low_train_layer1_0_conv)
+t_v_low_train_layer1_0_relu = nets.t_v_low_train.layer1.0.relu(t_v_low_train_layer1_0_bn)
+return out=t_v_low_train_layer1_0_relu
+'''
 
 from __future__ import annotations
 
