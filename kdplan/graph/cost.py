@@ -37,6 +37,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
+from kdplan.graph.fake import FakeContext
 from kdplan.graph.freeze import own_state, parameter_names, split
 from kdplan.graph.replay import Replay, context_for, example_inputs
 
@@ -48,7 +49,7 @@ class Cost:
     Attributes
     ----------
     parameters, trainable
-        Numbers of parameters that the graph uses, and of those that move.
+        Numbers of parameters that the graph uses, and of those that are trained.
     flops_forward, flops_step
         Floating-point operations of both parts forward, and of the whole step.
     flops_frozen
@@ -58,7 +59,7 @@ class Cost:
     peak_bytes
         The most that the step itself allocates at one time: activations, gradients of activations and parameters.
     saved_bytes
-        What is alive between forward and backward.
+        What is held between forward and backward.
     boundary_bytes
         Size of the frozen outputs that cross, for one batch.
     batch
@@ -194,15 +195,16 @@ def forward_flops(gm: fx.GraphModule, batch: int | None = None) -> int:
 class _FlopsByNode(Replay):
     """Runs a graph on fake tensors and counts each node's operations."""
 
-    def __init__(self, gm: fx.GraphModule, context: Any, counter: FlopCounterMode) -> None:
+    def __init__(self, gm: fx.GraphModule, context: FakeContext, counter: FlopCounterMode) -> None:
         super().__init__(gm, context)
         self.counter = counter
-        self.found: dict[str, int] = {}
+        self.flops: dict[str, int] = {}
 
     def run_node(self, n: fx.Node) -> Any:
+        """Run a node and note its operations."""
         before = int(self.counter.get_total_flops())
         value = super().run_node(n)
-        self.found[n.name] = int(self.counter.get_total_flops()) - before
+        self.flops[n.name] = int(self.counter.get_total_flops()) - before
         return value
 
 
@@ -214,4 +216,4 @@ def flops_by_node(gm: fx.GraphModule) -> dict[str, int]:
     with context.mode, counter, torch.no_grad():
         replay = _FlopsByNode(gm, context, counter)
         replay.run(*inputs)
-    return replay.found
+    return replay.flops

@@ -51,7 +51,7 @@ class Split:
     ----------
     frozen
         Inputs -> dict of boundary values; None if nothing is frozen.
-    live
+    trainable_graph
         Inputs and boundary values by name -> the outputs of the whole.
     boundary
         Names of the values that cross.
@@ -76,11 +76,11 @@ class Split:
 
 
 def split(gm: fx.GraphModule, trainable: Collection[str]) -> Split:
-    """Cut the graph where it begins to depend on the parameters named in `moving`.
+    """Cut the graph where it begins to depend on the parameters named in `trainable`.
 
-    What depends on no parameter at all (labels, masks) is computed in the live part. Cheap last steps of the frozen
-    part move to the live part where then no more bytes cross, so a teacher's logits cross, not what a loss makes of
-    them.
+    What depends on no parameter at all (labels, masks) is computed in the trainable part. Cheap last steps of the
+    frozen part are computed in the trainable part where then no more bytes cross: a teacher's logits cross, not what
+    a loss makes of them.
 
     Examples
     --------
@@ -115,7 +115,7 @@ def split(gm: fx.GraphModule, trainable: Collection[str]) -> Split:
 
 
 def classify(gm: fx.GraphModule, trainable: Collection[str]) -> tuple[set[fx.Node], set[fx.Node]]:
-    """Nodes that depend on a moving parameter, and nodes that depend on any parameter or buffer."""
+    """Nodes that depend on a trainable parameter, and nodes that depend on any parameter or buffer."""
     names = parameter_names(gm)
     wanted = set(trainable)
     trainable_graph: set[fx.Node] = set()

@@ -39,10 +39,10 @@ def user(path: str, name: str, span: Span | None) -> Callable[..., Any]:
         except Exception as e:
             del sys.modules[module_name]
             raise error("KD0512", span, file=path, problem=f"{type(e).__name__}: {str(e).rstrip('.')}") from e
-    found = getattr(module, name, None)
-    if not callable(found):
+    function = getattr(module, name, None)
+    if not callable(function):
         raise error("KD0513", span, file=path, name=name)
-    return found  # type: ignore[no-any-return]
+    return function  # type: ignore[no-any-return]
 
 
 def sparse_form(name: str) -> Callable[..., Any]:

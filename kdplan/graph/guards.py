@@ -29,7 +29,7 @@ class GuardingTracer(fx.Tracer):
         self.guards: list[Guard] = []
 
     def answer(self, node: fx.Node, kind: str, ask: Callable[[Any], Any]) -> Any:
-        """Tell Python what it wants to know of a value, and note that it asked."""
+        """The answer to what Python asks of a value, noted as a guard."""
         value = node.meta["val"]
         answer = ask(value)
         if not (kind == "len" and isinstance(value, tuple | list | dict)) and not node.meta.get("fixed"):

@@ -139,7 +139,7 @@ def _writes(state: State) -> Iterator[str]:
 
 
 def _draws(state: State) -> Iterator[str]:
-    """A node that draws random numbers is one draw: nothing that reads it reads another node in its place."""
+    """A node that draws random numbers is one draw: nothing that reads it reads another node instead."""
     for name, node in state.earlier.items():
         for user in node.users if node.meta.get("random") else ():
             if user.op != "output" and user.name in state.nodes and name not in state.read_by(state.nodes[user.name]):
@@ -178,7 +178,7 @@ def broken(state: State) -> dict[str, list[str]]:
     ['end', 'values']
     """
     problems = {name: list(rule(state)) for name, rule in RULES.items()}
-    return {name: found for name, found in problems.items() if found}
+    return {name: where for name, where in problems.items() if where}
 
 
 def check_graph(

@@ -80,7 +80,7 @@ class Lowering:
         ids = tuple(view.classes.ids) if view.classes else tuple(range(len(data.classes)))
         return Signal(node, "labels", (data.name, ids), len(ids), "labels")
 
-    def _targets(self, stream: int, most: int) -> dict[str, Any]:
+    def _targets(self, stream: int, most: int) -> dict[str, fx.Node]:
         """The boxes of a batch: `kdplan.data.dataset.BoxDataset` says what each is."""
         shapes = {"boxes": (most, 4), "classes": (most,), "crowd": (most,), "sizes": (2,)}
         types = {"classes": torch.long, "crowd": torch.bool}

@@ -44,10 +44,10 @@ class LossContext:
     def call(
         self,
         fn: Callable[..., Any],
-        args: Sequence[Any],
+        args: Sequence[object],
         span: Span | None,
         name: str,
-        keywords: dict[str, Any] | None = None,
+        keywords: dict[str, object] | None = None,
     ) -> fx.Node:
         """A call of a function on nodes, as a node.
 

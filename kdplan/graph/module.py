@@ -92,12 +92,12 @@ def without_unused_inputs(gm: fx.GraphModule) -> fx.GraphModule:
 
 def output_of(gm: fx.GraphModule) -> fx.Node:
     """The output node."""
-    found: fx.Node = next(n for n in reversed(gm.graph.nodes) if n.op == "output")
-    return found
+    output: fx.Node = next(n for n in reversed(gm.graph.nodes) if n.op == "output")
+    return output
 
 
 def outputs_of(gm: fx.GraphModule) -> dict[str, fx.Node]:
     """The named outputs of a joined phase."""
-    found = output_of(gm).args[0]
-    assert isinstance(found, dict), "the graph's output is a dict"
-    return {str(k): v for k, v in found.items() if isinstance(v, fx.Node)}
+    outputs = output_of(gm).args[0]
+    assert isinstance(outputs, dict), "the graph's output is a dict"
+    return {str(k): v for k, v in outputs.items() if isinstance(v, fx.Node)}

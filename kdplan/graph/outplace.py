@@ -83,9 +83,9 @@ class _Conflict:
 
 def _violations(gm: fx.GraphModule) -> list[_Conflict]:
     order = {n: i for i, n in enumerate(gm.graph.nodes)}
-    places = {n: storages(n) for n in gm.graph.nodes}
+    held = {n: storages(n) for n in gm.graph.nodes}
     end = output_of(gm)
-    found: list[_Conflict] = []
+    conflicts: list[_Conflict] = []
     taken: set[fx.Node] = set()
     for writer in gm.graph.nodes:
         for target in writer.meta.get("mutates", ()):
@@ -94,7 +94,7 @@ def _violations(gm: fx.GraphModule) -> list[_Conflict]:
             mine = writer.meta.get("call")
             conflict = _Conflict(writer, target, [], False)
             for value in gm.graph.nodes:
-                if order[value] >= order[writer] or not places[value] & places[target]:
+                if order[value] >= order[writer] or not held[value] & held[target]:
                     continue
                 readers = [u for u in value.users if u is end or u.meta.get("call") != mine]
                 conflict.inside |= any(order[u] > order[writer] for u in value.users if u not in readers)
@@ -102,8 +102,8 @@ def _violations(gm: fx.GraphModule) -> list[_Conflict]:
                     conflict.outside.append((value, readers))
             if conflict.outside:
                 taken.update(v for v, _ in conflict.outside)
-                found.append(conflict)
-    return found
+                conflicts.append(conflict)
+    return conflicts
 
 
 def _rewrite(gm: fx.GraphModule, conflict: _Conflict) -> None:

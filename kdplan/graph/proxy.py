@@ -41,7 +41,7 @@ class ValueProxy(fx.Proxy):
             return lambda: _dict_view(self, name)
         attribute = ValueAttribute(self, name)
         # Methods stay lazy (they become call_method nodes); plain attributes are looked up now, which lets the
-        # tracer hand out constants (a rank, a parameter's shape) as they are.
+        # tracer give constants (a rank, a parameter's shape) as they are.
         kind = getattr(type(value), name, None)
         return attribute if callable(kind) else self.tracer.create_proxy("call_function", getattr, (self, name), {})
 
@@ -88,6 +88,7 @@ class ValueProxy(fx.Proxy):
         self.tracer.create_proxy("call_function", operator.setitem, (self, index, value), {})
 
     def keys(self) -> Any:
+        """The keys of a traced dict, as Python values."""
         return _dict_view(self, "keys")
 
 

@@ -58,7 +58,7 @@ class Reach:
     """Of the graph forward, with the batch that it was built with."""
 
     def constant(self, trainable: Collection[str]) -> set[str]:
-        """Names of the nodes that are terms and depend on no moving parameter."""
+        """Names of the nodes that are terms and depend on no trainable parameter."""
         return {name for name, reached in self.terms.items() if reached.isdisjoint(trainable)}
 
 
@@ -91,10 +91,10 @@ def gradient_reach(gm: fx.GraphModule, output: str = "loss") -> Reach:
     return Reach(_reached(result[output], names), by_term, int(counter.get_total_flops()))
 
 
-def _reached(value: Any, names: Mapping[int, str]) -> set[str]:
+def _reached(value: object, names: Mapping[int, str]) -> set[str]:
     """The parameters that autograd would go back to; `names` by the identities of their fake twins."""
-    found: set[str] = set()
-    seen: set[Any] = set()
+    reached: set[str] = set()
+    seen: set[object] = set()
     todo = [value.grad_fn] if isinstance(value, Tensor) else []
     while todo:
         fn = todo.pop()
@@ -103,9 +103,9 @@ def _reached(value: Any, names: Mapping[int, str]) -> set[str]:
         seen.add(fn)
         variable = getattr(fn, "variable", None)
         if variable is not None and id(variable) in names:
-            found.add(names[id(variable)])
+            reached.add(names[id(variable)])
         todo += [f for f, _ in fn.next_functions]
-    return found
+    return reached
 
 
 _SUMS: tuple[Any, ...] = (operator.add, torch.add, operator.sub, torch.sub)
@@ -114,7 +114,7 @@ _SIGNS: tuple[Any, ...] = (operator.neg, torch.neg, operator.pos)
 
 def additive_terms(node: fx.Node) -> list[fx.Node]:
     """The summands that a node is the sum of, left to right; numbers are left out."""
-    found: list[fx.Node] = []
+    terms: list[fx.Node] = []
     todo: list[Any] = [node]
     while todo:
         n = todo.pop()
@@ -125,5 +125,5 @@ def additive_terms(node: fx.Node) -> list[fx.Node]:
         elif n.op == "call_function" and n.target is sum and isinstance(n.args[0], list | tuple):
             todo += reversed(n.args[0])
         else:
-            found.append(n)
-    return found
+            terms.append(n)
+    return terms

@@ -29,7 +29,7 @@ from kdplan.graph.freeze import parameter_names
 
 
 class Replay(fx.Interpreter):
-    """Interprets a graph in a fake world; values are dropped after their last use, as in a real step.
+    """Interprets a graph in a fake-tensor context; values are dropped after their last use, as in a real step.
 
     `seen` keeps what `keep` names.
     """
@@ -41,6 +41,7 @@ class Replay(fx.Interpreter):
         self.seen: dict[str, Any] = {}
 
     def run_node(self, n: fx.Node) -> Any:
+        """Run a node on fake tensors, and keep its value if `keep` names it."""
         if n.op in ("placeholder", "output"):
             value = super().run_node(n)
             if n.name in self.keep:
@@ -55,7 +56,7 @@ class Replay(fx.Interpreter):
 
 
 def context_for(gm: fx.GraphModule, trainable: Collection[str] | None = None) -> FakeContext:
-    """A world in the graph's own fake mode whose parameters ask for gradients: those in `moving`, or all."""
+    """A context in the graph's own fake mode whose parameters ask for gradients: those in `trainable`, or all."""
     first = next((n.meta["val"] for n in gm.graph.nodes if isinstance(n.meta.get("val"), FakeTensor)), None)
     context = FakeContext(first.fake_mode if first is not None else None)
     names = parameter_names(gm)
@@ -67,16 +68,16 @@ def context_for(gm: fx.GraphModule, trainable: Collection[str] | None = None) ->
 
 def example_inputs(gm: fx.GraphModule, context: FakeContext, batch: int | None = None) -> list[Any]:
     """Fresh fake inputs for the graph's placeholders; `batch` replaces the first dimension where there is one."""
-    made: list[Any] = []
+    inputs: list[Any] = []
     for node in gm.graph.nodes:
         if node.op == "placeholder":
             value = node.meta["val"]
             if not isinstance(value, Tensor):
-                made.append(value)
+                inputs.append(value)
                 continue
             fresh = context.fresh(value)
             if batch is not None and value.dim():
                 with context.mode:
                     fresh = fresh.new_empty((batch, *value.shape[1:]))  # type: ignore[assignment]
-            made.append(fresh)
-    return made
+            inputs.append(fresh)
+    return inputs

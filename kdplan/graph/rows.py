@@ -5,9 +5,7 @@ The rows are those of `kdplan.ir.functions`. No rule here knows a function by it
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
 
 from torch import fx
 
@@ -23,7 +21,7 @@ from kdplan.ir.spec import Param, Spec
 
 
 def check_arguments(
-    context: LossContext, spec: Spec, args: list[Signal], keywords: dict[str, Any], e: ir.Call
+    context: LossContext, spec: Spec, args: list[Signal], keywords: dict[str, object], e: ir.Call
 ) -> list[Signal]:
     """The arguments of a call, scores that are compared number by number in one order of classes.
 
@@ -45,7 +43,7 @@ def check_arguments(
 
 
 def over_classes(
-    context: LossContext, spec: Spec, args: list[Signal], keywords: dict[str, Any], e: ir.Call
+    context: LossContext, spec: Spec, args: list[Signal], keywords: dict[str, object], e: ir.Call
 ) -> list[Signal]:
     """Both sides of a comparison over the same classes in the same order.
 
@@ -139,8 +137,9 @@ def _check_count(param: Param, scores: Signal, e: ir.Call) -> None:
         raise error("KD0243", given.span if given else e.span, what=what, limit=limit, value=number)
 
 
-def _check_positions(param: Param, x: Signal, positions: Sequence[int], e: ir.Call) -> None:
+def _check_positions(param: Param, x: Signal, positions: object, e: ir.Call) -> None:
     """KD0243 where a signal lacks a position of dimension 1."""
+    assert isinstance(positions, list)
     if len(x.shape) < 2 or not all(0 <= i < x.shape[1] for i in positions):
         limit = f"from 0 to {x.shape[1] - 1}" if len(x.shape) > 1 else "of a signal [B, C]"
         what, value = f"`{param.name}` of `{e.function}`", listing(map(str, positions))
@@ -150,7 +149,7 @@ def _check_positions(param: Param, x: Signal, positions: Sequence[int], e: ir.Ca
 # ---- results
 
 
-def result(spec: Spec, node: fx.Node, args: list[Signal], keywords: dict[str, Any]) -> Signal:
+def result(spec: Spec, node: fx.Node, args: list[Signal], keywords: dict[str, object]) -> Signal:
     """The signal that a call gives, by `gives` of its row."""
     inner = ", ".join(a.name for a in args if a.name)
     plain = Signal(node, name=f"{spec.name}({inner})" if args else spec.name)
@@ -180,8 +179,9 @@ def _joined(plain: Signal, args: list[Signal]) -> Signal:
     return replace(plain, role=args[0].role, classes=(str(data.pop()), tuple(ids)), count=len(ids))
 
 
-def _selected(plain: Signal, x: Signal, keywords: dict[str, Any]) -> Signal:
+def _selected(plain: Signal, x: Signal, keywords: dict[str, object]) -> Signal:
     """Some classes of scores, or channels of features, in the order of the keyword that holds positions."""
     at = keywords["at"]
+    assert isinstance(at, list)
     classes = (x.classes[0], tuple(x.classes[1][i] for i in at)) if x.classes is not None else None
     return replace(x, value=plain.value, classes=classes, count=len(at), name=plain.name)

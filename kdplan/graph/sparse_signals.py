@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Any
 
 import torch
 from torch import Tensor, fx
@@ -63,7 +62,9 @@ SPARSE: dict[str, Callable[..., Signal]] = {"top": top, "smear": smear}
 """The functions whose row says `built = "sparse"`."""
 
 
-def sparse_loss(context: LossContext, e: ir.Call, logits: Signal, targets: Signal, keywords: dict[str, Any]) -> Signal:
+def sparse_loss(
+    context: LossContext, e: ir.Call, logits: Signal, targets: Signal, keywords: dict[str, object]
+) -> Signal:
     """A loss of logits against sparse targets.
 
     Raises

@@ -33,7 +33,7 @@ class Traced:
     taps
         Name of an inner value -> where it is.
     guards
-        What Python control flow asked, and was told.
+        What Python control flow asked, and the answers.
     constants
         Tensors made while tracing, by their target in the graph.
     leaves
@@ -62,8 +62,8 @@ class Traced:
     @property
     def first(self) -> fx.Node:
         """The first input."""
-        found: fx.Node = next(n for n in self.graph.nodes if n.op == "placeholder")
-        return found
+        placeholder: fx.Node = next(n for n in self.graph.nodes if n.op == "placeholder")
+        return placeholder
 
     @cached_property
     def graph_module(self) -> fx.GraphModule:
@@ -120,8 +120,8 @@ def trace(
         Tensors (real or fake; only shapes and types count) in any structure, and anything else.
     leaves
         Types and paths of sub-modules to keep whole.
-    world
-        Where fake tensors live; a new one by default.
+    context
+        The fake-tensor context; a new one by default.
 
     Raises
     ------
@@ -138,7 +138,7 @@ def trace(
     paths = {f"{ROOT}.{p}" if p else ROOT for p in leaves if isinstance(p, str)}
     types = tuple(t for t in leaves if isinstance(t, type))
     args, named = context.fake_tree((inputs, kwargs or {}))
-    found: list[str] = []
+    whole: list[str] = []
     holder = Holder(module)
     while True:
         tracer = PathTracer(context, types, paths)
@@ -147,18 +147,18 @@ def trace(
             graph = tracer.run(holder, args, named)
             break
         except Exception as problem:
-            if not found:
+            if not whole:
                 _check_runs(context, module, args, named, problem)
-            place = next((p for p in reversed(tracer.failed or []) if _can_be_leaf(tracer, p, holder)), None)
-            if place is None:
+            path = next((p for p in reversed(tracer.failed or []) if _can_be_leaf(tracer, p, holder)), None)
+            if path is None:
                 raise TraceError(str(problem)) from problem
-            paths.add(place)
-            found.append(place.removeprefix(ROOT).removeprefix("."))
+            paths.add(path)
+            whole.append(path.removeprefix(ROOT).removeprefix("."))
     taps = collect(tracer.calls, _aliases(module), tracer.calls[-1].output)
     more: Any = getattr(module, "more_taps", None)  # a module may give its values further names
     if more is not None:
         taps |= more(tracer.calls, taps)
-    traced = Traced(module, graph, taps, tracer.guards, tracer.constants, tuple(found), context, tracer.calls)
+    traced = Traced(module, graph, taps, tracer.guards, tracer.constants, tuple(whole), context, tracer.calls)
     check_graph(graph, traced.root)
     return traced
 

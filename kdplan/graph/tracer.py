@@ -31,6 +31,7 @@ class Holder(nn.Module):
         self.net = net
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """What the held module returns."""
         return self.net(*args, **kwargs)
 
 
@@ -70,7 +71,8 @@ class PathTracer(GuardingTracer):
                 module._buffers.clear()
                 module._buffers.update(buffers)
 
-    def create_args_for_root(self, root_fn: Any, is_module: bool, concrete_args: Any = None) -> Any:
+    def create_args_for_root(self, root_fn: Callable[..., Any], is_module: bool, concrete_args: Any = None) -> Any:
+        """A placeholder for every tensor among the inputs; all else goes in as it is."""
         leaves, spec = tree_flatten(self._given)
         proxies: list[Any] = []
         for leaf in leaves:
@@ -81,7 +83,7 @@ class PathTracer(GuardingTracer):
             else:
                 proxies.append(leaf)
         args, kwargs = tree_unflatten(proxies, spec)
-        return partial_function(root_fn, kwargs), [self.root, *args]
+        return partial(root_fn, **kwargs), [self.root, *args]
 
     # modules and their attributes
 
@@ -96,6 +98,7 @@ class PathTracer(GuardingTracer):
         )
 
     def call_module(self, m: nn.Module, forward: Callable[..., Any], args: Any, kwargs: Any) -> Any:
+        """One node for a leaf, or the trace of what it does; either way the call is noted with its path."""
         if self.context.running:
             return forward(*args, **kwargs)
         path = self.submodule_paths.get(m) if self.submodule_paths else None
@@ -116,6 +119,7 @@ class PathTracer(GuardingTracer):
         return out
 
     def getattr(self, attr: str, attr_val: Any, parameter_proxy_cache: Any) -> Any:
+        """A node for a parameter or buffer of the module, the same one each time; other values as they are."""
         if self.context.running or not isinstance(attr_val, Tensor):
             return attr_val
         name = self._names.get(id(attr_val))
@@ -128,6 +132,7 @@ class PathTracer(GuardingTracer):
     # nodes and their values
 
     def create_arg(self, a: Any) -> Any:
+        """An argument of a node; a tensor that the forward made becomes a constant of the graph."""
         if isinstance(a, fx.Proxy):
             return a.node
         if isinstance(a, Tensor):
@@ -141,18 +146,20 @@ class PathTracer(GuardingTracer):
             node = self.create_node("get_attr", name, (), {})
             self.context.annotate(node, self.root)
             return node
-        made = super().create_arg(a)
-        if isinstance(made, fx.Node) and "val" not in made.meta:
+        arg = super().create_arg(a)
+        if isinstance(arg, fx.Node) and "val" not in arg.meta:
             # A named tuple or data class that is built from traced values.
-            self.context.annotate(made, self.root)
-        return made
+            self.context.annotate(arg, self.root)
+        return arg
 
     def create_node(self, *args: Any, **kwargs: Any) -> fx.Node:
+        """A node that has the path of the module that it is in, as meta["path"]."""
         node = super().create_node(*args, **kwargs)
         node.meta["path"] = self.stack[-1].removeprefix(ROOT).removeprefix(".") if self.stack else ""
         return node
 
     def create_proxy(self, kind: str, target: Any, args: Any, kwargs: Any, *rest: Any, **more: Any) -> Any:
+        """A node with its fake value and effects, as a proxy; a plain value where the node depends on no input."""
         if target is torch._assert:
             if not bool(args[0]):
                 raise AssertionError(args[1] if len(args) > 1 else "")
@@ -190,15 +197,12 @@ class PathTracer(GuardingTracer):
         return ValueProxy(node, self)
 
     def iter(self, obj: Any) -> Iterator[Any]:
+        """Python's own iteration, which the proxy answers."""
         return iter(obj)
 
-    def to_bool(self, obj: Any) -> bool:
+    def to_bool(self, obj: object) -> bool:
+        """Python's own truth value, which the proxy answers."""
         return bool(obj)
-
-
-def partial_function(fn: Callable[..., Any], kwargs: dict[str, Any]) -> Callable[..., Any]:
-    """`fn` with keyword arguments given."""
-    return partial(fn, **kwargs)
 
 
 def _nodes(tree: Any) -> Any:
@@ -206,7 +210,7 @@ def _nodes(tree: Any) -> Any:
     return tree_map(lambda v: v.node if isinstance(v, fx.Proxy) else v, tree)
 
 
-def _differentiable(value: Any) -> bool:
+def _differentiable(value: object) -> bool:
     return isinstance(value, Tensor) and (value.is_floating_point() or value.is_complex())
 
 
@@ -235,7 +239,7 @@ def _makers_recorded(tracer: PathTracer) -> Iterator[None]:
             setattr(torch, name, fn)
 
 
-def _flat(tree: Any) -> Iterator[Any]:
+def _flat(tree: Any) -> Iterator[object]:
     if type(tree) in (tuple, list, torch.Size):
         for v in tree:
             yield from _flat(v)
