@@ -219,8 +219,8 @@ SHAPING = (
         "fit",
         (_signal("x"), Param("like", "signal", doc="what it is fitted to")),
         "x with the channels and the size of `like`: a trainable 1x1 convolution (a linear layer for vectors) where "
-        "channels differ, bilinear resizing where sizes differ, x itself where nothing differs. The adapter lives and "
-        "dies with the phase.",
+        "channels differ, bilinear resizing where sizes differ, x itself where nothing differs. The adapter exists "
+        "only during the phase.",
         result="shaped as like",
         example="mse(fit(small.layer2, like = big.layer2), big.layer2)",
         implementation="kdplan.graph.adapter:Adapters.fit",
@@ -229,7 +229,7 @@ SHAPING = (
     Spec(
         "conv1x1",
         (_signal("x", "[B, C, H, W]"), Param("channels", "integer", doc="output channels", low=1)),
-        "A trainable 1x1 convolution that lives and dies with the phase.",
+        "A trainable 1x1 convolution that exists only during the phase.",
         result="[B, channels, H, W]",
         example="mean(conv1x1(small.layer2, channels = 8))",
         implementation="kdplan.graph.adapter:Adapters.conv1x1",
@@ -238,7 +238,7 @@ SHAPING = (
     Spec(
         "linear",
         (_signal("x", "[B, D]"), Param("features", "integer", doc="output features", low=1)),
-        "A trainable linear layer that lives and dies with the phase.",
+        "A trainable linear layer that exists only during the phase.",
         result="[B, features]",
         example="mean(linear(small.features, features = 8))",
         implementation="kdplan.graph.adapter:Adapters.linear",
@@ -416,28 +416,29 @@ FUNCTIONS: dict[str, Spec] = {spec.name: spec for spec in (*LOSSES, *SHAPING, *G
 PLAN_FUNCTIONS: dict[str, Spec] = {
     spec.name: spec
     for spec in (
-        Spec("fold", (Param("seed", "integer"), Param("value", "any", doc="numbers or texts")),
+        Spec("fold", (Param("seed", "integer"), Param("value", "any", doc="numbers or strings")),
              "A new seed from a seed and values: a hash, since sums collide across swept seeds.", more=True,
              result="integer", example="fold(seed, 1)"),
-        Spec("upto", (Param("tap", "network"), Param("from", "name", None, "taps where the moving part begins")),
+        Spec("upto", (Param("tap", "network"), Param("from", "name", None, "taps where the trained part begins")),
              "In `of`: the parameters that taps depend on.", more=True, result="network part",
              example="upto(small.layer2)"),
-        Spec("through", (Param("x", "signal", doc="in the place of the value at `from`"),
+        Spec("through", (Param("x", "signal", doc="replaces the value at `from`"),
                          Param("tap", "network", doc="what comes out"),
                          Param("from", "name", doc="where x goes in")),
-             "Runs a signal through the part of a network between two taps: what comes after `from` sees x in its "
-             "place, and nothing before it runs. All that the tap depends on must pass through `from`.",
+             "Runs a signal through the part of a network between two taps: what comes after `from` reads x "
+             "instead, and nothing before it runs. All that the tap depends on must pass through `from`.",
              result="as the tap", example="through(big.layer1, big.logits, from = big.layer1)"),
-        Spec("merge", (Param("first", "network"),), "One network whose parts were trained apart: each parameter from "
-             "the version whose phase moved it.", more=True, result="network", example="merge(small@low, small@high)"),
+        Spec("merge", (Param("first", "network"),), "One network whose parts were trained apart: each parameter "
+             "from the version whose phase trained it.",
+             more=True, result="network", example="merge(small@low, small@high)"),
         Spec("average", (Param("first", "network"),), "The mean of several versions' weights.", more=True,
              result="network", example="average(small@alone, small@again)"),
         Spec("perturbed",
              (Param("network", "network"),
               Param("distance", "number", doc="Euclidean length of the step, over all parameters together", low=0),
               Param("seed", "integer", 0, "which direction", low=0)),
-             "A version with its parameters moved by a distance in a random direction, the same one for all networks "
-             "of an architecture. How fast the loss grows with it tells how flat the optimum is.",
+             "A version with parameters at a distance from its own, in a random direction: the same one for all "
+             "networks of an architecture. How fast the loss grows with the distance shows how flat the optimum is.",
              result="network", formula="θ + distance · v / ‖v‖, v normal",
              example="perturbed(small@alone, distance = 2)"),
         Spec("ensemble",
@@ -454,9 +455,9 @@ PLAN_FUNCTIONS: dict[str, Spec] = {
              (Param("network", "network"),
               Param("from", "name", doc="where branches begin: a module, a tap, or `inputs`"),
               Param("count", "integer", 3, "branches, the network's own among them", above=0),
-              Param("gate", "gate", "gate", "what each of them counts, of the features that they share"),
+              Param("gate", "gate", "gate", "the weight of each branch, from the features that they share"),
               Param("shape", "integers", doc="channels, height and width of the images")),
-             "A network whose part from one place on is there several times. It gives its branches' logits, each times "
+             "A network whose part from one point on is there several times. It gives its branches' logits, each times "
              "what the gate gives for it, summed. The first branch has the plain network's own weights, the others "
              "fresh ones.",
              result="network", example="branched(digits_net(width = 4), from = layer2, count = 2, shape = [1, 8, 8])"),
@@ -472,7 +473,7 @@ PLAN_FUNCTIONS: dict[str, Spec] = {
              "into the layer when the network is exported. `N.conv1.layer` is what the layer itself gives.",
              result="network", example="adapted(digits_net(width = 4), behind = [stem.conv], shape = [1, 8, 8])"),
         Spec("ema", (Param("network", "network"), Param("decay", "number", 0.999, low=0, high=1)),
-             "A network that follows another one of the same phase as a moving average of its weights.",
+             "A moving average of the weights of another network of the same phase: an EMA copy.",
              result="network", example="ema(small, decay = 0.99)"),
         Spec("case", (), "A record of coupled values, read with a dot.", more=True, result="record",
              example="case(first = 1, second = 2)"),
