@@ -91,15 +91,7 @@ def join(plan: Plan, phase: Phase, networks: Networks) -> Joined:
         own.append(trainable_parameters(plan, phase, trainee, module))
         names[str(slot)] = _name(trainee.base.network, names.values())
         builder.network(names[str(slot)], module)
-    for version in _frozen_versions(phase):
-        label = str(version)
-        if label in names:
-            continue
-        module = networks.of(version)
-        module.requires_grad_(False)
-        module.train(plan.networks[version.network].mode == "train")
-        names[label] = _name(_short(version), names.values())
-        builder.network(names[label], module)
+    _add_frozen(plan, phase, networks, builder, names)
     for group in own:
         for parameter in group.values():
             parameter.requires_grad_(True)
@@ -130,6 +122,16 @@ def join(plan: Plan, phase: Phase, networks: Networks) -> Joined:
     result.flops = reach.flops
     _check_gradients(phase, result, reach)
     return result
+
+
+def _add_frozen(plan: Plan, phase: Phase, networks: Networks, builder: Builder, names: dict[str, str]) -> None:
+    """Register the frozen versions with the builder, in the mode that the plan says, and add their names."""
+    for version in _frozen_versions(phase):
+        module = networks.of(version)
+        module.requires_grad_(False)
+        module.train(plan.networks[version.network].mode == "train")
+        names[str(version)] = _name(_short(version), names.values())
+        builder.network(names[str(version)], module)
 
 
 def assemble(plan: Plan, phase: Phase, networks: Networks) -> PhaseGraph:

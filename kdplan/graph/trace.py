@@ -155,8 +155,7 @@ def trace(
             paths.add(path)
             whole.append(path.removeprefix(ROOT).removeprefix("."))
     taps = collect(tracer.calls, _aliases(module), tracer.calls[-1].output)
-    more: Any = getattr(module, "more_taps", None)  # a module may give its values further names
-    if more is not None:
+    if more := getattr(module, "more_taps", None):  # a module may give its values further names
         taps |= more(tracer.calls, taps)
     traced = Traced(module, graph, taps, tracer.guards, tracer.constants, tuple(whole), context, tracer.calls)
     check_graph(graph, traced.root)
