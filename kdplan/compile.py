@@ -125,10 +125,12 @@ def inspect(compiled: Compiled, names: list[str] | None = None) -> dict[str, Ins
     """
     from kdplan.graph.check_measures import check_measures
     from kdplan.graph.check_stages import check_ladders
-    from kdplan.graph.inspect import check_recipes, inspect_phase  # torch comes with it: only where graphs are wanted
+    from kdplan.graph.inspect import check_settings, inspect_phase  # torch comes with it: only where graphs are wanted
 
     reporter = Reporter()
-    check_recipes([compiled.plan.phases[name] for name in (names if names is not None else compiled.planned)], reporter)
+    check_settings(
+        [compiled.plan.phases[name] for name in (names if names is not None else compiled.planned)], reporter
+    )
     seen: dict[str, Inspected | None] = {}
     inspected: dict[str, Inspected] = {}
     for name in names if names is not None else compiled.planned:

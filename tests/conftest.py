@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+os.environ.setdefault("KDPLAN_CHECK_GRAPHS", "1")  # before anything imports kdplan: see kdplan/graph/law.py
+
 from tests.data.folders import REAL, write_folders
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as the command line does, before anything imports torch

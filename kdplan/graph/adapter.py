@@ -1,8 +1,8 @@
-"""Adapters: trainable modules that join signals of different shapes, and live and die with their phase."""
+"""Adapters: trainable layers that join signals of different shapes and exist only during their phase."""
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
 
 import torch
 from torch import nn
@@ -21,21 +21,21 @@ class Adapters:
     def __init__(self, builder: Builder, seed: int) -> None:
         self.builder = builder
         self.seed = seed
-        self.made: dict[Any, Signal] = {}
+        self.signals: dict[tuple[str, int, int], Signal] = {}
         self.bridges: list[str] = []
-        """What `fit` did, each as a line for a reader."""
+        """What each `fit` adds, one line each, for the plan's table."""
 
     def _module(self, kind: str, x: Signal, outputs: int, span: Span | None) -> Signal:
         key = (kind, id(x.value), outputs)
-        if key in self.made:
-            return self.made[key]
+        if key in self.signals:
+            return self.signals[key]
         wants = 4 if kind == "conv1x1" else 2
         if len(x.shape) != wants:
             raise error("KD0511", span, what=f"`{kind}`", shape=dims(x.shape),
                         wants="a map [B, C, H, W]" if wants == 4 else "a vector a sample [B, D]")  # fmt: skip
         number = len(self.builder.adapters)
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(fold(self.seed, "splice", number))
+            torch.manual_seed(fold(self.seed, "splice", number))  # the old word: it is in every seed
             module: nn.Module = (
                 nn.Conv2d(x.shape[1], outputs, 1, bias=False) if wants == 4 else nn.Linear(x.shape[1], outputs)
             )
@@ -43,8 +43,8 @@ class Adapters:
         while name in self.builder.adapters:
             name += "'"
         node = self.builder.module(name, module, x.value)
-        self.made[key] = Signal(node, name=f"{kind}({x.name})")
-        return self.made[key]
+        self.signals[key] = Signal(node, name=f"{kind}({x.name})")
+        return self.signals[key]
 
     def conv1x1(self, x: Signal, channels: int, span: Span | None) -> Signal:
         """A map with `channels` channels: [B, C, H, W] to [B, channels, H, W]."""
@@ -54,8 +54,11 @@ class Adapters:
         """A vector of `features` numbers a sample: [B, D] to [B, features]."""
         return self._module("linear", x, features, span)
 
-    def resize(self, x: Signal, size: tuple[int, int], span: Span | None) -> Signal:
-        """A map of another height and width, bilinear: [B, C, H, W] to [B, C, *size]."""
+    def resize(self, x: Signal, size: int, span: Span | None) -> Signal:
+        """A map of another height and width, bilinear: [B, C, H, W] to [B, C, size, size]."""
+        return self._resized(x, (size, size), span)
+
+    def _resized(self, x: Signal, size: tuple[int, int], span: Span | None) -> Signal:
         if len(x.shape) != 4:
             raise error("KD0511", span, what="`resize`", shape=dims(x.shape), wants="a map [B, C, H, W]")
         if x.shape[2:] == size:
@@ -79,10 +82,10 @@ class Adapters:
         self._bridged(x, like)
         shrink = b[2] * b[3] < a[2] * a[3]
         if shrink:
-            x = self.resize(x, (b[2], b[3]), span)
+            x = self._resized(x, (b[2], b[3]), span)
         if a[1] != b[1]:
             x = self.conv1x1(x, b[1], span)
-        return self.resize(x, (b[2], b[3]), span)
+        return self._resized(x, (b[2], b[3]), span)
 
     def _bridged(self, x: Signal, like: Signal) -> None:
         a, b = x.shape, like.shape
@@ -91,3 +94,12 @@ class Adapters:
         text = f"{x.name} {shown(a)} → {shown(b)} by {' and '.join(steps)}"
         if text not in self.bridges:
             self.bridges.append(text)
+
+
+ADAPTERS: dict[str, Callable[..., Signal]] = {
+    "fit": Adapters.fit,
+    "conv1x1": Adapters.conv1x1,
+    "linear": Adapters.linear,
+    "resize": Adapters.resize,
+}
+"""The functions whose row says `built = "adapter"`."""

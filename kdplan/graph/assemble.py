@@ -1,8 +1,7 @@
 """A phase and its modules, to graphs: the centre of kdplan.
 
-    networks + loss  →  one joined graph  →  pruned  →  frozen part | live part
-
-Everything that can be known before training is checked here: taps, shapes, classes, gradients.
+`join` makes one pruned graph of networks and loss; `assemble` cuts it into a frozen and a trainable graph. Everything
+that can be known before training is checked here: taps, shapes, classes, gradients.
 """
 
 from __future__ import annotations
@@ -19,10 +18,13 @@ from kdplan.graph.adapter import Adapters
 from kdplan.graph.build import Builder, JoinedPhase
 from kdplan.graph.cacheable import storing
 from kdplan.graph.freeze import split
-from kdplan.graph.loss import Lowering, first_line
+from kdplan.graph.law import check_graph
+from kdplan.graph.loss import Lowering
+from kdplan.graph.loss_context import LossContext
+from kdplan.graph.messages import first_line
 from kdplan.graph.module import without_unused_inputs
 from kdplan.graph.params import upto
-from kdplan.graph.phase_graph import EmaCopy, Networks, PhaseGraph
+from kdplan.graph.phase_graph import EmaCopy, Networks, PhaseGraph, input_names
 from kdplan.graph.prune import prune
 from kdplan.graph.reach import Reach, additive_terms, gradient_reach
 from kdplan.graph.signals import shown
@@ -34,16 +36,16 @@ from kdplan.ir.plan import EmaOf, Phase, Plan, Trainee
 
 @dataclass
 class Joined:
-    """A phase as one pruned graph, before it is cut into a frozen and a live part.
+    """A phase as one pruned graph, before it is cut into a frozen and a trainable part.
 
     Attributes
     ----------
     graph_module
         From inputs and labels to a dict with `loss` and the logged terms.
-    moving
-        Names in `graph_module` of the parameters that move, adapters included.
+    trainable
+        Names in `graph_module` of the trainable parameters, those of adapters included.
     own
-        For each move: parameter name within the network -> parameter.
+        For each trainee: parameter name within the network -> parameter.
     names
         Slot number or version -> the network's name in the builder.
     unused
@@ -74,12 +76,12 @@ def join(plan: Plan, phase: Phase, networks: Networks) -> Joined:
     plan, phase
         What to build.
     networks
-        A module for each move and each frozen version; their parameters may be on the meta device.
+        A module for each trainee and each frozen version; their parameters may be on the meta device.
 
     Raises
     ------
     PlanError
-        KD05xx for what does not fit, KD0601 for moving parameters without gradient, KD0602 for constant terms.
+        KD05xx for what does not fit, KD0601 for trainable parameters without gradient, KD0602 for constant terms.
     """
     builder = Builder()
     names: dict[str, str] = {}
@@ -89,19 +91,11 @@ def join(plan: Plan, phase: Phase, networks: Networks) -> Joined:
         own.append(trainable_parameters(plan, phase, trainee, module))
         names[str(slot)] = _name(trainee.base.network, names.values())
         builder.network(names[str(slot)], module)
-    for version in _frozen_versions(phase):
-        label = str(version)
-        if label in names:
-            continue
-        module = networks.of(version)
-        module.requires_grad_(False)
-        module.train(plan.networks[version.network].mode == "train")
-        names[label] = _name(_short(version), names.values())
-        builder.network(names[label], module)
+    _add_frozen(plan, phase, networks, builder, names)
     for group in own:
         for parameter in group.values():
             parameter.requires_grad_(True)
-    lowering = Lowering(plan, phase, builder, names, Adapters(builder, phase.seed))
+    lowering = Lowering(LossContext(plan, phase, builder, names), Adapters(builder, phase.seed))
     loss = lowering.lower(phase.loss)
     if not loss.is_tensor:
         raise error("KD0602", phase.loss.span, term="The loss")
@@ -113,6 +107,7 @@ def join(plan: Plan, phase: Phase, networks: Networks) -> Joined:
         if term.is_tensor and term.shape == ():
             outputs[name] = term.value
     joined = builder.finish(outputs)
+    check_graph(joined.graph_module.graph, joined.graph_module, inputs=input_names(len(phase.streams)))
     pruned = prune(joined.graph_module)
     paths = {label: builder.path(name) for label, name in names.items()}
     adapters = {f"{name}.{n}": p for name, m in joined.adapters.items() for n, p in m.named_parameters()}
@@ -120,21 +115,33 @@ def join(plan: Plan, phase: Phase, networks: Networks) -> Joined:
     trainable |= {
         f"{builder.adapter_path(name)}.{n}" for name, m in joined.adapters.items() for n, _ in m.named_parameters()
     }
-    made = Joined(joined, pruned.graph_module, trainable, own, names, paths, [*outputs][1:], pruned.buffers, adapters)
-    made.terms = _terms(phase.loss, lowering)
-    made.bridges = lowering.adapters.bridges
-    reach = gradient_reach(made.graph_module)
-    made.flops = reach.flops
-    _check_gradients(phase, made, reach)
-    return made
+    result = Joined(joined, pruned.graph_module, trainable, own, names, paths, [*outputs][1:], pruned.buffers, adapters)
+    result.terms = _terms(phase.loss, lowering)
+    result.bridges = lowering.adapters.bridges
+    reach = gradient_reach(result.graph_module)
+    result.flops = reach.flops
+    _check_gradients(phase, result, reach)
+    return result
+
+
+def _add_frozen(plan: Plan, phase: Phase, networks: Networks, builder: Builder, names: dict[str, str]) -> None:
+    """Register the frozen versions with the builder, in the mode that the plan says, and add their names."""
+    for version in _frozen_versions(phase):
+        module = networks.of(version)
+        module.requires_grad_(False)
+        module.train(plan.networks[version.network].mode == "train")
+        names[str(version)] = _name(_short(version), names.values())
+        builder.network(names[str(version)], module)
 
 
 def assemble(plan: Plan, phase: Phase, networks: Networks) -> PhaseGraph:
     """The phase as the training loop runs it: built from real modules, pruned, cut at the frozen frontier."""
-    made = join(plan, phase, networks)
-    cut = split(made.graph_module, made.trainable)
-    modes = made.joined.training
-    root = made.joined.graph_module
+    whole = join(plan, phase, networks)
+    cut = split(whole.graph_module, whole.trainable)
+    inputs = input_names(len(phase.streams)) | set(cut.boundary)
+    check_graph(cut.trainable_graph.graph, cut.trainable_graph, inputs=inputs, pruned=True)
+    modes = whole.joined.training
+    root = whole.joined.graph_module
 
     def set_modes() -> None:
         for path, training in modes.items():
@@ -144,18 +151,18 @@ def assemble(plan: Plan, phase: Phase, networks: Networks) -> PhaseGraph:
         trainable_graph=without_unused_inputs(cut.trainable_graph),
         root=root,
         networks=list(networks.trainable),
-        trainable=made.own,
+        trainable=whole.own,
         frozen=cut.frozen,
-        adapters=made.adapters,
+        adapters=whole.adapters,
         ema_copies=_ema_copies(plan, phase, networks),
         modes=set_modes,
-        terms=made.logged,
-        stored=storing(plan, phase, made.graph_module, cut, made.trainable),
-        flops=made.flops,
+        terms=whole.logged,
+        stored=storing(plan, phase, whole.graph_module, cut, whole.trainable),
+        flops=whole.flops,
     )
 
 
-# ---- what moves
+# ---- what is trained
 
 
 def no_part(module: nn.Module, path: str, network: str, span: Span | None) -> PlanError:
@@ -167,38 +174,38 @@ def no_part(module: nn.Module, path: str, network: str, span: Span | None) -> Pl
 
 
 def trainable_parameters(plan: Plan, phase: Phase, trainee: Trainee, module: nn.Module) -> dict[str, nn.Parameter]:
-    """The parameters that a move trains; puts exactly the moving part into training mode.
+    """The parameters that a trainee trains; puts exactly the trained part into training mode.
 
     Raises
     ------
     PlanError
-        KD0509 for a path that the network lacks, KD0501 for a tap that it lacks, KD0603 if nothing would move,
+        KD0509 for a path that the network lacks, KD0501 for a tap that it lacks, KD0603 if nothing would be trained,
         KD0604 if that is so because taps stand in the wrong order.
     """
     named = dict(module.named_parameters())
     module.eval()
     if trainee.upto:
         chosen = _upto(plan, phase, trainee, module)
-        found = {n: p for n, p in named.items() if n in chosen}
-        _train_covered(module, {id(p) for p in found.values()})
+        parameters = {n: p for n, p in named.items() if n in chosen}
+        _train_covered(module, {id(p) for p in parameters.values()})
     elif trainee.paths:
-        found = {}
+        parameters = {}
         for path in trainee.paths:
             try:
                 part = module.get_submodule(path)
             except AttributeError:
                 raise no_part(module, path, trainee.base.network, trainee.span) from None
             part.train()
-            found.update({n: p for n, p in named.items() if n == path or n.startswith(path + ".")})
+            parameters.update({n: p for n, p in named.items() if n == path or n.startswith(path + ".")})
     else:
-        found = named
+        parameters = named
         module.train()
-    if not found and trainee.since:
+    if not parameters and trainee.since:
         taps, since = listing(trainee.upto), listing(trainee.since)
         raise error("KD0604", trainee.span, name=trainee.base.network, taps=taps, since=since)
-    if not found:
+    if not parameters:
         raise error("KD0603", trainee.span, name=trainee.base.network)
-    return found
+    return parameters
 
 
 def _upto(plan: Plan, phase: Phase, trainee: Trainee, module: nn.Module) -> set[str]:
@@ -221,7 +228,7 @@ def _upto(plan: Plan, phase: Phase, trainee: Trainee, module: nn.Module) -> set[
 
 
 def _train_covered(module: nn.Module, trainable: set[int]) -> None:
-    """Training mode for the largest modules whose parameters all move."""
+    """Training mode for the largest modules whose parameters are all trainable."""
     own = {id(p) for p in module.parameters()}
     if own and own <= trainable:
         module.train()
@@ -231,16 +238,16 @@ def _train_covered(module: nn.Module, trainable: set[int]) -> None:
 
 
 def _frozen_versions(phase: Phase) -> list[ir.Version]:
-    found: dict[str, ir.Version] = {}
+    versions: dict[str, ir.Version] = {}
     for root in (phase.loss, *phase.logged.values()):
         for e in ir.walk(root):
             if isinstance(e, ir.Tap) and isinstance(e.of, ir.Version):
-                found.setdefault(str(e.of), e.of)
-    return list(found.values())
+                versions.setdefault(str(e.of), e.of)
+    return list(versions.values())
 
 
 def _ema_copies(plan: Plan, phase: Phase, networks: Networks) -> list[EmaCopy]:
-    found = []
+    copies = []
     slots = {m.base.network: i for i, m in enumerate(phase.trainees)}
     for version in _frozen_versions(phase):
         origin = plan.networks[version.network].origin
@@ -248,15 +255,15 @@ def _ema_copies(plan: Plan, phase: Phase, networks: Networks) -> list[EmaCopy]:
             if origin.network not in slots:
                 raise error("KD0308", version.span, name=version.network, source=origin.network, phase=phase.name)
             source = networks.trainable[slots[origin.network]]
-            found.append(EmaCopy(version.network, networks.of(version), source, origin.decay))
-    return found
+            copies.append(EmaCopy(version.network, networks.of(version), source, origin.decay))
+    return copies
 
 
 # ---- names and checks
 
 
 def _short(version: ir.Version) -> str:
-    """How messages and pictures call a frozen version: without the network's name repeated in its phase's."""
+    """How messages and drawings call a frozen version: without the network's name repeated in its phase's."""
     if version.phase is None:
         return f"{version.network}@init"
     phase = version.phase.removeprefix(f"{version.network}@")
@@ -276,20 +283,20 @@ def _dims(shape: tuple[int, ...]) -> str:
     return f"[{', '.join(['B', *map(str, shape[1:])])}]"
 
 
-def _check_gradients(phase: Phase, made: Joined, reach: Reach) -> None:
+def _check_gradients(phase: Phase, joined: Joined, reach: Reach) -> None:
     """KD0601 and KD0602, both at once where both are wrong."""
-    if not reach.whole & made.trainable:
+    if not reach.whole & joined.trainable:
         raise error("KD0602", phase.loss.span, term="The loss")
     reporter = Reporter()
-    for slot, (trainee, group) in enumerate(zip(phase.trainees, made.own, strict=True)):
-        prefix = made.paths[str(slot)]
+    for slot, (trainee, group) in enumerate(zip(phase.trainees, joined.own, strict=True)):
+        prefix = joined.paths[str(slot)]
         still = [n for n in group if f"{prefix}.{n}" not in reach.whole]
         if still:
             modules = list(dict.fromkeys(n.rpartition(".")[0].partition(".")[0] or n for n in still))
             what = "All parameters" if len(still) == len(group) else f"The parameters of {listing(modules)}"
             reporter.report("KD0601", trainee.span or phase.span, network=trainee.base.network, phase=phase.name,
                             parameters=what, help=_trainable_help(trainee, still, group, phase))  # fmt: skip
-    _check_terms(phase, made, reach.constant(made.trainable), reporter)
+    _check_terms(phase, joined, reach.constant(joined.trainable), reporter)
     if reporter.errors:
         raise PlanError(reporter.errors)
 
@@ -299,15 +306,15 @@ def _trainable_help(trainee: Trainee, still: list[str], group: dict[str, nn.Para
         return "take the network out of `of`, or add a term that depends on it"
     if trainee.paths or trainee.upto:
         return None
-    found = [e for e in ir.walk(phase.loss) if isinstance(e, ir.Tap) and isinstance(e.of, ir.InTraining)]
-    taps = [e.path for e in found if e.path and len(e.inputs) == 1]
+    trained = [e for e in ir.walk(phase.loss) if isinstance(e, ir.Tap) and isinstance(e.of, ir.InTraining)]
+    taps = [e.path for e in trained if e.path and len(e.inputs) == 1]
     inner = [t for t in taps if t not in ("logits", "probabilities")]
     return f"`of upto({trainee.base.network.partition('[')[0]}.{inner[-1]})`" if inner else None
 
 
-def _check_terms(phase: Phase, made: Joined, constant: set[str], reporter: Reporter) -> None:
-    """Additive terms of the loss that give nothing that moves a gradient."""
-    for term, names in made.terms:
+def _check_terms(phase: Phase, joined: Joined, constant: set[str], reporter: Reporter) -> None:
+    """Additive terms of the loss that give no trainable parameter a gradient."""
+    for term, names in joined.terms:
         if names and constant.issuperset(names):
             text = term.span.text if term.span else "A term of the loss"
             reporter.report("KD0602", term.span or phase.span, term=f"`{text}`")
@@ -317,5 +324,5 @@ def _terms(loss: ir.Expr, lowering: Lowering) -> list[tuple[ir.Expr, list[str]]]
     """The terms of a loss that is a sum, each with the nodes that it adds."""
     if not (isinstance(loss, ir.Op) and loss.op == "+"):
         return []
-    found = [(term, lowering.lower(term)) for term in loss.args]
-    return [(term, [n.name for n in additive_terms(signal.value)]) for term, signal in found if signal.is_tensor]
+    signals = [(term, lowering.lower(term)) for term in loss.args]
+    return [(term, [n.name for n in additive_terms(signal.value)]) for term, signal in signals if signal.is_tensor]

@@ -1,14 +1,40 @@
 """One network as several that share their first layers: the rest of its graph is there several times.
 
-base:      x ── stem ── layer1 ── layer2 ─┬─ layer3 ── fc ──▶ logits
-branched:                                 ├─ branch.1.layer3 ── branch.1.fc ──▶ logits
-(at layer3, count 2)                      └─ gate ──▶ weights of both
+>>> from kdplan.graph.diagram import diagram
+>>> def plain():
+...     return nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 2))
+>>> net = Branched([plain(), plain()], "2", ("mean", {}), [3])
+>>> print(diagram(plain=trace(plain(), torch.zeros(1, 3)).graph))
+plain
+input0 = input
+net_0 = net.0(input0)
+net_1 = net.1(net_0)
+net_2 = net.2(net_1)
+return net_2
+>>> print(diagram(branched=trace(net, torch.zeros(1, 3)).graph))
+branched
+input0 = input
+net_0 = net.0(input0)
+net_1 = net.1(net_0)
+net_2 = net.2(net_1)
+net_branch_1_2 = net.branch.1.2(net_1)
+getattr_1 = getattr(net_1, shape)
+getitem = getitem(getattr_1, 0)
+new_full = new_full(net_1, [getitem, 2], 0.5)
+stack = stack([net_2, net_branch_1_2], dim=1)
+getattr_2 = getattr(new_full, shape)
+getitem_1 = getitem(getattr_2, 0)
+getitem_2 = getitem(getattr_2, 1)
+reshape = reshape(new_full, getitem_1, getitem_2, 1)
+mul = mul(stack, reshape)
+sum_1 = sum(mul, dim=1)
+return sum_1
 """
 
 from __future__ import annotations
 
 import operator
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, field
 from typing import Any
@@ -18,7 +44,8 @@ from torch import Tensor, fx, nn
 
 from kdplan.graph.fork import BranchError, Cut, cut_at
 from kdplan.graph.taps import Call, Tap
-from kdplan.graph.trace import MAKERS, ROOT, Traced, TraceError, trace, value_at
+from kdplan.graph.trace import Traced, TraceError, trace, value_at
+from kdplan.graph.tracer import MAKERS, ROOT
 from kdplan.ir.branches import BRANCH, GATE, GATED
 from kdplan.nn.gates import Gate, Mean
 from kdplan.nn.models import create
@@ -35,6 +62,13 @@ class Part(nn.Module):
     """
 
     def forward(self, *values: Any, named: bool = False) -> Any:
+        """The last of `values`.
+
+        Raises
+        ------
+        RuntimeError
+            If it is called by anything but the graph (`named`).
+        """
         if not named:
             raise RuntimeError("a part of a network with branches does not run by itself")
         return values[-1]
@@ -45,7 +79,7 @@ class Traces:
     """A plain network without memory, and where its graph is cut, by training flags and shape."""
 
     plain: nn.Module
-    cuts: dict[Any, Cut] = field(default_factory=dict)
+    cuts: dict[Hashable, Cut] = field(default_factory=dict)
 
 
 _TRACES: dict[str, Traces] = {}
@@ -57,7 +91,7 @@ _MOST = 16
 
 
 class Branched(nn.Module):
-    """A network whose part from one place on is there `count` times, and a gate; ``[B, ...] -> [B, classes]``.
+    """A network whose part from one point on is there `count` times, and a gate; ``[B, ...] -> [B, classes]``.
 
     It gives the sum of its branches' logits, each times what the gate gives for it. The first branch and what all share
     have the plain network's own names; the weights of the others are below `branch.1`, `branch.2` …, those of the gate
@@ -74,7 +108,7 @@ class Branched(nn.Module):
     shape
         Of a sample, for tracing.
     like
-        A network of the same architecture, cut at the same place: it is not traced again.
+        A network of the same architecture, cut at the same point: it is not traced again.
 
     Raises
     ------
@@ -97,7 +131,7 @@ class Branched(nn.Module):
         self,
         nets: Sequence[nn.Module],
         at: str,
-        gate: tuple[str, Mapping[str, Any]],
+        gate: tuple[str, Mapping[str, object]],
         shape: Sequence[int],
         like: Traces | None = None,
     ) -> None:
@@ -123,20 +157,20 @@ class Branched(nn.Module):
                 _take(self.get_submodule(f"{BRANCH}.{i}"), net, c)
         self.add_module(GATE, _gate(gate, cuts[0].point.meta["val"], self.count))
 
-    def __deepcopy__(self, memo: dict[int, Any]) -> Branched:
-        made = type(self).__new__(type(self))
-        memo[id(self)] = made
-        made.__dict__.update(deepcopy({k: v for k, v in self.__dict__.items() if k != "traces"}, memo))
-        made.__dict__["traces"] = self.traces
-        return made
+    def __deepcopy__(self, memo: dict[int, object]) -> Branched:
+        twin = type(self).__new__(type(self))
+        memo[id(self)] = twin
+        twin.__dict__.update(deepcopy({k: v for k, v in self.__dict__.items() if k != "traces"}, memo))
+        twin.__dict__["traces"] = self.traces
+        return twin
 
     # modes
 
     @property
     def traces(self) -> Traces:
         """The plain network's graphs."""
-        found: Traces = self.__dict__["traces"]
-        return found
+        traces: Traces = self.__dict__["traces"]
+        return traces
 
     def _cut(self, modes: bool | tuple[bool, ...], size: tuple[int, ...] | None = None) -> Cut:
         """The cut for training flags: the same for all modules, or one for each of the plain network's in order."""
@@ -155,28 +189,29 @@ class Branched(nn.Module):
             known[flags, size] = cut_at(traced, self.at)
         return known[flags, size]
 
-    def _cut_of(self, index: int, x: Any) -> Cut:
+    def _cut_of(self, index: int, x: Tensor) -> Cut:
         """The cut as a branch's modules are now in training or not."""
         plain = self.traces.plain
         own = self.get_submodule(f"{BRANCH}.{index}")
         mine = dict(own.named_modules()) if index else {}
         theirs = dict(self.named_modules())
         flags = tuple((mine.get(path) or theirs[path]).training for path, _ in plain.named_modules())
-        found = self._cut(flags[0] if len(set(flags)) == 1 else flags)
-        if found.traced.guards:  # control flow asked for shapes: the graph is that of these shapes alone
+        cut = self._cut(flags[0] if len(set(flags)) == 1 else flags)
+        if cut.traced.guards:  # control flow asked for shapes: the graph is that of these shapes alone
             size = tuple(int(n) for n in x.shape)
             if size != (2, *self.shape):
-                found = self._cut(flags, size)
-        return found
+                cut = self._cut(flags, size)
+        return cut
 
     # running
 
     def forward(self, x: Tensor) -> Tensor:
+        """The logits [B, classes]: those of the branches, weighted by the gate and summed."""
         logits, point = self._run(x)
         weights = self.get_submodule(GATE)(point)
         together = torch.stack(logits, dim=1)
-        found: Tensor = (together * weights.reshape(*weights.shape, *[1] * (together.dim() - 2))).sum(dim=1)
-        return found
+        total: Tensor = (together * weights.reshape(*weights.shape, *[1] * (together.dim() - 2))).sum(dim=1)
+        return total
 
     def outputs(self, x: Tensor) -> list[Tensor]:
         """The logits of each branch."""
@@ -187,7 +222,7 @@ class Branched(nn.Module):
         values: dict[fx.Node, Any] = {cut.traced.first: x}
         self._nodes(cut, cut.shared, values, "", {*cut.kept})
         kept = [values[n] for n in cut.kept]
-        found = []
+        outputs = []
         for i in range(self.count):
             own = self._cut_of(i, x) if i else cut
             values = dict(zip(own.kept, kept, strict=True))
@@ -195,8 +230,8 @@ class Branched(nn.Module):
                 values[own.point] = values[own.point].clone()
             self._nodes(own, own.rest, values, f"{BRANCH}.{i}." if i else "", {own.logits.node})
             logits = value_at(values[own.logits.node], own.logits.index)
-            found.append(self.get_submodule(f"{BRANCH}.{i}")(logits, named=True))
-        return found, kept[cut.kept.index(cut.point)]
+            outputs.append(self.get_submodule(f"{BRANCH}.{i}")(logits, named=True))
+        return outputs, kept[cut.kept.index(cut.point)]
 
     def _nodes(
         self, cut: Cut, nodes: Sequence[fx.Node], values: dict[fx.Node, Any], prefix: str, keep: set[fx.Node]
@@ -241,7 +276,7 @@ class Branched(nn.Module):
 
     def more_taps(self, calls: Sequence[Call], taps: Mapping[str, Tap]) -> dict[str, Tap]:
         """Names of its values beside those of its modules: `gated`, and in each branch those of the plain network."""
-        found = {name: taps["output"] for name in (GATED, f"{GATED}.logits", f"{GATED}.output")}
+        names = {name: taps["output"] for name in (GATED, f"{GATED}.logits", f"{GATED}.output")}
         own = {t: tap for t, tap in taps.items() if t.partition(".")[0] not in (BRANCH, GATE, "output", "logits")}
         traced = self._cut(False).traced
         modules = {c.path for c in traced.calls}
@@ -249,15 +284,15 @@ class Branched(nn.Module):
         special = {n: path for n, path in special.items() if n not in modules}
         for i in range(self.count):
             prefix = f"{BRANCH}.{i}"
-            found |= {f"{prefix}.{end}": taps[prefix] for end in ("logits", "output")}
-            found |= {f"{prefix}.{t}": taps.get(f"{prefix}.{t}", tap) for t, tap in own.items()}
+            names |= {f"{prefix}.{end}": taps[prefix] for end in ("logits", "output")}
+            names |= {f"{prefix}.{t}": taps.get(f"{prefix}.{t}", tap) for t, tap in own.items()}
             for name, path in special.items():
                 paths = [f"{prefix}.{path}", path] if i else [path]
                 given = [c.inputs[0] for p in paths for c in calls if c.path == p and path]
-                found.pop(f"{prefix}.{name}", None)
+                names.pop(f"{prefix}.{name}", None)
                 if given and isinstance(given[0], fx.Node):
-                    found[f"{prefix}.{name}"] = Tap(given[0])
-        return found
+                    names[f"{prefix}.{name}"] = Tap(given[0])
+        return names
 
 
 def _taker(traced: Traced, node: fx.Node) -> str:
@@ -320,7 +355,7 @@ def _holder(part: nn.Module, path: str) -> tuple[nn.Module, str]:
     return part, name
 
 
-def _gate(gate: tuple[str, Mapping[str, Any]], point: Tensor, count: int) -> nn.Module:
+def _gate(gate: tuple[str, Mapping[str, object]], point: Tensor, count: int) -> nn.Module:
     """A gate for the features at the cut.
 
     Raises
@@ -333,18 +368,18 @@ def _gate(gate: tuple[str, Mapping[str, Any]], point: Tensor, count: int) -> nn.
         return Mean(count)
     if name == "gate":
         return Gate(point.shape[2] if point.dim() == 3 else point.shape[1], count)
-    made = create(name, **settings)
+    module = create(name, **settings)
     shape = "×".join(map(str, point.shape[1:]))
     try:
         with torch.device("cpu"):
-            traced = trace(made, torch.zeros(tuple(point.shape), dtype=point.dtype))
+            traced = trace(module, torch.zeros(tuple(point.shape), dtype=point.dtype))
     except TraceError as problem:
         raise BranchError("KD0517", why=f"does not run on features {shape}: {problem}") from problem
-    found = traced.taps["output"].node.meta["val"] if "output" in traced.taps else None
-    if not isinstance(found, Tensor) or tuple(found.shape) != (point.shape[0], count):
-        given = f"[{', '.join(['B', *map(str, found.shape[1:])])}]" if isinstance(found, Tensor) else "no tensor"
+    output = traced.taps["output"].node.meta["val"] if "output" in traced.taps else None
+    if not isinstance(output, Tensor) or tuple(output.shape) != (point.shape[0], count):
+        given = f"[{', '.join(['B', *map(str, output.shape[1:])])}]" if isinstance(output, Tensor) else "no tensor"
         raise BranchError("KD0517", why=f"gives {given} of features {shape}, where [B, {count}] is wanted")
-    return made
+    return module
 
 
 def branched(base: Sequence[Any], at: str, count: int, gate: Sequence[Any], shape: Sequence[int]) -> Branched:
@@ -364,11 +399,11 @@ def branched(base: Sequence[Any], at: str, count: int, gate: Sequence[Any], shap
     nets = [create(base[0], **base[1]) for _ in range(count)]
     content = repr((base[0], base[1], at, list(shape)))
     known = _TRACES.get(content) if ":" not in base[0] else None  # a user's file may have changed
-    made = Branched(nets, at, (gate[0], gate[1]), shape, known)
+    network = Branched(nets, at, (gate[0], gate[1]), shape, known)
     if len(_TRACES) >= _MOST:
         _TRACES.clear()
-    _TRACES[content] = made.traces
-    return made
+    _TRACES[content] = network.traces
+    return network
 
 
 def branch_state(state: Mapping[str, Tensor], index: int) -> dict[str, Tensor]:

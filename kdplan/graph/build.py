@@ -1,10 +1,39 @@
-"""Joins networks, adapters and losses into one graph, step by step."""
+"""Joins networks, adapters and losses into one graph, step by step.
+
+>>> from kdplan.graph.diagram import diagram
+>>> b = Builder()
+>>> x = b.input("inputs_0", torch.zeros(2, 3))
+>>> b.network("big", nn.Sequential(nn.Linear(3, 4), nn.Linear(4, 5)))
+>>> b.network("small", nn.Sequential(nn.Linear(3, 5)))
+>>> loss = b.call(nn.functional.mse_loss, b.apply("small", (x,)), b.apply("big", (x,)))
+>>> joined = b.finish({"loss": loss}).graph_module.graph
+>>> big, small = (trace(net, torch.zeros(2, 3)).graph for net in b.networks.values())
+>>> print(diagram(big=big))
+big
+input0 = input
+net_0 = net.0(input0)
+net_1 = net.1(net_0)
+return net_1
+>>> print(diagram(small=small))
+small
+input0 = input
+net_0 = net.0(input0)
+return net_0
+>>> print(diagram(joined=joined))
+joined
+inputs_0 = input
+small_0 = nets.small.0(inputs_0)
+big_0 = nets.big.0(inputs_0)
+big_1 = nets.big.1(big_0)
+mse_loss = mse_loss(small_0, big_1)
+return loss=mse_loss
+"""
 
 from __future__ import annotations
 
 import operator
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,11 +42,13 @@ from torch import Tensor, fx, nn
 from torch.utils._pytree import tree_flatten
 
 from kdplan.graph.fake import FakeContext
+from kdplan.graph.guards import ASK
 from kdplan.graph.module import make
 from kdplan.graph.outplace import outplace
 from kdplan.graph.replay import Replay, context_for, example_inputs
 from kdplan.graph.taps import LeafTaps, Tap, TapError
-from kdplan.graph.trace import ASK, ROOT, Traced, trace, value_at
+from kdplan.graph.trace import Traced, trace, value_at
+from kdplan.graph.tracer import ROOT
 
 
 class BuildError(RuntimeError):
@@ -29,11 +60,11 @@ class PastError(RuntimeError):
 
 
 class ShapeError(RuntimeError):
-    """A signal has another shape (`found`) than the value in whose place it stands (`wanted`)."""
+    """A signal has another shape (`given`) than the value that it replaces (`wanted`)."""
 
-    def __init__(self, wanted: tuple[int, ...], found: tuple[int, ...]) -> None:
-        super().__init__(f"{found} in the place of {wanted}")
-        self.wanted, self.found = wanted, found
+    def __init__(self, wanted: tuple[int, ...], given: tuple[int, ...]) -> None:
+        super().__init__(f"{given} instead of {wanted}")
+        self.wanted, self.given = wanted, given
 
 
 @dataclass
@@ -43,16 +74,16 @@ class JoinedPhase:
     Attributes
     ----------
     graph_module
-        Called with the inputs by name; returns a dict. Sub-modules: `nets.<name>` and `splices.<name>`, which are the
-        registered modules themselves.
+        Called with the inputs by name; returns a dict. Sub-modules: `nets.<name>` and, for adapters, `splices.<name>`
+        (an old word that checkpoints have), which are the registered modules themselves.
     inputs
         Placeholder names, in order.
-    networks, splices
+    networks, adapters
         The registered modules by the name that was given.
     training
         The mode that each sub-module must be in when the graph runs.
     guards
-        What Python control flow in the networks was told: node name, question, answer.
+        What Python control flow in the networks asked: node name, question, answer.
     """
 
     graph_module: fx.GraphModule
@@ -64,9 +95,9 @@ class JoinedPhase:
     context: FakeContext
 
     def holds_at(self, batch: int) -> bool:
-        """Whether the graph is also right for another batch size: control flow would be told the same.
+        """Whether the graph is also right for another batch size: its control flow gets the same answers.
 
-        False is cautious: a network that asks for the batch size itself (`len(x)`) is told another number.
+        False is cautious: a network that asks for the batch size itself (`len(x)`) gets another number.
         """
         if not self.guards:
             return True
@@ -93,7 +124,7 @@ class _Inlined:
     traced: Traced
     mapped: dict[fx.Node, fx.Node]
     prefix: str
-    made: dict[Tap, fx.Node] = field(default_factory=dict)
+    parts: dict[Tap, fx.Node] = field(default_factory=dict)
 
 
 class Builder:
@@ -165,7 +196,7 @@ class Builder:
         return unique
 
     def path(self, name: str) -> str:
-        """Where network `name` is in the joined module (`nets.<key>`); parameter names start with it."""
+        """The path of network `name` in the joined module (`nets.<key>`); parameter names start with it."""
         return f"nets.{self._keys[name]}"
 
     # nodes
@@ -185,13 +216,13 @@ class Builder:
             If the network cannot run on such inputs.
         """
         inlined = self._inline(name, path, inputs)
-        found = inlined.traced.taps.get(tap)
-        if found is None:
+        location = inlined.traced.taps.get(tap)
+        if location is None:
             raise TapError(tap, inlined.traced.taps)
-        return self._tap_node(inlined, found, tap)
+        return self._tap_node(inlined, location, tap)
 
     def apply_since(self, name: str, since: str, example: Tensor, value: fx.Node, tap: str) -> fx.Node:
-        """The value of a tap of a network, with `value` in the place of what it has at the tap `since`.
+        """The value of a tap of a network, with `value` instead of what it has at the tap `since`.
 
         `example` has the shape of the network's inputs, which its graph depends on.
 
@@ -212,8 +243,8 @@ class Builder:
             self._traced[key] = trace(module, self.context.fake(example), context=self.context)
         traced = self._traced[key]
         for path in (since, tap):
-            found = traced.taps.get(path)
-            if found is None or (path == since and (found.index or found.inner is not None)):
+            location = traced.taps.get(path)
+            if location is None or (path == since and (location.index or location.inner is not None)):
                 raise TapError(path, traced.taps)
         start, end = traced.taps[since].node, traced.taps[tap].node
         kept = _between(traced.graph, start, end)
@@ -254,14 +285,14 @@ class Builder:
         return node
 
     def module(self, name: str, module: nn.Module, *inputs: Any, **kwargs: Any) -> fx.Node:
-        """Call an adapter, head or gate; it is registered once under `splices.<name>`."""
+        """Call an adapter, head or gate; it is registered once under `splices.<name>`, the name in checkpoints."""
         known = self.adapters.get(name)
         assert known is None or known is module, f"two modules are called {name}"
         if known is None:
             self.adapters[name] = module
-            self._keys[f"splice {name}"] = self._register("splices", name, module)
+            self._keys[f"adapter {name}"] = self._register("splices", name, module)
         node = self.graph.call_module(self.adapter_path(name), inputs, kwargs)
-        return self._run_new(node, owner=f"splice {name}")
+        return self._run_new(node, owner=f"adapter {name}")
 
     def routed(self, name: str, module: nn.Module, *inputs: Any) -> fx.Node:
         """Call a module that runs registered networks inside of it."""
@@ -277,22 +308,19 @@ class Builder:
         return self._part(node, key)
 
     def adapter_path(self, name: str) -> str:
-        """Where splice `name` is in the joined module."""
-        return f"splices.{self._keys[f'splice {name}']}"
+        """The path of adapter `name` in the joined module."""
+        return f"splices.{self._keys[f'adapter {name}']}"
 
     def detach(self, node: fx.Node) -> fx.Node:
         """The same value without a gradient."""
         if ("detach", node) not in self._called:
-            made = self.graph.call_method("detach", (node,))
-            self._called["detach", node] = self._run_new(made, owner=str(node.meta.get("owner", "loss")))
+            detached = self.graph.call_method("detach", (node,))
+            self._called["detach", node] = self._run_new(detached, owner=str(node.meta.get("owner", "loss")))
         return self._called["detach", node]
 
     def finish(self, outputs: Mapping[str, fx.Node]) -> JoinedPhase:
         """Close the graph; its output is a dict of `outputs`, and in-place operations behind taps are replaced."""
-        self.graph.output(dict(outputs))
-        self.context.annotate(next(n for n in reversed(self.graph.nodes)), self.root)
-        self.graph.lint()
-        gm = outplace(make(self.root, self.graph), self.context)
+        gm = outplace(self.closed(outputs), self.context)
         # After the replacement, which may have added modules; dropout among them has a mode too.
         training = {p: m.training for p, m in gm.named_modules() if p.startswith(("nets.", "splices.", "inside."))}
         guards = [
@@ -303,6 +331,12 @@ class Builder:
         ]
         inputs = tuple(self._inputs)
         return JoinedPhase(gm, inputs, dict(self.networks), dict(self.adapters), training, guards, self.context)
+
+    def closed(self, outputs: Mapping[str, fx.Node]) -> fx.GraphModule:
+        """The graph with a dict of `outputs`, before any pass."""
+        self.graph.output(dict(outputs))
+        self.context.annotate(next(n for n in reversed(self.graph.nodes)), self.root)
+        return make(self.root, self.graph)
 
     # inlining
 
@@ -334,14 +368,14 @@ class Builder:
         prefix = self.path(name) + (f".{path}" if path else "")
         given = iter(inputs)
         mapped = {node: next(given) for node in traced.graph.nodes if node.op == "placeholder"}
-        made = _Inlined(traced, mapped, prefix)
-        self._copy(made, name, path, [n for n in traced.graph.nodes if n.op not in ("placeholder", "output")])
-        return made
+        inlined = _Inlined(traced, mapped, prefix)
+        self._copy(inlined, name, path, [n for n in traced.graph.nodes if n.op not in ("placeholder", "output")])
+        return inlined
 
-    def _copy(self, made: _Inlined, name: str, path: str, nodes: list[fx.Node]) -> None:
+    def _copy(self, inlined: _Inlined, name: str, path: str, nodes: list[fx.Node]) -> None:
         """Nodes of a traced network, in order, as nodes of the joined graph."""
         self._calls += 1
-        traced, mapped, prefix = made.traced, made.mapped, made.prefix
+        traced, mapped, prefix = inlined.traced, inlined.mapped, inlined.prefix
         for node in nodes:
             target = node.target
             if node.op == "call_module" or (node.op == "get_attr" and str(target).startswith(ROOT + ".")):
@@ -367,17 +401,17 @@ class Builder:
 
     def _tap_node(self, inlined: _Inlined, tap: Tap, name: str) -> fx.Node:
         """The joined graph's node for a tap; new nodes only for parts of structures and for insides of leaves."""
-        if tap in inlined.made:
-            return inlined.made[tap]
+        if tap in inlined.parts:
+            return inlined.parts[tap]
         node = inlined.mapped[tap.node]
         if tap.inner is not None:
-            made = self._inside(inlined, node, tap.inner, name)
+            part = self._inside(inlined, node, tap.inner, name)
         else:
-            made = node
+            part = node
             for key in tap.index:
-                made = self._part(made, key)
-        inlined.made[tap] = made
-        return made
+                part = self._part(part, key)
+        inlined.parts[tap] = part
+        return part
 
     def _part(self, node: fx.Node, key: int | str) -> fx.Node:
         value = node.meta["val"]
@@ -418,7 +452,7 @@ class Builder:
         node.meta.update(val=call.meta["val"][0], mutates=(), buffers=False, random=False, wrapper=call)
 
 
-def _key(value: Any) -> Any:
+def _key(value: object) -> Hashable:
     """Equal for equal arguments of calls; None where that cannot be said."""
     if isinstance(value, tuple | list):
         parts = [_key(v) for v in value]
@@ -434,7 +468,7 @@ def _key(value: Any) -> Any:
 
 def _between(graph: fx.Graph, start: fx.Node, end: fx.Node) -> list[fx.Node] | None:
     """What `end` depends on, without `start` and what only that needs, in order; None where inputs are among it."""
-    found: set[fx.Node] = set()
+    between: set[fx.Node] = set()
     reached = end is start
     todo = [end]
     while todo:
@@ -443,7 +477,7 @@ def _between(graph: fx.Graph, start: fx.Node, end: fx.Node) -> list[fx.Node] | N
             reached = True
         elif node.op == "placeholder":
             return None
-        elif node not in found:
-            found.add(node)
+        elif node not in between:
+            between.add(node)
             todo += node.all_input_nodes
-    return [n for n in graph.nodes if n in found] if reached else None
+    return [n for n in graph.nodes if n in between] if reached else None

@@ -1,7 +1,7 @@
 """Frozen values that need to be computed once a sample: which they are, whether it is possible, whether it pays.
 
 The frozen graph's outputs are functions of a sample alone where nothing about the sample is drawn anew at each step.
-Then they can be kept in the store and read in place of running the frozen networks (`frozen = stored` in a recipe).
+Then they can be kept in the store and read instead of running the frozen networks (`frozen = stored` in a recipe).
 """
 
 from __future__ import annotations
@@ -41,8 +41,8 @@ def storing(plan: Plan, phase: Phase, gm: fx.GraphModule, cut: Split, trainable:
     ----------
     plan, phase
         What is trained.
-    gm, cut, moving
-        The pruned graph, its two parts, and the names of its moving parameters.
+    gm, cut, trainable
+        The pruned graph, its two parts, and the names of its trainable parameters.
 
     Raises
     ------
@@ -59,23 +59,23 @@ def storing(plan: Plan, phase: Phase, gm: fx.GraphModule, cut: Split, trainable:
         return _values(plan, phase, cut)
     if problem or recipe.epochs == 1:
         return []
-    found = _values(plan, phase, cut)
+    values = _values(plan, phase, cut)
     spared = cost(gm, trainable).flops_frozen / recipe.batch_of()
-    width = sum(v.row_bytes for v in found)
-    return found if sum(v.bytes for v in found) <= LIMIT and spared >= WORTH * width else []
+    width = sum(v.row_bytes for v in values)
+    return values if sum(v.bytes for v in values) <= LIMIT and spared >= WORTH * width else []
 
 
 def _values(plan: Plan, phase: Phase, cut: Split) -> list[StoredValue]:
     assert cut.frozen is not None
-    found = []
+    values = []
     for name, node in outputs_of(cut.frozen).items():
         value = node.meta["val"]
         stream = min(_streams(node))
         rows = view_size(plan, phase.streams[stream])
         owner, path = str(node.meta.get("owner", "")), str(node.meta.get("path", ""))
         network = owner.removeprefix("net ") if owner.startswith("net ") else ""
-        found.append(StoredValue(name, stream, rows, tuple(value.shape[1:]), value.dtype, network, path))
-    return found
+        values.append(StoredValue(name, stream, rows, tuple(value.shape[1:]), value.dtype, network, path))
+    return values
 
 
 def _problem(plan: Plan, phase: Phase, cut: Split) -> str:
@@ -104,7 +104,7 @@ def _problem(plan: Plan, phase: Phase, cut: Split) -> str:
 
 def _streams(node: fx.Node) -> set[int]:
     """Numbers of the streams that a node depends on."""
-    found: set[int] = set()
+    streams: set[int] = set()
     seen: set[fx.Node] = set()
     todo = [node]
     while todo:
@@ -114,9 +114,9 @@ def _streams(node: fx.Node) -> set[int]:
         seen.add(at)
         if at.op == "placeholder":
             number = str(at.target).rpartition("_")[2]
-            found |= {int(number)} if number.isdigit() else set()
+            streams |= {int(number)} if number.isdigit() else set()
         todo += at.all_input_nodes
-    return found or {0}
+    return streams or {0}
 
 
 # ---- what a value is
@@ -136,13 +136,13 @@ def content_of(gm: fx.GraphModule, inputs: Mapping[str, str], setting: str) -> d
     setting
         Whatever else decides about the numbers: precision, batch size.
     """
-    found: dict[fx.Node, str] = {}
+    hashes: dict[fx.Node, str] = {}
     modules: dict[str, str] = {}
     for node in gm.graph.nodes:
         if node.op == "output":
             continue
         if node.op == "placeholder":
-            what: Any = inputs[str(node.target)]
+            what: object = inputs[str(node.target)]
         elif node.op == "get_attr":
             what = _tensor(_attribute(gm, str(node.target)))
         elif node.op == "call_module":
@@ -152,27 +152,27 @@ def content_of(gm: fx.GraphModule, inputs: Mapping[str, str], setting: str) -> d
             what = modules[name]
         else:
             what = _function(node.target)
-        arguments = [_argument(node.args, found), _argument(node.kwargs, found)]
-        found[node] = _hash([_FORMAT, setting, node.op, what, arguments])
-    return found
+        arguments = [_argument(node.args, hashes), _argument(node.kwargs, hashes)]
+        hashes[node] = _hash([_FORMAT, setting, node.op, what, arguments])
+    return hashes
 
 
-def _argument(value: Any, found: Mapping[fx.Node, str]) -> Any:
+def _argument(value: object, hashes: Mapping[fx.Node, str]) -> object:
     if isinstance(value, fx.Node):
-        return ["node", found[value]]
+        return ["node", hashes[value]]
     if isinstance(value, tuple | list):
-        return [type(value).__name__, *(_argument(v, found) for v in value)]
+        return [type(value).__name__, *(_argument(v, hashes) for v in value)]
     if isinstance(value, dict):
-        return {str(k): _argument(v, found) for k, v in sorted(value.items())}
+        return {str(k): _argument(v, hashes) for k, v in sorted(value.items())}
     return _tensor(value) if isinstance(value, Tensor) else repr(value)
 
 
-def _attribute(gm: fx.GraphModule, path: str) -> Any:
+def _attribute(gm: fx.GraphModule, path: str) -> object:
     box, _, leaf = path.rpartition(".")
     return getattr(gm.get_submodule(box), leaf)
 
 
-def _tensor(value: Any) -> str:
+def _tensor(value: object) -> str:
     if not isinstance(value, Tensor):
         return repr(value)
     held = value.detach().cpu().contiguous()
@@ -183,7 +183,7 @@ def _tensor(value: Any) -> str:
 
 def _module(module: nn.Module) -> str:
     """A module by its code, settings and numbers."""
-    parts: list[Any] = [repr(module), _source(type(module))]
+    parts: list[object] = [repr(module), _source(type(module))]
     for name, part in module.named_modules():
         parts.append([name, type(part).__qualname__, part.training, [[k, repr(v)] for k, v in _settings(part)]])
         if isinstance(part, fx.GraphModule):
@@ -192,7 +192,7 @@ def _module(module: nn.Module) -> str:
     return _hash(parts)
 
 
-def _settings(module: nn.Module) -> Iterator[tuple[str, Any]]:
+def _settings(module: nn.Module) -> Iterator[tuple[str, object]]:
     plain = (bool, int, float, str, type(None))
     for name, value in sorted(vars(module).items()):
         several = isinstance(value, tuple | list) and all(isinstance(v, plain) for v in value)
@@ -200,7 +200,7 @@ def _settings(module: nn.Module) -> Iterator[tuple[str, Any]]:
             yield name, value
 
 
-def _function(target: Any) -> str:
+def _function(target: object) -> str:
     name = f"{getattr(target, '__module__', '')}.{getattr(target, '__qualname__', target)}"
     return f"{name} {_source(target)}"
 
@@ -224,5 +224,5 @@ def _source(thing: Any) -> str:
     return hashlib.sha256(Path(file).read_bytes()).hexdigest() if file and Path(file).exists() else ""
 
 
-def _hash(value: Any) -> str:
+def _hash(value: object) -> str:
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:32]

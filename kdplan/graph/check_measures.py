@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from kdplan.diagnostics.report import PlanError, Reporter, error, listing
 from kdplan.graph.inspect import blank
-from kdplan.graph.loss import first_line
+from kdplan.graph.messages import first_line
 from kdplan.graph.signals import shown
 from kdplan.graph.trace import Traced, TraceError, trace
 from kdplan.ir.plan import Item, Network, Plan, Row, Target, View
@@ -23,16 +22,16 @@ def check_measures(plan: Plan, reporter: Reporter) -> None:
     """KD0501 for taps that a measured network lacks, KD0508 for one that does not run on the data, KD0840 for metrics
     that read something else than what the tap gives."""
     traced: dict[str, Traced] = {}
-    told: set[str] = set()
+    reported: set[str] = set()
     for row, view, metrics in _measured(plan):
         network = plan.networks[row.target.versions[0].network]
         content = repr((network.architecture, network.code, plan.data[view.data].shape, row.target.path))
-        if row.target.path in _OUTPUTS or plan.data[view.data].shape is None or content in told:
+        if row.target.path in _OUTPUTS or plan.data[view.data].shape is None or content in reported:
             continue
         try:
             _check(plan, metrics, row, view, network, traced)
         except PlanError as problem:
-            told.add(content)
+            reported.add(content)
             reporter.add(problem.diagnostics)
 
 
@@ -73,7 +72,7 @@ def _check(plan: Plan, metrics: list[Item], row: Row, view: View, network: Netwo
             _fits(plan, metric, row, view, value)
 
 
-def _fits(plan: Plan, metric: Item, row: Row, view: View, value: Any) -> None:
+def _fits(plan: Plan, metric: Item, row: Row, view: View, value: object) -> None:
     kind = METRICS[metric.name].needs if metric.name in METRICS else "network"
     if kind == "network":
         return

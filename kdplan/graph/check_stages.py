@@ -25,7 +25,7 @@ def check_ladders(plan: Plan, wanted: Container[str], reporter: Reporter) -> Non
     for name, phase in plan.phases.items():
         if phase.construct is not None and name in wanted:
             ladders.setdefault(phase.construct, []).append(phase)
-    told: set[object] = set()
+    reported: set[object] = set()
     for phases in ladders.values():
         if len({phase.trainees[0].base.network for phase in phases}) > 1:
             continue  # a line of networks, each with a phase of its own
@@ -34,22 +34,22 @@ def check_ladders(plan: Plan, wanted: Container[str], reporter: Reporter) -> Non
             pairs = _pairs(phase)
             if len(pairs) != 1:
                 break  # the head; and of a pyramid's several taps none is before the others
-            place = pairs[0][0].span
-            if place not in told and _check(plan, phase, before, pairs[0], reporter):
-                told.add(place)
+            span = pairs[0][0].span
+            if span not in reported and _check(plan, phase, before, pairs[0], reporter):
+                reported.add(span)
             before = pairs[0]
 
 
 def _pairs(phase: Phase) -> list[Pair]:
-    """Calls of a loss whose first argument depends on what moves, and another on a frozen network."""
-    found: dict[tuple[str, str], Pair] = {}
+    """Calls of a loss whose first argument depends on what is trained, and another on a frozen network."""
+    pairs: dict[tuple[str, str], Pair] = {}
     for e in ir.walk(phase.loss):
         if isinstance(e, ir.Call) and len(e.args) == 2:
             trainable = [t for t in ir.walk(e.args[0]) if isinstance(t, ir.Tap) and isinstance(t.of, ir.InTraining)]
             frozen = [t for t in ir.walk(e.args[1]) if isinstance(t, ir.Tap) and isinstance(t.of, ir.Version)]
             if trainable and frozen and all(map(_plain, [*trainable, *frozen])):
-                found.setdefault((trainable[0].path, frozen[0].path), (trainable[0], frozen[0]))
-    return [*found.values()]
+                pairs.setdefault((trainable[0].path, frozen[0].path), (trainable[0], frozen[0]))
+    return [*pairs.values()]
 
 
 def _plain(tap: ir.Tap) -> bool:

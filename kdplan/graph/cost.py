@@ -1,7 +1,27 @@
 """What a step of a phase will cost, before any tensor is allocated.
 
-The split graph runs forward and backward on fake tensors: the frozen part without gradients, the live part with.
-FLOPs are counted per operator; memory is the largest sum of storages alive at one time.
+The split graph runs forward and backward on fake tensors: the frozen part without gradients, the trainable part with.
+FLOPs are counted per operator. Memory is the largest sum of storages that exist at one time.
+
+>>> from torch import nn
+>>> from kdplan.graph.build import Builder
+>>> b = Builder()
+>>> x = b.input("inputs_0", torch.zeros(2, 3))
+>>> b.network("big", nn.Sequential(nn.Linear(3, 4), nn.Linear(4, 5)))
+>>> b.network("small", nn.Sequential(nn.Linear(3, 5)))
+>>> loss = b.call(nn.functional.mse_loss, b.apply("small", (x,)), b.apply("big", (x,)))
+>>> gm = b.finish({"loss": loss}).graph_module
+>>> for name, flops in flops_by_node(gm).items():
+...     print(f"{name:9} {flops:4}")
+inputs_0     0
+small_0     60
+big_0       48
+big_1       80
+mse_loss     0
+output       0
+>>> step = cost(gm, {"nets.small.0.weight", "nets.small.0.bias"})
+>>> step.flops_forward, step.flops_frozen, step.flops_step, step.boundary_bytes
+(188, 128, 248, 40)
 """
 
 from __future__ import annotations
@@ -17,6 +37,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
+from kdplan.graph.fake import FakeContext
 from kdplan.graph.freeze import own_state, parameter_names, split
 from kdplan.graph.replay import Replay, context_for, example_inputs
 
@@ -28,7 +49,7 @@ class Cost:
     Attributes
     ----------
     parameters, trainable
-        Numbers of parameters that the graph uses, and of those that move.
+        Numbers of parameters that the graph uses, and of those that are trained.
     flops_forward, flops_step
         Floating-point operations of both parts forward, and of the whole step.
     flops_frozen
@@ -38,7 +59,7 @@ class Cost:
     peak_bytes
         The most that the step itself allocates at one time: activations, gradients of activations and parameters.
     saved_bytes
-        What is alive between forward and backward.
+        What is held between forward and backward.
     boundary_bytes
         Size of the frozen outputs that cross, for one batch.
     batch
@@ -174,15 +195,16 @@ def forward_flops(gm: fx.GraphModule, batch: int | None = None) -> int:
 class _FlopsByNode(Replay):
     """Runs a graph on fake tensors and counts each node's operations."""
 
-    def __init__(self, gm: fx.GraphModule, context: Any, counter: FlopCounterMode) -> None:
+    def __init__(self, gm: fx.GraphModule, context: FakeContext, counter: FlopCounterMode) -> None:
         super().__init__(gm, context)
         self.counter = counter
-        self.found: dict[str, int] = {}
+        self.flops: dict[str, int] = {}
 
     def run_node(self, n: fx.Node) -> Any:
+        """Run a node and note its operations."""
         before = int(self.counter.get_total_flops())
         value = super().run_node(n)
-        self.found[n.name] = int(self.counter.get_total_flops()) - before
+        self.flops[n.name] = int(self.counter.get_total_flops()) - before
         return value
 
 
@@ -194,4 +216,4 @@ def flops_by_node(gm: fx.GraphModule) -> dict[str, int]:
     with context.mode, counter, torch.no_grad():
         replay = _FlopsByNode(gm, context, counter)
         replay.run(*inputs)
-    return replay.found
+    return replay.flops

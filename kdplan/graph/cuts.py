@@ -10,9 +10,10 @@ from torch import Tensor, fx
 from kdplan.diagnostics.report import error
 from kdplan.graph.fake import whole
 from kdplan.graph.inspect import blank
-from kdplan.graph.loss import first_line
+from kdplan.graph.messages import first_line
 from kdplan.graph.signals import dims
-from kdplan.graph.trace import ROOT, Traced, TraceError, trace
+from kdplan.graph.trace import Traced, TraceError, trace
+from kdplan.graph.tracer import ROOT
 from kdplan.ir.cuts import Cut, Layer
 from kdplan.ir.plan import Network
 
@@ -75,14 +76,14 @@ def cuts(traced: Traced) -> list[Cut]:
     [('0', 8, (8, 8), 1), ('1', 8, (8, 8), 0), ('2', 8, (4, 4), 0)]
     """
     names = _names(traced)
-    found: list[Cut] = []
+    maps: list[Cut] = []
     weights = 0
     for node, value, own in _passed(traced):
         weights += own
         if value.dim() == 4 and node in names:
-            found.append(Cut(names[node], value.shape[1], (value.shape[2], value.shape[3]), weights))
+            maps.append(Cut(names[node], value.shape[1], (value.shape[2], value.shape[3]), weights))
             weights = 0
-    return found
+    return maps
 
 
 def layers_of(network: Network, shape: tuple[int, ...]) -> list[Layer]:
@@ -111,16 +112,16 @@ def layers(traced: Traced) -> list[Layer]:
     for call in traced.calls:
         if call.path and isinstance(call.output, fx.Node):
             paths.setdefault(call.output, []).append(call.path)
-    found: list[Layer] = []
+    passed: list[Layer] = []
     weights = 0
     for node, value, own in _passed(traced):
         weights += own
         if node in paths:
             names = sorted(dict.fromkeys(paths[node]), key=lambda p: (p.count("."), p))
             weighty = [n for n in names if any(True for _ in traced.module.get_submodule(n).parameters())]
-            found.append(Layer(tuple(names), [*names, *weighty][-1], tuple(value.shape[1:]), weights))
+            passed.append(Layer(tuple(names), [*names, *weighty][-1], tuple(value.shape[1:]), weights))
             weights = 0
-    return found
+    return passed
 
 
 def _passed(traced: Traced) -> list[tuple[fx.Node, Tensor, int]]:
@@ -132,7 +133,7 @@ def _passed(traced: Traced) -> list[tuple[fx.Node, Tensor, int]]:
     reaches = _reach_output(traced)
     furthest = -1
     weights = 0
-    found: list[tuple[fx.Node, Tensor, int]] = []
+    passed: list[tuple[fx.Node, Tensor, int]] = []
     for i, node in enumerate(order):
         if node not in reaches:
             continue
@@ -140,11 +141,11 @@ def _passed(traced: Traced) -> list[tuple[fx.Node, Tensor, int]]:
         if furthest <= i:  # nothing made before is read after
             value = _tensor(node)
             assert value is not None
-            found.append((node, value, weights))
+            passed.append((node, value, weights))
             weights = 0
         uses = [position[u] for u in node.users if u in position and u in reaches]
         furthest = max([furthest, *uses])
-    return found
+    return passed
 
 
 def _tensor(node: fx.Node) -> Tensor | None:
@@ -154,25 +155,25 @@ def _tensor(node: fx.Node) -> Tensor | None:
 
 def _names(traced: Traced) -> dict[fx.Node, str]:
     """Each node's outermost name."""
-    found: dict[fx.Node, str] = {}
+    names: dict[fx.Node, str] = {}
     for name, tap in traced.taps.items():
         if tap.index or tap.inner or "#" in name or name in _SPECIAL:
             continue
-        known = found.get(tap.node)
+        known = names.get(tap.node)
         if known is None or name == "stem" or (name.count("."), len(name)) < (known.count("."), len(known)):
-            found[tap.node] = name
-    return found
+            names[tap.node] = name
+    return names
 
 
 def _reach_output(traced: Traced) -> set[fx.Node]:
-    found: set[fx.Node] = set()
+    reached: set[fx.Node] = set()
     waiting = [n for n in traced.graph.nodes if n.op == "output"]
     while waiting:
         node = waiting.pop()
-        if node not in found:
-            found.add(node)
+        if node not in reached:
+            reached.add(node)
             waiting.extend(node.all_input_nodes)
-    return found
+    return reached
 
 
 def _layers(traced: Traced, node: fx.Node) -> int:

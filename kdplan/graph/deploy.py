@@ -12,7 +12,8 @@ from torch.utils._pytree import tree_leaves
 
 from kdplan.graph.prune import needed
 from kdplan.graph.taps import LeafTaps, TapError
-from kdplan.graph.trace import ROOT, trace, value_at
+from kdplan.graph.trace import Traced, trace, value_at
+from kdplan.graph.tracer import ROOT
 
 
 class DeployError(RuntimeError):
@@ -44,20 +45,20 @@ def deploy(module: nn.Module, tap: str, *example: Any) -> nn.Module:
         traced = trace(module, *example)
         if tap not in traced.taps:
             raise TapError(tap, traced.taps)
-        found = traced.taps[tap]
+        location = traced.taps[tap]
         whole_output = traced.calls[-1].output
-        kept = needed(traced.graph_module, [found.node])
-        if isinstance(whole_output, fx.Node) and found == traced.taps.get("output"):
+        kept = needed(traced.graph_module, [location.node])
+        if isinstance(whole_output, fx.Node) and location == traced.taps.get("output"):
             return module
-        if found.inner is not None:
-            return _eval_inside(traced, found.node, found.inner)
-        return _cut(traced, kept, found.node, found.index)
+        if location.inner is not None:
+            return _eval_inside(traced, location.node, location.inner)
+        return _cut(traced, kept, location.node, location.index)
     finally:
         for m, mode in modes.items():
             m.training = mode
 
 
-def _eval_inside(traced: Any, node: fx.Node, inner: str) -> nn.Module:
+def _eval_inside(traced: Traced, node: fx.Node, inner: str) -> nn.Module:
     """A value inside a leaf: the leaf has to run as it is."""
     path = str(node.target)
     box = nn.Module()
@@ -75,7 +76,7 @@ def _eval_inside(traced: Any, node: fx.Node, inner: str) -> nn.Module:
     return fx.GraphModule(box, graph).eval()
 
 
-def _cut(traced: Any, kept: set[fx.Node], node: fx.Node, index: tuple[int | str, ...]) -> fx.GraphModule:
+def _cut(traced: Traced, kept: set[fx.Node], node: fx.Node, index: tuple[int | str, ...]) -> fx.GraphModule:
     graph = fx.Graph()
     mapped: dict[fx.Node, fx.Node] = {}
     for n in traced.graph.nodes:
@@ -139,7 +140,7 @@ def verify_equal(a: nn.Module, b: nn.Module, *example: Tensor, tolerance: float 
     return worst
 
 
-def save(module: nn.Module, folder: Path, about: dict[str, Any]) -> None:
+def save(module: nn.Module, folder: Path, about: dict[str, object]) -> None:
     """Write `model.safetensors` and `model.json` (what `about` says, and every tensor's shape and type).
 
     Examples
@@ -157,11 +158,11 @@ def save(module: nn.Module, folder: Path, about: dict[str, Any]) -> None:
     shared: dict[str, str] = {}
     first: dict[int, str] = {}
     for name, value in module.state_dict().items():
-        place = value.data_ptr() if value.numel() else id(value)
-        if place in first and state[first[place]].shape == value.shape:
-            shared[name] = first[place]
+        address = value.data_ptr() if value.numel() else id(value)
+        if address in first and state[first[address]].shape == value.shape:
+            shared[name] = first[address]
         else:
-            first[place] = name
+            first[address] = name
             state[name] = value.detach().cpu().contiguous().clone()
     # Not save_file, whose files only their owner may read.
     (folder / "model.safetensors").write_bytes(as_bytes(state))

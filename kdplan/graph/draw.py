@@ -1,15 +1,35 @@
-"""A phase's graph as a picture: one cluster a network, one box a module, tensor shapes on the edges.
+"""A phase's graph as a drawing: one cluster a network, one box a module, tensor shapes on the edges.
 
-nodes of the graph                        boxes
-small_layer1_0_conv1, …, small_layer1_2   small | layer1
-kl(big_fc, small_fc)                      kl
+>>> import torch
+>>> from torch import nn
+>>> from kdplan.graph.build import Builder
+>>> from kdplan.graph.diagram import diagram
+>>> b = Builder()
+>>> x = b.input("inputs_0", torch.zeros(2, 3))
+>>> b.network("small", nn.Sequential(nn.Sequential(nn.Linear(3, 4), nn.ReLU()), nn.Linear(4, 5)))
+>>> gm = b.finish({"loss": b.call(torch.sum, b.apply("small", (x,)))}).graph_module
+>>> print(diagram(graph=gm.graph))
+graph
+inputs_0 = input
+small_0_0 = nets.small.0.0(inputs_0)
+small_0_1 = nets.small.0.1(small_0_0)
+small_1 = nets.small.1(small_0_1)
+sum_1 = sum(small_1)
+return loss=sum_1
+>>> drawn = drawing(gm, {"nets.small.1.weight"}, depth=1)
+>>> for box in drawn.boxes.values():
+...     print(f"{box.label:9} {box.kind:9} {box.cluster}".rstrip())
+inputs_0  input
+0         frozen    small
+1         trainable small
+sum       loss
+loss      output
 """
 
 from __future__ import annotations
 
 from collections.abc import Collection
 from dataclasses import dataclass, field
-from typing import Any
 
 from torch import Tensor, fx
 
@@ -17,9 +37,9 @@ from kdplan.graph.freeze import classify
 from kdplan.graph.module import outputs_of
 
 _FILL = {
-    "moving": "#cfe8cf",
+    "trainable": "#cfe8cf",
     "frozen": "#d9e2f0",
-    "splice": "#fde3b4",
+    "adapter": "#fde3b4",
     "loss": "#f6cfcf",
     "input": "#eeeeee",
     "output": "#e6d5ee",
@@ -54,8 +74,8 @@ def drawing(gm: fx.GraphModule, trainable: Collection[str] = (), depth: int | No
     ----------
     gm
         A joined phase.
-    moving
-        Names of the moving parameters.
+    trainable
+        Names of the trainable parameters.
     depth
         How many levels of module names a box keeps; by default as many as give at most `limit` boxes a network.
     limit
@@ -72,7 +92,7 @@ def drawing(gm: fx.GraphModule, trainable: Collection[str] = (), depth: int | No
     >>> gm = b.finish({"loss": b.call(torch.sum, b.apply("a", (x,)))}).graph_module
     >>> p = drawing(gm, {"nets.a.0.weight"})
     >>> [(b.label, b.kind) for b in p.boxes.values()]
-    [('x', 'input'), ('0', 'moving'), ('1', 'moving'), ('sum', 'loss'), ('loss', 'output')]
+    [('x', 'input'), ('0', 'trainable'), ('1', 'trainable'), ('sum', 'loss'), ('loss', 'output')]
     """
     trainable_graph, _ = classify(gm, trainable)
     result = Drawing()
@@ -82,7 +102,7 @@ def drawing(gm: fx.GraphModule, trainable: Collection[str] = (), depth: int | No
     for node in gm.graph.nodes:
         if node.op == "output":
             continue
-        home[node] = _place(result, node, depths, names, node in trainable_graph)
+        home[node] = _box(result, node, depths, names, node in trainable_graph)
     for node in gm.graph.nodes:
         target = home.get(node)
         if target is None:
@@ -97,7 +117,7 @@ def drawing(gm: fx.GraphModule, trainable: Collection[str] = (), depth: int | No
     return result
 
 
-def _calls(gm: fx.GraphModule) -> list[Any]:
+def _calls(gm: fx.GraphModule) -> list[int]:
     return list(dict.fromkeys(n.meta.get("call") for n in gm.graph.nodes if _owner(n).startswith("net ")))
 
 
@@ -105,7 +125,7 @@ def _owner(node: fx.Node) -> str:
     return str(node.meta.get("owner", ""))
 
 
-def _depth(gm: fx.GraphModule, call: Any, limit: int) -> int:
+def _depth(gm: fx.GraphModule, call: int, limit: int) -> int:
     """The deepest level of names with at most `limit` boxes; at least one."""
     paths = [str(n.meta.get("path", "")) for n in gm.graph.nodes if n.meta.get("call") == call]
     best = 1
@@ -115,21 +135,19 @@ def _depth(gm: fx.GraphModule, call: Any, limit: int) -> int:
     return best
 
 
-def _cluster_names(gm: fx.GraphModule) -> dict[Any, str]:
+def _cluster_names(gm: fx.GraphModule) -> dict[int, str]:
     """Call -> the cluster's name; a network that is applied twice gets numbers."""
     owners = {n.meta.get("call"): _owner(n)[4:] for n in gm.graph.nodes if _owner(n).startswith("net ")}
     count: dict[str, int] = {}
-    names: dict[Any, str] = {}
+    names: dict[int, str] = {}
     for call, owner in owners.items():
         count[owner] = count.get(owner, 0) + 1
         names[call] = owner if count[owner] == 1 else f"{owner} (call {count[owner]})"
     return names
 
 
-def _place(
-    p: Drawing, node: fx.Node, depths: dict[Any, int], names: dict[Any, str], trainable_graph: bool
-) -> str | None:
-    """The box that a node is in; None for bookkeeping (sizes, parts, weights) that the picture leaves out."""
+def _box(p: Drawing, node: fx.Node, depths: dict[int, int], names: dict[int, str], trainable_graph: bool) -> str | None:
+    """The box that a node is in; None for bookkeeping (sizes, parts, weights) that the drawing leaves out."""
     if node.op == "placeholder":
         p.boxes[node.name] = Box(node.name, "input")
         return node.name
@@ -143,10 +161,10 @@ def _place(
         key = f"c{call}_{path or node.name}"
         box = p.boxes.setdefault(key, Box(path or function, "frozen", names[call]))
         if trainable_graph:
-            box.kind = "moving"
+            box.kind = "trainable"
         return key
-    if owner.startswith("splice "):
-        p.boxes[node.name] = Box(owner.removeprefix("splice "), "splice")
+    if owner.startswith("adapter "):
+        p.boxes[node.name] = Box(owner.removeprefix("adapter "), "adapter")
     else:
         p.boxes[node.name] = Box(_written(node, function), "loss")
     return node.name
@@ -164,15 +182,15 @@ def _written(node: fx.Node, function: str) -> str:
 
 def _sources(node: fx.Node, home: dict[fx.Node, str | None]) -> list[fx.Node]:
     """The nodes with boxes that a node reads, through what has no box; sizes carry no data and are left out."""
-    found: list[fx.Node] = []
+    sources: list[fx.Node] = []
     todo = list(node.all_input_nodes)
     while todo:
         n = todo.pop()
         if home.get(n) is not None:
-            found.append(n)
+            sources.append(n)
         elif n.op != "get_attr" and _carries(n):
             todo += n.all_input_nodes
-    return found
+    return sources
 
 
 def _carries(node: fx.Node) -> bool:
@@ -220,7 +238,7 @@ def to_dot(p: Drawing, title: str = "") -> str:
     for i, cluster in enumerate(p.clusters()):
         inside = [k for k, b in p.boxes.items() if b.cluster == cluster]
         kinds = {p.boxes[k].kind for k in inside}
-        state = "moving" if "moving" in kinds else "frozen"
+        state = "trainable" if "trainable" in kinds else "frozen"
         label = _quoted(f"{cluster} ({state})")
         lines.append(f'  subgraph cluster_{i} {{ label="{label}"; style="rounded"; color="#888888";')
         lines += [f"    {box(k)}" for k in inside]

@@ -67,14 +67,14 @@ class FakeContext:
         self._twins: dict[int, tuple[Tensor, FakeTensor]] = {}
 
     def fake(self, tensor: Tensor) -> FakeTensor:
-        """The twin of `tensor` in this world; always the same one for the same tensor."""
+        """The twin of `tensor` in this context; always the same one for the same tensor."""
         if isinstance(tensor, FakeTensor) and tensor.fake_mode is self.mode:
             return tensor
-        found = self._twins.get(id(tensor))
-        if found is None:
-            found = (tensor, self.fresh(tensor))
-            self._twins[id(tensor)] = found
-        return found[1]
+        twin = self._twins.get(id(tensor))
+        if twin is None:
+            twin = (tensor, self.fresh(tensor))
+            self._twins[id(tensor)] = twin
+        return twin[1]
 
     def fresh(self, tensor: Tensor, requires_grad: bool = False) -> FakeTensor:
         """A new fake tensor of the same size, stride, type and device (meta counts as CPU)."""
@@ -83,10 +83,10 @@ class FakeContext:
         stride = tensor.stride() if strided else torch.empty(tensor.shape, device="meta").stride()
         # Faster than an empty tensor made inside the mode, and a network has hundreds.
         plain = torch.empty_strided(tensor.shape, stride, dtype=tensor.dtype, device="meta")
-        made = FakeTensor(self.mode, plain, device)
+        fake = FakeTensor(self.mode, plain, device)
         if requires_grad:
-            made.requires_grad_()
-        return made
+            fake.requires_grad_()
+        return fake
 
     def set_twin(self, tensor: Tensor, twin: FakeTensor) -> None:
         """Use `twin` for `tensor` from now on (to ask for gradients of some parameters)."""
@@ -216,8 +216,8 @@ def _functional_batch_norm(node: fx.Node) -> bool:
 
 def storages(node: fx.Node) -> frozenset[int]:
     """The identities of the storages that the node's value lives in (equal ids: one is a view of the other)."""
-    found = set()
+    identities = set()
     for value in tree_leaves(node.meta.get("val")):
         if isinstance(value, Tensor) and value.layout is torch.strided:
-            found.add(value.untyped_storage()._cdata)
-    return frozenset(found)
+            identities.add(value.untyped_storage()._cdata)
+    return frozenset(identities)

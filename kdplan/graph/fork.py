@@ -1,4 +1,19 @@
-"""Where a network forks: its graph cut in two at one value that all that comes after depends on."""
+"""Where a network forks: its graph cut in two at one value that all that comes after depends on.
+
+>>> import torch
+>>> from torch import nn
+>>> from kdplan.graph.diagram import diagram
+>>> from kdplan.graph.trace import trace
+>>> net = nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 2))
+>>> cut = cut_at(trace(net, torch.zeros(2, 3)), "2")
+>>> print(diagram(before=cut.traced.graph, shared=cut.shared, rest=cut.rest))
+before                   shared                   rest
+input0 = input           input0 = input
+net_0 = net.0(input0)    net_0 = net.0(input0)
+net_1 = net.1(net_0)     net_1 = net.1(net_0)
+net_2 = net.2(net_1)                              net_2 = net.2(net_1)
+return net_2
+"""
 
 from __future__ import annotations
 
@@ -11,11 +26,12 @@ from torch.utils._pytree import tree_leaves
 from kdplan.diagnostics.report import listing, nearest
 from kdplan.graph.fake import storages
 from kdplan.graph.taps import Call, Tap
-from kdplan.graph.trace import ROOT, Traced
+from kdplan.graph.trace import Traced
+from kdplan.graph.tracer import ROOT
 
 
 class BranchError(ValueError):
-    """A network cannot be branched so. `code` and `values` are those of the error that a plan is told."""
+    """A network cannot be branched so. `code` and `values` are those of the error that a plan gets."""
 
     def __init__(self, code: str, **values: str) -> None:
         super().__init__("; ".join(f"{k}: {v}" for k, v in values.items() if v))
@@ -59,7 +75,7 @@ def cut_at(traced: Traced, at: str) -> Cut:
     Raises
     ------
     BranchError
-        KD0501 if there is no such place, KD0516 if the network does not fall into two parts there.
+        KD0501 if there is no such module or tap, KD0516 if the network does not fall into two parts there.
     """
     graph, taps = traced.graph, traced.taps
     if "logits" not in taps:
@@ -77,21 +93,21 @@ def cut_at(traced: Traced, at: str) -> Cut:
                 raise _unfit(at, f"`{_name_of(traced, other)}` reaches `{_name_of(traced, node)}` past it")
     rest = after | _only_for(graph, after, fed)
     order = [n for n in graph.nodes if n.op != "output"]
-    found = Cut(traced, [n for n in order if n not in rest], [n for n in order if n in rest], point, taps["logits"])
-    both = _weights(found, found.shared).keys() & _weights(found, found.rest).keys()
+    cut = Cut(traced, [n for n in order if n not in rest], [n for n in order if n in rest], point, taps["logits"])
+    both = _weights(cut, cut.shared).keys() & _weights(cut, cut.rest).keys()
     if both:
         raise _unfit(at, f"`{sorted(both)[0]}` is used before it too")
     spot = storages(point)
-    found.copied = any(spot & storages(m) for n in found.rest for m in n.meta.get("mutates", ()))
+    cut.copied = any(spot & storages(m) for n in cut.rest for m in n.meta.get("mutates", ()))
     position = {n: i for i, n in enumerate(order)}
     for call in traced.calls:
-        made = [n for n in tree_leaves(call.output) if isinstance(n, fx.Node)]
-        if not call.leaf and call.path and made:
-            found.calls.setdefault(max(made, key=position.__getitem__), []).append(call)
-    read = {m for n in found.rest for m in n.all_input_nodes}
-    read |= {m for n in found.rest for c in found.calls.get(n, ()) for m in _nodes(c)}
-    found.kept = [n for n in found.shared if n in read or n is point]
-    return found
+        outputs = [n for n in tree_leaves(call.output) if isinstance(n, fx.Node)]
+        if not call.leaf and call.path and outputs:
+            cut.calls.setdefault(max(outputs, key=position.__getitem__), []).append(call)
+    read = {m for n in cut.rest for m in n.all_input_nodes}
+    read |= {m for n in cut.rest for c in cut.calls.get(n, ()) for m in _nodes(c)}
+    cut.kept = [n for n in cut.shared if n in read or n is point]
+    return cut
 
 
 def _unfit(at: str, why: str) -> BranchError:
@@ -119,31 +135,31 @@ def _point(traced: Traced, at: str) -> fx.Node:
 
 def _fed(graph: fx.Graph) -> set[fx.Node]:
     """The nodes whose numbers, not only their shapes, come from the network's input."""
-    found: set[fx.Node] = set()
+    fed: set[fx.Node] = set()
     for node in graph.nodes:
         holds = any(isinstance(v, Tensor) for v in tree_leaves(node.meta.get("val")))
-        if holds and (node.op == "placeholder" or any(n in found for n in node.all_input_nodes)):
-            found.add(node)
-    return found
+        if holds and (node.op == "placeholder" or any(n in fed for n in node.all_input_nodes)):
+            fed.add(node)
+    return fed
 
 
 def _after(graph: fx.Graph, point: fx.Node) -> set[fx.Node]:
-    found: set[fx.Node] = set()
+    after: set[fx.Node] = set()
     for node in graph.nodes:
-        if any(n is point or n in found for n in node.all_input_nodes):
-            found.add(node)
-    return found
+        if any(n is point or n in after for n in node.all_input_nodes):
+            after.add(node)
+    return after
 
 
 def _only_for(graph: fx.Graph, after: set[fx.Node], fed: set[fx.Node]) -> set[fx.Node]:
     """Nodes that depend on no input and are read behind the cut alone: weights, and what is made of them."""
-    found: set[fx.Node] = set()
+    only: set[fx.Node] = set()
     for node in reversed(graph.nodes):
         users = set(node.users)
         free = node not in fed and node.op != "placeholder" and not any(n.op == "placeholder" for n in _behind(node))
-        if node.op != "output" and node not in after and free and users and users <= after | found:
-            found.add(node)
-    return found
+        if node.op != "output" and node not in after and free and users and users <= after | only:
+            only.add(node)
+    return only
 
 
 def _behind(node: fx.Node) -> set[fx.Node]:
@@ -163,16 +179,16 @@ def _nodes(call: Call) -> list[fx.Node]:
 
 def _weights(cut: Cut, nodes: Iterable[fx.Node]) -> dict[str, str]:
     """Names of the parameters and buffers that nodes use -> the node's target in the network."""
-    found = {}
+    targets = {}
     for node in nodes:
         target = str(node.target).removeprefix(f"{ROOT}.")
         if node.op == "get_attr" and str(node.target).startswith(f"{ROOT}."):
-            found[target] = target
+            targets[target] = target
         elif node.op == "call_module":
             module = cut.traced.root.get_submodule(str(node.target))
             held = [*module.named_parameters(), *module.named_buffers()]
-            found |= {f"{target}.{n}": target for n, _ in held}
-    return found
+            targets |= {f"{target}.{n}": target for n, _ in held}
+    return targets
 
 
 def _name_of(traced: Traced, node: fx.Node) -> str:

@@ -1,11 +1,32 @@
 """Splits a phase into the part that never changes and the part that trains.
 
-    before                                frozen                      live
-    t = nets_big_features(x)              t = nets_big_features(x)    t = input
-    s = nets_small(x)                     return t                    s = nets_small(x)
-    loss = kd(t, s)                                                   loss = kd(t, s)
+>>> from kdplan.graph.build import Builder
+>>> from kdplan.graph.diagram import diagram
+>>> b = Builder()
+>>> x = b.input("inputs_0", torch.zeros(2, 3))
+>>> b.network("big", nn.Sequential(nn.Linear(3, 4), nn.Linear(4, 5)))
+>>> b.network("small", nn.Sequential(nn.Linear(3, 5)))
+>>> loss = b.call(nn.functional.mse_loss, b.apply("small", (x,)), b.apply("big", (x,)))
+>>> gm = b.finish({"loss": loss}).graph_module
+>>> cut = split(gm, {"nets.small.0.weight", "nets.small.0.bias"})
+>>> print(diagram(before=gm.graph))
+before
+inputs_0 = input
+small_0 = nets.small.0(inputs_0)
+big_0 = nets.big.0(inputs_0)
+big_1 = nets.big.1(big_0)
+mse_loss = mse_loss(small_0, big_1)
+return loss=mse_loss
+>>> print(diagram(frozen=cut.frozen.graph, trainable=cut.trainable_graph.graph))
+frozen                          trainable
+inputs_0 = input                inputs_0 = input
+big_0 = nets.big.0(inputs_0)
+big_1 = nets.big.1(big_0)       big_1 = input
+                                small_0 = nets.small.0(inputs_0)
+                                mse_loss = mse_loss(small_0, big_1)
+return big_1=big_1              return loss=mse_loss
 
-The frozen graph depends on no moving parameter: it runs under no_grad, and its outputs may be kept between epochs.
+The frozen graph depends on no trainable parameter: it runs under `no_grad`, and its outputs can be stored.
 """
 
 from __future__ import annotations
@@ -17,6 +38,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from kdplan.graph.fake import whole
+from kdplan.graph.law import check_graph
 from kdplan.graph.module import output_of, outputs_of, subset
 from kdplan.graph.prune import counters, counts, needed
 
@@ -29,7 +51,7 @@ class Split:
     ----------
     frozen
         Inputs -> dict of boundary values; None if nothing is frozen.
-    live
+    trainable_graph
         Inputs and boundary values by name -> the outputs of the whole.
     boundary
         Names of the values that cross.
@@ -54,11 +76,11 @@ class Split:
 
 
 def split(gm: fx.GraphModule, trainable: Collection[str]) -> Split:
-    """Cut the graph where it begins to depend on the parameters named in `moving`.
+    """Cut the graph where it begins to depend on the parameters named in `trainable`.
 
-    What depends on no parameter at all (labels, masks) is computed in the live part. Cheap last steps of the frozen
-    part move to the live part where then no more bytes cross, so a teacher's logits cross, not what a loss makes of
-    them.
+    What depends on no parameter at all (labels, masks) is computed in the trainable part. Cheap last steps of the
+    frozen part are computed in the trainable part where then no more bytes cross: a teacher's logits cross, not what
+    a loss makes of them.
 
     Examples
     --------
@@ -73,6 +95,7 @@ def split(gm: fx.GraphModule, trainable: Collection[str]) -> Split:
     >>> cut.boundary, bool(cut(x=torch.ones(5, 3))["loss"].requires_grad)
     (('big_net',), True)
     """
+    check_graph(gm.graph, gm)
     trainable_graph, stateful = classify(gm, trainable)
     core = [
         n for n in gm.graph.nodes if n in stateful and n not in trainable_graph and n.op not in ("output", "get_attr")
@@ -85,12 +108,14 @@ def split(gm: fx.GraphModule, trainable: Collection[str]) -> Split:
     rest = _back_from(gm, crossing)
     # A counter goes with the part that runs its module; once is enough.
     result = subset(gm, rest | (counters(gm, rest) - (kept - rest)), inputs=crossing)
+    for part in (frozen, result):
+        check_graph(part.graph, part, before=gm.graph, pruned=True)
     effects = any(n.meta.get("random") or n.meta.get("buffers") or counts(n) for n in frozen.graph.nodes)
     return Split(frozen, result, tuple(n.name for n in crossing), not effects)
 
 
 def classify(gm: fx.GraphModule, trainable: Collection[str]) -> tuple[set[fx.Node], set[fx.Node]]:
-    """Nodes that depend on a moving parameter, and nodes that depend on any parameter or buffer."""
+    """Nodes that depend on a trainable parameter, and nodes that depend on any parameter or buffer."""
     names = parameter_names(gm)
     wanted = set(trainable)
     trainable_graph: set[fx.Node] = set()

@@ -10,6 +10,7 @@ from typing import Any
 
 from kdplan.diagnostics.report import error
 from kdplan.diagnostics.span import Span
+from kdplan.nn import sparse
 from kdplan.nn.functions import FUNCTIONS
 
 
@@ -38,7 +39,17 @@ def user(path: str, name: str, span: Span | None) -> Callable[..., Any]:
         except Exception as e:
             del sys.modules[module_name]
             raise error("KD0512", span, file=path, problem=f"{type(e).__name__}: {str(e).rstrip('.')}") from e
-    found = getattr(module, name, None)
-    if not callable(found):
+    function = getattr(module, name, None)
+    if not callable(function):
         raise error("KD0513", span, file=path, name=name)
-    return found  # type: ignore[no-any-return]
+    return function  # type: ignore[no-any-return]
+
+
+def sparse_form(name: str) -> Callable[..., Any]:
+    """The code of a built-in function for sparse signals: scores [B, K] with their classes [B, K].
+
+    >>> sparse_form("cross_entropy").__module__
+    'kdplan.nn.sparse'
+    """
+    form: Callable[..., Any] = getattr(sparse, name)
+    return form

@@ -49,14 +49,14 @@ def fresh(network: Network) -> nn.Module:
     """
     item = network.architecture
     try:
-        made = initialise(partial(create, item.name, **item.arguments), network.seed)
+        module = initialise(partial(create, item.name, **item.arguments), network.seed)
     except (ValueError, TypeError, FileNotFoundError) as problem:
         raise _refused(network, problem) from problem
-    return made.eval()
+    return module.eval()
 
 
 def _refused(network: Network, problem: Exception) -> PlanError:
-    """KD0507 for a network that cannot be made, or what is said of its branches."""
+    """KD0507 for a network that cannot be made, or the error of its branches."""
     cause = problem.__cause__
     span = network.architecture.span or network.span
     if isinstance(cause, BranchError):
@@ -71,15 +71,15 @@ def blank(network: Network) -> nn.Module:
     item = network.architecture
     try:
         with torch.device("meta"):
-            made: nn.Module = create(item.name, **item.arguments)
+            module: nn.Module = create(item.name, **item.arguments)
     except (NotImplementedError, RuntimeError):
         return fresh(network)  # its constructor computes with its weights, which needs real ones
     except (ValueError, TypeError, FileNotFoundError) as problem:
         raise _refused(network, problem) from problem
-    return made.eval()
+    return module.eval()
 
 
-def check_recipes(phases: Iterable[Phase], reporter: Reporter) -> None:
+def check_settings(phases: Iterable[Phase], reporter: Reporter) -> None:
     """KD0853 for optimizers and schedules whose settings torch, or the schedule, refuses.
 
     Each is built once on a parameter of its own, so that a phase that stands at the end of a long plan fails now.
@@ -87,19 +87,19 @@ def check_recipes(phases: Iterable[Phase], reporter: Reporter) -> None:
     seen: set[str] = set()
     for phase in phases:
         for recipe in phase.recipes:
-            for place, item in (("optimizer", recipe.optimizer), ("schedule", recipe.schedule)):
+            for setting, item in (("optimizer", recipe.optimizer), ("schedule", recipe.schedule)):
                 shown = f"{item.name} {item.arguments}"
                 if shown in seen:
                     continue
                 seen.add(shown)
                 try:
-                    if place == "optimizer":
+                    if setting == "optimizer":
                         build_optimizer(item.name, item.arguments, [nn.Parameter(torch.zeros(1, 1))])
                     else:
                         build_schedule(item.name, item.arguments, total=recipe.epochs or 1, lr=0.1)
                 except ValueError as problem:
                     why = str(problem.__cause__ or problem).rstrip(".")
-                    reporter.report("KD0853", recipe.spans.get(place, recipe.span), name=item.name, problem=why)
+                    reporter.report("KD0853", recipe.spans.get(setting, recipe.span), name=item.name, problem=why)
 
 
 def check_parts(network: Network, module: nn.Module) -> None:
@@ -121,25 +121,25 @@ def check_weights(network: Network, module: nn.Module) -> None:
     name = Path(origin.path).name
     try:
         with safe_open(origin.path, "pt") as file:
-            found = {k: tuple(file.get_slice(k).get_shape()) for k in file.keys()}  # noqa: SIM118 - no mapping
+            stored = {k: tuple(file.get_slice(k).get_shape()) for k in file.keys()}  # noqa: SIM118 - no mapping
     except (SafetensorError, OSError) as problem:
         reason = f"it cannot be read as a safetensors file ({str(problem).rstrip('.')})."
         raise error("KD0830", span, source=f"`{name}`", network=network.name, reason=reason) from problem
     drawn = tuple(f"{path}." for path in network.reset)
-    found = {k: shape for k, shape in found.items() if not k.startswith(drawn)} if drawn else found
+    stored = {k: shape for k, shape in stored.items() if not k.startswith(drawn)} if drawn else stored
     wanted = {k: tuple(v.shape) for k, v in module.state_dict().items() if not drawn or not k.startswith(drawn)}
-    missing, unknown = sorted(wanted.keys() - found.keys()), sorted(found.keys() - wanted.keys())
-    other = [k for k, shape in wanted.items() if k in found and found[k] != shape]
+    missing, unknown = sorted(wanted.keys() - stored.keys()), sorted(stored.keys() - wanted.keys())
+    other = [k for k, shape in wanted.items() if k in stored and stored[k] != shape]
     reasons = [f"the file lacks {listing(missing, 4)}"] if missing else []
     reasons += [f"the network has no {listing(unknown, 4)}"] if unknown else []
-    reasons += [f"`{k}` is {list(found[k])}, where {list(wanted[k])} is wanted" for k in other[:2]]
+    reasons += [f"`{k}` is {list(stored[k])}, where {list(wanted[k])} is wanted" for k in other[:2]]
     if reasons:
         reason = "; ".join(reasons) + "."
         raise error("KD0830", span, source=f"`{name}`", network=network.name, reason=reason)
 
 
 def blank_networks(plan: Plan, phase: Phase) -> Networks:
-    """Modules without memory for everything that a phase moves and reads."""
+    """Modules without memory for everything that a phase trains and reads."""
     trainable = [blank(plan.networks[m.base.network]) for m in phase.trainees]
     for trainee, module in zip(phase.trainees, trainable, strict=True):
         check_weights(plan.networks[trainee.base.network], module)
@@ -160,39 +160,39 @@ def inspect_phase(plan: Plan, phase: Phase) -> Inspected:
     PlanError
         KD05xx and KD06xx, see `join`.
     """
-    made = join(plan, phase, blank_networks(plan, phase))
-    found = graph_cost(made.graph_module, made.trainable)
-    kept = storing(plan, phase, made.graph_module, split(made.graph_module, made.trainable), made.trainable)
+    joined = join(plan, phase, blank_networks(plan, phase))
+    step = graph_cost(joined.graph_module, joined.trainable)
+    kept = storing(plan, phase, joined.graph_module, split(joined.graph_module, joined.trainable), joined.trainable)
     steps = step_count(plan, phase)
-    optimiser = _state_bytes(phase, found.trainable)
+    optimiser = _state_bytes(phase, step.trainable)
     snapshots = (
         1 + bool(phase.validations) + any(r.ema is not None for r in phase.recipes) + len(phase.recipes[0].keep_epochs)
     )
     trained = sum(
         t.numel() * t.element_size()
         for slot in range(len(phase.trainees))
-        for t in made.joined.networks[made.names[str(slot)]].state_dict().values()
+        for t in joined.joined.networks[joined.names[str(slot)]].state_dict().values()
     )
     return Inspected(
-        made,
+        joined,
         Cost(
-            parameters=found.parameters,
-            trainable=found.trainable,
-            flops_step=found.flops_step - (found.flops_frozen if kept else 0),
+            parameters=step.parameters,
+            trainable=step.trainable,
+            flops_step=step.flops_step - (step.flops_frozen if kept else 0),
             steps=steps,
-            activation_bytes=found.peak_bytes,
-            weight_bytes=found.weight_bytes + optimiser,
+            activation_bytes=step.peak_bytes,
+            weight_bytes=step.weight_bytes + optimiser,
             disk_bytes=trained * snapshots,
-            share=_shares(made),
-            bridges=[*made.bridges, *_made_for_training(plan, phase), *_maps(plan, phase, made, folded=True)],
-            lasting=_maps(plan, phase, made, folded=False),
+            share=_shares(joined),
+            bridges=[*joined.bridges, *_auxiliary(plan, phase), *_maps(plan, phase, joined, folded=True)],
+            lasting=_maps(plan, phase, joined, folded=False),
             stored=[_stored_line(phase, v) for v in kept],
             stored_bytes=sum(v.bytes for v in kept),
         ),
     )
 
 
-def _made_for_training(plan: Plan, phase: Phase) -> list[str]:
+def _auxiliary(plan: Plan, phase: Phase) -> list[str]:
     """Networks of a construct that are no students, which nothing reads but its phases."""
     networks = [plan.networks[m.base.network] for m in phase.trainees]
     own = [n for n in networks if n.role == "network" and n.name.startswith(f"{phase.construct}.")]
@@ -200,17 +200,17 @@ def _made_for_training(plan: Plan, phase: Phase) -> list[str]:
     return [f"{n.name}: {n.architecture.name} {sizes[n.name]}" for n in own]
 
 
-def _maps(plan: Plan, phase: Phase, made: Joined, folded: bool) -> list[str]:
+def _maps(plan: Plan, phase: Phase, joined: Joined, folded: bool) -> list[str]:
     """Linear maps behind layers: those that are multiplied into their layers at export, or those that are not."""
-    found = []
+    lines = []
     for slot, trainee in enumerate(phase.trainees):
         item = plan.networks[trainee.base.network].architecture
-        net = made.joined.networks[made.names[str(slot)]]
+        net = joined.joined.networks[joined.names[str(slot)]]
         for path in item.arguments["behind"] if item.name == ADAPTED else ():
             if foldable(net, path) == folded:
                 what = "multiplied into it at export" if folded else "which is not one linear layer"
-                found.append(f"map behind {path} of {phase.construct or trainee.base.network}, {what}")
-    return found
+                lines.append(f"map behind {path} of {phase.construct or trainee.base.network}, {what}")
+    return lines
 
 
 def _stored_line(phase: Phase, value: StoredValue) -> str:
@@ -233,15 +233,15 @@ def _state_bytes(phase: Phase, trainable: int) -> int:
     return 4 * trainable * (1 + buffers)
 
 
-def _shares(made: Joined) -> dict[str, float]:
+def _shares(joined: Joined) -> dict[str, float]:
     """For each network: which share of its whole forward FLOPs the pruned graph still has."""
-    kept = {n.name for n in made.graph_module.graph.nodes}
-    if kept.issuperset(n.name for n in made.joined.graph_module.graph.nodes):
-        return dict.fromkeys(made.joined.networks, 1.0)
-    flops = flops_by_node(made.joined.graph_module)
+    kept = {n.name for n in joined.graph_module.graph.nodes}
+    if kept.issuperset(n.name for n in joined.joined.graph_module.graph.nodes):
+        return dict.fromkeys(joined.joined.networks, 1.0)
+    flops = flops_by_node(joined.joined.graph_module)
     shares = {}
-    for name in made.joined.networks:
-        nodes = [n.name for n in made.joined.graph_module.graph.nodes if n.meta.get("owner") == f"net {name}"]
+    for name in joined.joined.networks:
+        nodes = [n.name for n in joined.joined.graph_module.graph.nodes if n.meta.get("owner") == f"net {name}"]
         whole = sum(flops.get(n, 0) for n in nodes)
         if whole:
             shares[name] = sum(flops.get(n, 0) for n in nodes if n in kept) / whole

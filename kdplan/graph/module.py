@@ -7,6 +7,8 @@ from typing import Any
 
 from torch import fx, nn
 
+from kdplan.graph.law import check_graph
+
 
 def make(root: nn.Module, graph: fx.Graph) -> fx.GraphModule:
     """A GraphModule over `graph` whose sub-modules are those of `root` themselves, also what the graph does not use.
@@ -72,7 +74,9 @@ def subset(
         result = {name: mapped[n] for name, n in outputs.items()}
     out = graph.output(result)
     out.meta["val"] = fx.map_arg(out.args[0], lambda n: n.meta["val"])
-    return make(gm, graph)
+    part = make(gm, graph)
+    check_graph(graph, part, before=gm.graph)
+    return part
 
 
 def without_unused_inputs(gm: fx.GraphModule) -> fx.GraphModule:
@@ -82,17 +86,18 @@ def without_unused_inputs(gm: fx.GraphModule) -> fx.GraphModule:
         if node.op == "placeholder" and not node.users:
             lean.graph.erase_node(node)
     lean.recompile()
+    check_graph(lean.graph, lean, before=gm.graph)
     return lean
 
 
 def output_of(gm: fx.GraphModule) -> fx.Node:
     """The output node."""
-    found: fx.Node = next(n for n in reversed(gm.graph.nodes) if n.op == "output")
-    return found
+    output: fx.Node = next(n for n in reversed(gm.graph.nodes) if n.op == "output")
+    return output
 
 
 def outputs_of(gm: fx.GraphModule) -> dict[str, fx.Node]:
     """The named outputs of a joined phase."""
-    found = output_of(gm).args[0]
-    assert isinstance(found, dict), "the graph's output is a dict"
-    return {str(k): v for k, v in found.items() if isinstance(v, fx.Node)}
+    outputs = output_of(gm).args[0]
+    assert isinstance(outputs, dict), "the graph's output is a dict"
+    return {str(k): v for k, v in outputs.items() if isinstance(v, fx.Node)}

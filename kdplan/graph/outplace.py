@@ -1,12 +1,25 @@
 """In-place operations behind a tap become out-of-place.
 
-    before                                     after
-    v   = nets_a_bn1(x)                        v   = nets_a_bn1(x)
-    out = nets_a_relu(v)      # in place       out = relu(v)
-    loss = mse(v, t)          # reads `out`!   loss = mse(v, t)
+>>> from kdplan.graph.build import Builder
+>>> from kdplan.graph.diagram import diagram
+>>> b = Builder()
+>>> x = b.input("inputs_0", torch.zeros(2, 3))
+>>> b.network("a", nn.Sequential(nn.BatchNorm1d(3), nn.ReLU(inplace=True)))
+>>> loss = b.call(F.mse_loss, b.apply("a", (x,), "0"), b.apply("a", (x,)))
+>>> gm = b.closed({"loss": loss})
+>>> after = outplace(gm, b.context)
+>>> print(diagram(before=gm.graph, after=after.graph))
+before                           after
+inputs_0 = input                 inputs_0 = input
+a_0 = nets.a.0(inputs_0)         a_0 = nets.a.0(inputs_0)
+a_1 = nets.a.1(a_0)              a_1 = inside.a_1(a_0)
+mse_loss = mse_loss(a_0, a_1)    mse_loss = mse_loss(a_0, a_1)
+return loss=mse_loss             return loss=mse_loss
+>>> gm.get_submodule("nets.a.1"), after.get_submodule("inside.a_1")
+(ReLU(inplace=True), ReLU())
 
 A tap is the value that a module returned. Where a later operation of the same network writes into that value, whoever
-reads the tap would see the later one (and autograd would complain). Only such writes are replaced; others save memory.
+reads the tap would see the later one (and autograd would refuse). Only such writes are replaced; others save memory.
 """
 
 from __future__ import annotations
@@ -22,6 +35,7 @@ from torch import Tensor, fx, nn
 from torch.nn import functional as F
 
 from kdplan.graph.fake import FakeContext, storages
+from kdplan.graph.law import check_graph
 from kdplan.graph.module import copy_of, output_of
 
 
@@ -39,9 +53,10 @@ def outplace(gm: fx.GraphModule, context: FakeContext) -> fx.GraphModule:
     >>> sorted(str(n.target) for n in gm.graph.nodes if n.op == "call_module")
     ['inside.a_1', 'nets.a.0']
     """
+    check_graph(gm.graph, gm)
     if not _violations(gm):
         return gm
-    gm = copy_of(gm)
+    before, gm = gm, copy_of(gm)
     # A rewritten node gives a new storage, which may end or show other conflicts: look again until there is none.
     while bad := _violations(gm):
         for conflict in bad:
@@ -50,6 +65,7 @@ def outplace(gm: fx.GraphModule, context: FakeContext) -> fx.GraphModule:
             if node.op != "placeholder":
                 context.annotate(node, gm)
     gm.recompile()
+    check_graph(gm.graph, gm, before=before.graph)
     return gm
 
 
@@ -67,9 +83,9 @@ class _Conflict:
 
 def _violations(gm: fx.GraphModule) -> list[_Conflict]:
     order = {n: i for i, n in enumerate(gm.graph.nodes)}
-    places = {n: storages(n) for n in gm.graph.nodes}
+    held = {n: storages(n) for n in gm.graph.nodes}
     end = output_of(gm)
-    found: list[_Conflict] = []
+    conflicts: list[_Conflict] = []
     taken: set[fx.Node] = set()
     for writer in gm.graph.nodes:
         for target in writer.meta.get("mutates", ()):
@@ -78,7 +94,7 @@ def _violations(gm: fx.GraphModule) -> list[_Conflict]:
             mine = writer.meta.get("call")
             conflict = _Conflict(writer, target, [], False)
             for value in gm.graph.nodes:
-                if order[value] >= order[writer] or not places[value] & places[target]:
+                if order[value] >= order[writer] or not held[value] & held[target]:
                     continue
                 readers = [u for u in value.users if u is end or u.meta.get("call") != mine]
                 conflict.inside |= any(order[u] > order[writer] for u in value.users if u not in readers)
@@ -86,8 +102,8 @@ def _violations(gm: fx.GraphModule) -> list[_Conflict]:
                     conflict.outside.append((value, readers))
             if conflict.outside:
                 taken.update(v for v, _ in conflict.outside)
-                found.append(conflict)
-    return found
+                conflicts.append(conflict)
+    return conflicts
 
 
 def _rewrite(gm: fx.GraphModule, conflict: _Conflict) -> None:

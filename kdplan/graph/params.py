@@ -8,7 +8,8 @@ from torch import fx
 
 from kdplan.graph.fake import whole
 from kdplan.graph.taps import TapError
-from kdplan.graph.trace import ROOT, Traced
+from kdplan.graph.trace import Traced
+from kdplan.graph.tracer import ROOT
 
 
 def parameters_of(traced: Traced, *taps: str) -> set[str]:
@@ -32,7 +33,7 @@ def parameters_of(traced: Traced, *taps: str) -> set[str]:
         if tap not in traced.taps:
             raise TapError(tap, traced.taps)
     names = {id(p): n for n, p in traced.module.named_parameters()}
-    found: set[str] = set()
+    reached: set[str] = set()
     seen: set[fx.Node] = set()
     todo = [traced.taps[tap].node for tap in taps]
     while todo:
@@ -44,12 +45,12 @@ def parameters_of(traced: Traced, *taps: str) -> set[str]:
         target = str(node.target)
         if node.op == "call_module":
             module = whole(traced.root.get_submodule(target))
-            found.update(names[id(p)] for p in module.parameters())
+            reached.update(names[id(p)] for p in module.parameters())
         elif node.op == "get_attr" and target.startswith(ROOT + "."):
             box, _, leaf = target.rpartition(".")
             value = getattr(traced.root.get_submodule(box), leaf)
-            found.update([names[id(value)]] if id(value) in names else [])
-    return found
+            reached.update([names[id(value)]] if id(value) in names else [])
+    return reached
 
 
 def upto(traced: Traced, taps: Iterable[str], beyond: Iterable[str] = ()) -> set[str]:

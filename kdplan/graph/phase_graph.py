@@ -1,11 +1,11 @@
-"""A phase as the training loop sees it: two graphs, the modules that they call, and what moves.
+"""A phase as the training loop sees it: two graphs, the modules that they call, and what is trained.
 
 `assemble` makes it from a plan; `kdplan.runtime.loop` runs it. The two agree on the names of the graphs' placeholders:
 
 - `inputs_0`, `labels_0`, `indices_0`: the fields of stream 0, and so on for each stream; of `targets` its parts
   `boxes_0`, `classes_0`, `crowd_0`, `sizes_0`;
 - `epoch`, `step`, `progress`: scalars of dtype float32 without dimensions;
-- whatever else the live graph asks for comes from the frozen graph, which returns a dict by placeholder name.
+- whatever else the trainable graph asks for comes from the frozen graph, which returns a dict by placeholder name.
 """
 
 from __future__ import annotations
@@ -56,6 +56,16 @@ class StoredValue:
 
 
 STEP_COUNTERS = ("epoch", "step", "progress")
+STREAM_FIELDS = ("inputs", "labels", "indices", "boxes", "classes", "crowd", "sizes")
+
+
+def input_names(streams: int) -> set[str]:
+    """The names that placeholders of a phase with so many streams may have.
+
+    >>> sorted(input_names(1) - set(STEP_COUNTERS))[:3]
+    ['boxes_0', 'classes_0', 'crowd_0']
+    """
+    return {*STEP_COUNTERS, *(f"{field}_{i}" for field in STREAM_FIELDS for i in range(streams))}
 
 
 @dataclass
@@ -63,7 +73,7 @@ class Networks:
     """The real modules that a phase is built from."""
 
     trainable: list[nn.Module]
-    """One for each of the phase's moves; the same object twice where two moves train parts of one version."""
+    """One for each of the phase's trainees; the same object twice where two of them train parts of one version."""
     frozen: dict[str, nn.Module] = field(default_factory=dict)
     """`str(version)` -> module, for every version that the loss reads."""
 
@@ -74,7 +84,7 @@ class Networks:
 
 @dataclass
 class EmaCopy:
-    """A network that is a moving average of one that the phase moves: after each step f = decay f + (1 - decay) n."""
+    """A network that is a moving average of one that the phase trains: after each step f = decay f + (1 - decay) n."""
 
     name: str
     module: nn.Module
@@ -88,22 +98,22 @@ class PhaseGraph:
 
     Attributes
     ----------
-    live : Module
+    trainable_graph : Module
         Called with tensors by placeholder name; returns a dict with `loss` (a scalar) and the logged terms.
     frozen : Module or None
-        Called under `no_grad` on the batch; returns the tensors that cross into `live`, by placeholder name.
+        Called under `no_grad` on the batch; returns the tensors that cross into `trainable_graph`, by placeholder name.
     root : Module
-        Owns every module of both graphs, splices included: what is moved to a device.
+        Owns every module of both graphs, adapters included: what is moved to a device.
     networks : list of Module
-        One for each of the phase's moves; may be one object twice.
-    moving : list of dict
-        For each move its moving parameters, by their names within the network.
-    splices : dict
-        Trainable parameters of adapters that live in this phase only; they go with the first optimizer.
+        One for each of the phase's trainees; may be one object twice.
+    trainable : list of dict
+        For each trainee its trained parameters, by their names within the network.
+    adapters : dict
+        Parameters of adapters, which exist in this phase only; they go with the first optimizer.
     modes : callable
-        Puts every module into the mode that the phase wants: moving parts train, all else as the plan says.
+        Puts every module into the mode that the phase wants: trained parts train, all else as the plan says.
     stored : list of StoredValue
-        What `frozen` returns, where the phase reads it from the store in place of running `frozen`; else [].
+        What `frozen` returns, where the phase reads it from the store instead of running `frozen`; else [].
     terms : list of str
         The logged terms that are summands of the loss, for messages about a loss that is not finite.
     flops : int
@@ -141,34 +151,37 @@ class PhaseGraph:
             _train_where_all_are_trainable(module, trainable)
 
     def named_trainable(self) -> dict[str, nn.Parameter]:
-        """Every parameter that moves, by a name that is unique in the phase: `0/layer1.weight`, `splice/a.weight`."""
+        """Every trained parameter, by a name that is unique in the phase: `0/layer1.weight`, `splice/a.weight`.
+
+        Checkpoints have these names, and so the old words `splice` and, in `state`, `follower`.
+        """
         named = {f"{slot}/{name}": p for slot, group in enumerate(self.trainable) for name, p in group.items()}
         named |= {f"splice/{name}": p for name, p in self.adapters.items()}
         seen: set[int] = set()
         return {name: p for name, p in named.items() if not (id(p) in seen or seen.add(id(p)))}  # type: ignore[func-returns-value]
 
     def state(self) -> dict[str, Tensor]:
-        """Everything that training changes: moving parameters, followers' parameters, all buffers; no copies."""
-        found: dict[str, Tensor] = dict(self.named_trainable())
-        seen = {id(t) for t in found.values()}
+        """Everything that training changes: trained parameters, EMA copies, all buffers; no tensor is copied."""
+        tensors: dict[str, Tensor] = dict(self.named_trainable())
+        seen = {id(t) for t in tensors.values()}
         for ema_copy in self.ema_copies:
             for name, p in ema_copy.module.named_parameters():
                 if id(p) not in seen:
-                    found[f"follower/{ema_copy.name}/{name}"] = p
-        found.update({f"buffer/{name}": b for name, b in self.root.named_buffers()})
+                    tensors[f"follower/{ema_copy.name}/{name}"] = p
+        tensors.update({f"buffer/{name}": b for name, b in self.root.named_buffers()})
         for slot, network in enumerate(self.networks):  # a graph may own its modules elsewhere than below `root`
-            owned = {id(b) for n, b in found.items() if n.startswith("buffer/")}
-            found.update({f"buffer/{slot}/{n}": b for n, b in network.named_buffers() if id(b) not in owned})
-        return found
+            owned = {id(b) for n, b in tensors.items() if n.startswith("buffer/")}
+            tensors.update({f"buffer/{slot}/{n}": b for n, b in network.named_buffers() if id(b) not in owned})
+        return tensors
 
     def load_state(self, tensors: dict[str, Tensor]) -> None:
-        """Copies `tensors` (from `state`) into place; the layout in memory and the device stay."""
+        """Copies `tensors` (from `state`) into the tensors of the phase; the layout in memory and the device stay."""
         for name, tensor in self.state().items():
             tensor.data.copy_(tensors[name])
 
 
 def _train_where_all_are_trainable(module: nn.Module, trainable: set[int]) -> None:
-    """Train mode for the largest modules below `module` whose parameters all move."""
+    """Train mode for the largest modules below `module` whose parameters are all trainable."""
     own = [id(p) for p in module.parameters()]
     if own and trainable.issuperset(own):
         module.train()

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, fx
 from torch.fx.proxy import Attribute
 
-if TYPE_CHECKING:
-    from kdplan.graph.trace import PathTracer
+from kdplan.graph.guards import GuardingTracer
 
 
 class ValueProxy(fx.Proxy):
@@ -21,7 +20,7 @@ class ValueProxy(fx.Proxy):
     that a graph traced at one batch size holds at another.
     """
 
-    tracer: PathTracer
+    tracer: GuardingTracer
 
     @property
     def __class__(self) -> type:
@@ -42,7 +41,7 @@ class ValueProxy(fx.Proxy):
             return lambda: _dict_view(self, name)
         attribute = ValueAttribute(self, name)
         # Methods stay lazy (they become call_method nodes); plain attributes are looked up now, which lets the
-        # tracer hand out constants (a rank, a parameter's shape) as they are.
+        # tracer give constants (a rank, a parameter's shape) as they are.
         kind = getattr(type(value), name, None)
         return attribute if callable(kind) else self.tracer.create_proxy("call_function", getattr, (self, name), {})
 
@@ -89,6 +88,7 @@ class ValueProxy(fx.Proxy):
         self.tracer.create_proxy("call_function", operator.setitem, (self, index, value), {})
 
     def keys(self) -> Any:
+        """The keys of a traced dict, as Python values."""
         return _dict_view(self, "keys")
 
 

@@ -1,13 +1,27 @@
 """Dead-code elimination from the outputs.
 
-    before                               after
-    a = nets_big_layer1(x)               a = nets_big_layer1(x)
-    c = nets_big_layer2(a)
-    loss = mse(a, s)                     loss = mse(a, s)
+>>> import torch
+>>> from torch import nn
+>>> from kdplan.graph.build import Builder
+>>> from kdplan.graph.diagram import diagram
+>>> b = Builder()
+>>> x = b.input("inputs_0", torch.zeros(2, 3))
+>>> b.network("big", nn.Sequential(nn.Linear(3, 4), nn.Linear(4, 5)))
+>>> b.network("small", nn.Sequential(nn.Linear(3, 4)))
+>>> loss = b.call(nn.functional.mse_loss, b.apply("small", (x,)), b.apply("big", (x,), "0"))
+>>> gm = b.finish({"loss": loss}).graph_module
+>>> print(diagram(before=gm.graph, after=prune(gm).graph_module.graph))
+before                                 after
+inputs_0 = input                       inputs_0 = input
+small_0 = nets.small.0(inputs_0)       small_0 = nets.small.0(inputs_0)
+big_0 = nets.big.0(inputs_0)           big_0 = nets.big.0(inputs_0)
+big_1 = nets.big.1(big_0)
+mse_loss = mse_loss(small_0, big_0)    mse_loss = mse_loss(small_0, big_0)
+return loss=mse_loss                   return loss=mse_loss
 
 A node stays if an output needs it, or if it writes into a value that a later staying node reads. A module with effects
-on its own buffers (batch norm in training) or on the random stream goes like any other when nothing reads it, because
-the network up to the tap is what the phase trains; the result says which went.
+on its own buffers (batch norm in training) or on the random stream is removed like any other when nothing reads it,
+because the phase trains the network up to the tap. The result names the removed ones.
 """
 
 from __future__ import annotations
@@ -18,12 +32,13 @@ from dataclasses import dataclass
 from torch import fx
 
 from kdplan.graph.fake import storages
+from kdplan.graph.law import check_graph
 from kdplan.graph.module import output_of, subset
 
 
 @dataclass(frozen=True)
 class Pruned:
-    """A pruned graph, and what went.
+    """A pruned graph, and the names of what was removed.
 
     Attributes
     ----------
@@ -34,7 +49,7 @@ class Pruned:
     random
         Paths of removed calls that would have drawn random numbers.
     removed
-        How many nodes went.
+        How many nodes were removed.
     """
 
     graph_module: fx.GraphModule
@@ -55,15 +70,17 @@ def prune(gm: fx.GraphModule) -> Pruned:
     >>> x = b.input("x", torch.zeros(2, 3))
     >>> b.network("a", nn.Sequential(nn.Linear(3, 3), nn.BatchNorm1d(3)))
     >>> joined = b.finish({"out": b.apply("a", (x,), "0")})
-    >>> found = prune(joined.graph_module)
-    >>> [n.name for n in found.graph_module.graph.nodes], found.buffers
+    >>> pruned = prune(joined.graph_module)
+    >>> [n.name for n in pruned.graph_module.graph.nodes], pruned.buffers
     (['x', 'a_0', 'output'], ('nets.a.1',))
     """
+    check_graph(gm.graph, gm)
     kept = needed(gm)
     gone = [n for n in gm.graph.nodes if n not in kept]
-    buffers = tuple(dict.fromkeys(_place(n) for n in gone if n.meta.get("buffers") or counts(n)))
-    random = tuple(dict.fromkeys(_place(n) for n in gone if n.meta.get("random")))
+    buffers = tuple(dict.fromkeys(_path(n) for n in gone if n.meta.get("buffers") or counts(n)))
+    random = tuple(dict.fromkeys(_path(n) for n in gone if n.meta.get("random")))
     result = subset(gm, kept) if gone else gm
+    check_graph(result.graph, result, before=gm.graph, pruned=True)
     return Pruned(result, buffers, random, len(gone))
 
 
@@ -87,13 +104,13 @@ def needed(gm: fx.GraphModule, roots: list[fx.Node] | None = None) -> set[fx.Nod
 
 def counters(gm: fx.GraphModule, kept: Iterable[fx.Node]) -> set[fx.Node]:
     """Writes into a network's own buffers (a batch norm's counter) by modules that `kept` nodes run, with inputs."""
-    alive = {_caller(n) for n in kept if n.op not in ("get_attr", "placeholder", "output")}
-    found: set[fx.Node] = set()
+    running = {_caller(n) for n in kept if n.op not in ("get_attr", "placeholder", "output")}
+    nodes: set[fx.Node] = set()
     for node in gm.graph.nodes:
-        if counts(node) and _caller(node) in alive:
-            found.add(node)
-            found.update(node.all_input_nodes)
-    return found
+        if counts(node) and _caller(node) in running:
+            nodes.add(node)
+            nodes.update(node.all_input_nodes)
+    return nodes
 
 
 def _caller(node: fx.Node) -> tuple[object, object, object]:
@@ -105,7 +122,7 @@ def counts(node: fx.Node) -> bool:
     return any(t.op == "get_attr" for t in node.meta.get("mutates", ()))
 
 
-def _place(node: fx.Node) -> str:
+def _path(node: fx.Node) -> str:
     if node.op == "call_module":
         return str(node.target)
     owner, path = str(node.meta.get("owner", "")), str(node.meta.get("path", ""))

@@ -1,8 +1,33 @@
 """Which parameters the loss gives a gradient, and which of its terms can give none.
 
-    loss = mse(small.layer2, big.layer2) + mse(big.logits, labels)      # big is frozen
+>>> from torch import nn
+>>> from kdplan.graph.build import Builder
+>>> from kdplan.graph.diagram import diagram
+>>> b = Builder()
+>>> x, y = b.input("inputs_0", torch.zeros(2, 3)), b.input("labels_0", torch.zeros(2, dtype=torch.long))
+>>> b.network("big", nn.Sequential(nn.Linear(3, 3)))
+>>> b.network("small", nn.Sequential(nn.Linear(3, 3), nn.Linear(3, 3)))
+>>> match = b.call(nn.functional.mse_loss, b.apply("small", (x,), "0"), b.apply("big", (x,)))
+>>> fixed = b.call(nn.functional.cross_entropy, b.apply("big", (x,)), y)
+>>> gm = b.finish({"loss": b.call(operator.add, match, fixed)}).graph_module
+>>> print(diagram(graph=gm.graph))
+graph
+inputs_0 = input
+labels_0 = input
+small_0 = nets.small.0(inputs_0)
+small_1 = nets.small.1(small_0)
+big_0 = nets.big.0(inputs_0)
+mse_loss = mse_loss(small_0, big_0)
+cross_entropy = cross_entropy(big_0, labels_0)
+add = add(mse_loss, cross_entropy)
+return loss=add
+>>> reach = gradient_reach(gm)
+>>> for term, names in reach.terms.items():
+...     print(term, *sorted(names))
+mse_loss nets.big.0.bias nets.big.0.weight nets.small.0.bias nets.small.0.weight
+cross_entropy nets.big.0.bias nets.big.0.weight
 
-Of its two terms the first reaches the parameters of small up to layer2 (and not small.fc), the second none of them.
+The term `cross_entropy` reaches the teacher only: where `small` is trained, it is constant. `small.1` is in no term.
 The answers come from autograd itself on fake tensors, so detach, no_grad, argmax and comparisons count as they do in
 a real step.
 """
@@ -33,7 +58,7 @@ class Reach:
     """Of the graph forward, with the batch that it was built with."""
 
     def constant(self, trainable: Collection[str]) -> set[str]:
-        """Names of the nodes that are terms and depend on no moving parameter."""
+        """Names of the nodes that are terms and depend on no trainable parameter."""
         return {name for name, reached in self.terms.items() if reached.isdisjoint(trainable)}
 
 
@@ -66,10 +91,10 @@ def gradient_reach(gm: fx.GraphModule, output: str = "loss") -> Reach:
     return Reach(_reached(result[output], names), by_term, int(counter.get_total_flops()))
 
 
-def _reached(value: Any, names: Mapping[int, str]) -> set[str]:
+def _reached(value: object, names: Mapping[int, str]) -> set[str]:
     """The parameters that autograd would go back to; `names` by the identities of their fake twins."""
-    found: set[str] = set()
-    seen: set[Any] = set()
+    reached: set[str] = set()
+    seen: set[object] = set()
     todo = [value.grad_fn] if isinstance(value, Tensor) else []
     while todo:
         fn = todo.pop()
@@ -78,9 +103,9 @@ def _reached(value: Any, names: Mapping[int, str]) -> set[str]:
         seen.add(fn)
         variable = getattr(fn, "variable", None)
         if variable is not None and id(variable) in names:
-            found.add(names[id(variable)])
+            reached.add(names[id(variable)])
         todo += [f for f, _ in fn.next_functions]
-    return found
+    return reached
 
 
 _SUMS: tuple[Any, ...] = (operator.add, torch.add, operator.sub, torch.sub)
@@ -89,7 +114,7 @@ _SIGNS: tuple[Any, ...] = (operator.neg, torch.neg, operator.pos)
 
 def additive_terms(node: fx.Node) -> list[fx.Node]:
     """The summands that a node is the sum of, left to right; numbers are left out."""
-    found: list[fx.Node] = []
+    terms: list[fx.Node] = []
     todo: list[Any] = [node]
     while todo:
         n = todo.pop()
@@ -100,5 +125,5 @@ def additive_terms(node: fx.Node) -> list[fx.Node]:
         elif n.op == "call_function" and n.target is sum and isinstance(n.args[0], list | tuple):
             todo += reversed(n.args[0])
         else:
-            found.append(n)
-    return found
+            terms.append(n)
+    return terms

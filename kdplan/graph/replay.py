@@ -1,4 +1,20 @@
-"""Runs a whole phase graph on fake tensors, with gradients."""
+"""Runs a whole phase graph on fake tensors, with gradients.
+
+>>> from kdplan.graph.build import Builder
+>>> from torch import nn, zeros
+>>> b = Builder()
+>>> x = b.input("inputs_0", zeros(2, 3))
+>>> b.network("a", nn.Sequential(nn.Linear(3, 4), nn.ReLU()))
+>>> gm = b.finish({"loss": b.call(nn.functional.softplus, b.apply("a", (x,)))}).graph_module
+>>> context = context_for(gm)
+>>> replay = Replay(gm, context, keep=["a_0", "a_1"])
+>>> result = replay.run(*example_inputs(gm, context, batch=8))
+>>> for name, value in {**replay.seen, **result}.items():
+...     print(f"{name:5} {list(value.shape)} {type(value.grad_fn).__name__}")
+a_0   [8, 4] AddmmBackward0
+a_1   [8, 4] ReluBackward0
+loss  [8, 4] SoftplusBackward0
+"""
 
 from __future__ import annotations
 
@@ -13,7 +29,7 @@ from kdplan.graph.freeze import parameter_names
 
 
 class Replay(fx.Interpreter):
-    """Interprets a graph in a fake world; values are dropped after their last use, as in a real step.
+    """Interprets a graph in a fake-tensor context; values are dropped after their last use, as in a real step.
 
     `seen` keeps what `keep` names.
     """
@@ -25,6 +41,7 @@ class Replay(fx.Interpreter):
         self.seen: dict[str, Any] = {}
 
     def run_node(self, n: fx.Node) -> Any:
+        """Run a node on fake tensors, and keep its value if `keep` names it."""
         if n.op in ("placeholder", "output"):
             value = super().run_node(n)
             if n.name in self.keep:
@@ -39,7 +56,7 @@ class Replay(fx.Interpreter):
 
 
 def context_for(gm: fx.GraphModule, trainable: Collection[str] | None = None) -> FakeContext:
-    """A world in the graph's own fake mode whose parameters ask for gradients: those in `moving`, or all."""
+    """A context in the graph's own fake mode whose parameters ask for gradients: those in `trainable`, or all."""
     first = next((n.meta["val"] for n in gm.graph.nodes if isinstance(n.meta.get("val"), FakeTensor)), None)
     context = FakeContext(first.fake_mode if first is not None else None)
     names = parameter_names(gm)
@@ -51,16 +68,16 @@ def context_for(gm: fx.GraphModule, trainable: Collection[str] | None = None) ->
 
 def example_inputs(gm: fx.GraphModule, context: FakeContext, batch: int | None = None) -> list[Any]:
     """Fresh fake inputs for the graph's placeholders; `batch` replaces the first dimension where there is one."""
-    made: list[Any] = []
+    inputs: list[Any] = []
     for node in gm.graph.nodes:
         if node.op == "placeholder":
             value = node.meta["val"]
             if not isinstance(value, Tensor):
-                made.append(value)
+                inputs.append(value)
                 continue
             fresh = context.fresh(value)
             if batch is not None and value.dim():
                 with context.mode:
                     fresh = fresh.new_empty((batch, *value.shape[1:]))  # type: ignore[assignment]
-            made.append(fresh)
-    return made
+            inputs.append(fresh)
+    return inputs

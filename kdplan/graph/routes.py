@@ -1,51 +1,70 @@
-"""Signals that each sample takes from its own network, and sparse targets: how `route` and `top` become nodes.
+'''One signal of several networks: each sample runs through the network that its label chooses (`route`).
 
-A sparse signal is two nodes: scores ``[B, K]`` and, as `Signal.ids`, the classes that they belong to.
-"""
+>>> from pathlib import Path
+>>> from kdplan.compile import compile_source, inspect
+>>> from kdplan.diagnostics.span import Source
+>>> from kdplan.graph.diagram import diagram
+>>> text = """
+... data digits = digits
+... recipe quick { optimizer = sgd(lr = 0.1)  epochs = 1 }
+... verticals V of digits { low = 0..4  high = 5..9 }
+... teacher t[v in V] = digits_net(classes = v, width = 2) {
+...   phase train on digits[v] with quick { loss = cross_entropy(self.logits, labels) }
+... }
+... student small = digits_net(width = 2)
+... phase kc of upto(small.layer1) on digits with quick { loss = mse(small.layer1, route(V, labels, t[*].layer1)) }
+... """
+>>> gm = inspect(compile_source(Source("plan.kd", text), Path(".")))["kc"].joined.graph_module
+>>> print(diagram(graph=[n for n in gm.graph.nodes if not str(n.meta.get("owner")).startswith("net")]))
+graph
+inputs_0 = input
+labels_0 = input
+inside_route_layer1 = inside.route_layer1(labels_0, inputs_0)
+mse = mse(small_layer1_0_relu, inside_route_layer1)
+return loss=mse
+>>> routed = gm.get_submodule("inside.route_layer1")
+>>> print(diagram(member=routed.members[0].graph))
+member
+x0 = input
+t_v_low_train_stem_conv = nets.t_v_low_train.stem.conv(x0)
+t_v_low_train_stem_bn = nets.t_v_low_train.stem.bn(t_v_low_train_stem_conv)
+t_v_low_train_stem_relu = nets.t_v_low_train.stem.relu(t_v_low_train_stem_bn)
+t_v_low_train_layer1_0_conv = nets.t_v_low_train.layer1.0.conv(t_v_low_train_stem_relu)
+t_v_low_train_layer1_0_bn = nets.t_v_low_train.layer1.0.bn(t_v_low_train_layer1_0_conv)
+t_v_low_train_layer1_0_relu = nets.t_v_low_train.layer1.0.relu(t_v_low_train_layer1_0_bn)
+return out=t_v_low_train_layer1_0_relu
+'''
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
 from kdplan.diagnostics.report import counted, error, listing
 from kdplan.graph.build import Builder
+from kdplan.graph.functions import built_in
+from kdplan.graph.loss_context import LossContext
 from kdplan.graph.prune import prune
 from kdplan.graph.signals import Signal, class_set, shown
+from kdplan.graph.sparse_signals import only_dense
 from kdplan.ir import expr as ir
-from kdplan.nn import sparse
 from kdplan.nn.routed import Routed
 
-if TYPE_CHECKING:
-    from kdplan.graph.loss import Lowering
-
-SPARSE = frozenset({"top", "sigmoid", "softmax", "detach", "sigmoid_cross_entropy", "cross_entropy"})
-"""Functions that take sparse signals."""
 _OUTPUTS = ("", "logits", "probabilities")
-
-
-def only_dense(parts: Sequence[Signal], nodes: Sequence[ir.Expr], what: str, e: ir.Expr) -> None:
-    """KD0530 where a sparse signal stands among arguments that must be dense."""
-    for part, node in zip(parts, nodes, strict=False):
-        if part.ids is not None:
-            raise error("KD0530", node.span or e.span, what=what)
 
 
 @dataclass
 class Routes:
-    """Lowers `route` and what reads it; equal routes run once."""
+    """Lowers `route`; equal routes run once."""
 
-    lowering: Lowering
-    made: dict[Any, Signal] = field(default_factory=dict)
+    context: LossContext
+    signals: dict[Hashable, Signal] = field(default_factory=dict)
 
-    # ---- route
-
-    def route(self, e: ir.Call) -> Signal:
-        """One signal from several networks.
+    def route(self, e: ir.Call, lower: Callable[[ir.Expr], Signal]) -> Signal:
+        """One signal from several networks; `lower` gives the signals of its labels and of the networks' inputs.
 
         Raises
         ------
@@ -58,23 +77,23 @@ class Routes:
         sets: list[list[int]] = parts.value
         labels, *nodes = e.args
         taps = self._taps(nodes, len(sets), e)
-        given = self.lowering.lower(labels)
+        given = lower(labels)
         if given.role != "labels" or given.classes is None:
             raise error("KD0531", labels.span or e.span, problem="what it chooses by must be the labels of a stream")
-        inputs = [self.lowering.lower(i) for i in taps[0].inputs]
+        inputs = [lower(i) for i in taps[0].inputs]
         only_dense(inputs, taps[0].inputs, "a network", e)
-        if any([self.lowering.lower(i).value for i in t.inputs] != [i.value for i in inputs] for t in taps):
+        if any([lower(i).value for i in t.inputs] != [i.value for i in inputs] for t in taps):
             raise error("KD0531", e.span, problem="its networks must be applied to the same signals")
         first = taps[0]
         key = (given.value, *[str(t.of) for t in taps], first.submodule, first.path == "probabilities" or first.path,
                *[i.value for i in inputs], repr(sets))  # fmt: skip
-        if key not in self.made:
-            self.made[key] = self._routed(e, taps, sets, given, inputs)
-        found = self.made[key]
+        if key not in self.signals:
+            self.signals[key] = self._routed(e, taps, sets, given, inputs)
+        signal = self.signals[key]
         if first.path != "probabilities":
-            return found
-        node = self.lowering.call_built_in("softmax", (found.value,), e)
-        return replace(found, value=node, role="probabilities")
+            return signal
+        node = self.context.call(built_in("softmax"), (signal.value,), e.span, "softmax")
+        return replace(signal, value=node, role="probabilities")
 
     def _taps(self, nodes: list[ir.Expr], count: int, e: ir.Call) -> list[ir.Tap]:
         taps = [n for n in nodes if isinstance(n, ir.Tap)]
@@ -84,9 +103,9 @@ class Routes:
         elif len(taps) != count:
             problem = f"it has {counted(count, 'part')} and {counted(len(taps), 'network')}"
         elif any(isinstance(t.of, ir.InTraining) for t in taps):
-            problem = "its networks must be frozen, and one of them moves in this phase"
+            problem = "its networks must be frozen, and this phase trains one of them"
         elif len({(t.path, t.submodule) for t in taps}) > 1:
-            problem = "all of its networks must be tapped at the same place"
+            problem = "all of its networks must be tapped at the same path"
         if problem:
             raise error("KD0531", e.span, problem=problem)
         return taps
@@ -110,14 +129,14 @@ class Routes:
         tables = [list(ids) for _, ids in own] if own is not None and not same else None
         name = f"route {path}"
         module = Routed([m for m, _ in members], part_of, tables)
-        node = self.lowering.builder.routed(name, module, labels.value, *[i.value for i in inputs])
+        node = self.context.builder.routed(name, module, labels.value, *[i.value for i in inputs])
         if tables is None:
             classes = own[0] if own is not None else None
             count = shapes[0][1] if own is not None else None
             return Signal(node, "logits" if scores else "features", classes, count, name)
         assert own is not None
         every = tuple(sorted({i for _, ids in own for i in ids}))
-        values, ids = (self.lowering.builder.part(node, i) for i in (0, 1))
+        values, ids = (self.context.builder.part(node, i) for i in (0, 1))
         return Signal(values, "logits", (own[0][0], every), None, name, ids=ids)
 
     def _part_of(self, sets: list[list[int]], labels: Signal, e: ir.Call) -> list[int]:
@@ -127,7 +146,7 @@ class Routes:
         for i, ids in enumerate(sets):
             for c in ids:
                 parts.setdefault(c, []).append(i)
-        names = self.lowering.plan.data[labels.classes[0]].classes
+        names = self.context.plan.data[labels.classes[0]].classes
         lost = [names[c] for c in labels.classes[1] if c not in parts]
         if lost:
             raise error("KD0532", e.span, what="in no part", classes=listing(lost))
@@ -138,16 +157,16 @@ class Routes:
 
     def _member(self, tap: ir.Tap, path: str, inputs: list[Signal]) -> tuple[nn.Module, tuple[int, ...]]:
         """A network up to its tap as a module of its own, and the shape of what it gives for the whole batch."""
-        outer = self.lowering.builder
-        key = self.lowering.names[str(tap.of)]
+        outer = self.context.builder
+        key = self.context.names[str(tap.of)]
         module = outer.networks[key]
         inner = Builder()
         nodes = [inner.input(f"x{i}", _example(s.tensor)) for i, s in enumerate(inputs)]
         inner.network(key, module)
         try:
-            found = self.lowering.apply_in(inner, key, nodes, path, tap)
-            shape = tuple(found.meta["val"].shape)
-            joined = inner.finish({"out": found})
+            output = self.context.apply(inner, key, nodes, path, tap)
+            shape = tuple(output.meta["val"].shape)
+            joined = inner.finish({"out": output})
         except AttributeError:
             raise error("KD0531", tap.span, problem="what is tapped must be a tensor") from None
         batch = inputs[0].shape[0]
@@ -161,102 +180,18 @@ class Routes:
     def _classes(self, tap: ir.Tap, part: list[int], width: int, data: str, e: ir.Call) -> tuple[str, tuple[int, ...]]:
         """What a member's scores are over; one that does not say it is over its part, or over all classes."""
         assert isinstance(tap.of, ir.Version)
-        network = self.lowering.plan.networks[tap.of.network]
+        network = self.context.plan.networks[tap.of.network]
         known = class_set(network.classes)
-        count = len(self.lowering.plan.data[data].classes)
+        count = len(self.context.plan.data[data].classes)
         if known is None and width in (len(part), count):
             return data, tuple(part) if width == len(part) else tuple(range(count))
         if known is not None and known[0] == data and (set(known[1]) == set(part) or len(known[1]) == count):
             return known
         missing = sorted(set(part) - set(known[1])) if known is not None else []
-        names = self.lowering.plan.data[data].classes
+        names = self.context.plan.data[data].classes
         lacks = f" It lacks {listing(names[c] for c in missing)}." if missing else ""
         raise error("KD0533", tap.span or e.span, network=tap.of.network, count=width,
                     part=counted(len(part), "class", "classes"), lacks=lacks)  # fmt: skip
-
-    # ---- top, and losses
-
-    def top(self, x: Signal, k: int, e: ir.Call) -> Signal:
-        """The k largest scores of each sample, sparse."""
-        if len(x.shape) != 2:
-            raise error(
-                "KD0506", e.span, name="top", problem="it takes one row of scores a sample", shapes=shown(x.shape)
-            )
-        args = (x.value, k) if x.ids is None else (x.value, k, x.ids)
-        node = self.lowering.call(sparse.top, args, e, "top")
-        values, ids = (self.lowering.builder.part(node, i) for i in (0, 1))
-        if x.ids is None and x.classes is not None and x.classes[1] != tuple(range(len(x.classes[1]))):
-            ids = self._looked_up(ids, torch.tensor(x.classes[1]), e)
-        return replace(x, value=values, ids=ids, name=f"top({x.name})")
-
-    def smear(self, labels: Signal, table: list[list[int]], e: ir.Call) -> Signal:
-        """Labels and the classes above them, as sparse targets of 1.
-
-        Raises
-        ------
-        PlanError
-            KD0284 for what is no labels.
-        """
-        if labels.role != "labels" or labels.classes is None:
-            raise error("KD0284", e.args[0].span or e.span, name="smear")
-        own = set(labels.classes[1])
-        above = {row[0]: [c for c in row[1:] if c in own] for row in table}
-        rows = [[c, *above.get(c, [])] for c in labels.classes[1]]
-        width = max(map(len, rows))
-        held = torch.tensor([[*row, *[-1] * (width - len(row))] for row in rows])
-        ids = self.lowering.call(_rows, (self.lowering.builder.constant(held), labels.value), e, "smear")
-        values = self.lowering.call(_known, (ids,), e, "smear")
-        return Signal(values, "probabilities", labels.classes, None, "smear(labels)", ids=ids)
-
-    def loss(self, e: ir.Call, logits: Signal, targets: Signal, keywords: dict[str, Any]) -> Signal:
-        """`cross_entropy` and `sigmoid_cross_entropy` against sparse targets.
-
-        Raises
-        ------
-        PlanError
-            KD0535 for logits as targets, KD0503 for targets of classes that the logits lack.
-        """
-        if logits.ids is not None:
-            raise error("KD0530", e.args[0].span or e.span, what=f"`{e.function}`, as what learns,")
-        if targets.role != "probabilities":
-            right = "sigmoid" if e.function == "sigmoid_cross_entropy" else "softmax"
-            raise error("KD0535", e.args[1].span or e.span, function=e.function, right=right)
-        ids = self._columns(e, logits, targets)
-        fn = getattr(sparse, e.function)
-        return Signal(self.lowering.call(fn, (logits.value, targets.value, ids), e, e.function, keywords))
-
-    def _columns(self, e: ir.Call, logits: Signal, targets: Signal) -> Any:
-        """The targets' classes as columns of the logits."""
-        own, given = logits.classes, targets.classes
-        if own is None or given is None or own[0] != given[0]:
-            one = logits.count if own is None else len(own[1])
-            two = targets.count if given is None else len(self.lowering.plan.data[given[0]].classes)
-            if one is not None and two is not None and one != two:
-                raise self.lowering.other_classes(logits, targets, e)
-            return targets.ids
-        if not set(given[1]) <= set(own[1]):
-            raise self.lowering.other_classes(logits, targets, e)
-        count = len(self.lowering.plan.data[own[0]].classes)
-        if own[1] == tuple(range(count)):
-            return targets.ids
-        table = torch.full((count,), -1)
-        table[torch.tensor(own[1])] = torch.arange(len(own[1]))
-        return self._looked_up(targets.ids, table, e)
-
-    def _looked_up(self, ids: Any, table: Tensor, e: ir.Call) -> Any:
-        """`table[ids]`; -1 stays -1."""
-        constant = self.lowering.builder.constant(torch.cat([table, torch.tensor([-1])]))
-        return self.lowering.call(torch.take, (constant, ids), e, e.function)
-
-
-def _rows(table: Tensor, labels: Tensor) -> Tensor:
-    """Rows of a table [C, D] for labels [B]."""
-    return table.index_select(0, labels.long())
-
-
-def _known(ids: Tensor) -> Tensor:
-    """1 for each class, 0 for padding."""
-    return (ids >= 0).float()
 
 
 def _example(held: Tensor) -> Tensor:

@@ -38,7 +38,7 @@ class Signal:
     classes: tuple[str, tuple[int, ...]] | None = None
     count: int | None = None
     name: str = ""
-    ids: Any = None
+    ids: fx.Node | None = None
 
     @property
     def tensor(self) -> Tensor:
@@ -50,10 +50,12 @@ class Signal:
 
     @property
     def is_tensor(self) -> bool:
+        """Whether it is a node whose value is a tensor."""
         return isinstance(self.value, fx.Node) and isinstance(self.value.meta["val"], Tensor)
 
     @property
     def shape(self) -> tuple[int, ...]:
+        """The tensor's shape; () for a number."""
         return tuple(self.tensor.shape) if self.is_tensor else ()
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -70,8 +70,8 @@ class LeafTaps(nn.Module):
         """The leaf's output, then one value for each of `paths`."""
         caught: dict[str, Any] = {}
 
-        def keep(path: str) -> Any:
-            def hook(_module: nn.Module, _inputs: Any, output: Any) -> None:
+        def keep(path: str) -> Callable[[nn.Module, object, object], None]:
+            def hook(_module: nn.Module, _inputs: object, output: object) -> None:
                 # A later in-place operation inside the leaf must not change what was caught.
                 caught[path] = output.clone() if isinstance(output, Tensor) else output
 
@@ -90,7 +90,7 @@ class LeafTaps(nn.Module):
         return (out, *(caught[p] for p in self.paths))
 
 
-def _parts(value: Any, index: tuple[int | str, ...] = ()) -> list[tuple[tuple[int | str, ...], Any]]:
+def _parts(value: object, index: tuple[int | str, ...] = ()) -> list[tuple[tuple[int | str, ...], object]]:
     """The tensors in a structure of nodes or values, each with the way to it."""
     if isinstance(value, fx.Node):
         inner = value.meta["val"]
@@ -109,7 +109,7 @@ def _parts(value: Any, index: tuple[int | str, ...] = ()) -> list[tuple[tuple[in
 
 
 def _tap(value: Any, index: tuple[int | str, ...]) -> Tap:
-    """The tap for the place `index` in a structure of nodes."""
+    """The tap for the path `index` in a structure of nodes."""
     for depth, key in enumerate(index):
         if isinstance(value, fx.Node):
             return Tap(value, index[depth:])
@@ -118,7 +118,7 @@ def _tap(value: Any, index: tuple[int | str, ...]) -> Tap:
     return Tap(value)
 
 
-def collect(calls: Iterable[Call], aliases: Mapping[str, list[str]], output: Any) -> dict[str, Tap]:
+def collect(calls: Iterable[Call], aliases: Mapping[str, list[str]], output: object) -> dict[str, Tap]:
     """All taps of a traced module: module paths, calls `path#k`, parts `path.0`, insides of leaves, special names."""
     calls = list(calls)
     taps: dict[str, Tap] = {}
@@ -146,7 +146,7 @@ def collect(calls: Iterable[Call], aliases: Mapping[str, list[str]], output: Any
     return taps
 
 
-def _add_parts(taps: dict[str, Tap], name: str, output: Any) -> None:
+def _add_parts(taps: dict[str, Tap], name: str, output: object) -> None:
     for index, _ in _parts(output):
         taps[".".join([name, *map(str, index)])] = _tap(output, index)
         if index and all(i == 0 or i in ("logits", "out") for i in index):
@@ -154,39 +154,39 @@ def _add_parts(taps: dict[str, Tap], name: str, output: Any) -> None:
             taps.setdefault(name, _tap(output, index))
 
 
-def _special(calls: list[Call], output: Any, taps: Mapping[str, Tap]) -> dict[str, Tap]:
-    found: dict[str, Tap] = {}
+def _special(calls: list[Call], output: object, taps: Mapping[str, Tap]) -> dict[str, Tap]:
+    special: dict[str, Tap] = {}
     parts = dict(_parts(output))
     if not parts:
-        return found
+        return special
     best = next((i for i in parts if i and i[-1] in ("logits", "out")), next(iter(parts)))
-    found["logits"] = _tap(output, best)
-    before = _behind(found["logits"].node)
+    special["logits"] = _tap(output, best)
+    before = _behind(special["logits"].node)
     linear = [c for c in calls if isinstance(c.module, nn.Linear) and c.output in before]
     if linear and isinstance(linear[-1].inputs[0], fx.Node):
-        around = _behind(found["logits"].node, without=linear[-1].output)
+        around = _behind(special["logits"].node, without=linear[-1].output)
         if not any(c.output in around for c in linear[:-1]):  # else it is one of several that are the last
-            found["features"] = Tap(linear[-1].inputs[0])
+            special["features"] = Tap(linear[-1].inputs[0])
     for name in ("layer1", "stages", "blocks"):
         first = next((c for c in calls if c.path == name or c.path == f"{name}.0"), None)
         if first is not None and first.inputs and isinstance(first.inputs[0], fx.Node):
-            found["stem"] = Tap(first.inputs[0])
+            special["stem"] = Tap(first.inputs[0])
             break
-    return found
+    return special
 
 
-def _behind(node: fx.Node, without: Any = None) -> set[fx.Node]:
+def _behind(node: fx.Node, without: object = None) -> set[fx.Node]:
     """A node and all that it depends on; `without` and what only that depends on are left out."""
-    found = {node} - {without}
-    todo = [*found]
+    behind = {node} - {without}
+    todo = [*behind]
     while todo:
         for n in todo.pop().all_input_nodes:
-            if n not in found and n is not without:
-                found.add(n)
+            if n not in behind and n is not without:
+                behind.add(n)
                 todo.append(n)
-    return found
+    return behind
 
 
-def tensors(value: Any) -> list[Tensor]:
+def tensors(value: object) -> list[Tensor]:
     """The tensors in a structure, in order."""
     return [v for v in tree_leaves(value) if isinstance(v, torch.Tensor)]

@@ -3,51 +3,23 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable, Collection, Iterator
-from contextlib import contextmanager
+from collections.abc import Collection
 from dataclasses import dataclass, field
-from functools import cached_property, partial
+from functools import cached_property
 from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
-from torch.utils._pytree import tree_flatten, tree_leaves, tree_map, tree_unflatten
 
 from kdplan.graph.fake import DATA_DEPENDENT, FakeContext
-from kdplan.graph.proxy import ValueProxy, is_plain
+from kdplan.graph.guards import ASK, Guard
+from kdplan.graph.law import check_graph
 from kdplan.graph.taps import Call, Tap, collect
-
-_MAKERS = ("zeros", "ones", "full", "empty", "arange", "linspace", "eye", "tensor", "as_tensor", "tril_indices")
-_RANDOM_MAKERS = ("rand", "randn", "randint", "randperm", "normal")
-MAKERS = (*_MAKERS, *_RANDOM_MAKERS)
-_LIMITS = ("finfo", "iinfo")
-ROOT = "net"
-# How a guard's question is put again.
-ASK: dict[str, Callable[[Any], object]] = {"bool": bool, "int": int, "float": float, "len": len, "str": str}
+from kdplan.graph.tracer import ROOT, Holder, PathTracer
 
 
 class TraceError(RuntimeError):
     """A module cannot be run on inputs of these shapes."""
-
-
-@dataclass(frozen=True)
-class Guard:
-    """One answer that Python control flow got while tracing; the graph is valid where the answer is the same."""
-
-    node: fx.Node
-    kind: str
-    answer: object
-
-
-class _Holder(nn.Module):
-    """Gives the traced module a path of its own, so that it can be a leaf as a whole."""
-
-    def __init__(self, net: nn.Module) -> None:
-        super().__init__()
-        self.net = net
-
-    def forward(self, *args: Any, **kwargs: Any) -> Any:
-        return self.net(*args, **kwargs)
 
 
 @dataclass
@@ -61,7 +33,7 @@ class Traced:
     taps
         Name of an inner value -> where it is.
     guards
-        What Python control flow asked, and was told.
+        What Python control flow asked, and the answers.
     constants
         Tensors made while tracing, by their target in the graph.
     leaves
@@ -80,7 +52,7 @@ class Traced:
     @cached_property
     def root(self) -> nn.Module:
         """A module in which the graph's targets exist."""
-        holder = _Holder(self.module)
+        holder = Holder(self.module)
         box = nn.Module()
         for name, value in self.constants.items():
             box.register_buffer(name.rpartition(".")[2], value, persistent=False)
@@ -90,8 +62,8 @@ class Traced:
     @property
     def first(self) -> fx.Node:
         """The first input."""
-        found: fx.Node = next(n for n in self.graph.nodes if n.op == "placeholder")
-        return found
+        placeholder: fx.Node = next(n for n in self.graph.nodes if n.op == "placeholder")
+        return placeholder
 
     @cached_property
     def graph_module(self) -> fx.GraphModule:
@@ -128,227 +100,6 @@ class Traced:
         return all(ASK[g.kind](values[g.node]) == g.answer for g in self.guards)
 
 
-class PathTracer(fx.Tracer):
-    """Traces a held module on fake tensors and remembers what each sub-module returned."""
-
-    def __init__(self, context: FakeContext, leaf_types: tuple[type, ...], leaf_paths: Collection[str]) -> None:
-        super().__init__()
-        self.context = context
-        self.leaf_types = leaf_types
-        self.leaf_paths = set(leaf_paths)
-        self.stack: list[str] = []
-        self.failed: list[str] | None = None
-        self.calls: list[Call] = []
-        self.guards: list[Guard] = []
-        self.constants: dict[str, Tensor] = {}
-        self._constant_names: dict[int, str] = {}
-        self._names: dict[int, str] = {}
-        self._attributes: dict[str, ValueProxy] = {}
-
-    # what goes in
-
-    def run(self, holder: _Holder, inputs: tuple[Any, ...], kwargs: dict[str, Any]) -> fx.Graph:
-        """Trace `holder`; `inputs` and `kwargs` hold fake tensors and anything else."""
-        self._given = (inputs, kwargs)
-        named = [*holder.named_parameters(remove_duplicate=False), *holder.named_buffers(remove_duplicate=False)]
-        for name, tensor in reversed(named):
-            self._names[id(tensor)] = name
-        saved = [(m, dict(m.__dict__), dict(m._buffers)) for m in holder.modules()]
-        try:
-            with torch.enable_grad(), _makers_recorded(self):
-                return self.trace(holder)
-        finally:
-            # A forward that stores values on its module must not leave proxies behind.
-            for module, attributes, buffers in saved:
-                module.__dict__.clear()
-                module.__dict__.update(attributes)
-                module._buffers.clear()
-                module._buffers.update(buffers)
-
-    def create_args_for_root(self, root_fn: Any, is_module: bool, concrete_args: Any = None) -> Any:
-        leaves, spec = tree_flatten(self._given)
-        proxies: list[Any] = []
-        for leaf in leaves:
-            if isinstance(leaf, Tensor):
-                node = self.create_node("placeholder", f"input{len(self.graph.nodes)}", (), {})
-                node.meta.update(val=leaf, mutates=(), buffers=False, random=False)
-                proxies.append(ValueProxy(node, self))
-            else:
-                proxies.append(leaf)
-        args, kwargs = tree_unflatten(proxies, spec)
-        return partial_function(root_fn, kwargs), [self.root, *args]
-
-    # modules and their attributes
-
-    def is_leaf(self, module: nn.Module, path: str) -> bool:
-        """Library modules (not containers), given types and paths, what says that it is one (`fake_forward`), and what
-        could not be traced before."""
-        return (
-            path in self.leaf_paths
-            or hasattr(module, "fake_forward")
-            or isinstance(module, self.leaf_types)
-            or ((path != ROOT or not any(True for _ in module.children())) and super().is_leaf_module(module, path))
-        )
-
-    def call_module(self, m: nn.Module, forward: Callable[..., Any], args: Any, kwargs: Any) -> Any:
-        if self.context.running:
-            return forward(*args, **kwargs)
-        path = self.submodule_paths.get(m) if self.submodule_paths else None
-        if path is None:
-            return forward(*args, **kwargs)
-        leaf = self.is_leaf(m, path)
-        self.stack.append(path)
-        try:
-            out = self.create_proxy("call_module", path, args, kwargs) if leaf else forward(*args, **kwargs)
-        except Exception:
-            if self.failed is None:
-                self.failed = list(self.stack)
-            raise
-        finally:
-            self.stack.pop()
-        name = path.removeprefix(ROOT).removeprefix(".")
-        self.calls.append(Call(name, m, _nodes(args), _nodes(out), leaf))
-        return out
-
-    def getattr(self, attr: str, attr_val: Any, parameter_proxy_cache: Any) -> Any:
-        if self.context.running or not isinstance(attr_val, Tensor):
-            return attr_val
-        name = self._names.get(id(attr_val))
-        if name is None:
-            return attr_val
-        if name not in self._attributes:
-            self._attributes[name] = self.create_proxy("get_attr", name, (), {})
-        return self._attributes[name]
-
-    # nodes and their values
-
-    def create_arg(self, a: Any) -> Any:
-        if isinstance(a, fx.Proxy):
-            return a.node
-        if isinstance(a, Tensor):
-            name = self._names.get(id(a))
-            if name is None:
-                name = self._constant_names.setdefault(id(a), f"constants.c{len(self.constants)}")
-                self.constants[name] = a
-                if not hasattr(self.root, "constants"):
-                    self.root.add_module("constants", nn.Module())
-                self.root.get_submodule("constants").register_buffer(name.rpartition(".")[2], a, persistent=False)
-            node = self.create_node("get_attr", name, (), {})
-            self.context.annotate(node, self.root)
-            return node
-        made = super().create_arg(a)
-        if isinstance(made, fx.Node) and "val" not in made.meta:
-            # A named tuple or data class that is built from traced values.
-            self.context.annotate(made, self.root)
-        return made
-
-    def create_node(self, *args: Any, **kwargs: Any) -> fx.Node:
-        node = super().create_node(*args, **kwargs)
-        node.meta["path"] = self.stack[-1].removeprefix(ROOT).removeprefix(".") if self.stack else ""
-        return node
-
-    def create_proxy(self, kind: str, target: Any, args: Any, kwargs: Any, *rest: Any, **more: Any) -> Any:
-        if target is torch._assert:
-            if not bool(args[0]):
-                raise AssertionError(args[1] if len(args) > 1 else "")
-            return None
-        name = rest[0] if rest else more.get("name")
-        node = self.create_node(kind, target, self.create_arg(args), self.create_arg(kwargs), name)
-        try:
-            self.context.annotate(node, self.root)
-        except Exception:
-            if not node.users:
-                self.graph.erase_node(node)
-            raise
-        if not torch.is_grad_enabled() and not self.context.running and _differentiable(node.meta["val"]):
-            # `with torch.no_grad()` leaves no trace in a graph; cutting the result does the same.
-            node = self.create_node("call_method", "detach", (node,), {})
-            self.context.annotate(node, self.root)
-        return self._exported(node)
-
-    def _exported(self, node: fx.Node) -> Any:
-        value = node.meta["val"]
-        inputs = node.all_input_nodes
-        fixed = node.op == "get_attr" or (bool(inputs) and all(n.meta.get("fixed") for n in inputs))
-        node.meta["fixed"] = fixed
-        if value is None:
-            return None
-        attribute = node.args[1] if node.target is getattr else None
-        rank = attribute == "ndim" or (node.op == "call_method" and node.target == "dim")
-        plain = is_plain(value) and not any(isinstance(v, Tensor) for v in tree_leaves(value))
-        if isinstance(value, str):
-            self.guards.append(Guard(node, "str", value))
-            return value
-        if plain and (fixed or rank):
-            self.graph.erase_node(node)
-            return value
-        return ValueProxy(node, self)
-
-    def answer(self, node: fx.Node, kind: str, ask: Callable[[Any], Any]) -> Any:
-        """Tell Python what it wants to know of a value, and note that it asked."""
-        value = node.meta["val"]
-        answer = ask(value)
-        if not (kind == "len" and isinstance(value, tuple | list | dict)) and not node.meta.get("fixed"):
-            self.guards.append(Guard(node, kind, answer))
-        return answer
-
-    def iter(self, obj: Any) -> Iterator[Any]:
-        return iter(obj)
-
-    def to_bool(self, obj: Any) -> bool:
-        return bool(obj)
-
-
-def partial_function(fn: Callable[..., Any], kwargs: dict[str, Any]) -> Callable[..., Any]:
-    """`fn` with keyword arguments given."""
-    return partial(fn, **kwargs)
-
-
-def _nodes(tree: Any) -> Any:
-    """A structure of proxies as the same structure of nodes."""
-    return tree_map(lambda v: v.node if isinstance(v, fx.Proxy) else v, tree)
-
-
-def _differentiable(value: Any) -> bool:
-    return isinstance(value, Tensor) and (value.is_floating_point() or value.is_complex())
-
-
-@contextmanager
-def _makers_recorded(tracer: PathTracer) -> Iterator[None]:
-    """Inside, torch.zeros and its kin become nodes where a traced size goes in; random ones always do."""
-    saved = {name: getattr(torch, name) for name in (*_MAKERS, *_RANDOM_MAKERS, *_LIMITS)}
-
-    def recorded(name: str, fn: Callable[..., Any]) -> Callable[..., Any]:
-        def make(*args: Any, **kwargs: Any) -> Any:
-            traced = any(isinstance(a, fx.Proxy) for a in _flat((args, kwargs)))
-            if tracer.context.running or not (traced or name in _RANDOM_MAKERS):
-                return fn(*args, **kwargs)
-            if name in _LIMITS:
-                return fn(args[0].node.meta["val"])
-            return tracer.create_proxy("call_function", fn, args, kwargs)
-
-        return make
-
-    try:
-        for name, fn in saved.items():
-            setattr(torch, name, recorded(name, fn))
-        yield
-    finally:
-        for name, fn in saved.items():
-            setattr(torch, name, fn)
-
-
-def _flat(tree: Any) -> Iterator[Any]:
-    if type(tree) in (tuple, list, torch.Size):
-        for v in tree:
-            yield from _flat(v)
-    elif type(tree) is dict:
-        for v in tree.values():
-            yield from _flat(v)
-    else:
-        yield tree
-
-
 def trace(
     module: nn.Module,
     *inputs: Any,
@@ -369,8 +120,8 @@ def trace(
         Tensors (real or fake; only shapes and types count) in any structure, and anything else.
     leaves
         Types and paths of sub-modules to keep whole.
-    world
-        Where fake tensors live; a new one by default.
+    context
+        The fake-tensor context; a new one by default.
 
     Raises
     ------
@@ -387,8 +138,8 @@ def trace(
     paths = {f"{ROOT}.{p}" if p else ROOT for p in leaves if isinstance(p, str)}
     types = tuple(t for t in leaves if isinstance(t, type))
     args, named = context.fake_tree((inputs, kwargs or {}))
-    found: list[str] = []
-    holder = _Holder(module)
+    whole: list[str] = []
+    holder = Holder(module)
     while True:
         tracer = PathTracer(context, types, paths)
         holder._modules.pop("constants", None)
@@ -396,21 +147,22 @@ def trace(
             graph = tracer.run(holder, args, named)
             break
         except Exception as problem:
-            if not found:
+            if not whole:
                 _check_runs(context, module, args, named, problem)
-            place = next((p for p in reversed(tracer.failed or []) if _can_be_leaf(tracer, p, holder)), None)
-            if place is None:
+            path = next((p for p in reversed(tracer.failed or []) if _can_be_leaf(tracer, p, holder)), None)
+            if path is None:
                 raise TraceError(str(problem)) from problem
-            paths.add(place)
-            found.append(place.removeprefix(ROOT).removeprefix("."))
+            paths.add(path)
+            whole.append(path.removeprefix(ROOT).removeprefix("."))
     taps = collect(tracer.calls, _aliases(module), tracer.calls[-1].output)
-    more: Any = getattr(module, "more_taps", None)  # a module may give its values further names
-    if more is not None:
+    if more := getattr(module, "more_taps", None):  # a module may give its values further names
         taps |= more(tracer.calls, taps)
-    return Traced(module, graph, taps, tracer.guards, tracer.constants, tuple(found), context, tracer.calls)
+    traced = Traced(module, graph, taps, tracer.guards, tracer.constants, tuple(whole), context, tracer.calls)
+    check_graph(graph, traced.root)
+    return traced
 
 
-def _can_be_leaf(tracer: PathTracer, path: str, holder: _Holder) -> bool:
+def _can_be_leaf(tracer: PathTracer, path: str, holder: Holder) -> bool:
     return not tracer.is_leaf(holder.get_submodule(path), path)
 
 

@@ -12,8 +12,9 @@ from kdplan.syntax import aliases
 _T = Param("temperature", "number", 1.0, "softens both distributions", above=0)
 
 
-def _signal(name: str, doc: str = "") -> Param:
-    return Param(name, "signal", doc=doc)
+def _signal(name: str, doc: str = "", *roles: str) -> Param:
+    """A signal; of a function over classes with the roles that it may have."""
+    return Param(name, "signal", doc=doc, roles=roles)
 
 
 def _convention(doc: str, *choices: str) -> Param:
@@ -32,8 +33,8 @@ LOSSES = (
     Spec(
         "cross_entropy",
         (
-            _signal("logits", "logits [B, C]"),
-            _signal("labels", "labels [B] or probabilities [B, C]"),
+            _signal("logits", "logits [B, C]", "logits"),
+            _signal("labels", "labels [B] or probabilities [B, C]", "labels", "probabilities"),
             Param("smoothing", "number", 0.0, "weight of the uniform distribution", low=0, high=1),
         ),
         "Cross-entropy of softmax(logits) against labels, mean over the batch.",
@@ -41,22 +42,29 @@ LOSSES = (
         formula="-(1/B) sum_i log softmax(x_i)[y_i]",
         example="cross_entropy(small.logits, labels)",
         over_classes=True,
+        activation="softmax",
+        sparse=True,
     ),
     Spec(
         "sigmoid_cross_entropy",
-        (_signal("logits", "logits [B, C]"), _signal("targets", "labels [B] or probabilities [B, C]")),
+        (
+            _signal("logits", "logits [B, C]", "logits"),
+            _signal("targets", "labels [B] or probabilities [B, C]", "labels", "probabilities"),
+        ),
         "Binary cross-entropy of every class, summed over classes, mean over the batch.",
         result="scalar",
         formula="-(1/B) sum_i sum_j z_ij log s(x_ij) + (1 - z_ij) log(1 - s(x_ij))",
         source="Gao, Li, Nevatia 2017, Eq. 1",
         example="sigmoid_cross_entropy(small.logits, labels)",
         over_classes=True,
+        activation="sigmoid",
+        sparse=True,
     ),
     Spec(
         "kl",
         (
-            _signal("teacher", "logits or probabilities [B, C]"),
-            _signal("student", "logits [B, C]"),
+            _signal("teacher", "logits or probabilities [B, C]", "logits", "probabilities"),
+            _signal("student", "logits [B, C]", "logits", "probabilities"),
             _T,
             _OVER_CLASSES,
         ),
@@ -66,16 +74,23 @@ LOSSES = (
         formula="(1/B) sum_i sum_j p_ij (log p_ij - log q_ij), p = softmax(teacher/T), q = softmax(student/T)",
         example="kl(big.logits, small.logits)",
         over_classes=True,
+        distributions=True,
     ),
     Spec(
         "kd",
-        (_signal("teacher", "logits [B, C]"), _signal("student", "logits [B, C]"), _T, _OVER_CLASSES),
+        (
+            _signal("teacher", "logits [B, C]", "logits"),
+            _signal("student", "logits [B, C]", "logits"),
+            _T,
+            _OVER_CLASSES,
+        ),
         "T^2 times kl: gradients keep their size when the temperature changes. Without T^2 it is `kl`.",
         result="scalar",
         formula="T^2 kl(teacher, student, temperature = T)",
         source="Hinton, Vinyals, Dean 2015",
         example="kd(big.logits, small.logits, temperature = 4)",
         over_classes=True,
+        distributions=True,
     ),
     Spec(
         "squared_l2",
@@ -173,8 +188,8 @@ LOSSES = (
     Spec(
         "top_score_difference",
         (
-            _signal("logits", "logits [B, C]"),
-            _signal("labels", "labels [B]"),
+            _signal("logits", "logits [B, C]", "logits"),
+            _signal("labels", "labels [B]", "labels"),
             Param("k", "integer", 5, "how many scores are compared", low=2, at_most_classes=True),
             Param("u", "number", None, "the first score at which the loss is least; 1 is plain cross-entropy", 0, 1),
             Param("eta", "number", None, "instead of u: weight of the cross-entropy", 0, 1),
@@ -204,27 +219,30 @@ SHAPING = (
         "fit",
         (_signal("x"), Param("like", "signal", doc="what it is fitted to")),
         "x with the channels and the size of `like`: a trainable 1x1 convolution (a linear layer for vectors) where "
-        "channels differ, bilinear resizing where sizes differ, x itself where nothing differs. The adapter lives and "
-        "dies with the phase.",
+        "channels differ, bilinear resizing where sizes differ, x itself where nothing differs. The adapter exists "
+        "only during the phase.",
         result="shaped as like",
         example="mse(fit(small.layer2, like = big.layer2), big.layer2)",
-        implementation="splice",
+        implementation="kdplan.graph.adapter:Adapters.fit",
+        built="adapter",
     ),
     Spec(
         "conv1x1",
         (_signal("x", "[B, C, H, W]"), Param("channels", "integer", doc="output channels", low=1)),
-        "A trainable 1x1 convolution that lives and dies with the phase.",
+        "A trainable 1x1 convolution that exists only during the phase.",
         result="[B, channels, H, W]",
         example="mean(conv1x1(small.layer2, channels = 8))",
-        implementation="splice",
+        implementation="kdplan.graph.adapter:Adapters.conv1x1",
+        built="adapter",
     ),
     Spec(
         "linear",
         (_signal("x", "[B, D]"), Param("features", "integer", doc="output features", low=1)),
-        "A trainable linear layer that lives and dies with the phase.",
+        "A trainable linear layer that exists only during the phase.",
         result="[B, features]",
         example="mean(linear(small.features, features = 8))",
-        implementation="splice",
+        implementation="kdplan.graph.adapter:Adapters.linear",
+        built="adapter",
     ),
     Spec(
         "resize",
@@ -232,6 +250,7 @@ SHAPING = (
         "Bilinear resizing of a map.",
         result="[B, C, size, size]",
         example="mean(resize(small.layer2, size = 4))",
+        built="adapter",
     ),
     Spec(
         "concat",
@@ -240,6 +259,7 @@ SHAPING = (
         "scores over all of these, in this order.",
         more=True,
         result="[B, sum of C, ...]",
+        gives="joined",
         example="mean(concat(small.layer1, small.layer1))",
     ),
     Spec(
@@ -247,6 +267,7 @@ SHAPING = (
         (_signal("x", "[B, C, ...]"), Param("at", "positions", doc="whole numbers from 0, in the order wanted")),
         "Some of a signal's channels or classes (dimension 1).",
         result="[B, len(at), ...]",
+        gives="selected",
         example="mean(columns(small.logits, at = [0, 2]))",
     ),
     Spec(
@@ -275,6 +296,8 @@ SHAPING = (
         (_signal("logits", "[B, C]"), _T),
         "Probabilities of logits.",
         result="probabilities [B, C]",
+        gives="probabilities",
+        sparse=True,
         example="entropy(softmax(small.logits))",
     ),
     Spec(
@@ -284,12 +307,21 @@ SHAPING = (
         result="[B, C]",
         example="mean(log_softmax(small.logits))",
     ),
-    Spec("sigmoid", (_signal("x"),), "1 / (1 + exp(-x)).", result="like x", example="mean(sigmoid(small.logits))"),
+    Spec(
+        "sigmoid",
+        (_signal("x"),),
+        "1 / (1 + exp(-x)).",
+        result="like x",
+        gives="probabilities",
+        sparse=True,
+        example="mean(sigmoid(small.logits))",
+    ),
     Spec(
         "onehot",
         (_signal("labels", "[B]"), Param("classes", "classes", doc="how many, or a class set")),
         "Indicator vectors of labels.",
         result="probabilities [B, C]",
+        gives="probabilities",
         example="cross_entropy(small.logits, onehot(labels, classes = 10))",
     ),
     Spec(
@@ -305,6 +337,8 @@ SHAPING = (
         source="Gao, Li, Nevatia 2017",
         example="sigmoid_cross_entropy(small.logits, top(sigmoid(big.logits), k = 3))",
         implementation="kdplan.nn.sparse:top",
+        built="sparse",
+        sparse=True,
     ),
     Spec(
         "smear",
@@ -317,7 +351,8 @@ SHAPING = (
         result="sparse targets [B, 1 + most classes above one]",
         source="Gao, Li, Nevatia 2017",
         example='sigmoid_cross_entropy(small.logits, smear(labels, "numbers.csv"))',
-        implementation="kdplan.graph.routes:Routes.smear",
+        implementation="kdplan.graph.sparse_signals:smear",
+        built="sparse",
     ),
     Spec(
         "route",
@@ -333,21 +368,23 @@ SHAPING = (
         result="like first, or sparse scores [B, largest part]",
         example="mse(fit(small.layer2, like = big.layer2), route([0..4, 5..9], labels, big.layer2, big.layer2))",
         implementation="kdplan.nn.routed:Routed",
+        built="route",
     ),
     Spec(
         "uniform",
         (Param("classes", "classes", doc="how many, or a class set"),),
         "The uniform distribution, as one row that broadcasts over the batch.",
         result="probabilities [1, C]",
+        gives="probabilities",
         example="kl(uniform(10), small.logits)",
     ),
 )
 
 GRADIENT = (
-    Spec("detach", (_signal("x"),), "x, without gradient.", result="like x",
+    Spec("detach", (_signal("x"),), "x, without gradient.", result="like x", gives="same", sparse=True,
          example="kl(detach(small.logits), small.logits)"),
     Spec("reverse", (_signal("x"), Param("weight", "number", 1.0, "factor of the reversed gradient")),
-         "x, whose gradient changes sign.", result="like x", source="Ganin, Lempitsky 2015",
+         "x, whose gradient changes sign.", result="like x", gives="same", source="Ganin, Lempitsky 2015",
          example="mean(reverse(small.features))"),
 )  # fmt: skip
 
@@ -361,8 +398,10 @@ MATH = (
          "their sum.", more=True, result="scalar, or like the terms",
          example="sum(w * cross_entropy(small.logits, labels) for w in [1, 2])"),
     Spec("min", (_signal("first"),), "Of one signal: its smallest element. Of several: elementwise minimum.", more=True,
+         gives="term",
          result="scalar, or like the arguments", example="min(epoch / 80, 1) * mean(small.logits)"),
     Spec("max", (_signal("first"),), "Of one signal: its largest element. Of several: elementwise maximum.", more=True,
+         gives="term",
          result="scalar, or like the arguments", example="max(progress, 0.5) * mean(small.logits)"),
     Spec("clamp", (_signal("x"), Param("low", "number"), Param("high", "number")), "x, kept between low and high.",
          result="like x", example="clamp(progress, low = 0, high = 1) * mean(small.logits)"),
@@ -377,28 +416,29 @@ FUNCTIONS: dict[str, Spec] = {spec.name: spec for spec in (*LOSSES, *SHAPING, *G
 PLAN_FUNCTIONS: dict[str, Spec] = {
     spec.name: spec
     for spec in (
-        Spec("fold", (Param("seed", "integer"), Param("value", "any", doc="numbers or texts")),
+        Spec("fold", (Param("seed", "integer"), Param("value", "any", doc="numbers or strings")),
              "A new seed from a seed and values: a hash, since sums collide across swept seeds.", more=True,
              result="integer", example="fold(seed, 1)"),
-        Spec("upto", (Param("tap", "network"), Param("from", "name", None, "taps where the moving part begins")),
+        Spec("upto", (Param("tap", "network"), Param("from", "name", None, "taps where the trained part begins")),
              "In `of`: the parameters that taps depend on.", more=True, result="network part",
              example="upto(small.layer2)"),
-        Spec("through", (Param("x", "signal", doc="in the place of the value at `from`"),
+        Spec("through", (Param("x", "signal", doc="replaces the value at `from`"),
                          Param("tap", "network", doc="what comes out"),
                          Param("from", "name", doc="where x goes in")),
-             "Runs a signal through the part of a network between two taps: what comes after `from` sees x in its "
-             "place, and nothing before it runs. All that the tap depends on must pass through `from`.",
+             "Runs a signal through the part of a network between two taps: what comes after `from` reads x "
+             "instead, and nothing before it runs. All that the tap depends on must pass through `from`.",
              result="as the tap", example="through(big.layer1, big.logits, from = big.layer1)"),
-        Spec("merge", (Param("first", "network"),), "One network whose parts were trained apart: each parameter from "
-             "the version whose phase moved it.", more=True, result="network", example="merge(small@low, small@high)"),
+        Spec("merge", (Param("first", "network"),), "One network whose parts were trained apart: each parameter "
+             "from the version whose phase trained it.",
+             more=True, result="network", example="merge(small@low, small@high)"),
         Spec("average", (Param("first", "network"),), "The mean of several versions' weights.", more=True,
              result="network", example="average(small@alone, small@again)"),
         Spec("perturbed",
              (Param("network", "network"),
               Param("distance", "number", doc="Euclidean length of the step, over all parameters together", low=0),
               Param("seed", "integer", 0, "which direction", low=0)),
-             "A version with its parameters moved by a distance in a random direction, the same one for all networks "
-             "of an architecture. How fast the loss grows with it tells how flat the optimum is.",
+             "A version with parameters at a distance from its own, in a random direction: the same one for all "
+             "networks of an architecture. How fast the loss grows with the distance shows how flat the optimum is.",
              result="network", formula="θ + distance · v / ‖v‖, v normal",
              example="perturbed(small@alone, distance = 2)"),
         Spec("ensemble",
@@ -415,9 +455,9 @@ PLAN_FUNCTIONS: dict[str, Spec] = {
              (Param("network", "network"),
               Param("from", "name", doc="where branches begin: a module, a tap, or `inputs`"),
               Param("count", "integer", 3, "branches, the network's own among them", above=0),
-              Param("gate", "gate", "gate", "what each of them counts, of the features that they share"),
+              Param("gate", "gate", "gate", "the weight of each branch, from the features that they share"),
               Param("shape", "integers", doc="channels, height and width of the images")),
-             "A network whose part from one place on is there several times. It gives its branches' logits, each times "
+             "A network whose part from one point on is there several times. It gives its branches' logits, each times "
              "what the gate gives for it, summed. The first branch has the plain network's own weights, the others "
              "fresh ones.",
              result="network", example="branched(digits_net(width = 4), from = layer2, count = 2, shape = [1, 8, 8])"),
@@ -433,7 +473,7 @@ PLAN_FUNCTIONS: dict[str, Spec] = {
              "into the layer when the network is exported. `N.conv1.layer` is what the layer itself gives.",
              result="network", example="adapted(digits_net(width = 4), behind = [stem.conv], shape = [1, 8, 8])"),
         Spec("ema", (Param("network", "network"), Param("decay", "number", 0.999, low=0, high=1)),
-             "A network that follows another one of the same phase as a moving average of its weights.",
+             "A moving average of the weights of another network of the same phase: an EMA copy.",
              result="network", example="ema(small, decay = 0.99)"),
         Spec("case", (), "A record of coupled values, read with a dot.", more=True, result="record",
              example="case(first = 1, second = 2)"),

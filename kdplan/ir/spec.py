@@ -7,7 +7,7 @@ The tables built from these (`functions`, `kinds`, `choices`) are what the check
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 REQUIRED: Any = type("Required", (), {"__repr__": lambda self: "required"})()
 """The default of a parameter that has none."""
@@ -32,6 +32,8 @@ class Param:
     choices: tuple[str, ...] = ()
     at_most_classes: bool = False
     """It counts classes, so there must be so many."""
+    roles: tuple[str, ...] = ()
+    """Of a signal of a function over classes: the roles that it may have (`logits`, `probabilities`, `labels`)."""
 
     @property
     def required(self) -> bool:
@@ -62,8 +64,22 @@ class Spec:
     alike: dict[str, str] = field(default_factory=dict)
     """In what its signals agree, by convention ("" where there is none): `shape`, `size` (height and width), or
     `channels`. Of four signals, the first is compared with the third and the second with the fourth."""
+    distributions: bool = False
+    """It compares distributions over classes: probabilities are taken as logits of themselves, without temperature."""
+    activation: str = ""
+    """Of a loss on logits: the function (`softmax`, `sigmoid`) whose probabilities it compares with its targets."""
+    sparse: bool = False
+    """It takes sparse signals too. A loss has a function of the same name in `kdplan.nn.sparse` for them."""
+    built: Literal["function", "adapter", "sparse", "route"] = "function"
+    """How it becomes nodes: a call of its function in `kdplan.nn`; a trainable layer (`kdplan.graph.adapter`); scores
+    with their classes (`kdplan.graph.sparse_signals`); one network of several (`kdplan.graph.routes`)."""
+    gives: Literal["signal", "term", "same", "probabilities", "joined", "selected"] = "signal"
+    """What its result is: a signal of no known role; a term without a name of its own, as of an operator; what its
+    first argument is; probabilities over the classes of its first argument; scores over the classes of all arguments;
+    some of the first argument's classes, by the parameter `at`."""
 
     def param(self, name: str) -> Param | None:
+        """The parameter of that name, or None."""
         return next((p for p in self.params if p.name == name), None)
 
 

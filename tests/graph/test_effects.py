@@ -64,7 +64,7 @@ def test_a_frozen_teacher_in_training_mode_counts_once() -> None:
                    for n, c in counts.items())  # fmt: skip
 
 
-def test_a_frozen_head_on_moving_features_passes_gradients() -> None:
+def test_a_frozen_head_on_trained_features_passes_gradients() -> None:
     student, teacher = nn.Sequential(nn.Linear(3, 4)), nn.Sequential(nn.Linear(3, 4), nn.Linear(4, 2))
     b = Builder()
     x = b.input("x", torch.zeros(2, 3))

@@ -58,13 +58,13 @@ def phase(batch: int = 4) -> tuple[Builder, torch.fx.GraphModule, nn.Module, nn.
     return b, gm, big, small
 
 
-def moving_in(gm: nn.Module) -> set[str]:
+def trainable_in(gm: nn.Module) -> set[str]:
     return {n for n, _ in gm.named_parameters() if not n.startswith("nets.big.")}
 
 
 def test_split_equals_the_whole() -> None:
     _, gm, _, small = phase()
-    cut = split(gm, moving_in(gm))
+    cut = split(gm, trainable_in(gm))
     assert cut.frozen is not None and cut.cacheable
     # The teacher's logits cross, not what the loss makes of them.
     assert cut.boundary == ("big_layer2_2_relu2", "big_fc") or len(cut.boundary) == 2
@@ -112,7 +112,7 @@ def test_reach_respects_detach_and_terms() -> None:
 
 def test_cost_is_what_a_real_step_costs() -> None:
     _, gm, _, small = phase(batch=16)
-    trainable = moving_in(gm)
+    trainable = trainable_in(gm)
     predicted = cost(gm, trainable)
     cut = split(gm, trainable)
     inputs = {"inputs": torch.randn(16, 3, 32, 32), "labels": torch.zeros(16, dtype=torch.long)}

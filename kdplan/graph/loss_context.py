@@ -1,0 +1,105 @@
+"""What all expressions of one loss are lowered with: the plan, the phase, and the graph that is built."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, fx
+
+from kdplan.diagnostics.report import PlanError, error, listing, nearest
+from kdplan.diagnostics.span import Span
+from kdplan.graph.build import Builder, BuildError
+from kdplan.graph.messages import first_line
+from kdplan.graph.signals import Signal, dims
+from kdplan.graph.taps import TapError
+from kdplan.graph.trace import TraceError
+from kdplan.ir import expr as ir
+from kdplan.ir.plan import Network, Phase, Plan
+
+
+@dataclass(frozen=True)
+class LossContext:
+    """The plan, the phase, and the graph that is built.
+
+    `names` gives, for each trainee's slot and each frozen version, the name under which the builder has the network.
+    """
+
+    plan: Plan
+    phase: Phase
+    builder: Builder
+    names: dict[str, str]
+
+    def network(self, of: ir.Version | ir.InTraining) -> Network:
+        """The network that a tap is of."""
+        name = self.phase.trainees[of.slot].base.network if isinstance(of, ir.InTraining) else of.network
+        return self.plan.networks[name]
+
+    def batch(self, stream: int) -> int:
+        """The batch size of a stream."""
+        return self.phase.recipes[0].batch_of(stream)
+
+    def call(
+        self,
+        fn: Callable[..., Any],
+        args: Sequence[object],
+        span: Span | None,
+        name: str,
+        keywords: dict[str, object] | None = None,
+    ) -> fx.Node:
+        """A call of a function on nodes, as a node.
+
+        Raises
+        ------
+        PlanError
+            KD0506, with the shapes of the arguments, where the function refuses them.
+        """
+        try:
+            return self.builder.call(fn, *args, **keywords or {})
+        except BuildError as problem:
+            values = [a.meta["val"] for a in args if isinstance(a, fx.Node)]
+            shapes = listing(dims(tuple(v.shape)) for v in values if isinstance(v, Tensor))
+            raise error("KD0506", span, name=name, problem=first_line(problem), shapes=shapes) from problem
+
+    def apply(self, builder: Builder, key: str, inputs: Sequence[Any], path: str, e: ir.Tap) -> fx.Node:
+        """The node of a network's tap in a graph that `builder` builds.
+
+        Raises
+        ------
+        PlanError
+            KD0501 where there is no such tap, KD0508 where the network does not run on such inputs.
+        """
+        try:
+            if e.submodule:
+                return builder.apply_submodule(key, e.submodule, tuple(inputs), path)
+            return builder.apply(key, tuple(inputs), path)
+        except TapError as problem:
+            raise no_tap(builder, key, inputs, path, e) from problem
+        except AttributeError as problem:
+            known = [n for n, _ in builder.networks[key].named_children()]
+            raise error("KD0501", e.span, network=key, tap=e.submodule, help=f"it has {listing(known)}") from problem
+        except TraceError as problem:
+            shapes = listing(dims(tuple(i.meta["val"].shape)) for i in inputs if hasattr(i, "meta"))
+            raise error("KD0508", e.span, network=key, shapes=shapes, problem=first_line(problem)) from problem
+
+    def reordered(self, x: Signal, order: list[int], e: ir.Call) -> fx.Node:
+        """The columns of scores [B, C] in another order."""
+        return self.call(_reordered, (x.value, order), e.span, e.function)
+
+
+def no_tap(builder: Builder, key: str, inputs: Sequence[Any], path: str, e: ir.Tap) -> PlanError:
+    """KD0501: the network has no tap `path`."""
+    known = builder.taps(key, tuple(inputs), e.submodule)
+    top = [t for t in known if "." not in t and "#" not in t and t not in ("output", "logits", "features")]
+    depth = path.count(".")
+    near = nearest(path, [t for t in known if t.count(".") == depth])
+    help = f"did you mean `{near}`? " if near else ""
+    taps = listing([*top, "logits", "features"], 20)
+    return error("KD0501", e.span, network=key, tap=path, help=f"{help}it has {taps}")
+
+
+def _reordered(x: Tensor, order: list[int]) -> Tensor:
+    """Columns of `x` [B, C] in another order."""
+    return x[:, torch.tensor(order, device=x.device)]
