@@ -81,8 +81,8 @@ def open_source(
     if source not in SOURCES:
         raise error("KD0710", span, name=source, nearest=nearest(source, SOURCES), known=", ".join(SOURCES))
     spec = SOURCES[source]
-    bound = bind(source, spec.params, (), args, span, extra=spec.extra)
-    return spec.open(bound, Where(root, cache, span))
+    bound = bind(source, spec.params, (), args, span, extra=spec.more)
+    return spec.open(bound, Where(root, cache, span, spec.label))
 
 
 def describe(

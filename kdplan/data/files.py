@@ -31,12 +31,15 @@ class Where:
     cache : Path or None
         The folder of `hashes.json`; None means `~/.cache/kdplan`.
     span : Span or None
-        The place in the plan that errors underline.
+        What errors underline in the plan.
+    label : str
+        Name and version of the reader, which are part of a fingerprint.
     """
 
     root: Path | None
     cache: Path | None = None
     span: Span | None = None
+    label: str = ""
 
     def folder(self, name: str, wanted: str) -> Path:
         """`wanted`, under the root unless it is absolute; it must be a folder that holds something."""
@@ -77,9 +80,9 @@ class Where:
         return path
 
 
-def fingerprint(where: Where, label: str, paths: Iterable[Path]) -> str:
-    """The hash of the contents of `paths`, in their order, with `label` (the reader's name and version) in front."""
-    whole = hashlib.sha256(label.encode())
+def fingerprint(where: Where, paths: Iterable[Path], layout: str = "") -> str:
+    """The hash of the reader's label, the layout of the files (where it has several), and the contents of `paths`."""
+    whole = hashlib.sha256((where.label + layout).encode())
     cache = HashCache(where.cache)
     for path in paths:
         whole.update(cache.of_file(path).encode())

@@ -1,6 +1,6 @@
-"""What heads can be made of, without torch: layers between features and logits, and paces of logits.
+"""What heads and branches can be made of, without torch: layers between features and logits, logit scaling, gates.
 
-`kdplan.nn.heads` has the code.
+`kdplan.nn.heads` and `kdplan.nn.gates` have the code.
 """
 
 from __future__ import annotations
@@ -33,5 +33,14 @@ LOGIT_SCALES = {
                     low=0)),
              "Logits of each vertical at a length of their own: divided by their Euclidean length and multiplied by a "
              "factor, which says how fast these classes learn."),
+    )
+}  # fmt: skip
+
+GATES = {
+    spec.name: spec
+    for spec in (
+        Spec("gate", (), "Learnt from the features that the branches share: softmax(relu(bn(fc(mean over places)))).",
+             source="ONE (Lan, Zhu, Gong, NeurIPS 2018)"),
+        Spec("mean", (), "The same weight for every branch."),
     )
 }  # fmt: skip

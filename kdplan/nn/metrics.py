@@ -1,20 +1,15 @@
-"""Metrics of scores and labels, and every metric by its name."""
+"""Metrics of scores and labels, and `build_metric` for every metric of the table."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from kdplan.diagnostics.report import listing, nearest
+from kdplan.ir.implementation import load, row
 from kdplan.nn.catalog import METRICS
-from kdplan.nn.geometry import ClassDistance, SuperclassDistance
 from kdplan.nn.metric import Metric, averaged_places
-from kdplan.nn.precision import GroupPrecision
-from kdplan.nn.scores import Confusion, Score, Siblings
-from kdplan.nn.transfer import LinearSvm
 
 
 class TopK(Metric):
@@ -153,24 +148,15 @@ class Mean(Metric):
         return total.item() / self.count
 
 
-_BUILD: dict[str, Callable[..., Metric]] = {
-    "top1": lambda probabilities: TopK(1, probabilities),
-    "top5": lambda probabilities: TopK(5, probabilities),
-    "topk": TopK,
-    "error": lambda probabilities: Error(1, probabilities),
-    "cross_entropy": CrossEntropy,
-    "ece": CalibrationError,
-    "agreement": Agreement,
-    "mean": Mean,
-    "score": Score,
-    "confusion": Confusion,
-    "siblings": Siblings,
-    "pvap": GroupPrecision,
-    "mpvap": GroupPrecision,
-    "class_distance": ClassDistance,
-    "superclass_distance": SuperclassDistance,
-    "svm": LinearSvm,
-}
+def top5(probabilities: bool = False) -> TopK:
+    """Share of samples, in percent, whose label is among the five highest scores.
+
+    Examples
+    --------
+    >>> top5().k
+    5
+    """
+    return TopK(5, probabilities)
 
 
 def build_metric(name: str, probabilities: bool = False, **settings: Any) -> Metric:
@@ -194,20 +180,11 @@ def build_metric(name: str, probabilities: bool = False, **settings: Any) -> Met
     >>> build_metric("topk", k=3).k
     3
     """
-    if name not in METRICS:
-        near = nearest(name, METRICS)
-        told = f"did you mean `{near}`?" if near else f"there are {listing(METRICS)}"
-        raise ValueError(f"there is no metric `{name}`; {told}")
-    if name not in _BUILD:
+    spec = row(METRICS, "metric", name, settings)
+    if not spec.implementation:
         raise ValueError(f"`{name}` is a number of the network, not of its outputs")
-    known = METRICS[name].settings
-    for key in settings:
-        if key not in known:
-            raise ValueError(f"`{name}` has no setting `{key}`; it has {listing(known)}")
-    missing = [key for key, setting in known.items() if setting.required and key not in settings]
-    if missing:
-        raise ValueError(f"`{name}` needs {listing(missing)}")
-    return _BUILD[name](probabilities=probabilities, **settings)
+    metric: Metric = load(spec.implementation)(probabilities=probabilities, **settings)
+    return metric
 
 
 def count_parameters(net: nn.Module) -> int:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from kdplan.diagnostics.report import listing, nearest
+from kdplan.ir.implementation import load, row
 from kdplan.ir.optimizers import SCHEDULES
 
 WARMUP_START = 0.01
@@ -233,28 +233,10 @@ def build_schedule(name: str, settings: dict[str, Any], *, total: float, lr: flo
     >>> build_schedule("steps", {"at": [3]}, total=5, lr=0.1).lr_factor(4)
     0.1
     """
-    if name not in SCHEDULES:
-        near = nearest(name, SCHEDULES)
-        told = f"did you mean `{near}`?" if near else f"there are {listing(SCHEDULES)}"
-        raise ValueError(f"there is no schedule `{name}`; {told}")
-    known = SCHEDULES[name].settings
-    for key in settings:
-        if key not in known:
-            raise ValueError(f"`{name}` has no setting `{key}`; it has {listing(known)}")
-    missing = [key for key, setting in known.items() if setting.required and key not in settings]
-    if missing:
-        raise ValueError(f"`{name}` needs {listing(missing)}")
-    match name:
-        case "steps":
-            return Steps(**settings, warmup=warmup)
-        case "cosine":
-            return Cosine(total, **settings, warmup=warmup)
-        case "polynomial" | "linear":
-            return Polynomial(total, **settings, warmup=warmup)
-        case "plateau":
-            return Plateau(lr, **settings, warmup=warmup)
-        case _:
-            return Schedule(warmup)
+    spec = row(SCHEDULES, "schedule", name, settings)
+    read = {"total": total} if spec.reads_length else {"lr": lr} if spec.reads_loss else {}
+    schedule: Schedule = load(spec.implementation)(**settings, **read, warmup=warmup)
+    return schedule
 
 
 def _length(total: float) -> float:

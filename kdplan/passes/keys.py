@@ -14,6 +14,7 @@ from typing import Any
 
 import networkx as nx
 
+from kdplan.data.transforms import TRANSFORMS
 from kdplan.ir import expr as ir
 from kdplan.ir.adapted import HELD
 from kdplan.ir.branches import split
@@ -304,12 +305,18 @@ def _item(item: Item) -> list[Any]:
     return [item.name, {k: _number(v) if isinstance(v, float) else v for k, v in sorted(item.arguments.items())}]
 
 
+def _transform(item: Item) -> list[Any]:
+    name, arguments = _item(item)
+    version = TRANSFORMS[name].version
+    return [name if version == 1 else f"{name} {version}", arguments]
+
+
 def _view(data: Data, view: View) -> dict[str, Any]:
     content: dict[str, Any] = {"content": data.fingerprint, "split": view.split}
     if view.classes is not None:
         content["classes"] = view.classes.ids
     if data.augment:
-        content["augment"] = [_item(t) for t in data.augment]
+        content["augment"] = [_transform(t) for t in data.augment]
     if data.normalize is not None:
         content["normalize"] = data.normalize
     if data.split is not None:

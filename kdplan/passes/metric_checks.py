@@ -39,7 +39,7 @@ def check_metrics(plan: Plan, found: Measure | Validation, networks: Iterable[Ro
 
 
 def _scores(plan: Plan, spec: MetricSpec, metric: Item, rows: list[Row], reporter: Reporter) -> None:
-    setting = spec.settings.get("k")
+    setting = spec.param("k")
     if spec.needs != "logits" or setting is None:
         return
     k = metric.arguments.get("k", setting.default)
@@ -68,7 +68,7 @@ def class_count(network: Network) -> int | None:
         return len(network.classes.ids)
     given = network.architecture.arguments.get("classes")
     if given is None and network.architecture.name in MODELS:
-        setting: Param | None = MODELS[network.architecture.name].settings.get("classes")
+        setting: Param | None = MODELS[network.architecture.name].param("classes")
         given = setting.default if setting is not None else None
     return given if isinstance(given, int) else None
 
@@ -84,7 +84,7 @@ def _groups(data: Data, metric: Item, reporter: Reporter) -> None:
             "KD0244", metric.span, what=f"`groups` of `{metric.name}`", wants=f"verticals of `{data.name}`",
             found="something else",
         )  # fmt: skip
-    elif "part" in METRICS[metric.name].settings and "part" not in metric.arguments:
+    elif METRICS[metric.name].param("part") is not None and "part" not in metric.arguments:
         reporter.report("KD0237", metric.span, function=metric.name, name="part")
     count, part = len(data.superclasses if given is None else given), metric.arguments.get("part", 0)
     if 0 < count <= part:

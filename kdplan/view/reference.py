@@ -18,7 +18,7 @@ from kdplan.data.transforms import TRANSFORMS
 from kdplan.diagnostics.report import table as error_table
 from kdplan.ir.functions import GRADIENT, LOSSES, MATH, PLAN_FUNCTIONS, SHAPING, SIGNALS
 from kdplan.ir.kinds import KINDS, NETWORKS
-from kdplan.ir.optimizers import OPTIMIZERS, SCHEDULES, OptimizerSpec
+from kdplan.ir.optimizers import OPTIMIZERS, SCHEDULES
 from kdplan.ir.spec import Kind, Param, SettingSpec, Spec
 from kdplan.nn.catalog import METRICS, MODELS
 from kdplan.resolve.choices import choices
@@ -196,9 +196,9 @@ def signals() -> str:
 # ---- choices
 
 
-def _of_settings(settings: dict[str, Param]) -> str:
+def _of_settings(settings: Iterable[Param]) -> str:
     said = []
-    for s in settings.values():
+    for s in settings:
         default = "" if s.required else f" = {literal(s.default)}"
         said.append(f"`{s.name}{default}`" + (f": {s.doc}" if s.doc else ""))
     return "; ".join(said)
@@ -206,19 +206,20 @@ def _of_settings(settings: dict[str, Param]) -> str:
 
 def optimizers() -> str:
     specs = choices()["optimizer"]
-    body = [[code(n), _doc(s), _of_settings(s.settings), code(call(specs[n]))] for n, s in OPTIMIZERS.items()]
+    body = [[code(n), _doc(s), _of_settings(s.params), code(call(specs[n]))] for n, s in OPTIMIZERS.items()]
     return rows(["name", "what it is", "settings", "example"], body)
 
 
-def _doc(s: OptimizerSpec) -> str:
-    return s.doc if s.torch_name in s.doc else f"{s.doc} torch.optim.{s.torch_name}."
+def _doc(s: Spec) -> str:
+    module, _, name = s.implementation.partition(":")
+    return s.doc if name in s.doc else f"{s.doc} {module}.{name}."
 
 
 def schedules() -> str:
     specs = choices()["schedule"]
     body = []
     for n, s in SCHEDULES.items():
-        body.append([code(n), s.doc, _of_settings(s.settings), "yes" if s.total else "no", code(call(specs[n]))])
+        body.append([code(n), s.doc, _of_settings(s.params), "yes" if s.reads_length else "no", code(call(specs[n]))])
     return rows(["name", "what it does", "settings", "reads the length", "example"], body)
 
 
@@ -226,14 +227,14 @@ def models() -> str:
     specs = choices()["model"]
     body = []
     for n, s in MODELS.items():
-        more = "; further settings go to the library" if s.open else ""
-        body.append([code(n), s.doc, _typed(s.settings) + more, code(call(specs[n]))])
+        more = "; further settings go to the library" if s.more else ""
+        body.append([code(n), s.doc, _typed(s.params) + more, code(call(specs[n]))])
     return rows(["name", "what it is", "settings", "example"], body)
 
 
-def _typed(settings: dict[str, Param]) -> str:
+def _typed(settings: Iterable[Param]) -> str:
     said = []
-    for s in settings.values():
+    for s in settings:
         default = "" if s.required else f" = {literal(s.default)}"
         said.append(f"`{s.name}{default}` ({_type(s)})" + (f": {s.doc}" if s.doc else ""))
     return "; ".join(said)
@@ -248,7 +249,7 @@ def metrics() -> str:
     body = []
     for n, m in METRICS.items():
         better = "larger" if m.larger_is_better else "smaller"
-        body.append([code(n), m.doc, m.unit, better, _of_settings(m.settings), code(call(specs[n]))])
+        body.append([code(n), m.doc, m.unit, better, _of_settings(m.params), code(call(specs[n]))])
     return rows(["name", "what it is", "unit", "better", "settings", "example"], body)
 
 
@@ -262,7 +263,9 @@ def transforms() -> str:
     specs = choices()["transform"]
     body = []
     for n, t in TRANSFORMS.items():
-        body.append([code(n), t.doc, t.measuring_doc, _arguments(t.params), code(call(specs[n]))])
+        body.append(
+            [code(n), t.doc, t.measuring_doc if t.random else "the same", _arguments(t.params), code(call(specs[n]))]
+        )
     return rows(["name", "what it does in training", "in measuring", "arguments", "example"], body)
 
 

@@ -163,7 +163,7 @@ def open_arrays(args: dict[str, Any], where: Where) -> Opened:
     if len(shapes) > 1:
         raise file.damaged(f"its splits have different shapes, {sorted(map(list, shapes))}")
     classes = tuple(str(c) for c in file.array("classes")) if "classes" in names else tuple(map(str, range(top)))
-    return Opened(parts, lambda: fingerprint(where, f"arrays/1/{layout}", [path]), classes=classes, shape=shapes.pop())
+    return Opened(parts, lambda: fingerprint(where, [path], f"/{layout}"), classes=classes, shape=shapes.pop())
 
 
 def _part(file: _File, x: str, y: str | None, layout: str) -> tuple[Part, tuple[int, ...], int]:
@@ -182,13 +182,13 @@ def _part(file: _File, x: str, y: str | None, layout: str) -> tuple[Part, tuple[
 
 ARRAYS = SourceSpec(
     "arrays",
-    "Arrays from a file: `train_x`, `train_y`, `test_x`, `test_y` (also `val_…`, `…_inputs`, `…_labels`), "
-    "or `x` and `y`; `classes` may give the names. A `.npy` file holds inputs without labels. "
-    "Bytes are images on the scale from 0 to 255.",
-    open_arrays,
     (
         Param("path", "text", REQUIRED, "File under the data folder, or absolute."),
         Param("layout", "text", "auto", "Where channels stand: `chw`, `hwc`, or `auto`."),
     ),
+    "Arrays from a file: `train_x`, `train_y`, `test_x`, `test_y` (also `val_…`, `…_inputs`, `…_labels`), "
+    "or `x` and `y`; `classes` may give the names. A `.npy` file holds inputs without labels. "
+    "Bytes are images on the scale from 0 to 255.",
+    open=open_arrays,
     layout="<path>.npz or <path>.npy",
 )

@@ -10,7 +10,7 @@ import numpy as np
 
 from kdplan.data.files import Where
 from kdplan.ir.protocol import Protocol
-from kdplan.ir.spec import Param
+from kdplan.ir.spec import Spec
 
 Array = np.ndarray[Any, Any]
 
@@ -122,21 +122,19 @@ class Opened:
     objects: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class SourceSpec:
-    """A row of the table of sources, for checking and for the reference.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SourceSpec(Spec):
+    """A row of the table of sources: a data set, or a reader of a user's own files.
 
-    `version` is raised whenever the reader gives other numbers for the same files; it is part of the fingerprint.
+    `version` is raised whenever the reader gives other numbers for the same files: fingerprints hash it.
     """
 
-    name: str
-    doc: str
     open: Callable[[dict[str, Any], Where], Opened] = field(repr=False)
-    params: tuple[Param, ...] = ()
-    extra: bool = False
-    version: int = 1
+    """From the checked arguments to the data set."""
     layout: str = ""
+    """Files under the data folder, for the reference."""
 
     @property
     def label(self) -> str:
+        """Name and version, as fingerprints hash them: `digits/1`."""
         return f"{self.name}/{self.version}"

@@ -152,8 +152,8 @@ def _open(
                     format="list of CIFAR-100's class names",
                     why="the names differ",
                 )
-    tag = f"{name}/1/{'binary' if binary else 'pickled'}"
-    return Opened(parts, lambda: fingerprint(where, tag, files), shape=(3, 32, 32), **facts)
+    layout = "/binary" if binary else "/pickled"
+    return Opened(parts, lambda: fingerprint(where, files, layout), shape=(3, 32, 32), **facts)
 
 
 def open_cifar100(args: dict[str, Any], where: Where) -> Opened:
@@ -196,14 +196,16 @@ def open_cifar10(args: dict[str, Any], where: Where) -> Opened:
 CIFAR = (
     SourceSpec(
         "cifar10",
+        (),
         "CIFAR-10: 50,000 + 10,000 colour images, 32 by 32.",
-        open_cifar10,
+        open=open_cifar10,
         layout="cifar-10-batches-bin/ or cifar-10-batches-py/",
     ),
     SourceSpec(
         "cifar100",
+        (),
         "CIFAR-100: 50,000 + 10,000 colour images, 32 by 32; 20 superclasses of 5 classes.",
-        open_cifar100,
+        open=open_cifar100,
         layout="cifar-100-binary/ or cifar-100-python/",
     ),
 )

@@ -19,7 +19,6 @@ from kdplan.data.sources.base import Array, Canvas, Objects, Opened, Part, Sourc
 from kdplan.diagnostics.report import error
 from kdplan.ir.spec import REQUIRED, Param
 
-_LABEL = "coco_detection/1"
 _ARRAYS = ("boxes", "classes", "crowd", "areas", "sizes", "files", "names")
 _LOOKED_AT = 8
 """Images of a set whose sizes are compared with the annotations when it is opened; of others, when they are read."""
@@ -132,7 +131,7 @@ def open_coco(args: dict[str, Any], where: Where) -> Opened:
             canvas.shorter,
             canvas.longer,
         ]
-        digest = cache.of_tree(folder, sorted(set(read)), f"{_LABEL}:{settings}", where.span)
+        digest = cache.of_tree(folder, sorted(set(read)), f"{where.label}:{settings}", where.span)
         cache.save()
         return digest
 
@@ -248,10 +247,6 @@ def _keep(path: Path, found: Annotations) -> None:
 
 COCO = SourceSpec(
     "coco_detection",
-    "Images with boxes, in COCO's format: `targets` for networks that detect. Images are scaled as torchvision's "
-    "detectors do and put on a canvas of one size, whose rest is zero after normalisation. Training leaves images "
-    "without boxes out; crowds are never trained on.",
-    open_coco,
     (
         Param("path", "text", REQUIRED, "Folder under the data folder, or absolute."),
         Param("annotations", "text", None, "One annotation file for all images, which `split` may divide."),
@@ -274,5 +269,9 @@ COCO = SourceSpec(
             low=32,
         ),
     ),
+    "Images with boxes, in COCO's format: `targets` for networks that detect. Images are scaled as torchvision's "
+    "detectors do and put on a canvas of one size, whose rest is zero after normalisation. Training leaves images "
+    "without boxes out; crowds are never trained on.",
+    open=open_coco,
     layout="<path>/annotations/instances_{train,val}<year>.json, <path>/{train,val}<year>/*.jpg",
 )

@@ -40,7 +40,7 @@ def _opened(name: str, folder: Path, classes: Sequence[str], splits: Mapping[str
         cache = HashCache(where.cache)
         lists = ";".join(f"{split}:{images}" for split, images in splits.items())
         paths = [path for images in splits.values() for path, _ in images]
-        digest = cache.of_tree(folder, paths, f"{name}/1 {classes} {lists}", where.span)
+        digest = cache.of_tree(folder, paths, f"{where.label} {classes} {lists}", where.span)
         cache.save()
         return digest
 
@@ -143,7 +143,7 @@ def open_cars(args: dict[str, Any], where: Where) -> Opened:
 
 def _spec(name: str, doc: str, read: Callable[[dict[str, Any], Where], Opened], path: str, layout: str) -> SourceSpec:
     place = Param("path", "text", path, "Folder under the data folder, or absolute.")
-    return SourceSpec(name, doc, read, (place,), layout=f"{path}/{layout}")
+    return SourceSpec(name, (place,), doc, open=read, layout=f"{path}/{layout}")
 
 
 FINE_GRAINED = (

@@ -50,7 +50,7 @@ def _part(folder: Path, classes: Sequence[str], where: Where) -> Part:
     return Part(len(files), labels=lambda: found, files=files)
 
 
-def _open(name: str, label: str, folder: Path, splits: Sequence[str], where: Where) -> Opened:
+def _open(folder: Path, splits: Sequence[str], where: Where) -> Opened:
     places = {s: folder / s for s in splits if (folder / s).is_dir()} or {"train": folder}
     classes = _folders(next(iter(places.values())))
     if not classes:
@@ -60,7 +60,7 @@ def _open(name: str, label: str, folder: Path, splits: Sequence[str], where: Whe
     def hashed() -> str:
         cache = HashCache(where.cache)
         names = [os.path.relpath(f, folder) for part in parts.values() for f in part.files or ()]
-        digest = cache.of_tree(folder, names, f"{label}:{','.join(parts)}", where.span)
+        digest = cache.of_tree(folder, names, f"{where.label}:{','.join(parts)}", where.span)
         cache.save()
         return digest
 
@@ -69,7 +69,7 @@ def _open(name: str, label: str, folder: Path, splits: Sequence[str], where: Whe
 
 def open_image_folder(args: dict[str, Any], where: Where) -> Opened:
     """`train`, `val` and `test`, whichever are there, or class folders right under `path`."""
-    return _open("image_folder", "image_folder/1", where.folder("image_folder", args["path"]), _SPLITS, where)
+    return _open(where.folder("image_folder", args["path"]), _SPLITS, where)
 
 
 def open_imagenet(args: dict[str, Any], where: Where) -> Opened:
@@ -78,22 +78,22 @@ def open_imagenet(args: dict[str, Any], where: Where) -> Opened:
     for split in ("train", "val"):
         if not (folder / split).is_dir():
             raise error("KD0713", where.span, name="imagenet", looked=str(folder / split))
-    return _open("imagenet", "imagenet/1", folder, ("train", "val"), where)
+    return _open(folder, ("train", "val"), where)
 
 
 FOLDERS = (
     SourceSpec(
         "imagenet",
-        "ImageNet: colour images of differing sizes; classes are named by their folders (`n01440764`), sorted.",
-        open_imagenet,
         (Param("path", "text", "imagenet", "Folder under the data folder, or absolute."),),
+        "ImageNet: colour images of differing sizes; classes are named by their folders (`n01440764`), sorted.",
+        open=open_imagenet,
         layout="imagenet/{train,val}/<class>/*.JPEG",
     ),
     SourceSpec(
         "image_folder",
-        "Images in folders, one folder a class; they are streamed from disk.",
-        open_image_folder,
         (Param("path", "text", REQUIRED, "Folder under the data folder, or absolute."),),
+        "Images in folders, one folder a class; they are streamed from disk.",
+        open=open_image_folder,
         layout="<path>/{train,val,test}/<class>/*.jpg or <path>/<class>/*.jpg",
     ),
 )

@@ -81,7 +81,7 @@ def _idx(name: str, folders: list[str], **facts: Any) -> Callable[[dict[str, Any
                 lambda p=labels: _read(p, where).astype(np.int64),  # type: ignore[misc]
             )
             files += paths
-        return Opened(parts, lambda: fingerprint(where, f"{name}/1", files), shape=(1, *shape[1:]), **facts)
+        return Opened(parts, lambda: fingerprint(where, files), shape=(1, *shape[1:]), **facts)
 
     return open_idx
 
@@ -89,14 +89,16 @@ def _idx(name: str, folders: list[str], **facts: Any) -> Callable[[dict[str, Any
 IDX = (
     SourceSpec(
         "mnist",
+        (),
         "MNIST: 60,000 + 10,000 grey images of handwritten digits, 28 by 28.",
-        _idx("mnist", ["MNIST/raw", "mnist", "MNIST"], classes=tuple("0123456789"), mean=(0.1307,), std=(0.3081,)),
+        open=_idx("mnist", ["MNIST/raw", "mnist", "MNIST"], classes=tuple("0123456789"), mean=(0.1307,), std=(0.3081,)),
         layout="MNIST/raw/*-idx?-ubyte, also .gz",
     ),
     SourceSpec(
         "fashion_mnist",
+        (),
         "Fashion-MNIST: 60,000 + 10,000 grey images of clothing, 28 by 28.",
-        _idx(
+        open=_idx(
             "fashion_mnist",
             ["FashionMNIST/raw", "fashion_mnist", "FashionMNIST"],
             classes=FASHION,

@@ -16,7 +16,6 @@ from kdplan.data.sources.base import Opened, Part, SourceSpec
 from kdplan.diagnostics.report import error
 from kdplan.ir.spec import Param
 
-_LABEL = "open_images/1"
 _SPLITS = {"train": "train", "val": "validation", "test": "test"}
 _TRAINABLE = ("classes-trainable.txt", "oidv6-classes-trainable.txt")
 _COLUMNS = ("ImageID", "LabelName", "Confidence")
@@ -113,7 +112,7 @@ def open_images(args: dict[str, Any], where: Where) -> Opened:
         cache = HashCache(where.cache)
         files = dict.fromkeys(os.path.relpath(f, folder) for part in parts.values() for f in part.files or ())
         settings = [args[n] for n in ("labels", "confidence", "missing")]
-        digest = cache.of_tree(folder, [*reader.read, *files], f"{_LABEL}:{settings}", where.span)
+        digest = cache.of_tree(folder, [*reader.read, *files], f"{where.label}:{settings}", where.span)
         cache.save()
         return digest
 
@@ -122,16 +121,16 @@ def open_images(args: dict[str, Any], where: Where) -> Opened:
 
 OPEN_IMAGES = SourceSpec(
     "open_images",
-    "Open Images, with labels of whole images, in the layouts of all its versions: an image stands once for each of "
-    "its labels. Classes are named as in the lists (`/m/01g317`): those in `classes-trainable.txt`, else all that "
-    "training images have.",
-    open_images,
     (
         Param("path", "text", "open_images", "Folder under the data folder, or absolute."),
         Param("labels", "text", "human", 'Whose labels of training images: "human" or "machine".'),
         Param("confidence", "number", 0.5, "From which confidence on a label counts.", low=0, high=1),
         Param("missing", "text", "error", '"leave_out": images that are not there (any more) do not count.'),
     ),
+    "Open Images, with labels of whole images, in the layouts of all its versions: an image stands once for each of "
+    "its labels. Classes are named as in the lists (`/m/01g317`): those in `classes-trainable.txt`, else all that "
+    "training images have.",
+    open=open_images,
     layout="<path>/{train,validation,test}/<ImageID>.jpg, <path>/{train,validation,test}-annotations-{human,machine}-"
     "imagelabels.csv (or {train,validation,test}/annotations-{human,machine}.csv, or …/labels.csv)",
 )

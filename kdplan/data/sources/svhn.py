@@ -60,7 +60,7 @@ def open_svhn(args: dict[str, Any], where: Where) -> Opened:
         )
     return Opened(
         parts,
-        lambda: fingerprint(where, "svhn/1", files.values()),
+        lambda: fingerprint(where, files.values()),
         classes=tuple("0123456789"),
         shape=(3, 32, 32),
         mean=(0.4377, 0.4438, 0.4728),
@@ -70,7 +70,8 @@ def open_svhn(args: dict[str, Any], where: Where) -> Opened:
 
 SVHN = SourceSpec(
     "svhn",
+    (),
     "SVHN, cropped digits: 73,257 + 26,032 colour images, 32 by 32, and 531,131 in `extra`.",
-    open_svhn,
+    open=open_svhn,
     layout="svhn/{train,test,extra}_32x32.mat",
 )

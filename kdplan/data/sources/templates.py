@@ -17,7 +17,6 @@ from kdplan.diagnostics.report import error
 from kdplan.ir.protocol import Fold, Protocol, Template, fold
 from kdplan.ir.spec import REQUIRED, Param
 
-_LABEL = "templates/1"
 _VERIFY, _SEARCH = ("", "IJB-A_11_sets"), ("", "IJB-A_1N_sets")
 """Folders that the split folders stand in: those of the two protocols, or the data set's own."""
 _NEEDED = ("TEMPLATE_ID", "SUBJECT_ID", "FILE")
@@ -157,7 +156,7 @@ def open_templates(args: dict[str, Any], where: Where) -> Opened:
         cache = HashCache(where.cache)
         names = [*sorted(set(reader.lists)), *sorted({os.path.relpath(f, folder) for f in files})]
         settings = [args[n] for n in ("splits", "margin", "unmated")]
-        digest = cache.of_tree(folder, names, f"{_LABEL}:{settings}", where.span)
+        digest = cache.of_tree(folder, names, f"{where.label}:{settings}", where.span)
         cache.save()
         return digest
 
@@ -168,11 +167,6 @@ def open_templates(args: dict[str, Any], where: Where) -> Opened:
 
 TEMPLATES = SourceSpec(
     "templates",
-    "Images with a protocol of open-set recognition, in the published layout of IJB-A: templates (sets of images of "
-    "one subject), pairs of them to verify, and probes to look up in a gallery, once for each split. The lists have "
-    "the columns TEMPLATE_ID, SUBJECT_ID, FILE, and if wanted MEDIA_ID (images of one medium share its weight) and "
-    "FACE_X, FACE_Y, FACE_WIDTH, FACE_HEIGHT (the image is cut to it); comparisons are pairs of template numbers.",
-    open_templates,
     (
         Param("path", "text", REQUIRED, "Folder under the data folder, or absolute."),
         Param("splits", "integer", 10, "How many there are, counted from 1.", low=1),
@@ -184,6 +178,11 @@ TEMPLATES = SourceSpec(
             '"leave_out": probes whose subject is not in the gallery do not count in `rank`, as in IJB-A.',
         ),
     ),
+    "Images with a protocol of open-set recognition, in the published layout of IJB-A: templates (sets of images of "
+    "one subject), pairs of them to verify, and probes to look up in a gallery, once for each split. The lists have "
+    "the columns TEMPLATE_ID, SUBJECT_ID, FILE, and if wanted MEDIA_ID (images of one medium share its weight) and "
+    "FACE_X, FACE_Y, FACE_WIDTH, FACE_HEIGHT (the image is cut to it); comparisons are pairs of template numbers.",
+    open=open_templates,
     layout="<path>/images/…, <path>/split<k>/{verify_metadata,verify_comparisons,search_gallery,search_probe}_<k>.csv "
     "(or IJB-A_11_sets/split<k>/… and IJB-A_1N_sets/split<k>/…)",
 )

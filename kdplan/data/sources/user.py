@@ -101,7 +101,7 @@ def open_user(args: dict[str, Any], where: Where) -> Opened:
     given = _call(name, {k: v for k, v in args.items() if k != "function"}, where)
     parts: dict[str, Part] = {}
     shapes: set[tuple[int, ...]] = set()
-    digest = hashlib.sha256(b"source/1")
+    digest = hashlib.sha256(where.label.encode())
     top = 0
     for split, pair in given.items():
         if split in _FACTS or pair is None:
@@ -146,11 +146,11 @@ def _numbers(values: object) -> tuple[float, ...] | None:
 
 USER = SourceSpec(
     "source",
+    (Param("function", "text", REQUIRED, "`module:function` or `path/to/file.py:function`."),),
     "What a Python function gives: a dictionary from split names to `(inputs, labels)`, with `classes`, "
     "`superclasses`, `mean`, `std` if wanted. Further arguments go to the function. Its arrays are hashed, so it is "
     "called whenever a plan is looked at.",
-    open_user,
-    (Param("function", "text", REQUIRED, "`module:function` or `path/to/file.py:function`."),),
-    extra=True,
+    open=open_user,
     layout="a function of yours",
+    more=True,
 )

@@ -6,7 +6,6 @@ import importlib
 import importlib.util
 import inspect
 import random
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,37 +15,8 @@ import torch
 from torch import nn
 
 from kdplan.diagnostics.report import listing, nearest
+from kdplan.ir.implementation import load
 from kdplan.nn.catalog import MODELS
-from kdplan.nn.models.alexnet import alexnet
-from kdplan.nn.models.cifar import cifar_resnet, cifar_wide_resnet
-from kdplan.nn.models.densenet import cifar_densenet
-from kdplan.nn.models.detection import detector
-from kdplan.nn.models.inception import bn_inception
-from kdplan.nn.models.resnext import cifar_resnext
-from kdplan.nn.models.small import autoencoder, conv1x1, digits_net, linear, mlp
-from kdplan.nn.models.vgg import cifar_vgg
-from kdplan.nn.models.zoo import timm, torchvision
-
-__all__ = [
-    "alexnet",
-    "autoencoder",
-    "bn_inception",
-    "cifar_densenet",
-    "cifar_resnet",
-    "cifar_resnext",
-    "cifar_vgg",
-    "cifar_wide_resnet",
-    "conv1x1",
-    "create",
-    "detector",
-    "digits_net",
-    "find",
-    "initialise",
-    "linear",
-    "mlp",
-    "timm",
-    "torchvision",
-]
 
 
 def create(factory: str, /, **args: Any) -> nn.Module:
@@ -105,8 +75,7 @@ def find(factory: str) -> Callable[..., Any]:
             near = nearest(factory, MODELS)
             told = f"did you mean `{near}`?" if near else f"there are {listing(MODELS)}, and `module:function`"
             raise ValueError(f"there is no network `{factory}`; {told}")
-        found: Callable[..., Any] = getattr(sys.modules[__name__], factory)
-        return found
+        return load(MODELS[factory].implementation)
     where, _, name = factory.rpartition(":")
     module = _module_of_file(Path(where).expanduser()) if where.endswith(".py") else _module(where)
     value = getattr(module, name, None)
