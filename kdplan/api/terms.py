@@ -133,7 +133,7 @@ def to_node(value: Any) -> ast.Expr:
     TypeError
         For anything else.
     ValueError
-        For numbers and texts that the language cannot hold: infinity, quotes, line ends.
+        For numbers and strings that the language cannot hold: infinity, quotes, line ends.
 
     Examples
     --------
@@ -146,7 +146,7 @@ def to_node(value: Any) -> ast.Expr:
         return plain(value)
     if isinstance(value, str):
         if '"' in value or "\n" in value:
-            raise ValueError(f"a text of a plan holds no quotes and no line ends: {value!r}")
+            raise ValueError(f"a string of a plan holds no quotes and no line ends: {value!r}")
         return plain(value)
     if isinstance(value, numbers.Integral):
         return number(int(value))
@@ -166,7 +166,7 @@ def to_node(value: Any) -> ast.Expr:
 
 
 def choice(value: Any) -> ast.Expr:
-    """As `to_node`, where a text is a name from a table: an optimizer, a transform, a metric, a model."""
+    """As `to_node`, where a string is a name from a table: an optimizer, a transform, a metric, a model."""
     if isinstance(value, str):
         if not is_word(value):
             raise ValueError(f"{value!r} is no name")

@@ -24,6 +24,8 @@ from kdplan.data.sources.user import USER
 from kdplan.diagnostics.report import error, nearest
 from kdplan.diagnostics.span import Span
 
+Task = Literal["classification", "unlabelled", "detection", "templates"]
+
 SOURCES: dict[str, SourceSpec] = {
     s.name: s for s in (DIGITS, *CIFAR, *IDX, SVHN, *FOLDERS, *FINE_GRAINED, OPEN_IMAGES, COCO, TEMPLATES, ARRAYS, USER)
 }
@@ -59,7 +61,7 @@ class DataInfo:
     superclasses: dict[str, tuple[str, ...]] | None
     splits: dict[str, int]
     shape: tuple[int, ...] | None
-    task: Literal["classification", "unlabelled", "detection", "templates"]
+    task: Task
     fingerprint: str
     mean: tuple[float, ...] | None = None
     std: tuple[float, ...] | None = None
@@ -125,7 +127,7 @@ def describe(
     )
 
 
-def _task(found: Opened, labelled: bool) -> Literal["classification", "unlabelled", "detection", "templates"]:
+def _task(found: Opened, labelled: bool) -> Task:
     if found.canvas is not None:
         return "detection"
     return "templates" if found.protocol is not None else "classification" if labelled else "unlabelled"

@@ -36,8 +36,8 @@ PARTITIONS = {
         Spec("random", (Param("parts", "integer", doc="how many", low=2), Param("seed", "integer", 0)),
              "A seeded random partition into parts whose sizes differ by at most one."),
         Spec("hierarchy",
-             (Param("file", "text", doc="rows `name,parent` of a CSV file beside the plan or in the data folder, or a "
-                                        "JSON object name -> parents"),
+             (Param("file", "string", doc="rows `name,parent` of a CSV file beside the plan or in the data folder, "
+                                          "or a JSON object name -> parents"),
               Param("level", "integer", 1, "where it is cut; 0 are the roots", low=0)),
              "One part for each name at a level of a hierarchy: the classes that are it or stand below it."),
     )

@@ -8,6 +8,8 @@ from typing import Any, Literal
 from kdplan.data.protocol import ProtocolRule
 from kdplan.diagnostics.span import Span
 
+SplitKind = Literal["per_class", "fraction"]
+
 Pairs = tuple[tuple[str, Any], ...]
 
 
@@ -42,7 +44,7 @@ class SplitRule:
     seed : int
     """
 
-    kind: Literal["per_class", "fraction"]
+    kind: SplitKind
     parts: tuple[tuple[str, float], ...]
     seed: int = 0
 

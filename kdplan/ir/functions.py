@@ -377,7 +377,7 @@ FUNCTIONS: dict[str, Spec] = {spec.name: spec for spec in (*LOSSES, *SHAPING, *G
 PLAN_FUNCTIONS: dict[str, Spec] = {
     spec.name: spec
     for spec in (
-        Spec("fold", (Param("seed", "integer"), Param("value", "any", doc="numbers or texts")),
+        Spec("fold", (Param("seed", "integer"), Param("value", "any", doc="numbers or strings")),
              "A new seed from a seed and values: a hash, since sums collide across swept seeds.", more=True,
              result="integer", example="fold(seed, 1)"),
         Spec("upto", (Param("tap", "network"), Param("from", "name", None, "taps where the moving part begins")),

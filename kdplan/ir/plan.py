@@ -13,6 +13,12 @@ from pydantic import Field
 
 from kdplan.ir.expr import Expr, Location, Version, location
 
+Precision = Literal["fp32", "bf16", "fp16"]
+FrozenValues = Literal["live", "stored", "auto"]
+Mode = Literal["train", "eval"]
+Role = Literal["teacher", "student", "network"]
+Joined = Literal["probabilities", "logits", "stacked"]
+
 Plain = Any
 """A number, text, truth value, None, or lists and dicts of them: what JSON holds."""
 
@@ -137,7 +143,7 @@ class Ensembled:
     """The weights of several networks side by side, as members of one whose output is made of theirs."""
 
     versions: list[Version]
-    mean: Literal["probabilities", "logits", "stacked"] = "probabilities"
+    mean: Joined = "probabilities"
     """Of what their mean is taken; or their scores stand side by side."""
     kind: Literal["ensembled"] = "ensembled"
 
@@ -179,14 +185,14 @@ class Network:
 
     name: str
     architecture: Item
-    role: Literal["teacher", "student", "network"] = "network"
+    role: Role = "network"
     classes: ClassSet | None = None
     """What its logits are over, where it is known."""
     seed: int = 0
     origin: Origin = field(default_factory=Fresh)
     input_shape: list[int] | None = None
     """Channels, height, width to trace with where no data says it."""
-    mode: Literal["train", "eval"] = "eval"
+    mode: Mode = "eval"
     """How batch norm and dropout behave while the network is frozen."""
     code: str | None = None
     """Hash of the user's source file that makes it."""
@@ -235,10 +241,10 @@ class Recipe:
     label_smoothing: float = 0.0
     ema: float | None = None
     """Decay of the weight average kept beside the weights (snapshot `ema`)."""
-    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    precision: Precision = "fp32"
     channels_last: bool = False
     compile: bool = False
-    frozen: Literal["live", "stored", "auto"] = "live"
+    frozen: FrozenValues = "live"
     """Whether what frozen networks give for a sample is computed in every step, or once and kept in the store."""
     workers: int = 0
     keep_epochs: list[int] = field(default_factory=list)

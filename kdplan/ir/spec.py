@@ -17,8 +17,8 @@ REQUIRED: Any = type("Required", (), {"__repr__": lambda self: "required"})()
 class Param:
     """A parameter of whatever a plan can call: a function, a model, an optimizer, a transform …
 
-    `type` is one of: `signal`, `number`, `integer`, `text`, `flag`, `classes`, `verticals`, `ancestors`, `numbers`,
-    `integers`, `positions`, `choice`, `any`, `name`. None as a default means that it may be left out.
+    `type` is one of: `signal`, `number`, `integer`, `string`, `boolean`, `classes`, `verticals`, `ancestors`,
+    `numbers`, `integers`, `positions`, `choice`, `any`, `name`. None as a default means that it may be left out.
     """
 
     name: str

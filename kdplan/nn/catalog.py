@@ -96,7 +96,7 @@ MODELS: dict[str, Spec] = {
                 Param("depth", "integer", 100, "6n + 4 with bottlenecks, 3n + 4 without"),
                 Param("growth", "integer", 12, "channels that every layer adds"),
                 Param("reduction", "number", 0.5, "part of the channels that a transition keeps"),
-                Param("bottleneck", "flag", True, "a 1 x 1 convolution before each 3 x 3 one"),
+                Param("bottleneck", "boolean", True, "a 1 x 1 convolution before each 3 x 3 one"),
                 Param("blocks", "integers", None, "layers of each block, in place of `depth`"),
                 _CLASSES,
                 _CHANNELS,
@@ -117,7 +117,7 @@ MODELS: dict[str, Spec] = {
                 ),
                 _CHANNELS,
                 Param("dropout", "number", 0.5, "before `fc6` and `fc7`"),
-                Param("weights", "text", None, "`IMAGENET1K_V1` (its file must be there), or a path; width 1 only"),
+                Param("weights", "string", None, "`IMAGENET1K_V1` (its file must be there), or a path; width 1 only"),
             ),
             "AlexNet for images of about 224 x 224, as torchvision has it: taps `conv1` … `conv5`, `fc6`, `fc7`, "
             "`fc8`, `relu1` … `relu7`, `pool1`, `pool2`, `pool5`.",
@@ -127,7 +127,7 @@ MODELS: dict[str, Spec] = {
             "bn_inception",
             (
                 _CLASSES,
-                Param("base", "text", "mixed5c", "its last block; what follows is left out"),
+                Param("base", "string", "mixed5c", "its last block; what follows is left out"),
                 Param("pool", "integer", 1, "height and width that its maps are averaged to"),
                 _CHANNELS,
             ),
@@ -161,7 +161,7 @@ MODELS: dict[str, Spec] = {
             (
                 Param("inputs", "integer", REQUIRED, "channels that come in"),
                 Param("outputs", "integer", REQUIRED, "channels that go out"),
-                Param("bias", "flag", False, "add a constant a channel"),
+                Param("bias", "boolean", False, "add a constant a channel"),
             ),
             "Linear map of channels at every position.",
             implementation="kdplan.nn.models.small:conv1x1",
@@ -171,7 +171,7 @@ MODELS: dict[str, Spec] = {
             (
                 Param("inputs", "integer", REQUIRED, "values that come in"),
                 Param("outputs", "integer", REQUIRED, "values that go out"),
-                Param("bias", "flag", True, "add a constant"),
+                Param("bias", "boolean", True, "add a constant"),
             ),
             "Linear map of vectors.",
             implementation="kdplan.nn.models.small:linear",
@@ -188,9 +188,9 @@ MODELS: dict[str, Spec] = {
         Spec(
             "torchvision",
             (
-                Param("name", "text", REQUIRED, 'e.g. "resnet18"'),
+                Param("name", "string", REQUIRED, 'e.g. "resnet18"'),
                 Param("classes", "classes", None, "outputs; a new head where the weights have another number", low=1),
-                Param("weights", "text", None, "a name such as `IMAGENET1K_V1` (its file must be there), or a path"),
+                Param("weights", "string", None, "a name such as `IMAGENET1K_V1` (its file must be there), or a path"),
                 _CHANNELS,
             ),
             "Any network of torchvision, by its name there.",
@@ -201,10 +201,10 @@ MODELS: dict[str, Spec] = {
             "detector",
             (
                 Param("name", "choice", REQUIRED, "which one", choices=("retinanet", "faster_rcnn")),
-                Param("backbone", "text", "resnet50", "residual network of torchvision"),
+                Param("backbone", "string", "resnet50", "residual network of torchvision"),
                 Param("classes", "classes", 80, "without background", low=1),
-                Param("weights", "text", None, "path of a file with weights of the whole detector"),
-                Param("backbone_weights", "text", None, "a name such as `IMAGENET1K_V1`, or a path"),
+                Param("weights", "string", None, "path of a file with weights of the whole detector"),
+                Param("backbone_weights", "string", None, "a name such as `IMAGENET1K_V1`, or a path"),
                 Param(
                     "norm",
                     "choice",
@@ -222,9 +222,9 @@ MODELS: dict[str, Spec] = {
         Spec(
             "timm",
             (
-                Param("name", "text", REQUIRED, 'e.g. "vit_tiny_patch16_224"'),
+                Param("name", "string", REQUIRED, 'e.g. "vit_tiny_patch16_224"'),
                 Param("classes", "classes", None, "outputs; a new head where the checkpoint has another number", low=1),
-                Param("checkpoint", "text", None, "path of a file with weights"),
+                Param("checkpoint", "string", None, "path of a file with weights"),
                 _CHANNELS,
             ),
             "Any network of timm, by its name there.",

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from kdplan.ir.plan import Joined
 from kdplan.nn.adapted import Entries
 from kdplan.nn.models import create
 
@@ -42,7 +43,7 @@ class Ensemble(nn.Module):
     def __init__(
         self,
         members: Sequence[nn.Module],
-        mean: Literal["probabilities", "logits", "stacked"] = "probabilities",
+        mean: Joined = "probabilities",
         orders: Sequence[Sequence[int] | None] | None = None,
     ) -> None:
         super().__init__()
@@ -73,7 +74,7 @@ class Ensemble(nn.Module):
 
 def ensemble(
     members: Sequence[tuple[str, Mapping[str, Any]]],
-    mean: Literal["probabilities", "logits", "stacked"] = "probabilities",
+    mean: Joined = "probabilities",
     orders: Sequence[Sequence[int] | None] | None = None,
 ) -> Ensemble:
     """An ensemble of new networks, each as the name of its factory and its settings.

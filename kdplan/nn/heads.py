@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+from kdplan.ir.implementation import load
+from kdplan.nn.layers import LOGIT_SCALES
 from kdplan.nn.losses import wide
 from kdplan.nn.models import create
 
@@ -200,10 +202,6 @@ class SelfPaced(nn.Module):
     fake_forward = forward
 
 
-LOGIT_SCALES: dict[str, Callable[..., nn.Module]] = {"self_paced": SelfPaced}
-"""Name in a plan -> module."""
-
-
 class Head(nn.Module):
     """Layers from a base network's features to logits; ``[B, inputs] -> [B, classes]``.
 
@@ -262,7 +260,7 @@ class Head(nn.Module):
         self.pace: nn.Module | None = None  # its name in stored weights
         if logit_scale is not None and parts is not None:
             given = {k: v for k, v in logit_scale.items() if k != "name"}
-            self.pace = LOGIT_SCALES[logit_scale["name"]](parts, **given)
+            self.pace = load(LOGIT_SCALES[logit_scale["name"]].implementation)(parts, **given)
 
     def forward(self, x: Tensor) -> Tensor:
         for i in range(1, self.layers + 1):

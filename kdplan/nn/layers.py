@@ -27,12 +27,13 @@ LOGIT_SCALES = {
              (_BY,
               Param("each", "choice", "part", "one factor for each vertical, or for each class",
                     choices=("part", "class")),
-              Param("train", "flag", True, "false keeps the factors as they start"),
+              Param("train", "boolean", True, "false keeps the factors as they start"),
               Param("start", "number", None, "by default the root of the number of the vertical's classes", above=0),
               Param("noise", "number", 1e-3, "standard deviation of what is added to the start of factors that move",
                     low=0)),
              "Logits of each vertical at a length of their own: divided by their Euclidean length and multiplied by a "
-             "factor, which says how fast these classes learn."),
+             "factor, which says how fast these classes learn.",
+             implementation="kdplan.nn.heads:SelfPaced"),
     )
 }  # fmt: skip
 

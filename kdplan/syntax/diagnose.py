@@ -25,7 +25,7 @@ NONE = Token(END, "", 0, 0)
 IN_WORDS = {
     "NAME": "a name",
     "NUMBER": "a number",
-    "STRING": "a text",
+    "STRING": "a string",
     "PLUS": "an operator",
     "COMMA": "`,`",
     "EQUAL": "`=`",

@@ -183,8 +183,8 @@ def _part(file: _File, x: str, y: str | None, layout: str) -> tuple[Part, tuple[
 ARRAYS = SourceSpec(
     "arrays",
     (
-        Param("path", "text", REQUIRED, "File under the data folder, or absolute."),
-        Param("layout", "text", "auto", "Where channels stand: `chw`, `hwc`, or `auto`."),
+        Param("path", "string", REQUIRED, "File under the data folder, or absolute."),
+        Param("layout", "string", "auto", "Where channels stand: `chw`, `hwc`, or `auto`."),
     ),
     "Arrays from a file: `train_x`, `train_y`, `test_x`, `test_y` (also `val_…`, `…_inputs`, `…_labels`), "
     "or `x` and `y`; `classes` may give the names. A `.npy` file holds inputs without labels. "

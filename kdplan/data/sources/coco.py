@@ -248,9 +248,9 @@ def _keep(path: Path, found: Annotations) -> None:
 COCO = SourceSpec(
     "coco_detection",
     (
-        Param("path", "text", REQUIRED, "Folder under the data folder, or absolute."),
-        Param("annotations", "text", None, "One annotation file for all images, which `split` may divide."),
-        Param("images", "text", "images", "Folder of the images of `annotations`."),
+        Param("path", "string", REQUIRED, "Folder under the data folder, or absolute."),
+        Param("annotations", "string", None, "One annotation file for all images, which `split` may divide."),
+        Param("images", "string", "images", "Folder of the images of `annotations`."),
         Param("year", "integer", 2017, "Of COCO's own files, where `annotations` is left out.", low=2014),
         Param("shorter", "integer", 800, "Pixels of an image's shorter side.", low=32),
         Param("longer", "integer", 1333, "Pixels of its longer side, at most.", low=32),

@@ -142,7 +142,7 @@ def open_cars(args: dict[str, Any], where: Where) -> Opened:
 
 
 def _spec(name: str, doc: str, read: Callable[[dict[str, Any], Where], Opened], path: str, layout: str) -> SourceSpec:
-    place = Param("path", "text", path, "Folder under the data folder, or absolute.")
+    place = Param("path", "string", path, "Folder under the data folder, or absolute.")
     return SourceSpec(name, (place,), doc, open=read, layout=f"{path}/{layout}")
 
 

@@ -84,14 +84,14 @@ def open_imagenet(args: dict[str, Any], where: Where) -> Opened:
 FOLDERS = (
     SourceSpec(
         "imagenet",
-        (Param("path", "text", "imagenet", "Folder under the data folder, or absolute."),),
+        (Param("path", "string", "imagenet", "Folder under the data folder, or absolute."),),
         "ImageNet: colour images of differing sizes; classes are named by their folders (`n01440764`), sorted.",
         open=open_imagenet,
         layout="imagenet/{train,val}/<class>/*.JPEG",
     ),
     SourceSpec(
         "image_folder",
-        (Param("path", "text", REQUIRED, "Folder under the data folder, or absolute."),),
+        (Param("path", "string", REQUIRED, "Folder under the data folder, or absolute."),),
         "Images in folders, one folder a class; they are streamed from disk.",
         open=open_image_folder,
         layout="<path>/{train,val,test}/<class>/*.jpg or <path>/<class>/*.jpg",

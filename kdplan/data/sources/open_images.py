@@ -122,10 +122,10 @@ def open_images(args: dict[str, Any], where: Where) -> Opened:
 OPEN_IMAGES = SourceSpec(
     "open_images",
     (
-        Param("path", "text", "open_images", "Folder under the data folder, or absolute."),
-        Param("labels", "text", "human", 'Whose labels of training images: "human" or "machine".'),
+        Param("path", "string", "open_images", "Folder under the data folder, or absolute."),
+        Param("labels", "string", "human", 'Whose labels of training images: "human" or "machine".'),
         Param("confidence", "number", 0.5, "From which confidence on a label counts.", low=0, high=1),
-        Param("missing", "text", "error", '"leave_out": images that are not there (any more) do not count.'),
+        Param("missing", "string", "error", '"leave_out": images that are not there (any more) do not count.'),
     ),
     "Open Images, with labels of whole images, in the layouts of all its versions: an image stands once for each of "
     "its labels. Classes are named as in the lists (`/m/01g317`): those in `classes-trainable.txt`, else all that "

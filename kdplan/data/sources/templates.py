@@ -168,12 +168,12 @@ def open_templates(args: dict[str, Any], where: Where) -> Opened:
 TEMPLATES = SourceSpec(
     "templates",
     (
-        Param("path", "text", REQUIRED, "Folder under the data folder, or absolute."),
+        Param("path", "string", REQUIRED, "Folder under the data folder, or absolute."),
         Param("splits", "integer", 10, "How many there are, counted from 1.", low=1),
         Param("margin", "number", 0.0, "What a face box is widened by on each side, as a share of its size.", low=0),
         Param(
             "unmated",
-            "text",
+            "string",
             "error",
             '"leave_out": probes whose subject is not in the gallery do not count in `rank`, as in IJB-A.',
         ),

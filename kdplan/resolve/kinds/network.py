@@ -23,6 +23,7 @@ from kdplan.ir.plan import (
     Ensembled,
     Fresh,
     Item,
+    Joined,
     Loaded,
     Merged,
     Network,
@@ -385,7 +386,7 @@ def _stacked(nets: list[NetValue], node: ast.Call, ctx: Context) -> NetValue:
 
 def _of_members(
     nets: list[NetValue],
-    mean: Literal["probabilities", "logits", "stacked"],
+    mean: Joined,
     orders: Any,
     classes: ClassSet | None,
     node: ast.Call,
