@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 from kdplan.diagnostics.report import nearest
+from kdplan.ir.expr import SNAPSHOTS, STEP_COUNTERS, STREAM_FIELDS
 from kdplan.ir.functions import FUNCTIONS, PLAN_FUNCTIONS
 from kdplan.passes.spell import NOWHERE, attr, call, is_word, name, number, plain
 from kdplan.syntax import ast
@@ -183,7 +184,7 @@ def _picks(p: Any) -> list[ast.Expr]:
         return [to_node(range(p.start or 0, p.stop))]
     if isinstance(p, dict):
         return [ast.Coordinate(NOWHERE, k, _picks(v)[0]) for k, v in p.items()]
-    if isinstance(p, str) and p in ("last", "best", "ema"):
+    if isinstance(p, str) and p in SNAPSHOTS:
         return [name(p)]
     return [to_node(p)]
 
@@ -235,7 +236,7 @@ class _Functions:
 
 fn = _Functions()
 
-inputs, labels, indices, targets = (word(w) for w in ("inputs", "labels", "indices", "targets"))
-epoch, step, progress = (word(w) for w in ("epoch", "step", "progress"))
+inputs, labels, indices, targets = (word(w) for w in STREAM_FIELDS)
+epoch, step, progress = (word(w) for w in STEP_COUNTERS)
 init = "init"
 """`small @ init`: a network as it starts."""

@@ -8,6 +8,8 @@ from typing import Any, Literal
 from kdplan.data.protocol import ProtocolRule
 from kdplan.diagnostics.span import Span
 
+SPLIT_NAMES = ("train", "val", "test")
+
 SplitKind = Literal["per_class", "fraction"]
 
 Pairs = tuple[tuple[str, Any], ...]

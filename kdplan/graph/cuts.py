@@ -14,9 +14,8 @@ from kdplan.graph.loss import first_line
 from kdplan.graph.signals import dims
 from kdplan.graph.trace import ROOT, Traced, TraceError, trace
 from kdplan.ir.cuts import Cut, Layer
+from kdplan.ir.outputs import OUTPUT_TAPS
 from kdplan.ir.plan import Network
-
-_SPECIAL = frozenset({"output", "logits", "features"})
 
 
 def cuts_of(network: Network, shape: tuple[int, ...]) -> list[Cut]:
@@ -156,7 +155,7 @@ def _names(traced: Traced) -> dict[fx.Node, str]:
     """Each node's outermost name."""
     found: dict[fx.Node, str] = {}
     for name, tap in traced.taps.items():
-        if tap.index or tap.inner or "#" in name or name in _SPECIAL:
+        if tap.index or tap.inner or "#" in name or name in OUTPUT_TAPS:
             continue
         known = found.get(tap.node)
         if known is None or name == "stem" or (name.count("."), len(name)) < (known.count("."), len(known)):

@@ -23,6 +23,7 @@ from kdplan.ir import expr as ir
 from kdplan.ir.branches import split
 from kdplan.ir.functions import FUNCTIONS
 from kdplan.ir.operators import OPERATORS
+from kdplan.ir.outputs import OUTPUT_TAPS
 from kdplan.ir.plan import Phase, Plan
 from kdplan.ir.spec import Param, Spec
 
@@ -178,7 +179,7 @@ class Lowering:
 
     def _no_tap(self, builder: Builder, key: str, inputs: list[Any], path: str, e: ir.Tap) -> Exception:
         known = builder.taps(key, tuple(inputs), e.submodule)
-        top = [t for t in known if "." not in t and "#" not in t and t not in ("output", "logits", "features")]
+        top = [t for t in known if "." not in t and "#" not in t and t not in OUTPUT_TAPS]
         depth = path.count(".")
         near = nearest(path, [t for t in known if t.count(".") == depth])
         help = f"did you mean `{near}`? " if near else ""

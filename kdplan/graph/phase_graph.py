@@ -55,9 +55,6 @@ class StoredValue:
         return self.rows * self.row_bytes
 
 
-STEP_COUNTERS = ("epoch", "step", "progress")
-
-
 @dataclass
 class Networks:
     """The real modules that a phase is built from."""

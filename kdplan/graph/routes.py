@@ -17,6 +17,7 @@ from kdplan.graph.build import Builder
 from kdplan.graph.prune import prune
 from kdplan.graph.signals import Signal, class_set, shown
 from kdplan.ir import expr as ir
+from kdplan.ir.outputs import SCORES
 from kdplan.nn import sparse
 from kdplan.nn.routed import Routed
 
@@ -25,7 +26,6 @@ if TYPE_CHECKING:
 
 SPARSE = frozenset({"top", "sigmoid", "softmax", "detach", "sigmoid_cross_entropy", "cross_entropy"})
 """Functions that take sparse signals."""
-_OUTPUTS = ("", "logits", "probabilities")
 
 
 def only_dense(parts: Sequence[Signal], nodes: Sequence[ir.Expr], what: str, e: ir.Expr) -> None:
@@ -96,7 +96,7 @@ class Routes:
     ) -> Signal:
         part_of = self._part_of(sets, labels, e)
         path = "logits" if taps[0].path == "probabilities" else taps[0].path or "output"
-        scores = taps[0].path in _OUTPUTS and not taps[0].submodule
+        scores = taps[0].path in SCORES and not taps[0].submodule
         members = [self._member(t, path, inputs) for t in taps]
         shapes = [shape for _, shape in members]
         own: list[tuple[str, tuple[int, ...]]] | None = None

@@ -7,10 +7,19 @@ finds them when it builds the phase's graph.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import Field
 from pydantic.json_schema import SkipJsonSchema
+
+STREAM_FIELDS = ("inputs", "labels", "indices", "targets")
+"""What a stream gives for each batch."""
+
+CounterName = Literal["epoch", "step", "progress"]
+STEP_COUNTERS: tuple[CounterName, ...] = get_args(CounterName)
+
+SNAPSHOTS = ("last", "best", "ema")
+"""Snapshots that are named by a word; the others are named by an epoch or a cycle."""
 
 Location = Annotated[SkipJsonSchema[Any], Field(exclude=True)]
 """A span, for messages only: it is no part of the value, of its equality, or of the JSON form."""
@@ -68,7 +77,7 @@ class StreamField:
 class StepCounter:
     """Training time as a scalar: `epoch` (from 0), `step` (from 0), `progress` (0 to 1)."""
 
-    name: Literal["epoch", "step", "progress"]
+    name: CounterName
     kind: Literal["clock"] = "clock"
     span: Location = location()
 

@@ -262,6 +262,10 @@ class Recipe:
         return self.batch[stream] if isinstance(self.batch, list) else self.batch
 
 
+DEFAULT_RECIPE = Recipe(Item(""))
+"""Settings at these values enter no key and are not written out."""
+
+
 @dataclass(slots=True)
 class Validation:
     """A measure inside a phase, after every epoch: `measure on cifar.test { top1 }`. Its first metric makes `best`."""

@@ -8,9 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from kdplan.nn.catalog import METRICS
 from kdplan.nn.metric import Metric, averaged_places
-
-SCALES = ("standard", "unit", "none")
 
 
 class LinearSvm(Metric):
@@ -49,8 +48,9 @@ class LinearSvm(Metric):
         probabilities: bool = False,
     ) -> None:
         super().__init__(probabilities)
-        if scale not in SCALES:
-            raise ValueError(f"`scale` is one of {', '.join(SCALES)}, not {scale}")
+        allowed = next(p.choices for p in METRICS["svm"].params if p.name == "scale")
+        if scale not in allowed:
+            raise ValueError(f"`scale` is one of {', '.join(allowed)}, not {scale}")
         if C <= 0:
             raise ValueError(f"`C` is above 0, not {C:g}")
         self.per_class = per_class

@@ -21,7 +21,9 @@ from kdplan.ir.branches import split
 from kdplan.ir.dag import Component, PhaseKey
 from kdplan.ir.functions import FUNCTIONS
 from kdplan.ir.heads import HEADED
+from kdplan.ir.outputs import SCORES
 from kdplan.ir.plan import (
+    DEFAULT_RECIPE,
     OF_SEVERAL,
     Copied,
     Data,
@@ -44,8 +46,6 @@ FORMAT = 1
 
 _IRRELEVANT = frozenset({"span", "spans", "workers", "label_smoothing"})
 """Recipe fields that do not change what is trained, or stand elsewhere in the key."""
-
-_DEFAULT_RECIPE = Recipe(Item(""))
 
 
 def keys(plan: Plan, dag: nx.DiGraph[str]) -> dict[str, PhaseKey]:
@@ -273,7 +273,7 @@ class _Hasher:
         """The classes of a tap's columns, where they are not all classes in the data set's order: columns of other
         classes are other content, and columns in another order are permuted."""
         classes = self.plan.networks[network].classes
-        if classes is None or split(self.plan.networks[network], e.path)[1] not in ("", "logits", "probabilities"):
+        if classes is None or split(self.plan.networks[network], e.path)[1] not in SCORES:
             return ""
         everything = list(range(len(self.plan.data[classes.data].classes)))
         return "" if classes.ids == everything else f" over classes {classes.ids}"
@@ -333,7 +333,7 @@ def _recipe(path: str, recipe: Recipe) -> Iterator[Component]:
     """Settings that differ from the defaults: a setting that a later version adds changes no old key."""
     for name in Recipe.__slots__:
         value = getattr(recipe, name)
-        if name in _IRRELEVANT or value == getattr(_DEFAULT_RECIPE, name, None):
+        if name in _IRRELEVANT or value == getattr(DEFAULT_RECIPE, name, None):
             continue
         span = recipe.spans.get(name, recipe.span)
         if isinstance(value, Item):

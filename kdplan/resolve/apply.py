@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from kdplan.data.view import SPLIT_NAMES
 from kdplan.diagnostics.report import error, listing, nearest
 from kdplan.diagnostics.span import Span
 from kdplan.ir import expr as ir
@@ -29,10 +30,8 @@ from kdplan.resolve.values import (
 )
 from kdplan.syntax import ast
 
-FIELDS = ("inputs", "labels", "indices", "targets")
 TRAINING_KINDS = frozenset({"phase"}) | CONSTRUCTS
 """Kinds of which an `@` may speak."""
-SPLITS = ("train", "test", "val")
 
 
 def signal(value: Value, ctx: Context) -> ir.Expr:
@@ -168,8 +167,8 @@ def stream_or_counter(name: str, span: Span, ctx: Context) -> ir.Expr:
     """`labels`, `inputs` … of the phase's only stream; `epoch`, `step`, `progress`."""
     if ctx.phase is None:
         raise error("KD0248", span, name=name)
-    if name in ("epoch", "step", "progress"):
-        return ir.StepCounter(name, span=span)  # type: ignore[arg-type]
+    if name in ir.STEP_COUNTERS:
+        return ir.StepCounter(name, span=span)
     streams = ctx.phase.streams
     if len(streams) > 1:
         names = [label for label, _ in streams]
@@ -203,7 +202,7 @@ def default_inputs(span: Span, ctx: Context) -> ir.Expr:
 def data_attribute(base: DataValue, word: str, word_span: Span, span: Span, ctx: Context) -> Value:
     """`cifar.test`, `cifar.classes`, `cifar.superclasses`, `cifar.unlabelled`, and stream fields `a.inputs`."""
     data = base.data
-    if word in FIELDS:
+    if word in ir.STREAM_FIELDS:
         return _stream_field(base, word, span, ctx)
     if word == "unlabelled":
         return DataValue(data, base.split, base.classes, True, span)
@@ -217,11 +216,11 @@ def data_attribute(base: DataValue, word: str, word_span: Span, span: Span, ctx:
             raise error("KD0704", span, name=data.name)
         parts = [ClassSet(data.name, list(ids), label) for label, ids in groups.items()]
         return VerticalsValue(data, parts, True, span)
-    if word in data.sizes or word in SPLITS:
+    if word in data.sizes or word in SPLIT_NAMES:
         if word not in data.sizes:
             raise error("KD0705", word_span, name=data.name, split=word, splits=listing(data.sizes))
         return DataValue(data, word, base.classes, base.unlabelled, span)
-    known = [*data.sizes, "classes", "superclasses", "unlabelled", *FIELDS]
+    known = [*data.sizes, "classes", "superclasses", "unlabelled", *ir.STREAM_FIELDS]
     raise error("KD0705", word_span, name=data.name, split=word, splits=listing(known), nearest=nearest(word, known))
 
 

@@ -12,11 +12,11 @@ import numpy as np
 
 from kdplan.data.files import Where, fingerprint
 from kdplan.data.sources.base import Array, Opened, Part, SourceSpec
+from kdplan.data.view import SPLIT_NAMES
 from kdplan.diagnostics.report import error
 from kdplan.ir.spec import REQUIRED, Param
 
 _INPUTS, _LABELS = ("x", "inputs", "images"), ("y", "labels")
-_SPLITS = ("train", "val", "test")
 
 
 def arrange(x: Array, layout: str = "auto") -> Array:
@@ -148,7 +148,7 @@ def open_arrays(args: dict[str, Any], where: Where) -> Opened:
     parts: dict[str, Part] = {}
     shapes: set[tuple[int, ...]] = set()
     top = 0
-    for split in (*_SPLITS, ""):
+    for split in (*SPLIT_NAMES, ""):
         prefix = f"{split}_" if split else ""
         x = next((prefix + n for n in _INPUTS if prefix + n in names), None)
         y = next((prefix + n for n in _LABELS if prefix + n in names), None)

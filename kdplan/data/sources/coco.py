@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from kdplan.data.files import HashCache, Where
+from kdplan.data.names import IMAGENET_MEAN, IMAGENET_STD
 from kdplan.data.sources.base import Array, Canvas, Objects, Opened, Part, SourceSpec
 from kdplan.diagnostics.report import error
 from kdplan.ir.spec import REQUIRED, Param
@@ -137,7 +138,7 @@ def open_coco(args: dict[str, Any], where: Where) -> Opened:
 
     return Opened(
         parts, hashed, classes=names, shape=(3, canvas.height, canvas.width), canvas=canvas, objects=most,
-        mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225),
+        mean=IMAGENET_MEAN, std=IMAGENET_STD,
     )  # fmt: skip
 
 

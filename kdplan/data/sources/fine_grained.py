@@ -10,14 +10,13 @@ from typing import Any
 import numpy as np
 
 from kdplan.data.files import HashCache, Where
+from kdplan.data.names import IMAGENET_MEAN, IMAGENET_STD
 from kdplan.data.sources.base import Opened, Part, SourceSpec
 from kdplan.diagnostics.report import error
 from kdplan.ir.spec import Param
 
 Listed = Sequence[tuple[str, int]]
 """Images of a split, each with its class: paths below the folder."""
-
-_MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
 def _opened(name: str, folder: Path, classes: Sequence[str], splits: Mapping[str, Listed], where: Where) -> Opened:
@@ -44,7 +43,7 @@ def _opened(name: str, folder: Path, classes: Sequence[str], splits: Mapping[str
         cache.save()
         return digest
 
-    return Opened(parts, hashed, classes=tuple(classes), mean=_MEAN, std=_STD)
+    return Opened(parts, hashed, classes=tuple(classes), mean=IMAGENET_MEAN, std=IMAGENET_STD)
 
 
 def _rows(name: str, path: Path, where: Where) -> list[list[str]]:

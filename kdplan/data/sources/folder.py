@@ -10,12 +10,11 @@ from typing import Any
 import numpy as np
 
 from kdplan.data.files import IMAGE_ENDINGS, HashCache, Where
+from kdplan.data.names import IMAGENET_MEAN, IMAGENET_STD
 from kdplan.data.sources.base import Opened, Part, SourceSpec
+from kdplan.data.view import SPLIT_NAMES
 from kdplan.diagnostics.report import error
 from kdplan.ir.spec import REQUIRED, Param
-
-_SPLITS = ("train", "val", "test")
-_MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
 def _folders(path: Path) -> list[str]:
@@ -64,12 +63,12 @@ def _open(folder: Path, splits: Sequence[str], where: Where) -> Opened:
         cache.save()
         return digest
 
-    return Opened(parts, hashed, classes=tuple(classes), mean=_MEAN, std=_STD)
+    return Opened(parts, hashed, classes=tuple(classes), mean=IMAGENET_MEAN, std=IMAGENET_STD)
 
 
 def open_image_folder(args: dict[str, Any], where: Where) -> Opened:
     """`train`, `val` and `test`, whichever are there, or class folders right under `path`."""
-    return _open(where.folder("image_folder", args["path"]), _SPLITS, where)
+    return _open(where.folder("image_folder", args["path"]), SPLIT_NAMES, where)
 
 
 def open_imagenet(args: dict[str, Any], where: Where) -> Opened:

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from kdplan.data.files import HashCache, Where
+from kdplan.data.names import IMAGENET_MEAN, IMAGENET_STD
 from kdplan.data.sources.base import Opened, Part, SourceSpec
 from kdplan.diagnostics.report import error
 from kdplan.ir.spec import Param
@@ -19,7 +20,6 @@ from kdplan.ir.spec import Param
 _SPLITS = {"train": "train", "val": "validation", "test": "test"}
 _TRAINABLE = ("classes-trainable.txt", "oidv6-classes-trainable.txt")
 _COLUMNS = ("ImageID", "LabelName", "Confidence")
-_MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
 def _lists(split: str, kind: str) -> list[str]:
@@ -116,7 +116,7 @@ def open_images(args: dict[str, Any], where: Where) -> Opened:
         cache.save()
         return digest
 
-    return Opened(parts, hashed, classes=tuple(classes), mean=_MEAN, std=_STD)
+    return Opened(parts, hashed, classes=tuple(classes), mean=IMAGENET_MEAN, std=IMAGENET_STD)
 
 
 OPEN_IMAGES = SourceSpec(

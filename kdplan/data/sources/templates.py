@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from kdplan.data.files import HashCache, Where
+from kdplan.data.names import IMAGENET_MEAN, IMAGENET_STD
 from kdplan.data.sources.base import Opened, Part, SourceSpec
 from kdplan.diagnostics.report import error
 from kdplan.ir.protocol import Fold, Protocol, Template, fold
@@ -161,8 +162,14 @@ def open_templates(args: dict[str, Any], where: Where) -> Opened:
         return digest
 
     part = Part(len(files), labels=lambda: labels, files=files, boxes=[box for _, box in reader.samples])
-    mean, std = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-    return Opened({"test": part}, hashed, classes=tuple(reader.subjects), mean=mean, std=std, protocol=lambda: protocol)
+    return Opened(
+        {"test": part},
+        hashed,
+        classes=tuple(reader.subjects),
+        mean=IMAGENET_MEAN,
+        std=IMAGENET_STD,
+        protocol=lambda: protocol,
+    )
 
 
 TEMPLATES = SourceSpec(
