@@ -70,6 +70,7 @@ class HeldNumbers(Numbers):
         self._held: dict[int, Tensor] = {}
 
     def words(self, index: Tensor, slot: int) -> Words:
+        """Four 32-bit words a sample, looked up: index int64 [B] -> int64 [B] each."""
         if slot not in self._held:
             self._held[slot] = torch.stack(super().words(self._all, slot))
         a, b, c, d = self._held[slot][:, index].unbind(0)
@@ -166,6 +167,7 @@ def _grey(x: Tensor, fill: int) -> Tensor:
 
 
 def pad_crop(x: Tensor, args: Mapping[str, Any], draws: Draws) -> Tensor:
+    """A window of `size` at a random location of the padded image: [B, C, H, W] -> [B, C, size, size]."""
     size, pad = args["size"], args.get("pad", 0)
     a, b, _, _ = draws.words()
     top = below(a, x.shape[2] + 2 * pad - size + 1) - pad
@@ -174,6 +176,7 @@ def pad_crop(x: Tensor, args: Mapping[str, Any], draws: Draws) -> Tensor:
 
 
 def center_crop(x: Tensor, args: Mapping[str, Any], draws: Draws) -> Tensor:
+    """The middle window of `size`, of the padded image where that is larger: [B, C, H, W] -> [B, C, size, size]."""
     size = args["size"]
     top, left = (x.shape[2] - size) // 2, (x.shape[3] - size) // 2
     if top < 0 or left < 0:
@@ -188,10 +191,12 @@ def flipped(args: Mapping[str, Any], draws: Draws) -> Tensor:
 
 
 def flip(x: Tensor, args: Mapping[str, Any], draws: Draws) -> Tensor:
+    """Images that `flipped` names are mirrored left to right, [B, C, H, W]."""
     return torch.where(flipped(args, draws)[:, None, None, None], x.flip(3), x)
 
 
 def cutout(x: Tensor, args: Mapping[str, Any], draws: Draws) -> Tensor:
+    """A square of `size` around a random pixel is filled with `fill`, [B, C, H, W]."""
     h, w, size = x.shape[2], x.shape[3], args["size"]
     a, b, _, _ = draws.words()
     y, x0 = below(a, h) - size // 2, below(b, w) - size // 2
@@ -202,6 +207,7 @@ def cutout(x: Tensor, args: Mapping[str, Any], draws: Draws) -> Tensor:
 
 
 def rotation(x: Tensor, args: Mapping[str, Any], draws: Draws) -> Tensor:
+    """Images turned by a random angle of at most `degrees`, bilinear, [B, C, H, W]."""
     b, c, h, w = x.shape
     angle = (draws.uniform()[0] * 2 - 1) * math.radians(args["degrees"])
     cos, sin = angle.cos()[:, None, None], angle.sin()[:, None, None]
@@ -287,6 +293,7 @@ def window_resize(x: Tensor, top: Tensor, left: Tensor, height: Tensor, width: T
 
 
 def resize(x: Tensor, args: Mapping[str, Any], draws: Draws) -> Tensor:
+    """The shorter side is scaled to `size`, the longer one in proportion: [B, C, H, W] -> [B, C, H', W']."""
     b, c, h, w = x.shape
     _, new_h, new_w = resized((c, h, w), args["size"])
     assert new_h is not None and new_w is not None
@@ -319,6 +326,7 @@ def random_resized_crop(x: Tensor, args: Mapping[str, Any], draws: Draws) -> Ten
 
 
 def aspect(x: Tensor, args: Mapping[str, Any], draws: Draws) -> Tensor:
+    """A random window of another aspect, scaled to the size of the image, [B, C, H, W]."""
     h, w = x.shape[2], x.shape[3]
     u, _, _, _ = draws.uniform()
     _, a, b, _ = draws.words()
@@ -340,14 +348,17 @@ def _luma(x: Tensor) -> Tensor:
 
 
 def grayscale(x: Tensor, args: Mapping[str, Any], draws: Draws) -> Tensor:
+    """One channel of grey: [B, 1 or 3, H, W] -> [B, 1, H, W]."""
     return x if x.shape[1] == 1 else _like(_luma(x), x)
 
 
 def to_rgb(x: Tensor, args: Mapping[str, Any], draws: Draws) -> Tensor:
+    """Three channels, equal where there was one: [B, 1 or 3, H, W] -> [B, 3, H, W]."""
     return x.expand(-1, 3, -1, -1) if x.shape[1] == 1 else x
 
 
 def color_jitter(x: Tensor, args: Mapping[str, Any], draws: Draws) -> Tensor:
+    """Brightness, contrast, saturation and hue are changed at random, in this order, [B, 1 or 3, H, W]."""
     top = 255.0 if x.dtype == torch.uint8 else 1.0
     signs = [(u * 2 - 1).float()[:, None, None, None] for u in draws.uniform()]
     y = x.float()

@@ -139,6 +139,7 @@ class ArrayDataset(Dataset):
         return len(self._inputs)
 
     def raw(self, indices: Tensor, epoch: int, train: bool, seed: int, stream: int) -> Tensor:
+        """Augmented samples [B, ...] by their indices int64 [B], before normalisation."""
         at = indices.to(self._inputs.device, non_blocking=True)
         return augment(self._inputs.index_select(0, at), self._steps[train], at, self._numbers(seed, epoch, stream))
 
@@ -168,6 +169,7 @@ class FileDataset(Dataset):
         return len(self._files)
 
     def raw(self, indices: Tensor, epoch: int, train: bool, seed: int, stream: int) -> Raw:
+        """Augmented images [B, C, H, W] by their indices int64 [B]; each is decoded and transformed alone."""
         # Images differ in size, so each goes through its transforms alone, as a batch of one.
         todo, numbers = self._steps[train], Numbers(seed, epoch, stream)
         done = []

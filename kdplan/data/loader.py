@@ -87,6 +87,7 @@ class Loader:
 
     @property
     def steps_per_epoch(self) -> int:
+        """Batches of an epoch; an incomplete last one counts unless it is dropped."""
         full, rest = divmod(self._maker.size, self.batch)
         return full if self.drop_last or not rest else full + 1
 
@@ -231,6 +232,7 @@ class Streams:
 
     @property
     def steps_per_epoch(self) -> int:
+        """Batches of an epoch of the first stream."""
         return self._first.steps_per_epoch
 
     def epoch(self, epoch: int, start: int = 0) -> Iterator[dict[str, Batch]]:

@@ -28,6 +28,7 @@ class Transform:
     span: Span | None = field(default=None, compare=False, repr=False)
 
     def get(self) -> dict[str, Any]:
+        """The arguments by name."""
         return dict(self.args)
 
 

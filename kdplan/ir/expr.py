@@ -26,6 +26,7 @@ Location = Annotated[SkipJsonSchema[Any], Field(exclude=True)]
 
 
 def location() -> Any:
+    """A field for a `Location`: no part of the value, given by keyword."""
     return field(default=None, compare=False, repr=False, kw_only=True)
 
 

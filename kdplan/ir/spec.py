@@ -35,6 +35,7 @@ class Param:
 
     @property
     def required(self) -> bool:
+        """Whether a call must give it."""
         return self.default is REQUIRED
 
 
@@ -64,6 +65,7 @@ class Spec:
     `channels`. Of four signals, the first is compared with the third and the second with the fourth."""
 
     def param(self, name: str) -> Param | None:
+        """The parameter of this name, if there is one."""
         return next((p for p in self.params if p.name == name), None)
 
 
@@ -113,4 +115,5 @@ class Kind:
     """Advice for words that people try here."""
 
     def setting(self, name: str) -> SettingSpec | None:
+        """The setting of this name, if the kind has it."""
         return next((s for s in self.settings if s.name == name), None)

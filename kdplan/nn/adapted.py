@@ -22,6 +22,7 @@ class Behind(nn.Module):
         self.map = map
 
     def forward(self, *args: Any, **kwargs: Any) -> Tensor:
+        """The map of the layer's output; takes what the layer takes."""
         found: Tensor = self.map(self.layer(*args, **kwargs))
         return found
 
@@ -49,6 +50,7 @@ class Entries(nn.Module):
         self.groups = [g + g[:1] * (most - len(g)) for g in groups]
 
     def forward(self, x: Tensor) -> Tensor:
+        """``[B, entries] -> [B, classes]``, each class's largest score."""
         at = torch.tensor(self.groups, device=x.device)
         found: Tensor = x[:, at].amax(dim=2)
         return found

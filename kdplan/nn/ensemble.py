@@ -59,6 +59,7 @@ class Ensemble(nn.Module):
                 self.register_buffer(f"order{i}", torch.tensor(list(order)), persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
+        """``[B, ...] -> [B, classes]``; every member sees the same inputs."""
         if self.mean == "stacked":
             stacked: Tensor = self.entries(torch.cat([member(x) for member in self.members], dim=1))
             return stacked

@@ -33,6 +33,7 @@ class Gate(nn.Module):
         self.softmax = nn.Softmax(dim=1)
 
     def forward(self, x: Tensor) -> Tensor:
+        """``[B, channels, ...] -> [B, count]``; each row sums to 1."""
         if x.dim() == 3:
             x = x.mean(dim=1)
         elif x.dim() > 3:
@@ -56,4 +57,5 @@ class Mean(nn.Module):
         self.count = count
 
     def forward(self, x: Tensor) -> Tensor:
+        """``[B, ...] -> [B, count]``, all equal to 1 / count."""
         return x.new_full((x.shape[0], self.count), 1 / self.count)

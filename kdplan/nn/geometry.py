@@ -69,6 +69,7 @@ class ClassDistance(Means):
     """
 
     def result(self, total: Tensor) -> float:
+        """The mean angle in radians, from sums and counts of features."""
         classes, owners, above = self.means(total)
         return angles(classes, above[owners]).mean().item()
 
@@ -85,6 +86,7 @@ class SuperclassDistance(Means):
     """
 
     def result(self, total: Tensor) -> float:
+        """The mean angle in radians, from sums and counts of features."""
         _, _, above = self.means(total)
         return angles(above, above.mean(dim=0, keepdim=True)).mean().item()
 

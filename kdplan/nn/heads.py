@@ -42,6 +42,7 @@ class Blocks(nn.Module):
         self.bias = nn.Parameter(torch.empty(parts, 1, outputs).uniform_(-bound, bound))
 
     def forward(self, x: Tensor) -> Tensor:
+        """``[B, parts, inputs] -> [B, parts, outputs]``."""
         return torch.baddbmm(self.bias, x.transpose(0, 1), self.weight.transpose(1, 2)).transpose(0, 1)
 
 
@@ -50,6 +51,7 @@ class _PartLogits(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, bounds: tuple[int, ...]) -> Tensor:
+        """``[B, M, D], [N, D], [N] -> [B, N]``; part i has the columns `bounds[i]` to `bounds[i + 1]`."""
         ctx.save_for_backward(x, weight)
         ctx.bounds = bounds
         out = x.new_empty(x.shape[0], bounds[-1])
@@ -60,6 +62,7 @@ class _PartLogits(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None, None]:
+        """Gradients of `x`, `weight` and `bias` where they are wanted."""
         x, weight = ctx.saved_tensors
         of_x = torch.empty_like(x) if ctx.needs_input_grad[0] else None
         of_weight = torch.empty_like(weight) if ctx.needs_input_grad[1] else None
@@ -121,6 +124,7 @@ class PartLogits(nn.Module):
         self.register_buffer("columns", torch.tensor(columns), persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
+        """``[B, M, D] -> [B, N]``, in the order of the classes."""
         if self.padded:
             rows: Tensor = self.get_buffer("rows")
             weight, bias = self.weight[rows], self.bias[rows].unsqueeze(1)
@@ -192,6 +196,7 @@ class SelfPaced(nn.Module):
             self.register_buffer("gamma", first)
 
     def forward(self, x: Tensor) -> Tensor:
+        """``[B, N] -> [B, N]``, the logits of each part at their learnt length."""
         x = wide(x)
         squares = x.new_zeros(x.shape[0], self.parts).index_add(1, self.part_of, x * x)
         factor = squares.clamp_min(TINY).rsqrt()
@@ -263,6 +268,7 @@ class Head(nn.Module):
             self.pace = load(LOGIT_SCALES[logit_scale["name"]].implementation)(parts, **given)
 
     def forward(self, x: Tensor) -> Tensor:
+        """``[B, inputs] -> [B, classes]``."""
         for i in range(1, self.layers + 1):
             x = self.get_submodule(f"top{i}")(x)
         out: Tensor = self.logits(x) if self.pace is None else self.pace(self.logits(x))
@@ -279,6 +285,7 @@ class _Apart(nn.Module):
         self.shared = nn.Linear(inputs, shared) if shared else None
 
     def forward(self, x: Tensor) -> Tensor:
+        """``[B, D] -> [B, M, size]``; shared units come last."""
         own: Tensor = self.own(x).unflatten(1, (self.parts, -1))
         if self.shared is None:
             return own

@@ -32,6 +32,7 @@ class TopK(Metric):
         self.k = k
 
     def measure(self, outputs: Tensor, labels: Tensor) -> Tensor:
+        """``[B, C], [B] -> []``: samples whose label is among the `k` highest scores."""
         labels = labels.long().unsqueeze(1)
         score = outputs.gather(1, labels)
         numbers = torch.arange(outputs.shape[1], device=outputs.device)
@@ -52,6 +53,7 @@ class Error(TopK):
     """
 
     def result(self, total: Tensor) -> float:
+        """100 minus the share of hits in percent."""
         return 100.0 * (self.count - total.item()) / self.count
 
 
@@ -67,11 +69,13 @@ class CrossEntropy(Metric):
     """
 
     def measure(self, outputs: Tensor, labels: Tensor) -> Tensor:
+        """``[B, C], [B] -> []``: the sum of ``-log p(label)``."""
         x = outputs.double()
         log_p = x.log() if self.probabilities else x.log_softmax(dim=1)
         return -log_p.gather(1, labels.long().unsqueeze(1)).sum()
 
     def result(self, total: Tensor) -> float:
+        """The mean over samples, in nats."""
         return total.item() / self.count
 
 
@@ -105,6 +109,7 @@ class CalibrationError(Metric):
         return sums
 
     def result(self, total: Tensor) -> float:
+        """The error in percent, from sums of confidence and of hits ``[2, bins]``."""
         return 100.0 * (total[0] - total[1]).abs().sum().item() / self.count
 
 
@@ -120,6 +125,7 @@ class Agreement(Metric):
     """
 
     def measure(self, outputs: Tensor, labels: Tensor) -> Tensor:
+        """``[B, C], [B, C] -> []``: samples with the same highest score."""
         return (outputs.argmax(dim=1) == labels.argmax(dim=1)).sum()
 
 
@@ -139,12 +145,20 @@ class Mean(Metric):
         self.unit = unit
 
     def measure(self, outputs: Tensor, labels: Tensor) -> Tensor:
+        """``[B, D, ...], [B] -> []``: the sum over samples of one unit, or of the mean of all.
+
+        Raises
+        ------
+        ValueError
+            If there is no such unit.
+        """
         values = averaged_places(outputs).double()
         if self.unit is not None and not 0 <= self.unit < values.shape[1]:
             raise ValueError(f"features of {values.shape[1]} units have no unit {self.unit}")
         return (values.mean(dim=1) if self.unit is None else values[:, self.unit]).sum()
 
     def result(self, total: Tensor) -> float:
+        """The mean over samples."""
         return total.item() / self.count
 
 

@@ -54,6 +54,7 @@ class GroupPrecision(Metric):
         self._group_of: Tensor | None = None
 
     def update(self, outputs: Tensor, labels: Tensor) -> None:
+        """Takes one batch ``[B, C], [B]``: own scores in the first pass, counts of others' in the second."""
         outputs, labels = outputs.detach(), labels.long()
         if self._group_of is None:
             self.groups = self.groups or [[*range(outputs.shape[1])]]
@@ -104,6 +105,13 @@ class GroupPrecision(Metric):
         self._counts = [a + b for a, b in zip(self._counts, other._counts, strict=True)]
 
     def compute(self) -> float:
+        """The mean over groups with images, in percent.
+
+        Raises
+        ------
+        ValueError
+            If there were no samples, or none of these groups.
+        """
         if not self._counts or self.count == 0:
             raise ValueError("a metric of no samples has no value")
         found = [p for p in self.precisions() if p is not None]
@@ -128,4 +136,5 @@ class GroupPrecision(Metric):
         return found
 
     def measure(self, outputs: Tensor, labels: Tensor) -> Tensor:
+        """Not used: what a batch adds depends on the pass."""
         raise NotImplementedError("what a batch adds depends on the pass")

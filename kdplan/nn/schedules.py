@@ -81,6 +81,7 @@ class Steps(Schedule):
         self.by = factor
 
     def factor(self, epoch: float) -> float:
+        """`factor` to the power of how many of the epochs `at` have passed."""
         return self.by ** sum(epoch >= a for a in self.at)
 
 
@@ -101,6 +102,7 @@ class Cosine(Schedule):
         self.total, self.cycles, self.final = _length(total), cycles, final
 
     def factor(self, epoch: float) -> float:
+        """From 1 to `final` along half a cosine in each cycle; `final` after the end."""
         if epoch >= self.total:
             return self.final
         place = (epoch * self.cycles / self.total) % 1.0
@@ -124,6 +126,7 @@ class Polynomial(Schedule):
         self.total, self.power, self.final = _length(total), power, final
 
     def factor(self, epoch: float) -> float:
+        """From 1 to `final`; `final` after the end."""
         left: float = max(0.0, 1.0 - epoch / self.total) ** self.power
         return self.final + (1 - self.final) * left
 
@@ -179,9 +182,11 @@ class Plateau(Schedule):
         self.mean: float | None = None
 
     def factor(self, epoch: float) -> float:
+        """`factor` to the power of the reductions so far, whatever the epoch."""
         return self.by**self.reductions
 
     def epoch_end(self, loss: float) -> None:
+        """Compares the epoch's mean loss with the best so far, and reduces the rate after `patience` epochs."""
         if self.mean is None or not math.isfinite(self.mean):  # a moving mean would never recover
             self.mean = loss
         else:
@@ -197,13 +202,16 @@ class Plateau(Schedule):
 
     @property
     def finished(self) -> bool:
+        """Whether the rate is `until` or less."""
         return self.until is not None and self.lr * self.factor(0) <= self.until * (1 + 1e-9)
 
     def state_dict(self) -> dict[str, Any]:
+        """Reductions, epochs without progress, the best loss and its moving mean."""
         mean = self.mean if self.mean is not None and math.isfinite(self.mean) else None  # JSON has no NaN
         return {"reductions": self.reductions, "waited": self.waited, "best": self.best, "mean": mean}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Goes on from `state_dict`."""
         self.reductions, self.waited = state["reductions"], state["waited"]
         self.best, self.mean = state["best"], state["mean"]
 

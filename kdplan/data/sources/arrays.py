@@ -87,21 +87,26 @@ class _File:
         self.path, self.where = path, where
 
     def guarded(self, work: Callable[[], Any]) -> Any:
+        """The result of `work`; KD0726 where the file cannot be read."""
         try:
             return work()
         except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile) as e:
             raise self.damaged(str(e) or type(e).__name__) from e
 
     def damaged(self, why: str) -> Exception:
+        """KD0726 for this file."""
         return error("KD0726", self.where.span, path=str(self.path), format=f"usable {self.path.suffix} file", why=why)
 
     def names(self) -> list[str]:
+        """The names of its arrays; `x` for the one of a `.npy`."""
         if self.path.suffix == ".npy":
             return ["x"]
         with self.guarded(lambda: zipfile.ZipFile(self.path)) as z:
             return [n.removesuffix(".npy") for n in z.namelist()]
 
     def shape(self, name: str) -> tuple[int, ...]:
+        """The shape of an array, from its header; KD0715 where the file has another size."""
+
         def header() -> tuple[int, ...]:
             if self.path.suffix == ".npy":
                 with self.path.open("rb") as file:
@@ -122,6 +127,8 @@ class _File:
         return tuple(shape)
 
     def array(self, name: str) -> Array:
+        """An array's content."""
+
         def read() -> Array:
             found = np.load(self.path, allow_pickle=False)
             return found if isinstance(found, np.ndarray) else np.asarray(found[name])

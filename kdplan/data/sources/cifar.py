@@ -31,6 +31,7 @@ class _ArraysOnly(pickle.Unpickler):
     """Builds lists, texts and numpy arrays, and refuses every other class: a data file may not run code."""
 
     def find_class(self, module: str, name: str) -> Any:
+        """The class that a pickle asks for, if it is one that arrays need."""
         if (module, name) not in _ALLOWED:
             raise pickle.UnpicklingError(f"it asks for {module}.{name}, which a data file may not")
         return super().find_class(module.replace("numpy.core", "numpy._core"), name)

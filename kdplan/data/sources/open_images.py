@@ -72,6 +72,7 @@ class _Reader:
         return [line.strip() for line in (self.folder / name).read_text(encoding="utf-8").splitlines() if line.strip()]
 
     def bad(self, path: Path, line: int, why: str) -> Exception:
+        """KD0734 for a line of a list."""
         return error("KD0734", self.where.span, path=str(path), line=line, why=why)
 
 

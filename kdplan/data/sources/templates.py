@@ -41,6 +41,7 @@ class _Reader:
     """The files that were read, relative to the folder."""
 
     def list_file(self, split: int, name: str, places: tuple[str, ...]) -> Path:
+        """The file of a split's list `name`, in the first of the folders that has it; KD0751 where none has."""
         tried = [self.folder / place / f"split{split}" / f"{name}_{split}.csv" for place in places]
         for path in tried:
             if path.is_file():
@@ -50,6 +51,7 @@ class _Reader:
         raise error("KD0751", self.where.span, path=str(self.folder), split=split, looked=looked)
 
     def bad(self, path: Path, line: int, why: str) -> Exception:
+        """KD0752 for a line of a list."""
         return error("KD0752", self.where.span, path=str(path), line=line, why=why)
 
     def templates(self, path: Path) -> dict[str, Template]:
@@ -96,6 +98,7 @@ class _Reader:
         return at
 
     def split(self, number: int, unmated: str) -> Fold:
+        """One split of the protocol. Probes without a subject in the gallery are an error, or left out."""
         listed = self.list_file(number, "verify_metadata", _VERIFY)
         compared = self.list_file(number, "verify_comparisons", _VERIFY)
         gallery_path = self.list_file(number, "search_gallery", _SEARCH)

@@ -29,6 +29,7 @@ class DenseLayer(nn.Module):
             self.conv1 = conv3x3(inputs, growth)
 
     def forward(self, x: Tensor) -> Tensor:
+        """``[B, C, H, W] -> [B, C + growth, H, W]``."""
         y = self.conv1(self.relu1(self.bn1(x)))
         if self.bottleneck:
             y = self.conv2(self.relu2(self.bn2(y)))
@@ -81,6 +82,7 @@ class CifarDenseNet(nn.Module):
         self.stages.append(name)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Images ``[B, C, H, W]`` to logits ``[B, classes]``."""
         x = self.conv1(x)
         for name in self.stages:
             x = self.get_submodule(name)(x)

@@ -52,6 +52,7 @@ class Mixed(nn.Module):
         self.outputs = one + three[1] + double[1] + (last or inputs)
 
     def forward(self, x: Tensor) -> Tensor:
+        """``[B, C, H, W] -> [B, outputs, H / stride, W / stride]``, the paths side by side."""
         found = [self.three(x), self.twice(x), self.pool(x)]
         return torch.cat(found if self.one is None else [self.one(x), *found], dim=1)
 
