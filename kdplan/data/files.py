@@ -61,7 +61,7 @@ class Where:
         return self.root
 
     def first(self, name: str, candidates: Sequence[str]) -> Path:
-        """The first of the places under the root that exists."""
+        """The first of the paths under the root that exists."""
         base = self.base(name)
         for candidate in candidates:
             if (base / candidate).exists():
@@ -72,11 +72,11 @@ class Where:
         """`path`, which must be a file of the right size."""
         if not path.is_file():
             raise error("KD0713", self.span, name=name, looked=str(path))
-        found = path.stat().st_size
-        if size is not None and found != size:
-            raise error("KD0715", self.span, path=str(path), found=f"{found:,}", expected=f"{size:,}")
-        if at_least is not None and found < at_least:
-            raise error("KD0715", self.span, path=str(path), found=f"{found:,}", expected=f"at least {at_least:,}")
+        actual = path.stat().st_size
+        if size is not None and actual != size:
+            raise error("KD0715", self.span, path=str(path), found=f"{actual:,}", expected=f"{size:,}")
+        if at_least is not None and actual < at_least:
+            raise error("KD0715", self.span, path=str(path), found=f"{actual:,}", expected=f"at least {at_least:,}")
         return path
 
 
@@ -94,7 +94,7 @@ class HashCache:
     """Hashes of file contents, remembered by path, size, modification time and inode.
 
     A file that was changed within the last two seconds is hashed, but not remembered: a second change within the
-    clock's resolution would go unseen.
+    resolution of time stamps would go unseen.
     """
 
     def __init__(self, folder: Path | None) -> None:
@@ -104,10 +104,10 @@ class HashCache:
 
     def _read(self) -> dict[str, list[object]]:
         try:
-            found = json.loads(self.path.read_text(encoding="utf-8"))
+            hashes = json.loads(self.path.read_text(encoding="utf-8"))
         except (OSError, ValueError):
             return {}  # nothing remembered, or unreadable: contents are hashed again
-        return found if isinstance(found, dict) else {}
+        return hashes if isinstance(hashes, dict) else {}
 
     def of_file(self, path: Path) -> str:
         """The sha256 of a file's content."""

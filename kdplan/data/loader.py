@@ -104,10 +104,10 @@ class Loader:
         if self._work is None:
             self._work = self._start_workers()
         self._plan.steps = [(epoch, step) for step in range(start, self.steps_per_epoch)]
-        for found in self._work:
-            if isinstance(found, _Failed):
-                raise PlanError(found.diagnostics)
-            yield self.dataset.finish(*found)
+        for batch in self._work:
+            if isinstance(batch, _Failed):
+                raise PlanError(batch.diagnostics)
+            yield self.dataset.finish(*batch)
 
     def cycle(self, step: int = 0) -> Iterator[Batch]:
         """Batches without end, from the `step`-th of all epochs on."""

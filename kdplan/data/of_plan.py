@@ -53,6 +53,6 @@ def groups_of(data: Data, view: View, metric: Item) -> dict[str, list[int]]:
     named = data.superclasses if given is None else {str(i): ids for i, ids in enumerate(given)}
     if view.classes is None:
         return {name: list(ids) for name, ids in named.items() if ids}
-    place = {c: i for i, c in enumerate(view.classes.ids)}
-    found = {name: [place[c] for c in ids if c in place] for name, ids in named.items()}
-    return {name: ids for name, ids in found.items() if ids}
+    number = {c: i for i, c in enumerate(view.classes.ids)}
+    groups = {name: [number[c] for c in ids if c in number] for name, ids in named.items()}
+    return {name: ids for name, ids in groups.items() if ids}

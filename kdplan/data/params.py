@@ -9,6 +9,9 @@ from kdplan.diagnostics.report import error, nearest
 from kdplan.diagnostics.span import Span
 from kdplan.ir.spec import Param
 
+Arguments = Mapping[str, Any]
+"""Arguments of a call by name, as `bind` gives them: of the types that the row's parameters have."""
+
 _WORDS = {
     "integer": "a whole number",
     "number": "a number",

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
-from kdplan.data.params import bind
+from kdplan.data.params import Arguments, bind
 from kdplan.data.view import Transform
 from kdplan.diagnostics.report import error, nearest
 from kdplan.diagnostics.span import Span
@@ -16,15 +15,15 @@ Shape = tuple[int, int | None, int | None]
 """Channels, height, width; None where samples differ."""
 
 
-def _same(shape: Shape, args: Mapping[str, Any]) -> Shape:
+def _same(shape: Shape, args: Arguments) -> Shape:
     return shape
 
 
-def _square(shape: Shape, args: Mapping[str, Any]) -> Shape:
+def _square(shape: Shape, args: Arguments) -> Shape:
     return (shape[0], args["size"], args["size"])
 
 
-def _short_side(shape: Shape, args: Mapping[str, Any]) -> Shape:
+def _short_side(shape: Shape, args: Arguments) -> Shape:
     return resized(shape, args["size"])
 
 
@@ -62,8 +61,8 @@ class TransformSpec(Spec):
 
     random: bool
     measuring_doc: str = "left out"
-    measuring: Callable[[dict[str, Any]], tuple[Transform, ...]] = field(default=lambda args: (), repr=False)
-    shape: Callable[[Shape, Mapping[str, Any]], Shape] = field(default=_same, repr=False)
+    measuring: Callable[[Arguments], tuple[Transform, ...]] = field(default=lambda args: (), repr=False)
+    shape: Callable[[Shape, Arguments], Shape] = field(default=_same, repr=False)
     boxes: bool = False
     crops: bool = False
     colours: bool = False
@@ -80,12 +79,12 @@ def _padding(pad: int) -> tuple[Param, Param]:
     )
 
 
-def _centre(args: dict[str, Any]) -> tuple[Transform, ...]:
+def _centre(args: Arguments) -> tuple[Transform, ...]:
     kept = (("size", args["size"]), ("pad", args.get("pad", 0)), ("fill", args.get("fill", 0)))
     return (Transform("center_crop", kept),)
 
 
-def _resize_centre(args: dict[str, Any]) -> tuple[Transform, ...]:
+def _resize_centre(args: Arguments) -> tuple[Transform, ...]:
     return (Transform("resize", (("size", round(args["size"] * 8 / 7)),)), *_centre(args))
 
 
@@ -98,7 +97,7 @@ _ROWS = (
     TransformSpec(
         "pad_crop",
         (_size(), *_padding(4)),
-        "Pads all sides by `pad` with `fill`, then cuts a square of `size` out at a random place.",
+        "Pads all sides by `pad` with `fill`, then cuts a square of `size` out at a random location.",
         random=True,
         implementation="kdplan.data.augment:pad_crop",
         measuring_doc="`center_crop(size, pad, fill)`, which leaves images of that size as they are",
@@ -109,7 +108,7 @@ _ROWS = (
     TransformSpec(
         "random_crop",
         (_size(),),
-        "Cuts a square of `size` out at a random place.",
+        "Cuts a square of `size` out at a random location.",
         random=True,
         implementation="kdplan.data.augment:pad_crop",
         measuring_doc="`center_crop(size)`",
@@ -175,7 +174,7 @@ _ROWS = (
     TransformSpec(
         "cutout",
         (_size("Side of the square."), Param("fill", "integer", 0, "Grey value, 0 to 255.", low=0, high=255)),
-        "Fills a square of `size` at a random place (its middle is inside the image) with `fill`.",
+        "Fills a square of `size` at a random location (its middle is inside the image) with `fill`.",
         random=True,
         implementation="kdplan.data.augment:cutout",
         boxes=True,
@@ -268,7 +267,7 @@ def steps(transforms: Sequence[Transform], train: bool) -> tuple[tuple[int, Tran
 
 
 def check_boxes(name: str, transforms: Sequence[Transform]) -> None:
-    """KD0773 for a transform after which the boxes of the data set `name` would stand in wrong places."""
+    """KD0773 for a transform after which the boxes of the data set `name` would no longer fit."""
     known = ", ".join(f"`{row.name}`" for row in TRANSFORMS.values() if row.boxes)
     for t in transforms:
         if not TRANSFORMS[t.name].boxes:

@@ -20,7 +20,7 @@ Role = Literal["teacher", "student", "network"]
 Joined = Literal["probabilities", "logits", "stacked"]
 
 Plain = Any
-"""A number, text, truth value, None, or lists and dicts of them: what JSON holds."""
+"""A number, string, boolean, None, or lists and dicts of them: what JSON holds."""
 
 
 @dataclass(slots=True)
@@ -212,7 +212,7 @@ class Network:
 class Trainee:
     """A network that a phase trains, from version `base` on.
 
-    `paths` are the submodules that move ([] means all); `upto` and `since` restrict the moving part to what the taps
+    `paths` are the submodules that are trained ([] means all); `upto` and `since` restrict them to what the taps
     `upto` depend on and the taps `since` do not.
     """
 
@@ -240,7 +240,7 @@ class Recipe:
     """Largest norm of the gradient."""
     label_smoothing: float = 0.0
     ema: float | None = None
-    """Decay of the weight average kept beside the weights (snapshot `ema`)."""
+    """Decay of the weight average that is kept with the weights (snapshot `ema`)."""
     precision: Precision = "fp32"
     channels_last: bool = False
     compile: bool = False
@@ -273,7 +273,7 @@ class Validation:
     view: View
     metrics: list[Item]
     network: int = 0
-    """Which of the phase's moves is measured."""
+    """Which of the phase's trainees is measured."""
     path: str = ""
     """The value inside of it that is; by default what it gives."""
     span: Location = location()
@@ -281,16 +281,16 @@ class Validation:
 
 @dataclass(slots=True)
 class Phase:
-    """One optimisation problem: some networks, data streams, a loss, and the parameters that may move."""
+    """One optimisation problem: some networks, data streams, a loss, and the parameters that it trains."""
 
     name: str
     trainees: list[Trainee]
     streams: list[View]
     recipes: list[Recipe]
-    """One for all moves, or one each."""
+    """One for all trainees, or one each."""
     loss: Expr
     logged: dict[str, Expr] = field(default_factory=dict)
-    """Terms written to the metrics beside the loss."""
+    """Terms written to the metrics together with the loss."""
     validations: list[Validation] = field(default_factory=list)
     seed: int = 0
     stream_names: list[str] = field(default_factory=list)
@@ -360,7 +360,7 @@ class Measure:
 
 @dataclass(slots=True)
 class Export:
-    """A network to hand out."""
+    """A network to export: its weights and a description to load them with."""
 
     name: str
     target: Target

@@ -48,7 +48,7 @@ RECIPE = (
         "accumulate = 4",
         above=0,
     ),
-    S("clip", "number", "largest norm of the gradient over all moving parameters", "no limit", "clip = 5", above=0),
+    S("clip", "number", "largest norm of the gradient over all trained parameters", "no limit", "clip = 5", above=0),
     S(
         "label_smoothing",
         "number",

@@ -293,7 +293,7 @@ METRICS: dict[str, MetricSpec] = {
         MetricSpec(
             "mean",
             (Param("unit", "integer", None, "which value of a sample, from 0; by default all of them"),),
-            "Mean of a tap's values (maps are averaged over places): how much each branch counts, of a gate.",
+            "Mean of a tap's values (maps are averaged over positions): how much each branch counts, of a gate.",
             needs="features",
             unit="value",
             implementation="kdplan.nn.metrics:Mean",
@@ -328,7 +328,7 @@ METRICS: dict[str, MetricSpec] = {
                 Param("samples", "integer", 500, "how many samples of them, at most"),
                 Param("seed", "integer", 0, "which classes and samples"),
             ),
-            "A picture: features of some classes in two dimensions (t-SNE; maps are averaged over places). The number "
+            "A plot: features of some classes in two dimensions (t-SNE; maps are averaged over positions). The number "
             "is how well the classes are apart there, their silhouette, from -1 to 1.",
             needs="features",
             unit="silhouette",
@@ -344,7 +344,7 @@ METRICS: dict[str, MetricSpec] = {
         MetricSpec(
             "confusion",
             (Param("k", "integer", 1, "which score, counted from the highest", low=1),),
-            "A picture: how often samples of each class have each class as that with the k-th highest score. The "
+            "A plot: how often samples of each class have each class as that with the k-th highest score. The "
             "number is the share on the diagonal, for k = 1 the accuracy.",
             needs="logits",
             unit="%",
@@ -387,7 +387,7 @@ METRICS: dict[str, MetricSpec] = {
         MetricSpec(
             "class_distance",
             (_GROUPS,),
-            "Mean angle between a class's mean feature and its superclass's (DistC; maps are averaged over places).",
+            "Mean angle between a class's mean feature and its superclass's (DistC; maps are averaged over positions).",
             needs="features",
             unit="rad",
             larger_is_better=False,
@@ -425,7 +425,7 @@ METRICS: dict[str, MetricSpec] = {
                 Param("seed", "integer", 0, "which training images, and of the solver"),
             ),
             "Samples that a linear SVM gives their label: it is trained on features of the same data's `train` part "
-            "(maps are averaged over places), whose classes need not be the network's.",
+            "(maps are averaged over positions), whose classes need not be the network's.",
             needs="transfer",
             unit="%",
             implementation="kdplan.nn.transfer:LinearSvm",

@@ -63,14 +63,14 @@ class Ensemble(nn.Module):
         if self.mean == "stacked":
             stacked: Tensor = self.entries(torch.cat([member(x) for member in self.members], dim=1))
             return stacked
-        found = []
+        outputs = []
         for i, member in enumerate(self.members):
             logits = member(x)
-            found.append(logits if self.orders[i] is None else logits.index_select(1, getattr(self, f"order{i}")))
+            outputs.append(logits if self.orders[i] is None else logits.index_select(1, getattr(self, f"order{i}")))
         if self.mean == "logits":
-            return torch.stack(found).mean(dim=0)
-        scores = torch.stack([logits.log_softmax(dim=1) for logits in found])
-        return scores.logsumexp(dim=0) - math.log(len(found))
+            return torch.stack(outputs).mean(dim=0)
+        scores = torch.stack([logits.log_softmax(dim=1) for logits in outputs])
+        return scores.logsumexp(dim=0) - math.log(len(outputs))
 
 
 def ensemble(

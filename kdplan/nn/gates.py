@@ -8,7 +8,7 @@ from torch import Tensor, nn
 class Gate(nn.Module):
     """Weights of branches from the features that they share, ``[B, channels, ...] -> [B, count]``.
 
-    softmax(relu(bn(fc(mean of x over places)))), as in "Knowledge distillation by on-the-fly native ensemble" (Lan,
+    softmax(relu(bn(fc(mean of x over positions)))), as in "Knowledge distillation by on-the-fly native ensemble" (Lan,
     Zhu, Gong, NeurIPS 2018). Of tokens ``[B, T, channels]`` the mean is over tokens.
 
     Parameters
@@ -38,8 +38,8 @@ class Gate(nn.Module):
             x = x.mean(dim=1)
         elif x.dim() > 3:
             x = x.flatten(2).mean(dim=2)
-        found: Tensor = self.softmax(self.relu(self.bn(self.fc(x))))
-        return found
+        weights: Tensor = self.softmax(self.relu(self.bn(self.fc(x))))
+        return weights
 
 
 class Mean(nn.Module):

@@ -119,8 +119,8 @@ class PartLogits(nn.Module):
                 for k, c in enumerate(part):
                     columns[c] = i * most + k
         else:
-            for place, c in enumerate(order):
-                columns[c] = place
+            for column, c in enumerate(order):
+                columns[c] = column
         self.register_buffer("columns", torch.tensor(columns), persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -128,8 +128,8 @@ class PartLogits(nn.Module):
         if self.padded:
             rows: Tensor = self.get_buffer("rows")
             weight, bias = self.weight[rows], self.bias[rows].unsqueeze(1)
-            found = torch.baddbmm(bias, x.transpose(0, 1), weight.transpose(1, 2))
-            return found.transpose(0, 1).flatten(1).index_select(1, self.columns)
+            products = torch.baddbmm(bias, x.transpose(0, 1), weight.transpose(1, 2))
+            return products.transpose(0, 1).flatten(1).index_select(1, self.columns)
         weight, bias = self.weight, self.bias
         if torch.is_autocast_enabled(x.device.type):
             kind = torch.get_autocast_dtype(x.device.type)
@@ -137,7 +137,7 @@ class PartLogits(nn.Module):
         out: Tensor = _PartLogits.apply(x, weight, bias, self.bounds)
         return out if self.ordered else out.index_select(1, self.columns)
 
-    fake_forward = forward  # which tells a trace to keep it whole
+    fake_forward = forward  # with which a trace keeps it whole
 
 
 class SelfPaced(nn.Module):
@@ -152,11 +152,11 @@ class SelfPaced(nn.Module):
     each : {"part", "class"}
         One factor for each part, or for each class.
     train : bool
-        Whether the factors move.
+        Whether the factors are trained.
     start : float, optional
         What they start at; by default the root of the number of the part's classes.
     noise : float
-        Standard deviation of what is added to the start of factors that move.
+        Standard deviation of what is added to the start of trained factors.
 
     References
     ----------
@@ -325,7 +325,7 @@ def headed(
     net = create(base, **{**settings, **few})
     linear = [(n, m) for n, m in net.named_modules() if isinstance(m, nn.Linear)]
     if not linear or not linear[-1][0] or (few and linear[-1][1].out_features != 2):
-        raise ValueError(f"`{base}` does not end in a linear layer, so a head cannot take its place")
+        raise ValueError(f"`{base}` does not end in a linear layer, so a head cannot replace it")
     path, last = linear[-1]
     head = Head(last.in_features, classes, [(str(k), int(n), int(g)) for k, n, g in layers], parts, logit_scale)
     net.set_submodule(path, head)

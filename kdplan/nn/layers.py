@@ -29,7 +29,7 @@ LOGIT_SCALES = {
                     choices=("part", "class")),
               Param("train", "boolean", True, "false keeps the factors as they start"),
               Param("start", "number", None, "by default the root of the number of the vertical's classes", above=0),
-              Param("noise", "number", 1e-3, "standard deviation of what is added to the start of factors that move",
+              Param("noise", "number", 1e-3, "standard deviation of what is added to the start of trained factors",
                     low=0)),
              "Logits of each vertical at a length of their own: divided by their Euclidean length and multiplied by a "
              "factor, which says how fast these classes learn.",
@@ -40,7 +40,8 @@ LOGIT_SCALES = {
 GATES = {
     spec.name: spec
     for spec in (
-        Spec("gate", (), "Learnt from the features that the branches share: softmax(relu(bn(fc(mean over places)))).",
+        Spec("gate", (), "Learnt from the features that the branches share: "
+                         "softmax(relu(bn(fc(mean over positions)))).",
              source="ONE (Lan, Zhu, Gong, NeurIPS 2018)"),
         Spec("mean", (), "The same weight for every branch."),
     )

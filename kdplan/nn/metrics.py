@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from kdplan.ir.implementation import load, row
 from kdplan.nn.catalog import METRICS
-from kdplan.nn.metric import Metric, averaged_places
+from kdplan.nn.metric import Metric, spatial_mean
 
 
 class TopK(Metric):
@@ -102,10 +102,10 @@ class CalibrationError(Metric):
         """``[B, C], [B] -> [2, bins]``: sums of confidence and of hits in each interval."""
         p = outputs.double() if self.probabilities else outputs.double().softmax(dim=1)
         confidence, choice = p.max(dim=1)
-        place = (confidence * self.bins).ceil().long().sub(1).clamp(0, self.bins - 1)
+        interval = (confidence * self.bins).ceil().long().sub(1).clamp(0, self.bins - 1)
         sums = torch.zeros(2, self.bins, dtype=torch.float64, device=p.device)
-        sums[0].index_add_(0, place, confidence)
-        sums[1].index_add_(0, place, (choice == labels).double())
+        sums[0].index_add_(0, interval, confidence)
+        sums[1].index_add_(0, interval, (choice == labels).double())
         return sums
 
     def result(self, total: Tensor) -> float:
@@ -130,7 +130,7 @@ class Agreement(Metric):
 
 
 class Mean(Metric):
-    """Mean of features over samples, of one unit or of all; maps are averaged over places.
+    """Mean of features over samples, of one unit or of all; maps are averaged over positions.
 
     Examples
     --------
@@ -152,7 +152,7 @@ class Mean(Metric):
         ValueError
             If there is no such unit.
         """
-        values = averaged_places(outputs).double()
+        values = spatial_mean(outputs).double()
         if self.unit is not None and not 0 <= self.unit < values.shape[1]:
             raise ValueError(f"features of {values.shape[1]} units have no unit {self.unit}")
         return (values.mean(dim=1) if self.unit is None else values[:, self.unit]).sum()

@@ -22,8 +22,8 @@ class Schedule:
     Parameters
     ----------
     warmup : float
-        Epochs over which the rate rises along a line from `WARMUP_START` to what the schedule says. The schedule's own
-        clock runs meanwhile: epochs are always counted from the start of the phase.
+        Epochs over which the rate rises along a line from `WARMUP_START` to what the schedule says. Epochs are
+        always counted from the start of the phase.
 
     Examples
     --------
@@ -49,7 +49,7 @@ class Schedule:
         return 1.0
 
     def epoch_end(self, loss: float) -> None:
-        """Tells the schedule the mean training loss of an epoch; most do not care."""
+        """Takes the mean training loss of an epoch; most schedules do not read it."""
 
     @property
     def finished(self) -> bool:
@@ -105,8 +105,8 @@ class Cosine(Schedule):
         """From 1 to `final` along half a cosine in each cycle; `final` after the end."""
         if epoch >= self.total:
             return self.final
-        place = (epoch * self.cycles / self.total) % 1.0
-        return self.final + (1 - self.final) * 0.5 * (1 + math.cos(math.pi * place))
+        part = (epoch * self.cycles / self.total) % 1.0
+        return self.final + (1 - self.final) * 0.5 * (1 + math.cos(math.pi * part))
 
 
 class Polynomial(Schedule):

@@ -116,12 +116,12 @@ class Siblings(Metric):
 
     def measure(self, outputs: Tensor, labels: Tensor) -> Tensor:
         """``[B, C], [B] -> []``: samples whose k-th highest score is of a sibling of their label."""
-        found = chosen(outputs, self.k)
+        classes = chosen(outputs, self.k)
         related = torch.zeros(outputs.shape[1], outputs.shape[1], dtype=torch.bool, device=outputs.device)
         for members in self.groups:
             at = torch.tensor(list(members), device=outputs.device)
             related[at[:, None], at] = True
-        return (related.fill_diagonal_(False)[labels.long(), found]).sum()
+        return (related.fill_diagonal_(False)[labels.long(), classes]).sum()
 
 
 def _counted(k: int) -> int:

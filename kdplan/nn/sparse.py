@@ -39,8 +39,8 @@ def top(scores: Tensor, k: int, numbers: Tensor | None = None) -> tuple[Tensor, 
     >>> top(torch.tensor([[0.1, 0.7, 0.2]]), 2)
     (tensor([[0.7000, 0.2000]]), tensor([[1, 2]]))
     """
-    values, places = scores.topk(k, dim=1)
-    return values, places if numbers is None else numbers.gather(1, places)
+    values, columns = scores.topk(k, dim=1)
+    return values, columns if numbers is None else numbers.gather(1, columns)
 
 
 def _known(values: Tensor, ids: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from kdplan.data.files import Where, fingerprint
+from kdplan.data.params import Arguments
 from kdplan.data.sources.base import Array, Opened, Part, SourceSpec
 from kdplan.data.view import SPLIT_NAMES
 from kdplan.diagnostics.report import error
@@ -114,8 +115,8 @@ class _File:
             with zipfile.ZipFile(self.path) as z, z.open(f"{name}.npy") as file:
                 return self._header(file, None)
 
-        found: tuple[int, ...] = self.guarded(header)
-        return found
+        shape: tuple[int, ...] = self.guarded(header)
+        return shape
 
     def _header(self, file: Any, size: int | None) -> tuple[int, ...]:
         version = np.lib.format.read_magic(file)
@@ -130,14 +131,14 @@ class _File:
         """An array's content."""
 
         def read() -> Array:
-            found = np.load(self.path, allow_pickle=False)
-            return found if isinstance(found, np.ndarray) else np.asarray(found[name])
+            content = np.load(self.path, allow_pickle=False)
+            return content if isinstance(content, np.ndarray) else np.asarray(content[name])
 
         got: Array = self.guarded(read)
         return got
 
 
-def open_arrays(args: dict[str, Any], where: Where) -> Opened:
+def open_arrays(args: Arguments, where: Where) -> Opened:
     """One file, with `train_x` and `train_y` (and `val_…`, `test_…`), or `x` and `y`."""
     layout = args["layout"]
     if layout not in ("auto", "chw", "hwc"):
@@ -178,8 +179,8 @@ def _part(file: _File, x: str, y: str | None, layout: str) -> tuple[Part, tuple[
     shape: tuple[int, ...] = file.guarded(lambda: arranged_shape(file.shape(x), layout))
 
     def inputs() -> Array:
-        found: Array = file.guarded(lambda: arrange(file.array(x), layout))
-        return found
+        array: Array = file.guarded(lambda: arrange(file.array(x), layout))
+        return array
 
     if y is None:
         return Part(shape[0], inputs), shape[1:], -1

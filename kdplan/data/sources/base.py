@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from kdplan.data.files import Where
+from kdplan.data.params import Arguments
 from kdplan.ir.protocol import Protocol
 from kdplan.ir.spec import Spec
 
@@ -26,7 +27,8 @@ class Objects:
     classes : array
         int64 [N, M]; -1 where an image holds fewer.
     crowd : array
-        bool [N, M]: a box around many that are not told apart. None is trained on; a detection there is no mistake.
+        bool [N, M]: a box around many that are not annotated one by one. None is trained on, and a detection there is
+        no mistake.
     areas : array
         float32 [N, M], in pixels of the file; that of the outline where the annotations have one.
     sizes : array
@@ -103,7 +105,7 @@ class Part:
 
 @dataclass(frozen=True, slots=True)
 class Opened:
-    """A data set that was found.
+    """A data set that is there.
 
     `shape` is one sample's shape ([C, H, W] for images), None where samples differ; `mean` and `std` are per channel on
     the scale from 0 to 1. `protocol` says what is compared with what, for sets that are for open-set recognition.
@@ -129,7 +131,7 @@ class SourceSpec(Spec):
     `version` is raised whenever the reader gives other numbers for the same files: fingerprints hash it.
     """
 
-    open: Callable[[dict[str, Any], Where], Opened] = field(repr=False)
+    open: Callable[[Arguments, Where], Opened] = field(repr=False)
     """From the checked arguments to the data set."""
     layout: str = ""
     """Files under the data folder, for the reference."""

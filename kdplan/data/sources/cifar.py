@@ -12,6 +12,7 @@ import numpy as np
 
 from kdplan.data.files import Where, fingerprint
 from kdplan.data.names import CIFAR10, CIFAR100_SUPERCLASSES
+from kdplan.data.params import Arguments
 from kdplan.data.sources.base import Array, Opened, Part, SourceSpec
 from kdplan.diagnostics.report import error
 
@@ -40,7 +41,7 @@ class _ArraysOnly(pickle.Unpickler):
 def read_pickle(path: Path, where: Where) -> dict[str, Any]:
     """The dictionary in a pickled batch, with text keys."""
     try:
-        found = _ArraysOnly(io.BytesIO(path.read_bytes()), encoding="bytes").load()
+        content = _ArraysOnly(io.BytesIO(path.read_bytes()), encoding="bytes").load()
     except (
         pickle.UnpicklingError,
         EOFError,
@@ -54,9 +55,9 @@ def read_pickle(path: Path, where: Where) -> dict[str, Any]:
         raise error(
             "KD0726", where.span, path=str(path), format="pickled CIFAR batch", why=str(e) or type(e).__name__
         ) from e
-    if not isinstance(found, dict):
+    if not isinstance(content, dict):
         raise error("KD0726", where.span, path=str(path), format="pickled CIFAR batch", why="it holds no dictionary")
-    return {k.decode() if isinstance(k, bytes) else str(k): v for k, v in found.items()}
+    return {k.decode() if isinstance(k, bytes) else str(k): v for k, v in content.items()}
 
 
 def pickled_part(paths: tuple[Path, ...], label: str, where: Where, size: int) -> Part:
@@ -157,7 +158,7 @@ def _open(
     return Opened(parts, lambda: fingerprint(where, files, layout), shape=(3, 32, 32), **facts)
 
 
-def open_cifar100(args: dict[str, Any], where: Where) -> Opened:
+def open_cifar100(args: Arguments, where: Where) -> Opened:
     """50,000 and 10,000 colour images of 32 by 32 in 100 classes and 20 superclasses."""
     folders = {
         "cifar-100-binary": ({"train.bin": 50000}, {"test.bin": 10000}),
@@ -176,7 +177,7 @@ def open_cifar100(args: dict[str, Any], where: Where) -> Opened:
     )
 
 
-def open_cifar10(args: dict[str, Any], where: Where) -> Opened:
+def open_cifar10(args: Arguments, where: Where) -> Opened:
     """50,000 and 10,000 colour images of 32 by 32 in 10 classes."""
     folders = {
         "cifar-10-batches-bin": ({f"data_batch_{i}.bin": 10000 for i in range(1, 6)}, {"test_batch.bin": 10000}),

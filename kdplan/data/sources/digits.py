@@ -6,11 +6,11 @@ import gzip
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from kdplan.data.files import Where, fingerprint
+from kdplan.data.params import Arguments
 from kdplan.data.philox import SPLIT, order
 from kdplan.data.sources.base import Array, Opened, Part, SourceSpec
 from kdplan.diagnostics.report import error
@@ -56,7 +56,7 @@ def split_rows(labels: Array) -> tuple[Array, Array]:
     return np.flatnonzero(~test), np.flatnonzero(test)
 
 
-def open_digits(args: dict[str, Any], where: Where) -> Opened:
+def open_digits(args: Arguments, where: Where) -> Opened:
     """1,797 grey images of 8 by 8: 1,437 to train, 360 to test."""
     path = _path(where)
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from kdplan.data.files import IMAGE_ENDINGS, HashCache, Where
 from kdplan.data.names import IMAGENET_MEAN, IMAGENET_STD
+from kdplan.data.params import Arguments
 from kdplan.data.sources.base import Opened, Part, SourceSpec
 from kdplan.data.view import SPLIT_NAMES
 from kdplan.diagnostics.report import error
@@ -24,13 +24,13 @@ def _folders(path: Path) -> list[str]:
 
 def _images(folder: Path, where: Where) -> list[str]:
     """Paths under `folder`, sorted; folders in folders count too."""
-    found = []
+    paths = []
     for at, inner, files in os.walk(folder):
         inner[:] = sorted(d for d in inner if not d.startswith("."))
-        found += [os.path.join(at, f) for f in files if f.lower().endswith(IMAGE_ENDINGS) and not f.startswith(".")]
-    if not found:
+        paths += [os.path.join(at, f) for f in files if f.lower().endswith(IMAGE_ENDINGS) and not f.startswith(".")]
+    if not paths:
         raise error("KD0714", where.span, path=str(folder), what="images")
-    return sorted(found)
+    return sorted(paths)
 
 
 def _part(folder: Path, classes: Sequence[str], where: Where) -> Part:
@@ -45,16 +45,16 @@ def _part(folder: Path, classes: Sequence[str], where: Where) -> Part:
         labels += [numbers[name]] * len(images)
     if not files:
         raise error("KD0714", where.span, path=str(folder), what="class folders")
-    found = np.array(labels, np.int64)
-    return Part(len(files), labels=lambda: found, files=files)
+    numbered = np.array(labels, np.int64)
+    return Part(len(files), labels=lambda: numbered, files=files)
 
 
 def _open(folder: Path, splits: Sequence[str], where: Where) -> Opened:
-    places = {s: folder / s for s in splits if (folder / s).is_dir()} or {"train": folder}
-    classes = _folders(next(iter(places.values())))
+    folders = {s: folder / s for s in splits if (folder / s).is_dir()} or {"train": folder}
+    classes = _folders(next(iter(folders.values())))
     if not classes:
-        raise error("KD0714", where.span, path=str(next(iter(places.values()))), what="class folders")
-    parts = {s: _part(place, classes, where) for s, place in places.items()}
+        raise error("KD0714", where.span, path=str(next(iter(folders.values()))), what="class folders")
+    parts = {s: _part(path, classes, where) for s, path in folders.items()}
 
     def hashed() -> str:
         cache = HashCache(where.cache)
@@ -66,12 +66,12 @@ def _open(folder: Path, splits: Sequence[str], where: Where) -> Opened:
     return Opened(parts, hashed, classes=tuple(classes), mean=IMAGENET_MEAN, std=IMAGENET_STD)
 
 
-def open_image_folder(args: dict[str, Any], where: Where) -> Opened:
+def open_image_folder(args: Arguments, where: Where) -> Opened:
     """`train`, `val` and `test`, whichever are there, or class folders right under `path`."""
     return _open(where.folder("image_folder", args["path"]), SPLIT_NAMES, where)
 
 
-def open_imagenet(args: dict[str, Any], where: Where) -> Opened:
+def open_imagenet(args: Arguments, where: Where) -> Opened:
     """`train` and `val`, each with one folder a class."""
     folder = where.folder("imagenet", args["path"])
     for split in ("train", "val"):

@@ -13,6 +13,7 @@ import numpy as np
 
 from kdplan.data.files import Where, fingerprint
 from kdplan.data.names import FASHION
+from kdplan.data.params import Arguments
 from kdplan.data.sources.base import Array, Opened, Part, SourceSpec
 from kdplan.diagnostics.report import error
 
@@ -34,14 +35,14 @@ def read_header(path: Path, where: Where) -> tuple[tuple[int, ...], int]:
         raise error("KD0726", where.span, path=str(path), format=_FORMAT, why=str(e)) from e
     start = 4 + 4 * head[3]
     expected = start + math.prod(shape)
-    found = path.stat().st_size
+    actual = path.stat().st_size
     if path.suffix == ".gz":
         # A gzip file ends with the size of what it holds.
         with path.open("rb") as raw:
             raw.seek(-4, 2)
-            found = int.from_bytes(raw.read(4), "little")
-    if len(shape) != head[3] or found != expected:
-        raise error("KD0715", where.span, path=str(path), found=f"{found:,}", expected=f"{expected:,}")
+            actual = int.from_bytes(raw.read(4), "little")
+    if len(shape) != head[3] or actual != expected:
+        raise error("KD0715", where.span, path=str(path), found=f"{actual:,}", expected=f"{expected:,}")
     return shape, start
 
 
@@ -59,8 +60,8 @@ def _read(path: Path, where: Where) -> Array:
     return np.frombuffer(content, np.uint8, offset=start).reshape(shape)
 
 
-def _idx(name: str, folders: list[str], **facts: Any) -> Callable[[dict[str, Any], Where], Opened]:
-    def open_idx(args: dict[str, Any], where: Where) -> Opened:
+def _idx(name: str, folders: list[str], **facts: Any) -> Callable[[Arguments, Where], Opened]:
+    def open_idx(args: Arguments, where: Where) -> Opened:
         folder = where.first(name, folders)
         parts, files = {}, []
         shape: tuple[int, ...] = ()

@@ -7,12 +7,12 @@ import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from kdplan.data.files import HashCache, Where
 from kdplan.data.names import IMAGENET_MEAN, IMAGENET_STD
+from kdplan.data.params import Arguments
 from kdplan.data.sources.base import Opened, Part, SourceSpec
 from kdplan.diagnostics.report import error
 from kdplan.ir.spec import Param
@@ -25,8 +25,8 @@ _COLUMNS = ("ImageID", "LabelName", "Confidence")
 def _lists(split: str, kind: str) -> list[str]:
     """Names that the list of a split's labels has had: since version 4, in versions 2 and 3, in version 1."""
     name = f"{split}-annotations-{kind}-imagelabels.csv"
-    places = [f"{prefix}{name}" for prefix in ("oidv6-", "")]
-    return [*places, *(f"{split}/{p}" for p in places), f"{split}/annotations-{kind}.csv", f"{split}/labels.csv"]
+    names = [f"{prefix}{name}" for prefix in ("oidv6-", "")]
+    return [*names, *(f"{split}/{n}" for n in names), f"{split}/annotations-{kind}.csv", f"{split}/labels.csv"]
 
 
 @dataclass(slots=True)
@@ -90,7 +90,7 @@ def _part(pairs: Sequence[tuple[str, str]], numbers: dict[str, int], folder: Pat
     return Part(len(kept), labels=lambda: labels, files=[str(folder / name) for name, _ in kept])
 
 
-def open_images(args: dict[str, Any], where: Where) -> Opened:
+def open_images(args: Arguments, where: Where) -> Opened:
     """`train`, and `val` and `test` where their lists are there; those are always labelled by humans."""
     for name, known in (("labels", ("human", "machine")), ("missing", ("error", "leave_out"))):
         if args[name] not in known:
@@ -98,16 +98,16 @@ def open_images(args: dict[str, Any], where: Where) -> Opened:
             raise error("KD0721", where.span, owner="open_images", arg=name, expected=expected, found=args[name])
     folder = where.folder("open_images", args["path"])
     reader = _Reader(folder, args["confidence"], where)
-    found = {}
+    positives = {}
     for split, public in _SPLITS.items():
         pairs = reader.positives(public, args["labels"] if split == "train" else "human")
         if pairs is not None:
-            found[split] = pairs
-    if "train" not in found:
+            positives[split] = pairs
+    if "train" not in positives:
         raise error("KD0713", where.span, name="open_images", looked=str(folder / _lists("train", args["labels"])[1]))
-    classes = reader.trainable() or sorted({label for _, label in found["train"]})
+    classes = reader.trainable() or sorted({label for _, label in positives["train"]})
     numbers = {c: i for i, c in enumerate(classes)}
-    parts = {s: _part(p, numbers, folder / _SPLITS[s], args["missing"], where) for s, p in found.items()}
+    parts = {s: _part(p, numbers, folder / _SPLITS[s], args["missing"], where) for s, p in positives.items()}
 
     def hashed() -> str:
         cache = HashCache(where.cache)

@@ -7,12 +7,12 @@ import os
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from kdplan.data.files import HashCache, Where
 from kdplan.data.names import IMAGENET_MEAN, IMAGENET_STD
+from kdplan.data.params import Arguments
 from kdplan.data.sources.base import Opened, Part, SourceSpec
 from kdplan.diagnostics.report import error
 from kdplan.ir.protocol import Fold, Protocol, Template, fold
@@ -40,9 +40,9 @@ class _Reader:
     lists: list[str] = field(default_factory=list)
     """The files that were read, relative to the folder."""
 
-    def list_file(self, split: int, name: str, places: tuple[str, ...]) -> Path:
+    def list_file(self, split: int, name: str, folders: tuple[str, ...]) -> Path:
         """The file of a split's list `name`, in the first of the folders that has it; KD0751 where none has."""
-        tried = [self.folder / place / f"split{split}" / f"{name}_{split}.csv" for place in places]
+        tried = [self.folder / f / f"split{split}" / f"{name}_{split}.csv" for f in folders]
         for path in tried:
             if path.is_file():
                 self.lists.append(os.path.relpath(path, self.folder))
@@ -56,7 +56,7 @@ class _Reader:
 
     def templates(self, path: Path) -> dict[str, Template]:
         """Template number -> its samples, in the order of the file."""
-        found: dict[str, tuple[str, list[int], list[int]]] = {}
+        rows_of: dict[str, tuple[str, list[int], list[int]]] = {}
         with path.open(encoding="utf-8", newline="") as file:
             rows = csv.DictReader(file, skipinitialspace=True)
             missing = [c for c in _NEEDED if c not in (rows.fieldnames or ())]
@@ -67,13 +67,13 @@ class _Reader:
                 if any(not row[c] for c in _NEEDED):
                     raise self.bad(path, line, "a value is missing")
                 subject = row["SUBJECT_ID"]
-                known, at, media = found.setdefault(row["TEMPLATE_ID"], (subject, [], []))
+                known, at, media = rows_of.setdefault(row["TEMPLATE_ID"], (subject, [], []))
                 if known != subject:
                     raise self.bad(path, line, f"template {row['TEMPLATE_ID']} is of subject {known}, not {subject}")
                 at.append(self.sample(row, subject, path, line))
                 medium = row.get("MEDIA_ID") or row["FILE"]
                 media.append(self.media.setdefault(medium, len(self.media)))
-        return {t: Template(self.subjects[s], at, media) for t, (s, at, media) in found.items()}
+        return {t: Template(self.subjects[s], at, media) for t, (s, at, media) in rows_of.items()}
 
     def sample(self, row: dict[str, str], subject: str, path: Path, line: int) -> int:
         """The number of an image's face."""
@@ -104,13 +104,13 @@ class _Reader:
         gallery_path = self.list_file(number, "search_gallery", _SEARCH)
         probe_path = self.list_file(number, "search_probe", _SEARCH)
         verify = self.templates(listed)
-        place = {t: i for i, t in enumerate(verify)}
+        position = {t: i for i, t in enumerate(verify)}
         pairs = []
         for line, a, b in self.comparisons(compared):
-            unknown = next((t for t in (a, b) if t not in place), None)
+            unknown = next((t for t in (a, b) if t not in position), None)
             if unknown is not None:
                 raise self.bad(compared, line, f"`{listed.name}` has no template {unknown}")
-            pairs.append((place[a], place[b]))
+            pairs.append((position[a], position[b]))
         gallery, probes = (list(self.templates(p).values()) for p in (gallery_path, probe_path))
         enrolled = {t.subject for t in gallery}
         mated = [t for t in probes if t.subject in enrolled]
@@ -137,7 +137,7 @@ class _Reader:
                 yield number, row[0].strip(), row[1].strip()
 
 
-def open_templates(args: dict[str, Any], where: Where) -> Opened:
+def open_templates(args: Arguments, where: Where) -> Opened:
     """Reads every split's lists and checks that the images are there."""
     if args["unmated"] not in ("error", "leave_out"):
         expected = '"error" or "leave_out"'

@@ -6,8 +6,9 @@ import importlib
 import importlib.util
 import inspect
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -73,8 +74,8 @@ def find(factory: str) -> Callable[..., Any]:
     if ":" not in factory:
         if factory not in MODELS:
             near = nearest(factory, MODELS)
-            told = f"did you mean `{near}`?" if near else f"there are {listing(MODELS)}, and `module:function`"
-            raise ValueError(f"there is no network `{factory}`; {told}")
+            hint = f"did you mean `{near}`?" if near else f"there are {listing(MODELS)}, and `module:function`"
+            raise ValueError(f"there is no network `{factory}`; {hint}")
         return load(MODELS[factory].implementation)
     where, _, name = factory.rpartition(":")
     module = _module_of_file(Path(where).expanduser()) if where.endswith(".py") else _module(where)
@@ -86,14 +87,14 @@ def find(factory: str) -> Callable[..., Any]:
     return built
 
 
-def _module(name: str) -> Any:
+def _module(name: str) -> ModuleType:
     try:
         return importlib.import_module(name)
     except Exception as e:  # a user's module may raise anything while it loads
         raise ValueError(f"module `{name}` cannot be imported: {type(e).__name__}: {e}") from e
 
 
-def _module_of_file(path: Path) -> Any:
+def _module_of_file(path: Path) -> ModuleType:
     path = path.resolve()
     if not path.is_file():
         raise FileNotFoundError(f"there is no file {path}")
@@ -107,18 +108,18 @@ def _module_of_file(path: Path) -> Any:
     return module
 
 
-def _check_arguments(factory: str, build: Callable[..., Any], args: dict[str, Any]) -> None:
+def _check_arguments(factory: str, build: Callable[..., object], args: Mapping[str, object]) -> None:
     try:
         parameters = inspect.signature(build).parameters
-    except ValueError:  # built-in callables may have no signature; the call itself then tells
+    except ValueError:  # built-in callables may have no signature; the call itself then fails
         return
     if any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
         return
     for name in args:
         if name not in parameters:
             near = nearest(name, parameters)
-            told = f"did you mean `{near}`?" if near else f"it has {listing(parameters)}"
-            raise ValueError(f"`{factory}` has no setting `{name}`; {told}")
+            hint = f"did you mean `{near}`?" if near else f"it has {listing(parameters)}"
+            raise ValueError(f"`{factory}` has no setting `{name}`; {hint}")
     missing = [
         n for n, p in parameters.items() if p.default is p.empty and n not in args and p.kind is not p.VAR_POSITIONAL
     ]

@@ -207,9 +207,9 @@ class WideBlock(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """``[B, C, H, W] -> [B, width, H / stride, W / stride]``."""
         y = self.relu1(self.bn1(x))
-        beside = x if self.shortcut is None else self.shortcut(y)
+        shortcut = x if self.shortcut is None else self.shortcut(y)
         y = self.relu2(self.bn2(self.conv1(y)))
-        out: Tensor = self.conv2(self.dropout(y)) + beside
+        out: Tensor = self.conv2(self.dropout(y)) + shortcut
         return out
 
 

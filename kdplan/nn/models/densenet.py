@@ -142,8 +142,8 @@ def cifar_densenet(
     if not 0 < reduction <= 1:
         raise ValueError(f"reduction is above 0 and at most 1, not {reduction}")
     if blocks is None:
-        told = "with bottlenecks" if bottleneck else "without bottlenecks"
-        blocks = [nearest_depth("cifar_densenet", depth, 6 if bottleneck else 3, 4, told)] * 3
+        variant = "with bottlenecks" if bottleneck else "without bottlenecks"
+        blocks = [nearest_depth("cifar_densenet", depth, 6 if bottleneck else 3, 4, variant)] * 3
     if not blocks or min(blocks) < 1:
         raise ValueError("blocks is a list of numbers of layers, each at least 1")
     return CifarDenseNet(blocks, growth, reduction, bottleneck, classes, channels, dropout)

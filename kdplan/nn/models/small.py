@@ -121,7 +121,7 @@ class _Mixing(nn.Conv2d):
 class AutoEncoder(nn.Module):
     """See `autoencoder`; ``[B, inputs, H, W] -> [B, inputs, H, W]``, with `code` ``[B, code, H, W]`` in between.
 
-    Vectors ``[B, inputs]`` are maps of one place, and have a code ``[B, code]``.
+    Vectors ``[B, inputs]`` are maps of one pixel, and have a code ``[B, code]``.
     """
 
     def __init__(self, inputs: int, code: int) -> None:
