@@ -26,7 +26,7 @@ from kdplan.syntax.format import format_text
 from kdplan.syntax.write import write
 
 _CHOICES = {"optimizer", "schedule", "split", "protocol", "transforms", "choice"}
-"""Types of settings whose texts are names from a table."""
+"""Types of settings whose strings are names from a table."""
 
 
 class PhaseName(str):

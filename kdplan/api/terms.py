@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 from kdplan.diagnostics.report import nearest
+from kdplan.ir.expr import SNAPSHOTS, STEP_COUNTERS, STREAM_FIELDS
 from kdplan.ir.functions import FUNCTIONS, PLAN_FUNCTIONS
 from kdplan.passes.spell import NOWHERE, attr, call, is_word, name, number, plain
 from kdplan.syntax import ast
@@ -133,7 +134,7 @@ def to_node(value: Any) -> ast.Expr:
     TypeError
         For anything else.
     ValueError
-        For numbers and texts that the language cannot hold: infinity, quotes, line ends.
+        For numbers and strings that the language cannot hold: infinity, quotes, line ends.
 
     Examples
     --------
@@ -146,7 +147,7 @@ def to_node(value: Any) -> ast.Expr:
         return plain(value)
     if isinstance(value, str):
         if '"' in value or "\n" in value:
-            raise ValueError(f"a text of a plan holds no quotes and no line ends: {value!r}")
+            raise ValueError(f"a string of a plan holds no quotes and no line ends: {value!r}")
         return plain(value)
     if isinstance(value, numbers.Integral):
         return number(int(value))
@@ -166,7 +167,7 @@ def to_node(value: Any) -> ast.Expr:
 
 
 def choice(value: Any) -> ast.Expr:
-    """As `to_node`, where a text is a name from a table: an optimizer, a transform, a metric, a model."""
+    """As `to_node`, where a string is a name from a table: an optimizer, a transform, a metric, a model."""
     if isinstance(value, str):
         if not is_word(value):
             raise ValueError(f"{value!r} is no name")
@@ -183,7 +184,7 @@ def _picks(p: Any) -> list[ast.Expr]:
         return [to_node(range(p.start or 0, p.stop))]
     if isinstance(p, dict):
         return [ast.Coordinate(NOWHERE, k, _picks(v)[0]) for k, v in p.items()]
-    if isinstance(p, str) and p in ("last", "best", "ema"):
+    if isinstance(p, str) and p in SNAPSHOTS:
         return [name(p)]
     return [to_node(p)]
 
@@ -235,7 +236,7 @@ class _Functions:
 
 fn = _Functions()
 
-inputs, labels, indices, targets = (word(w) for w in ("inputs", "labels", "indices", "targets"))
-epoch, step, progress = (word(w) for w in ("epoch", "step", "progress"))
+inputs, labels, indices, targets = (word(w) for w in STREAM_FIELDS)
+epoch, step, progress = (word(w) for w in STEP_COUNTERS)
 init = "init"
 """`small @ init`: a network as it starts."""

@@ -6,10 +6,10 @@ import os
 import sys
 from collections.abc import Sequence
 
+from kdplan.cli.exit_codes import FINE, WRONG
 from kdplan.diagnostics.render import render_text, to_json
 from kdplan.diagnostics.report import PlanError
-
-FINE, FAILED, WRONG, LOCKED, CORRUPT, TO_DO, INTERRUPTED = 0, 1, 2, 3, 4, 10, 75
+from kdplan.runtime.interrupt import INTERRUPTED
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

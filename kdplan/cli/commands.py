@@ -9,14 +9,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from kdplan.cli import inputs as session
+from kdplan.cli.exit_codes import FINE, TO_DO
 from kdplan.compile import Compiled, inspect
 from kdplan.diagnostics.render import render_text, to_json
 from kdplan.diagnostics.report import counted, error, listing, nearest
 
 if TYPE_CHECKING:
     from kdplan.runtime.measures.results import MeasureResult
-
-FINE, FAILED, TO_DO = 0, 1, 10
 
 
 def _warn(made: Compiled) -> None:

@@ -8,16 +8,17 @@ it is in. Float inputs are taken to be on the scale from 0 to 1, and are not rou
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
 
+from kdplan.data.params import Arguments
 from kdplan.data.philox import AUGMENT, below, words
-from kdplan.data.transforms import resized
+from kdplan.data.transforms import TRANSFORMS, resized
 from kdplan.data.view import Transform
+from kdplan.ir.implementation import load
 
 _ONE = 1 << 15
 """Weights of interpolation are multiples of 1/_ONE: 255 * _ONE is exact in float32."""
@@ -69,6 +70,7 @@ class HeldNumbers(Numbers):
         self._held: dict[int, Tensor] = {}
 
     def words(self, index: Tensor, slot: int) -> Words:
+        """Four 32-bit words a sample, looked up: index int64 [B] -> int64 [B] each."""
         if slot not in self._held:
             self._held[slot] = torch.stack(super().words(self._all, slot))
         a, b, c, d = self._held[slot][:, index].unbind(0)
@@ -138,7 +140,7 @@ def augment(
     torch.Size([1, 1, 8, 8])
     """
     for slot, t in steps:
-        x = _WORK[t.name](x, t.get(), Draws(index, numbers, slot, alone))
+        x = load(TRANSFORMS[t.name].implementation)(x, t.get(), Draws(index, numbers, slot, alone))
     return x
 
 
@@ -164,7 +166,8 @@ def _grey(x: Tensor, fill: int) -> Tensor:
     return torch.tensor(value, dtype=x.dtype, device=x.device)
 
 
-def _pad_crop(x: Tensor, args: Mapping[str, Any], draws: Draws) -> Tensor:
+def pad_crop(x: Tensor, args: Arguments, draws: Draws) -> Tensor:
+    """A window of `size` at a random location of the padded image: [B, C, H, W] -> [B, C, size, size]."""
     size, pad = args["size"], args.get("pad", 0)
     a, b, _, _ = draws.words()
     top = below(a, x.shape[2] + 2 * pad - size + 1) - pad
@@ -172,7 +175,8 @@ def _pad_crop(x: Tensor, args: Mapping[str, Any], draws: Draws) -> Tensor:
     return crop(x, top, left, (size, size), args.get("fill", 0))
 
 
-def _center_crop(x: Tensor, args: Mapping[str, Any], draws: Draws) -> Tensor:
+def center_crop(x: Tensor, args: Arguments, draws: Draws) -> Tensor:
+    """The middle window of `size`, of the padded image where that is larger: [B, C, H, W] -> [B, C, size, size]."""
     size = args["size"]
     top, left = (x.shape[2] - size) // 2, (x.shape[3] - size) // 2
     if top < 0 or left < 0:
@@ -181,16 +185,18 @@ def _center_crop(x: Tensor, args: Mapping[str, Any], draws: Draws) -> Tensor:
     return x[:, :, top : top + size, left : left + size]
 
 
-def flipped(args: Mapping[str, Any], draws: Draws) -> Tensor:
+def flipped(args: Arguments, draws: Draws) -> Tensor:
     """Which samples the transform `flip` mirrors, bool [B]."""
     return draws.words()[0] < int(args["p"] * 2**32)
 
 
-def _flip(x: Tensor, args: Mapping[str, Any], draws: Draws) -> Tensor:
+def flip(x: Tensor, args: Arguments, draws: Draws) -> Tensor:
+    """Images that `flipped` names are mirrored left to right, [B, C, H, W]."""
     return torch.where(flipped(args, draws)[:, None, None, None], x.flip(3), x)
 
 
-def _cutout(x: Tensor, args: Mapping[str, Any], draws: Draws) -> Tensor:
+def cutout(x: Tensor, args: Arguments, draws: Draws) -> Tensor:
+    """A square of `size` around a random pixel is filled with `fill`, [B, C, H, W]."""
     h, w, size = x.shape[2], x.shape[3], args["size"]
     a, b, _, _ = draws.words()
     y, x0 = below(a, h) - size // 2, below(b, w) - size // 2
@@ -200,13 +206,14 @@ def _cutout(x: Tensor, args: Mapping[str, Any], draws: Draws) -> Tensor:
     return torch.where(rows[:, None, :, None] & columns[:, None, None, :], _grey(x, args["fill"]), x)
 
 
-def _rotation(x: Tensor, args: Mapping[str, Any], draws: Draws) -> Tensor:
+def rotation(x: Tensor, args: Arguments, draws: Draws) -> Tensor:
+    """Images turned by a random angle of at most `degrees`, bilinear, [B, C, H, W]."""
     b, c, h, w = x.shape
     angle = (draws.uniform()[0] * 2 - 1) * math.radians(args["degrees"])
     cos, sin = angle.cos()[:, None, None], angle.sin()[:, None, None]
     ys = torch.arange(h, device=x.device, dtype=torch.float64)[:, None] - (h - 1) / 2
     xs = torch.arange(w, device=x.device, dtype=torch.float64)[None, :] - (w - 1) / 2
-    # Places are multiples of 1/128, so that the four weights are whole numbers, and their sum is 2**14.
+    # Locations are multiples of 1/128, so that the four weights are whole numbers, and their sum is 2**14.
     sy = ((xs * sin + ys * cos + (h - 1) / 2) * 128).round().long()
     sx = ((xs * cos - ys * sin + (w - 1) / 2) * 128).round().long()
     y0, x0, fy, fx = sy >> 7, sx >> 7, sy & 127, sx & 127
@@ -232,9 +239,9 @@ def _like(y: Tensor, x: Tensor) -> Tensor:
 
 
 def _taps(start: Tensor, length: Tensor, n_in: int, n_out: int) -> tuple[Tensor, Tensor]:
-    """Which places each output reads, and their weights, for antialiased linear scaling of a window.
+    """Which pixels each output reads, and their weights, for antialiased linear scaling of a window.
 
-    start and length int64 [B] -> places int64 [B, n_out, K] and weights float32 [B, n_out, K], whole numbers
+    start and length int64 [B] -> pixels int64 [B, n_out, K] and weights float32 [B, n_out, K], whole numbers
     with a sum of about 2**15.
     """
     scale = (length.double() / n_out)[:, None]
@@ -285,7 +292,8 @@ def window_resize(x: Tensor, top: Tensor, left: Tensor, height: Tensor, width: T
     return _scaled(y, *_taps(top, height, x.shape[2], size[0]), axis=2)
 
 
-def _resize(x: Tensor, args: Mapping[str, Any], draws: Draws) -> Tensor:
+def resize(x: Tensor, args: Arguments, draws: Draws) -> Tensor:
+    """The shorter side is scaled to `size`, the longer one in proportion: [B, C, H, W] -> [B, C, H', W']."""
     b, c, h, w = x.shape
     _, new_h, new_w = resized((c, h, w), args["size"])
     assert new_h is not None and new_w is not None
@@ -295,7 +303,7 @@ def _resize(x: Tensor, args: Mapping[str, Any], draws: Draws) -> Tensor:
     return _window(x, zero, zero, zero + h, zero + w, (new_h, new_w), draws.alone)
 
 
-def _random_resized_crop(x: Tensor, args: Mapping[str, Any], draws: Draws) -> Tensor:
+def random_resized_crop(x: Tensor, args: Arguments, draws: Draws) -> Tensor:
     """Ten draws of (area, aspect) a sample; the first that fits, else the largest middle window of a legal aspect."""
     h, w, size = x.shape[2], x.shape[3], args["size"]
     (s0, s1), (r0, r1) = args["scale"], args["ratio"]
@@ -317,7 +325,8 @@ def _random_resized_crop(x: Tensor, args: Mapping[str, Any], draws: Draws) -> Te
     return _window(x, top, left, height, width, (size, size), draws.alone)
 
 
-def _aspect(x: Tensor, args: Mapping[str, Any], draws: Draws) -> Tensor:
+def aspect(x: Tensor, args: Arguments, draws: Draws) -> Tensor:
+    """A random window of another aspect, scaled to the size of the image, [B, C, H, W]."""
     h, w = x.shape[2], x.shape[3]
     u, _, _, _ = draws.uniform()
     _, a, b, _ = draws.words()
@@ -338,15 +347,18 @@ def _luma(x: Tensor) -> Tensor:
     return (y[:, 0:1] * 299 + y[:, 1:2] * 587 + y[:, 2:3] * 114) / 1000
 
 
-def _grayscale(x: Tensor, args: Mapping[str, Any], draws: Draws) -> Tensor:
+def grayscale(x: Tensor, args: Arguments, draws: Draws) -> Tensor:
+    """One channel of grey: [B, 1 or 3, H, W] -> [B, 1, H, W]."""
     return x if x.shape[1] == 1 else _like(_luma(x), x)
 
 
-def _to_rgb(x: Tensor, args: Mapping[str, Any], draws: Draws) -> Tensor:
+def to_rgb(x: Tensor, args: Arguments, draws: Draws) -> Tensor:
+    """Three channels, equal where there was one: [B, 1 or 3, H, W] -> [B, 3, H, W]."""
     return x.expand(-1, 3, -1, -1) if x.shape[1] == 1 else x
 
 
-def _color_jitter(x: Tensor, args: Mapping[str, Any], draws: Draws) -> Tensor:
+def color_jitter(x: Tensor, args: Arguments, draws: Draws) -> Tensor:
+    """Brightness, contrast, saturation and hue are changed at random, in this order, [B, 1 or 3, H, W]."""
     top = 255.0 if x.dtype == torch.uint8 else 1.0
     signs = [(u * 2 - 1).float()[:, None, None, None] for u in draws.uniform()]
     y = x.float()
@@ -380,19 +392,3 @@ def _turn_hue(y: Tensor, shift: Tensor) -> Tensor:
         k = torch.remainder(hue + n, 6.0)
         out.append(high - spread * torch.minimum(k, 4 - k).clamp(0, 1))
     return torch.stack(out, dim=1)
-
-
-_WORK: dict[str, Callable[[Tensor, Mapping[str, Any], Draws], Tensor]] = {
-    "pad_crop": _pad_crop,
-    "random_crop": _pad_crop,
-    "flip": _flip,
-    "random_resized_crop": _random_resized_crop,
-    "aspect": _aspect,
-    "rotation": _rotation,
-    "color_jitter": _color_jitter,
-    "cutout": _cutout,
-    "resize": _resize,
-    "center_crop": _center_crop,
-    "grayscale": _grayscale,
-    "to_rgb": _to_rgb,
-}

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from kdplan.data.files import Where
-from kdplan.data.params import bind
+from kdplan.data.params import Arguments, bind
 from kdplan.data.sources.arrays import ARRAYS
 from kdplan.data.sources.base import Opened, SourceSpec
 from kdplan.data.sources.cifar import CIFAR
@@ -23,6 +22,8 @@ from kdplan.data.sources.templates import TEMPLATES
 from kdplan.data.sources.user import USER
 from kdplan.diagnostics.report import error, nearest
 from kdplan.diagnostics.span import Span
+
+Task = Literal["classification", "unlabelled", "detection", "templates"]
 
 SOURCES: dict[str, SourceSpec] = {
     s.name: s for s in (DIGITS, *CIFAR, *IDX, SVHN, *FOLDERS, *FINE_GRAINED, OPEN_IMAGES, COCO, TEMPLATES, ARRAYS, USER)
@@ -59,7 +60,7 @@ class DataInfo:
     superclasses: dict[str, tuple[str, ...]] | None
     splits: dict[str, int]
     shape: tuple[int, ...] | None
-    task: Literal["classification", "unlabelled", "detection", "templates"]
+    task: Task
     fingerprint: str
     mean: tuple[float, ...] | None = None
     std: tuple[float, ...] | None = None
@@ -67,7 +68,7 @@ class DataInfo:
 
 
 def open_source(
-    source: str, args: Mapping[str, Any], root: Path | None, *, cache: Path | None = None, span: Span | None = None
+    source: str, args: Arguments, root: Path | None, *, cache: Path | None = None, span: Span | None = None
 ) -> Opened:
     """The data set `source`, found and checked for completeness; `file.py:function` is `source("file.py:function")`.
 
@@ -81,12 +82,12 @@ def open_source(
     if source not in SOURCES:
         raise error("KD0710", span, name=source, nearest=nearest(source, SOURCES), known=", ".join(SOURCES))
     spec = SOURCES[source]
-    bound = bind(source, spec.params, (), args, span, extra=spec.extra)
-    return spec.open(bound, Where(root, cache, span))
+    bound = bind(source, spec.params, (), args, span, extra=spec.more)
+    return spec.open(bound, Where(root, cache, span, spec.label))
 
 
 def describe(
-    source: str, args: Mapping[str, Any], root: Path | None, *, cache: Path | None = None, span: Span | None = None
+    source: str, args: Arguments, root: Path | None, *, cache: Path | None = None, span: Span | None = None
 ) -> DataInfo:
     """What is known of a data set, without reading more of it than needed.
 
@@ -109,23 +110,23 @@ def describe(
     >>> info.splits, info.shape, len(info.classes)
     ({'train': 1437, 'test': 360}, (1, 8, 8), 10)
     """
-    found = open_source(source, args, root, cache=cache, span=span)
-    labelled = any(p.labels is not None for p in found.parts.values())
+    opened = open_source(source, args, root, cache=cache, span=span)
+    labelled = any(p.labels is not None for p in opened.parts.values())
     return DataInfo(
         name=source,
-        classes=found.classes,
-        superclasses=found.superclasses,
-        splits={name: part.size for name, part in found.parts.items()},
-        shape=found.shape,
-        task=_task(found, labelled),
-        fingerprint=found.fingerprint(),
-        mean=found.mean,
-        std=found.std,
-        objects=found.objects,
+        classes=opened.classes,
+        superclasses=opened.superclasses,
+        splits={name: part.size for name, part in opened.parts.items()},
+        shape=opened.shape,
+        task=_task(opened, labelled),
+        fingerprint=opened.fingerprint(),
+        mean=opened.mean,
+        std=opened.std,
+        objects=opened.objects,
     )
 
 
-def _task(found: Opened, labelled: bool) -> Literal["classification", "unlabelled", "detection", "templates"]:
-    if found.canvas is not None:
+def _task(opened: Opened, labelled: bool) -> Task:
+    if opened.canvas is not None:
         return "detection"
-    return "templates" if found.protocol is not None else "classification" if labelled else "unlabelled"
+    return "templates" if opened.protocol is not None else "classification" if labelled else "unlabelled"

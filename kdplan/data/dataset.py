@@ -139,6 +139,7 @@ class ArrayDataset(Dataset):
         return len(self._inputs)
 
     def raw(self, indices: Tensor, epoch: int, train: bool, seed: int, stream: int) -> Tensor:
+        """Augmented samples [B, ...] by their indices int64 [B], before normalisation."""
         at = indices.to(self._inputs.device, non_blocking=True)
         return augment(self._inputs.index_select(0, at), self._steps[train], at, self._numbers(seed, epoch, stream))
 
@@ -168,6 +169,7 @@ class FileDataset(Dataset):
         return len(self._files)
 
     def raw(self, indices: Tensor, epoch: int, train: bool, seed: int, stream: int) -> Raw:
+        """Augmented images [B, C, H, W] by their indices int64 [B]; each is decoded and transformed alone."""
         # Images differ in size, so each goes through its transforms alone, as a batch of one.
         todo, numbers = self._steps[train], Numbers(seed, epoch, stream)
         done = []
@@ -210,14 +212,14 @@ class BoxDataset(FileDataset):
         super().__init__(part, rows, *args, **kwargs)
         assert part.objects is not None
         self._canvas = canvas
-        self._found = found = part.objects().rows(rows)
-        sizes = canvas.scaled(found.sizes)
-        scales = sizes / found.sizes
-        boxes = found.boxes * scales[:, None, [1, 0, 1, 0]]
+        self._found = objects = part.objects().rows(rows)
+        sizes = canvas.scaled(objects.sizes)
+        scales = sizes / objects.sizes
+        boxes = objects.boxes * scales[:, None, [1, 0, 1, 0]]
         self._sizes = sizes
         arrays = {"boxes": boxes.astype(np.float32), "sizes": sizes.astype(np.float32),
-                  "scales": scales.astype(np.float32), "classes": found.classes, "crowd": found.crowd,
-                  "areas": found.areas}  # fmt: skip
+                  "scales": scales.astype(np.float32), "classes": objects.classes, "crowd": objects.crowd,
+                  "areas": objects.areas}  # fmt: skip
         self._objects = {name: torch.from_numpy(a).to(self.device) for name, a in arrays.items()}
 
     def raw(self, indices: Tensor, epoch: int, train: bool, seed: int, stream: int) -> Raw:
@@ -240,7 +242,7 @@ class BoxDataset(FileDataset):
 
     def finish(self, raw: Raw | None, indices: Tensor) -> Batch:
         """The batch: what the images leave of the canvas is zero."""
-        assert raw is not None, "boxes are moved as their images are"
+        assert raw is not None, "boxes follow their images"
         images, mirrored = (part.to(self.device, non_blocking=True) for part in raw)
         at = indices.to(self.device, non_blocking=True)
         batch = {"indices": at} | {name: t.index_select(0, at) for name, t in self._objects.items()}
@@ -328,11 +330,11 @@ def open_view(
         data = FileDataset(part, rows, spec, classes, shape, labels, normal, device)
     else:
         assert part.inputs is not None
-        found = part.inputs()
+        everything = part.inputs()
         with warnings.catch_warnings():
             # Nothing writes into samples, so files that are mapped read-only need no copy.
             warnings.filterwarnings("ignore", "The given NumPy array is not writ", UserWarning)
-            held = torch.from_numpy(np.ascontiguousarray(found if len(rows) == part.size else found[rows]))
+            held = torch.from_numpy(np.ascontiguousarray(everything if len(rows) == part.size else everything[rows]))
         inputs = held.to(device)
         data = ArrayDataset(inputs, spec, classes, shape, labels, normal, device)
     data.protocol = partial(view_protocol, spec, root, span)
@@ -370,8 +372,8 @@ def _normal(
         pair = spec.normalize
         if len(pair) != 2 or len(pair[0]) != len(pair[1]) or len(pair[0]) not in (1, shape[0]) or min(pair[1]) <= 0:
             expected = f"two lists of {shape[0]} numbers, mean and deviation, deviations above 0"
-            found = str([list(p) for p in pair])
-            raise error("KD0721", span, owner=spec.source, arg="normalize", expected=expected, found=found)
+            values = str([list(p) for p in pair])
+            raise error("KD0721", span, owner=spec.source, arg="normalize", expected=expected, found=values)
     view = (1, -1) + (1,) * (len(shape) - 1)
     m, s = (torch.tensor(p, dtype=torch.float32, device=device).reshape(view) for p in pair)
     return m, s

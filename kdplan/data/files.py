@@ -31,12 +31,15 @@ class Where:
     cache : Path or None
         The folder of `hashes.json`; None means `~/.cache/kdplan`.
     span : Span or None
-        The place in the plan that errors underline.
+        What errors underline in the plan.
+    label : str
+        Name and version of the reader, which are part of a fingerprint.
     """
 
     root: Path | None
     cache: Path | None = None
     span: Span | None = None
+    label: str = ""
 
     def folder(self, name: str, wanted: str) -> Path:
         """`wanted`, under the root unless it is absolute; it must be a folder that holds something."""
@@ -58,7 +61,7 @@ class Where:
         return self.root
 
     def first(self, name: str, candidates: Sequence[str]) -> Path:
-        """The first of the places under the root that exists."""
+        """The first of the paths under the root that exists."""
         base = self.base(name)
         for candidate in candidates:
             if (base / candidate).exists():
@@ -69,17 +72,17 @@ class Where:
         """`path`, which must be a file of the right size."""
         if not path.is_file():
             raise error("KD0713", self.span, name=name, looked=str(path))
-        found = path.stat().st_size
-        if size is not None and found != size:
-            raise error("KD0715", self.span, path=str(path), found=f"{found:,}", expected=f"{size:,}")
-        if at_least is not None and found < at_least:
-            raise error("KD0715", self.span, path=str(path), found=f"{found:,}", expected=f"at least {at_least:,}")
+        actual = path.stat().st_size
+        if size is not None and actual != size:
+            raise error("KD0715", self.span, path=str(path), found=f"{actual:,}", expected=f"{size:,}")
+        if at_least is not None and actual < at_least:
+            raise error("KD0715", self.span, path=str(path), found=f"{actual:,}", expected=f"at least {at_least:,}")
         return path
 
 
-def fingerprint(where: Where, label: str, paths: Iterable[Path]) -> str:
-    """The hash of the contents of `paths`, in their order, with `label` (the reader's name and version) in front."""
-    whole = hashlib.sha256(label.encode())
+def fingerprint(where: Where, paths: Iterable[Path], layout: str = "") -> str:
+    """The hash of the reader's label, the layout of the files (where it has several), and the contents of `paths`."""
+    whole = hashlib.sha256((where.label + layout).encode())
     cache = HashCache(where.cache)
     for path in paths:
         whole.update(cache.of_file(path).encode())
@@ -91,7 +94,7 @@ class HashCache:
     """Hashes of file contents, remembered by path, size, modification time and inode.
 
     A file that was changed within the last two seconds is hashed, but not remembered: a second change within the
-    clock's resolution would go unseen.
+    resolution of time stamps would go unseen.
     """
 
     def __init__(self, folder: Path | None) -> None:
@@ -101,10 +104,10 @@ class HashCache:
 
     def _read(self) -> dict[str, list[object]]:
         try:
-            found = json.loads(self.path.read_text(encoding="utf-8"))
+            hashes = json.loads(self.path.read_text(encoding="utf-8"))
         except (OSError, ValueError):
             return {}  # nothing remembered, or unreadable: contents are hashed again
-        return found if isinstance(found, dict) else {}
+        return hashes if isinstance(hashes, dict) else {}
 
     def of_file(self, path: Path) -> str:
         """The sha256 of a file's content."""

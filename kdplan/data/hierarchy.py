@@ -40,14 +40,14 @@ class Hierarchy:
 
     def ancestors(self, name: str) -> list[str]:
         """All names above one, the nearest first."""
-        found: dict[str, None] = {}
+        leaves: dict[str, None] = {}
         waiting = [*self.parents.get(name, [])]
         while waiting:
             above = waiting.pop(0)
-            if above not in found:
-                found[above] = None
+            if above not in leaves:
+                leaves[above] = None
                 waiting += self.parents.get(above, [])
-        return list(found)
+        return list(leaves)
 
     def level(self, name: str) -> int:
         """How far below the roots a name is."""

@@ -87,6 +87,7 @@ class Loader:
 
     @property
     def steps_per_epoch(self) -> int:
+        """Batches of an epoch; an incomplete last one counts unless it is dropped."""
         full, rest = divmod(self._maker.size, self.batch)
         return full if self.drop_last or not rest else full + 1
 
@@ -103,10 +104,10 @@ class Loader:
         if self._work is None:
             self._work = self._start_workers()
         self._plan.steps = [(epoch, step) for step in range(start, self.steps_per_epoch)]
-        for found in self._work:
-            if isinstance(found, _Failed):
-                raise PlanError(found.diagnostics)
-            yield self.dataset.finish(*found)
+        for batch in self._work:
+            if isinstance(batch, _Failed):
+                raise PlanError(batch.diagnostics)
+            yield self.dataset.finish(*batch)
 
     def cycle(self, step: int = 0) -> Iterator[Batch]:
         """Batches without end, from the `step`-th of all epochs on."""
@@ -231,6 +232,7 @@ class Streams:
 
     @property
     def steps_per_epoch(self) -> int:
+        """Batches of an epoch of the first stream."""
         return self._first.steps_per_epoch
 
     def epoch(self, epoch: int, start: int = 0) -> Iterator[dict[str, Batch]]:

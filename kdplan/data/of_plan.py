@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Literal
-
 from kdplan.data.protocol import ProtocolRule
 from kdplan.data.transforms import transform
-from kdplan.data.view import SplitRule, ViewSpec
+from kdplan.data.view import SplitKind, SplitRule, ViewSpec
 from kdplan.ir.plan import Data, Item, View
 
 
@@ -21,7 +19,7 @@ def view_of_data(data: Data, view: View) -> ViewSpec:
     if data.split is not None:
         parts = dict(data.split.arguments)
         seed = int(parts.pop("seed", 0))
-        kind: Literal["per_class", "fraction"] = "per_class" if data.split.name == "per_class" else "fraction"
+        kind: SplitKind = "per_class" if data.split.name == "per_class" else "fraction"
         rule = SplitRule(kind, tuple((str(n), v) for n, v in parts.items()), seed)
     normal = data.normalize
     return ViewSpec(
@@ -55,6 +53,6 @@ def groups_of(data: Data, view: View, metric: Item) -> dict[str, list[int]]:
     named = data.superclasses if given is None else {str(i): ids for i, ids in enumerate(given)}
     if view.classes is None:
         return {name: list(ids) for name, ids in named.items() if ids}
-    place = {c: i for i, c in enumerate(view.classes.ids)}
-    found = {name: [place[c] for c in ids if c in place] for name, ids in named.items()}
-    return {name: ids for name, ids in found.items() if ids}
+    number = {c: i for i, c in enumerate(view.classes.ids)}
+    groups = {name: [number[c] for c in ids if c in number] for name, ids in named.items()}
+    return {name: ids for name, ids in groups.items() if ids}

@@ -9,11 +9,14 @@ from kdplan.diagnostics.report import error, nearest
 from kdplan.diagnostics.span import Span
 from kdplan.ir.spec import Param
 
+Arguments = Mapping[str, Any]
+"""Arguments of a call by name, as `bind` gives them: of the types that the row's parameters have."""
+
 _WORDS = {
     "integer": "a whole number",
     "number": "a number",
-    "flag": "true or false",
-    "text": "a text",
+    "boolean": "true or false",
+    "string": "a string",
     "numbers": "a list of numbers",
 }
 
@@ -40,9 +43,9 @@ def accepts(param: Param, value: object) -> bool:
     """
     if value is None:
         return param.default is None
-    if param.type == "flag":
+    if param.type == "boolean":
         return isinstance(value, bool)
-    if param.type == "text":
+    if param.type == "string":
         return isinstance(value, str)
     if param.type == "numbers":
         return isinstance(value, Sequence) and not isinstance(value, str) and all(_number(param, v) for v in value)

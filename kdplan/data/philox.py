@@ -68,7 +68,7 @@ def words(
     purpose : int
         `ORDER`, `AUGMENT` or `SPLIT`.
     slot : int
-        The place of the drawer among others of its purpose, as a transform's position in its list.
+        The number of the drawer among others of its purpose, as a transform's position in its list.
     stream : int
         The stream's number where a phase reads several.
     """
@@ -100,5 +100,5 @@ def order(
     if n == 0:
         return np.zeros(0, np.int64)
     a, b, _, _ = words(np.arange(n, dtype=np.int64), seed=seed, epoch=epoch, purpose=purpose, stream=stream)
-    found: np.ndarray[Any, np.dtype[np.int64]] = np.argsort(a << 31 | b >> 1, kind="stable")
-    return found
+    permutation: np.ndarray[Any, np.dtype[np.int64]] = np.argsort(a << 31 | b >> 1, kind="stable")
+    return permutation

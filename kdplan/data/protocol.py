@@ -41,7 +41,7 @@ class ProtocolRule:
     seed: int = 0
 
 
-def made(rule: ProtocolRule, labels: Array, names: Sequence[str], span: Span | None = None) -> Protocol:
+def protocol_of(rule: ProtocolRule, labels: Array, names: Sequence[str], span: Span | None = None) -> Protocol:
     """A protocol from the labels [N] of a view's samples.
 
     In every split each class's samples are put into a random order and cut into templates; a rest is not used.
@@ -55,7 +55,7 @@ def made(rule: ProtocolRule, labels: Array, names: Sequence[str], span: Span | N
 
     Examples
     --------
-    >>> (first, _) = made(ProtocolRule(size=2, splits=2), np.repeat([0, 1], 6), "ab")
+    >>> (first, _) = protocol_of(ProtocolRule(size=2, splits=2), np.repeat([0, 1], 6), "ab")
     >>> first.subjects.tolist(), len(first.pairs), first.impostors, first.gallery.tolist()
     ([0, 0, 0, 1, 1, 1], 15, 9, [0, 3])
     """

@@ -9,7 +9,7 @@ import numpy as np
 
 from kdplan.data.catalog import open_source
 from kdplan.data.philox import SPLIT, words
-from kdplan.data.protocol import made
+from kdplan.data.protocol import protocol_of
 from kdplan.data.sources.base import Array, Opened, Part
 from kdplan.data.view import SplitRule, ViewSpec
 from kdplan.diagnostics.report import counted, error, nearest
@@ -147,7 +147,7 @@ def view_protocol(spec: ViewSpec, root: Path | None, span: Span | None = None) -
     part, rows = choose(spec, opened, span)
     if part.labels is None:
         raise error("KD0754", span, why="the data has no labels")
-    return made(spec.protocol, part.labels()[rows], opened.classes, span)
+    return protocol_of(spec.protocol, part.labels()[rows], opened.classes, span)
 
 
 def check_labels(name: str, split: str, labels: Array, classes: int, span: Span | None = None) -> Array:
@@ -234,13 +234,13 @@ def _check_classes(spec: ViewSpec, part: Part, opened: Opened, span: Span | None
 def _thin(rows: Array, labels: Array, spec: ViewSpec, span: Span | None) -> Array:
     if not 0 < spec.fraction <= 1 or (spec.limit is not None and spec.limit < 1):
         bad = "limit" if 0 < spec.fraction <= 1 else "fraction"
-        found = spec.limit if bad == "limit" else spec.fraction
+        value = spec.limit if bad == "limit" else spec.fraction
         raise error(
             "KD0721",
             span,
             owner=spec.source,
             arg=bad,
-            found=found,
+            found=value,
             expected="a whole number, at least 1" if bad == "limit" else "above 0 and at most 1",
         )
     if spec.fraction == 1 and spec.limit is None:

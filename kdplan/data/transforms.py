@@ -4,27 +4,26 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
-from kdplan.data.params import bind
+from kdplan.data.params import Arguments, bind
 from kdplan.data.view import Transform
 from kdplan.diagnostics.report import error, nearest
 from kdplan.diagnostics.span import Span
-from kdplan.ir.spec import REQUIRED, Param
+from kdplan.ir.spec import REQUIRED, Param, Spec
 
 Shape = tuple[int, int | None, int | None]
 """Channels, height, width; None where samples differ."""
 
 
-def _same(shape: Shape, args: Mapping[str, Any]) -> Shape:
+def _same(shape: Shape, args: Arguments) -> Shape:
     return shape
 
 
-def _square(shape: Shape, args: Mapping[str, Any]) -> Shape:
+def _square(shape: Shape, args: Arguments) -> Shape:
     return (shape[0], args["size"], args["size"])
 
 
-def _short_side(shape: Shape, args: Mapping[str, Any]) -> Shape:
+def _short_side(shape: Shape, args: Arguments) -> Shape:
     return resized(shape, args["size"])
 
 
@@ -40,35 +39,33 @@ def resized(shape: Shape, size: int) -> Shape:
     return (c, size, max(size, round(w * size / h))) if h <= w else (c, max(size, round(h * size / w)), size)
 
 
-@dataclass(frozen=True, slots=True)
-class TransformSpec:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TransformSpec(Spec):
     """A row of the table.
 
     Parameters
     ----------
-    name, doc : str
-    params : tuple of Param
     random : bool
         Whether it draws numbers; then measuring replaces it by `measuring`.
     measuring : callable
         The transforms that stand for it in measuring, from its arguments: () to leave it out, itself if not random.
     shape : callable
         Input shape and arguments to output shape.
-    version : int
-        Raised whenever it gives other numbers; part of a phase's key.
     boxes : bool
-        Whether it may be used on images with boxes: it moves nothing, or the boxes are moved along.
+        Whether it may be used on images with boxes: no pixel changes its location, or the boxes change theirs too.
+    crops : bool
+        Whether it cuts a square of `size`, which must fit into the image with `pad` pixels on each side.
+    colours : bool
+        Whether it reads colours: images then have 1 or 3 channels.
     """
 
-    name: str
-    doc: str
-    params: tuple[Param, ...]
     random: bool
     measuring_doc: str = "left out"
-    measuring: Callable[[dict[str, Any]], tuple[Transform, ...]] = field(default=lambda args: (), repr=False)
-    shape: Callable[[Shape, Mapping[str, Any]], Shape] = field(default=_same, repr=False)
-    version: int = 1
+    measuring: Callable[[Arguments], tuple[Transform, ...]] = field(default=lambda args: (), repr=False)
+    shape: Callable[[Shape, Arguments], Shape] = field(default=_same, repr=False)
     boxes: bool = False
+    crops: bool = False
+    colours: bool = False
 
 
 def _size(doc: str = "Height and width of what comes out.") -> Param:
@@ -82,12 +79,12 @@ def _padding(pad: int) -> tuple[Param, Param]:
     )
 
 
-def _centre(args: dict[str, Any]) -> tuple[Transform, ...]:
+def _centre(args: Arguments) -> tuple[Transform, ...]:
     kept = (("size", args["size"]), ("pad", args.get("pad", 0)), ("fill", args.get("fill", 0)))
     return (Transform("center_crop", kept),)
 
 
-def _resize_centre(args: dict[str, Any]) -> tuple[Transform, ...]:
+def _resize_centre(args: Arguments) -> tuple[Transform, ...]:
     return (Transform("resize", (("size", round(args["size"] * 8 / 7)),)), *_centre(args))
 
 
@@ -99,104 +96,122 @@ def _strength(name: str, what: str) -> Param:
 _ROWS = (
     TransformSpec(
         "pad_crop",
-        "Pads all sides by `pad` with `fill`, then cuts a square of `size` out at a random place.",
         (_size(), *_padding(4)),
-        True,
-        "`center_crop(size, pad, fill)`, which leaves images of that size as they are",
-        _centre,
-        _square,
+        "Pads all sides by `pad` with `fill`, then cuts a square of `size` out at a random location.",
+        random=True,
+        implementation="kdplan.data.augment:pad_crop",
+        measuring_doc="`center_crop(size, pad, fill)`, which leaves images of that size as they are",
+        measuring=_centre,
+        shape=_square,
+        crops=True,
     ),
     TransformSpec(
         "random_crop",
-        "Cuts a square of `size` out at a random place.",
         (_size(),),
-        True,
-        "`center_crop(size)`",
-        _centre,
-        _square,
+        "Cuts a square of `size` out at a random location.",
+        random=True,
+        implementation="kdplan.data.augment:pad_crop",
+        measuring_doc="`center_crop(size)`",
+        measuring=_centre,
+        shape=_square,
+        crops=True,
     ),
     TransformSpec(
         "flip",
-        "Mirrors left and right with probability `p`.",
         (Param("p", "number", 0.5, "Probability.", low=0, high=1),),
-        True,
+        "Mirrors left and right with probability `p`.",
+        random=True,
+        implementation="kdplan.data.augment:flip",
         boxes=True,
     ),
     TransformSpec(
         "random_resized_crop",
-        "Cuts out a rectangle of a random area (a share of the image in `scale`) and aspect (log-uniform in `ratio`), "
-        "and scales it to `size`.",
         (
             _size(),
             Param("scale", "numbers", (0.08, 1.0), "Least and greatest share of the area.", low=0, high=1),
             Param("ratio", "numbers", (0.75, 4 / 3), "Least and greatest width over height.", low=0.01, high=100),
         ),
-        True,
-        "`resize(size * 8 / 7)`, `center_crop(size)`",
-        _resize_centre,
-        _square,
+        "Cuts out a rectangle of a random area (a share of the image in `scale`) and aspect (log-uniform in `ratio`), "
+        "and scales it to `size`.",
+        random=True,
+        implementation="kdplan.data.augment:random_resized_crop",
+        measuring_doc="`resize(size * 8 / 7)`, `center_crop(size)`",
+        measuring=_resize_centre,
+        shape=_square,
     ),
     TransformSpec(
         "aspect",
+        (Param("factor", "number", 4 / 3, "Greatest width over height, and its inverse the least.", low=1, high=10),),
         "Changes the proportions by a random factor up to `factor`, keeping the size: one side of a random window is "
         "scaled up.",
-        (Param("factor", "number", 4 / 3, "Greatest width over height, and its inverse the least.", low=1, high=10),),
-        True,
+        random=True,
+        implementation="kdplan.data.augment:aspect",
     ),
     TransformSpec(
         "rotation",
-        "Turns by a random angle up to `degrees` either way, bilinear.",
         (
             Param("degrees", "number", REQUIRED, "Greatest angle.", low=0, high=180),
             Param("fill", "integer", 0, "Grey value of what comes in from outside, 0 to 255.", low=0, high=255),
         ),
-        True,
+        "Turns by a random angle up to `degrees` either way, bilinear.",
+        random=True,
+        implementation="kdplan.data.augment:rotation",
     ),
     TransformSpec(
         "color_jitter",
-        "Changes brightness, contrast, saturation (factors) and hue (a shift), in this order.",
         (
             _strength("brightness", "brightness"),
             _strength("contrast", "contrast"),
             _strength("saturation", "saturation"),
             Param("hue", "number", 0.0, "Greatest shift of the hue, as a share of the colour circle.", low=0, high=0.5),
         ),
-        True,
+        "Changes brightness, contrast, saturation (factors) and hue (a shift), in this order.",
+        random=True,
+        implementation="kdplan.data.augment:color_jitter",
         boxes=True,
+        colours=True,
     ),
     TransformSpec(
         "cutout",
-        "Fills a square of `size` at a random place (its middle is inside the image) with `fill`.",
         (_size("Side of the square."), Param("fill", "integer", 0, "Grey value, 0 to 255.", low=0, high=255)),
-        True,
+        "Fills a square of `size` at a random location (its middle is inside the image) with `fill`.",
+        random=True,
+        implementation="kdplan.data.augment:cutout",
         boxes=True,
     ),
     TransformSpec(
         "resize",
-        "Scales the shorter side to `size`, antialiased; the longer one in proportion.",
         (_size("The shorter side."),),
-        False,
-        "the same",
+        "Scales the shorter side to `size`, antialiased; the longer one in proportion.",
+        random=False,
+        implementation="kdplan.data.augment:resize",
         shape=_short_side,
     ),
     TransformSpec(
         "center_crop",
-        "Cuts a square of `size` out of the middle, after adding `pad` on all sides.",
         (_size(), *_padding(0)),
-        False,
-        "the same",
+        "Cuts a square of `size` out of the middle, after adding `pad` on all sides.",
+        random=False,
+        implementation="kdplan.data.augment:center_crop",
         shape=_square,
+        crops=True,
     ),
     TransformSpec(
-        "grayscale", "Turns colour into one channel of grey.", (), False, "the same", shape=lambda s, a: (1, s[1], s[2])
+        "grayscale",
+        (),
+        "Turns colour into one channel of grey.",
+        random=False,
+        implementation="kdplan.data.augment:grayscale",
+        shape=lambda s, a: (1, s[1], s[2]),
     ),
     TransformSpec(
         "to_rgb",
-        "Repeats a grey channel three times; leaves colour as it is.",
         (),
-        False,
-        "the same",
+        "Repeats a grey channel three times; leaves colour as it is.",
+        random=False,
+        implementation="kdplan.data.augment:to_rgb",
         shape=lambda s, a: (3, s[1], s[2]),
+        colours=True,
     ),
 )
 
@@ -252,7 +267,7 @@ def steps(transforms: Sequence[Transform], train: bool) -> tuple[tuple[int, Tran
 
 
 def check_boxes(name: str, transforms: Sequence[Transform]) -> None:
-    """KD0773 for a transform after which the boxes of the data set `name` would stand in wrong places."""
+    """KD0773 for a transform after which the boxes of the data set `name` would no longer fit."""
     known = ", ".join(f"`{row.name}`" for row in TRANSFORMS.values() if row.boxes)
     for t in transforms:
         if not TRANSFORMS[t.name].boxes:
@@ -291,7 +306,7 @@ def out_shape(
     now: Shape = (3, None, None) if shape is None else (shape[0], shape[1], shape[2])
     for _, t in steps(transforms, train):
         args = t.get()
-        if t.name in ("random_crop", "center_crop", "pad_crop") and now[1] is not None and now[2] is not None:
+        if TRANSFORMS[t.name].crops and now[1] is not None and now[2] is not None:
             room = 2 * args.get("pad", 0)
             if min(now[1], now[2]) + room < args["size"]:
                 raise error(
@@ -300,7 +315,7 @@ def out_shape(
                     name=t.name,
                     why=f"a square of {args['size']} does not fit into {now[1]} by {now[2]}",
                 )
-        if t.name in ("to_rgb", "color_jitter") and now[0] not in (1, 3):
+        if TRANSFORMS[t.name].colours and now[0] not in (1, 3):
             raise error("KD0730", t.span or span, name=t.name, why=f"the samples have {now[0]} channels")
         now = TRANSFORMS[t.name].shape(now, args)
     if now[1] is None or now[2] is None:

@@ -8,6 +8,10 @@ from typing import Any, Literal
 from kdplan.data.protocol import ProtocolRule
 from kdplan.diagnostics.span import Span
 
+SPLIT_NAMES = ("train", "val", "test")
+
+SplitKind = Literal["per_class", "fraction"]
+
 Pairs = tuple[tuple[str, Any], ...]
 
 
@@ -24,6 +28,7 @@ class Transform:
     span: Span | None = field(default=None, compare=False, repr=False)
 
     def get(self) -> dict[str, Any]:
+        """The arguments by name."""
         return dict(self.args)
 
 
@@ -42,7 +47,7 @@ class SplitRule:
     seed : int
     """
 
-    kind: Literal["per_class", "fraction"]
+    kind: SplitKind
     parts: tuple[tuple[str, float], ...]
     seed: int = 0
 

@@ -21,7 +21,8 @@ from kdplan.diagnostics.report import error, listing
 from kdplan.graph.cost import cost
 from kdplan.graph.freeze import Split
 from kdplan.graph.module import outputs_of
-from kdplan.graph.phase_graph import STEP_COUNTERS, StoredValue
+from kdplan.graph.phase_graph import StoredValue
+from kdplan.ir.expr import STEP_COUNTERS
 from kdplan.ir.lengths import view_size
 from kdplan.ir.plan import Phase, Plan
 
@@ -210,12 +211,7 @@ _LIBRARIES = ("torch", "_operator", "builtins", "math")
 
 def _source(thing: Any) -> str:
     """The hash of the file that a function or class of ours or of a user is written in; "" for libraries."""
-    if str(getattr(thing, "__module__", None) or "torch").partition(".")[0] in (
-        "torch",
-        "_operator",
-        "builtins",
-        "math",
-    ):
+    if str(getattr(thing, "__module__", None) or "torch").partition(".")[0] in _LIBRARIES:
         return ""
     try:
         file = code.getsourcefile(thing)

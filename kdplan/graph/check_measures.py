@@ -12,10 +12,9 @@ from kdplan.graph.inspect import blank
 from kdplan.graph.messages import first_line
 from kdplan.graph.signals import shown
 from kdplan.graph.trace import Traced, TraceError, trace
+from kdplan.ir.outputs import SCORES
 from kdplan.ir.plan import Item, Network, Plan, Row, Target, View
 from kdplan.nn.catalog import METRICS
-
-_OUTPUTS = ("", "logits", "probabilities")
 
 
 def check_measures(plan: Plan, reporter: Reporter) -> None:
@@ -26,7 +25,7 @@ def check_measures(plan: Plan, reporter: Reporter) -> None:
     for row, view, metrics in _measured(plan):
         network = plan.networks[row.target.versions[0].network]
         content = repr((network.architecture, network.code, plan.data[view.data].shape, row.target.path))
-        if row.target.path in _OUTPUTS or plan.data[view.data].shape is None or content in reported:
+        if row.target.path in SCORES or plan.data[view.data].shape is None or content in reported:
             continue
         try:
             _check(plan, metrics, row, view, network, traced)

@@ -15,9 +15,8 @@ from kdplan.graph.signals import dims
 from kdplan.graph.trace import Traced, TraceError, trace
 from kdplan.graph.tracer import ROOT
 from kdplan.ir.cuts import Cut, Layer
+from kdplan.ir.outputs import OUTPUT_TAPS
 from kdplan.ir.plan import Network
-
-_SPECIAL = frozenset({"output", "logits", "features"})
 
 
 def cuts_of(network: Network, shape: tuple[int, ...]) -> list[Cut]:
@@ -157,7 +156,7 @@ def _names(traced: Traced) -> dict[fx.Node, str]:
     """Each node's outermost name."""
     names: dict[fx.Node, str] = {}
     for name, tap in traced.taps.items():
-        if tap.index or tap.inner or "#" in name or name in _SPECIAL:
+        if tap.index or tap.inner or "#" in name or name in OUTPUT_TAPS:
             continue
         known = names.get(tap.node)
         if known is None or name == "stem" or (name.count("."), len(name)) < (known.count("."), len(known)):

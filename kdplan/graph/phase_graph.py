@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from kdplan.ir.expr import Version
+from kdplan.ir.expr import STEP_COUNTERS, STREAM_FIELDS, Version
 
 
 @dataclass(frozen=True)
@@ -55,8 +55,8 @@ class StoredValue:
         return self.rows * self.row_bytes
 
 
-STEP_COUNTERS = ("epoch", "step", "progress")
-STREAM_FIELDS = ("inputs", "labels", "indices", "boxes", "classes", "crowd", "sizes")
+TARGET_FIELDS = ("boxes", "classes", "crowd", "sizes")
+"""The parts of `targets`, each a placeholder of its own."""
 
 
 def input_names(streams: int) -> set[str]:
@@ -65,7 +65,8 @@ def input_names(streams: int) -> set[str]:
     >>> sorted(input_names(1) - set(STEP_COUNTERS))[:3]
     ['boxes_0', 'classes_0', 'crowd_0']
     """
-    return {*STEP_COUNTERS, *(f"{field}_{i}" for field in STREAM_FIELDS for i in range(streams))}
+    fields = (*(f for f in STREAM_FIELDS if f != "targets"), *TARGET_FIELDS)
+    return {*STEP_COUNTERS, *(f"{field}_{i}" for field in fields for i in range(streams))}
 
 
 @dataclass

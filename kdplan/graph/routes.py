@@ -51,9 +51,8 @@ from kdplan.graph.prune import prune
 from kdplan.graph.signals import Signal, class_set, shown
 from kdplan.graph.sparse_signals import only_dense
 from kdplan.ir import expr as ir
+from kdplan.ir.outputs import SCORES
 from kdplan.nn.routed import Routed
-
-_OUTPUTS = ("", "logits", "probabilities")
 
 
 @dataclass
@@ -115,7 +114,7 @@ class Routes:
     ) -> Signal:
         part_of = self._part_of(sets, labels, e)
         path = "logits" if taps[0].path == "probabilities" else taps[0].path or "output"
-        scores = taps[0].path in _OUTPUTS and not taps[0].submodule
+        scores = taps[0].path in SCORES and not taps[0].submodule
         members = [self._member(t, path, inputs) for t in taps]
         shapes = [shape for _, shape in members]
         own: list[tuple[str, tuple[int, ...]]] | None = None

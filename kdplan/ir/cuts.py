@@ -1,4 +1,4 @@
-"""Places at which a network could be cut in two: what stages and layers are found from."""
+"""Values at which a network could be cut in two: what stages and layers are found from."""
 
 from __future__ import annotations
 

@@ -7,16 +7,26 @@ finds them when it builds the phase's graph.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import Field
 from pydantic.json_schema import SkipJsonSchema
+
+STREAM_FIELDS = ("inputs", "labels", "indices", "targets")
+"""What a stream gives for each batch."""
+
+CounterName = Literal["epoch", "step", "progress"]
+STEP_COUNTERS: tuple[CounterName, ...] = get_args(CounterName)
+
+SNAPSHOTS = ("last", "best", "ema")
+"""Snapshots that are named by a word; the others are named by an epoch or a cycle."""
 
 Location = Annotated[SkipJsonSchema[Any], Field(exclude=True)]
 """A span, for messages only: it is no part of the value, of its equality, or of the JSON form."""
 
 
 def location() -> Any:
+    """A field for a `Location`: no part of the value, given by keyword."""
     return field(default=None, compare=False, repr=False, kw_only=True)
 
 
@@ -39,7 +49,7 @@ class Version:
 
 @dataclass(slots=True)
 class InTraining:
-    """The network that the phase's `moves[slot]` trains, as it stands at this step."""
+    """The network of the phase's `trainees[slot]`, as it is at this step."""
 
     slot: int
     span: Location = location()
@@ -47,7 +57,7 @@ class InTraining:
 
 @dataclass(slots=True)
 class Const:
-    """A number, text or truth value, or a list of them."""
+    """A number, string or boolean, or a list of them."""
 
     value: bool | int | float | str | list[Any] | None
     kind: Literal["const"] = "const"
@@ -68,8 +78,8 @@ class StreamField:
 class StepCounter:
     """Training time as a scalar: `epoch` (from 0), `step` (from 0), `progress` (0 to 1)."""
 
-    name: Literal["epoch", "step", "progress"]
-    kind: Literal["clock"] = "clock"
+    name: CounterName
+    kind: Literal["clock"] = "clock"  # the name in JSON
     span: Location = location()
 
 
@@ -77,8 +87,8 @@ class StepCounter:
 class Tap:
     """Network `of`, or its submodule `submodule`, applied to `inputs`; the inner value at `path` ("" is the output).
 
-    `path` is a dotted module path, or `logits`, `probabilities`, `features`. With `since`, `inputs` stand in the place
-    of the value at that path, and nothing before it runs.
+    `path` is a dotted module path, or `logits`, `probabilities`, `features`. With `since`, `inputs` replace the
+    value at that path, and nothing before it runs.
     """
 
     of: Version | InTraining
@@ -131,10 +141,10 @@ def children(expr: Expr) -> list[Expr]:
 
 def walk(expr: Expr) -> list[Expr]:
     """`expr` and everything below it; parents before children. Iterative: sums may be thousands of terms deep."""
-    found: list[Expr] = []
+    nodes: list[Expr] = []
     stack = [expr]
     while stack:
         node = stack.pop()
-        found.append(node)
+        nodes.append(node)
         stack.extend(reversed(children(node)))
-    return found
+    return nodes

@@ -7,8 +7,8 @@ from typing import Any
 from kdplan.ir.plan import Item, Plain
 
 HEADED = "kdplan.nn.heads:headed"
-"""Its arguments: `base` and `settings` of the base network, `layers` [kind, size, shared], `classes`, `parts` (places
-in the network's classes), `logit_scale`."""
+"""Its arguments: `base` and `settings` of the base network, `layers` [kind, size, shared], `classes`, `parts`
+(positions in the network's classes), `logit_scale`."""
 
 
 def headed(
@@ -25,7 +25,7 @@ def headed(
 
 
 def base_of(item: Item) -> Item:
-    """What stands in the text as the architecture.
+    """The architecture that the plan names.
 
     >>> base_of(headed(Item("digits_net", {"width": 2}), [["fc", 8, 0]], 10, None, None))
     Item(name='digits_net', arguments={'width': 2})

@@ -14,7 +14,7 @@ _NETWORK_SETTINGS = (
         "[]",
         "reset = [fc]",
     ),
-    S("weights", "text", "a safetensors file with the initial weights", "fresh", 'weights = "start.safetensors"'),
+    S("weights", "string", "a safetensors file with the initial weights", "fresh", 'weights = "start.safetensors"'),
     S(
         "head",
         "head",
@@ -151,7 +151,7 @@ CORE: tuple[Kind, ...] = (
         "verticals half of digits = random(parts = 2, seed = 0)",
         clauses=("of", "=", "from"),
         required=("of",),
-        settings=(S("disjoint", "flag", "false lets a class stand in several parts", "true", "disjoint = false"),),
+        settings=(S("disjoint", "boolean", "false lets a class stand in several parts", "true", "disjoint = false"),),
         free=True,
     ),
     Kind(

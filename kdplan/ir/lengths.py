@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from kdplan.ir.dag import Component, PhaseKey
 from kdplan.ir.expr import StepCounter, walk
+from kdplan.ir.optimizers import SCHEDULES
 from kdplan.ir.plan import Phase, Plan, View
 
-_OPEN_ENDED = frozenset({"constant", "steps"})
+_OPEN_ENDED = frozenset(name for name, spec in SCHEDULES.items() if not (spec.reads_length or spec.reads_loss))
 """Schedules that are the same however long the phase will be."""
 
 

@@ -13,8 +13,14 @@ from pydantic import Field
 
 from kdplan.ir.expr import Expr, Location, Version, location
 
+Precision = Literal["fp32", "bf16", "fp16"]
+FrozenValues = Literal["live", "stored", "auto"]
+Mode = Literal["train", "eval"]
+Role = Literal["teacher", "student", "network"]
+Joined = Literal["probabilities", "logits", "stacked"]
+
 Plain = Any
-"""A number, text, truth value, None, or lists and dicts of them: what JSON holds."""
+"""A number, string, boolean, None, or lists and dicts of them: what JSON holds."""
 
 
 @dataclass(slots=True)
@@ -137,7 +143,7 @@ class Ensembled:
     """The weights of several networks side by side, as members of one whose output is made of theirs."""
 
     versions: list[Version]
-    mean: Literal["probabilities", "logits", "stacked"] = "probabilities"
+    mean: Joined = "probabilities"
     """Of what their mean is taken; or their scores stand side by side."""
     kind: Literal["ensembled"] = "ensembled"
 
@@ -179,14 +185,14 @@ class Network:
 
     name: str
     architecture: Item
-    role: Literal["teacher", "student", "network"] = "network"
+    role: Role = "network"
     classes: ClassSet | None = None
     """What its logits are over, where it is known."""
     seed: int = 0
     origin: Origin = field(default_factory=Fresh)
     input_shape: list[int] | None = None
     """Channels, height, width to trace with where no data says it."""
-    mode: Literal["train", "eval"] = "eval"
+    mode: Mode = "eval"
     """How batch norm and dropout behave while the network is frozen."""
     code: str | None = None
     """Hash of the user's source file that makes it."""
@@ -206,7 +212,7 @@ class Network:
 class Trainee:
     """A network that a phase trains, from version `base` on.
 
-    `paths` are the submodules that move ([] means all); `upto` and `since` restrict the moving part to what the taps
+    `paths` are the submodules that are trained ([] means all); `upto` and `since` restrict them to what the taps
     `upto` depend on and the taps `since` do not.
     """
 
@@ -234,11 +240,11 @@ class Recipe:
     """Largest norm of the gradient."""
     label_smoothing: float = 0.0
     ema: float | None = None
-    """Decay of the weight average kept beside the weights (snapshot `ema`)."""
-    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    """Decay of the weight average that is kept with the weights (snapshot `ema`)."""
+    precision: Precision = "fp32"
     channels_last: bool = False
     compile: bool = False
-    frozen: Literal["live", "stored", "auto"] = "live"
+    frozen: FrozenValues = "live"
     """Whether what frozen networks give for a sample is computed in every step, or once and kept in the store."""
     workers: int = 0
     keep_epochs: list[int] = field(default_factory=list)
@@ -256,6 +262,10 @@ class Recipe:
         return self.batch[stream] if isinstance(self.batch, list) else self.batch
 
 
+DEFAULT_RECIPE = Recipe(Item(""))
+"""Settings at these values enter no key and are not written out."""
+
+
 @dataclass(slots=True)
 class Validation:
     """A measure inside a phase, after every epoch: `measure on cifar.test { top1 }`. Its first metric makes `best`."""
@@ -263,7 +273,7 @@ class Validation:
     view: View
     metrics: list[Item]
     network: int = 0
-    """Which of the phase's moves is measured."""
+    """Which of the phase's trainees is measured."""
     path: str = ""
     """The value inside of it that is; by default what it gives."""
     span: Location = location()
@@ -271,16 +281,16 @@ class Validation:
 
 @dataclass(slots=True)
 class Phase:
-    """One optimisation problem: some networks, data streams, a loss, and the parameters that may move."""
+    """One optimisation problem: some networks, data streams, a loss, and the parameters that it trains."""
 
     name: str
     trainees: list[Trainee]
     streams: list[View]
     recipes: list[Recipe]
-    """One for all moves, or one each."""
+    """One for all trainees, or one each."""
     loss: Expr
     logged: dict[str, Expr] = field(default_factory=dict)
-    """Terms written to the metrics beside the loss."""
+    """Terms written to the metrics together with the loss."""
     validations: list[Validation] = field(default_factory=list)
     seed: int = 0
     stream_names: list[str] = field(default_factory=list)
@@ -350,7 +360,7 @@ class Measure:
 
 @dataclass(slots=True)
 class Export:
-    """A network to hand out."""
+    """A network to export: its weights and a description to load them with."""
 
     name: str
     target: Target

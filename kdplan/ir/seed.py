@@ -5,10 +5,9 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from hashlib import blake2b
-from typing import Any
 
 
-def fold(seed: int, *values: Any) -> int:
+def fold(seed: int, *values: object) -> int:
     """A new seed from `seed` and `values`, the same on every machine and in every version.
 
     Sums of seeds collide as soon as several are swept (``0 + 1 = 1 + 0``); a hash does not.
@@ -18,7 +17,7 @@ def fold(seed: int, *values: Any) -> int:
     seed : int
         Any integer.
     *values
-        Numbers, texts, truth values, None, and lists or dicts of them. Equal numbers are equal: ``1`` is ``1.0``.
+        Numbers, strings, booleans, None, and lists or dicts of them. Equal numbers are equal: ``1`` is ``1.0``.
 
     Returns
     -------
@@ -41,13 +40,13 @@ def fold(seed: int, *values: Any) -> int:
     return int.from_bytes(blake2b(text.encode(), digest_size=8).digest(), "big") >> 1
 
 
-def _plain(value: Any) -> Any:
+def _plain(value: object) -> object:
     if isinstance(value, float) and value.is_integer():
         return int(value)
     if isinstance(value, list | tuple):
         return [_plain(v) for v in value]
     if isinstance(value, Mapping):
         if not all(isinstance(k, str) for k in value):
-            raise TypeError("the keys of a folded mapping are texts")
+            raise TypeError("the keys of a folded mapping are strings")
         return {k: _plain(v) for k, v in value.items()}
     return value

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from typing import get_args
+
+from kdplan.ir.plan import FrozenValues, Precision
 from kdplan.ir.spec import SettingSpec
 
 S = SettingSpec
@@ -45,7 +48,7 @@ RECIPE = (
         "accumulate = 4",
         above=0,
     ),
-    S("clip", "number", "largest norm of the gradient over all moving parameters", "no limit", "clip = 5", above=0),
+    S("clip", "number", "largest norm of the gradient over all trained parameters", "no limit", "clip = 5", above=0),
     S(
         "label_smoothing",
         "number",
@@ -70,10 +73,10 @@ RECIPE = (
         "arithmetic of forward and backward; weights stay in fp32",
         "fp32",
         "precision = bf16",
-        choices=("fp32", "bf16", "fp16"),
+        choices=get_args(Precision),
     ),
-    S("channels_last", "flag", "memory layout of images and maps", "false", "channels_last = true"),
-    S("compile", "flag", "torch.compile of the phase's graph", "false", "compile = true"),
+    S("channels_last", "boolean", "memory layout of images and maps", "false", "channels_last = true"),
+    S("compile", "boolean", "torch.compile of the phase's graph", "false", "compile = true"),
     S(
         "frozen",
         "choice",
@@ -81,7 +84,7 @@ RECIPE = (
         "(`stored`, an error where it cannot be), or as the planner finds cheaper (`auto`)",
         "live",
         "frozen = auto",
-        choices=("live", "stored", "auto"),
+        choices=get_args(FrozenValues),
     ),
     S("workers", "integer", "processes that load and augment", "0", "workers = 2", low=0),
     S(

@@ -17,8 +17,8 @@ REQUIRED: Any = type("Required", (), {"__repr__": lambda self: "required"})()
 class Param:
     """A parameter of whatever a plan can call: a function, a model, an optimizer, a transform …
 
-    `type` is one of: `signal`, `number`, `integer`, `text`, `flag`, `classes`, `verticals`, `ancestors`, `numbers`,
-    `integers`, `positions`, `choice`, `any`, `name`. None as a default means that it may be left out.
+    `type` is one of: `signal`, `number`, `integer`, `string`, `boolean`, `classes`, `verticals`, `ancestors`,
+    `numbers`, `integers`, `positions`, `choice`, `any`, `name`. None as a default means that it may be left out.
     """
 
     name: str
@@ -37,6 +37,7 @@ class Param:
 
     @property
     def required(self) -> bool:
+        """Whether a call must give it."""
         return self.default is REQUIRED
 
 
@@ -79,7 +80,7 @@ class Spec:
     some of the first argument's classes, by the parameter `at`."""
 
     def param(self, name: str) -> Param | None:
-        """The parameter of that name, or None."""
+        """The parameter of this name, if there is one."""
         return next((p for p in self.params if p.name == name), None)
 
 
@@ -129,4 +130,5 @@ class Kind:
     """Advice for words that people try here."""
 
     def setting(self, name: str) -> SettingSpec | None:
+        """The setting of this name, if the kind has it."""
         return next((s for s in self.settings if s.name == name), None)

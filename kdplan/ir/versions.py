@@ -44,18 +44,18 @@ def makers(plan: Plan, version: Version) -> Iterator[str]:
 
 
 def ema_copies(plan: Plan, phase: Phase) -> list[str]:
-    """The networks that are moving averages of what `phase` moves, in the order in which its loss names them."""
+    """The networks that are EMA copies of what `phase` trains, in the order in which its loss names them."""
     trained = {trainee.base.network for trainee in phase.trainees}
-    found: dict[str, None] = {}
+    networks: dict[str, None] = {}
     for version in read_versions(phase):
         origin = plan.networks[version.network].origin
         if version.phase is None and isinstance(origin, EmaOf) and origin.network in trained:
-            found[version.network] = None
-    return list(found)
+            networks[version.network] = None
+    return list(networks)
 
 
 def slot_of(plan: Plan, version: Version) -> int:
-    """The number under which the version's phase keeps the network's weights: its move's, then the followers'."""
+    """The number under which the version's phase keeps the network's weights: trainees first, then EMA copies."""
     assert version.phase is not None, version
     return slot_in(plan, plan.phases[version.phase], version)
 
@@ -73,16 +73,16 @@ def ancestors(plan: Plan, version: Version) -> list[Version]:
 
     Snapshots of one phase are different versions with the same past.
     """
-    found = [version]
+    versions = [version]
     while True:
-        last = found[-1]
+        last = versions[-1]
         if last.phase is not None:
             trainees = [m for m in plan.phases[last.phase].trainees if m.base.network == last.network]
             if not trainees:
-                return found
-            found.append(trainees[0].base)
+                return versions
+            versions.append(trainees[0].base)
             continue
         origin = plan.networks[last.network].origin
         if not isinstance(origin, Copied):
-            return found
-        found.append(origin.version)
+            return versions
+        versions.append(origin.version)

@@ -22,8 +22,9 @@ class Behind(nn.Module):
         self.map = map
 
     def forward(self, *args: Any, **kwargs: Any) -> Tensor:
-        found: Tensor = self.map(self.layer(*args, **kwargs))
-        return found
+        """The map of the layer's output; takes what the layer takes."""
+        adapted: Tensor = self.map(self.layer(*args, **kwargs))
+        return adapted
 
 
 class Entries(nn.Module):
@@ -49,9 +50,10 @@ class Entries(nn.Module):
         self.groups = [g + g[:1] * (most - len(g)) for g in groups]
 
     def forward(self, x: Tensor) -> Tensor:
+        """``[B, entries] -> [B, classes]``, each class's largest score."""
         at = torch.tensor(self.groups, device=x.device)
-        found: Tensor = x[:, at].amax(dim=2)
-        return found
+        scores: Tensor = x[:, at].amax(dim=2)
+        return scores
 
 
 def adapted(
@@ -59,7 +61,7 @@ def adapted(
 ) -> nn.Module:
     """A new network, from the name and settings of the plain one's factory, with a map behind each layer in `behind`.
 
-    A map mixes a layer's channels, linearly and without bias, alike at every place: a 1 x 1 convolution, or a linear
+    A map mixes a layer's channels, linearly and without bias, alike at every position: a 1 x 1 convolution, or a linear
     layer for vectors. It begins as the identity. In the network's names `conv1.layer` is what `conv1` is in the plain
     one, and `conv1.map` the map behind it.
 
@@ -103,12 +105,12 @@ def _map(path: str, given: tuple[int, ...]) -> nn.Module:
         raise ValueError(f"`{path}` gives {dims} of a sample; a map of channels takes maps and vectors")
     channels = given[1]
     if len(given) == 4:
-        made: nn.Module = nn.Conv2d(channels, channels, 1, bias=False)
-        nn.init.dirac_(made.get_parameter("weight"))
+        identity: nn.Module = nn.Conv2d(channels, channels, 1, bias=False)
+        nn.init.dirac_(identity.get_parameter("weight"))
     else:
-        made = nn.Linear(channels, channels, bias=False)
-        nn.init.eye_(made.get_parameter("weight"))
-    return made
+        identity = nn.Linear(channels, channels, bias=False)
+        nn.init.eye_(identity.get_parameter("weight"))
+    return identity
 
 
 def _put(net: nn.Module, path: str, behind: nn.Module) -> None:
@@ -126,20 +128,20 @@ def _layer(net: nn.Module, path: str) -> nn.Module:
 
 def _shapes(net: nn.Module, paths: Sequence[str], shape: Sequence[int]) -> dict[str, tuple[int, ...]]:
     """What layers give for two samples. Most layers say it; the network runs, without memory, only for others."""
-    found: dict[str, tuple[int, ...]] = {}
+    shapes: dict[str, tuple[int, ...]] = {}
     for path in paths:
         layer = _layer(net, path)
         if isinstance(layer, nn.Conv2d):
-            found[path] = (2, layer.out_channels, 1, 1)
+            shapes[path] = (2, layer.out_channels, 1, 1)
         elif isinstance(layer, nn.Linear):
-            found[path] = (2, layer.out_features)
-    rest = [p for p in paths if p not in found]
+            shapes[path] = (2, layer.out_features)
+    rest = [p for p in paths if p not in shapes]
     if rest:
         copy = deepcopy(net).to("meta").eval()
 
         def keep(path: str) -> Any:
             def hook(_module: nn.Module, _inputs: Any, output: Any) -> None:
-                found[path] = tuple(output.shape) if isinstance(output, Tensor) else ()
+                shapes[path] = tuple(output.shape) if isinstance(output, Tensor) else ()
 
             return hook
 
@@ -147,9 +149,9 @@ def _shapes(net: nn.Module, paths: Sequence[str], shape: Sequence[int]) -> dict[
             copy.get_submodule(path).register_forward_hook(keep(path))
         with torch.no_grad():
             copy(torch.zeros(2, *shape, device="meta"))
-        if missing := [p for p in rest if p not in found]:
+        if missing := [p for p in rest if p not in shapes]:
             raise ValueError(f"`{missing[0]}` does not run")
-    return found
+    return shapes
 
 
 # ---- weights
@@ -161,11 +163,11 @@ def adapted_state(state: Mapping[str, Tensor], behind: Sequence[str]) -> dict[st
     >>> adapted_state({"a.weight": torch.ones(1), "b.weight": torch.ones(1)}, ["a"])
     {'a.layer.weight': tensor([1.]), 'b.weight': tensor([1.])}
     """
-    found = {}
+    weights = {}
     for name, tensor in state.items():
         path = next((p for p in behind if name.startswith(f"{p}.")), None)
-        found[f"{path}.{LAYER}{name.removeprefix(path)}" if path else name] = tensor
-    return found
+        weights[f"{path}.{LAYER}{name.removeprefix(path)}" if path else name] = tensor
+    return weights
 
 
 def foldable(net: nn.Module, path: str) -> bool:
@@ -189,13 +191,13 @@ def folded(net: nn.Module, behind: Sequence[str]) -> tuple[nn.Module, list[str]]
     >>> left, [n for n in plain.state_dict() if n.startswith("stem.conv")], torch.allclose(plain(x), net(x), atol=1e-5)
     ([], ['stem.conv.weight'], True)
     """
-    made = deepcopy(net)
+    plain = deepcopy(net)
     left = []
     for path in behind:
-        if not foldable(made, path):
+        if not foldable(plain, path):
             left.append(path)
             continue
-        layer, map = made.get_submodule(f"{path}.{LAYER}"), made.get_submodule(f"{path}.{MAP}")
+        layer, map = plain.get_submodule(f"{path}.{LAYER}"), plain.get_submodule(f"{path}.{MAP}")
         assert isinstance(layer, nn.Conv2d | nn.Linear)
         with torch.no_grad():
             mixing = map.get_parameter("weight").double().flatten(1)
@@ -203,5 +205,5 @@ def folded(net: nn.Module, behind: Sequence[str]) -> tuple[nn.Module, list[str]]
             if layer.bias is not None:
                 layer.bias.copy_(mixing @ layer.bias.double())
         parent, _, name = path.rpartition(".")
-        setattr(made.get_submodule(parent), name, layer)
-    return made, left
+        setattr(plain.get_submodule(parent), name, layer)
+    return plain, left

@@ -30,10 +30,10 @@ class AveragePrecision:
     --------
     >>> m = AveragePrecision()
     >>> box = torch.tensor([[[2.0, 2.0, 10.0, 10.0]]])
-    >>> found = {"boxes": box, "scores": torch.tensor([[0.9]]), "labels": torch.tensor([[1]])}
+    >>> detections = {"boxes": box, "scores": torch.tensor([[0.9]]), "labels": torch.tensor([[1]])}
     >>> there = {"boxes": box, "classes": torch.tensor([[1]]), "crowd": torch.tensor([[False]])}
     >>> there |= {"areas": torch.tensor([[64.0]]), "scales": torch.ones(1, 2), "sizes": torch.tensor([[16.0, 16.0]])}
-    >>> m.update(found, there)
+    >>> m.update(detections, there)
     >>> m.compute()["ap50"], m.compute()["ap_large"]
     (100.0, nan)
 
@@ -47,27 +47,27 @@ class AveragePrecision:
 
         self._metric = MeanAveragePrecision(box_format="xyxy", iou_type="bbox", backend="pycocotools")
 
-    def update(self, found: Mapping[str, Tensor], batch: Mapping[str, Tensor]) -> None:
+    def update(self, detections: Mapping[str, Tensor], batch: Mapping[str, Tensor]) -> None:
         """Takes one batch.
 
         Parameters
         ----------
-        found : mapping
+        detections : mapping
             `boxes` [B, D, 4] in pixels of the canvas, `scores` [B, D], `labels` int64 [B, D], -1 for none.
         batch : mapping
             As `kdplan.data.dataset.BoxDataset` gives it.
         """
-        made, there = [], []
+        predictions, there = [], []
         for n in range(len(batch["classes"])):
             scale = batch["scales"][n, [1, 0, 1, 0]]
-            kept = found["labels"][n] >= 0
+            kept = detections["labels"][n] >= 0
             inside = batch["sizes"][n, [1, 0, 1, 0]]
-            boxes = torch.minimum(found["boxes"][n][kept].clamp(min=0), inside) / scale
-            made.append(
+            boxes = torch.minimum(detections["boxes"][n][kept].clamp(min=0), inside) / scale
+            predictions.append(
                 {
                     "boxes": boxes.cpu(),
-                    "scores": found["scores"][n][kept].cpu(),
-                    "labels": found["labels"][n][kept].cpu(),
+                    "scores": detections["scores"][n][kept].cpu(),
+                    "labels": detections["labels"][n][kept].cpu(),
                 }
             )
             real = batch["classes"][n] >= 0
@@ -75,10 +75,10 @@ class AveragePrecision:
                 "boxes": (batch["boxes"][n][real] / scale).cpu(), "labels": batch["classes"][n][real].cpu(),
                 "iscrowd": batch["crowd"][n][real].long().cpu(), "area": batch["areas"][n][real].cpu(),
             })  # fmt: skip
-        self._metric.update(made, there)
+        self._metric.update(predictions, there)
 
     def compute(self) -> dict[str, float]:
         """Every metric of `PRECISIONS`, in percent; nan for sizes of which there is no box."""
-        found = self._metric.compute()
-        values = {name: float(found[theirs]) for name, theirs in PRECISIONS.items()}
+        numbers = self._metric.compute()
+        values = {name: float(numbers[theirs]) for name, theirs in PRECISIONS.items()}
         return {name: 100.0 * v if v >= 0 else math.nan for name, v in values.items()}

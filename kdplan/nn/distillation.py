@@ -57,7 +57,7 @@ def _attention_map(x: Tensor) -> Tensor:
 
 
 def nst(student: Tensor, teacher: Tensor, convention: str = "mmd") -> Tensor:
-    """How differently the channels respond to places: each channel, a vector of length 1 over positions, is a sample.
+    """How differently channels respond to positions: each channel, a vector of length 1 over positions, is a sample.
 
     Parameters
     ----------

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from kdplan.ir.plan import Joined
 from kdplan.nn.adapted import Entries
 from kdplan.nn.models import create
 
@@ -42,7 +43,7 @@ class Ensemble(nn.Module):
     def __init__(
         self,
         members: Sequence[nn.Module],
-        mean: Literal["probabilities", "logits", "stacked"] = "probabilities",
+        mean: Joined = "probabilities",
         orders: Sequence[Sequence[int] | None] | None = None,
     ) -> None:
         super().__init__()
@@ -58,22 +59,23 @@ class Ensemble(nn.Module):
                 self.register_buffer(f"order{i}", torch.tensor(list(order)), persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
+        """``[B, ...] -> [B, classes]``; every member sees the same inputs."""
         if self.mean == "stacked":
             stacked: Tensor = self.entries(torch.cat([member(x) for member in self.members], dim=1))
             return stacked
-        found = []
+        outputs = []
         for i, member in enumerate(self.members):
             logits = member(x)
-            found.append(logits if self.orders[i] is None else logits.index_select(1, getattr(self, f"order{i}")))
+            outputs.append(logits if self.orders[i] is None else logits.index_select(1, getattr(self, f"order{i}")))
         if self.mean == "logits":
-            return torch.stack(found).mean(dim=0)
-        scores = torch.stack([logits.log_softmax(dim=1) for logits in found])
-        return scores.logsumexp(dim=0) - math.log(len(found))
+            return torch.stack(outputs).mean(dim=0)
+        scores = torch.stack([logits.log_softmax(dim=1) for logits in outputs])
+        return scores.logsumexp(dim=0) - math.log(len(outputs))
 
 
 def ensemble(
     members: Sequence[tuple[str, Mapping[str, Any]]],
-    mean: Literal["probabilities", "logits", "stacked"] = "probabilities",
+    mean: Joined = "probabilities",
     orders: Sequence[Sequence[int] | None] | None = None,
 ) -> Ensemble:
     """An ensemble of new networks, each as the name of its factory and its settings.

@@ -195,11 +195,13 @@ def detach(x: Tensor) -> Tensor:
 class _Reverse(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: float) -> Tensor:
+        """`x` as it is."""
         ctx.weight = weight
         return x.view_as(x)
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        """The gradient times `-weight`."""
         return -ctx.weight * gradient, None
 
 

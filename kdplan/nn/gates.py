@@ -8,7 +8,7 @@ from torch import Tensor, nn
 class Gate(nn.Module):
     """Weights of branches from the features that they share, ``[B, channels, ...] -> [B, count]``.
 
-    softmax(relu(bn(fc(mean of x over places)))), as in "Knowledge distillation by on-the-fly native ensemble" (Lan,
+    softmax(relu(bn(fc(mean of x over positions)))), as in "Knowledge distillation by on-the-fly native ensemble" (Lan,
     Zhu, Gong, NeurIPS 2018). Of tokens ``[B, T, channels]`` the mean is over tokens.
 
     Parameters
@@ -33,12 +33,13 @@ class Gate(nn.Module):
         self.softmax = nn.Softmax(dim=1)
 
     def forward(self, x: Tensor) -> Tensor:
+        """``[B, channels, ...] -> [B, count]``; each row sums to 1."""
         if x.dim() == 3:
             x = x.mean(dim=1)
         elif x.dim() > 3:
             x = x.flatten(2).mean(dim=2)
-        found: Tensor = self.softmax(self.relu(self.bn(self.fc(x))))
-        return found
+        weights: Tensor = self.softmax(self.relu(self.bn(self.fc(x))))
+        return weights
 
 
 class Mean(nn.Module):
@@ -56,4 +57,5 @@ class Mean(nn.Module):
         self.count = count
 
     def forward(self, x: Tensor) -> Tensor:
+        """``[B, ...] -> [B, count]``, all equal to 1 / count."""
         return x.new_full((x.shape[0], self.count), 1 / self.count)

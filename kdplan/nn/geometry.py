@@ -7,11 +7,11 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from kdplan.nn.metric import Metric, averaged_places
+from kdplan.nn.metric import Metric, spatial_mean
 
 
 class Means(Metric):
-    """Mean features of classes, from which an angle is read; maps are averaged over places first.
+    """Mean features of classes, from which an angle is read; maps are averaged over positions first.
 
     Parameters
     ----------
@@ -30,7 +30,7 @@ class Means(Metric):
 
     def measure(self, outputs: Tensor, labels: Tensor) -> Tensor:
         """``[B, D, ...], [B] -> [C, D + 1]``: sums of features, and counts of samples."""
-        x = averaged_places(outputs).double()
+        x = spatial_mean(outputs).double()
         x = torch.cat([x, torch.ones_like(x[:, :1])], dim=1)
         labels = labels.long()
         known = labels < self.classes
@@ -69,6 +69,7 @@ class ClassDistance(Means):
     """
 
     def result(self, total: Tensor) -> float:
+        """The mean angle in radians, from sums and counts of features."""
         classes, owners, above = self.means(total)
         return angles(classes, above[owners]).mean().item()
 
@@ -85,6 +86,7 @@ class SuperclassDistance(Means):
     """
 
     def result(self, total: Tensor) -> float:
+        """The mean angle in radians, from sums and counts of features."""
         _, _, above = self.means(total)
         return angles(above, above.mean(dim=0, keepdim=True)).mean().item()
 

@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+from kdplan.ir.implementation import load
+from kdplan.nn.layers import LOGIT_SCALES
 from kdplan.nn.losses import wide
 from kdplan.nn.models import create
 
@@ -40,6 +42,7 @@ class Blocks(nn.Module):
         self.bias = nn.Parameter(torch.empty(parts, 1, outputs).uniform_(-bound, bound))
 
     def forward(self, x: Tensor) -> Tensor:
+        """``[B, parts, inputs] -> [B, parts, outputs]``."""
         return torch.baddbmm(self.bias, x.transpose(0, 1), self.weight.transpose(1, 2)).transpose(0, 1)
 
 
@@ -48,6 +51,7 @@ class _PartLogits(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, bounds: tuple[int, ...]) -> Tensor:
+        """``[B, M, D], [N, D], [N] -> [B, N]``; part i has the columns `bounds[i]` to `bounds[i + 1]`."""
         ctx.save_for_backward(x, weight)
         ctx.bounds = bounds
         out = x.new_empty(x.shape[0], bounds[-1])
@@ -58,6 +62,7 @@ class _PartLogits(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None, None]:
+        """Gradients of `x`, `weight` and `bias` where they are wanted."""
         x, weight = ctx.saved_tensors
         of_x = torch.empty_like(x) if ctx.needs_input_grad[0] else None
         of_weight = torch.empty_like(weight) if ctx.needs_input_grad[1] else None
@@ -114,16 +119,17 @@ class PartLogits(nn.Module):
                 for k, c in enumerate(part):
                     columns[c] = i * most + k
         else:
-            for place, c in enumerate(order):
-                columns[c] = place
+            for column, c in enumerate(order):
+                columns[c] = column
         self.register_buffer("columns", torch.tensor(columns), persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
+        """``[B, M, D] -> [B, N]``, in the order of the classes."""
         if self.padded:
             rows: Tensor = self.get_buffer("rows")
             weight, bias = self.weight[rows], self.bias[rows].unsqueeze(1)
-            found = torch.baddbmm(bias, x.transpose(0, 1), weight.transpose(1, 2))
-            return found.transpose(0, 1).flatten(1).index_select(1, self.columns)
+            products = torch.baddbmm(bias, x.transpose(0, 1), weight.transpose(1, 2))
+            return products.transpose(0, 1).flatten(1).index_select(1, self.columns)
         weight, bias = self.weight, self.bias
         if torch.is_autocast_enabled(x.device.type):
             kind = torch.get_autocast_dtype(x.device.type)
@@ -131,7 +137,7 @@ class PartLogits(nn.Module):
         out: Tensor = _PartLogits.apply(x, weight, bias, self.bounds)
         return out if self.ordered else out.index_select(1, self.columns)
 
-    fake_forward = forward  # which tells a trace to keep it whole
+    fake_forward = forward  # with which a trace keeps it whole
 
 
 class SelfPaced(nn.Module):
@@ -146,11 +152,11 @@ class SelfPaced(nn.Module):
     each : {"part", "class"}
         One factor for each part, or for each class.
     train : bool
-        Whether the factors move.
+        Whether the factors are trained.
     start : float, optional
         What they start at; by default the root of the number of the part's classes.
     noise : float
-        Standard deviation of what is added to the start of factors that move.
+        Standard deviation of what is added to the start of trained factors.
 
     References
     ----------
@@ -190,6 +196,7 @@ class SelfPaced(nn.Module):
             self.register_buffer("gamma", first)
 
     def forward(self, x: Tensor) -> Tensor:
+        """``[B, N] -> [B, N]``, the logits of each part at their learnt length."""
         x = wide(x)
         squares = x.new_zeros(x.shape[0], self.parts).index_add(1, self.part_of, x * x)
         factor = squares.clamp_min(TINY).rsqrt()
@@ -198,10 +205,6 @@ class SelfPaced(nn.Module):
         return x * factor.index_select(1, self.part_of) * self.gamma
 
     fake_forward = forward
-
-
-LOGIT_SCALES: dict[str, Callable[..., nn.Module]] = {"self_paced": SelfPaced}
-"""Name in a plan -> module."""
 
 
 class Head(nn.Module):
@@ -262,9 +265,10 @@ class Head(nn.Module):
         self.pace: nn.Module | None = None  # its name in stored weights
         if logit_scale is not None and parts is not None:
             given = {k: v for k, v in logit_scale.items() if k != "name"}
-            self.pace = LOGIT_SCALES[logit_scale["name"]](parts, **given)
+            self.pace = load(LOGIT_SCALES[logit_scale["name"]].implementation)(parts, **given)
 
     def forward(self, x: Tensor) -> Tensor:
+        """``[B, inputs] -> [B, classes]``."""
         for i in range(1, self.layers + 1):
             x = self.get_submodule(f"top{i}")(x)
         out: Tensor = self.logits(x) if self.pace is None else self.pace(self.logits(x))
@@ -281,6 +285,7 @@ class _Apart(nn.Module):
         self.shared = nn.Linear(inputs, shared) if shared else None
 
     def forward(self, x: Tensor) -> Tensor:
+        """``[B, D] -> [B, M, size]``; shared units come last."""
         own: Tensor = self.own(x).unflatten(1, (self.parts, -1))
         if self.shared is None:
             return own
@@ -320,7 +325,7 @@ def headed(
     net = create(base, **{**settings, **few})
     linear = [(n, m) for n, m in net.named_modules() if isinstance(m, nn.Linear)]
     if not linear or not linear[-1][0] or (few and linear[-1][1].out_features != 2):
-        raise ValueError(f"`{base}` does not end in a linear layer, so a head cannot take its place")
+        raise ValueError(f"`{base}` does not end in a linear layer, so a head cannot replace it")
     path, last = linear[-1]
     head = Head(last.in_features, classes, [(str(k), int(n), int(g)) for k, n, g in layers], parts, logit_scale)
     net.set_submodule(path, head)

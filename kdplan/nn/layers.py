@@ -1,6 +1,6 @@
-"""What heads can be made of, without torch: layers between features and logits, and paces of logits.
+"""What heads and branches can be made of, without torch: layers between features and logits, logit scaling, gates.
 
-`kdplan.nn.heads` has the code.
+`kdplan.nn.heads` and `kdplan.nn.gates` have the code.
 """
 
 from __future__ import annotations
@@ -27,11 +27,22 @@ LOGIT_SCALES = {
              (_BY,
               Param("each", "choice", "part", "one factor for each vertical, or for each class",
                     choices=("part", "class")),
-              Param("train", "flag", True, "false keeps the factors as they start"),
+              Param("train", "boolean", True, "false keeps the factors as they start"),
               Param("start", "number", None, "by default the root of the number of the vertical's classes", above=0),
-              Param("noise", "number", 1e-3, "standard deviation of what is added to the start of factors that move",
+              Param("noise", "number", 1e-3, "standard deviation of what is added to the start of trained factors",
                     low=0)),
              "Logits of each vertical at a length of their own: divided by their Euclidean length and multiplied by a "
-             "factor, which says how fast these classes learn."),
+             "factor, which says how fast these classes learn.",
+             implementation="kdplan.nn.heads:SelfPaced"),
+    )
+}  # fmt: skip
+
+GATES = {
+    spec.name: spec
+    for spec in (
+        Spec("gate", (), "Learnt from the features that the branches share: "
+                         "softmax(relu(bn(fc(mean over positions)))).",
+             source="ONE (Lan, Zhu, Gong, NeurIPS 2018)"),
+        Spec("mean", (), "The same weight for every branch."),
     )
 }  # fmt: skip

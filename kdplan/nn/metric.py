@@ -69,8 +69,8 @@ class Metric(ABC):
         return 100.0 * total.item() / self.count
 
 
-def averaged_places(features: Tensor) -> Tensor:
-    """Features as vectors: maps are averaged over places; ``[B, D, ...] -> [B, D]``.
+def spatial_mean(features: Tensor) -> Tensor:
+    """Features as vectors: maps are averaged over positions; ``[B, D, ...] -> [B, D]``.
 
     Raises
     ------
@@ -79,7 +79,7 @@ def averaged_places(features: Tensor) -> Tensor:
 
     Examples
     --------
-    >>> averaged_places(torch.arange(8.0).reshape(1, 2, 2, 2))
+    >>> spatial_mean(torch.arange(8.0).reshape(1, 2, 2, 2))
     tensor([[1.5000, 5.5000]])
     """
     if features.dim() < 2 or not features.is_floating_point():

@@ -1,20 +1,15 @@
-"""Metrics of scores and labels, and every metric by its name."""
+"""Metrics of scores and labels, and `build_metric` for every metric of the table."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from kdplan.diagnostics.report import listing, nearest
+from kdplan.ir.implementation import load, row
 from kdplan.nn.catalog import METRICS
-from kdplan.nn.geometry import ClassDistance, SuperclassDistance
-from kdplan.nn.metric import Metric, averaged_places
-from kdplan.nn.precision import GroupPrecision
-from kdplan.nn.scores import Confusion, Score, Siblings
-from kdplan.nn.transfer import LinearSvm
+from kdplan.nn.metric import Metric, spatial_mean
 
 
 class TopK(Metric):
@@ -37,6 +32,7 @@ class TopK(Metric):
         self.k = k
 
     def measure(self, outputs: Tensor, labels: Tensor) -> Tensor:
+        """``[B, C], [B] -> []``: samples whose label is among the `k` highest scores."""
         labels = labels.long().unsqueeze(1)
         score = outputs.gather(1, labels)
         numbers = torch.arange(outputs.shape[1], device=outputs.device)
@@ -57,6 +53,7 @@ class Error(TopK):
     """
 
     def result(self, total: Tensor) -> float:
+        """100 minus the share of hits in percent."""
         return 100.0 * (self.count - total.item()) / self.count
 
 
@@ -72,11 +69,13 @@ class CrossEntropy(Metric):
     """
 
     def measure(self, outputs: Tensor, labels: Tensor) -> Tensor:
+        """``[B, C], [B] -> []``: the sum of ``-log p(label)``."""
         x = outputs.double()
         log_p = x.log() if self.probabilities else x.log_softmax(dim=1)
         return -log_p.gather(1, labels.long().unsqueeze(1)).sum()
 
     def result(self, total: Tensor) -> float:
+        """The mean over samples, in nats."""
         return total.item() / self.count
 
 
@@ -103,13 +102,14 @@ class CalibrationError(Metric):
         """``[B, C], [B] -> [2, bins]``: sums of confidence and of hits in each interval."""
         p = outputs.double() if self.probabilities else outputs.double().softmax(dim=1)
         confidence, choice = p.max(dim=1)
-        place = (confidence * self.bins).ceil().long().sub(1).clamp(0, self.bins - 1)
+        interval = (confidence * self.bins).ceil().long().sub(1).clamp(0, self.bins - 1)
         sums = torch.zeros(2, self.bins, dtype=torch.float64, device=p.device)
-        sums[0].index_add_(0, place, confidence)
-        sums[1].index_add_(0, place, (choice == labels).double())
+        sums[0].index_add_(0, interval, confidence)
+        sums[1].index_add_(0, interval, (choice == labels).double())
         return sums
 
     def result(self, total: Tensor) -> float:
+        """The error in percent, from sums of confidence and of hits ``[2, bins]``."""
         return 100.0 * (total[0] - total[1]).abs().sum().item() / self.count
 
 
@@ -125,11 +125,12 @@ class Agreement(Metric):
     """
 
     def measure(self, outputs: Tensor, labels: Tensor) -> Tensor:
+        """``[B, C], [B, C] -> []``: samples with the same highest score."""
         return (outputs.argmax(dim=1) == labels.argmax(dim=1)).sum()
 
 
 class Mean(Metric):
-    """Mean of features over samples, of one unit or of all; maps are averaged over places.
+    """Mean of features over samples, of one unit or of all; maps are averaged over positions.
 
     Examples
     --------
@@ -144,33 +145,32 @@ class Mean(Metric):
         self.unit = unit
 
     def measure(self, outputs: Tensor, labels: Tensor) -> Tensor:
-        values = averaged_places(outputs).double()
+        """``[B, D, ...], [B] -> []``: the sum over samples of one unit, or of the mean of all.
+
+        Raises
+        ------
+        ValueError
+            If there is no such unit.
+        """
+        values = spatial_mean(outputs).double()
         if self.unit is not None and not 0 <= self.unit < values.shape[1]:
             raise ValueError(f"features of {values.shape[1]} units have no unit {self.unit}")
         return (values.mean(dim=1) if self.unit is None else values[:, self.unit]).sum()
 
     def result(self, total: Tensor) -> float:
+        """The mean over samples."""
         return total.item() / self.count
 
 
-_BUILD: dict[str, Callable[..., Metric]] = {
-    "top1": lambda probabilities: TopK(1, probabilities),
-    "top5": lambda probabilities: TopK(5, probabilities),
-    "topk": TopK,
-    "error": lambda probabilities: Error(1, probabilities),
-    "cross_entropy": CrossEntropy,
-    "ece": CalibrationError,
-    "agreement": Agreement,
-    "mean": Mean,
-    "score": Score,
-    "confusion": Confusion,
-    "siblings": Siblings,
-    "pvap": GroupPrecision,
-    "mpvap": GroupPrecision,
-    "class_distance": ClassDistance,
-    "superclass_distance": SuperclassDistance,
-    "svm": LinearSvm,
-}
+def top5(probabilities: bool = False) -> TopK:
+    """Share of samples, in percent, whose label is among the five highest scores.
+
+    Examples
+    --------
+    >>> top5().k
+    5
+    """
+    return TopK(5, probabilities)
 
 
 def build_metric(name: str, probabilities: bool = False, **settings: Any) -> Metric:
@@ -194,20 +194,11 @@ def build_metric(name: str, probabilities: bool = False, **settings: Any) -> Met
     >>> build_metric("topk", k=3).k
     3
     """
-    if name not in METRICS:
-        near = nearest(name, METRICS)
-        told = f"did you mean `{near}`?" if near else f"there are {listing(METRICS)}"
-        raise ValueError(f"there is no metric `{name}`; {told}")
-    if name not in _BUILD:
+    spec = row(METRICS, "metric", name, settings)
+    if not spec.implementation:
         raise ValueError(f"`{name}` is a number of the network, not of its outputs")
-    known = METRICS[name].settings
-    for key in settings:
-        if key not in known:
-            raise ValueError(f"`{name}` has no setting `{key}`; it has {listing(known)}")
-    missing = [key for key, setting in known.items() if setting.required and key not in settings]
-    if missing:
-        raise ValueError(f"`{name}` needs {listing(missing)}")
-    return _BUILD[name](probabilities=probabilities, **settings)
+    metric: Metric = load(spec.implementation)(probabilities=probabilities, **settings)
+    return metric
 
 
 def count_parameters(net: nn.Module) -> int:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from kdplan.diagnostics.report import listing, nearest
+from kdplan.ir.implementation import load, row
 from kdplan.ir.optimizers import OPTIMIZERS
 
 
@@ -48,20 +48,11 @@ def build_optimizer(
     >>> build_optimizer("sgd", {"lr": 0.1, "momentum": 0.9}, nn.Linear(2, 2).parameters()).param_groups[0]["momentum"]
     0.9
     """
-    if name not in OPTIMIZERS:
-        near = nearest(name, OPTIMIZERS)
-        told = f"did you mean `{near}`?" if near else f"there are {listing(OPTIMIZERS)}"
-        raise ValueError(f"there is no optimizer `{name}`; {told}")
-    spec = OPTIMIZERS[name]
-    for key in settings:
-        if key not in spec.settings:
-            near = nearest(key, spec.settings)
-            told = f"did you mean `{near}`?" if near else f"it has {listing(spec.settings)}"
-            raise ValueError(f"`{name}` has no setting `{key}`; {told}")
+    spec = row(OPTIMIZERS, "optimizer", name, settings)
     plain = {k: tuple(v) if isinstance(v, list) else v for k, v in settings.items()}
     own = [dict(p) if isinstance(p, dict) else p for p in parameters]  # torch writes into the groups that it is given
     try:
-        optimizer: Optimizer = getattr(torch.optim, spec.torch_name)(own, **plain, **implementation)
+        optimizer: Optimizer = load(spec.implementation)(own, **plain, **implementation)
     except (ValueError, TypeError) as e:
         raise ValueError(f"`{name}` refuses these settings: {e}") from e
     for group in optimizer.param_groups:

@@ -54,6 +54,7 @@ class GroupPrecision(Metric):
         self._group_of: Tensor | None = None
 
     def update(self, outputs: Tensor, labels: Tensor) -> None:
+        """Takes one batch ``[B, C], [B]``: own scores in the first pass, counts of others' in the second."""
         outputs, labels = outputs.detach(), labels.long()
         if self._group_of is None:
             self.groups = self.groups or [[*range(outputs.shape[1])]]
@@ -71,8 +72,8 @@ class GroupPrecision(Metric):
                 continue
             columns = torch.tensor(ids, device=outputs.device)
             scores = outputs[rows].index_select(1, columns).t().contiguous()
-            places = torch.searchsorted(self._positives[i], scores, right=True)
-            self._counts[i].scatter_add_(1, places, torch.ones_like(places))
+            ranks = torch.searchsorted(self._positives[i], scores, right=True)
+            self._counts[i].scatter_add_(1, ranks, torch.ones_like(ranks))
 
     def again(self) -> None:
         """Between the passes: sorts the scores that images have for their own class."""
@@ -90,9 +91,9 @@ class GroupPrecision(Metric):
         for ids in self.groups:
             columns = torch.tensor(ids, device=scores.device)
             most = int(sizes[columns].max())
-            place = torch.arange(most, device=scores.device)
-            at = (starts[columns].unsqueeze(1) + place).clamp(max=len(scores) - 1)
-            table = scores[order[at]].masked_fill(place >= sizes[columns].unsqueeze(1), torch.inf)
+            column = torch.arange(most, device=scores.device)
+            at = (starts[columns].unsqueeze(1) + column).clamp(max=len(scores) - 1)
+            table = scores[order[at]].masked_fill(column >= sizes[columns].unsqueeze(1), torch.inf)
             self._positives.append(table.contiguous())
             self._counts.append(torch.zeros(len(ids), most + 1, dtype=torch.long, device=scores.device))
 
@@ -104,17 +105,24 @@ class GroupPrecision(Metric):
         self._counts = [a + b for a, b in zip(self._counts, other._counts, strict=True)]
 
     def compute(self) -> float:
+        """The mean over groups with images, in percent.
+
+        Raises
+        ------
+        ValueError
+            If there were no samples, or none of these groups.
+        """
         if not self._counts or self.count == 0:
             raise ValueError("a metric of no samples has no value")
-        found = [p for p in self.precisions() if p is not None]
-        if not found:
+        precisions = [p for p in self.precisions() if p is not None]
+        if not precisions:
             raise ValueError("no image is of a class of these groups")
-        return sum(found) / len(found)
+        return sum(precisions) / len(precisions)
 
     def precisions(self) -> list[float | None]:
         """The mean average precision of each group, in percent; None for one without images."""
         assert self._positives is not None
-        found: list[float | None] = []
+        precisions: list[float | None] = []
         for table, counts in zip(self._positives, self._counts, strict=True):
             here = table.isfinite()
             # An image that is placed behind p positives scores at least as high as each of them.
@@ -124,8 +132,9 @@ class GroupPrecision(Metric):
             precision = (positives - first).double() / above.clamp(min=1)
             each = (precision * here).sum(dim=1) / positives.squeeze(1).clamp(min=1)
             known = positives.squeeze(1) > 0
-            found.append(100.0 * each[known].mean().item() if bool(known.any()) else None)
-        return found
+            precisions.append(100.0 * each[known].mean().item() if bool(known.any()) else None)
+        return precisions
 
     def measure(self, outputs: Tensor, labels: Tensor) -> Tensor:
+        """Not used: what a batch adds depends on the pass."""
         raise NotImplementedError("what a batch adds depends on the pass")

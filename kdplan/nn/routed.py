@@ -59,10 +59,10 @@ class Routed(nn.Module):
         part = self.part_of[labels]
         order = part.argsort(stable=True)
         counts = torch.bincount(part, minlength=len(self.members)).tolist()
-        found = self._run(counts, [x[order] for x in inputs])
+        values = self._run(counts, [x[order] for x in inputs])
         back = torch.empty_like(order)
         back[order] = torch.arange(len(order), device=order.device)
-        return self._result(found[back], part)
+        return self._result(values[back], part)
 
     def fake_forward(self, labels: Tensor, *inputs: Tensor) -> Tensor | tuple[Tensor, Tensor]:
         """The shapes that `forward` returns, from as many samples: as evenly spread over the networks as may be."""
@@ -71,7 +71,7 @@ class Routed(nn.Module):
         return self._result(self._run(counts, list(inputs)), self.part_of[labels])
 
     def _run(self, counts: Sequence[int], inputs: list[Tensor]) -> Tensor:
-        found = []
+        outputs = []
         start = 0
         for member, count in zip(self.members, counts, strict=True):
             if count:
@@ -80,9 +80,9 @@ class Routed(nn.Module):
                     out = out["out"]
                 if self.width is not None and out.shape[1] < self.width:
                     out = F.pad(out, (0, self.width - out.shape[1]), value=-torch.inf)
-                found.append(out)
+                outputs.append(out)
             start += count
-        return torch.cat(found)
+        return torch.cat(outputs)
 
-    def _result(self, found: Tensor, part: Tensor) -> Tensor | tuple[Tensor, Tensor]:
-        return found if self.width is None else (found, self.numbers[part])
+    def _result(self, values: Tensor, part: Tensor) -> Tensor | tuple[Tensor, Tensor]:
+        return values if self.width is None else (values, self.numbers[part])

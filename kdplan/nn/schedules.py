@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from kdplan.diagnostics.report import listing, nearest
+from kdplan.ir.implementation import load, row
 from kdplan.ir.optimizers import SCHEDULES
 
 WARMUP_START = 0.01
@@ -22,8 +22,8 @@ class Schedule:
     Parameters
     ----------
     warmup : float
-        Epochs over which the rate rises along a line from `WARMUP_START` to what the schedule says. The schedule's own
-        clock runs meanwhile: epochs are always counted from the start of the phase.
+        Epochs over which the rate rises along a line from `WARMUP_START` to what the schedule says. Epochs are
+        always counted from the start of the phase.
 
     Examples
     --------
@@ -49,7 +49,7 @@ class Schedule:
         return 1.0
 
     def epoch_end(self, loss: float) -> None:
-        """Tells the schedule the mean training loss of an epoch; most do not care."""
+        """Takes the mean training loss of an epoch; most schedules do not read it."""
 
     @property
     def finished(self) -> bool:
@@ -81,6 +81,7 @@ class Steps(Schedule):
         self.by = factor
 
     def factor(self, epoch: float) -> float:
+        """`factor` to the power of how many of the epochs `at` have passed."""
         return self.by ** sum(epoch >= a for a in self.at)
 
 
@@ -101,10 +102,11 @@ class Cosine(Schedule):
         self.total, self.cycles, self.final = _length(total), cycles, final
 
     def factor(self, epoch: float) -> float:
+        """From 1 to `final` along half a cosine in each cycle; `final` after the end."""
         if epoch >= self.total:
             return self.final
-        place = (epoch * self.cycles / self.total) % 1.0
-        return self.final + (1 - self.final) * 0.5 * (1 + math.cos(math.pi * place))
+        part = (epoch * self.cycles / self.total) % 1.0
+        return self.final + (1 - self.final) * 0.5 * (1 + math.cos(math.pi * part))
 
 
 class Polynomial(Schedule):
@@ -124,6 +126,7 @@ class Polynomial(Schedule):
         self.total, self.power, self.final = _length(total), power, final
 
     def factor(self, epoch: float) -> float:
+        """From 1 to `final`; `final` after the end."""
         left: float = max(0.0, 1.0 - epoch / self.total) ** self.power
         return self.final + (1 - self.final) * left
 
@@ -179,9 +182,11 @@ class Plateau(Schedule):
         self.mean: float | None = None
 
     def factor(self, epoch: float) -> float:
+        """`factor` to the power of the reductions so far, whatever the epoch."""
         return self.by**self.reductions
 
     def epoch_end(self, loss: float) -> None:
+        """Compares the epoch's mean loss with the best so far, and reduces the rate after `patience` epochs."""
         if self.mean is None or not math.isfinite(self.mean):  # a moving mean would never recover
             self.mean = loss
         else:
@@ -197,13 +202,16 @@ class Plateau(Schedule):
 
     @property
     def finished(self) -> bool:
+        """Whether the rate is `until` or less."""
         return self.until is not None and self.lr * self.factor(0) <= self.until * (1 + 1e-9)
 
     def state_dict(self) -> dict[str, Any]:
+        """Reductions, epochs without progress, the best loss and its moving mean."""
         mean = self.mean if self.mean is not None and math.isfinite(self.mean) else None  # JSON has no NaN
         return {"reductions": self.reductions, "waited": self.waited, "best": self.best, "mean": mean}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Goes on from `state_dict`."""
         self.reductions, self.waited = state["reductions"], state["waited"]
         self.best, self.mean = state["best"], state["mean"]
 
@@ -233,28 +241,10 @@ def build_schedule(name: str, settings: dict[str, Any], *, total: float, lr: flo
     >>> build_schedule("steps", {"at": [3]}, total=5, lr=0.1).lr_factor(4)
     0.1
     """
-    if name not in SCHEDULES:
-        near = nearest(name, SCHEDULES)
-        told = f"did you mean `{near}`?" if near else f"there are {listing(SCHEDULES)}"
-        raise ValueError(f"there is no schedule `{name}`; {told}")
-    known = SCHEDULES[name].settings
-    for key in settings:
-        if key not in known:
-            raise ValueError(f"`{name}` has no setting `{key}`; it has {listing(known)}")
-    missing = [key for key, setting in known.items() if setting.required and key not in settings]
-    if missing:
-        raise ValueError(f"`{name}` needs {listing(missing)}")
-    match name:
-        case "steps":
-            return Steps(**settings, warmup=warmup)
-        case "cosine":
-            return Cosine(total, **settings, warmup=warmup)
-        case "polynomial" | "linear":
-            return Polynomial(total, **settings, warmup=warmup)
-        case "plateau":
-            return Plateau(lr, **settings, warmup=warmup)
-        case _:
-            return Schedule(warmup)
+    spec = row(SCHEDULES, "schedule", name, settings)
+    read = {"total": total} if spec.reads_length else {"lr": lr} if spec.reads_loss else {}
+    schedule: Schedule = load(spec.implementation)(**settings, **read, warmup=warmup)
+    return schedule
 
 
 def _length(total: float) -> float:

@@ -51,6 +51,7 @@ class Score(Metric):
         self.k = _counted(k)
 
     def measure(self, outputs: Tensor, labels: Tensor) -> Tensor:
+        """``[B, C], [B] -> []``: the sum of the k-th highest softmax scores."""
         if outputs.dim() != 2 or outputs.shape[1] < self.k:
             raise ValueError(f"outputs of shape {list(outputs.shape)} are no scores of {self.k} classes or more")
         p = outputs.double() if self.probabilities else outputs.double().softmax(dim=1)
@@ -82,6 +83,7 @@ class Confusion(Metric):
         return torch.bincount(at, minlength=classes * classes).reshape(classes, classes)
 
     def result(self, total: Tensor) -> float:
+        """The share on the diagonal, in percent."""
         return 100.0 * total.diagonal().sum().item() / self.count
 
     def matrix(self) -> Tensor:
@@ -113,12 +115,13 @@ class Siblings(Metric):
         self.groups = groups
 
     def measure(self, outputs: Tensor, labels: Tensor) -> Tensor:
-        found = chosen(outputs, self.k)
+        """``[B, C], [B] -> []``: samples whose k-th highest score is of a sibling of their label."""
+        classes = chosen(outputs, self.k)
         related = torch.zeros(outputs.shape[1], outputs.shape[1], dtype=torch.bool, device=outputs.device)
         for members in self.groups:
             at = torch.tensor(list(members), device=outputs.device)
             related[at[:, None], at] = True
-        return (related.fill_diagonal_(False)[labels.long(), found]).sum()
+        return (related.fill_diagonal_(False)[labels.long(), classes]).sum()
 
 
 def _counted(k: int) -> int:

@@ -39,8 +39,8 @@ def top(scores: Tensor, k: int, numbers: Tensor | None = None) -> tuple[Tensor, 
     >>> top(torch.tensor([[0.1, 0.7, 0.2]]), 2)
     (tensor([[0.7000, 0.2000]]), tensor([[1, 2]]))
     """
-    values, places = scores.topk(k, dim=1)
-    return values, places if numbers is None else numbers.gather(1, places)
+    values, columns = scores.topk(k, dim=1)
+    return values, columns if numbers is None else numbers.gather(1, columns)
 
 
 def _known(values: Tensor, ids: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
@@ -53,6 +53,7 @@ class _SigmoidCrossEntropy(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, values: Tensor, ids: Tensor) -> Tensor:
+        """``[B, C], [B, K], [B, K] -> []``, the sum over classes and the mean over the batch."""
         ctx.save_for_backward(x, values, ids)
         rows = max(1, CHUNK // max(1, x.shape[1]))
         total = x.new_zeros(())
@@ -63,6 +64,7 @@ class _SigmoidCrossEntropy(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
+        """Gradients of logits and of target values where they are wanted."""
         x, values, ids = ctx.saved_tensors
         factor = gradient / x.shape[0]
         of_values = -x.gather(1, ids) * factor if ctx.needs_input_grad[1] else None

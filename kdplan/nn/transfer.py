@@ -8,16 +8,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from kdplan.nn.metric import Metric, averaged_places
-
-SCALES = ("standard", "unit", "none")
+from kdplan.nn.catalog import METRICS
+from kdplan.nn.metric import Metric, spatial_mean
 
 
 class LinearSvm(Metric):
     """Share of samples, in percent, that a linear SVM on features gives the right label; `fit` it first.
 
     One classifier a class against all others, squared hinge loss (scikit-learn's `LinearSVC`). Maps are averaged over
-    places first.
+    positions first.
 
     Parameters
     ----------
@@ -49,8 +48,9 @@ class LinearSvm(Metric):
         probabilities: bool = False,
     ) -> None:
         super().__init__(probabilities)
-        if scale not in SCALES:
-            raise ValueError(f"`scale` is one of {', '.join(SCALES)}, not {scale}")
+        allowed = next(p.choices for p in METRICS["svm"].params if p.name == "scale")
+        if scale not in allowed:
+            raise ValueError(f"`scale` is one of {', '.join(allowed)}, not {scale}")
         if C <= 0:
             raise ValueError(f"`C` is above 0, not {C:g}")
         self.per_class = per_class
@@ -73,7 +73,7 @@ class LinearSvm(Metric):
 
         before = {"standard": StandardScaler(), "unit": Normalizer(), "none": "passthrough"}[self.scale]
         svm = LinearSVC(C=self.C, random_state=self.seed, max_iter=10_000)
-        x = averaged_places(features).double().cpu().numpy()
+        x = spatial_mean(features).double().cpu().numpy()
         if not np.isfinite(x).all():
             raise ValueError("features of training images are not finite")
         self._model = make_pipeline(before, svm).fit(x, labels.cpu().numpy())
@@ -81,5 +81,5 @@ class LinearSvm(Metric):
     def measure(self, outputs: Tensor, labels: Tensor) -> Tensor:
         """``[B, D, ...], [B] -> []``: samples that are given their label."""
         assert self._model is not None, "fit comes first"
-        found = torch.from_numpy(self._model.predict(averaged_places(outputs).double().cpu().numpy()))
-        return (found == labels.cpu()).sum()
+        predictions = torch.from_numpy(self._model.predict(spatial_mean(outputs).double().cpu().numpy()))
+        return (predictions == labels.cpu()).sum()

@@ -58,21 +58,21 @@ def scores(features: Tensor, protocol: Protocol) -> Iterator[Scores]:
     """
     flat = features.flatten(1).cpu()
     for fold in protocol:
-        found = template_features(flat, fold)
+        templates = template_features(flat, fold)
         subjects = torch.from_numpy(fold.subjects)
         first, second = torch.from_numpy(fold.pairs).unbind(1)
-        similar = (found[first] * found[second]).sum(dim=1)
+        similar = (templates[first] * templates[second]).sum(dim=1)
         same = subjects[first] == subjects[second]
         gallery, probes = torch.from_numpy(fold.gallery), torch.from_numpy(fold.probes)
         enrolled, column = torch.unique(subjects[gallery], return_inverse=True)
-        each = found[probes] @ found[gallery].T
+        each = templates[probes] @ templates[gallery].T
         best = torch.full((len(probes), len(enrolled)), -torch.inf, dtype=torch.float64)
         best = best.scatter_reduce(1, column.expand(len(probes), -1), each, "amax")
         own = subjects[probes][:, None] == enrolled
         yield Scores(similar[same], similar[~same], best[own], best[~own].reshape(len(probes), -1))
 
 
-def tar(found: Scores, far: float) -> float:
+def tar(scores: Scores, far: float) -> float:
     """True accept rate in percent at a false accept rate.
 
     The threshold is the smallest at which the share of impostor pairs that are accepted is at most `far`: genuine pairs
@@ -88,22 +88,22 @@ def tar(found: Scores, far: float) -> float:
     Examples
     --------
     >>> none = torch.zeros(0)
-    >>> found = Scores(torch.tensor([0.9, 0.6, 0.2]), torch.tensor([0.7, 0.5, 0.3, 0.1]), none, none)
-    >>> [round(tar(found, far), 2) for far in (0.2, 0.25, 0.5, 1)]
+    >>> scores = Scores(torch.tensor([0.9, 0.6, 0.2]), torch.tensor([0.7, 0.5, 0.3, 0.1]), none, none)
+    >>> [round(tar(scores, far), 2) for far in (0.2, 0.25, 0.5, 1)]
     [33.33, 66.67, 66.67, 100.0]
     """
-    if not len(found.genuine) or not len(found.impostor):
+    if not len(scores.genuine) or not len(scores.impostor):
         raise ValueError("a split has no pair of one subject, or none of two")
-    refused = found.impostor.nan_to_num(nan=torch.inf).sort(descending=True).values
+    refused = scores.impostor.nan_to_num(nan=torch.inf).sort(descending=True).values
     accepted = int(far * len(refused) + 1e-9)  # 0.29 * 100 is a little less than 29
     if accepted >= len(refused):
-        passed = ~found.genuine.isnan()
+        passed = ~scores.genuine.isnan()
     else:
-        passed = found.genuine > refused[accepted]
+        passed = scores.genuine > refused[accepted]
     return 100.0 * passed.double().mean().item()
 
 
-def rank(found: Scores, k: int) -> float:
+def rank(scores: Scores, k: int) -> float:
     """Share of probes, in percent, whose subject is among the `k` most similar ones in the gallery.
 
     Of equal scores the other subject comes first, so that features without content do not score.
@@ -111,13 +111,13 @@ def rank(found: Scores, k: int) -> float:
     Examples
     --------
     >>> none = torch.zeros(0)
-    >>> found = Scores(none, none, torch.tensor([0.9, 0.2]), torch.tensor([[0.1, 0.3], [0.5, 0.1]]))
-    >>> rank(found, 1), rank(found, 2)
+    >>> scores = Scores(none, none, torch.tensor([0.9, 0.2]), torch.tensor([[0.1, 0.3], [0.5, 0.1]]))
+    >>> rank(scores, 1), rank(scores, 2)
     (50.0, 100.0)
     """
-    if not len(found.mated):
+    if not len(scores.mated):
         raise ValueError("a split has no probe")
-    before = (~(found.others < found.mated[:, None])).sum(dim=1)
+    before = (~(scores.others < scores.mated[:, None])).sum(dim=1)
     return 100.0 * (before < k).double().mean().item()
 
 

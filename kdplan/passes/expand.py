@@ -14,6 +14,7 @@ from kdplan.ir.branches import BRANCH
 from kdplan.ir.functions import RESERVED
 from kdplan.ir.heads import HEADED, base_of
 from kdplan.ir.plan import (
+    DEFAULT_RECIPE,
     OF_SEVERAL,
     ClassSet,
     Copied,
@@ -39,7 +40,6 @@ from kdplan.syntax.write import expression
 _WORDS = frozenset({"of", "on", "with", "from", "by", "over", "as", "for", "in", "init", "seed"})
 """Names that would be read as something else."""
 
-_DEFAULT = Recipe(Item(""))
 _FUNCTIONS = {"merged": "merge", "averaged": "average", "ensembled": "ensemble", "displaced": "perturbed"}
 """Origins of networks made from networks -> what makes them."""
 
@@ -254,7 +254,7 @@ class _Expansion:
         settings = []
         for f in fields(Recipe):
             value = getattr(recipe, f.name)
-            if f.name in ("span", "spans") or value == getattr(_DEFAULT, f.name):
+            if f.name in ("span", "spans") or value == getattr(DEFAULT_RECIPE, f.name):
                 continue
             if isinstance(value, Item):
                 settings.append(f"{f.name} = {self.speller.item(value)}")

@@ -14,13 +14,16 @@ from typing import Any
 
 import networkx as nx
 
+from kdplan.data.transforms import TRANSFORMS
 from kdplan.ir import expr as ir
 from kdplan.ir.adapted import HELD
 from kdplan.ir.branches import split
 from kdplan.ir.dag import Component, PhaseKey
 from kdplan.ir.functions import FUNCTIONS
 from kdplan.ir.heads import HEADED
+from kdplan.ir.outputs import SCORES
 from kdplan.ir.plan import (
+    DEFAULT_RECIPE,
     OF_SEVERAL,
     Copied,
     Data,
@@ -43,8 +46,6 @@ FORMAT = 1
 
 _IRRELEVANT = frozenset({"span", "spans", "workers", "label_smoothing"})
 """Recipe fields that do not change what is trained, or stand elsewhere in the key."""
-
-_DEFAULT_RECIPE = Recipe(Item(""))
 
 
 def keys(plan: Plan, dag: nx.DiGraph[str]) -> dict[str, PhaseKey]:
@@ -272,7 +273,7 @@ class _Hasher:
         """The classes of a tap's columns, where they are not all classes in the data set's order: columns of other
         classes are other content, and columns in another order are permuted."""
         classes = self.plan.networks[network].classes
-        if classes is None or split(self.plan.networks[network], e.path)[1] not in ("", "logits", "probabilities"):
+        if classes is None or split(self.plan.networks[network], e.path)[1] not in SCORES:
             return ""
         everything = list(range(len(self.plan.data[classes.data].classes)))
         return "" if classes.ids == everything else f" over classes {classes.ids}"
@@ -304,12 +305,18 @@ def _item(item: Item) -> list[Any]:
     return [item.name, {k: _number(v) if isinstance(v, float) else v for k, v in sorted(item.arguments.items())}]
 
 
+def _transform(item: Item) -> list[Any]:
+    name, arguments = _item(item)
+    version = TRANSFORMS[name].version
+    return [name if version == 1 else f"{name} {version}", arguments]
+
+
 def _view(data: Data, view: View) -> dict[str, Any]:
     content: dict[str, Any] = {"content": data.fingerprint, "split": view.split}
     if view.classes is not None:
         content["classes"] = view.classes.ids
     if data.augment:
-        content["augment"] = [_item(t) for t in data.augment]
+        content["augment"] = [_transform(t) for t in data.augment]
     if data.normalize is not None:
         content["normalize"] = data.normalize
     if data.split is not None:
@@ -326,7 +333,7 @@ def _recipe(path: str, recipe: Recipe) -> Iterator[Component]:
     """Settings that differ from the defaults: a setting that a later version adds changes no old key."""
     for name in Recipe.__slots__:
         value = getattr(recipe, name)
-        if name in _IRRELEVANT or value == getattr(_DEFAULT_RECIPE, name, None):
+        if name in _IRRELEVANT or value == getattr(DEFAULT_RECIPE, name, None):
             continue
         span = recipe.spans.get(name, recipe.span)
         if isinstance(value, Item):

@@ -13,12 +13,10 @@ from kdplan.data.catalog import open_source
 from kdplan.data.of_plan import view_of_data
 from kdplan.data.select import balanced, choose
 from kdplan.diagnostics.report import Reporter
+from kdplan.ir.outputs import SCORES
 from kdplan.ir.plan import Data, Item, Measure, Network, Plan, Row, Validation, View
 from kdplan.ir.spec import Param
 from kdplan.nn.catalog import METRICS, MODELS, MetricSpec, reads_groups
-
-OUTPUTS = ("", "logits", "probabilities")
-"""Paths that mean scores of the network's classes."""
 
 
 def check_metrics(plan: Plan, measure: Measure | Validation, networks: Iterable[Row], reporter: Reporter) -> None:
@@ -39,13 +37,13 @@ def check_metrics(plan: Plan, measure: Measure | Validation, networks: Iterable[
 
 
 def _scores(plan: Plan, spec: MetricSpec, metric: Item, rows: list[Row], reporter: Reporter) -> None:
-    setting = spec.settings.get("k")
+    setting = spec.param("k")
     if spec.needs != "logits" or setting is None:
         return
     k = metric.arguments.get("k", setting.default)
     for row in rows:
         counts = [class_count(plan.networks[v.network]) for v in row.target.versions if v.network in plan.networks]
-        if row.target.path not in OUTPUTS or not counts or None in counts:
+        if row.target.path not in SCORES or not counts or None in counts:
             continue
         known = [c for c in counts if c is not None]
         most = sum(known) if row.target.join == "concat" else min(known)
@@ -68,7 +66,7 @@ def class_count(network: Network) -> int | None:
         return len(network.classes.ids)
     given = network.architecture.arguments.get("classes")
     if given is None and network.architecture.name in MODELS:
-        setting: Param | None = MODELS[network.architecture.name].settings.get("classes")
+        setting: Param | None = MODELS[network.architecture.name].param("classes")
         given = setting.default if setting is not None else None
     return given if isinstance(given, int) else None
 
@@ -84,7 +82,7 @@ def _groups(data: Data, metric: Item, reporter: Reporter) -> None:
             "KD0244", metric.span, what=f"`groups` of `{metric.name}`", wants=f"verticals of `{data.name}`",
             found="something else",
         )  # fmt: skip
-    elif "part" in METRICS[metric.name].settings and "part" not in metric.arguments:
+    elif METRICS[metric.name].param("part") is not None and "part" not in metric.arguments:
         reporter.report("KD0237", metric.span, function=metric.name, name="part")
     count, part = len(data.superclasses if given is None else given), metric.arguments.get("part", 0)
     if 0 < count <= part:
@@ -135,6 +133,6 @@ def lint_features(plan: Plan, measure: Measure, reporter: Reporter) -> None:
     reported: set[str] = set()
     for row in measure.rows:
         trained = any(class_count(plan.networks[v.network]) for v in row.target.versions)
-        if row.target.path in OUTPUTS and trained and row.label not in reported:
+        if row.target.path in SCORES and trained and row.label not in reported:
             reported.add(row.label)
             reporter.report("KD0760", row.target.span, version=row.label)

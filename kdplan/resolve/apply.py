@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from kdplan.constructs.table import TRAINS
+from kdplan.data.view import SPLIT_NAMES
 from kdplan.diagnostics.report import error, listing, nearest
 from kdplan.diagnostics.span import Span
 from kdplan.ir import expr as ir
@@ -28,9 +29,6 @@ from kdplan.resolve.values import (
     describe,
 )
 from kdplan.syntax import ast
-
-FIELDS = ("inputs", "labels", "indices", "targets")
-SPLITS = ("train", "test", "val")
 
 
 def signal(value: Value, ctx: Context) -> ir.Expr:
@@ -166,8 +164,8 @@ def stream_or_counter(name: str, span: Span, ctx: Context) -> ir.Expr:
     """`labels`, `inputs` … of the phase's only stream; `epoch`, `step`, `progress`."""
     if ctx.phase is None:
         raise error("KD0248", span, name=name)
-    if name in ("epoch", "step", "progress"):
-        return ir.StepCounter(name, span=span)  # type: ignore[arg-type]
+    if name in ir.STEP_COUNTERS:
+        return ir.StepCounter(name, span=span)
     streams = ctx.phase.streams
     if len(streams) > 1:
         names = [label for label, _ in streams]
@@ -201,7 +199,7 @@ def default_inputs(span: Span, ctx: Context) -> ir.Expr:
 def data_attribute(base: DataValue, word: str, word_span: Span, span: Span, ctx: Context) -> Value:
     """`cifar.test`, `cifar.classes`, `cifar.superclasses`, `cifar.unlabelled`, and stream fields `a.inputs`."""
     data = base.data
-    if word in FIELDS:
+    if word in ir.STREAM_FIELDS:
         return _stream_field(base, word, span, ctx)
     if word == "unlabelled":
         return DataValue(data, base.split, base.classes, True, span)
@@ -215,11 +213,11 @@ def data_attribute(base: DataValue, word: str, word_span: Span, span: Span, ctx:
             raise error("KD0704", span, name=data.name)
         parts = [ClassSet(data.name, list(ids), label) for label, ids in groups.items()]
         return VerticalsValue(data, parts, True, span)
-    if word in data.sizes or word in SPLITS:
+    if word in data.sizes or word in SPLIT_NAMES:
         if word not in data.sizes:
             raise error("KD0705", word_span, name=data.name, split=word, splits=listing(data.sizes))
         return DataValue(data, word, base.classes, base.unlabelled, span)
-    known = [*data.sizes, "classes", "superclasses", "unlabelled", *FIELDS]
+    known = [*data.sizes, "classes", "superclasses", "unlabelled", *ir.STREAM_FIELDS]
     raise error("KD0705", word_span, name=data.name, split=word, splits=listing(known), nearest=nearest(word, known))
 
 

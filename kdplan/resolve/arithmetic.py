@@ -304,9 +304,9 @@ def check_range(param: Any, value: ir.Const, span: Span, what: str) -> None:
         raise error("KD0244", span, what=what, wants=wants, found=describe(value))
     if whole and not isinstance(number, int):
         raise error("KD0244", span, what=what, wants="a whole number", found=str(number))
-    if param.type == "text" and not isinstance(number, str):
-        raise error("KD0244", span, what=what, wants="a text in double quotes", found=describe(value))
-    if param.type == "flag" and not isinstance(number, bool):
+    if param.type == "string" and not isinstance(number, str):
+        raise error("KD0244", span, what=what, wants="a string in double quotes", found=describe(value))
+    if param.type == "boolean" and not isinstance(number, bool):
         raise error("KD0244", span, what=what, wants="true or false", found=describe(value))
     if not is_number(value):
         return
@@ -344,7 +344,7 @@ def plain(value: Value, span: Span) -> Any:
         return value.item.name if not value.item.arguments else {"name": value.item.name, **value.item.arguments}
     if isinstance(value, Case):
         return {name: plain(v, span) for name, v in value.fields.items()}
-    raise error("KD0249", span, wants="a number, a text or a list", found=describe(value))
+    raise error("KD0249", span, wants="a number, a string or a list", found=describe(value))
 
 
 def choice_arguments(spec: Any, node: ast.Call, ctx: Context, before: Collection[str] = ()) -> dict[str, Any]:
@@ -404,7 +404,7 @@ def _check_list(param: Param, value: Value, span: Span, what: str) -> None:
             raise error("KD0244", span, what=what, wants=wants, found=f"a list with {describe(one)}")
 
 
-_SINGLE = frozenset({"number", "integer", "flag", "text"})
+_SINGLE = frozenset({"number", "integer", "boolean", "string"})
 """Types of parameters that a list does not fit."""
 
 

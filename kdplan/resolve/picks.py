@@ -36,7 +36,6 @@ from kdplan.resolve.values import (
 from kdplan.resolve.versions import member
 from kdplan.syntax import ast
 
-SNAPSHOTS = ("last", "best", "ema")
 SNAPSHOT_AXES = ("epoch", "cycle")
 _SNAPSHOTS_HELP = "its snapshots are `[best]`, `[ema]`, `[epoch = 3]`; `param` and `name[i in …]` make several networks"
 
@@ -166,7 +165,7 @@ def _choose(base: Value, rest: list[ast.Expr], node: ast.Pick, ctx: Context) -> 
 
 
 def _is_snapshot(p: ast.Expr) -> bool:
-    return (isinstance(p, ast.Name) and p.name in SNAPSHOTS) or (
+    return (isinstance(p, ast.Name) and p.name in ir.SNAPSHOTS) or (
         isinstance(p, ast.Coordinate) and p.name in SNAPSHOT_AXES
     )
 

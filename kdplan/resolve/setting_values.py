@@ -62,7 +62,7 @@ def _sizes(spec: SettingSpec, node: ast.Expr, ctx: Context) -> int | list[int]:
     return found
 
 
-def _flag(spec: SettingSpec, node: ast.Expr, ctx: Context) -> bool:
+def _boolean(spec: SettingSpec, node: ast.Expr, ctx: Context) -> bool:
     if unknown_word(node, ctx, ("true", "false")):
         raise error("KD0245", node.span, name=spec.name, value=node.span.text, choices="`true` and `false`")
     value = _one(spec, node, ctx)
@@ -71,11 +71,11 @@ def _flag(spec: SettingSpec, node: ast.Expr, ctx: Context) -> bool:
     raise error("KD0244", node.span, what=f"`{spec.name}`", wants="true or false", found=describe(value))
 
 
-def _text(spec: SettingSpec, node: ast.Expr, ctx: Context) -> str:
+def _string(spec: SettingSpec, node: ast.Expr, ctx: Context) -> str:
     value = _one(spec, node, ctx)
     if isinstance(value, ir.Const) and isinstance(value.value, str):
         return value.value
-    raise error("KD0244", node.span, what=f"`{spec.name}`", wants="a text in double quotes", found=describe(value))
+    raise error("KD0244", node.span, what=f"`{spec.name}`", wants="a string in double quotes", found=describe(value))
 
 
 def _choice(spec: SettingSpec, node: ast.Expr, ctx: Context) -> str:
@@ -181,8 +181,8 @@ def _function(spec: SettingSpec, node: ast.Expr, ctx: Context) -> ast.Expr:
 _RULES: dict[str, Callable[[SettingSpec, ast.Expr, Context], Any]] = {
     "integer": _number,
     "number": _number,
-    "flag": _flag,
-    "text": _text,
+    "boolean": _boolean,
+    "string": _string,
     "choice": _choice,
     "integers": _integers,
     "integer or integers": _sizes,

@@ -1,6 +1,6 @@
 """What an expression of the language evaluates to while a plan is resolved.
 
-Signals are `kdplan.ir.expr` nodes and numbers, texts and truth values are `Const`; the rest stands here.
+Signals are `kdplan.ir.expr` nodes and numbers, strings and booleans are `Const`; the rest stands here.
 """
 
 from __future__ import annotations
@@ -287,12 +287,12 @@ def describe(value: Value) -> str:
     """What a value is, for a message.
 
     >>> describe(ir.Const(3)), describe(ir.Const("x"))
-    ('a number', 'a text')
+    ('a number', 'a string')
     """
     if isinstance(value, ir.Const):
         if isinstance(value.value, bool):
             return "a truth value"
         if value.value is None:
             return "none"
-        return "a text" if isinstance(value.value, str) else "a list" if isinstance(value.value, list) else "a number"
+        return "a string" if isinstance(value.value, str) else "a list" if isinstance(value.value, list) else "a number"
     return WORDS.get(type(value), "a signal")

@@ -28,6 +28,7 @@ from kdplan.ir.adapted import HELD
 from kdplan.ir.branches import BRANCH
 from kdplan.ir.expr import Version
 from kdplan.ir.heads import HEADED
+from kdplan.ir.outputs import WHOLE
 from kdplan.ir.plan import ENSEMBLE, Copied, Export, Plan, View
 from kdplan.ir.versions import parts
 from kdplan.nn.models import create
@@ -38,7 +39,6 @@ from kdplan.runtime.store.atomic import flush_folder
 from kdplan.runtime.versions import Sources
 
 FORMAT = 1
-WHOLE = ("", "output", "logits")
 
 
 def export_network(

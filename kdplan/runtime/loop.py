@@ -16,7 +16,8 @@ import torch
 from torch import Tensor
 
 from kdplan.diagnostics.report import error, listing
-from kdplan.graph.phase_graph import STEP_COUNTERS, PhaseGraph
+from kdplan.graph.phase_graph import PhaseGraph
+from kdplan.ir.expr import STEP_COUNTERS
 from kdplan.ir.plan import Recipe
 from kdplan.ir.seed import fold
 from kdplan.runtime.averages import Averages

@@ -12,13 +12,11 @@ from torch import Tensor, nn
 from kdplan.diagnostics.report import error
 from kdplan.graph.phase_graph import PhaseGraph
 from kdplan.ir.plan import Recipe
+from kdplan.ir.settings import RECIPE
 from kdplan.nn.optim import build_optimizer, fastest, set_lr_factor
 from kdplan.nn.schedules import Schedule, build_schedule
 
-SHARED = (
-    *("epochs", "steps", "batch", "accumulate", "clip", "label_smoothing", "ema"),
-    *("precision", "channels_last", "compile", "frozen", "workers", "keep_epochs"),
-)
+SHARED = tuple(s.name for s in RECIPE if s.name not in ("optimizer", "schedule", "warmup"))
 """What all recipes of one phase must say alike; optimizer, schedule and warm-up are each recipe's own."""
 
 

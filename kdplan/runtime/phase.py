@@ -34,6 +34,7 @@ from kdplan.runtime.optimise import check_recipes
 from kdplan.runtime.options import RunOptions
 from kdplan.runtime.store import Artifact, Work, phase_json
 from kdplan.runtime.store.artifact import FINAL, FINAL_STATE
+from kdplan.runtime.store.work import RECORD_HEAD
 from kdplan.runtime.streams import Streams
 from kdplan.runtime.versions import Sources
 from kdplan.runtime.views import opened, require_samples
@@ -140,7 +141,7 @@ def _commit(run: PhaseRun, phase: Phase, key: PhaseKey, work: Work, training: Tr
         "steps": training.step,
         "epochs": -(-training.step // training.per_epoch),
         "seconds": round(training.elapsed(), 3),
-        "last": {k: v for k, v in last.items() if k not in ("seconds", "step", "epoch")},
+        "last": {k: v for k, v in last.items() if k not in RECORD_HEAD},
         "best": training.snapshots.best,
     }
     if phase.validations:

@@ -10,12 +10,9 @@ from kdplan.diagnostics.report import Diagnostic, diagnostic
 from kdplan.diagnostics.span import Source, Span
 from kdplan.syntax import ast
 from kdplan.syntax.build import NOT_WORDS, Stuck
-from kdplan.syntax.grammar import END, STRAY
+from kdplan.syntax.grammar import BRACKETS, END, ENDS_VALUE, RESERVED, STRAY
 from kdplan.syntax.lexer import Token
 
-RESERVED = {"PREP", "FOR", "IN"}
-OPENING = {"LPAR", "LSQB", "LBRACE"}
-ENDS_VALUE = {"NAME", "NUMBER", "STRING", "RPAR", "RSQB"}
 FOLLOWS_NAME = {"NAME", "EQUAL", "LBRACE", "STRING", "PREP", "TILDE"}
 BEGINS_VALUE = {"NAME", "NUMBER", "STRING", "LPAR", "LSQB"}
 NAME_LIKE = {"NAME", "NUMBER", "DOT", "MINUS", "SLASH"}
@@ -25,7 +22,7 @@ NONE = Token(END, "", 0, 0)
 IN_WORDS = {
     "NAME": "a name",
     "NUMBER": "a number",
-    "STRING": "a text",
+    "STRING": "a string",
     "PLUS": "an operator",
     "COMMA": "`,`",
     "EQUAL": "`=`",
@@ -89,7 +86,7 @@ def _open_item(values: list[Any]) -> tuple[str, int]:
     bracket = ""
     start = -1
     for value in reversed(values):
-        if type(value) is Token and value.kind in OPENING:
+        if type(value) is Token and value.kind in BRACKETS:
             bracket = bracket or value.text
             if value.text == "{":
                 break

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from kdplan.diagnostics.span import Source
 from kdplan.syntax import ast
 from kdplan.syntax.aliases import rewritten
+from kdplan.syntax.grammar import BRACKETS, ENDS_VALUE, RESERVED
 from kdplan.syntax.lexer import Token, comments, tokens
 from kdplan.syntax.parse import parse
 from kdplan.syntax.walk import walk
@@ -14,10 +15,7 @@ from kdplan.syntax.write import WIDTH
 
 INDENT = 2
 CONTINUED = 4  # further in than the item that a line goes on with
-OPEN = {"LPAR": "RPAR", "LSQB": "RSQB", "LBRACE": "RBRACE"}
-CLOSE = set(OPEN.values())
-ENDS_VALUE = {"NAME", "NUMBER", "STRING", "RPAR", "RSQB"}
-RESERVED = {"PREP", "FOR", "IN"}
+CLOSE = set(BRACKETS.values())
 OPERATORS = {"PLUS", "MINUS", "STAR", "SLASH", "POWER", "ARROW", "COMP", "RANGE"}
 MAX_ALIGN = 12  # names that differ by more in length are not aligned
 MAX_COMMENT_SHIFT = 40
@@ -108,7 +106,7 @@ def _read(source: Source) -> _Text:
     for i, w in enumerate(words):
         if w.start in items:
             text.bodies[i] = open_[-1] if open_ else -1
-        if w.kind in OPEN:
+        if w.kind in BRACKETS:
             open_.append(i)
         elif w.kind in CLOSE:
             start = open_.pop()
@@ -149,7 +147,7 @@ def _breaks(text: _Text, i: int) -> bool:
 
 
 def _blank(text: _Text, i: int) -> bool:
-    if i == 0 or text.gap(i) < 2 or text.words[i - 1].kind in OPEN:
+    if i == 0 or text.gap(i) < 2 or text.words[i - 1].kind in BRACKETS:
         return False
     j = i
     while j < len(text.words) and text.words[j].kind == "COMMENT":
@@ -207,7 +205,7 @@ def _indent_and_spell(text: _Text, lines: list[_Line], align: bool) -> None:
                 space += line.pad
             if word.kind == "LBRACE":
                 open_.append((item, not _is_listing(text, i)))
-            elif word.kind in OPEN:
+            elif word.kind in BRACKETS:
                 open_.append((line.indent, False))
             elif word.kind in CLOSE:
                 open_.pop()

@@ -18,6 +18,9 @@ from lark import Lark
 END = "$END"
 STRAY = "STRAY"  # what no terminal matches
 SKIPPED = ("SPACE", "COMMENT")
+RESERVED = {"PREP", "FOR", "IN"}
+ENDS_VALUE = {"NAME", "NUMBER", "STRING", "RPAR", "RSQB"}
+BRACKETS = {"LPAR": "RPAR", "LSQB": "RSQB", "LBRACE": "RBRACE"}  # opening -> closing
 
 
 @dataclass(slots=True)

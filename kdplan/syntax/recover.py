@@ -16,14 +16,13 @@ from kdplan.diagnostics.span import Source
 from kdplan.syntax import ast
 from kdplan.syntax.build import Builder, Stuck
 from kdplan.syntax.diagnose import diagnose
-from kdplan.syntax.grammar import END, STRAY
+from kdplan.syntax.grammar import BRACKETS, END, STRAY
 from kdplan.syntax.lexer import Token, tokens
 
 WORD = re.compile(r"[A-Za-z0-9_]+")
 MAX_ERRORS = 20
 WINDOW = 500_000  # characters after the first mistake that are searched for more
-CLOSES = {"LPAR": "RPAR", "LSQB": "RSQB", "LBRACE": "RBRACE"}
-OPENS = {close: open for open, close in CLOSES.items()}
+OPENS = {close: open for open, close in BRACKETS.items()}
 # a line that follows one of these goes on with it
 GOES_ON = {"COMMA", "EQUAL", "PLUS", "MINUS", "STAR", "SLASH", "POWER", "ARROW", "RANGE", "COMP", "PREP", "FOR", "IN"}
 GOES_ON |= {"DOT", "AT", "TILDE"}
@@ -186,7 +185,7 @@ def _brackets(search: _Search, layout: bool, quiet: bool = False) -> bool:
                     unclosed(open_.pop(), f"`{t.text}` stands on line {source.position(t.start)[0]}")
                 search.mates[open_.pop()] = i
         search.depth.append(len(open_))
-        if t.kind in CLOSES:
+        if t.kind in BRACKETS:
             open_.append(i)
     all_unclosed("the file ends")
     return right

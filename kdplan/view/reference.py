@@ -19,7 +19,7 @@ from kdplan.data.transforms import TRANSFORMS
 from kdplan.diagnostics.report import table as error_table
 from kdplan.ir.functions import GRADIENT, LOSSES, MATH, PLAN_FUNCTIONS, SHAPING, SIGNALS
 from kdplan.ir.kinds import NETWORKS
-from kdplan.ir.optimizers import OPTIMIZERS, SCHEDULES, OptimizerSpec
+from kdplan.ir.optimizers import OPTIMIZERS, SCHEDULES
 from kdplan.ir.spec import Kind, Param, SettingSpec, Spec
 from kdplan.nn.catalog import METRICS, MODELS
 from kdplan.resolve.choices import choices
@@ -29,8 +29,8 @@ TYPES = {
     "number": ("a number", "0.5"),
     "integer": ("a whole number", "10"),
     "integers": ("a list of whole numbers", "[5, 10]"),
-    "flag": ("`true` or `false`", "true"),
-    "text": ("a text in double quotes", '"a.safetensors"'),
+    "boolean": ("`true` or `false`", "true"),
+    "string": ("a string in double quotes", '"a.safetensors"'),
     "choice": ("one of the words that are named", "bf16"),
     "signal": ("an expression of signals", "cross_entropy(small.logits, labels)"),
     "optimizer": ("a row of the table of optimizers", "sgd(lr = 0.1)"),
@@ -197,9 +197,9 @@ def signals() -> str:
 # ---- choices
 
 
-def _of_settings(settings: dict[str, Param]) -> str:
+def _of_settings(settings: Iterable[Param]) -> str:
     said = []
-    for s in settings.values():
+    for s in settings:
         default = "" if s.required else f" = {literal(s.default)}"
         said.append(f"`{s.name}{default}`" + (f": {s.doc}" if s.doc else ""))
     return "; ".join(said)
@@ -207,19 +207,20 @@ def _of_settings(settings: dict[str, Param]) -> str:
 
 def optimizers() -> str:
     specs = choices()["optimizer"]
-    body = [[code(n), _doc(s), _of_settings(s.settings), code(call(specs[n]))] for n, s in OPTIMIZERS.items()]
+    body = [[code(n), _doc(s), _of_settings(s.params), code(call(specs[n]))] for n, s in OPTIMIZERS.items()]
     return rows(["name", "what it is", "settings", "example"], body)
 
 
-def _doc(s: OptimizerSpec) -> str:
-    return s.doc if s.torch_name in s.doc else f"{s.doc} torch.optim.{s.torch_name}."
+def _doc(s: Spec) -> str:
+    module, _, name = s.implementation.partition(":")
+    return s.doc if name in s.doc else f"{s.doc} {module}.{name}."
 
 
 def schedules() -> str:
     specs = choices()["schedule"]
     body = []
     for n, s in SCHEDULES.items():
-        body.append([code(n), s.doc, _of_settings(s.settings), "yes" if s.total else "no", code(call(specs[n]))])
+        body.append([code(n), s.doc, _of_settings(s.params), "yes" if s.reads_length else "no", code(call(specs[n]))])
     return rows(["name", "what it does", "settings", "reads the length", "example"], body)
 
 
@@ -227,14 +228,14 @@ def models() -> str:
     specs = choices()["model"]
     body = []
     for n, s in MODELS.items():
-        more = "; further settings go to the library" if s.open else ""
-        body.append([code(n), s.doc, _typed(s.settings) + more, code(call(specs[n]))])
+        more = "; further settings go to the library" if s.more else ""
+        body.append([code(n), s.doc, _typed(s.params) + more, code(call(specs[n]))])
     return rows(["name", "what it is", "settings", "example"], body)
 
 
-def _typed(settings: dict[str, Param]) -> str:
+def _typed(settings: Iterable[Param]) -> str:
     said = []
-    for s in settings.values():
+    for s in settings:
         default = "" if s.required else f" = {literal(s.default)}"
         said.append(f"`{s.name}{default}` ({_type(s)})" + (f": {s.doc}" if s.doc else ""))
     return "; ".join(said)
@@ -249,7 +250,7 @@ def metrics() -> str:
     body = []
     for n, m in METRICS.items():
         better = "larger" if m.larger_is_better else "smaller"
-        body.append([code(n), m.doc, m.unit, better, _of_settings(m.settings), code(call(specs[n]))])
+        body.append([code(n), m.doc, m.unit, better, _of_settings(m.params), code(call(specs[n]))])
     return rows(["name", "what it is", "unit", "better", "settings", "example"], body)
 
 
@@ -263,7 +264,9 @@ def transforms() -> str:
     specs = choices()["transform"]
     body = []
     for n, t in TRANSFORMS.items():
-        body.append([code(n), t.doc, t.measuring_doc, _arguments(t.params), code(call(specs[n]))])
+        body.append(
+            [code(n), t.doc, t.measuring_doc if t.random else "the same", _arguments(t.params), code(call(specs[n]))]
+        )
     return rows(["name", "what it does in training", "in measuring", "arguments", "example"], body)
 
 

@@ -13,6 +13,7 @@ from rich.text import Text
 
 from kdplan.ir.dag import Planned
 from kdplan.runtime.store import Store, read_metrics
+from kdplan.runtime.store.work import RECORD_HEAD
 from kdplan.view import words
 
 STYLES = {"done": "green", "running": "cyan", "interrupted": "yellow", "corrupt": "red", "missing": "bright_black"}
@@ -66,7 +67,7 @@ def _numbers(records: list[dict[str, Any]]) -> dict[str, float]:
     latest: dict[str, float] = {}
     for record in records[-50:]:
         for name, value in {**record, **(record.get("val") or {})}.items():
-            if name not in ("step", "epoch", "seconds") and isinstance(value, float):
+            if name not in RECORD_HEAD and isinstance(value, float):
                 latest[name] = value
     return latest
 

@@ -22,7 +22,7 @@ from torch.nn import functional as F
 from kdplan.graph.build import Builder
 from kdplan.graph.freeze import split
 from kdplan.graph.prune import prune
-from kdplan.nn.models import cifar_resnet
+from kdplan.nn.models.cifar import cifar_resnet
 
 Step = Callable[[Tensor, Tensor], Tensor]
 

@@ -1,5 +1,6 @@
 """What is known of data sets: layouts, sizes, names, fingerprints."""
 
+import dataclasses
 import json
 import os
 import pickle
@@ -13,7 +14,10 @@ import pytest
 from kdplan.data.catalog import SOURCES, describe, open_source
 from kdplan.data.files import HashCache, Where
 from kdplan.data.sources.cifar import pickled_part, read_pickle
+from kdplan.data.transforms import TRANSFORMS
 from kdplan.diagnostics.report import PlanError
+from kdplan.ir.plan import Data, Item, Plan, View
+from kdplan.passes.keys import view_content
 
 EIGHT = [4, 2, 5, 6, 4, 9, 5, 7]  # a changed split would change what every finished run meant
 
@@ -55,6 +59,20 @@ def test_the_table_documents_every_source():
     for name, spec in SOURCES.items():
         assert spec.name == name and spec.doc and spec.layout
         assert all(p.doc for p in spec.params)
+
+
+def test_a_new_version_of_a_reader_is_new_content(monkeypatch):
+    spec = SOURCES["digits"]
+    before = describe("digits", {}, None).fingerprint
+    monkeypatch.setitem(SOURCES, "digits", dataclasses.replace(spec, version=spec.version + 1))
+    assert describe("digits", {}, None).fingerprint != before
+
+
+def test_a_new_version_of_a_transform_is_new_content(monkeypatch):
+    plan = Plan(data={"d": Data("d", Item("digits"), [Item("flip")]), "plain": Data("plain", Item("digits"))})
+    before = {name: view_content(plan, View(name)) for name in plan.data}
+    monkeypatch.setitem(TRANSFORMS, "flip", dataclasses.replace(TRANSFORMS["flip"], version=2))
+    assert [name for name in plan.data if view_content(plan, View(name)) != before[name]] == ["d"]
 
 
 def test_cifar100(kdplan_data):

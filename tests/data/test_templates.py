@@ -15,7 +15,7 @@ from kdplan.compile import check_text
 from kdplan.data.catalog import describe, open_source
 from kdplan.data.dataset import open_view
 from kdplan.data.loader import Loader
-from kdplan.data.protocol import ProtocolRule, made
+from kdplan.data.protocol import ProtocolRule, protocol_of
 from kdplan.data.select import view_protocol
 from kdplan.data.transforms import transform
 from kdplan.data.view import ViewSpec
@@ -202,8 +202,8 @@ def test_classes_of_templates(root: Path) -> None:
 def test_templates_made_from_labels() -> None:
     labels = np.repeat([3, 5, 9], [10, 11, 9])
     rule = ProtocolRule(size=3, splits=4, seed=2)
-    protocol = made(rule, labels, [str(i) for i in range(10)])
-    again = made(rule, labels, [str(i) for i in range(10)])
+    protocol = protocol_of(rule, labels, [str(i) for i in range(10)])
+    again = protocol_of(rule, labels, [str(i) for i in range(10)])
     assert all(np.array_equal(a.rows, b.rows) for a, b in zip(protocol, again, strict=True))
     assert len({tuple(fold.rows) for fold in protocol}) == 4, "every split is drawn anew"
     for fold in protocol:
@@ -212,13 +212,13 @@ def test_templates_made_from_labels() -> None:
         assert fold.enrolled == 3 and len(fold.gallery) == 3 and len(fold.probes) == 6
         assert len(fold.pairs) == 36 and fold.impostors == 27
         assert set(fold.gallery.tolist()).isdisjoint(fold.probes.tolist())
-    other = made(ProtocolRule(size=3, splits=4, seed=3), labels, [str(i) for i in range(10)])
+    other = protocol_of(ProtocolRule(size=3, splits=4, seed=3), labels, [str(i) for i in range(10)])
     assert not np.array_equal(other[0].rows, protocol[0].rows)
 
 
 def test_pairs_and_subjects_can_be_fewer() -> None:
     labels = np.repeat(np.arange(8), 12)
-    protocol = made(ProtocolRule(size=2, splits=5, subjects=4, pairs=20), labels, [str(i) for i in range(8)])
+    protocol = protocol_of(ProtocolRule(size=2, splits=5, subjects=4, pairs=20), labels, [str(i) for i in range(8)])
     assert {fold.enrolled for fold in protocol} == {4}
     assert {(len(fold.pairs), fold.impostors) for fold in protocol} == {(40, 20)}
     assert len({tuple(np.unique(fold.subjects)) for fold in protocol}) > 1

@@ -11,7 +11,7 @@ import torchvision
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from kdplan.nn.models import cifar_resnet
+from kdplan.nn.models.cifar import cifar_resnet
 
 CLASSES = 10
 

@@ -12,7 +12,7 @@ from torch import nn
 
 from kdplan.graph.build import Builder
 from kdplan.graph.deploy import DeployError, deploy, export_program, load_into, parameter_count, save, verify_equal
-from kdplan.nn.models import cifar_resnet
+from kdplan.nn.models.cifar import cifar_resnet
 
 
 def test_a_trained_student_is_the_plain_architecture(tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ from kdplan.graph.params import upto
 from kdplan.graph.prune import prune
 from kdplan.graph.reach import gradient_reach
 from kdplan.graph.trace import trace
-from kdplan.nn.models import cifar_resnet
+from kdplan.nn.models.cifar import cifar_resnet
 
 
 @pytest.mark.parametrize(("tap", "share"), [("layer1", 0.22), ("layer2", 0.46), ("layer3", 0.82), ("fc", 1.0)])

@@ -119,12 +119,12 @@ def test_catalog_names_what_exists() -> None:
     for name, spec in METRICS.items():
         assert spec.name == name and spec.doc
         if spec.needs not in ("network", "templates", "boxes") and name != "tsne":
-            required: dict[str, Any] = {k: 2 for k, s in spec.settings.items() if s.required}
+            required: dict[str, Any] = {p.name: 2 for p in spec.params if p.required}
             built = build_metric(name, **required)
             signature = inspect.signature(type(built)).parameters
-            for key, setting in spec.settings.items():
-                own = setting.required or key == "groups"  # those of the data, by default
-                assert own or signature[key].default == setting.default
+            for setting in spec.params:
+                own = setting.required or setting.name == "groups"  # those of the data, by default
+                assert own or signature[setting.name].default == setting.default
     assert count_parameters(torch.nn.BatchNorm1d(3)) == 6
     tied = torch.nn.Sequential(a := torch.nn.Linear(2, 2), a)
     assert metrics.count_parameters(tied) == 6

@@ -234,12 +234,12 @@ def test_catalog_is_the_signatures() -> None:
     for name, spec in MODELS.items():
         parameters = inspect.signature(find(name)).parameters
         passed_on = {n for n, p in parameters.items() if p.kind is p.VAR_KEYWORD}
-        assert spec.open == bool(passed_on), name
-        assert list(spec.settings) == [n for n in parameters if n not in passed_on], name
-        for key, setting in spec.settings.items():
-            default = parameters[key].default
-            assert setting.required == (default is inspect.Parameter.empty), (name, key)
-            assert setting.required or setting.default == default, (name, key)
+        assert spec.more == bool(passed_on), name
+        assert [p.name for p in spec.params] == [n for n in parameters if n not in passed_on], name
+        for setting in spec.params:
+            default = parameters[setting.name].default
+            assert setting.required == (default is inspect.Parameter.empty), (name, setting.name)
+            assert setting.required or setting.default == default, (name, setting.name)
         assert find(name).__doc__, name
 
 

@@ -22,12 +22,13 @@ def test_table_is_what_torch_has() -> None:
         for n in dir(torch.optim)
         if inspect.isclass(c := getattr(torch.optim, n)) and issubclass(c, Optimizer) and c is not Optimizer
     }
-    assert {s.torch_name for s in OPTIMIZERS.values()} == classes.keys() - {"LBFGS"}
-    for name, spec in OPTIMIZERS.items():
-        assert name == spec.torch_name.lower()
-        parameters = inspect.signature(classes[spec.torch_name].__init__).parameters
-        assert list(spec.settings) == [n for n in parameters if n not in IMPLEMENTATION], name
-        assert {k: s.default for k, s in spec.settings.items()} == {k: parameters[k].default for k in spec.settings}
+    rows = {spec.implementation.removeprefix("torch.optim:"): spec for spec in OPTIMIZERS.values()}
+    assert rows.keys() == classes.keys() - {"LBFGS"}
+    for name, spec in rows.items():
+        assert spec.name == name.lower()
+        parameters = inspect.signature(classes[name].__init__).parameters
+        assert [p.name for p in spec.params] == [n for n in parameters if n not in IMPLEMENTATION], name
+        assert all(p.default == parameters[p.name].default for p in spec.params), name
 
 
 @pytest.mark.parametrize("name", sorted(OPTIMIZERS.keys() - {"sparseadam"}))

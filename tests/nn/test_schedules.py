@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from kdplan.ir.implementation import load
 from kdplan.ir.optimizers import SCHEDULES
-from kdplan.nn import schedules
 from kdplan.nn.schedules import Plateau, build_schedule
 
 SETTINGS: dict[str, dict[str, object]] = {"steps": {"at": [5, 7]}, "plateau": {"patience": 2, "until": 1e-5}}
@@ -117,16 +117,15 @@ def test_plateau_goes_on_exactly_where_it_stopped(losses: list[float], cut: int,
 
 
 def test_catalog_is_the_classes() -> None:
-    classes = {"steps": schedules.Steps, "cosine": schedules.Cosine, "polynomial": schedules.Polynomial}
-    classes |= {"plateau": schedules.Plateau, "constant": schedules.Schedule}
-    for name, cls in classes.items():
-        parameters = {k: p for k, p in inspect.signature(cls).parameters.items() if k not in ("total", "lr", "warmup")}
-        spec = SCHEDULES[name]
-        assert list(spec.settings) == list(parameters)
-        for key, p in parameters.items():
-            assert spec.settings[key].required == (p.default is p.empty)
-            assert spec.settings[key].required or spec.settings[key].default == p.default
-        assert spec.total == ("total" in inspect.signature(cls).parameters)
+    for name, spec in SCHEDULES.items():
+        signature = inspect.signature(load(spec.implementation)).parameters
+        own = [key for key in signature if key not in ("total", "lr", "warmup")]
+        assert [p.name for p in spec.params] == (["final"] if name == "linear" else own)
+        for p in spec.params:
+            default = signature[p.name].default
+            assert p.required == (default is inspect.Parameter.empty)
+            assert p.required or p.default == default
+        assert spec.reads_length == ("total" in signature) and spec.reads_loss == ("lr" in signature)
 
 
 @pytest.mark.parametrize(

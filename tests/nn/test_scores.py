@@ -15,7 +15,7 @@ from sklearn.preprocessing import StandardScaler
 from sklearn.svm import LinearSVC
 
 from kdplan.nn.geometry import ClassDistance, SuperclassDistance, angles
-from kdplan.nn.metric import averaged_places
+from kdplan.nn.metric import spatial_mean
 from kdplan.nn.metrics import build_metric
 from kdplan.nn.scores import Confusion, Score, chosen
 from kdplan.nn.transfer import LinearSvm
@@ -183,9 +183,9 @@ def test_mistakes_are_told() -> None:
         with pytest.raises(ValueError, match="no scores of"):
             value(name, torch.zeros(203, 6, 2, 2), k=2)
     with pytest.raises(ValueError, match="no features of samples"):
-        averaged_places(torch.zeros(3, 2, dtype=torch.int64))
+        spatial_mean(torch.zeros(3, 2, dtype=torch.int64))
     with pytest.raises(ValueError, match="no features of samples"):
-        averaged_places(torch.zeros(3))
+        spatial_mean(torch.zeros(3))
     with pytest.raises(ValueError, match="above 0"):
         LinearSvm(C=0)
     with pytest.raises(ValueError, match="one of standard"):

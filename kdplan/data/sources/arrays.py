@@ -11,12 +11,13 @@ from typing import Any
 import numpy as np
 
 from kdplan.data.files import Where, fingerprint
+from kdplan.data.params import Arguments
 from kdplan.data.sources.base import Array, Opened, Part, SourceSpec
+from kdplan.data.view import SPLIT_NAMES
 from kdplan.diagnostics.report import error
 from kdplan.ir.spec import REQUIRED, Param
 
 _INPUTS, _LABELS = ("x", "inputs", "images"), ("y", "labels")
-_SPLITS = ("train", "val", "test")
 
 
 def arrange(x: Array, layout: str = "auto") -> Array:
@@ -87,21 +88,26 @@ class _File:
         self.path, self.where = path, where
 
     def guarded(self, work: Callable[[], Any]) -> Any:
+        """The result of `work`; KD0726 where the file cannot be read."""
         try:
             return work()
         except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile) as e:
             raise self.damaged(str(e) or type(e).__name__) from e
 
     def damaged(self, why: str) -> Exception:
+        """KD0726 for this file."""
         return error("KD0726", self.where.span, path=str(self.path), format=f"usable {self.path.suffix} file", why=why)
 
     def names(self) -> list[str]:
+        """The names of its arrays; `x` for the one of a `.npy`."""
         if self.path.suffix == ".npy":
             return ["x"]
         with self.guarded(lambda: zipfile.ZipFile(self.path)) as z:
             return [n.removesuffix(".npy") for n in z.namelist()]
 
     def shape(self, name: str) -> tuple[int, ...]:
+        """The shape of an array, from its header; KD0715 where the file has another size."""
+
         def header() -> tuple[int, ...]:
             if self.path.suffix == ".npy":
                 with self.path.open("rb") as file:
@@ -109,8 +115,8 @@ class _File:
             with zipfile.ZipFile(self.path) as z, z.open(f"{name}.npy") as file:
                 return self._header(file, None)
 
-        found: tuple[int, ...] = self.guarded(header)
-        return found
+        shape: tuple[int, ...] = self.guarded(header)
+        return shape
 
     def _header(self, file: Any, size: int | None) -> tuple[int, ...]:
         version = np.lib.format.read_magic(file)
@@ -122,15 +128,17 @@ class _File:
         return tuple(shape)
 
     def array(self, name: str) -> Array:
+        """An array's content."""
+
         def read() -> Array:
-            found = np.load(self.path, allow_pickle=False)
-            return found if isinstance(found, np.ndarray) else np.asarray(found[name])
+            content = np.load(self.path, allow_pickle=False)
+            return content if isinstance(content, np.ndarray) else np.asarray(content[name])
 
         got: Array = self.guarded(read)
         return got
 
 
-def open_arrays(args: dict[str, Any], where: Where) -> Opened:
+def open_arrays(args: Arguments, where: Where) -> Opened:
     """One file, with `train_x` and `train_y` (and `val_…`, `test_…`), or `x` and `y`."""
     layout = args["layout"]
     if layout not in ("auto", "chw", "hwc"):
@@ -148,7 +156,7 @@ def open_arrays(args: dict[str, Any], where: Where) -> Opened:
     parts: dict[str, Part] = {}
     shapes: set[tuple[int, ...]] = set()
     top = 0
-    for split in (*_SPLITS, ""):
+    for split in (*SPLIT_NAMES, ""):
         prefix = f"{split}_" if split else ""
         x = next((prefix + n for n in _INPUTS if prefix + n in names), None)
         y = next((prefix + n for n in _LABELS if prefix + n in names), None)
@@ -163,7 +171,7 @@ def open_arrays(args: dict[str, Any], where: Where) -> Opened:
     if len(shapes) > 1:
         raise file.damaged(f"its splits have different shapes, {sorted(map(list, shapes))}")
     classes = tuple(str(c) for c in file.array("classes")) if "classes" in names else tuple(map(str, range(top)))
-    return Opened(parts, lambda: fingerprint(where, f"arrays/1/{layout}", [path]), classes=classes, shape=shapes.pop())
+    return Opened(parts, lambda: fingerprint(where, [path], f"/{layout}"), classes=classes, shape=shapes.pop())
 
 
 def _part(file: _File, x: str, y: str | None, layout: str) -> tuple[Part, tuple[int, ...], int]:
@@ -171,8 +179,8 @@ def _part(file: _File, x: str, y: str | None, layout: str) -> tuple[Part, tuple[
     shape: tuple[int, ...] = file.guarded(lambda: arranged_shape(file.shape(x), layout))
 
     def inputs() -> Array:
-        found: Array = file.guarded(lambda: arrange(file.array(x), layout))
-        return found
+        array: Array = file.guarded(lambda: arrange(file.array(x), layout))
+        return array
 
     if y is None:
         return Part(shape[0], inputs), shape[1:], -1
@@ -182,13 +190,13 @@ def _part(file: _File, x: str, y: str | None, layout: str) -> tuple[Part, tuple[
 
 ARRAYS = SourceSpec(
     "arrays",
+    (
+        Param("path", "string", REQUIRED, "File under the data folder, or absolute."),
+        Param("layout", "string", "auto", "Where channels stand: `chw`, `hwc`, or `auto`."),
+    ),
     "Arrays from a file: `train_x`, `train_y`, `test_x`, `test_y` (also `val_…`, `…_inputs`, `…_labels`), "
     "or `x` and `y`; `classes` may give the names. A `.npy` file holds inputs without labels. "
     "Bytes are images on the scale from 0 to 255.",
-    open_arrays,
-    (
-        Param("path", "text", REQUIRED, "File under the data folder, or absolute."),
-        Param("layout", "text", "auto", "Where channels stand: `chw`, `hwc`, or `auto`."),
-    ),
+    open=open_arrays,
     layout="<path>.npz or <path>.npy",
 )

@@ -9,8 +9,9 @@ from typing import Any
 import numpy as np
 
 from kdplan.data.files import Where
+from kdplan.data.params import Arguments
 from kdplan.ir.protocol import Protocol
-from kdplan.ir.spec import Param
+from kdplan.ir.spec import Spec
 
 Array = np.ndarray[Any, Any]
 
@@ -26,7 +27,8 @@ class Objects:
     classes : array
         int64 [N, M]; -1 where an image holds fewer.
     crowd : array
-        bool [N, M]: a box around many that are not told apart. None is trained on; a detection there is no mistake.
+        bool [N, M]: a box around many that are not annotated one by one. None is trained on, and a detection there is
+        no mistake.
     areas : array
         float32 [N, M], in pixels of the file; that of the outline where the annotations have one.
     sizes : array
@@ -103,7 +105,7 @@ class Part:
 
 @dataclass(frozen=True, slots=True)
 class Opened:
-    """A data set that was found.
+    """A data set that is there.
 
     `shape` is one sample's shape ([C, H, W] for images), None where samples differ; `mean` and `std` are per channel on
     the scale from 0 to 1. `protocol` says what is compared with what, for sets that are for open-set recognition.
@@ -122,21 +124,19 @@ class Opened:
     objects: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class SourceSpec:
-    """A row of the table of sources, for checking and for the reference.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SourceSpec(Spec):
+    """A row of the table of sources: a data set, or a reader of a user's own files.
 
-    `version` is raised whenever the reader gives other numbers for the same files; it is part of the fingerprint.
+    `version` is raised whenever the reader gives other numbers for the same files: fingerprints hash it.
     """
 
-    name: str
-    doc: str
-    open: Callable[[dict[str, Any], Where], Opened] = field(repr=False)
-    params: tuple[Param, ...] = ()
-    extra: bool = False
-    version: int = 1
+    open: Callable[[Arguments, Where], Opened] = field(repr=False)
+    """From the checked arguments to the data set."""
     layout: str = ""
+    """Files under the data folder, for the reference."""
 
     @property
     def label(self) -> str:
+        """Name and version, as fingerprints hash them: `digits/1`."""
         return f"{self.name}/{self.version}"

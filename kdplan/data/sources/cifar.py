@@ -12,6 +12,7 @@ import numpy as np
 
 from kdplan.data.files import Where, fingerprint
 from kdplan.data.names import CIFAR10, CIFAR100_SUPERCLASSES
+from kdplan.data.params import Arguments
 from kdplan.data.sources.base import Array, Opened, Part, SourceSpec
 from kdplan.diagnostics.report import error
 
@@ -31,6 +32,7 @@ class _ArraysOnly(pickle.Unpickler):
     """Builds lists, texts and numpy arrays, and refuses every other class: a data file may not run code."""
 
     def find_class(self, module: str, name: str) -> Any:
+        """The class that a pickle asks for, if it is one that arrays need."""
         if (module, name) not in _ALLOWED:
             raise pickle.UnpicklingError(f"it asks for {module}.{name}, which a data file may not")
         return super().find_class(module.replace("numpy.core", "numpy._core"), name)
@@ -39,7 +41,7 @@ class _ArraysOnly(pickle.Unpickler):
 def read_pickle(path: Path, where: Where) -> dict[str, Any]:
     """The dictionary in a pickled batch, with text keys."""
     try:
-        found = _ArraysOnly(io.BytesIO(path.read_bytes()), encoding="bytes").load()
+        content = _ArraysOnly(io.BytesIO(path.read_bytes()), encoding="bytes").load()
     except (
         pickle.UnpicklingError,
         EOFError,
@@ -53,9 +55,9 @@ def read_pickle(path: Path, where: Where) -> dict[str, Any]:
         raise error(
             "KD0726", where.span, path=str(path), format="pickled CIFAR batch", why=str(e) or type(e).__name__
         ) from e
-    if not isinstance(found, dict):
+    if not isinstance(content, dict):
         raise error("KD0726", where.span, path=str(path), format="pickled CIFAR batch", why="it holds no dictionary")
-    return {k.decode() if isinstance(k, bytes) else str(k): v for k, v in found.items()}
+    return {k.decode() if isinstance(k, bytes) else str(k): v for k, v in content.items()}
 
 
 def pickled_part(paths: tuple[Path, ...], label: str, where: Where, size: int) -> Part:
@@ -152,11 +154,11 @@ def _open(
                     format="list of CIFAR-100's class names",
                     why="the names differ",
                 )
-    tag = f"{name}/1/{'binary' if binary else 'pickled'}"
-    return Opened(parts, lambda: fingerprint(where, tag, files), shape=(3, 32, 32), **facts)
+    layout = "/binary" if binary else "/pickled"
+    return Opened(parts, lambda: fingerprint(where, files, layout), shape=(3, 32, 32), **facts)
 
 
-def open_cifar100(args: dict[str, Any], where: Where) -> Opened:
+def open_cifar100(args: Arguments, where: Where) -> Opened:
     """50,000 and 10,000 colour images of 32 by 32 in 100 classes and 20 superclasses."""
     folders = {
         "cifar-100-binary": ({"train.bin": 50000}, {"test.bin": 10000}),
@@ -175,7 +177,7 @@ def open_cifar100(args: dict[str, Any], where: Where) -> Opened:
     )
 
 
-def open_cifar10(args: dict[str, Any], where: Where) -> Opened:
+def open_cifar10(args: Arguments, where: Where) -> Opened:
     """50,000 and 10,000 colour images of 32 by 32 in 10 classes."""
     folders = {
         "cifar-10-batches-bin": ({f"data_batch_{i}.bin": 10000 for i in range(1, 6)}, {"test_batch.bin": 10000}),
@@ -196,14 +198,16 @@ def open_cifar10(args: dict[str, Any], where: Where) -> Opened:
 CIFAR = (
     SourceSpec(
         "cifar10",
+        (),
         "CIFAR-10: 50,000 + 10,000 colour images, 32 by 32.",
-        open_cifar10,
+        open=open_cifar10,
         layout="cifar-10-batches-bin/ or cifar-10-batches-py/",
     ),
     SourceSpec(
         "cifar100",
+        (),
         "CIFAR-100: 50,000 + 10,000 colour images, 32 by 32; 20 superclasses of 5 classes.",
-        open_cifar100,
+        open=open_cifar100,
         layout="cifar-100-binary/ or cifar-100-python/",
     ),
 )

@@ -6,17 +6,16 @@ import gzip
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from kdplan.data.files import Where, fingerprint
+from kdplan.data.params import Arguments
 from kdplan.data.philox import SPLIT, order
 from kdplan.data.sources.base import Array, Opened, Part, SourceSpec
 from kdplan.diagnostics.report import error
 
 TRAIN, TEST = 1437, 360
-_LABEL = "digits/1"
 
 
 def _path(where: Where) -> Path:
@@ -57,7 +56,7 @@ def split_rows(labels: Array) -> tuple[Array, Array]:
     return np.flatnonzero(~test), np.flatnonzero(test)
 
 
-def open_digits(args: dict[str, Any], where: Where) -> Opened:
+def open_digits(args: Arguments, where: Where) -> Opened:
     """1,797 grey images of 8 by 8: 1,437 to train, 360 to test."""
     path = _path(where)
 
@@ -69,7 +68,7 @@ def open_digits(args: dict[str, Any], where: Where) -> Opened:
 
     return Opened(
         parts={"train": part(0, TRAIN), "test": part(1, TEST)},
-        fingerprint=lambda: fingerprint(where, _LABEL, [path]),
+        fingerprint=lambda: fingerprint(where, [path]),
         classes=tuple("0123456789"),
         shape=(1, 8, 8),
         mean=(0.305,),
@@ -79,8 +78,9 @@ def open_digits(args: dict[str, Any], where: Where) -> Opened:
 
 DIGITS = SourceSpec(
     "digits",
+    (),
     "Handwritten digits, 8 by 8, grey; embedded in scikit-learn. 1,437 to train and 360 to test, a fixed split "
     "balanced over classes.",
-    open_digits,
+    open=open_digits,
     layout="nothing to fetch",
 )

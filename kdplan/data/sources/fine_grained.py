@@ -1,4 +1,4 @@
-"""Fine-grained sets of images as their authors hand them out: birds, dogs, aircraft, cars."""
+"""Fine-grained sets of images as their authors publish them: birds, dogs, aircraft, cars."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from typing import Any
 import numpy as np
 
 from kdplan.data.files import HashCache, Where
+from kdplan.data.names import IMAGENET_MEAN, IMAGENET_STD
+from kdplan.data.params import Arguments
 from kdplan.data.sources.base import Opened, Part, SourceSpec
 from kdplan.diagnostics.report import error
 from kdplan.ir.spec import Param
 
 Listed = Sequence[tuple[str, int]]
 """Images of a split, each with its class: paths below the folder."""
-
-_MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
 def _opened(name: str, folder: Path, classes: Sequence[str], splits: Mapping[str, Listed], where: Where) -> Opened:
@@ -29,10 +29,10 @@ def _opened(name: str, folder: Path, classes: Sequence[str], splits: Mapping[str
             raise error("KD0713", where.span, name=name, looked=str(folder / missing))
         if not images:
             raise error("KD0714", where.span, path=str(folder), what=f"images of `{split}`")
-        found = np.array([label for _, label in images], np.int64)
+        labels = np.array([label for _, label in images], np.int64)
         parts[split] = Part(
             len(images),
-            labels=lambda y=found: y,  # type: ignore[misc]
+            labels=lambda y=labels: y,  # type: ignore[misc]
             files=[str(folder / path) for path, _ in images],
         )
 
@@ -40,11 +40,11 @@ def _opened(name: str, folder: Path, classes: Sequence[str], splits: Mapping[str
         cache = HashCache(where.cache)
         lists = ";".join(f"{split}:{images}" for split, images in splits.items())
         paths = [path for images in splits.values() for path, _ in images]
-        digest = cache.of_tree(folder, paths, f"{name}/1 {classes} {lists}", where.span)
+        digest = cache.of_tree(folder, paths, f"{where.label} {classes} {lists}", where.span)
         cache.save()
         return digest
 
-    return Opened(parts, hashed, classes=tuple(classes), mean=_MEAN, std=_STD)
+    return Opened(parts, hashed, classes=tuple(classes), mean=IMAGENET_MEAN, std=IMAGENET_STD)
 
 
 def _rows(name: str, path: Path, where: Where) -> list[list[str]]:
@@ -73,7 +73,7 @@ def _broken(path: Path, where: Where, read: Callable[[], Opened]) -> Opened:
         raise error("KD0726", where.span, path=str(path), format="lists of images", why=str(e) or "it is cut") from e
 
 
-def open_cub(args: dict[str, Any], where: Where) -> Opened:
+def open_cub(args: Arguments, where: Where) -> Opened:
     """11,788 photographs of 200 birds, about half of them for training."""
     folder = where.folder("cub200", args["path"])
 
@@ -90,7 +90,7 @@ def open_cub(args: dict[str, Any], where: Where) -> Opened:
     return _broken(folder / "images.txt", where, read)
 
 
-def open_dogs(args: dict[str, Any], where: Where) -> Opened:
+def open_dogs(args: Arguments, where: Where) -> Opened:
     """12,000 and 8,580 photographs of 120 kinds of dogs."""
     folder = where.folder("stanford_dogs", args["path"])
 
@@ -108,7 +108,7 @@ def open_dogs(args: dict[str, Any], where: Where) -> Opened:
     return _broken(folder / "lists", where, read)
 
 
-def open_aircraft(args: dict[str, Any], where: Where) -> Opened:
+def open_aircraft(args: Arguments, where: Where) -> Opened:
     """6,667 photographs for training (its `trainval`) and 3,333 for testing, of 100 variants of aircraft."""
     folder = where.folder("fgvc_aircraft", args["path"]) / "data"
 
@@ -125,7 +125,7 @@ def open_aircraft(args: dict[str, Any], where: Where) -> Opened:
     return _broken(folder / "variants.txt", where, read)
 
 
-def open_cars(args: dict[str, Any], where: Where) -> Opened:
+def open_cars(args: Arguments, where: Where) -> Opened:
     """8,144 and 8,041 photographs of 196 cars."""
     folder = where.folder("stanford_cars", args["path"])
     lists = {"train": folder / "devkit" / "cars_train_annos.mat", "test": folder / "cars_test_annos_withlabels.mat"}
@@ -141,9 +141,9 @@ def open_cars(args: dict[str, Any], where: Where) -> Opened:
     return _broken(folder / "devkit", where, read)
 
 
-def _spec(name: str, doc: str, read: Callable[[dict[str, Any], Where], Opened], path: str, layout: str) -> SourceSpec:
-    place = Param("path", "text", path, "Folder under the data folder, or absolute.")
-    return SourceSpec(name, doc, read, (place,), layout=f"{path}/{layout}")
+def _spec(name: str, doc: str, read: Callable[[Arguments, Where], Opened], path: str, layout: str) -> SourceSpec:
+    folder = Param("path", "string", path, "Folder under the data folder, or absolute.")
+    return SourceSpec(name, (folder,), doc, open=read, layout=f"{path}/{layout}")
 
 
 FINE_GRAINED = (

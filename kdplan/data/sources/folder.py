@@ -5,17 +5,16 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from kdplan.data.files import IMAGE_ENDINGS, HashCache, Where
+from kdplan.data.names import IMAGENET_MEAN, IMAGENET_STD
+from kdplan.data.params import Arguments
 from kdplan.data.sources.base import Opened, Part, SourceSpec
+from kdplan.data.view import SPLIT_NAMES
 from kdplan.diagnostics.report import error
 from kdplan.ir.spec import REQUIRED, Param
-
-_SPLITS = ("train", "val", "test")
-_MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
 def _folders(path: Path) -> list[str]:
@@ -25,13 +24,13 @@ def _folders(path: Path) -> list[str]:
 
 def _images(folder: Path, where: Where) -> list[str]:
     """Paths under `folder`, sorted; folders in folders count too."""
-    found = []
+    paths = []
     for at, inner, files in os.walk(folder):
         inner[:] = sorted(d for d in inner if not d.startswith("."))
-        found += [os.path.join(at, f) for f in files if f.lower().endswith(IMAGE_ENDINGS) and not f.startswith(".")]
-    if not found:
+        paths += [os.path.join(at, f) for f in files if f.lower().endswith(IMAGE_ENDINGS) and not f.startswith(".")]
+    if not paths:
         raise error("KD0714", where.span, path=str(folder), what="images")
-    return sorted(found)
+    return sorted(paths)
 
 
 def _part(folder: Path, classes: Sequence[str], where: Where) -> Part:
@@ -46,54 +45,54 @@ def _part(folder: Path, classes: Sequence[str], where: Where) -> Part:
         labels += [numbers[name]] * len(images)
     if not files:
         raise error("KD0714", where.span, path=str(folder), what="class folders")
-    found = np.array(labels, np.int64)
-    return Part(len(files), labels=lambda: found, files=files)
+    numbered = np.array(labels, np.int64)
+    return Part(len(files), labels=lambda: numbered, files=files)
 
 
-def _open(name: str, label: str, folder: Path, splits: Sequence[str], where: Where) -> Opened:
-    places = {s: folder / s for s in splits if (folder / s).is_dir()} or {"train": folder}
-    classes = _folders(next(iter(places.values())))
+def _open(folder: Path, splits: Sequence[str], where: Where) -> Opened:
+    folders = {s: folder / s for s in splits if (folder / s).is_dir()} or {"train": folder}
+    classes = _folders(next(iter(folders.values())))
     if not classes:
-        raise error("KD0714", where.span, path=str(next(iter(places.values()))), what="class folders")
-    parts = {s: _part(place, classes, where) for s, place in places.items()}
+        raise error("KD0714", where.span, path=str(next(iter(folders.values()))), what="class folders")
+    parts = {s: _part(path, classes, where) for s, path in folders.items()}
 
     def hashed() -> str:
         cache = HashCache(where.cache)
         names = [os.path.relpath(f, folder) for part in parts.values() for f in part.files or ()]
-        digest = cache.of_tree(folder, names, f"{label}:{','.join(parts)}", where.span)
+        digest = cache.of_tree(folder, names, f"{where.label}:{','.join(parts)}", where.span)
         cache.save()
         return digest
 
-    return Opened(parts, hashed, classes=tuple(classes), mean=_MEAN, std=_STD)
+    return Opened(parts, hashed, classes=tuple(classes), mean=IMAGENET_MEAN, std=IMAGENET_STD)
 
 
-def open_image_folder(args: dict[str, Any], where: Where) -> Opened:
+def open_image_folder(args: Arguments, where: Where) -> Opened:
     """`train`, `val` and `test`, whichever are there, or class folders right under `path`."""
-    return _open("image_folder", "image_folder/1", where.folder("image_folder", args["path"]), _SPLITS, where)
+    return _open(where.folder("image_folder", args["path"]), SPLIT_NAMES, where)
 
 
-def open_imagenet(args: dict[str, Any], where: Where) -> Opened:
+def open_imagenet(args: Arguments, where: Where) -> Opened:
     """`train` and `val`, each with one folder a class."""
     folder = where.folder("imagenet", args["path"])
     for split in ("train", "val"):
         if not (folder / split).is_dir():
             raise error("KD0713", where.span, name="imagenet", looked=str(folder / split))
-    return _open("imagenet", "imagenet/1", folder, ("train", "val"), where)
+    return _open(folder, ("train", "val"), where)
 
 
 FOLDERS = (
     SourceSpec(
         "imagenet",
+        (Param("path", "string", "imagenet", "Folder under the data folder, or absolute."),),
         "ImageNet: colour images of differing sizes; classes are named by their folders (`n01440764`), sorted.",
-        open_imagenet,
-        (Param("path", "text", "imagenet", "Folder under the data folder, or absolute."),),
+        open=open_imagenet,
         layout="imagenet/{train,val}/<class>/*.JPEG",
     ),
     SourceSpec(
         "image_folder",
+        (Param("path", "string", REQUIRED, "Folder under the data folder, or absolute."),),
         "Images in folders, one folder a class; they are streamed from disk.",
-        open_image_folder,
-        (Param("path", "text", REQUIRED, "Folder under the data folder, or absolute."),),
+        open=open_image_folder,
         layout="<path>/{train,val,test}/<class>/*.jpg or <path>/<class>/*.jpg",
     ),
 )

@@ -13,6 +13,7 @@ import numpy as np
 
 from kdplan.data.files import Where, fingerprint
 from kdplan.data.names import FASHION
+from kdplan.data.params import Arguments
 from kdplan.data.sources.base import Array, Opened, Part, SourceSpec
 from kdplan.diagnostics.report import error
 
@@ -34,14 +35,14 @@ def read_header(path: Path, where: Where) -> tuple[tuple[int, ...], int]:
         raise error("KD0726", where.span, path=str(path), format=_FORMAT, why=str(e)) from e
     start = 4 + 4 * head[3]
     expected = start + math.prod(shape)
-    found = path.stat().st_size
+    actual = path.stat().st_size
     if path.suffix == ".gz":
         # A gzip file ends with the size of what it holds.
         with path.open("rb") as raw:
             raw.seek(-4, 2)
-            found = int.from_bytes(raw.read(4), "little")
-    if len(shape) != head[3] or found != expected:
-        raise error("KD0715", where.span, path=str(path), found=f"{found:,}", expected=f"{expected:,}")
+            actual = int.from_bytes(raw.read(4), "little")
+    if len(shape) != head[3] or actual != expected:
+        raise error("KD0715", where.span, path=str(path), found=f"{actual:,}", expected=f"{expected:,}")
     return shape, start
 
 
@@ -59,8 +60,8 @@ def _read(path: Path, where: Where) -> Array:
     return np.frombuffer(content, np.uint8, offset=start).reshape(shape)
 
 
-def _idx(name: str, folders: list[str], **facts: Any) -> Callable[[dict[str, Any], Where], Opened]:
-    def open_idx(args: dict[str, Any], where: Where) -> Opened:
+def _idx(name: str, folders: list[str], **facts: Any) -> Callable[[Arguments, Where], Opened]:
+    def open_idx(args: Arguments, where: Where) -> Opened:
         folder = where.first(name, folders)
         parts, files = {}, []
         shape: tuple[int, ...] = ()
@@ -81,7 +82,7 @@ def _idx(name: str, folders: list[str], **facts: Any) -> Callable[[dict[str, Any
                 lambda p=labels: _read(p, where).astype(np.int64),  # type: ignore[misc]
             )
             files += paths
-        return Opened(parts, lambda: fingerprint(where, f"{name}/1", files), shape=(1, *shape[1:]), **facts)
+        return Opened(parts, lambda: fingerprint(where, files), shape=(1, *shape[1:]), **facts)
 
     return open_idx
 
@@ -89,14 +90,16 @@ def _idx(name: str, folders: list[str], **facts: Any) -> Callable[[dict[str, Any
 IDX = (
     SourceSpec(
         "mnist",
+        (),
         "MNIST: 60,000 + 10,000 grey images of handwritten digits, 28 by 28.",
-        _idx("mnist", ["MNIST/raw", "mnist", "MNIST"], classes=tuple("0123456789"), mean=(0.1307,), std=(0.3081,)),
+        open=_idx("mnist", ["MNIST/raw", "mnist", "MNIST"], classes=tuple("0123456789"), mean=(0.1307,), std=(0.3081,)),
         layout="MNIST/raw/*-idx?-ubyte, also .gz",
     ),
     SourceSpec(
         "fashion_mnist",
+        (),
         "Fashion-MNIST: 60,000 + 10,000 grey images of clothing, 28 by 28.",
-        _idx(
+        open=_idx(
             "fashion_mnist",
             ["FashionMNIST/raw", "fashion_mnist", "FashionMNIST"],
             classes=FASHION,

@@ -7,27 +7,26 @@ import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from kdplan.data.files import HashCache, Where
+from kdplan.data.names import IMAGENET_MEAN, IMAGENET_STD
+from kdplan.data.params import Arguments
 from kdplan.data.sources.base import Opened, Part, SourceSpec
 from kdplan.diagnostics.report import error
 from kdplan.ir.spec import Param
 
-_LABEL = "open_images/1"
 _SPLITS = {"train": "train", "val": "validation", "test": "test"}
 _TRAINABLE = ("classes-trainable.txt", "oidv6-classes-trainable.txt")
 _COLUMNS = ("ImageID", "LabelName", "Confidence")
-_MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
 def _lists(split: str, kind: str) -> list[str]:
     """Names that the list of a split's labels has had: since version 4, in versions 2 and 3, in version 1."""
     name = f"{split}-annotations-{kind}-imagelabels.csv"
-    places = [f"{prefix}{name}" for prefix in ("oidv6-", "")]
-    return [*places, *(f"{split}/{p}" for p in places), f"{split}/annotations-{kind}.csv", f"{split}/labels.csv"]
+    names = [f"{prefix}{name}" for prefix in ("oidv6-", "")]
+    return [*names, *(f"{split}/{n}" for n in names), f"{split}/annotations-{kind}.csv", f"{split}/labels.csv"]
 
 
 @dataclass(slots=True)
@@ -73,6 +72,7 @@ class _Reader:
         return [line.strip() for line in (self.folder / name).read_text(encoding="utf-8").splitlines() if line.strip()]
 
     def bad(self, path: Path, line: int, why: str) -> Exception:
+        """KD0734 for a line of a list."""
         return error("KD0734", self.where.span, path=str(path), line=line, why=why)
 
 
@@ -90,7 +90,7 @@ def _part(pairs: Sequence[tuple[str, str]], numbers: dict[str, int], folder: Pat
     return Part(len(kept), labels=lambda: labels, files=[str(folder / name) for name, _ in kept])
 
 
-def open_images(args: dict[str, Any], where: Where) -> Opened:
+def open_images(args: Arguments, where: Where) -> Opened:
     """`train`, and `val` and `test` where their lists are there; those are always labelled by humans."""
     for name, known in (("labels", ("human", "machine")), ("missing", ("error", "leave_out"))):
         if args[name] not in known:
@@ -98,40 +98,40 @@ def open_images(args: dict[str, Any], where: Where) -> Opened:
             raise error("KD0721", where.span, owner="open_images", arg=name, expected=expected, found=args[name])
     folder = where.folder("open_images", args["path"])
     reader = _Reader(folder, args["confidence"], where)
-    found = {}
+    positives = {}
     for split, public in _SPLITS.items():
         pairs = reader.positives(public, args["labels"] if split == "train" else "human")
         if pairs is not None:
-            found[split] = pairs
-    if "train" not in found:
+            positives[split] = pairs
+    if "train" not in positives:
         raise error("KD0713", where.span, name="open_images", looked=str(folder / _lists("train", args["labels"])[1]))
-    classes = reader.trainable() or sorted({label for _, label in found["train"]})
+    classes = reader.trainable() or sorted({label for _, label in positives["train"]})
     numbers = {c: i for i, c in enumerate(classes)}
-    parts = {s: _part(p, numbers, folder / _SPLITS[s], args["missing"], where) for s, p in found.items()}
+    parts = {s: _part(p, numbers, folder / _SPLITS[s], args["missing"], where) for s, p in positives.items()}
 
     def hashed() -> str:
         cache = HashCache(where.cache)
         files = dict.fromkeys(os.path.relpath(f, folder) for part in parts.values() for f in part.files or ())
         settings = [args[n] for n in ("labels", "confidence", "missing")]
-        digest = cache.of_tree(folder, [*reader.read, *files], f"{_LABEL}:{settings}", where.span)
+        digest = cache.of_tree(folder, [*reader.read, *files], f"{where.label}:{settings}", where.span)
         cache.save()
         return digest
 
-    return Opened(parts, hashed, classes=tuple(classes), mean=_MEAN, std=_STD)
+    return Opened(parts, hashed, classes=tuple(classes), mean=IMAGENET_MEAN, std=IMAGENET_STD)
 
 
 OPEN_IMAGES = SourceSpec(
     "open_images",
+    (
+        Param("path", "string", "open_images", "Folder under the data folder, or absolute."),
+        Param("labels", "string", "human", 'Whose labels of training images: "human" or "machine".'),
+        Param("confidence", "number", 0.5, "From which confidence on a label counts.", low=0, high=1),
+        Param("missing", "string", "error", '"leave_out": images that are not there (any more) do not count.'),
+    ),
     "Open Images, with labels of whole images, in the layouts of all its versions: an image stands once for each of "
     "its labels. Classes are named as in the lists (`/m/01g317`): those in `classes-trainable.txt`, else all that "
     "training images have.",
-    open_images,
-    (
-        Param("path", "text", "open_images", "Folder under the data folder, or absolute."),
-        Param("labels", "text", "human", 'Whose labels of training images: "human" or "machine".'),
-        Param("confidence", "number", 0.5, "From which confidence on a label counts.", low=0, high=1),
-        Param("missing", "text", "error", '"leave_out": images that are not there (any more) do not count.'),
-    ),
+    open=open_images,
     layout="<path>/{train,validation,test}/<ImageID>.jpg, <path>/{train,validation,test}-annotations-{human,machine}-"
     "imagelabels.csv (or {train,validation,test}/annotations-{human,machine}.csv, or …/labels.csv)",
 )

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from kdplan.data.files import Where, fingerprint
+from kdplan.data.params import Arguments
 from kdplan.data.sources.base import Array, Opened, Part, SourceSpec
 from kdplan.diagnostics.report import error
 
@@ -27,8 +28,8 @@ def _guarded(path: Path, where: Where, read: Callable[[], Any]) -> Any:
 def _size(path: Path, where: Where) -> int:
     from scipy.io import whosmat  # type: ignore[import-untyped, unused-ignore]
 
-    found = {name: shape for name, shape, _ in _guarded(path, where, lambda: whosmat(str(path)))}
-    x, y = found.get("X", ()), found.get("y", ())
+    shapes = {name: shape for name, shape, _ in _guarded(path, where, lambda: whosmat(str(path)))}
+    x, y = shapes.get("X", ()), shapes.get("y", ())
     if len(x) != 4 or x[:3] != (32, 32, 3) or y != (x[3], 1):
         why = f"it has X {list(x)} and y {list(y)}"
         raise error("KD0726", where.span, path=str(path), format="MATLAB file with `X` and `y`", why=why)
@@ -38,11 +39,11 @@ def _size(path: Path, where: Where) -> int:
 def _read(path: Path, key: str, where: Where) -> Array:
     from scipy.io import loadmat  # type: ignore[import-untyped, unused-ignore]
 
-    found: Array = _guarded(path, where, lambda: loadmat(str(path), variable_names=[key])[key])
-    return found
+    array: Array = _guarded(path, where, lambda: loadmat(str(path), variable_names=[key])[key])
+    return array
 
 
-def open_svhn(args: dict[str, Any], where: Where) -> Opened:
+def open_svhn(args: Arguments, where: Where) -> Opened:
     """73,257 and 26,032 colour images of 32 by 32; 531,131 easier ones in `extra`, if its file is there."""
     folder = where.first("svhn", ["svhn", "SVHN", "train_32x32.mat"])
     folder = folder.parent if folder.suffix == ".mat" else folder
@@ -60,7 +61,7 @@ def open_svhn(args: dict[str, Any], where: Where) -> Opened:
         )
     return Opened(
         parts,
-        lambda: fingerprint(where, "svhn/1", files.values()),
+        lambda: fingerprint(where, files.values()),
         classes=tuple("0123456789"),
         shape=(3, 32, 32),
         mean=(0.4377, 0.4438, 0.4728),
@@ -70,7 +71,8 @@ def open_svhn(args: dict[str, Any], where: Where) -> Opened:
 
 SVHN = SourceSpec(
     "svhn",
+    (),
     "SVHN, cropped digits: 73,257 + 26,032 colour images, 32 by 32, and 531,131 in `extra`.",
-    open_svhn,
+    open=open_svhn,
     layout="svhn/{train,test,extra}_32x32.mat",
 )

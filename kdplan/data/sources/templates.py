@@ -7,17 +7,17 @@ import os
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from kdplan.data.files import HashCache, Where
+from kdplan.data.names import IMAGENET_MEAN, IMAGENET_STD
+from kdplan.data.params import Arguments
 from kdplan.data.sources.base import Opened, Part, SourceSpec
 from kdplan.diagnostics.report import error
 from kdplan.ir.protocol import Fold, Protocol, Template, fold
 from kdplan.ir.spec import REQUIRED, Param
 
-_LABEL = "templates/1"
 _VERIFY, _SEARCH = ("", "IJB-A_11_sets"), ("", "IJB-A_1N_sets")
 """Folders that the split folders stand in: those of the two protocols, or the data set's own."""
 _NEEDED = ("TEMPLATE_ID", "SUBJECT_ID", "FILE")
@@ -40,8 +40,9 @@ class _Reader:
     lists: list[str] = field(default_factory=list)
     """The files that were read, relative to the folder."""
 
-    def list_file(self, split: int, name: str, places: tuple[str, ...]) -> Path:
-        tried = [self.folder / place / f"split{split}" / f"{name}_{split}.csv" for place in places]
+    def list_file(self, split: int, name: str, folders: tuple[str, ...]) -> Path:
+        """The file of a split's list `name`, in the first of the folders that has it; KD0751 where none has."""
+        tried = [self.folder / f / f"split{split}" / f"{name}_{split}.csv" for f in folders]
         for path in tried:
             if path.is_file():
                 self.lists.append(os.path.relpath(path, self.folder))
@@ -50,11 +51,12 @@ class _Reader:
         raise error("KD0751", self.where.span, path=str(self.folder), split=split, looked=looked)
 
     def bad(self, path: Path, line: int, why: str) -> Exception:
+        """KD0752 for a line of a list."""
         return error("KD0752", self.where.span, path=str(path), line=line, why=why)
 
     def templates(self, path: Path) -> dict[str, Template]:
         """Template number -> its samples, in the order of the file."""
-        found: dict[str, tuple[str, list[int], list[int]]] = {}
+        rows_of: dict[str, tuple[str, list[int], list[int]]] = {}
         with path.open(encoding="utf-8", newline="") as file:
             rows = csv.DictReader(file, skipinitialspace=True)
             missing = [c for c in _NEEDED if c not in (rows.fieldnames or ())]
@@ -65,13 +67,13 @@ class _Reader:
                 if any(not row[c] for c in _NEEDED):
                     raise self.bad(path, line, "a value is missing")
                 subject = row["SUBJECT_ID"]
-                known, at, media = found.setdefault(row["TEMPLATE_ID"], (subject, [], []))
+                known, at, media = rows_of.setdefault(row["TEMPLATE_ID"], (subject, [], []))
                 if known != subject:
                     raise self.bad(path, line, f"template {row['TEMPLATE_ID']} is of subject {known}, not {subject}")
                 at.append(self.sample(row, subject, path, line))
                 medium = row.get("MEDIA_ID") or row["FILE"]
                 media.append(self.media.setdefault(medium, len(self.media)))
-        return {t: Template(self.subjects[s], at, media) for t, (s, at, media) in found.items()}
+        return {t: Template(self.subjects[s], at, media) for t, (s, at, media) in rows_of.items()}
 
     def sample(self, row: dict[str, str], subject: str, path: Path, line: int) -> int:
         """The number of an image's face."""
@@ -96,18 +98,19 @@ class _Reader:
         return at
 
     def split(self, number: int, unmated: str) -> Fold:
+        """One split of the protocol. Probes without a subject in the gallery are an error, or left out."""
         listed = self.list_file(number, "verify_metadata", _VERIFY)
         compared = self.list_file(number, "verify_comparisons", _VERIFY)
         gallery_path = self.list_file(number, "search_gallery", _SEARCH)
         probe_path = self.list_file(number, "search_probe", _SEARCH)
         verify = self.templates(listed)
-        place = {t: i for i, t in enumerate(verify)}
+        position = {t: i for i, t in enumerate(verify)}
         pairs = []
         for line, a, b in self.comparisons(compared):
-            unknown = next((t for t in (a, b) if t not in place), None)
+            unknown = next((t for t in (a, b) if t not in position), None)
             if unknown is not None:
                 raise self.bad(compared, line, f"`{listed.name}` has no template {unknown}")
-            pairs.append((place[a], place[b]))
+            pairs.append((position[a], position[b]))
         gallery, probes = (list(self.templates(p).values()) for p in (gallery_path, probe_path))
         enrolled = {t.subject for t in gallery}
         mated = [t for t in probes if t.subject in enrolled]
@@ -134,7 +137,7 @@ class _Reader:
                 yield number, row[0].strip(), row[1].strip()
 
 
-def open_templates(args: dict[str, Any], where: Where) -> Opened:
+def open_templates(args: Arguments, where: Where) -> Opened:
     """Reads every split's lists and checks that the images are there."""
     if args["unmated"] not in ("error", "leave_out"):
         expected = '"error" or "leave_out"'
@@ -157,33 +160,39 @@ def open_templates(args: dict[str, Any], where: Where) -> Opened:
         cache = HashCache(where.cache)
         names = [*sorted(set(reader.lists)), *sorted({os.path.relpath(f, folder) for f in files})]
         settings = [args[n] for n in ("splits", "margin", "unmated")]
-        digest = cache.of_tree(folder, names, f"{_LABEL}:{settings}", where.span)
+        digest = cache.of_tree(folder, names, f"{where.label}:{settings}", where.span)
         cache.save()
         return digest
 
     part = Part(len(files), labels=lambda: labels, files=files, boxes=[box for _, box in reader.samples])
-    mean, std = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-    return Opened({"test": part}, hashed, classes=tuple(reader.subjects), mean=mean, std=std, protocol=lambda: protocol)
+    return Opened(
+        {"test": part},
+        hashed,
+        classes=tuple(reader.subjects),
+        mean=IMAGENET_MEAN,
+        std=IMAGENET_STD,
+        protocol=lambda: protocol,
+    )
 
 
 TEMPLATES = SourceSpec(
     "templates",
-    "Images with a protocol of open-set recognition, in the published layout of IJB-A: templates (sets of images of "
-    "one subject), pairs of them to verify, and probes to look up in a gallery, once for each split. The lists have "
-    "the columns TEMPLATE_ID, SUBJECT_ID, FILE, and if wanted MEDIA_ID (images of one medium share its weight) and "
-    "FACE_X, FACE_Y, FACE_WIDTH, FACE_HEIGHT (the image is cut to it); comparisons are pairs of template numbers.",
-    open_templates,
     (
-        Param("path", "text", REQUIRED, "Folder under the data folder, or absolute."),
+        Param("path", "string", REQUIRED, "Folder under the data folder, or absolute."),
         Param("splits", "integer", 10, "How many there are, counted from 1.", low=1),
         Param("margin", "number", 0.0, "What a face box is widened by on each side, as a share of its size.", low=0),
         Param(
             "unmated",
-            "text",
+            "string",
             "error",
             '"leave_out": probes whose subject is not in the gallery do not count in `rank`, as in IJB-A.',
         ),
     ),
+    "Images with a protocol of open-set recognition, in the published layout of IJB-A: templates (sets of images of "
+    "one subject), pairs of them to verify, and probes to look up in a gallery, once for each split. The lists have "
+    "the columns TEMPLATE_ID, SUBJECT_ID, FILE, and if wanted MEDIA_ID (images of one medium share its weight) and "
+    "FACE_X, FACE_Y, FACE_WIDTH, FACE_HEIGHT (the image is cut to it); comparisons are pairs of template numbers.",
+    open=open_templates,
     layout="<path>/images/…, <path>/split<k>/{verify_metadata,verify_comparisons,search_gallery,search_probe}_<k>.csv "
     "(or IJB-A_11_sets/split<k>/… and IJB-A_1N_sets/split<k>/…)",
 )

@@ -11,11 +11,13 @@ import sys
 import traceback
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
 
 from kdplan.data.files import Where
+from kdplan.data.params import Arguments
 from kdplan.data.sources.arrays import arrange, whole
 from kdplan.data.sources.base import Array, Opened, Part, SourceSpec
 from kdplan.diagnostics.report import error
@@ -38,13 +40,13 @@ def load_function(name: str, where: Where) -> Any:
         module = _load_file(Path(module_name)) if module_name.endswith(".py") else _import(module_name)
     except Exception as e:
         raise _failed(name, e, where) from e
-    found = getattr(module, function, None)
-    if not callable(found):
+    code = getattr(module, function, None)
+    if not callable(code):
         raise error("KD0719", where.span, function=name, why=f"`{module_name}` has no function `{function}`")
-    return found
+    return code
 
 
-def _load_file(path: Path) -> Any:
+def _load_file(path: Path) -> ModuleType:
     path = path.expanduser().resolve()
     if not path.is_file():
         raise FileNotFoundError(f"there is no file {path}")
@@ -55,7 +57,7 @@ def _load_file(path: Path) -> Any:
     return module
 
 
-def _import(name: str) -> Any:
+def _import(name: str) -> ModuleType:
     # A command-line program does not look in the working folder by itself.
     sys.path.append(os.getcwd())
     try:
@@ -65,7 +67,7 @@ def _import(name: str) -> Any:
 
 
 def _failed(name: str, e: BaseException, where: Where) -> Exception:
-    """The error that tells what a user's code raised, and where: the last place that is not ours or the importer's."""
+    """KD0718: what a user's code raised, and where: the last line that is not ours or the importer's."""
     frames = [
         f for f in traceback.extract_tb(e.__traceback__) if "importlib" not in f.filename and f.filename != __file__
     ]
@@ -76,7 +78,7 @@ def _failed(name: str, e: BaseException, where: Where) -> Exception:
     return error("KD0718", where.span, function=name, type=type(e).__name__, why=str(e) or "no message", place=place)
 
 
-def _call(name: str, args: dict[str, Any], where: Where) -> Mapping[str, Any]:
+def _call(name: str, args: Arguments, where: Where) -> Mapping[str, Any]:
     """What the function gives; asked once a process, unless its file changes."""
     file = Path(name.rpartition(":")[0])
     state = (file.stat().st_mtime_ns, file.stat().st_size) if file.suffix == ".py" and file.is_file() else None
@@ -84,24 +86,26 @@ def _call(name: str, args: dict[str, Any], where: Where) -> Mapping[str, Any]:
     if key not in _given:
         function = load_function(name, where)
         try:
-            found = function(**args)
+            content = function(**args)
         except Exception as e:
             raise _failed(name, e, where) from e
-        if dataclasses.is_dataclass(found) and not isinstance(found, type):
-            found = {f.name: getattr(found, f.name) for f in dataclasses.fields(found)}
-        if not isinstance(found, Mapping):
-            raise error("KD0719", where.span, function=name, why=f"it returns {type(found).__name__}, not a dictionary")
-        _given[key] = found
+        if dataclasses.is_dataclass(content) and not isinstance(content, type):
+            content = {f.name: getattr(content, f.name) for f in dataclasses.fields(content)}
+        if not isinstance(content, Mapping):
+            raise error(
+                "KD0719", where.span, function=name, why=f"it returns {type(content).__name__}, not a dictionary"
+            )
+        _given[key] = content
     return _given[key]
 
 
-def open_user(args: dict[str, Any], where: Where) -> Opened:
+def open_user(args: Arguments, where: Where) -> Opened:
     """Calls the function and checks what it gives."""
     name = args["function"]
     given = _call(name, {k: v for k, v in args.items() if k != "function"}, where)
     parts: dict[str, Part] = {}
     shapes: set[tuple[int, ...]] = set()
-    digest = hashlib.sha256(b"source/1")
+    digest = hashlib.sha256(where.label.encode())
     top = 0
     for split, pair in given.items():
         if split in _FACTS or pair is None:
@@ -146,11 +150,11 @@ def _numbers(values: object) -> tuple[float, ...] | None:
 
 USER = SourceSpec(
     "source",
+    (Param("function", "string", REQUIRED, "`module:function` or `path/to/file.py:function`."),),
     "What a Python function gives: a dictionary from split names to `(inputs, labels)`, with `classes`, "
     "`superclasses`, `mean`, `std` if wanted. Further arguments go to the function. Its arrays are hashed, so it is "
     "called whenever a plan is looked at.",
-    open_user,
-    (Param("function", "text", REQUIRED, "`module:function` or `path/to/file.py:function`."),),
-    extra=True,
+    open=open_user,
     layout="a function of yours",
+    more=True,
 )

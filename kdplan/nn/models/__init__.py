@@ -6,9 +6,9 @@ import importlib
 import importlib.util
 import inspect
 import random
-import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -16,37 +16,8 @@ import torch
 from torch import nn
 
 from kdplan.diagnostics.report import listing, nearest
+from kdplan.ir.implementation import load
 from kdplan.nn.catalog import MODELS
-from kdplan.nn.models.alexnet import alexnet
-from kdplan.nn.models.cifar import cifar_resnet, cifar_wide_resnet
-from kdplan.nn.models.densenet import cifar_densenet
-from kdplan.nn.models.detection import detector
-from kdplan.nn.models.inception import bn_inception
-from kdplan.nn.models.resnext import cifar_resnext
-from kdplan.nn.models.small import autoencoder, conv1x1, digits_net, linear, mlp
-from kdplan.nn.models.vgg import cifar_vgg
-from kdplan.nn.models.zoo import timm, torchvision
-
-__all__ = [
-    "alexnet",
-    "autoencoder",
-    "bn_inception",
-    "cifar_densenet",
-    "cifar_resnet",
-    "cifar_resnext",
-    "cifar_vgg",
-    "cifar_wide_resnet",
-    "conv1x1",
-    "create",
-    "detector",
-    "digits_net",
-    "find",
-    "initialise",
-    "linear",
-    "mlp",
-    "timm",
-    "torchvision",
-]
 
 
 def create(factory: str, /, **args: Any) -> nn.Module:
@@ -103,10 +74,9 @@ def find(factory: str) -> Callable[..., Any]:
     if ":" not in factory:
         if factory not in MODELS:
             near = nearest(factory, MODELS)
-            told = f"did you mean `{near}`?" if near else f"there are {listing(MODELS)}, and `module:function`"
-            raise ValueError(f"there is no network `{factory}`; {told}")
-        found: Callable[..., Any] = getattr(sys.modules[__name__], factory)
-        return found
+            hint = f"did you mean `{near}`?" if near else f"there are {listing(MODELS)}, and `module:function`"
+            raise ValueError(f"there is no network `{factory}`; {hint}")
+        return load(MODELS[factory].implementation)
     where, _, name = factory.rpartition(":")
     module = _module_of_file(Path(where).expanduser()) if where.endswith(".py") else _module(where)
     value = getattr(module, name, None)
@@ -117,14 +87,14 @@ def find(factory: str) -> Callable[..., Any]:
     return built
 
 
-def _module(name: str) -> Any:
+def _module(name: str) -> ModuleType:
     try:
         return importlib.import_module(name)
     except Exception as e:  # a user's module may raise anything while it loads
         raise ValueError(f"module `{name}` cannot be imported: {type(e).__name__}: {e}") from e
 
 
-def _module_of_file(path: Path) -> Any:
+def _module_of_file(path: Path) -> ModuleType:
     path = path.resolve()
     if not path.is_file():
         raise FileNotFoundError(f"there is no file {path}")
@@ -138,18 +108,18 @@ def _module_of_file(path: Path) -> Any:
     return module
 
 
-def _check_arguments(factory: str, build: Callable[..., Any], args: dict[str, Any]) -> None:
+def _check_arguments(factory: str, build: Callable[..., object], args: Mapping[str, object]) -> None:
     try:
         parameters = inspect.signature(build).parameters
-    except ValueError:  # built-in callables may have no signature; the call itself then tells
+    except ValueError:  # built-in callables may have no signature; the call itself then fails
         return
     if any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
         return
     for name in args:
         if name not in parameters:
             near = nearest(name, parameters)
-            told = f"did you mean `{near}`?" if near else f"it has {listing(parameters)}"
-            raise ValueError(f"`{factory}` has no setting `{name}`; {told}")
+            hint = f"did you mean `{near}`?" if near else f"it has {listing(parameters)}"
+            raise ValueError(f"`{factory}` has no setting `{name}`; {hint}")
     missing = [
         n for n, p in parameters.items() if p.default is p.empty and n not in args and p.kind is not p.VAR_POSITIONAL
     ]

@@ -23,6 +23,7 @@ class PadShortcut(nn.Module):
         self.after = outputs - inputs - self.before
 
     def forward(self, x: Tensor) -> Tensor:
+        """Every `stride`-th pixel, with zero channels on both sides of the given ones."""
         return F.pad(x[:, :, :: self.stride, :: self.stride], (0, 0, 0, 0, self.before, self.after))
 
 
@@ -50,6 +51,7 @@ class BasicBlock(nn.Module):
         self.relu2 = nn.ReLU()
 
     def forward(self, x: Tensor) -> Tensor:
+        """``[B, C, H, W] -> [B, width, H / stride, W / stride]``."""
         y = self.relu1(self.bn1(self.conv1(x)))
         y = self.bn2(self.conv2(y))
         out: Tensor = self.relu2(y + self.shortcut(x))
@@ -76,6 +78,7 @@ class Bottleneck(nn.Module):
         self.relu3 = nn.ReLU()
 
     def forward(self, x: Tensor) -> Tensor:
+        """``[B, C, H, W] -> [B, 4 width, H / stride, W / stride]``."""
         y = self.relu1(self.bn1(self.conv1(x)))
         y = self.relu2(self.bn2(self.conv2(y)))
         y = self.bn3(self.conv3(y))
@@ -117,6 +120,7 @@ class CifarResNet(nn.Module):
         initialise_convolutions(self)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Images ``[B, C, H, W]`` to logits ``[B, classes]``."""
         x = self.relu(self.bn1(self.conv1(x)))
         x = self.layer3(self.layer2(self.layer1(x)))
         out: Tensor = self.fc(self.flatten(self.avgpool(x)))
@@ -201,10 +205,11 @@ class WideBlock(nn.Module):
         self.shortcut = None if inputs == width else nn.Conv2d(inputs, width, 1, stride=stride, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
+        """``[B, C, H, W] -> [B, width, H / stride, W / stride]``."""
         y = self.relu1(self.bn1(x))
-        beside = x if self.shortcut is None else self.shortcut(y)
+        shortcut = x if self.shortcut is None else self.shortcut(y)
         y = self.relu2(self.bn2(self.conv1(y)))
-        out: Tensor = self.conv2(self.dropout(y)) + beside
+        out: Tensor = self.conv2(self.dropout(y)) + shortcut
         return out
 
 
@@ -234,6 +239,7 @@ class CifarWideResNet(nn.Module):
         initialise_convolutions(self)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Images ``[B, C, H, W]`` to logits ``[B, classes]``."""
         x = self.layer3(self.layer2(self.layer1(self.conv1(x))))
         x = self.relu(self.bn1(x))
         out: Tensor = self.fc(self.flatten(self.avgpool(x)))

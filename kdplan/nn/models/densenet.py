@@ -29,6 +29,7 @@ class DenseLayer(nn.Module):
             self.conv1 = conv3x3(inputs, growth)
 
     def forward(self, x: Tensor) -> Tensor:
+        """``[B, C, H, W] -> [B, C + growth, H, W]``."""
         y = self.conv1(self.relu1(self.bn1(x)))
         if self.bottleneck:
             y = self.conv2(self.relu2(self.bn2(y)))
@@ -81,6 +82,7 @@ class CifarDenseNet(nn.Module):
         self.stages.append(name)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Images ``[B, C, H, W]`` to logits ``[B, classes]``."""
         x = self.conv1(x)
         for name in self.stages:
             x = self.get_submodule(name)(x)
@@ -140,8 +142,8 @@ def cifar_densenet(
     if not 0 < reduction <= 1:
         raise ValueError(f"reduction is above 0 and at most 1, not {reduction}")
     if blocks is None:
-        told = "with bottlenecks" if bottleneck else "without bottlenecks"
-        blocks = [nearest_depth("cifar_densenet", depth, 6 if bottleneck else 3, 4, told)] * 3
+        variant = "with bottlenecks" if bottleneck else "without bottlenecks"
+        blocks = [nearest_depth("cifar_densenet", depth, 6 if bottleneck else 3, 4, variant)] * 3
     if not blocks or min(blocks) < 1:
         raise ValueError("blocks is a list of numbers of layers, each at least 1")
     return CifarDenseNet(blocks, growth, reduction, bottleneck, classes, channels, dropout)

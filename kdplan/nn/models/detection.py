@@ -62,8 +62,8 @@ def detector(
     Examples
     --------
     >>> net = detector("retinanet", "resnet18", classes=3).eval()
-    >>> found = net(torch.zeros(1, 3, 64, 64))
-    >>> {name: tuple(t.shape) for name, t in found.items()}
+    >>> detections = net(torch.zeros(1, 3, 64, 64))
+    >>> {name: tuple(t.shape) for name, t in detections.items()}
     {'boxes': (1, 300, 4), 'scores': (1, 300), 'labels': (1, 300)}
 
     References
@@ -134,15 +134,15 @@ class RetinaNet(nn.Module):
         from torchvision.models.detection import RetinaNet as Original
 
         super().__init__()
-        made = Original(backbone, classes, detections_per_img=detections or 300)
-        self.backbone, self.head = made.backbone, made.head
-        self.losses, self.detections = _RetinaLosses(made), _RetinaDetections(made)
+        original = Original(backbone, classes, detections_per_img=detections or 300)
+        self.backbone, self.head = original.backbone, original.head
+        self.losses, self.detections = _RetinaLosses(original), _RetinaDetections(original)
 
     def forward(self, images: Tensor, targets: Targets | None = None, sizes: Tensor | None = None) -> dict[str, Tensor]:
         """Detections, or losses where there are targets."""
         maps = list(self.backbone(images).values())
-        found = self.head(maps)
-        scores, boxes = found["cls_logits"], found["bbox_regression"]
+        predictions = self.head(maps)
+        scores, boxes = predictions["cls_logits"], predictions["bbox_regression"]
         if targets is not None:
             losses: dict[str, Tensor] = self.losses(scores, boxes, images, maps, targets)
             return losses
@@ -167,10 +167,10 @@ class _RetinaLosses(_Whole):
         """scores [B, A, C] and boxes [B, A, 4] of all anchors -> two scalars."""
         model = self.__dict__["model"]
         anchors = model.anchor_generator(_image_list(images, targets["sizes"]), maps)
-        found = model.compute_loss(
+        losses = model.compute_loss(
             listed(targets, 0), {"cls_logits": scores.float(), "bbox_regression": boxes.float()}, anchors
         )
-        return {"classification": found["classification"], "bbox_regression": found["bbox_regression"]}
+        return {"classification": losses["classification"], "bbox_regression": losses["bbox_regression"]}
 
     def fake_forward(
         self, scores: Tensor, boxes: Tensor, images: Tensor, maps: list[Tensor], targets: Targets
@@ -190,16 +190,16 @@ class _RetinaDetections(_Whole):
         model = self.__dict__["model"]
         listed_images = _image_list(images, sizes)
         anchors = model.anchor_generator(listed_images, maps)
-        places = [m.shape[2] * m.shape[3] for m in maps]
-        each = [n * (scores.shape[1] // sum(places)) for n in places]
+        positions = [m.shape[2] * m.shape[3] for m in maps]
+        each = [n * (scores.shape[1] // sum(positions)) for n in positions]
         levels = {
             "cls_logits": list(torch.split(scores.float(), each, dim=1)),
             "bbox_regression": list(torch.split(boxes.float(), each, dim=1)),
         }
-        found = model.postprocess_detections(
+        detections = model.postprocess_detections(
             levels, [list(torch.split(a, each)) for a in anchors], listed_images.image_sizes
         )
-        return padded(found, model.detections_per_img, 0, images)
+        return padded(detections, model.detections_per_img, 0, images)
 
     def fake_forward(
         self, scores: Tensor, boxes: Tensor, images: Tensor, maps: list[Tensor], sizes: Tensor | None
@@ -222,23 +222,23 @@ class FasterRCNN(nn.Module):
         from torchvision.models.detection import FasterRCNN as Original
 
         super().__init__()
-        made = Original(backbone, classes + 1, box_detections_per_img=detections or 100)
-        self.backbone, self.rpn, self.roi_heads = made.backbone, made.rpn, made.roi_heads
+        original = Original(backbone, classes + 1, box_detections_per_img=detections or 100)
+        self.backbone, self.rpn, self.roi_heads = original.backbone, original.rpn, original.roi_heads
         self.proposals, self.regions = _Proposals(self.rpn), _Regions(self.roi_heads)
 
     def forward(self, images: Tensor, targets: Targets | None = None, sizes: Tensor | None = None) -> dict[str, Tensor]:
         """Detections, or losses where there are targets."""
         maps = self.backbone(images)
         proposed = self.proposals(images, maps, targets, sizes)
-        found = self.regions(images, maps, proposed["boxes"], proposed["there"], targets, sizes)
+        results = self.regions(images, maps, proposed["boxes"], proposed["there"], targets, sizes)
         if targets is None:
-            detections: dict[str, Tensor] = found
+            detections: dict[str, Tensor] = results
             return detections
         return {
             "objectness": proposed["objectness"],
             "rpn_box_reg": proposed["rpn_box_reg"],
-            "classifier": found["classifier"],
-            "box_reg": found["box_reg"],
+            "classifier": results["classifier"],
+            "box_reg": results["box_reg"],
         }
 
 
@@ -266,15 +266,15 @@ class _Proposals(_Part):
     ) -> dict[str, Tensor]:
         """`boxes` [B, P, 4] and which of them are `there`, bool [B, P]; with targets also two losses."""
         with self._asked_for(losses=targets is not None) as rpn:
-            found, losses = rpn(
+            proposals, losses = rpn(
                 _image_list(images, sizes if targets is None else targets["sizes"]),
                 {name: m.float() for name, m in maps.items()},
                 listed(targets, 1) if targets is not None else None,
             )
             most = rpn.post_nms_top_n()
-        boxes = images.new_zeros(len(found), most, 4, dtype=torch.float32)
-        there = images.new_zeros(len(found), most, dtype=torch.bool)
-        for n, one in enumerate(found):
+        boxes = images.new_zeros(len(proposals), most, 4, dtype=torch.float32)
+        there = images.new_zeros(len(proposals), most, dtype=torch.bool)
+        for n, one in enumerate(proposals):
             boxes[n, : len(one)] = one
             there[n, : len(one)] = True
         return {"boxes": boxes.detach(), "there": there} | {n.removeprefix("loss_"): v for n, v in losses.items()}
@@ -287,12 +287,12 @@ class _Proposals(_Part):
             most = rpn.post_nms_top_n()
             scores, deltas = rpn.head([m.float() for m in maps.values()])
         boxes = images.new_zeros(len(images), most, 4, dtype=torch.float32)
-        found = {"boxes": boxes, "there": images.new_zeros(len(images), most, dtype=torch.bool)}
+        results = {"boxes": boxes, "there": images.new_zeros(len(images), most, dtype=torch.bool)}
         if targets is not None:
             torch.rand(())  # which anchors the losses are of is drawn
-            found["objectness"] = sum((s.abs().mean() for s in scores), boxes.new_zeros(()))
-            found["rpn_box_reg"] = sum((d.abs().mean() for d in deltas), boxes.new_zeros(()))
-        return found
+            results["objectness"] = sum((s.abs().mean() for s in scores), boxes.new_zeros(()))
+            results["rpn_box_reg"] = sum((d.abs().mean() for d in deltas), boxes.new_zeros(()))
+        return results
 
 
 class _Regions(_Part):
@@ -302,7 +302,7 @@ class _Regions(_Part):
     ) -> dict[str, Tensor]:  # fmt: skip
         """Two losses, or detections."""
         with self._asked_for(losses=targets is not None) as heads:
-            found, losses = heads(
+            detections, losses = heads(
                 {name: m.float() for name, m in maps.items()},
                 [one[kept] for one, kept in zip(boxes, there, strict=True)],
                 _image_list(images, sizes if targets is None else targets["sizes"]).image_sizes,
@@ -310,7 +310,7 @@ class _Regions(_Part):
             )
         if targets is not None:
             return {"classifier": losses["loss_classifier"], "box_reg": losses["loss_box_reg"]}
-        return padded(found, heads.detections_per_img, 1, images)
+        return padded(detections, heads.detections_per_img, 1, images)
 
     def fake_forward(
         self, images: Tensor, maps: Mapping[str, Tensor], boxes: Tensor, there: Tensor,
@@ -320,7 +320,7 @@ class _Regions(_Part):
         heads: Any = self.__dict__["leaf"]
         each = heads.fg_bg_sampler.batch_size_per_image if targets is not None else boxes.shape[1]
         regions, (height, width) = len(images) * each, heads.box_roi_pool.output_size
-        # Every map has a part in what is cut out; the mean stands for the places, which depend on the proposals.
+        # Every map has a part in what is cut out; the mean stands for the positions, which depend on the proposals.
         mean = torch.stack([m.float().mean(dim=(2, 3)) for m in maps.values()]).mean(dim=(0, 1))
         cut = mean[None, :, None, None].expand(regions, -1, height, width).contiguous()
         scores, deltas = heads.box_predictor(heads.box_head(cut))
@@ -338,14 +338,14 @@ _KINDS = {"retinanet": RetinaNet, "faster_rcnn": FasterRCNN}
 
 def listed(targets: Targets, first: int) -> list[dict[str, Tensor]]:
     """Targets as torchvision wants them: for each image the boxes that are trained on; classes begin with `first`."""
-    found = []
+    images = []
     for boxes, labels, crowd in zip(targets["boxes"], targets["labels"], targets["crowd"], strict=True):
         kept = (labels >= 0) & ~crowd
-        found.append({"boxes": boxes[kept].float(), "labels": labels[kept] + first})
-    return found
+        images.append({"boxes": boxes[kept].float(), "labels": labels[kept] + first})
+    return images
 
 
-def padded(found: Sequence[Mapping[str, Tensor]], most: int, first: int, like: Tensor) -> dict[str, Tensor]:
+def padded(detections: Sequence[Mapping[str, Tensor]], most: int, first: int, like: Tensor) -> dict[str, Tensor]:
     """torchvision's detections as tensors of one shape, classes from 0.
 
     Examples
@@ -354,13 +354,13 @@ def padded(found: Sequence[Mapping[str, Tensor]], most: int, first: int, like: T
     >>> padded([one], 3, 1, torch.zeros(1))["labels"]
     tensor([[ 4, -1, -1]])
     """
-    made = _like_detections(like, most, len(found))
-    for n, image in enumerate(found):
+    table = _like_detections(like, most, len(detections))
+    for n, image in enumerate(detections):
         count = min(most, len(image["scores"]))
-        made["boxes"][n, :count] = image["boxes"][:count]
-        made["scores"][n, :count] = image["scores"][:count]
-        made["labels"][n, :count] = image["labels"][:count] - first
-    return made
+        table["boxes"][n, :count] = image["boxes"][:count]
+        table["scores"][n, :count] = image["scores"][:count]
+        table["labels"][n, :count] = image["labels"][:count] - first
+    return table
 
 
 def _like_detections(like: Tensor, most: int, images: int | None = None) -> dict[str, Tensor]:

@@ -22,7 +22,7 @@ BLOCKS: dict[str, tuple[int, tuple[int, int], tuple[int, int], str, int]] = {
     "mixed5c": (352, (192, 320), (192, 224), "max", 128),
 }
 """Channels of the 1 x 1 branch, the 3 x 3 branch, the double 3 x 3 branch, and the kind and channels of the pooled one;
-with 0 in the first place a block halves height and width."""
+with 0 first, a block halves height and width."""
 
 
 def _conv(inputs: int, outputs: int, kernel: int, stride: int = 1) -> nn.Sequential:
@@ -52,8 +52,9 @@ class Mixed(nn.Module):
         self.outputs = one + three[1] + double[1] + (last or inputs)
 
     def forward(self, x: Tensor) -> Tensor:
-        found = [self.three(x), self.twice(x), self.pool(x)]
-        return torch.cat(found if self.one is None else [self.one(x), *found], dim=1)
+        """``[B, C, H, W] -> [B, outputs, H / stride, W / stride]``, the paths side by side."""
+        paths = [self.three(x), self.twice(x), self.pool(x)]
+        return torch.cat(paths if self.one is None else [self.one(x), *paths], dim=1)
 
 
 def bn_inception(classes: int = 10, base: str = "mixed5c", pool: int = 1, channels: int = 3) -> nn.Module:
@@ -102,8 +103,8 @@ def bn_inception(classes: int = 10, base: str = "mixed5c", pool: int = 1, channe
     )
     width = 192
     for name, block in BLOCKS.items():
-        made = Mixed(width, *block)
-        parts[name], width = made, made.outputs
+        mixed = Mixed(width, *block)
+        parts[name], width = mixed, mixed.outputs
         if name == base:
             break
     parts["avgpool"] = nn.AdaptiveAvgPool2d(pool)

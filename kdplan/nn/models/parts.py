@@ -41,6 +41,8 @@ def nearest_depth(name: str, depth: int, step: int, rest: int, where: str = "") 
     n, left = divmod(depth - rest, step)
     if n < 1 or left:
         nearest = step * max(1, round((depth - rest) / step)) + rest
-        told = f" {where}" if where else ""
-        raise ValueError(f"{name}{told} has depth {step}n + {rest}; {depth} does not fit, the nearest is {nearest}")
+        condition = f" {where}" if where else ""
+        raise ValueError(
+            f"{name}{condition} has depth {step}n + {rest}; {depth} does not fit, the nearest is {nearest}"
+        )
     return n

@@ -28,6 +28,7 @@ class GroupedBottleneck(nn.Module):
         self.relu3 = nn.ReLU()
 
     def forward(self, x: Tensor) -> Tensor:
+        """``[B, C, H, W] -> [B, outputs, H / stride, W / stride]``."""
         y = self.relu1(self.bn1(self.conv1(x)))
         y = self.relu2(self.bn2(self.conv2(y)))
         y = self.bn3(self.conv3(y))
@@ -61,6 +62,7 @@ class CifarResNeXt(nn.Module):
         initialise_convolutions(self)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Images ``[B, C, H, W]`` to logits ``[B, classes]``."""
         x = self.relu(self.bn1(self.conv1(x)))
         x = self.layer3(self.layer2(self.layer1(x)))
         out: Tensor = self.fc(self.flatten(self.avgpool(x)))

@@ -112,6 +112,7 @@ class _Mixing(nn.Conv2d):
     """A 1 x 1 convolution of maps, and the same linear map of vectors."""
 
     def forward(self, x: Tensor) -> Tensor:
+        """``[B, C, H, W]`` or ``[B, C]`` to the same with other channels."""
         if x.dim() == 2:
             return F.linear(x, self.weight[:, :, 0, 0], self.bias)
         return super().forward(x)
@@ -120,7 +121,7 @@ class _Mixing(nn.Conv2d):
 class AutoEncoder(nn.Module):
     """See `autoencoder`; ``[B, inputs, H, W] -> [B, inputs, H, W]``, with `code` ``[B, code, H, W]`` in between.
 
-    Vectors ``[B, inputs]`` are maps of one place, and have a code ``[B, code]``.
+    Vectors ``[B, inputs]`` are maps of one pixel, and have a code ``[B, code]``.
     """
 
     def __init__(self, inputs: int, code: int) -> None:
@@ -129,6 +130,7 @@ class AutoEncoder(nn.Module):
         self.output = _Mixing(code, inputs, 1)
 
     def forward(self, x: Tensor) -> Tensor:
+        """The input reconstructed from its code, in the input's shape."""
         out: Tensor = self.output(self.code(x))
         return out
 

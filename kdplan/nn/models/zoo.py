@@ -193,7 +193,7 @@ def read_weights(file: Path) -> dict[str, Tensor]:
 
 
 def replace_input(net: nn.Module, channels: int) -> None:
-    """Puts a fresh first convolution with `channels` input channels in the place of the one with three.
+    """Puts a fresh first convolution with `channels` input channels in place of the one with three.
 
     Raises
     ------
@@ -256,11 +256,11 @@ def load_adapted(net: nn.Module, state: Mapping[str, Tensor], what: str) -> None
 
 def _linear_parameters(net: nn.Module) -> list[tuple[str, nn.Module]]:
     """Parameters of the layers that may be a head: linear ones, and 1 x 1 convolutions; name and layer."""
-    found: list[tuple[str, nn.Module]] = []
+    layers: list[tuple[str, nn.Module]] = []
     for path, module in net.named_modules():
         if isinstance(module, nn.Linear) or (isinstance(module, nn.Conv2d) and module.kernel_size == (1, 1)):
-            found += [(f"{path}.{name}", module) for name, _ in module.named_parameters(recurse=False)]
-    return found
+            layers += [(f"{path}.{name}", module) for name, _ in module.named_parameters(recurse=False)]
+    return layers
 
 
 def _is_first_filter(value: Tensor, own: Tensor) -> bool:

@@ -8,7 +8,7 @@ from typing import Any, Literal, cast
 from kdplan.diagnostics.report import error
 from kdplan.ir import expr as ir
 from kdplan.ir.functions import PLAN_FUNCTIONS
-from kdplan.ir.plan import ENSEMBLE, Averaged, ClassSet, EmaOf, Ensembled, Item, Merged, Network
+from kdplan.ir.plan import ENSEMBLE, Averaged, ClassSet, EmaOf, Ensembled, Item, Joined, Merged, Network
 from kdplan.resolve.apply import family_error, weights
 from kdplan.resolve.arithmetic import chosen, unknown_parameter
 from kdplan.resolve.context import Context
@@ -120,7 +120,7 @@ def _stacked(nets: list[NetValue], node: ast.Call, ctx: Context) -> NetValue:
 
 def _of_members(
     nets: list[NetValue],
-    mean: Literal["probabilities", "logits", "stacked"],
+    mean: Joined,
     orders: Any,
     classes: ClassSet | None,
     node: ast.Call,

@@ -8,6 +8,7 @@ import random
 from pathlib import Path
 
 from kdplan.constructs.table import KINDS
+from kdplan.data.rules import PARTITIONS
 from kdplan.diagnostics.report import error, listing, nearest
 from kdplan.diagnostics.span import Span
 from kdplan.ir import expr as ir
@@ -15,7 +16,6 @@ from kdplan.ir.plan import ClassSet, Data, Item
 from kdplan.passes.load import Declared, Module
 from kdplan.resolve import setting_values
 from kdplan.resolve.arithmetic import check_required, integer
-from kdplan.resolve.choices import PARTITIONS
 from kdplan.resolve.class_trees import absent, hierarchy_of, list_of_classes
 from kdplan.resolve.context import Context, remember
 from kdplan.resolve.values import Choice, ClassesValue, DataValue, ListValue, Value, VerticalsValue, describe

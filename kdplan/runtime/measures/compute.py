@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from kdplan.data.dataset import Dataset
 from kdplan.diagnostics.report import error
 from kdplan.ir.branches import split
+from kdplan.ir.outputs import SCORES
 from kdplan.ir.plan import Item, Plan, Target, View
 from kdplan.ir.versions import makers
 from kdplan.runtime.deployed import deployed
@@ -30,9 +31,6 @@ from kdplan.runtime.networks import materialise
 from kdplan.runtime.options import RunOptions
 from kdplan.runtime.versions import Sources
 from kdplan.runtime.views import around, opened
-
-WHOLE = ("", "logits", "probabilities")
-"""Paths that mean the network's own output."""
 
 
 def measure_cells(sources: Sources, cells: Mapping[str, Cell], options: RunOptions) -> Iterator[tuple[str, Measured]]:
@@ -171,7 +169,7 @@ def class_order(plan: Plan, target: Target, view: View, cut: bool = False) -> li
     sets = [plan.networks[v.network].classes for v in target.versions]
     known = [s for s in sets if s is not None and s.data == view.data]
     inside = {split(plan.networks[v.network], target.path)[1] for v in target.versions}
-    if not inside <= set(WHOLE):
+    if not inside <= set(SCORES):
         return None
     if len(known) < len(sets):
         return list(view.classes.ids) if cut and view.classes is not None else None

@@ -9,12 +9,11 @@ from torch import nn
 
 from kdplan.data.loader import Loader
 from kdplan.diagnostics.report import error
+from kdplan.ir.outputs import WHOLE
 from kdplan.ir.plan import Item, Target
 from kdplan.nn.catalog import METRICS
 from kdplan.nn.detections import AveragePrecision
 from kdplan.runtime.measures.results import Measured
-
-_WHOLE = ("", "output", "logits")
 
 
 def of_boxes(metric: Item) -> bool:
@@ -37,7 +36,7 @@ def precisions(
     if not wanted:
         return {}
     reason = "it is of one network" if len(networks) > 1 else "it reads what a detector gives in the end"
-    if len(networks) > 1 or target.path not in _WHOLE:
+    if len(networks) > 1 or target.path not in WHOLE:
         raise error("KD0840", wanted[0].span, metric=wanted[0].name, reason=reason)
     precision = AveragePrecision()
     for batch in loader.epoch(0):

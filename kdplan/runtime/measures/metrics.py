@@ -16,7 +16,7 @@ from kdplan.diagnostics.report import error
 from kdplan.diagnostics.span import Span
 from kdplan.ir.plan import Item
 from kdplan.nn.catalog import METRICS, reads_groups
-from kdplan.nn.metric import Metric, averaged_places
+from kdplan.nn.metric import Metric, spatial_mean
 from kdplan.nn.metrics import build_metric, count_parameters
 from kdplan.nn.scores import Confusion
 from kdplan.nn.transfer import LinearSvm
@@ -171,7 +171,7 @@ def _features(
         rows = torch.from_numpy(balanced(data.labels.cpu().numpy(), data.classes, per_class, seed, span))
     features, labels = [], []
     for found in measuring_loader(data, workers, rows).epoch(0):
-        features.append(averaged_places(outputs(found["inputs"])).cpu())
+        features.append(spatial_mean(outputs(found["inputs"])).cpu())
         labels.append(found["labels"].cpu())
     return torch.cat(features), torch.cat(labels)
 

@@ -28,6 +28,9 @@ from kdplan.runtime.store.atomic import (
 from kdplan.runtime.store.errors import StoreCorrupt, writing
 from kdplan.runtime.store.lock import Lock
 
+RECORD_HEAD = ("epoch", "step", "seconds")
+"""What every line of `metrics.jsonl` has besides what was measured."""
+
 KEEP = 2
 """Checkpoints kept: the newest, and one before it should the newest turn out damaged."""
 
