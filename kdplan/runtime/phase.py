@@ -26,8 +26,8 @@ from kdplan.runtime.extend import adopt
 from kdplan.runtime.frozen_values import Keeper
 from kdplan.runtime.interrupt import Interrupt, Interrupted
 from kdplan.runtime.loop import Job, Training
+from kdplan.runtime.measures.labels import label_of
 from kdplan.runtime.measures.metrics import larger_is_better
-from kdplan.runtime.measures.table import label_of
 from kdplan.runtime.measures.validation import validation
 from kdplan.runtime.networks import modules_of
 from kdplan.runtime.optimise import check_recipes

@@ -14,11 +14,13 @@ from kdplan.data.loader import Loader
 from kdplan.graph.phase_graph import PhaseGraph
 from kdplan.ir.branches import GATED, branches
 from kdplan.ir.plan import Phase, Plan, Target, Validation
-from kdplan.runtime.measures.compute import joined
+from kdplan.runtime.measures.context import measure_context
 from kdplan.runtime.measures.detection import of_boxes, precisions
-from kdplan.runtime.measures.metrics import Outputs, evaluate, measuring_loader, of_classes
+from kdplan.runtime.measures.evaluate import evaluate
+from kdplan.runtime.measures.metrics import measuring_loader, of_classes
+from kdplan.runtime.measures.outputs import Outputs, joined
 from kdplan.runtime.measures.results import Number
-from kdplan.runtime.views import around, opened
+from kdplan.runtime.views import opened
 
 
 @dataclass
@@ -44,10 +46,10 @@ class Check:
         self.net.eval()
         metrics, view = self.validation.metrics, self.validation.view
         others = [m for m in metrics if not of_boxes(m)]
-        found = precisions([self.net], self.target, self.loader, metrics)
-        beside = around(self.plan, view, self.root, self.device)
-        found |= evaluate(self.outputs, self.loader, others, self.target.path == "probabilities", around=beside)
-        return {name: Number.of([value]).mean for name, value in found.items()}
+        numbers = precisions([self.net], self.target, self.loader, metrics)
+        context = measure_context(self.plan, view, self.root, self.device)
+        numbers |= evaluate(self.outputs, self.loader, others, self.target.path == "probabilities", context)
+        return {name: Number.of([value]).mean for name, value in numbers.items()}
 
 
 def validation(

@@ -18,7 +18,7 @@ from kdplan.compile import check_text
 from kdplan.runtime.export import load
 from tests.data.boxes import write_boxes
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 DATA = 'data coco = coco_detection("coco", shorter = 48, longer = 64, height = 64, width = 64) { augment = [flip()] }\n'
 QUICK = "recipe quick { optimizer = sgd(lr = 0.01, momentum = 0.9)  epochs = 1  batch = 4  clip = 10 }\n"
 PAIR = """

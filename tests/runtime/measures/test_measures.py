@@ -17,9 +17,10 @@ from kdplan.diagnostics.report import PlanError
 from kdplan.graph.inspect import fresh
 from kdplan.ir.expr import Version
 from kdplan.ir.plan import ClassSet, Item, Measure, Network, Plan, Row, Target, View
-from kdplan.runtime.measures import compute as measuring
+from kdplan.runtime.measures import compute, outputs
+from kdplan.runtime.measures.cells import Cell, cell_key
 from kdplan.runtime.measures.results import MeasureResult
-from kdplan.runtime.measures.table import Cell, cell_key, run_measures
+from kdplan.runtime.measures.table import run_measures
 from kdplan.runtime.networks import materialise
 from kdplan.runtime.options import RunOptions
 from kdplan.runtime.store import Store
@@ -81,7 +82,7 @@ def test_each_number_is_measured_once(sources: Sources, monkeypatch: pytest.Monk
     def refused(*_: Any) -> Any:
         raise AssertionError("measured again")
 
-    monkeypatch.setattr(measuring, "measure_cells", refused)
+    monkeypatch.setattr(compute, "measure_cells", refused)
     assert table(sources, rows, Item("top1")) == first
     with pytest.raises(AssertionError, match="measured again"):
         table(sources, rows, Item("top1"), Item("ece"))
@@ -126,7 +127,7 @@ def test_taps_and_joins(sources: Sources) -> None:
 
     def value(target: Target) -> torch.Tensor:
         with torch.no_grad():
-            return measuring.joined(sources.plan, target, view, [one, two][: len(target.versions)], data)(batch)
+            return outputs.joined(sources.plan, target, view, [one, two][: len(target.versions)], data)(batch)
 
     versions = [BIG, Version("big")]
     with torch.no_grad():
@@ -148,13 +149,13 @@ def classed(sources: Sources, ids: list[int]) -> Plan:
 def test_classes_in_another_order_are_put_in_order(sources: Sources) -> None:
     order = [3, 1, 2, 0, 4, 5, 6, 7, 9, 8]
     plan = classed(sources, order)
-    found = measuring.class_order(plan, Target([Version("n")]), View("d", "test"))
+    found = outputs.class_order(plan, Target([Version("n")]), View("d", "test"))
     assert found is not None and [order[i] for i in found] == list(range(10))
     half = View("d", "test", ClassSet("d", [5, 7]))
     classed(sources, [7, 5])
-    assert measuring.class_order(plan, Target([Version("n")]), half) == [1, 0]
+    assert outputs.class_order(plan, Target([Version("n")]), half) == [1, 0]
     classed(sources, [5, 7])
-    assert measuring.class_order(plan, Target([Version("n")]), half) is None
+    assert outputs.class_order(plan, Target([Version("n")]), half) is None
 
 
 def test_metric_that_does_not_fit(sources: Sources) -> None:
@@ -188,7 +189,6 @@ def test_known_numbers_need_no_torch(sources: Sources, tmp_path: Path) -> None:
     table(sources, [Row("big", Target([BIG]))], Item("top1"))
     code = (
         "import sys\n"
-        f"sys.path.insert(0, {str(Path(__file__).parent)!r})\n"
         "import pickle\n"
         f"plan, keys = pickle.load(open({str(tmp_path / 'plan')!r}, 'rb'))\n"
         "from kdplan.runtime.measures.table import run_measures\nfrom kdplan.runtime.store import Store\n"
@@ -198,4 +198,4 @@ def test_known_numbers_need_no_torch(sources: Sources, tmp_path: Path) -> None:
     import pickle
 
     (tmp_path / "plan").write_bytes(pickle.dumps((sources.plan, dict(sources.keys))))
-    subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(__file__).parents[2])
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(__file__).parents[3])

@@ -22,8 +22,9 @@ from kdplan.ir.expr import Version
 from kdplan.ir.plan import ClassSet, Item, Measure, Network, Plan, Row, Target, View
 from kdplan.nn.scores import chosen
 from kdplan.nn.transfer import LinearSvm
+from kdplan.runtime.measures.cells import Cell, cell_key
 from kdplan.runtime.measures.results import Drawn, MeasureResult, pooled
-from kdplan.runtime.measures.table import Cell, cell_key, run_measures
+from kdplan.runtime.measures.table import run_measures
 from kdplan.runtime.networks import materialise
 from kdplan.runtime.options import RunOptions
 from kdplan.runtime.store import Store
