@@ -120,7 +120,9 @@ class Keeper:
             if node.op == "placeholder":
                 name, _, number = str(node.target).rpartition("_")
                 view = self.phase.streams[int(number)] if number.isdigit() else None
-                found[str(node.target)] = f"{name} of {view_content(self.plan, view)}" if view else str(node.target)
+                found[str(node.target)] = (
+                    f"{name} of {view_content(self.plan.data[view.data], view)}" if view else str(node.target)
+                )
         return found
 
     def values(self) -> StoredValues:

@@ -6,28 +6,15 @@ import hashlib
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import Any
 
 from kdplan.ir.expr import Version
-from kdplan.ir.plan import (
-    Averaged,
-    Copied,
-    Ensembled,
-    Fresh,
-    Item,
-    Loaded,
-    Merged,
-    Perturbed,
-    Plan,
-    Row,
-    Target,
-    View,
-)
-from kdplan.ir.versions import makers, slot_of
+from kdplan.ir.plan import Item, Plain, Plan, Row, Target, View
+from kdplan.ir.versions import makers
 from kdplan.nn.catalog import METRICS
+from kdplan.passes.keys import content, view_content
 from kdplan.runtime.versions import Sources
 
-REVISION = 1
+REVISION = 2
 """Raised whenever a metric, or how networks are run for it, gives other numbers."""
 
 
@@ -71,52 +58,24 @@ def trained(sources: Sources, target: Target) -> bool:
 
 def cell_key(sources: Sources, cell: Cell) -> str:
     """A hash of everything that the number depends on; names are no part of it."""
-    content: list[Any] = [
-        REVISION,
-        cell.target.join,
-        cell.target.path,
-        [_version(sources, v) for v in cell.target.versions],
-        _view(sources.plan, cell.view),
-        [cell.metric.name, cell.metric.arguments],
-    ]
-    if cell.metric.name in METRICS and METRICS[cell.metric.name].needs == "transfer":
-        content.append(_view(sources.plan, replace(cell.view, split="train")))
-    return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()[:40]
+    plan, metric = sources.plan, cell.metric
+    versions = [[content(plan, sources.keys, v), _classes(plan, v)] for v in cell.target.versions]
+    parts: list[Plain] = [REVISION, cell.target.join, cell.target.path, versions, _data(plan, cell.view)]
+    parts.append([metric.name, metric.arguments])
+    if metric.name in METRICS and METRICS[metric.name].needs == "transfer":
+        parts.append(_data(plan, replace(cell.view, split="train")))
+    return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()[:40]
 
 
-def _version(sources: Sources, version: Version) -> list[Any]:
-    network = sources.plan.networks[version.network]
-    classes = network.classes.ids if network.classes is not None else None
-    if version.phase is not None:
-        return [sources.keys[version.phase].key, slot_of(sources.plan, version), version.snapshot, classes]
-    item = network.architecture
-    content: list[Any] = [item.name, item.arguments, network.seed, network.code, classes, network.origin.kind]
-    content += [network.reset] if network.reset else []
-    match network.origin:
-        case Loaded(_, fingerprint):
-            return [*content, fingerprint]
-        case Copied(origin, branch):
-            return [*content, _version(sources, origin), *([] if branch is None else [branch])]
-        case Merged(versions) | Averaged(versions) | Ensembled(versions):
-            return [*content, *(_version(sources, v) for v in versions)]
-        case Perturbed(versions, distance, seed):
-            return [*content, _version(sources, versions[0]), distance, seed]
-        case Fresh():
-            return content
-        case _:
-            return [*content, _version(sources, Version(network.origin.network))]
+def _classes(plan: Plan, version: Version) -> list[int] | None:
+    classes = plan.networks[version.network].classes
+    return classes.ids if classes is not None else None
 
 
-def _view(plan: Plan, view: View) -> list[Any]:
+def _data(plan: Plan, view: View) -> list[Plain]:
+    """What a metric reads of a view: samples, whether with labels, and the protocol."""
     data = plan.data[view.data]
-    items = [data.source, *data.augment, *(i for i in (data.split, data.protocol) if i is not None)]
-    part = [data.fraction, data.limit] if view.split == "train" else []
-    classes = view.classes.ids if view.classes is not None else None
-    return [
-        [[item.name, item.arguments] for item in items],
-        data.normalize,
-        data.fingerprint,
-        data.seed,
-        part,
-        [view.split, classes, view.unlabelled],
-    ]
+    if view.split != "train":
+        data = replace(data, fraction=1.0, limit=None)  # which choose training images
+    protocol = [data.protocol.name, data.protocol.arguments] if data.protocol is not None else None
+    return [view_content(data, view), view.unlabelled, protocol]
