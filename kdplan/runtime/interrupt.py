@@ -17,9 +17,9 @@ class Interrupted(Exception):
 
 
 class Interrupt:
-    """Asks whether to stop; a context manager that listens for signals in between.
+    """Whether a run shall stop; a context manager that listens for signals meanwhile.
 
-    Outside the main thread, where Python hands no signals, only `request` sets it.
+    Outside the main thread, where Python delivers no signals, only `request` sets it.
 
     Examples
     --------

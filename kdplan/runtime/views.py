@@ -15,7 +15,7 @@ from kdplan.runtime.measures.labels import described
 
 
 def view_spec(plan: Plan, view: View) -> ViewSpec:
-    """What `kdplan.data` opens for a view of the plan.
+    """The specification that `kdplan.data` opens for a view of the plan.
 
     >>> from kdplan.ir.plan import Data, Item
     >>> view_spec(Plan(data={"d": Data("d", Item("digits"), limit=5)}), View("d", "train")).limit

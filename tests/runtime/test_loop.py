@@ -13,7 +13,7 @@ from kdplan.diagnostics.report import PlanError
 from kdplan.graph.phase_graph import EmaCopy, PhaseGraph
 from kdplan.ir.plan import Item, Recipe
 from kdplan.ir.seed import fold
-from kdplan.runtime.averages import follow
+from kdplan.runtime.averages import update_ema_copy
 from kdplan.runtime.checkpoint import reseed
 from kdplan.runtime.loop import Training
 from kdplan.runtime.store import Store
@@ -110,7 +110,7 @@ def test_follower_is_saved_and_goes_on(tmp_path: Path) -> None:
     assert not same(whole.ema_copies[0].module, whole.networks[0])
     slow, fast = nn.Linear(1, 1), nn.Linear(1, 1)
     expected = 0.75 * slow.weight.item() + 0.25 * fast.weight.item()
-    follow(EmaCopy("f", slow, fast, 0.75))
+    update_ema_copy(EmaCopy("f", slow, fast, 0.75))
     assert slow.weight.item() == pytest.approx(expected)
 
 

@@ -39,11 +39,11 @@ def lines(measure: Measure, rows: Sequence[Row]) -> list[Line]:
 
 def _separate(measure: Measure, rows: Sequence[Row]) -> list[Line]:
     """Lines on which every row is a run of its own."""
-    by_place: dict[str, Line] = {}
+    by_name: dict[str, Line] = {}
     for row in rows:
         kept = {k: v for k, v in row.coordinates.items() if k not in measure.over or k == measure.verticals}
-        by_place.setdefault(_text([row.label, kept]), Line(kept, [])).runs.append([row])
-    return list(by_place.values())
+        by_name.setdefault(_text([row.label, kept]), Line(kept, [])).runs.append([row])
+    return list(by_name.values())
 
 
 def _over_verticals(measure: Measure, rows: Sequence[Row]) -> list[Line]:
@@ -55,10 +55,10 @@ def _over_verticals(measure: Measure, rows: Sequence[Row]) -> list[Line]:
         kept = {k: v for k, v in row.coordinates.items() if k not in measure.over and k != verticals}
         averaged = {k: v for k, v in row.coordinates.items() if k not in kept and k != verticals}
         kept |= {verticals: ALL} if verticals in measure.by else {}
-        place = _text([row.label, kept])
-        coordinates.setdefault(place, kept)
-        runs.setdefault(place, {}).setdefault(_text(averaged), []).append(row)
-    return [Line(coordinates[place], list(several.values())) for place, several in runs.items()]
+        name = _text([row.label, kept])
+        coordinates.setdefault(name, kept)
+        runs.setdefault(name, {}).setdefault(_text(averaged), []).append(row)
+    return [Line(coordinates[name], list(several.values())) for name, several in runs.items()]
 
 
 def _text(value: Plain) -> str:
