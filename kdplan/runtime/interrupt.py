@@ -9,7 +9,7 @@ from types import FrameType, TracebackType
 from typing import Any
 
 INTERRUPTED = 75
-"""The exit code of a run that was stopped and can go on."""
+"""The exit code of a run that was stopped and can be resumed."""
 
 
 class Interrupted(Exception):

@@ -34,7 +34,7 @@ def materialise(sources: Sources, version: Version, device: torch.device | str =
         KD0507 if a factory refuses its settings, KD0830 if weights do not fit the architecture, KD0831 if a file has
         changed, KD0832 if a snapshot is not there.
     StoreError
-        If what a phase left is missing or damaged.
+        If the artifact of a phase is missing or damaged.
     """
     network = sources.plan.networks[version.network]
     if version.phase is not None:

@@ -173,7 +173,7 @@ def load_named_state(
         assert {id(parameters[n]) for n in saved["params"]} == {id(p) for p in group["params"]}
         for key, value in saved.items():
             if key != "params":
-                # JSON has lists only; what was a tuple (`betas`) becomes one again
+                # JSON has lists only: `betas` become a tuple again
                 group[key] = tuple(value) if isinstance(group.get(key), tuple) else value
     optimizer.state.clear()
     for path, tensor in tensors.items():

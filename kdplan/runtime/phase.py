@@ -52,7 +52,7 @@ class PhaseRun:
     assemble: Assemble = assemble
     """How a phase becomes graphs."""
     extends: str | None = None
-    """Key of the shorter phase whose last state this one goes on from."""
+    """Key of the shorter phase from whose last state this one resumes."""
 
 
 def run_phase(run: PhaseRun, phase: Phase, key: PhaseKey, work: Work) -> Artifact:

@@ -73,7 +73,7 @@ def _classes(plan: Plan, version: Version) -> list[int] | None:
 
 
 def _data(plan: Plan, view: View) -> list[Plain]:
-    """What a metric reads of a view: samples, whether with labels, and the protocol."""
+    """The part of a view that a metric reads: samples, whether with labels, and the protocol."""
     data = plan.data[view.data]
     if view.split != "train":
         data = replace(data, fraction=1.0, limit=None)  # which choose training images

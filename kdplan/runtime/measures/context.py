@@ -1,4 +1,4 @@
-"""What a metric may read of a view's data besides the samples."""
+"""Data that metrics read besides a view's samples: superclasses and the training part."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from kdplan.runtime.views import opened
 
 @dataclass(frozen=True, slots=True)
 class MeasureContext:
-    """What a metric may read of a view's data besides the samples.
+    """Data that metrics read besides a view's samples: superclasses and the training part.
 
     Parameters
     ----------

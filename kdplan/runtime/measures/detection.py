@@ -31,7 +31,7 @@ def precisions(
     Raises
     ------
     PlanError
-        KD0840 for what is no detector, or no whole one.
+        KD0840 for a network that is no detector, and for a part of a detector.
     """
     wanted = [m for m in metrics if of_boxes(m)]
     if not wanted:

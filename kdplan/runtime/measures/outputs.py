@@ -34,7 +34,7 @@ def joined(
     Parameters
     ----------
     plan, target, view
-        What is measured, and on which data.
+        The measured target and its data.
     networks : sequence of nn.Module
         One for each version of the target.
     data : Dataset
