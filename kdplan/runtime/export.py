@@ -87,14 +87,23 @@ def export_network(
         about["architecture"] = architecture(item)
     plain = cut(net, target.path, example, export)
     about |= {"name": export.name, "tap": target.path, "parameters": parameter_count(plain)}
+    _write(plain, about, example, folder, export, program)
+    written: dict[str, Plain] = json.loads((folder / "model.json").read_text(encoding="utf-8"))
+    return written
+
+
+def _write(
+    net: nn.Module, about: dict[str, Plain], example: torch.Tensor, folder: Path, export: Export, program: bool
+) -> None:
+    """Writes a network's files into `folder`, all at once, after they were loaded and compared (KD0842)."""
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder, prefix=".new-") as temporary:
         new = Path(temporary)
         about["architecture"] = _with_code(about["architecture"], new)
-        save(plain, new, about)
+        save(net, new, about)
         again = load(new)
         try:
-            verify_equal(plain, again, example)
+            verify_equal(net, again, example)
         except DeployError as problem:
             raise error("KD0842", export.span, export=export.name, difference=str(problem)) from problem
         if program:
@@ -102,8 +111,6 @@ def export_network(
         for file in sorted(new.iterdir()):
             os.replace(file, folder / file.name)
     flush_folder(folder)
-    written: dict[str, Plain] = json.loads((folder / "model.json").read_text(encoding="utf-8"))
-    return written
 
 
 def _check_branch(sources: Sources, version: Version, net: nn.Module, example: torch.Tensor, export: Export) -> None:
