@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from kdplan.ir.expr import Tap, Version, walk
-from kdplan.ir.plan import OF_SEVERAL, Copied, EmaOf, Phase, Plan
+from kdplan.ir.plan import Copied, EmaOf, Phase, Plan
 
 
 def read_versions(phase: Phase) -> Iterator[Version]:
@@ -24,16 +24,12 @@ def versions_of(phase: Phase) -> Iterator[Version]:
 
 
 def parts(plan: Plan, version: Version) -> Iterator[Version]:
-    """The trained versions that make up a version: itself, or for a network made from networks, theirs."""
+    """The trained versions that make up a version: itself, or those of the networks that it is made of."""
     if version.phase is not None:
         yield version
         return
-    origin = plan.networks[version.network].origin
-    if isinstance(origin, Copied):
-        yield from parts(plan, origin.version)
-    elif isinstance(origin, OF_SEVERAL):
-        for part in origin.versions:
-            yield from parts(plan, part)
+    for parent in plan.networks[version.network].origin.parents():
+        yield from parts(plan, parent)
 
 
 def makers(plan: Plan, version: Version) -> Iterator[str]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import networkx as nx
@@ -22,22 +22,7 @@ from kdplan.ir.dag import Component, PhaseKey
 from kdplan.ir.functions import FUNCTIONS
 from kdplan.ir.heads import HEADED
 from kdplan.ir.outputs import SCORES
-from kdplan.ir.plan import (
-    DEFAULT_RECIPE,
-    OF_SEVERAL,
-    Copied,
-    Data,
-    Ensembled,
-    Fresh,
-    Item,
-    Loaded,
-    Network,
-    Perturbed,
-    Phase,
-    Plan,
-    Recipe,
-    View,
-)
+from kdplan.ir.plan import DEFAULT_RECIPE, Data, Item, Network, Phase, Plan, Recipe, View, number_text
 from kdplan.ir.versions import makers, slot_of, versions_of
 from kdplan.passes.dag import order
 
@@ -59,16 +44,14 @@ def keys(plan: Plan, dag: nx.DiGraph[str]) -> dict[str, PhaseKey]:
     return {name: hasher.done[name] for name in plan.phases}
 
 
-def content(plan: Plan, keys: dict[str, PhaseKey], version: ir.Version) -> str:
-    """What weights are, as a text: equal for versions that are the same whatever they are called."""
-    hasher = _Hasher(plan)
-    hasher.done = keys
-    return hasher.version(version)
+def content(plan: Plan, keys: Mapping[str, PhaseKey], version: ir.Version) -> str:
+    """What a version's weights are, as a string: equal for versions that are the same whatever they are called."""
+    return _Weights(plan, keys).version(version)
 
 
-def view_content(plan: Plan, view: View) -> str:
-    """What the samples of a view are, as a text; labels or not is no part of it."""
-    return json.dumps(_view(plan.data[view.data], view), sort_keys=True)
+def view_content(data: Data, view: View) -> str:
+    """What the samples of a view of `data` are, as a string; labels or not is no part of it."""
+    return json.dumps(_view(data, view), sort_keys=True)
 
 
 def graph_key(plan: Plan, phase: Phase) -> str:
@@ -144,61 +127,38 @@ def _hash(value: Any) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:32]
 
 
-def _number(value: Any) -> str:
-    """1 and 1.0 are the same content; texts and truth values are told apart from numbers."""
-    if isinstance(value, float) and value.is_integer() and abs(value) < 1e15:
-        value = int(value)
-    return repr(value)
+class _Weights:
+    """What the weights of versions are, where `keys` has the phases that made them."""
+
+    def __init__(self, plan: Plan, keys: Mapping[str, PhaseKey]) -> None:
+        self.plan = plan
+        self.keys = keys
+        self.networks: dict[str, str] = {}
+
+    def network(self, name: str) -> str:
+        """The content of a network as it starts."""
+        if name not in self.networks:
+            n = self.plan.networks[name]
+            content = {"architecture": architecture(n)} | n.origin.content(n, self.version)
+            if n.reset:
+                content["reset"] = [sorted(n.reset), n.seed]
+            self.networks[name] = _hash(content)
+        return self.networks[name]
+
+    def version(self, v: ir.Version) -> str:
+        """The content of a network as it starts, or as a phase with this key left it."""
+        if v.phase is None:
+            return self.network(v.network)
+        return f"{self.keys[v.phase].key}/{slot_of(self.plan, v)}/{v.snapshot}"
 
 
 class _Hasher:
     def __init__(self, plan: Plan) -> None:
         self.plan = plan
         self.done: dict[str, PhaseKey] = {}
+        self.version = _Weights(plan, self.done).version
         self.phase: Phase
-        self.networks: dict[str, str] = {}
         self.views: dict[tuple[str, str, Any], str] = {}
-
-    # ---- weights
-
-    def network(self, name: str) -> str:
-        if name not in self.networks:
-            self.networks[name] = _hash(self._network(self.plan.networks[name]))
-        return self.networks[name]
-
-    def _network(self, n: Network) -> dict[str, Any]:
-        content: dict[str, Any] = {"architecture": architecture(n)}
-        origin = n.origin
-        if isinstance(origin, Fresh):
-            content["seed"] = n.seed
-        elif isinstance(origin, Loaded):
-            content["loaded"] = origin.fingerprint
-        elif isinstance(origin, Copied):
-            content["copied"] = self.version(origin.version)
-            if origin.branch is not None:
-                content["branch"] = origin.branch
-            if origin.grown:
-                content["seed"] = n.seed
-        elif isinstance(origin, OF_SEVERAL):
-            content[origin.kind] = [self.version(v) for v in origin.versions]
-            if isinstance(origin, Perturbed):
-                content[origin.kind] += [_number(origin.distance), origin.seed]
-            if isinstance(origin, Ensembled):  # its members' architectures are in their weights' keys
-                arguments = n.architecture.arguments
-                content["architecture"] = [origin.mean, arguments["orders"]]
-        else:
-            content["follows"] = [self.network(origin.network), origin.decay]
-        if n.reset:
-            content["reset"] = [sorted(n.reset), n.seed]
-        return content
-
-    def version(self, v: ir.Version) -> str:
-        """The content of weights: of a network as it starts, or as a phase with this key left it."""
-        if v.phase is None:
-            return self.network(v.network)
-        return f"{self.done[v.phase].key}/{slot_of(self.plan, v)}/{v.snapshot}"
-
-    # ---- phases
 
     def add(self, phase: Phase) -> None:
         components = list(self.components(phase))
@@ -233,7 +193,7 @@ class _Hasher:
         ids = tuple(view.classes.ids) if view.classes else None
         at = (view.data, view.split, ids)
         if at not in self.views:
-            self.views[at] = view_content(self.plan, view)
+            self.views[at] = view_content(self.plan.data[view.data], view)
         return self.views[at]
 
     def expression(self, path: str, root: ir.Expr) -> Iterator[Component]:
@@ -242,7 +202,7 @@ class _Hasher:
         while stack:
             at, e = stack.pop()
             if isinstance(e, ir.Const):
-                yield Component(at, _number(e.value), span=e.span)
+                yield Component(at, number_text(e.value), span=e.span)
             elif isinstance(e, ir.Op):
                 yield Component(at, e.op, span=e.span)
                 stack.extend((f"{at}/{i}", a) for i, a in enumerate(e.args))
@@ -302,7 +262,7 @@ def architecture(n: Network) -> list[Any]:
 
 
 def _item(item: Item) -> list[Any]:
-    return [item.name, {k: _number(v) if isinstance(v, float) else v for k, v in sorted(item.arguments.items())}]
+    return [item.name, {k: number_text(v) if isinstance(v, float) else v for k, v in sorted(item.arguments.items())}]
 
 
 def _transform(item: Item) -> list[Any]:
@@ -339,6 +299,6 @@ def _recipe(path: str, recipe: Recipe) -> Iterator[Component]:
         if isinstance(value, Item):
             yield Component(f"{path}/{name}", value.name, span=span)
             for argument, v in sorted(value.arguments.items()):
-                yield Component(f"{path}/{name}/{argument}", _number(v), span=span)
+                yield Component(f"{path}/{name}/{argument}", number_text(v), span=span)
         else:
-            yield Component(f"{path}/{name}", _number(value), span=span)
+            yield Component(f"{path}/{name}", number_text(value), span=span)

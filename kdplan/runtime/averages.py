@@ -1,4 +1,4 @@
-"""Moving averages of weights: the snapshot `ema`, and networks that follow a moving one."""
+"""Moving averages of weights: the snapshot `ema`, and EMA copies of networks that a phase trains."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ class Averages:
 
     Parameters
     ----------
-    assembled : Assembled
-        Whose `networks` are averaged, and whose `followers` follow.
+    phase_graph : PhaseGraph
+        Its `networks` are averaged; its `ema_copies` are updated.
     decay : float or None
         None leaves the networks' own averages out.
     """
@@ -24,22 +24,22 @@ class Averages:
         self.ema_copies = phase_graph.ema_copies
         self.slots: list[WeightAverage] = []
         if decay is not None:
-            made = {id(n): WeightAverage(n, decay) for n in phase_graph.networks}
-            self.slots = [made[id(n)] for n in phase_graph.networks]
+            by_module = {id(n): WeightAverage(n, decay) for n in phase_graph.networks}
+            self.slots = [by_module[id(n)] for n in phase_graph.networks]
 
     def update(self) -> None:
-        """To be called after every step."""
+        """Takes in the weights of one more step. Call it after every step."""
         for average in {id(a): a for a in self.slots}.values():
             average.update()
         for ema_copy in self.ema_copies:
-            follow(ema_copy)
+            update_ema_copy(ema_copy)
 
     def weights(self, slot: int) -> dict[str, Tensor]:
-        """The averaged state of the network of move `slot`."""
+        """The averaged state of the network of trainee `slot`."""
         return self.slots[slot].state_dict()
 
     def state(self) -> tuple[dict[str, Tensor], list[int]]:
-        """Tensors and plain values for a checkpoint. Followers are modules, and saved as such."""
+        """Tensors and plain values for a checkpoint. EMA copies are modules of the graph, which saves them."""
         tensors = {f"{slot}/{n}": t for slot, a in enumerate(self.slots) for n, t in a.state_dict().items()}
         return tensors, [a.updates for a in self.slots]
 
@@ -50,8 +50,8 @@ class Averages:
 
 
 @torch.no_grad()
-def follow(ema_copy: EmaCopy) -> None:
-    """One step of a network that is a moving average of another; counters are copied."""
+def update_ema_copy(ema_copy: EmaCopy) -> None:
+    """One step of an EMA copy: θ ← decay · θ + (1 − decay) · θ_source. Counters are copied."""
     source = ema_copy.source.state_dict()
     pairs = [(mine, source[name]) for name, mine in ema_copy.module.state_dict().items()]
     floating = [(a, v) for a, v in pairs if a.is_floating_point()]

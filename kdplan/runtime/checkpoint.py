@@ -1,4 +1,4 @@
-"""What a checkpoint of a running phase holds, and how it comes back: tensors in safetensors, all else in JSON."""
+"""Tensors of checkpoints and artifacts, in safetensors files; and the seed of random layers."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ TENSORS = "state.safetensors"
 
 def plain_tensors(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Contiguous copies on the CPU where needed, none of which shares memory with another."""
-    found: dict[str, Tensor] = {}
+    plain: dict[str, Tensor] = {}
     seen: set[int] = set()
     for name, tensor in tensors.items():
         value = tensor.detach().to("cpu").contiguous()
@@ -24,12 +24,12 @@ def plain_tensors(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
         if storage.data_ptr() in seen or storage.nbytes() != value.numel() * value.element_size():
             value = value.clone()
         seen.add(value.untyped_storage().data_ptr())
-        found[name] = value
-    return found
+        plain[name] = value
+    return plain
 
 
 def tensor_file(tensors: Mapping[str, Tensor]) -> Callable[[Path], object]:
-    """What writes `tensors` to a path, as the store wants it."""
+    """A function that writes `tensors` to a path, as `store.atomic.Content` wants it."""
     ready = plain_tensors(tensors)
     return lambda path: save_file(ready, path)
 

@@ -1,16 +1,15 @@
-"""What a trained network is when it is handed out: without what is linear and can be multiplied into its layers."""
+"""A trained network as it is exported: linear maps behind its layers are multiplied into them."""
 
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import torch
 from torch import nn
 
 from kdplan.graph.deploy import DeployError, verify_equal
 from kdplan.ir.adapted import ADAPTED
-from kdplan.ir.plan import Item, Network
+from kdplan.ir.plan import Item, Network, Plain
 from kdplan.nn.adapted import folded
 
 _RELATIVE = 1e-4
@@ -18,9 +17,9 @@ _RELATIVE = 1e-4
 
 
 def deployed(network: Network, net: nn.Module) -> tuple[nn.Module, Item]:
-    """The network without the maps behind its layers that can be multiplied into them, and its architecture.
+    """The network with the maps behind its layers multiplied into them, and its architecture.
 
-    Any other network is handed out as it is.
+    Any other network is returned as it is.
 
     Examples
     --------
@@ -33,30 +32,30 @@ def deployed(network: Network, net: nn.Module) -> tuple[nn.Module, Item]:
     item = network.architecture
     if item.name != ADAPTED:
         return net, item
-    made, left = folded(net, item.arguments["behind"])
+    merged, left = folded(net, item.arguments["behind"])
     if left or item.arguments.get("entries") is not None:
-        return made, Item(ADAPTED, {**item.arguments, "behind": left})
+        return merged, Item(ADAPTED, {**item.arguments, "behind": left})
     factory, settings = item.arguments["base"]
-    return made, Item(factory, dict(settings))
+    return merged, Item(factory, dict(settings))
 
 
-def check_equal(trained: nn.Module, made: nn.Module, example: torch.Tensor) -> None:
-    """Compare outputs, to within what rounding a product of matrices makes.
+def check_equal(trained: nn.Module, exported: nn.Module, example: torch.Tensor) -> None:
+    """Compares outputs, to within the rounding of a product of matrices.
 
     Raises
     ------
     DeployError
         If they differ by more.
     """
-    if made is trained:
+    if exported is trained:
         return
     with torch.no_grad():
         size = float(trained(torch.ones_like(example)).abs().max())
     if not math.isfinite(size):
         raise DeployError("outputs are not finite")
-    verify_equal(trained, made, example, tolerance=_RELATIVE * max(size, 1.0))
+    verify_equal(trained, exported, example, tolerance=_RELATIVE * max(size, 1.0))
 
 
-def architecture(item: Item) -> dict[str, Any]:
-    """As `model.json` says it."""
+def architecture(item: Item) -> dict[str, Plain]:
+    """An architecture in the form of `model.json`."""
     return {"factory": item.name, "arguments": dict(item.arguments)}

@@ -1,4 +1,4 @@
-"""Which device a run uses, how exactly it repeats, and what it ran on."""
+"""The device of a run, determinism, threads, and a record of the environment."""
 
 from __future__ import annotations
 
@@ -7,15 +7,15 @@ import platform
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.metadata import version
-from typing import Any
 
 import torch
 
 from kdplan.diagnostics.report import error
+from kdplan.ir.plan import Plain
 
 
 def choose_device(name: str = "auto") -> torch.device:
-    """The device that `name` asks for: `auto`, `cpu`, `cuda`, `cuda:1`, `mps`.
+    """The device with this name: `auto`, `cpu`, `cuda`, `cuda:1`, `mps`.
 
     `auto` is the first GPU, or the CPU where there is none.
 
@@ -41,27 +41,27 @@ def choose_device(name: str = "auto") -> torch.device:
     count = torch.cuda.device_count() if cuda else 0
     there = {"cpu": True, "mps": mps, "cuda": (device.index or 0) < count}[device.type]
     if not there:
-        found = [f"cuda:{i}" for i in range(count)] + ["mps"] * mps + ["cpu"]
-        raise error("KD0810", None, name=name, found=", ".join(found))
+        available = [f"cuda:{i}" for i in range(count)] + ["mps"] * mps + ["cpu"]
+        raise error("KD0810", None, name=name, found=", ".join(available))
     return torch.device("cuda", device.index or 0) if device.type == "cuda" else device
 
 
 def set_determinism(deterministic: bool) -> None:
     """Makes GPU arithmetic repeat exactly where `deterministic`; CPU arithmetic does so anyway."""
     if deterministic:
-        # cuBLAS reads it when its first handle is made, so it must stand before any work on the GPU.
+        # cuBLAS reads it when it creates its first handle, so it must be set before any work on the GPU.
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     torch.use_deterministic_algorithms(deterministic)
     torch.backends.cudnn.benchmark = not deterministic
 
 
 FLOPS_PER_THREAD = 3e8
-"""Forward operations of a batch that are worth another thread: below, waking it takes longer than what it does."""
+"""Forward operations of a batch that are worth another thread: below, waking it takes longer than its work."""
 
 
 @contextmanager
 def threads_for(flops: int) -> Iterator[None]:
-    """Runs what is inside on as many threads as its steps are large enough for, of those that torch would use.
+    """Runs its body on as many threads as its steps are worth, at most those that torch would use.
 
     The number follows from the phase alone, not from the machine's load: sums are rounded by it.
 
@@ -77,9 +77,9 @@ def threads_for(flops: int) -> Iterator[None]:
         torch.set_num_threads(most)
 
 
-def environment(device: torch.device, deterministic: bool) -> dict[str, Any]:
-    """What a result may depend on besides the plan: versions, device, threads."""
-    found: dict[str, Any] = {
+def environment(device: torch.device, deterministic: bool) -> dict[str, Plain]:
+    """Facts that a result may depend on besides the plan: versions, device, threads."""
+    facts: dict[str, Plain] = {
         "python": platform.python_version(),
         "torch": str(torch.__version__),
         "torchvision": version("torchvision"),
@@ -89,6 +89,6 @@ def environment(device: torch.device, deterministic: bool) -> dict[str, Any]:
         "deterministic": deterministic or device.type == "cpu",
     }
     if device.type == "cuda":
-        found["gpu"] = torch.cuda.get_device_name(device)
-        found["cuda"] = torch.version.cuda
-    return found
+        facts["gpu"] = torch.cuda.get_device_name(device)
+        facts["cuda"] = torch.version.cuda
+    return facts

@@ -1,24 +1,27 @@
-"""What a run tells while it goes on: to a live table, to plain lines, to TensorBoard, or to a user's own observer."""
+"""Moments of a run, for observers: a table on the terminal, plain lines, TensorBoard, or a user's own."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any, Protocol
+from collections.abc import Callable, Mapping, Sequence
+from typing import Protocol
 
 from kdplan.ir.dag import Planned
+from kdplan.ir.plan import Plain
 from kdplan.runtime.measures.results import MeasureResult
 
-Summary = Mapping[str, Any]
+Summary = Mapping[str, Plain]
 
 
 class Events(Protocol):
-    """The moments of a run, in the order in which they come."""
+    """The moments of a run, in the order in which they come. Each method does nothing here."""
 
     def plan_started(self, planned: Mapping[str, Planned]) -> None:
         """Before anything runs: all phases with their actions."""
+        return None
 
     def phase_started(self, name: str, key: str, total_steps: int | None, start_step: int) -> None:
-        """A phase begins, or goes on at `start_step`; `total_steps` is None where the schedule decides."""
+        """A phase begins, or resumes at `start_step`; `total_steps` is None where the schedule decides."""
+        return None
 
     def progress(
         self,
@@ -30,31 +33,39 @@ class Events(Protocol):
         metrics: Mapping[str, float],
     ) -> None:
         """`step` steps are done. May come at every step: observers must be quick."""
+        return None
 
     def epoch_done(self, name: str, epoch: int, metrics: Mapping[str, float]) -> None:
-        """`epoch` epochs are done; `metrics` holds what was validated."""
+        """`epoch` epochs are done; `metrics` holds the numbers of its validation."""
+        return None
 
     def checkpointed(self, name: str, step: int) -> None:
         """A checkpoint is on the disk."""
+        return None
 
     def phase_done(self, name: str, seconds: float, summary: Summary) -> None:
         """The phase's artifact is in the store."""
+        return None
 
     def phase_failed(self, name: str, error: BaseException) -> None:
-        """The phase ended without an artifact."""
+        """The phase ended with an error, without an artifact."""
+        return None
 
     def measured(self, name: str, table: MeasureResult) -> None:
         """A measure is complete."""
+        return None
 
     def note(self, text: str) -> None:
-        """One sentence that the person who started the run should read."""
+        """One sentence for the user."""
+        return None
 
     def finished(self) -> None:
-        """Nothing more comes, whether the run went well or not."""
+        """The last moment, whether the run went well or not."""
+        return None
 
 
-class NoEvents:
-    """Listens to nothing: the base of observers that care about some moments only.
+class NoEvents(Events):
+    """Ignores every moment: the base of observers that need some moments only.
 
     Examples
     --------
@@ -65,98 +76,28 @@ class NoEvents:
     kd 3: 0.5
     """
 
-    def plan_started(self, planned: Mapping[str, Planned]) -> None:
-        return None
 
-    def phase_started(self, name: str, key: str, total_steps: int | None, start_step: int) -> None:
-        return None
+def _forwarded(moment: str) -> Callable[..., None]:
+    def forward(self: Several, *args: object, **values: object) -> None:
+        for observer in self.observers:
+            getattr(observer, moment)(*args, **values)
 
-    def progress(
-        self,
-        name: str,
-        step: int,
-        epoch: int,
-        loss: float,
-        images_per_second: float,
-        metrics: Mapping[str, float],
-    ) -> None:
-        return None
-
-    def epoch_done(self, name: str, epoch: int, metrics: Mapping[str, float]) -> None:
-        return None
-
-    def checkpointed(self, name: str, step: int) -> None:
-        return None
-
-    def phase_done(self, name: str, seconds: float, summary: Summary) -> None:
-        return None
-
-    def phase_failed(self, name: str, error: BaseException) -> None:
-        return None
-
-    def measured(self, name: str, table: MeasureResult) -> None:
-        return None
-
-    def note(self, text: str) -> None:
-        return None
-
-    def finished(self) -> None:
-        return None
+    return forward
 
 
 class Several(NoEvents):
-    """Tells every moment to several observers, in their order.
-
-    An observer that raises ends the run: only what it was told to ignore is ignored.
-    """
+    """Reports every moment to several observers, in their order; an observer that raises ends the run."""
 
     def __init__(self, observers: Sequence[Events]) -> None:
         self.observers = list(observers)
 
-    def plan_started(self, planned: Mapping[str, Planned]) -> None:
-        for o in self.observers:
-            o.plan_started(planned)
-
-    def phase_started(self, name: str, key: str, total_steps: int | None, start_step: int) -> None:
-        for o in self.observers:
-            o.phase_started(name, key, total_steps, start_step)
-
-    def progress(
-        self,
-        name: str,
-        step: int,
-        epoch: int,
-        loss: float,
-        images_per_second: float,
-        metrics: Mapping[str, float],
-    ) -> None:
-        for o in self.observers:
-            o.progress(name, step, epoch, loss, images_per_second, metrics)
-
-    def epoch_done(self, name: str, epoch: int, metrics: Mapping[str, float]) -> None:
-        for o in self.observers:
-            o.epoch_done(name, epoch, metrics)
-
-    def checkpointed(self, name: str, step: int) -> None:
-        for o in self.observers:
-            o.checkpointed(name, step)
-
-    def phase_done(self, name: str, seconds: float, summary: Summary) -> None:
-        for o in self.observers:
-            o.phase_done(name, seconds, summary)
-
-    def phase_failed(self, name: str, error: BaseException) -> None:
-        for o in self.observers:
-            o.phase_failed(name, error)
-
-    def measured(self, name: str, table: MeasureResult) -> None:
-        for o in self.observers:
-            o.measured(name, table)
-
-    def note(self, text: str) -> None:
-        for o in self.observers:
-            o.note(text)
-
-    def finished(self) -> None:
-        for o in self.observers:
-            o.finished()
+    plan_started = _forwarded("plan_started")
+    phase_started = _forwarded("phase_started")
+    progress = _forwarded("progress")
+    epoch_done = _forwarded("epoch_done")
+    checkpointed = _forwarded("checkpointed")
+    phase_done = _forwarded("phase_done")
+    phase_failed = _forwarded("phase_failed")
+    measured = _forwarded("measured")
+    note = _forwarded("note")
+    finished = _forwarded("finished")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import traceback
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING
 
 from kdplan.diagnostics.report import PlanError
 from kdplan.ir.dag import PhaseKey, Planned
@@ -14,8 +14,11 @@ from kdplan.runtime.events import Events, NoEvents
 from kdplan.runtime.interrupt import INTERRUPTED, Interrupt, Interrupted
 from kdplan.runtime.memory import freed_memory_kept
 from kdplan.runtime.options import RunOptions
-from kdplan.runtime.store import Store, StoreError
+from kdplan.runtime.store import Artifact, Store, StoreError
 from kdplan.runtime.versions import Sources
+
+if TYPE_CHECKING:
+    from kdplan.runtime.phase import Assemble
 
 
 @dataclass
@@ -29,7 +32,7 @@ class RunResult:
     trained, cached, skipped : list of str
         Phases that were trained now, were there already, or could not run because of others.
     failed : dict
-        Phase -> what went wrong.
+        Phase -> its error.
     """
 
     exit_code: int = 0
@@ -54,23 +57,23 @@ def run_plan(
     options: RunOptions | None = None,
     events: Events | None = None,
     *,
-    assemble: Any = None,
+    assemble: Assemble | None = None,
 ) -> RunResult:
-    """Runs what `planned` says, in its order; what is done is in the store after every phase.
+    """Runs the actions of `planned`, in its order; a finished phase is in the store before the next begins.
 
     Parameters
     ----------
     plan : Plan
     planned : mapping
-        Phase name -> what to do, every phase after those that it needs.
+        Phase name -> its action, every phase after those that it needs.
     keys : mapping
         Phase name -> key, for every phase whose weights are read.
     store : Store
     options : RunOptions, optional
     events : Events, optional
-        Is told of everything.
+        Receives every moment of the run.
     assemble : callable, optional
-        Makes graphs of a phase in place of `kdplan.graph.assemble`.
+        Builds the graphs of a phase instead of `kdplan.graph.assemble`.
 
     Returns
     -------
@@ -127,7 +130,7 @@ def _run_one(
     options: RunOptions,
     events: Events,
     interrupt: Interrupt,
-    assemble: Any,
+    assemble: Assemble | None,
     result: RunResult,
 ) -> None:
     """Trains one phase, unless another process has done so in the meantime."""
@@ -152,14 +155,14 @@ def _run_one(
 
 
 def _forget_frames(problem: BaseException | None) -> None:
-    """Lets go of what the frames of a failed phase hold: networks, data, loader workers."""
+    """Releases networks, data and loader workers that the frames of a failed phase hold."""
     while problem is not None:
         traceback.clear_frames(problem.__traceback__)
         problem = problem.__cause__
 
 
-def _note_speed(store: Store, planned: Planned, artifact: Any) -> None:
-    """Remembers how fast this device was, for predictions."""
+def _note_speed(store: Store, planned: Planned, artifact: Artifact) -> None:
+    """Stores how fast this device was, for predictions."""
     cost = store.number("costs", planned.key)
     if cost is None and planned.cost is not None:
         cost = {"flops_step": planned.cost.flops_step}
@@ -176,5 +179,5 @@ def _sound(store: Store, key: str) -> bool:
     try:
         store.verify(key)
     except StoreError:
-        return False  # it is trained again, and what is damaged is replaced
+        return False  # it is trained again, and its damaged files are replaced
     return True

@@ -1,4 +1,4 @@
-"""Handing out one trained network: weights in safetensors, what it is in JSON, on request a `torch.export` program."""
+"""Export of one trained network: weights in safetensors, a description in JSON, on request a `torch.export` program."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ import shutil
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import nn
@@ -29,7 +28,7 @@ from kdplan.ir.branches import BRANCH
 from kdplan.ir.expr import Version
 from kdplan.ir.heads import HEADED
 from kdplan.ir.outputs import WHOLE
-from kdplan.ir.plan import ENSEMBLE, Copied, Export, Plan, View
+from kdplan.ir.plan import ENSEMBLE, Copied, Export, Plain, Plan, View
 from kdplan.ir.versions import parts
 from kdplan.nn.models import create
 from kdplan.runtime.deployed import architecture, check_equal, deployed
@@ -43,10 +42,10 @@ FORMAT = 1
 
 def export_network(
     sources: Sources, export: Export, folder: Path, *, program: bool = False, options: RunOptions | None = None
-) -> dict[str, Any]:
+) -> dict[str, Plain]:
     """Writes a network of the plan into `folder`: `model.safetensors`, `model.json`, perhaps `model.pt2`.
 
-    What is written is loaded again and compared with the trained network on random inputs before it is put in place.
+    The files are loaded again and compared with the trained network on random inputs before they are put into `folder`.
 
     Parameters
     ----------
@@ -67,7 +66,7 @@ def export_network(
     Raises
     ------
     PlanError
-        KD0841 if it is not one network, KD0842 if what was loaded again gives other outputs.
+        KD0841 if it is not one network, KD0842 if the network gives other outputs after loading.
     """
     target = export.target
     if len(target.versions) != 1 or target.join not in ("single", "logits"):
@@ -88,14 +87,23 @@ def export_network(
         about["architecture"] = architecture(item)
     plain = cut(net, target.path, example, export)
     about |= {"name": export.name, "tap": target.path, "parameters": parameter_count(plain)}
+    _write(plain, about, example, folder, export, program)
+    written: dict[str, Plain] = json.loads((folder / "model.json").read_text(encoding="utf-8"))
+    return written
+
+
+def _write(
+    net: nn.Module, about: dict[str, Plain], example: torch.Tensor, folder: Path, export: Export, program: bool
+) -> None:
+    """Writes a network's files into `folder`, all at once, after they were loaded and compared (KD0842)."""
     folder.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder, prefix=".new-") as place:
-        new = Path(place)
+    with tempfile.TemporaryDirectory(dir=folder, prefix=".new-") as temporary:
+        new = Path(temporary)
         about["architecture"] = _with_code(about["architecture"], new)
-        save(plain, new, about)
+        save(net, new, about)
         again = load(new)
         try:
-            verify_equal(plain, again, example)
+            verify_equal(net, again, example)
         except DeployError as problem:
             raise error("KD0842", export.span, export=export.name, difference=str(problem)) from problem
         if program:
@@ -103,12 +111,10 @@ def export_network(
         for file in sorted(new.iterdir()):
             os.replace(file, folder / file.name)
     flush_folder(folder)
-    found: dict[str, Any] = json.loads((folder / "model.json").read_text(encoding="utf-8"))
-    return found
 
 
 def _check_branch(sources: Sources, version: Version, net: nn.Module, example: torch.Tensor, export: Export) -> None:
-    """KD0842 where the plain network with a branch's weights does not do, bit for bit, what that branch does."""
+    """KD0842 where the plain network with a branch's weights does not give, bit for bit, that branch's outputs."""
     origin = sources.plan.networks[version.network].origin
     if version.phase is not None or not isinstance(origin, Copied) or origin.branch is None:
         return
@@ -133,8 +139,8 @@ def load(folder: Path | str) -> nn.Module:
     """
     folder = Path(folder)
     about = json.loads((folder / "model.json").read_text(encoding="utf-8"))
-    found = _at(about["architecture"], folder)
-    net = create(found["factory"], **found["arguments"]).eval()
+    item = _at(about["architecture"], folder)
+    net = create(item["factory"], **item["arguments"]).eval()
     if about["tap"] not in WHOLE:
         net = deploy(net, about["tap"], torch.zeros(2, *about["input_shape"]))
     load_into(net, folder)
@@ -151,8 +157,8 @@ def cut(net: nn.Module, path: str, example: torch.Tensor, export: Export) -> nn.
         raise error("KD0841", export.span, export=export.name, reason=str(problem)) from problem
 
 
-def describe(sources: Sources, version: Version, options: RunOptions) -> dict[str, Any]:
-    """What somebody who has only the files must know: architecture, classes, inputs, origin."""
+def describe(sources: Sources, version: Version, options: RunOptions) -> dict[str, Plain]:
+    """The description in `model.json`: architecture, classes, inputs, origin."""
     plan = sources.plan
     network = plan.networks[version.network]
     view = trained_on(plan, version)
@@ -175,7 +181,7 @@ def describe(sources: Sources, version: Version, options: RunOptions) -> dict[st
     }
 
 
-def _source(sources: Sources, version: Version) -> dict[str, Any]:
+def _source(sources: Sources, version: Version) -> dict[str, Plain]:
     key = sources.keys[version.phase].key if version.phase is not None else None
     return {"version": str(version), "key": key, "snapshot": version.snapshot}
 
@@ -202,11 +208,11 @@ def _normalize(plan: Plan, view: View | None, options: RunOptions) -> dict[str, 
     return {"mean": list(info.mean), "std": list(info.std)} if info.mean and info.std else None
 
 
-def _with_code(architecture: dict[str, Any], folder: Path) -> dict[str, Any]:
+def _with_code(architecture: dict[str, Plain], folder: Path) -> dict[str, Plain]:
     """An architecture for whoever loads the network; users' own files, those of members too, go along."""
     copied: dict[str, str] = {}
 
-    def place(factory: str) -> str:
+    def copy(factory: str) -> str:
         where, _, function = factory.rpartition(":")
         if not where.endswith(".py"):
             return factory
@@ -215,15 +221,15 @@ def _with_code(architecture: dict[str, Any], folder: Path) -> dict[str, Any]:
             shutil.copyfile(where, folder / copied[where])
         return f"{copied[where]}:{function}"
 
-    return _renamed(architecture, place)
+    return _renamed(architecture, copy)
 
 
-def _at(architecture: dict[str, Any], folder: Path) -> dict[str, Any]:
-    """An architecture that `_with_code` made, with the places of its files in `folder`."""
+def _at(architecture: dict[str, Plain], folder: Path) -> dict[str, Plain]:
+    """An architecture that `_with_code` made, with the paths of its files in `folder`."""
     return _renamed(architecture, lambda factory: str(folder / factory) if ".py:" in factory else factory)
 
 
-def _renamed(architecture: dict[str, Any], name: Callable[[str], str]) -> dict[str, Any]:
+def _renamed(architecture: dict[str, Plain], name: Callable[[str], str]) -> dict[str, Plain]:
     """With other names of its factories, and of those of an ensemble's members or a branched network's parts."""
     factory, arguments = architecture["factory"], dict(architecture["arguments"])
     if factory == ENSEMBLE:

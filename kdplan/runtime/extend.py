@@ -10,7 +10,7 @@ from kdplan.runtime.store.atomic import make_folder, write
 
 
 def adopt(work: Work, artifact: Artifact) -> None:
-    """Put the state of a finished phase where a resumed run of a longer one looks for it.
+    """Puts the state of a finished phase where a resumed run of a longer one looks for it.
 
     Everything is checked against the artifact's hashes. A phase that has a checkpoint of its own keeps that.
 

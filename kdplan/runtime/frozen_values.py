@@ -1,7 +1,7 @@
-"""Frozen values in the store: made once a sample, read by index in every step.
+"""Frozen values in the store: computed once a sample, read by index in every step.
 
-What is already there is used to make what is not: values behind a stored one begin at it, and so networks run once for
-all phases that read them.
+Stored values are reused: the computation of a value begins at the stored values before it. So a network runs once for
+all phases that read it.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from kdplan.runtime.store import Store
 from kdplan.runtime.store.values import Values
 
 SHARD = 128 << 20
-"""Bytes of one shard: what a stopped run may have to compute again."""
+"""Bytes of one shard: at most so much must a stopped run compute again."""
 _KEY = "value"
 
 
@@ -50,37 +50,37 @@ class Rows:
         if len(self.shards) == 1:
             return self.shards[0].index_select(0, indices)
         first = self.shards[0]
-        found = torch.empty((len(indices), *first.shape[1:]), dtype=first.dtype)
+        values = torch.empty((len(indices), *first.shape[1:]), dtype=first.dtype)
         number = indices.div(self.per, rounding_mode="floor")
         for n in sorted(set(number.tolist())):
             here = number == n
-            found[here] = self.shards[n].index_select(0, indices[here] - n * self.per)
-        return found
+            values[here] = self.shards[n].index_select(0, indices[here] - n * self.per)
+        return values
 
 
 def _mapped(file: Path) -> Tensor:
     with safe_open(file, "pt") as opened:
-        found: Tensor = opened.get_tensor(_KEY)
-    return found
+        tensor: Tensor = opened.get_tensor(_KEY)
+    return tensor
 
 
 @dataclass
 class StoredValues:
-    """Everything stored that one phase reads."""
+    """All stored values that one phase reads."""
 
     device: torch.device
     rows: dict[str, tuple[int, Rows]] = field(default_factory=dict)
     """Name -> stream and rows."""
 
     def of(self, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """What the frozen graph would have returned for a batch."""
+        """The frozen graph's outputs for a batch, by name."""
         at = {s: batch[f"indices_{s}"].cpu() for s in {s for s, _ in self.rows.values()}}
         return {name: rows(at[s]).to(self.device, non_blocking=True) for name, (s, rows) in self.rows.items()}
 
 
 @dataclass
-class _Made:
-    """A value while it is made."""
+class _Partial:
+    """A value while it is computed."""
 
     label: str
     node: fx.Node
@@ -92,7 +92,7 @@ class _Made:
 
 @dataclass
 class Keeper:
-    """Brings what a phase wants stored into the store."""
+    """Computes the frozen values of a phase that the store lacks, and reads them all."""
 
     plan: Plan
     phase: Phase
@@ -115,60 +115,62 @@ class Keeper:
         self.half = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(recipe.precision)
 
     def _inputs(self) -> dict[str, str]:
-        found = {}
+        inputs = {}
         for node in self.graph.graph.nodes:
             if node.op == "placeholder":
                 name, _, number = str(node.target).rpartition("_")
                 view = self.phase.streams[int(number)] if number.isdigit() else None
-                found[str(node.target)] = f"{name} of {view_content(self.plan, view)}" if view else str(node.target)
-        return found
+                inputs[str(node.target)] = (
+                    f"{name} of {view_content(self.plan.data[view.data], view)}" if view else str(node.target)
+                )
+        return inputs
 
     def values(self) -> StoredValues:
-        """All values of the phase, made now where they are not in the store.
+        """All values of the phase, computed now where they are not in the store.
 
         Raises
         ------
         Interrupted
             When asked to stop; finished shards stay.
         PlanError
-            KD0608 for values that depend on what else is in the batch; KD0901 while another process makes them.
+            KD0608 for values that depend on what else is in the batch; KD0901 while another process computes them.
         """
-        found = StoredValues(self.device)
+        stored = StoredValues(self.device)
         wanted = outputs_of(self.graph)
         for stream in sorted({v.stream for v in self.phase_graph.stored}):
             mine = {v: wanted[v.name] for v in self.phase_graph.stored if v.stream == stream}
-            lacking = {v: n for v, n in mine.items() if self._place(n).whole() is None}
+            lacking = {v: n for v, n in mine.items() if self._folder(n).whole() is None}
             if lacking:
                 self._make(stream, lacking)
             for v, node in mine.items():
-                files = self._place(node).whole()
+                files = self._folder(node).whole()
                 assert files is not None
-                found.rows[v.name] = (stream, Rows(files))
-        return found
+                stored.rows[v.name] = (stream, Rows(files))
+        return stored
 
-    def _place(self, node: fx.Node) -> Values:
+    def _folder(self, node: fx.Node) -> Values:
         return self.store.values(self.keys[node], node.name)
 
-    # ---- making
+    # ---- computing
 
     def _make(self, stream: int, lacking: dict[StoredValue, fx.Node]) -> None:
         loader, size = self.open(stream), self.phase.recipes[0].batch_of(stream)
-        found: list[_Made] = []
+        partial: list[_Partial] = []
         for v, node in lacking.items():
             chunks = max(1, SHARD // max(1, size * v.row_bytes))
-            values = self._place(node)
-            if values.folder not in {m.values.folder for m in found}:  # two nodes may give the same
-                found.append(_Made(v.label, node, values, chunks * size, 0))
+            values = self._folder(node)
+            if values.folder not in {m.values.folder for m in partial}:  # two nodes may give the same
+                partial.append(_Partial(v.label, node, values, chunks * size, 0))
         with ExitStack() as locks:
-            for m in sorted(found, key=lambda m: m.values.folder):  # in one order for everybody
+            for m in sorted(partial, key=lambda m: m.values.folder):  # in one order for everybody
                 locks.enter_context(m.values.locked())
-            for m in found:
+            for m in partial:
                 m.done = len(m.values.sound()) * m.per
-            graph, given = self._graph([m.node for m in found])
-            start = min(m.done for m in found) // size
+            graph, given = self._graph([m.node for m in partial])
+            start = min(m.done for m in partial) // size
             total = loader.steps_per_epoch
-            said = began = time.monotonic()
-            names = ", ".join(m.label for m in found)
+            reported = began = time.monotonic()
+            names = ", ".join(m.label for m in partial)
             self.events.note(f"{self.phase.name}: storing {names} of {self.phase.streams[stream].data}")
             for number, batch in enumerate(loader.epoch(0, start), start):
                 known = {f"{name}_{stream}": t for name, t in batch.items()}
@@ -176,15 +178,15 @@ class Keeper:
                 out = self._run(graph, known)
                 if number == start:
                     self._check_alone(graph, known, out)
-                for m in found:
+                for m in partial:
                     self._add(m, out[m.node.name], number * size, last=number + 1 == total)
                 if self.interrupt.requested:
                     raise Interrupted
-                if time.monotonic() - said > 10:
-                    said = time.monotonic()
-                    left = (said - began) / (number + 1 - start) * (total - number - 1)
+                if time.monotonic() - reported > 10:
+                    reported = time.monotonic()
+                    left = (reported - began) / (number + 1 - start) * (total - number - 1)
                     self.events.note(f"{self.phase.name}: stored {(number + 1) / total:.0%}, {left:.0f} s left")
-            for m in found:
+            for m in partial:
                 m.values.finish({"rows": len(loader.dataset), "shards": -(-len(loader.dataset) // m.per)})
 
     def _graph(self, nodes: list[fx.Node]) -> tuple[fx.GraphModule, dict[str, Rows]]:
@@ -196,7 +198,7 @@ class Keeper:
             node = todo.pop()
             if node in kept or node in given:
                 continue
-            files = self._place(node).whole() if node not in nodes and node.op != "placeholder" else None
+            files = self._folder(node).whole() if node not in nodes and node.op != "placeholder" else None
             if files is not None:
                 given[node] = Rows(files)
                 continue
@@ -208,11 +210,11 @@ class Keeper:
     def _run(self, graph: fx.GraphModule, known: Mapping[str, Tensor]) -> dict[str, Tensor]:
         wanted = [str(n.target) for n in graph.graph.nodes if n.op == "placeholder"]
         with torch.no_grad(), torch.autocast(self.device.type, dtype=self.half, enabled=self.half is not None):
-            found: dict[str, Tensor] = graph(**{name: known[name] for name in wanted})
-        return found
+            outputs: dict[str, Tensor] = graph(**{name: known[name] for name in wanted})
+        return outputs
 
     def _check_alone(self, graph: fx.GraphModule, known: Mapping[str, Tensor], out: Mapping[str, Tensor]) -> None:
-        """KD0608 where a sample's value is another one in other company."""
+        """KD0608 where a sample's value depends on the other samples of its batch."""
         count = len(next(iter(out.values())))
         half = -(-count // 2)
         alone = self._run(graph, {name: t[:half] for name, t in known.items()})
@@ -227,7 +229,7 @@ class Keeper:
                 raise error("KD0608", span, phase=self.phase.name, why=why)
 
     @staticmethod
-    def _add(m: _Made, value: Tensor, at: int, last: bool) -> None:
+    def _add(m: _Partial, value: Tensor, at: int, last: bool) -> None:
         """Takes a chunk's values, which begin at sample `at`, and writes a shard when it is full."""
         if at < m.done:
             return

@@ -9,7 +9,7 @@ from types import FrameType, TracebackType
 from typing import Any
 
 INTERRUPTED = 75
-"""The exit code of a run that was stopped and can go on."""
+"""The exit code of a run that was stopped and can be resumed."""
 
 
 class Interrupted(Exception):
@@ -17,9 +17,9 @@ class Interrupted(Exception):
 
 
 class Interrupt:
-    """Asks whether to stop; a context manager that listens for signals in between.
+    """Whether a run shall stop; a context manager that listens for signals meanwhile.
 
-    Outside the main thread, where Python hands no signals, only `request` sets it.
+    Outside the main thread, where Python delivers no signals, only `request` sets it.
 
     Examples
     --------

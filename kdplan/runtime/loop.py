@@ -1,8 +1,8 @@
 """The one training loop: every phase of every plan runs through `Training.run`.
 
-A phase may be stopped at any moment. What training does at step n is a function of the state after step n - 1, the
-phase's seed and n alone: batches come from (seed, epoch, index), random layers from (seed, step). So going on from a
-checkpoint gives the bits that an uninterrupted run would have given.
+A phase may be stopped at any moment. The result of step n is a function of the state after step n - 1, the
+phase's seed and n alone: batches come from (seed, epoch, index), random layers from (seed, step). So resuming from a
+checkpoint gives the bits of an uninterrupted run.
 """
 
 from __future__ import annotations
@@ -10,15 +10,15 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from kdplan.diagnostics.report import error, listing
+from kdplan.diagnostics.span import Span
 from kdplan.graph.phase_graph import PhaseGraph
 from kdplan.ir.expr import STEP_COUNTERS
-from kdplan.ir.plan import Recipe
+from kdplan.ir.plan import Plain, Recipe
 from kdplan.ir.seed import fold
 from kdplan.runtime.averages import Averages
 from kdplan.runtime.checkpoint import TENSORS, below, plain_tensors, prefixed, read_tensors, reseed, tensor_file
@@ -27,6 +27,7 @@ from kdplan.runtime.frozen_values import StoredValues
 from kdplan.runtime.interrupt import Interrupt, Interrupted
 from kdplan.runtime.optimise import Optimisers
 from kdplan.runtime.snapshots import Snapshots, kept_epochs
+from kdplan.runtime.store.atomic import Content
 from kdplan.runtime.store.work import Work
 from kdplan.runtime.streams import Batch, Streams, samples, split
 from kdplan.runtime.torch_compile import compiled
@@ -48,7 +49,7 @@ class Job:
     device: torch.device
     seed: int
     stored: StoredValues | None = None
-    """What the frozen graph would return, where it is read from the store."""
+    """The frozen graph's outputs, where they are read from the store."""
     validate: Callable[[], dict[str, float]] | None = None
     """Numbers of the networks as they stand, after every epoch; the first one chooses the best snapshot."""
     larger_is_better: bool = True
@@ -56,13 +57,13 @@ class Job:
     checkpoint_steps: int | None = None
     interrupt: Interrupt = field(default_factory=Interrupt)
     events: Events = field(default_factory=NoEvents)
-    span: Any = None
+    span: Span | None = None
     """Where the loss stands in the plan."""
     progress_seconds: float = 0.5
 
 
 class Training:
-    """A job while it runs."""
+    """The training of one job: its state, and the loop over steps."""
 
     def __init__(self, job: Job) -> None:
         self.job, self.recipe = job, job.recipes[0]
@@ -91,14 +92,14 @@ class Training:
         self.step = 0
         self.seconds = 0.0
         self.seen = 0
-        self.saved_at = self.told_at = self.began_at = time.monotonic()
-        self.history: list[dict[str, Any]] = []
+        self.saved_at = self.reported_at = self.began_at = time.monotonic()
+        self.history: list[dict[str, Plain]] = []
         self.restore()
 
     # ---- the loop
 
     def run(self) -> None:
-        """Trains from where `restore` has put it to the end.
+        """Trains from the restored step to the last.
 
         Raises
         ------
@@ -118,13 +119,14 @@ class Training:
                 if self.job.interrupt.requested:
                     self.save()
                     raise Interrupted
-                self.now_and_then(epoch, last)
+                self.save_and_report(epoch, last)
                 if self.finished:
                     break
         self.check_finite()
 
     @property
     def finished(self) -> bool:
+        """Whether the schedules or the number of steps have ended the phase."""
         return self.optimisers.ended or (self.total is not None and self.step >= self.total)
 
     def train_step(self, batch: Batch) -> None:
@@ -162,11 +164,11 @@ class Training:
         return result
 
     def end_epoch(self, epoch: int) -> None:
-        """Means, validation, schedules that look at the loss, the metrics' line, snapshots."""
+        """Validates, keeps snapshots, reports the mean loss to the schedules, and logs the epoch."""
         self.check_finite()
         means = self.watch.means()
         self.watch.start_epoch()
-        record: dict[str, Any] = {"step": self.step, "epoch": epoch + 1, "loss": means.pop("loss"), "terms": means}
+        record: dict[str, Plain] = {"step": self.step, "epoch": epoch + 1, "loss": means.pop("loss"), "terms": means}
         record["lr"] = self.optimisers.rates()
         if self.job.validate is not None:
             record["val"] = self.job.validate()
@@ -196,27 +198,27 @@ class Training:
                 first=f"; first {listing(terms)}" if terms else "",
             )
 
-    def now_and_then(self, epoch: int, last: bool) -> None:
-        """Checkpoints every so many seconds or steps, and tells how far it is."""
+    def save_and_report(self, epoch: int, last: bool) -> None:
+        """Saves a checkpoint and reports progress, each when it is due."""
         now, job = time.monotonic(), self.job
         due = now - self.saved_at >= job.checkpoint_seconds
         due |= job.checkpoint_steps is not None and self.step % job.checkpoint_steps == 0
         due |= last and now - self.saved_at >= BRIEF
         if due and not self.finished:
             self.save()
-        if now - self.told_at >= job.progress_seconds or self.finished:
+        if now - self.reported_at >= job.progress_seconds or self.finished:
             self.check_finite()
             terms = self.watch.means() if self.watch.samples else dict(self.history[-1]["terms"])
             loss = terms.pop("loss") if self.watch.samples else self.history[-1]["loss"]
-            speed = self.seen / max(now - self.told_at, 1e-9)
+            speed = self.seen / max(now - self.reported_at, 1e-9)
             job.events.progress(job.name, self.step, epoch + last, loss, speed, terms)
-            self.told_at, self.seen = now, 0
+            self.reported_at, self.seen = now, 0
 
     def elapsed(self) -> float:
         """Seconds of training so far, those of earlier processes included."""
         return self.seconds + time.monotonic() - self.began_at
 
-    # ---- stopping and going on
+    # ---- checkpoints
 
     def save(self) -> None:
         """A checkpoint of this step; refuses one whose loss was not finite."""
@@ -227,8 +229,8 @@ class Training:
         self.saved_at = time.monotonic()
         self.job.events.checkpointed(self.job.name, self.step)
 
-    def checkpoint(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
-        """Everything that going on from this step needs: tensors by name, and plain values."""
+    def checkpoint(self) -> tuple[dict[str, Tensor], dict[str, Plain]]:
+        """The state that resuming from this step needs: tensors by name, and plain values."""
         optimisers, optimisers_plain = self.optimisers.state()
         watch, watch_plain = self.watch.state()
         tensors = prefixed("model", self.job.phase_graph.state()) | prefixed("optim", optimisers)
@@ -247,12 +249,12 @@ class Training:
         return tensors, state
 
     def restore(self) -> None:
-        """Goes to the newest checkpoint, or to the start."""
-        found = self.job.work.latest_checkpoint()
-        self.job.work.rewind(found.step if found is not None else -1)
-        if found is None:
+        """Loads the newest checkpoint, or stays at the start."""
+        checkpoint = self.job.work.latest_checkpoint()
+        self.job.work.rewind(checkpoint.step if checkpoint is not None else -1)
+        if checkpoint is None:
             return
-        tensors, state = read_tensors(found), found.state
+        tensors, state = read_tensors(checkpoint), checkpoint.state
         self.job.phase_graph.load_state(below("model", tensors))
         self.optimisers.load_state(below("optim", tensors), state["optimisers"])
         self.averages.load_state(below("average", tensors), state["updates"])
@@ -265,11 +267,11 @@ class Training:
 
     # ---- the end
 
-    def weights(self) -> dict[tuple[int, str], Any]:
-        """(slot, snapshot) -> what writes that safetensors file: last, best, averages, kept epochs."""
-        found: dict[tuple[int, str], Any] = {}
+    def weights(self) -> dict[tuple[int, str], Content]:
+        """(slot, snapshot) -> a function that writes that safetensors file: last, best, averages, kept epochs."""
+        writers: dict[tuple[int, str], Content] = {}
         for slot, network in enumerate(self.job.phase_graph.networks):
-            found[slot, "last"] = tensor_file(plain_tensors(network.state_dict()))
+            writers[slot, "last"] = tensor_file(plain_tensors(network.state_dict()))
             if self.averages.slots:
-                found[slot, "ema"] = tensor_file(self.averages.weights(slot))
-        return found | self.snapshots.files()
+                writers[slot, "ema"] = tensor_file(self.averages.weights(slot))
+        return writers | self.snapshots.files()

@@ -9,9 +9,8 @@ from __future__ import annotations
 
 import ctypes
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
 
 # mallopt(3) of glibc.
 _TRIM_THRESHOLD, _MMAP_MAX = -1, -4
@@ -20,10 +19,10 @@ _USUAL_TRIM, _USUAL_MMAP_MAX = 64 * 2**20, 65536
 
 @contextmanager
 def freed_memory_kept() -> Iterator[None]:
-    """Inside, what is freed stays with the process for whoever asks next; at the end it goes back to the system.
+    """Keeps freed memory in the process for the next allocation; at the end it goes back to the system.
 
-    It changes no number. Nothing happens where the C library is not glibc, or where the environment already says how
-    it shall behave (`MALLOC_…_`, `GLIBC_TUNABLES`).
+    It changes no number. Nothing happens where the C library is not glibc, or where the environment already configures
+    it (`MALLOC_…_`, `GLIBC_TUNABLES`).
 
     Examples
     --------
@@ -32,7 +31,7 @@ def freed_memory_kept() -> Iterator[None]:
     0
     """
     library = _glibc()
-    if library is None or _told(os.environ):
+    if library is None or _configured(os.environ):
         yield
         return
     library.mallopt(_MMAP_MAX, 0)
@@ -45,7 +44,7 @@ def freed_memory_kept() -> Iterator[None]:
         library.malloc_trim(0)
 
 
-def _glibc() -> Any:
+def _glibc() -> ctypes.CDLL | None:
     try:
         library = ctypes.CDLL(None)
     except (OSError, TypeError):  # Windows
@@ -53,5 +52,5 @@ def _glibc() -> Any:
     return library if all(hasattr(library, n) for n in ("gnu_get_libc_version", "mallopt", "malloc_trim")) else None
 
 
-def _told(environ: Any) -> bool:
+def _configured(environ: Mapping[str, str]) -> bool:
     return any(n.startswith("MALLOC_") for n in environ) or "malloc" in environ.get("GLIBC_TUNABLES", "")

@@ -34,7 +34,7 @@ def materialise(sources: Sources, version: Version, device: torch.device | str =
         KD0507 if a factory refuses its settings, KD0830 if weights do not fit the architecture, KD0831 if a file has
         changed, KD0832 if a snapshot is not there.
     StoreError
-        If what a phase left is missing or damaged.
+        If the artifact of a phase is missing or damaged.
     """
     network = sources.plan.networks[version.network]
     if version.phase is not None:
@@ -44,14 +44,14 @@ def materialise(sources: Sources, version: Version, device: torch.device | str =
 
 
 def modules_of(sources: Sources, phase: Phase) -> Networks:
-    """The networks that a phase moves and reads. Equal versions are one module, moving ones apart from frozen ones."""
+    """The networks that a phase trains and reads; equal versions are one module, but trained ones apart from frozen."""
     trainable: dict[str, nn.Module] = {}
     for trainee in phase.trainees:
         if str(trainee.base) not in trainable:
             trainable[str(trainee.base)] = materialise(sources, trainee.base)
     networks = Networks([trainable[str(trainee.base)] for trainee in phase.trainees])
     names = [trainee.base.network for trainee in phase.trainees]
-    for name in ema_copies(sources.plan, phase):  # a moving average starts where what it follows starts
+    for name in ema_copies(sources.plan, phase):  # an EMA copy starts with the weights of its source
         origin = sources.plan.networks[name].origin
         assert isinstance(origin, EmaOf)
         networks.frozen[str(Version(name))] = deepcopy(networks.trainable[names.index(origin.network)])
@@ -94,7 +94,7 @@ def _start(sources: Sources, network: Network) -> nn.Module:
 
 
 def _filled(network: Network, state: State, source: str, reset: bool = False) -> nn.Module:
-    """The network with a state's weights; with `reset`, without those that its declaration has drawn anew."""
+    """The network with a state's weights; with `reset`, except those that its declaration draws anew."""
     net = fresh(network)
     if reset and network.reset:
         drawn = {n: t for n, t in net.state_dict().items() if any(n.startswith(f"{p}.") for p in network.reset)}
@@ -122,7 +122,7 @@ def _from_file(network: Network, path: Path, fingerprint: str) -> State:
 
 
 def _merged(sources: Sources, network: Network, versions: list[Version]) -> State:
-    """Each tensor from the version whose training changed it, counted from the versions' common past."""
+    """Each tensor from the version whose training changed it since the versions' common ancestor."""
     pasts = [[str(v) for v in ancestors(sources.plan, version)] for version in versions]
     common = next((v for v in ancestors(sources.plan, versions[0]) if all(str(v) in past for past in pasts)), None)
     if common is None:
@@ -155,10 +155,10 @@ def _perturbed(net: nn.Module, distance: float, seed: int) -> nn.Module:
 
 def _mean(states: list[State]) -> State:
     """The mean of floating-point tensors, in float64; counters from the first."""
-    found: State = {}
+    mean: State = {}
     for name, first in states[0].items():
         if first.is_floating_point():
-            found[name] = torch.stack([s[name].double() for s in states]).mean(0).to(first.dtype)
+            mean[name] = torch.stack([s[name].double() for s in states]).mean(0).to(first.dtype)
         else:
-            found[name] = first
-    return found
+            mean[name] = first
+    return mean

@@ -4,29 +4,28 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from kdplan.diagnostics.report import error
 from kdplan.graph.phase_graph import PhaseGraph
-from kdplan.ir.plan import Recipe
+from kdplan.ir.plan import Plain, Recipe
 from kdplan.ir.settings import RECIPE
 from kdplan.nn.optim import build_optimizer, fastest, set_lr_factor
 from kdplan.nn.schedules import Schedule, build_schedule
 
 SHARED = tuple(s.name for s in RECIPE if s.name not in ("optimizer", "schedule", "warmup"))
-"""What all recipes of one phase must say alike; optimizer, schedule and warm-up are each recipe's own."""
+"""Settings that all recipes of one phase share; optimizer, schedule and warm-up are each recipe's own."""
 
 
 def check_recipes(phase: str, trainees: int, recipes: Sequence[Recipe]) -> None:
-    """Whether recipes can go together.
+    """Checks that the recipes of one phase fit together.
 
     Raises
     ------
     PlanError
-        KD0801 for a number of recipes that does not fit, KD0802 where they differ in what they must share,
+        KD0801 for a number of recipes that does not fit, KD0802 where they differ in a shared setting,
         KD0822 where nothing ends the phase.
     """
     if len(recipes) not in (1, trainees):
@@ -47,10 +46,10 @@ class Optimisers:
 
     Parameters
     ----------
-    assembled : Assembled
-        What moves. Splices go with the first recipe.
+    phase_graph : PhaseGraph
+        Its trainable parameters. Adapters belong to the first recipe.
     recipes : list of Recipe
-        One for all moves, or one each.
+        One for all trainees, or one each.
     per_epoch : int
         Steps in an epoch.
     total : int or None
@@ -85,7 +84,7 @@ class Optimisers:
             optimizer.zero_grad(set_to_none=True)
 
     def finish_step(self, scaler: torch.amp.GradScaler) -> None:
-        """Clips the gradients of all that moves by their common norm, and moves it."""
+        """Clips the gradients of all trainable parameters by their common norm, and updates the parameters."""
         if self.clip is not None:
             for optimizer in self.optimizers:
                 scaler.unscale_(optimizer)
@@ -95,7 +94,7 @@ class Optimisers:
         scaler.update()
 
     def end_epoch(self, loss: float) -> None:
-        """Tells schedules the mean loss of an epoch."""
+        """Reports the mean loss of an epoch to the schedules."""
         for schedule in self.schedules:
             schedule.epoch_end(loss)
 
@@ -104,18 +103,18 @@ class Optimisers:
         rates = [float(o.param_groups[0]["lr"]) for o in self.optimizers]
         return rates[0] if len(rates) == 1 else rates
 
-    def state(self) -> tuple[dict[str, Tensor], list[dict[str, Any]]]:
+    def state(self) -> tuple[dict[str, Tensor], list[dict[str, Plain]]]:
         """Tensors and plain values for a checkpoint."""
         names = {id(p): name for name, p in self.named.items()}
         tensors: dict[str, Tensor] = {}
         plain = []
         for number, (optimizer, schedule) in enumerate(zip(self.optimizers, self.schedules, strict=True)):
-            found, rest = named_state(optimizer, names)
-            tensors.update({f"{number}/{name}": t for name, t in found.items()})
+            named, rest = named_state(optimizer, names)
+            tensors.update({f"{number}/{name}": t for name, t in named.items()})
             plain.append({"optimizer": rest, "schedule": schedule.state_dict()})
         return tensors, plain
 
-    def load_state(self, tensors: Mapping[str, Tensor], plain: Sequence[dict[str, Any]]) -> None:
+    def load_state(self, tensors: Mapping[str, Tensor], plain: Sequence[dict[str, Plain]]) -> None:
         """The inverse of `state`."""
         for number, (optimizer, schedule) in enumerate(zip(self.optimizers, self.schedules, strict=True)):
             head = f"{number}/"
@@ -126,10 +125,12 @@ class Optimisers:
 
 def _recipe_of(name: str) -> int:
     slot = name.split("/", 1)[0]
-    return 0 if slot == "splice" else int(slot)
+    return 0 if slot == "splice" else int(slot)  # adapters' names in checkpoints are older than the word
 
 
-def named_state(optimizer: torch.optim.Optimizer, names: Mapping[int, str]) -> tuple[dict[str, Tensor], dict[str, Any]]:
+def named_state(
+    optimizer: torch.optim.Optimizer, names: Mapping[int, str]
+) -> tuple[dict[str, Tensor], dict[str, Plain]]:
     """An optimizer's state as tensors by `parameter/key`, and as plain values.
 
     Parameters
@@ -140,7 +141,7 @@ def named_state(optimizer: torch.optim.Optimizer, names: Mapping[int, str]) -> t
         `id(parameter)` -> name.
     """
     tensors: dict[str, Tensor] = {}
-    plain: dict[str, Any] = {}
+    plain: dict[str, Plain] = {}
     for parameter, entry in optimizer.state.items():
         name = names[id(parameter)]
         for key, value in entry.items():
@@ -160,9 +161,9 @@ def load_named_state(
     optimizer: torch.optim.Optimizer,
     parameters: Mapping[str, nn.Parameter],
     tensors: Mapping[str, Tensor],
-    plain: Mapping[str, Any],
+    plain: Mapping[str, Plain],
 ) -> None:
-    """The inverse of `named_state`; parameters are found by name, in whatever order the optimizer has them.
+    """The inverse of `named_state`; parameters are matched by name, in any order.
 
     Tensors of a parameter's shape take over its layout in memory, so that a step computes as it did before.
     """
@@ -170,7 +171,7 @@ def load_named_state(
         assert {id(parameters[n]) for n in saved["params"]} == {id(p) for p in group["params"]}
         for key, value in saved.items():
             if key != "params":
-                # JSON has lists only; what was a tuple (`betas`) becomes one again
+                # JSON has lists only: `betas` become a tuple again
                 group[key] = tuple(value) if isinstance(group.get(key), tuple) else value
     optimizer.state.clear()
     for path, tensor in tensors.items():

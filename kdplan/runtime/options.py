@@ -1,4 +1,4 @@
-"""What the person who runs a plan may choose; none of it is part of a key. No torch here."""
+"""Options of a run; none of them is part of a key. No torch here."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from pathlib import Path
 
 def default_data_root() -> Path | None:
     """`KDPLAN_DATA`, or None."""
-    found = os.environ.get("KDPLAN_DATA")
-    return Path(found) if found else None
+    path = os.environ.get("KDPLAN_DATA")
+    return Path(path) if path else None
 
 
 @dataclass
@@ -28,7 +28,7 @@ class RunOptions:
     checkpoint_seconds, checkpoint_steps
         How often a running phase saves where it stands, besides the ends of epochs.
     plan_file : str
-        The plan's path, for what the artifacts say of themselves.
+        The plan's path, which artifacts record.
     data_root : Path or None
         Where data sets lie.
     tensorboard : Path or None

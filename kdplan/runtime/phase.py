@@ -7,7 +7,6 @@ import traceback
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -17,7 +16,7 @@ from kdplan.graph.assemble import assemble
 from kdplan.graph.phase_graph import Networks, PhaseGraph
 from kdplan.ir.dag import PhaseKey
 from kdplan.ir.lengths import extendable
-from kdplan.ir.plan import Phase, Plan
+from kdplan.ir.plan import Phase, Plain, Plan
 from kdplan.ir.versions import ema_copies
 from kdplan.runtime.checkpoint import tensor_file
 from kdplan.runtime.device import choose_device, environment, set_determinism, threads_for
@@ -26,14 +25,15 @@ from kdplan.runtime.extend import adopt
 from kdplan.runtime.frozen_values import Keeper
 from kdplan.runtime.interrupt import Interrupt, Interrupted
 from kdplan.runtime.loop import Job, Training
+from kdplan.runtime.measures.labels import label_of
 from kdplan.runtime.measures.metrics import larger_is_better
-from kdplan.runtime.measures.table import label_of
 from kdplan.runtime.measures.validation import validation
 from kdplan.runtime.networks import modules_of
 from kdplan.runtime.optimise import check_recipes
 from kdplan.runtime.options import RunOptions
 from kdplan.runtime.store import Artifact, Work, phase_json
 from kdplan.runtime.store.artifact import FINAL, FINAL_STATE
+from kdplan.runtime.store.atomic import Content
 from kdplan.runtime.store.work import RECORD_HEAD
 from kdplan.runtime.streams import Streams
 from kdplan.runtime.versions import Sources
@@ -44,7 +44,7 @@ Assemble = Callable[[Plan, Phase, Networks], PhaseGraph]
 
 @dataclass
 class PhaseRun:
-    """What running one phase needs besides the phase itself."""
+    """The surroundings of one phase: plan and store, options, observers."""
 
     sources: Sources
     options: RunOptions
@@ -53,18 +53,18 @@ class PhaseRun:
     assemble: Assemble = assemble
     """How a phase becomes graphs."""
     extends: str | None = None
-    """Key of the shorter phase whose last state this one goes on from."""
+    """Key of the shorter phase from whose last state this one resumes."""
 
 
 def run_phase(run: PhaseRun, phase: Phase, key: PhaseKey, work: Work) -> Artifact:
-    """Trains a phase, from its newest checkpoint if it has one, and commits what it leaves.
+    """Trains a phase, from its newest checkpoint if it has one, and commits its artifact.
 
     Raises
     ------
     Interrupted
         When asked to stop; a checkpoint is written.
     PlanError
-        Whatever went wrong, with the place where it can be mended.
+        Any failure, with the span where it can be fixed.
     """
     device = choose_device(run.options.device)
     set_determinism(run.options.deterministic)
@@ -134,10 +134,10 @@ def make_job(run: PhaseRun, phase: Phase, work: Work, device: torch.device) -> J
 
 
 def _commit(run: PhaseRun, phase: Phase, key: PhaseKey, work: Work, training: Training) -> Artifact:
-    """Writes the artifact: weights of every snapshot, what was measured, how it was made."""
+    """Writes the artifact: weights of every snapshot, metrics, key and environment."""
     job, options = training.job, run.options
     last = training.history[-1] if training.history else {}
-    summary: dict[str, Any] = {
+    summary: dict[str, Plain] = {
         "steps": training.step,
         "epochs": -(-training.step // training.per_epoch),
         "seconds": round(training.elapsed(), 3),
@@ -146,7 +146,7 @@ def _commit(run: PhaseRun, phase: Phase, key: PhaseKey, work: Work, training: Tr
     }
     if phase.validations:
         summary["measure"] = label_of(phase.validations[0].metrics[0])
-    files: dict[str, Any] = {
+    files: dict[str, Content | dict[str, Plain]] = {
         Artifact.weights_name(slot, snapshot): content for (slot, snapshot), content in training.weights().items()
     }
     for number, ema_copy in enumerate(job.phase_graph.ema_copies):
@@ -164,7 +164,7 @@ def _commit(run: PhaseRun, phase: Phase, key: PhaseKey, work: Work, training: Tr
 
 
 def failure(phase: Phase, step: int, problem: Exception) -> PlanError:
-    """What code that the phase calls raised, with the innermost line that is not a library's or our own."""
+    """KD0821 for an exception of code that the phase calls, with the innermost line that is the user's."""
     frames = traceback.extract_tb(problem.__traceback__)
     own = str(Path(__file__).parents[1])
     theirs = [f for f in frames if "site-packages" not in f.filename and not f.filename.startswith((own, "<"))]

@@ -1,18 +1,17 @@
 """Weights of certain epochs of a running phase: the best so far, and those that the recipe keeps.
 
-Each is a file named by its epoch, written before the checkpoint that speaks of it. So a phase that goes on from an
-older checkpoint finds the files of that checkpoint untouched.
+Each is a file named by its epoch, written before the checkpoint that names it. So a phase that resumes from an
+older checkpoint has that checkpoint's files untouched.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 from torch import nn
 
-from kdplan.ir.plan import Recipe
+from kdplan.ir.plan import Plain, Recipe
 from kdplan.runtime.checkpoint import tensor_file
 from kdplan.runtime.store.atomic import digest_file, make_folder, write
 from kdplan.runtime.store.errors import StoreCorrupt
@@ -25,12 +24,12 @@ def kept_epochs(recipe: Recipe) -> dict[int, list[str]]:
     >>> kept_epochs(Recipe(Item("sgd"), Item("cosine", {"cycles": 2}), epochs=6, keep_epochs=[1]))
     {1: ['epoch=1'], 3: ['cycle=1'], 6: ['cycle=2']}
     """
-    found: dict[int, list[str]] = {epoch: [f"epoch={epoch}"] for epoch in recipe.keep_epochs}
+    names: dict[int, list[str]] = {epoch: [f"epoch={epoch}"] for epoch in recipe.keep_epochs}
     cycles = int(recipe.schedule.arguments.get("cycles", 1))
     if cycles > 1 and recipe.epochs:
         for cycle in range(1, cycles + 1):
-            found.setdefault(round(recipe.epochs * cycle / cycles), []).append(f"cycle={cycle}")
-    return found
+            names.setdefault(round(recipe.epochs * cycle / cycles), []).append(f"cycle={cycle}")
+    return names
 
 
 def snapshot_file(epoch: int, slot: int) -> str:
@@ -44,7 +43,7 @@ class Snapshots:
     def __init__(self, folder: Path, networks: Sequence[nn.Module]) -> None:
         self.folder = folder
         self.networks = networks
-        self.best: dict[str, Any] | None = None
+        self.best: dict[str, Plain] | None = None
         """`epoch` and `score` of the best epoch so far."""
         self.kept: dict[str, int] = {}
         """Snapshot name -> epoch."""
@@ -78,19 +77,19 @@ class Snapshots:
         epochs = [*self.kept.values(), *([self.best["epoch"]] if self.best else [])]
         return {self._path(e, slot).name for e in epochs for slot in range(len(self.networks))}
 
-    def state(self) -> dict[str, Any]:
-        """For a checkpoint."""
+    def state(self) -> dict[str, Plain]:
+        """Plain values for a checkpoint."""
         wanted = self._wanted()
         self.digests = {name: digest for name, digest in self.digests.items() if name in wanted}
         return {"best": self.best, "kept": self.kept, "digests": self.digests}
 
-    def load_state(self, state: dict[str, Any]) -> None:
+    def load_state(self, state: dict[str, Plain]) -> None:
         """The inverse of `state`."""
         self.best, self.kept, self.digests = state["best"], dict(state["kept"]), dict(state["digests"])
         self._saved = self._wanted()
 
     def tidy(self) -> None:
-        """Removes files that neither of the two newest checkpoints speaks of; to be called after a checkpoint."""
+        """Removes files that neither of the two newest checkpoints names. Call it after a checkpoint."""
         wanted = self._wanted()
         if self.folder.is_dir():
             for entry in self.folder.iterdir():
@@ -99,19 +98,19 @@ class Snapshots:
         self._saved = wanted
 
     def files(self) -> dict[tuple[int, str], Callable[[Path], object]]:
-        """(slot, snapshot) -> what writes its file, for the artifact.
+        """(slot, snapshot) -> a function that writes its file, for the artifact.
 
         Raises
         ------
         StoreCorrupt
-            KD0902 if a file is not what was written.
+            KD0902 if a file was changed.
         """
-        found: dict[tuple[int, str], Callable[[Path], object]] = {}
+        writers: dict[tuple[int, str], Callable[[Path], object]] = {}
         names = {"best": self.best["epoch"]} if self.best else {}
         for name, epoch in (names | self.kept).items():
             for slot in range(len(self.networks)):
                 path = self._path(epoch, slot)
                 if not path.is_file() or digest_file(path) != self.digests[path.name]:
                     raise StoreCorrupt.of("KD0902", path=path, folder=self.folder, what=f"snapshot {name}")
-                found[slot, name] = lambda target, path=path: target.write_bytes(path.read_bytes())  # type: ignore[misc]
-        return found
+                writers[slot, name] = lambda target, path=path: target.write_bytes(path.read_bytes())  # type: ignore[misc]
+        return writers

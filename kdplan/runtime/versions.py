@@ -1,4 +1,4 @@
-"""Where the weights of a version are found, without torch."""
+"""The files that hold the weights of versions, without torch."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class Sources:
     keys: Mapping[str, PhaseKey]
 
     def artifact(self, phase: str) -> Artifact:
-        """What phase `phase` left."""
+        """The artifact of phase `phase`."""
         return self.store.artifact(self.keys[phase].key)
 
     def file(self, version: Version) -> tuple[Artifact, str]:

@@ -1,23 +1,24 @@
 """Sums of the loss and its terms, kept on the device, and the first step at which each was not finite.
 
-Nothing here waits for the device until somebody asks for a number.
+Nothing here waits for the device until a number is read.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
+
+from kdplan.ir.plan import Plain
 
 NEVER = 2**62
 
 
 @dataclass(frozen=True, slots=True)
 class Broken:
-    """From step `step` on `names` were not finite; `loss` tells what the loss was worth."""
+    """From step `step` on `names` were not finite; `value` is the loss: `NaN` or `infinite`."""
 
     step: int
     names: list[str]
@@ -76,11 +77,11 @@ class Watch:
         self.sums.zero_()
         self.samples = 0
 
-    def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    def state(self) -> tuple[dict[str, Tensor], dict[str, Plain]]:
         """Tensors and plain values for a checkpoint."""
         return {"sums": self.sums}, {"names": self.names, "samples": self.samples}
 
-    def load_state(self, tensors: Mapping[str, Tensor], plain: Mapping[str, Any]) -> None:
+    def load_state(self, tensors: Mapping[str, Tensor], plain: Mapping[str, Plain]) -> None:
         """The inverse of `state`."""
         self.names, self.samples = list(plain["names"]), int(plain["samples"])
         self.sums = tensors["sums"].to(self.device, self.wide)

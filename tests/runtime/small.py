@@ -24,7 +24,7 @@ from kdplan.runtime.streams import Streams
 
 
 class TrainableGraph(nn.Module):
-    """Cross-entropy of a network that moves, and a term that is logged."""
+    """Cross-entropy of a trainable network, and a logged term."""
 
     def __init__(self, net: nn.Module) -> None:
         super().__init__()

@@ -37,8 +37,8 @@ def run(text: str, folder: Path, *more: str, store: str = "store") -> None:
 
 
 def sources(text: str, folder: Path, store: str = "store") -> tuple[Compiled, Sources]:
-    made = compile_source(Source("plan.kd", text), folder)
-    return made, Sources(made.plan, Store(folder / store), made.keys)
+    compiled = compile_source(Source("plan.kd", text), folder)
+    return compiled, Sources(compiled.plan, Store(folder / store), compiled.keys)
 
 
 def student(text: str, folder: Path, store: str = "store") -> dict[str, torch.Tensor]:
@@ -61,13 +61,13 @@ def test_labels_are_never_read(tmp_path: Path) -> None:
     """Images without labels, and with wrong ones, give the same student bit for bit."""
     (tmp_path / "own.py").write_text(OWN)
     text = START.replace("= digits { limit = 512 }", f'= source("{tmp_path}/own.py:digits")')
-    found = []
+    states = []
     for labels in ("right", "wrong", "none"):
         more = f'data bare = source("{tmp_path}/own.py:digits", labels = "{labels}")\n'
         plan = text + more + KA.replace("on digits", "on bare")
         run(plan, tmp_path)
-        found.append(student(plan, tmp_path))
-    assert all(torch.equal(found[0][n], other[n]) for other in found[1:] for n in found[0])
+        states.append(student(plan, tmp_path))
+    assert all(torch.equal(states[0][n], other[n]) for other in states[1:] for n in states[0])
 
 
 def test_phase_by_phase_is_the_same_as_at_once(tmp_path: Path) -> None:
@@ -79,19 +79,19 @@ def test_phase_by_phase_is_the_same_as_at_once(tmp_path: Path) -> None:
     assert all(torch.equal(once[n], parts[n]) for n in once)
 
 
-def test_each_phase_moves_its_own_layer_alone(tmp_path: Path) -> None:
+def test_each_phase_trains_its_own_layer_alone(tmp_path: Path) -> None:
     run(START + KA, tmp_path)
-    _, found = sources(START + KA, tmp_path)
-    start = materialise(found, Version("ka.fitted")).state_dict()
+    _, src = sources(START + KA, tmp_path)
+    start = materialise(src, Version("ka.fitted")).state_dict()
     trained = {}
     for word in ("stem_conv", "layer1_0_conv", "layer2_0_conv", "scores"):
-        state = materialise(found, Version("ka.fitted", f"ka@{word}")).state_dict()
+        state = materialise(src, Version("ka.fitted", f"ka@{word}")).state_dict()
         trained[word] = {n for n in state if not torch.equal(state[n], start[n]) and "bn" not in n}
     assert trained["stem_conv"] == {"stem.conv.layer.weight"}
     assert trained["layer1_0_conv"] == {"stem.conv.map.weight", "layer1.0.conv.layer.weight"}
     assert trained["scores"] == {"layer2.0.conv.map.weight", "fc.weight", "fc.bias"}
-    together = materialise(found, Version("ka.layerwise")).state_dict()
-    alone = materialise(found, Version("ka.fitted", "ka@layer1_0_conv")).state_dict()
+    together = materialise(src, Version("ka.layerwise")).state_dict()
+    alone = materialise(src, Version("ka.fitted", "ka@layer1_0_conv")).state_dict()
     assert all(torch.equal(together[n], alone[n]) for n in (*trained["layer1_0_conv"], "stem.bn.running_mean"))
 
 
@@ -103,8 +103,8 @@ def test_an_export_has_the_plain_architecture(tmp_path: Path) -> None:
     about = json.loads((tmp_path / "out" / "model.json").read_text())
     assert about["architecture"] == {"factory": "digits_net", "arguments": {"width": 6, "classes": 10}}
     assert about["classes"] == [str(i) for i in range(10)]
-    _, found = sources(text, tmp_path)
-    net, x = materialise(found, JOINT), torch.randn(5, 1, 8, 8)
+    _, src = sources(text, tmp_path)
+    net, x = materialise(src, JOINT), torch.randn(5, 1, 8, 8)
     assert torch.allclose(load(tmp_path / "out")(x), net(x), atol=1e-4)
     assert not torch.equal(net.stem.conv.map.weight, torch.eye(6)[:, :, None, None])  # type: ignore[union-attr]
     assert about["parameters"] < sum(p.numel() for p in net.parameters())
@@ -129,8 +129,8 @@ def test_entries_of_a_class_are_one_score_in_the_end(tmp_path: Path) -> None:
         "ensemble voters of t[*] { join = concat }\nmeasure m of voters, both@ka on digits.test { top1, parameters }\n"
     )
     run(text, tmp_path)
-    _, found = sources(text, tmp_path)
-    net, x = materialise(found, JOINT), torch.randn(5, 1, 8, 8)
+    _, src = sources(text, tmp_path)
+    net, x = materialise(src, JOINT), torch.randn(5, 1, 8, 8)
     seen: list[torch.Tensor] = []
     handle = net.fc.layer.register_forward_hook(lambda m, i, o: seen.append(o))  # type: ignore[union-attr, operator]
     out = net(x)
@@ -138,8 +138,8 @@ def test_entries_of_a_class_are_one_score_in_the_end(tmp_path: Path) -> None:
     of = [3, 0, 1, 2, 4, 5, 4, 5, 6, 7, 8, 9]
     for k in range(10):
         assert torch.equal(out[:, k], torch.stack([seen[0][:, i] for i, c in enumerate(of) if c == k]).amax(dim=0))
-    voters = materialise(found, Version("voters"))
-    left, right = (materialise(found, Version(f"t[v={v}]", f"t[v={v}]@train"))(x) for v in ("left", "right"))
+    voters = materialise(src, Version("voters"))
+    left, right = (materialise(src, Version(f"t[v={v}]", f"t[v={v}]@train"))(x) for v in ("left", "right"))
     scores = voters(x)
     assert torch.equal(scores[:, 3], left[:, 0]) and torch.equal(scores[:, 9], right[:, 5])
     assert torch.equal(scores[:, 4], torch.maximum(left[:, 4], right[:, 0]))
@@ -157,12 +157,12 @@ def test_scores_are_learnt_in_the_students_order(tmp_path: Path) -> None:
     from kdplan.graph.assemble import join
     from kdplan.runtime.networks import modules_of
 
-    made, found = sources(text + KA, tmp_path)
-    phase = made.plan.phases["p"]
-    networks = modules_of(found, phase)
-    graph = join(made.plan, phase, networks).graph_module
+    compiled, src = sources(text + KA, tmp_path)
+    phase = compiled.plan.phases["p"]
+    networks = modules_of(src, phase)
+    graph = join(compiled.plan, phase, networks).graph_module
     images = torch.rand(16, 1, 8, 8)
-    a, b = (materialise(found, Version(f"t[v={v}]", f"t[v={v}]@train"))(images) for v in "ab")
+    a, b = (materialise(src, Version(f"t[v={v}]", f"t[v={v}]@train"))(images) for v in "ab")
     own = networks.trainable[0](images)
     wanted = torch.empty(16, 10)
     wanted[:, [7, 1, 3, 5, 9]], wanted[:, [8, 0, 2, 4, 6]] = a, b

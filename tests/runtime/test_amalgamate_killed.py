@@ -37,14 +37,14 @@ class Runs:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         (folder / "plan.kd").write_text(PLAN)
-        made = compile_source(Source("plan.kd", PLAN), folder)
-        self.keys = {name: made.keys[name].key for name in made.plan.phases}
+        compiled = compile_source(Source("plan.kd", PLAN), folder)
+        self.keys = {name: compiled.keys[name].key for name in compiled.plan.phases}
 
     def start(self, store: Path) -> subprocess.Popen[bytes]:
         """With one thread: how many there are changes the last bits."""
         command = [sys.executable, "-m", "kdplan", "run", str(self.folder / "plan.kd"), "--store", str(store)]
         env = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-        with (self.folder / "told.txt").open("ab") as out:
+        with (self.folder / "output.txt").open("ab") as out:
             return subprocess.Popen([*command, "--checkpoint-seconds", "0.02"], env=env, stdout=out, stderr=out)
 
     def kill_in(self, store: Path, phase: str) -> None:
@@ -55,7 +55,9 @@ class Runs:
             time.sleep(0.002)
         process.send_signal(signal.SIGKILL)
         process.wait()
-        assert self.inside(store, phase), f"no checkpoint in {phase}: {(self.folder / 'told.txt').read_text()[-2000:]}"
+        assert self.inside(store, phase), (
+            f"no checkpoint in {phase}: {(self.folder / 'output.txt').read_text()[-2000:]}"
+        )
 
     def inside(self, store: Path, phase: str) -> bool:
         key = self.keys[phase]

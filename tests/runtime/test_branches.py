@@ -60,8 +60,8 @@ def run(text: str, folder: Path, name: str = "plan.kd", store: str = "store") ->
 
 
 def sources(text: str, store: Path, folder: Path = Path(".")) -> tuple[Compiled, Sources]:
-    made = compile_source(Source("plan.kd", text), folder)
-    return made, Sources(made.plan, Store(store), made.keys)
+    compiled = compile_source(Source("plan.kd", text), folder)
+    return compiled, Sources(compiled.plan, Store(store), compiled.keys)
 
 
 @pytest.fixture(scope="module")
@@ -99,13 +99,13 @@ def kl(teacher: torch.Tensor, student: torch.Tensor) -> torch.Tensor:
 
 
 def test_it_trains_as_a_loop_written_by_hand(trained: tuple[Compiled, Sources]) -> None:
-    made, found = trained
-    start = fresh(made.plan.networks["one"])
+    compiled, src = trained
+    start = fresh(compiled.plan.networks["one"])
     assert isinstance(start, Branched)
     net = ByHand(start).train()
     optimizer = torch.optim.SGD(net.parameters(), lr=0.05, momentum=0.9)
-    phase = made.plan.phases["one@train"]
-    view = view_of_data(made.plan.data["digits"], phase.streams[0])
+    phase = compiled.plan.phases["one@train"]
+    view = view_of_data(compiled.plan.data["digits"], phase.streams[0])
     loader = Loader(open_view(view, None), 128, phase.seed, train=True)
     for epoch in range(2):
         for batch in loader.epoch(epoch):
@@ -117,7 +117,7 @@ def test_it_trains_as_a_loop_written_by_hand(trained: tuple[Compiled, Sources]) 
             optimizer.step()
     net.eval()
     x = torch.randn(50, 1, 8, 8, generator=torch.Generator().manual_seed(0))
-    end = materialise(found, Version("one", "one@train"))
+    end = materialise(src, Version("one", "one@train"))
     assert isinstance(end, Branched)
     with torch.no_grad():
         logits, gated = net(x)
@@ -126,16 +126,16 @@ def test_it_trains_as_a_loop_written_by_hand(trained: tuple[Compiled, Sources]) 
 
 
 def test_measures_of_branches(trained: tuple[Compiled, Sources]) -> None:
-    made, found = trained
-    net = materialise(found, Version("one", "one@train"))
+    compiled, src = trained
+    net = materialise(src, Version("one", "one@train"))
     assert isinstance(net, Branched)
-    batch = open_view(view_of_data(made.plan.data["digits"], made.plan.measures["t"].views[0]), None).batch(
+    batch = open_view(view_of_data(compiled.plan.data["digits"], compiled.plan.measures["t"].views[0]), None).batch(
         torch.arange(360)
     )
     with torch.no_grad():
         wrong = [float(100 * (z.argmax(1) != batch["labels"]).float().mean()) for z in net.outputs(batch["inputs"])]
         wrong.append(float(100 * (net(batch["inputs"]).argmax(1) != batch["labels"]).float().mean()))
-    table, means = run_measures(made.plan, made.keys, found.store, RunOptions(device="cpu"))
+    table, means = run_measures(compiled.plan, compiled.keys, src.store, RunOptions(device="cpu"))
     rows = [row.values["last"] for row in table.rows]
     assert [row["error"].mean for row in rows] == pytest.approx(wrong)
     plain = create("digits_net", width=3)
@@ -159,18 +159,18 @@ def test_measures_inside_see_branches_and_gate(trained: tuple[Compiled, Sources]
     """They are what measures outside are, the first one chooses the best epoch, and training is as without them."""
     inner = ONE.replace("  measure on digits.test { top1 }\n", INSIDE)
     text = START + inner + "measure g of one.gate on digits.test { mean(0), mean(1), mean(2), mean }\n" + READ
-    made, found = sources(text, run(text, tmp_path))
-    log = [json.loads(r) for r in next(found.store.root.glob("phases/*/metrics.jsonl")).read_text().splitlines()]
+    compiled, src = sources(text, run(text, tmp_path))
+    log = [json.loads(r) for r in next(src.store.root.glob("phases/*/metrics.jsonl")).read_text().splitlines()]
     numbers = log[-1]["val"]
     names = [*(f"branch.{i}/error" for i in range(3)), "gated/error", *(f"gate/mean(unit = {i})" for i in range(3))]
     assert list(numbers) == names
-    gate, table, _ = run_measures(made.plan, made.keys, found.store, RunOptions(device="cpu"))
+    gate, table, _ = run_measures(compiled.plan, compiled.keys, src.store, RunOptions(device="cpu"))
     weights = [n.mean for n in gate.rows[0].values["last"].values()]
     assert [row.values["last"]["error"].mean for row in table.rows] == list(numbers.values())[:4]
     assert weights == pytest.approx([*list(numbers.values())[4:], 1 / 3]) and sum(weights[:3]) == pytest.approx(1)
-    (summary,) = (json.loads(f.read_text()) for f in found.store.root.glob("phases/*/summary.json"))
+    (summary,) = (json.loads(f.read_text()) for f in src.store.root.glob("phases/*/summary.json"))
     assert summary["best"]["score"] == min(record["val"]["branch.0/error"] for record in log)
-    one, two = (materialise(s, Version("one", "one@train")).state_dict() for s in (found, trained[1]))
+    one, two = (materialise(s, Version("one", "one@train")).state_dict() for s in (src, trained[1]))
     assert all(torch.equal(v, two[n]) for n, v in one.items())
 
 
@@ -187,8 +187,8 @@ def test_measures_inside_of_peers_and_of_taps_have_names(tmp_path: Path) -> None
     }
     """
     )
-    _, found = sources(text, run(text, tmp_path))
-    log = next(found.store.root.glob("phases/*/metrics.jsonl")).read_text().splitlines()
+    _, src = sources(text, run(text, tmp_path))
+    log = next(src.store.root.glob("phases/*/metrics.jsonl")).read_text().splitlines()
     test = [f"digits.test/{n}/mean(unit = 1)" for n in ("b", "a", "b.layer1")]
     assert list(json.loads(log[-1])["val"]) == [*test, "digits.train/a/mean(unit = 0)"]
 
@@ -211,10 +211,10 @@ def test_cost_of_training(tmp_path: Path) -> None:
     """
     )
     with pytest.raises(PlanError, match="no phase"):
-        made, found = sources(text, run(text.replace(", a@init", ""), tmp_path))
-        run_measures(made.plan, made.keys, found.store, RunOptions(device="cpu"))
-    made, found = sources(text.replace(", a@init", ""), found.store.root)
-    (table,) = run_measures(made.plan, made.keys, found.store, RunOptions(device="cpu"))
+        compiled, src = sources(text, run(text.replace(", a@init", ""), tmp_path))
+        run_measures(compiled.plan, compiled.keys, src.store, RunOptions(device="cpu"))
+    compiled, src = sources(text.replace(", a@init", ""), src.store.root)
+    (table,) = run_measures(compiled.plan, compiled.keys, src.store, RunOptions(device="cpu"))
     flops, cost = ([row.values["last"][m].mean for row in table.rows] for m in ("flops", "training_flops"))
     gated, branch, a, b = flops[:4]
     assert cost == [gated, gated, a + b, a + b, branch + b, a + b + gated]
@@ -224,12 +224,12 @@ def test_cost_of_training(tmp_path: Path) -> None:
 def test_costs_of_the_paper(kdplan_data: Path) -> None:
     """1e8 operations a sample, Table 3, within 0.3%: ONE of 8.29 has bottlenecks, DML of 10.10 basic blocks."""
     plan = Path(__file__).parents[2] / "plans/native_ensemble/table3.kd"
-    made = compile_source(Source(str(plan), plan.read_text()), plan.parent, kdplan_data, params={"seed": "[0]"})
-    measure = made.plan.measures["table3"]
+    compiled = compile_source(Source(str(plan), plan.read_text()), plan.parent, kdplan_data, params={"seed": "[0]"})
+    measure = compiled.plan.measures["table3"]
     metric = next(m for m in measure.metrics if m.name == "training_flops")
     rows = {row.target.versions[0].network: row for row in measure.rows if row.coordinates.get("branch", 0) == 0}
-    found = [training_flops(made.plan, row.target, metric) / 1e8 for row in rows.values()]
-    assert found == pytest.approx([6.43, 2.76, 10.10, 2.28, 8.42, 8.29], rel=3e-3)
+    flops = [training_flops(compiled.plan, row.target, metric) / 1e8 for row in rows.values()]
+    assert flops == pytest.approx([6.43, 2.76, 10.10, 2.28, 8.42, 8.29], rel=3e-3)
 
 
 def exported(name: str, plan: Path, store: Path, out: Path) -> nn.Module:
@@ -239,13 +239,13 @@ def exported(name: str, plan: Path, store: Path, out: Path) -> nn.Module:
 
 
 def test_what_is_exported(trained: tuple[Compiled, Sources], tmp_path: Path) -> None:
-    _, found = trained
+    _, src = trained
     plan = tmp_path / "plan.kd"
     plan.write_text(START + ONE + READ)
-    net = materialise(found, Version("one", "one@train"))
+    net = materialise(src, Version("one", "one@train"))
     assert isinstance(net, Branched)
     x = torch.randn(5, 1, 8, 8, generator=torch.Generator().manual_seed(0))
-    second = exported("second", plan, found.store.root, tmp_path / "second")
+    second = exported("second", plan, src.store.root, tmp_path / "second")
     plain = create("digits_net", width=3)
     assert type(second) is type(plain) and second.state_dict().keys() == plain.state_dict().keys()
     about = json.loads((tmp_path / "second" / "model.json").read_text())
@@ -253,33 +253,33 @@ def test_what_is_exported(trained: tuple[Compiled, Sources], tmp_path: Path) -> 
     assert about["parameters"] == sum(p.numel() for p in plain.parameters())
     assert about["source"]["made_of"][0]["version"] == "one@one@train"
     assert torch.equal(second(x), net.outputs(x)[1])
-    assert torch.equal(exported("whole", plan, found.store.root, tmp_path / "whole")(x), net(x))
+    assert torch.equal(exported("whole", plan, src.store.root, tmp_path / "whole")(x), net(x))
 
 
 def test_a_branch_is_compared_with_what_is_exported(
     trained: tuple[Compiled, Sources], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Weights of another branch in the plain network are found out, and nothing is left behind."""
-    made, found = trained
+    compiled, src = trained
     monkeypatch.setattr(networks, "branch_state", lambda state, index: branch_state(state, index + 1))
     with pytest.raises(PlanError) as problem:
-        export_network(found, made.plan.exports["second"], tmp_path / "out")
+        export_network(src, compiled.plan.exports["second"], tmp_path / "out")
     assert problem.value.diagnostics[0].code == "KD0842"
     assert not (tmp_path / "out").exists()
 
 
 def test_a_choice_at_export_runs_nothing(trained: tuple[Compiled, Sources]) -> None:
-    made, found = sources(START + ONE + "export third = one.branch[2]\n", trained[1].store.root)
-    assert found.store.has(made.keys["one@train"].key)
+    compiled, src = sources(START + ONE + "export third = one.branch[2]\n", trained[1].store.root)
+    assert src.store.has(compiled.keys["one@train"].key)
 
 
 def test_seeds(trained: tuple[Compiled, Sources]) -> None:
-    _, found = trained
+    _, src = trained
     plain = fresh(compile_source(Source("p.kd", "student s = digits_net(width = 3)"), Path(".")).plan.networks["s"])
-    start = materialise(found, Version("one"))
+    start = materialise(src, Version("one"))
     assert all(torch.equal(v, start.state_dict()[n]) for n, v in plain.state_dict().items())
     two = START + ONE.replace("count = 3", "count = 2")
-    other, _ = sources(two, found.store.root)
+    other, _ = sources(two, src.store.root)
     fewer = fresh(other.plan.networks["one"]).state_dict()
     assert all(torch.equal(v, start.state_dict()[n]) for n, v in fewer.items() if not n.startswith("gate"))
 
@@ -302,21 +302,21 @@ def test_going_on_from_a_branch_and_from_a_network(tmp_path: Path) -> None:
     measure t of next, one@tail.branch[2], again.branch[*], again.gated, pair on digits.test { top1 }
     """
     )
-    made, found = sources(text, run(text, tmp_path))
-    one = materialise(found, Version("one", "one@train"))
+    compiled, src = sources(text, run(text, tmp_path))
+    one = materialise(src, Version("one", "one@train"))
     assert isinstance(one, Branched)
     assert all(
         torch.equal(v, branch_state(one.state_dict(), 1)[n])
-        for n, v in materialise(found, Version("next")).state_dict().items()
+        for n, v in materialise(src, Version("next")).state_dict().items()
     )
-    tail = materialise(found, Version("one", "tail")).state_dict()
+    tail = materialise(src, Version("one", "tail")).state_dict()
     changed = {n for n, v in one.state_dict().items() if not torch.equal(v, tail[n])}
     assert changed and all(n.startswith(("branch.2.layer2", "branch.2.fc")) for n in changed)
-    begun = materialise(found, Version("again")).state_dict()
-    trained_next = materialise(found, Version("next", "next@more")).state_dict()
+    begun = materialise(src, Version("again")).state_dict()
+    trained_next = materialise(src, Version("next", "next@more")).state_dict()
     assert all(torch.equal(v, begun[n]) for n, v in trained_next.items())
     assert not torch.equal(begun["branch.1.fc.weight"], begun["fc.weight"])
-    (table,) = run_measures(made.plan, made.keys, found.store, RunOptions(device="cpu"))
+    (table,) = run_measures(compiled.plan, compiled.keys, src.store, RunOptions(device="cpu"))
     assert len(table.rows) == 6
 
 

@@ -34,7 +34,7 @@ measure table of small@d, specialist[*] on things.test over V { pvap, top1 }
 
 
 def write_things(path: Path, classes: int = 45, images: int = 8) -> None:
-    """Noise around one picture a class."""
+    """Noise around one image a class."""
     rng = np.random.default_rng(0)
     y = np.arange(classes * images) % classes
     means = rng.integers(60, 190, (classes, 1, 8, 8))
@@ -55,7 +55,7 @@ class Runs:
         command = [sys.executable, "-m", "kdplan", "run", str(self.folder / "plan.kd"), "--data", str(self.folder)]
         env = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
         options = ["--store", str(store), "--checkpoint-seconds", "0.02"]
-        with (self.folder / "told.txt").open("ab") as out:
+        with (self.folder / "output.txt").open("ab") as out:
             return subprocess.Popen([*command, *options], env=env, stdout=out, stderr=out)
 
     def kill_in(self, store: Path, finished: int) -> None:
@@ -66,10 +66,10 @@ class Runs:
             time.sleep(0.002)
         process.send_signal(signal.SIGKILL)
         process.wait()
-        assert self.inside(store, finished), f"no checkpoint after {finished} phases: {self.told()}"
+        assert self.inside(store, finished), f"no checkpoint after {finished} phases: {self.output()}"
 
-    def told(self) -> str:
-        return (self.folder / "told.txt").read_text()[-2000:]
+    def output(self) -> str:
+        return (self.folder / "output.txt").read_text()[-2000:]
 
     @staticmethod
     def inside(store: Path, finished: int) -> bool:
@@ -95,12 +95,12 @@ def numbers(store: Path) -> dict[str, object]:
 def test_killed_in_the_seventh_specialist_and_in_the_student(tmp_path: Path) -> None:
     runs = Runs(tmp_path)
     whole, broken = tmp_path / "whole", tmp_path / "broken"
-    assert runs.start(whole).wait(300) == 0, runs.told()
+    assert runs.start(whole).wait(300) == 0, runs.output()
     runs.kill_in(broken, finished=6)
     six = done_at(broken)
     runs.kill_in(broken, finished=20)
     twenty = done_at(broken)
-    assert runs.start(broken).wait(300) == 0, runs.told()
+    assert runs.start(broken).wait(300) == 0, runs.output()
     last = done_at(broken)
     assert len(last) == 21 and six.items() <= twenty.items() <= last.items(), "no finished phase was repeated"
     assert left(broken) == left(whole) and len(left(whole)) == 21

@@ -29,8 +29,8 @@ def test_auto_takes_what_is_there() -> None:
 
 
 def test_environment_says_whether_it_repeats() -> None:
-    found = environment(torch.device("cpu"), False)
-    assert found["deterministic"] is True and found["torch"] == str(torch.__version__)
+    facts = environment(torch.device("cpu"), False)
+    assert facts["deterministic"] is True and facts["torch"] == str(torch.__version__)
 
 
 def test_determinism_is_switched_both_ways() -> None:

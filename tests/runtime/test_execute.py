@@ -27,7 +27,7 @@ from kdplan.runtime.versions import Sources
 from tests.runtime.small import assemble, digits_plan, hard, keys, logits, planned, recipe, same
 
 
-class Told(NoEvents):
+class Recorder(NoEvents):
     def __init__(self) -> None:
         self.moments: list[str] = []
         self.errors: list[BaseException] = []
@@ -46,18 +46,20 @@ class Told(NoEvents):
         self.moments.append("finished")
 
 
-def run(plan: Plan, store: Path, needs: dict[str, list[str]] | None = None, **options: Any) -> tuple[RunResult, Told]:
-    told = Told()
+def run(
+    plan: Plan, store: Path, needs: dict[str, list[str]] | None = None, **options: Any
+) -> tuple[RunResult, Recorder]:
+    events = Recorder()
     hand_made = options.pop("assemble", assemble)
     chosen = RunOptions(device="cpu", **options)
-    return run_plan(plan, planned(plan, needs), keys(plan), Store(store), chosen, told, assemble=hand_made), told
+    return run_plan(plan, planned(plan, needs), keys(plan), Store(store), chosen, events, assemble=hand_made), events
 
 
 def test_runs_in_order_and_then_nothing(tmp_path: Path) -> None:
     plan = digits_plan(epochs=6)
-    result, told = run(plan, tmp_path, plan_file="x.kd")
+    result, events = run(plan, tmp_path, plan_file="x.kd")
     assert (result.exit_code, result.trained) == (0, ["train", "kd"])
-    assert told.moments == ["start train 0/30", "done train", "start kd 0/30", "done kd", "finished"]
+    assert events.moments == ["start train 0/30", "done train", "start kd 0/30", "done kd", "finished"]
     store = Store(tmp_path)
     assert store.last_keys("x.kd") == {"train": "key-train", "kd": "key-kd"}
     artifact = store.verify("key-train")
@@ -109,13 +111,13 @@ def broken_plan() -> Plan:
 
 
 def test_user_code_that_raises(tmp_path: Path) -> None:
-    result, told = run(broken_plan(), tmp_path)
+    result, events = run(broken_plan(), tmp_path)
     assert result.exit_code == 1 and set(result.failed) == {"train"} and result.skipped == ["kd", "alone"]
     message = str(result.failed["train"])
-    place = re.search(r"small\.py:(\d+): ValueError: no luck", message)
-    assert place is not None and "Phase `train` failed at step 0" in message
-    assert "raise ValueError" in Path(__file__).with_name("small.py").read_text().splitlines()[int(place[1]) - 1]
-    assert told.moments[-2:] == ["failed train", "finished"]
+    line = re.search(r"small\.py:(\d+): ValueError: no luck", message)
+    assert line is not None and "Phase `train` failed at step 0" in message
+    assert "raise ValueError" in Path(__file__).with_name("small.py").read_text().splitlines()[int(line[1]) - 1]
+    assert events.moments[-2:] == ["failed train", "finished"]
 
 
 def test_keep_going_runs_what_does_not_depend_on_it(tmp_path: Path) -> None:
@@ -125,17 +127,17 @@ def test_keep_going_runs_what_does_not_depend_on_it(tmp_path: Path) -> None:
 
 def test_out_of_memory(tmp_path: Path) -> None:
     def hungry(*args: Any) -> PhaseGraph:
-        made = assemble(*args)
+        graph = assemble(*args)
 
         def forward(**inputs: Any) -> Any:
             raise torch.OutOfMemoryError("tried to allocate 1 TiB")
 
-        made.trainable_graph.forward = forward
-        return made
+        graph.trainable_graph.forward = forward
+        return graph
 
     result, _ = run(digits_plan(), tmp_path, assemble=hungry)
-    found = result.failed["train"].diagnostics[0]
-    assert found.code == "KD0813" and "accumulate" in str(found.help)
+    problem = result.failed["train"].diagnostics[0]
+    assert problem.code == "KD0813" and "accumulate" in str(problem.help)
 
 
 def test_gpu_where_none_is(tmp_path: Path) -> None:
@@ -167,7 +169,7 @@ def test_weights_of_another_phase_that_are_gone(tmp_path: Path) -> None:
     assert result.exit_code == 4 and isinstance(result.failed["kd"], PlanError)
 
 
-def test_follower_is_left_beside_what_it_follows(tmp_path: Path) -> None:
+def test_ema_copy_is_kept_with_its_source(tmp_path: Path) -> None:
     plan = digits_plan()
     plan.networks["slow"] = Network("slow", Item("digits_net", {"width": 8}), seed=1, origin=EmaOf("big", 0.9))
     soft = Call("mse", [logits(InTraining(0)), logits(Version("slow"))])

@@ -43,8 +43,8 @@ def run(file: Path, store: Path, epochs: int, schedule: str = "steps(at = [1, 3]
 
 
 def weights(file: Path, store: Path) -> dict[str, dict[str, torch.Tensor]]:
-    made = planned(file, store)
-    folder = store / "phases" / made.keys["alone"].key
+    built = planned(file, store)
+    folder = store / "phases" / built.keys["alone"].key
     return {p.name: load_file(p) for p in sorted(folder.glob("*.safetensors"))}
 
 
@@ -52,16 +52,16 @@ def test_longer_run_goes_on_and_ends_bit_equal(tmp_path: Path) -> None:
     file, once, twice = tmp_path / "a.kd", tmp_path / "once", tmp_path / "twice"
     assert run(file, twice, 2) == "run"
     assert run(file, twice, 4) == "extend"
-    found = weights(file, twice)
+    state = weights(file, twice)
     assert run(file, once, 4) == "run"
     wanted = weights(file, once)
-    assert found.keys() == wanted.keys() and {"weights-0-best.safetensors", "weights-0-ema.safetensors"} <= found.keys()
+    assert state.keys() == wanted.keys() and {"weights-0-best.safetensors", "weights-0-ema.safetensors"} <= state.keys()
     for name, tensors in wanted.items():
         for key, tensor in tensors.items():
-            assert torch.equal(tensor, found[name][key]), (name, key)
-    made = planned(file, twice)
+            assert torch.equal(tensor, state[name][key]), (name, key)
+    built = planned(file, twice)
     metrics = [open_store(parser().parse_args(["plan", str(file), "--store", str(s)])) for s in (once, twice)]
-    epochs = [[r["epoch"] for r in store.artifact(made.keys["alone"].key).metrics()] for store in metrics]
+    epochs = [[r["epoch"] for r in store.artifact(built.keys["alone"].key).metrics()] for store in metrics]
     assert epochs == [[1, 2, 3, 4], [1, 2, 3, 4]]
 
 

@@ -65,8 +65,8 @@ def run(text: str, folder: Path, name: str = "plan.kd", store: str = "store") ->
 
 
 def sources(text: str, store: Path) -> tuple[Compiled, Sources]:
-    made = compile_source(Source("plan.kd", text), Path("."))
-    return made, Sources(made.plan, Store(store), made.keys)
+    compiled = compile_source(Source("plan.kd", text), Path("."))
+    return compiled, Sources(compiled.plan, Store(store), compiled.keys)
 
 
 @pytest.fixture(scope="module")
@@ -78,9 +78,9 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Compiled, Sources
 @pytest.mark.parametrize("init", ["fresh", "same", "previous"])
 def test_what_each_generation_begins_with(init: str, tmp_path: Path) -> None:
     text = START + LINE.replace("init  = fresh", f"init = {init}")
-    _, found = sources(text, run(text, tmp_path))
-    starts = [materialise(found, Version(f"line[generation={m}]")) for m in range(3)]
-    ends = [materialise(found, Version(f"line[generation={m}]", f"line[generation={m}]@train")) for m in range(3)]
+    _, src = sources(text, run(text, tmp_path))
+    starts = [materialise(src, Version(f"line[generation={m}]")) for m in range(3)]
+    ends = [materialise(src, Version(f"line[generation={m}]", f"line[generation={m}]@train")) for m in range(3)]
     assert [same(starts[m], starts[0]) for m in (1, 2)] == [init == "same"] * 2
     assert [same(starts[m], ends[m - 1]) for m in (1, 2)] == [init == "previous"] * 2
     assert not same(starts[1], starts[2]) or init == "same"
@@ -92,20 +92,20 @@ def softmax(x: Array) -> Array:
     return np.asarray(e / e.sum(1, keepdims=True))
 
 
-def logits(found: Sources, name: str, x: torch.Tensor) -> Array:
+def logits(src: Sources, name: str, x: torch.Tensor) -> Array:
     with torch.no_grad():
-        return materialise(found, Version(name, f"{name}@train"))(x).double().numpy()  # type: ignore[no-any-return]
+        return materialise(src, Version(name, f"{name}@train"))(x).double().numpy()  # type: ignore[no-any-return]
 
 
 def test_numbers_are_those_of_the_mean(trained: tuple[Compiled, Sources]) -> None:
-    made, found = trained
+    compiled, src = trained
     batch = open_view(ViewSpec("digits", split="test"), None).batch(torch.arange(360))
     y = batch["labels"].numpy()
-    scores = [logits(found, f"line[generation={m}]", batch["inputs"]) for m in range(3)]
-    back = logits(found, "back", batch["inputs"])[:, ::-1]
+    scores = [logits(src, f"line[generation={m}]", batch["inputs"]) for m in range(3)]
+    back = logits(src, "back", batch["inputs"])[:, ::-1]
     wanted = [np.mean([softmax(s) for s in scores[: m + 1]], axis=0) for m in range(3)]
     wanted.append(softmax((scores[2] + back) / 2))
-    (table,) = run_measures(made.plan, made.keys, found.store, RunOptions(device="cpu"))
+    (table,) = run_measures(compiled.plan, compiled.keys, src.store, RunOptions(device="cpu"))
     assert len(table.rows) == 4
     for row, p in zip(table.rows, wanted, strict=True):
         assert row.values["last"]["top1"].mean == pytest.approx(100 * (p.argmax(1) == y).mean())
@@ -114,27 +114,27 @@ def test_numbers_are_those_of_the_mean(trained: tuple[Compiled, Sources]) -> Non
 
 
 def test_an_ensemble_teaches_its_mean(trained: tuple[Compiled, Sources]) -> None:
-    made, found = trained
-    phase = made.plan.phases["kd"]
+    compiled, src = trained
+    phase = compiled.plan.phases["kd"]
     x = open_view(ViewSpec("digits", split="test"), None).batch(torch.arange(64))["inputs"]
-    graph = join(made.plan, phase, modules_of(found, phase)).graph_module
+    graph = join(compiled.plan, phase, modules_of(src, phase)).graph_module
     with torch.no_grad():
         loss = graph(inputs_0=x)["loss"].item()
-        student = materialise(found, Version("small")).train()(x).double().numpy()
-    p = np.mean([softmax(logits(found, f"line[generation={m}]", x)) for m in range(3)], axis=0)
+        student = materialise(src, Version("small")).train()(x).double().numpy()
+    p = np.mean([softmax(logits(src, f"line[generation={m}]", x)) for m in range(3)], axis=0)
     assert loss == pytest.approx((p * (np.log(p) - np.log(softmax(student)))).sum(1).mean(), rel=1e-4)
 
 
 @pytest.mark.parametrize("name", ["whole", "joint"])
 def test_one_file_is_the_whole_ensemble(name: str, trained: tuple[Compiled, Sources], tmp_path: Path) -> None:
-    made, found = trained
+    compiled, src = trained
     plan, out = tmp_path / "plan.kd", tmp_path / "out"
     plan.write_text(START + LINE + CROWD)
-    store = str(found.store.root)
+    store = str(src.store.root)
     assert main(["export", str(plan), name, "--store", store, "-o", str(out)]) == 0
     x = torch.randn(5, 1, 8, 8, generator=torch.Generator().manual_seed(0))
-    version = made.plan.exports[name].target.versions[0]
-    assert torch.equal(load(out)(x), materialise(found, version)(x))
+    version = compiled.plan.exports[name].target.versions[0]
+    assert torch.equal(load(out)(x), materialise(src, version)(x))
     assert sorted(f.name for f in out.iterdir()) == ["model.json", "model.safetensors"]
 
 
@@ -180,8 +180,8 @@ def test_a_measure_of_what_is_half_done(tmp_path: Path) -> None:
     store = tmp_path / "store"
     arguments = ["run", str(tmp_path / "plan.kd"), "--store", str(store), "--until", "line[generation=1]@train"]
     assert main(arguments) == 0
-    made, found = sources(text, store)
-    (table,) = run_measures(made.plan, made.keys, found.store, RunOptions(device="cpu"))
+    compiled, src = sources(text, store)
+    (table,) = run_measures(compiled.plan, compiled.keys, src.store, RunOptions(device="cpu"))
     assert [row.coordinates["m"] for row in table.rows] == [0, 1]
 
 

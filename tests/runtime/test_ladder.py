@@ -59,8 +59,8 @@ def test_killed_on_the_way_up(tmp_path: Path) -> None:
         seen = len(list(broken.glob("work/*/checkpoints/*")))
         end = time.monotonic() + 60
         while process.poll() is None and time.monotonic() < end:
-            found = len(list(broken.glob("work/*/checkpoints/*")))
-            if found and found != seen:
+            checkpoints = len(list(broken.glob("work/*/checkpoints/*")))
+            if checkpoints and checkpoints != seen:
                 break
             time.sleep(0.005)
         time.sleep(draw.uniform(0, 0.4))

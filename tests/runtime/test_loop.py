@@ -13,7 +13,7 @@ from kdplan.diagnostics.report import PlanError
 from kdplan.graph.phase_graph import EmaCopy, PhaseGraph
 from kdplan.ir.plan import Item, Recipe
 from kdplan.ir.seed import fold
-from kdplan.runtime.averages import follow
+from kdplan.runtime.averages import update_ema_copy
 from kdplan.runtime.checkpoint import reseed
 from kdplan.runtime.loop import Training
 from kdplan.runtime.store import Store
@@ -87,8 +87,8 @@ def test_average_of_weights(tmp_path: Path) -> None:
     assert (0, "ema") in training.weights()
 
 
-def test_follower_is_saved_and_goes_on(tmp_path: Path) -> None:
-    """A network that follows the moving one is part of the phase's state."""
+def test_ema_copy_is_saved_and_resumes(tmp_path: Path) -> None:
+    """An EMA copy is part of the phase's state."""
 
     def phase() -> PhaseGraph:
         net, slow = network(0), network(0)
@@ -110,7 +110,7 @@ def test_follower_is_saved_and_goes_on(tmp_path: Path) -> None:
     assert not same(whole.ema_copies[0].module, whole.networks[0])
     slow, fast = nn.Linear(1, 1), nn.Linear(1, 1)
     expected = 0.75 * slow.weight.item() + 0.25 * fast.weight.item()
-    follow(EmaCopy("f", slow, fast, 0.75))
+    update_ema_copy(EmaCopy("f", slow, fast, 0.75))
     assert slow.weight.item() == pytest.approx(expected)
 
 
@@ -157,10 +157,10 @@ class Breaks(TrainableGraph):
     calls = 0
 
     def forward(self, inputs_0: Tensor, labels_0: Tensor) -> dict[str, Tensor]:
-        found = super().forward(inputs_0, labels_0)
+        terms = super().forward(inputs_0, labels_0)
         self.calls += 1
-        odd = found["hard"] * (float("inf") if self.calls >= 7 else 1.0)
-        return {"loss": found["hard"] + odd - odd, "hard": found["hard"], "odd": odd}
+        odd = terms["hard"] * (float("inf") if self.calls >= 7 else 1.0)
+        return {"loss": terms["hard"] + odd - odd, "hard": terms["hard"], "odd": odd}
 
 
 def test_loss_that_is_not_finite(tmp_path: Path) -> None:
@@ -168,8 +168,8 @@ def test_loss_that_is_not_finite(tmp_path: Path) -> None:
     phase.trainable_graph = phase.root = Breaks(phase.networks[0])
     with pytest.raises(PlanError) as problem:
         train(tmp_path, recipe(epochs=4), network(), phase_graph=phase, checkpoint_seconds=0, progress_seconds=1000)
-    found = problem.value.diagnostics[0]
-    assert found.code == "KD0820" and "is NaN from step 6 on (epoch 2; first `odd`)" in found.message
+    diagnostic = problem.value.diagnostics[0]
+    assert diagnostic.code == "KD0820" and "is NaN from step 6 on (epoch 2; first `odd`)" in diagnostic.message
     assert Store(tmp_path).resume_step("k") == 6  # six good steps were done
 
 

@@ -156,7 +156,7 @@ def test_one_version_is_one_module_in_a_phase(sources: Sources) -> None:
     assert same(kd.of(Version("big", "train")), materialise(sources, Version("big", "train")))
 
 
-def test_follower_starts_where_what_it_follows_starts(sources: Sources) -> None:
+def test_ema_copy_starts_with_its_source(sources: Sources) -> None:
     plan: Plan = sources.plan
     settings: dict[str, Any] = {"origin": EmaOf("big", 0.9)}
     plan.networks["slow"] = Network("slow", Item("digits_net", {"width": 8}), **settings)

@@ -104,7 +104,7 @@ def test_each_move_has_its_own_optimizer(tmp_path) -> None:  # type: ignore[no-u
     assert same(trainable_graph, by_hand)
 
 
-def test_clip_is_by_the_common_norm_of_all_that_moves() -> None:
+def test_clip_is_by_the_common_norm_of_all_parameters() -> None:
     net = network()
     phase = phase_graph(net)
     extra = nn.Parameter(torch.ones(3))

@@ -41,12 +41,12 @@ def sources(tmp_path_factory: pytest.TempPathFactory) -> Sources:
     folder = tmp_path_factory.mktemp("flat")
     (folder / "plan.kd").write_text(TEXT)
     assert main(["run", str(folder / "plan.kd"), "--store", str(folder / "store")]) == 0
-    made = compile_source(Source("plan.kd", TEXT), folder)
-    return Sources(made.plan, Store(folder / "store"), made.keys)
+    built = compile_source(Source("plan.kd", TEXT), folder)
+    return Sources(built.plan, Store(folder / "store"), built.keys)
 
 
-def weights(found: Sources, name: str) -> torch.Tensor:
-    return parameters_to_vector(materialise(found, Version(name)).parameters()).detach().double()
+def weights(src: Sources, name: str) -> torch.Tensor:
+    return parameters_to_vector(materialise(src, Version(name)).parameters()).detach().double()
 
 
 def test_weights_are_at_that_distance_in_one_direction(sources: Sources) -> None:
@@ -58,10 +58,10 @@ def test_weights_are_at_that_distance_in_one_direction(sources: Sources) -> None
         torch.testing.assert_close(step / d, steps[5, i] / 5, atol=1e-6, rtol=1e-3)
     assert abs(float(steps[5, 0] @ steps[5, 1])) < 25 * 0.25, "two draws are nearly at right angles"
     unit = steps[5, 0].numpy() / 5 * np.sqrt(len(start))
-    assert abs(unit.mean()) < 0.15 and abs((unit**4).mean() - 3) < 1, "every weight moves, by a normal amount"
+    assert abs(unit.mean()) < 0.15 and abs((unit**4).mean() - 3) < 1, "every weight is changed, by a normal amount"
 
 
-def test_statistics_stay_and_branches_are_moved_as_the_networks_that_they_are(sources: Sources) -> None:
+def test_statistics_stay_and_branches_are_perturbed_as_plain_networks(sources: Sources) -> None:
     plain, trained = (materialise(sources, v) for v in (Version("small", "small@train"), Version("near[d=5, i=0]")))
     assert all(torch.equal(a, b) for a, b in zip(plain.buffers(), trained.buffers(), strict=True))
     branch = materialise(sources, Version("branch[i=0]"))
@@ -83,7 +83,7 @@ def test_the_loss_over_distance_is_that_of_a_loop_by_hand(sources: Sources) -> N
         rows = {r.coordinates["d"]: r.values["last"]["cross_entropy"] for r in table.rows if r.view == view}
         assert list(rows) == [0, 0.5, 2, 5] and all(n.n == 2 for n in rows.values())
         for d, number in rows.items():
-            found = []
+            losses = []
             for i in (0, 1):
                 direction = weights(sources, f"near[d=5, i={i}]").float() - start
                 vector_to_parameters(start + d * direction / direction.norm(), net.parameters())
@@ -91,9 +91,9 @@ def test_the_loss_over_distance_is_that_of_a_loop_by_hand(sources: Sources) -> N
                     scores = net(batch["inputs"]).double().numpy()
                 top = scores.max(axis=1, keepdims=True)
                 spread = np.log(np.exp(scores - top).sum(axis=1)) + top[:, 0]
-                found.append(float((spread - scores[np.arange(count), batch["labels"].numpy()]).mean()))
-            assert number.mean == pytest.approx(np.mean(found), rel=1e-4)
-            assert number.std == pytest.approx(np.std(found, ddof=1), rel=1e-3, abs=1e-5)
+                losses.append(float((spread - scores[np.arange(count), batch["labels"].numpy()]).mean()))
+            assert number.mean == pytest.approx(np.mean(losses), rel=1e-4)
+            assert number.std == pytest.approx(np.std(losses, ddof=1), rel=1e-3, abs=1e-5)
         assert rows[0].mean < rows[2].mean < rows[5].mean, "a trained network is no maximum"
     (curves,) = table.plots
     (line,) = curves.lines.values()

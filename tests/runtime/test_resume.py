@@ -1,4 +1,4 @@
-"""Stopping a phase at any moment, and going on: the bits of the final weights do not tell."""
+"""A phase that is stopped at any moment and resumed: the final weights are bit-equal."""
 
 from __future__ import annotations
 

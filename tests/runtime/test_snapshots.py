@@ -32,12 +32,12 @@ def test_best_is_the_first_of_equals(tmp_path: Path, larger: bool, best: int) ->
         snapshots.offer_best(epoch, score, larger)
         snapshots.tidy()
     assert snapshots.best is not None and snapshots.best["epoch"] == best
-    (found,) = snapshots.files().items()
+    (file,) = snapshots.files().items()
     target = tmp_path / "best"
-    found[1](target)
+    file[1](target)
     from safetensors.torch import load_file
 
-    assert found[0] == (0, "best") and load_file(target)["weight"].item() == best
+    assert file[0] == (0, "best") and load_file(target)["weight"].item() == best
 
 
 def test_files_of_the_checkpoint_before_stay(tmp_path: Path) -> None:
@@ -108,7 +108,7 @@ def test_damaged_checkpoint_costs_time_only(tmp_path: Path) -> None:
 
 def test_tensors_that_share_memory_are_saved_apart() -> None:
     whole = torch.arange(6.0)
-    found = plain_tensors({"a": whole[:3], "b": whole[3:], "c": whole, "t": whole.reshape(2, 3).t()})
-    assert [t.tolist() for t in (found["a"], found["b"])] == [[0, 1, 2], [3, 4, 5]]
-    assert len({t.untyped_storage().data_ptr() for t in found.values()}) == 4
-    assert found["t"].is_contiguous() and found["t"].shape == (3, 2)
+    plain = plain_tensors({"a": whole[:3], "b": whole[3:], "c": whole, "t": whole.reshape(2, 3).t()})
+    assert [t.tolist() for t in (plain["a"], plain["b"])] == [[0, 1, 2], [3, 4, 5]]
+    assert len({t.untyped_storage().data_ptr() for t in plain.values()}) == 4
+    assert plain["t"].is_contiguous() and plain["t"].shape == (3, 2)

@@ -44,12 +44,12 @@ def code(error: pytest.ExceptionInfo[StoreError]) -> str:
 def test_artifact_round_trip(store: Store) -> None:
     assert store.state("k1") == "missing" and not store.has("k1")
     finish(store)
-    found = store.verify("k1")
+    stored = store.verify("k1")
     assert store.state("k1") == "done"
-    assert numpy.array_equal(load(found.weights())["w"], numpy.arange(1000, dtype=numpy.float32))
-    assert found.summary == {"best": {"top1": 0.5}}
-    assert found.metrics() == [{"step": 1, "loss": 0.5}]
-    assert found.snapshots() == ["last"] and found.snapshots(1) == []
+    assert numpy.array_equal(load(stored.weights())["w"], numpy.arange(1000, dtype=numpy.float32))
+    assert stored.summary == {"best": {"top1": 0.5}}
+    assert stored.metrics() == [{"step": 1, "loss": 0.5}]
+    assert stored.snapshots() == ["last"] and stored.snapshots(1) == []
     assert not store.work_folder("k1").exists(), "nothing of the running phase is left"
 
 
@@ -149,10 +149,10 @@ def test_two_checkpoints_are_kept(store: Store) -> None:
         checkpoint(work, 100)  # an interrupt may save the same step again
     assert store.state("k1") == "interrupted" and store.resume_step("k1") == 100
     with store.begin("k1") as work:
-        found = work.latest_checkpoint()
-        assert found is not None and found.step == 100
-        assert found.state == {"step": 100, "nan": "NaN"}
-        assert found.read("model.safetensors") == WEIGHTS
+        newest = work.latest_checkpoint()
+        assert newest is not None and newest.step == 100
+        assert newest.state == {"step": 100, "nan": "NaN"}
+        assert newest.read("model.safetensors") == WEIGHTS
 
 
 @pytest.mark.parametrize("damage", ["cut", "flip", "no manifest", "empty"])
@@ -173,8 +173,8 @@ def test_damaged_checkpoint_falls_back_and_says_so(store: Store, damage: str) ->
         for f in folder.iterdir():
             f.unlink()
     with store.begin("k1") as work:
-        found = work.latest_checkpoint()
-        assert found is not None and found.step == 5
+        newest = work.latest_checkpoint()
+        assert newest is not None and newest.step == 5
         (notice,) = work.notices
         assert notice.code == "KD0908" and notice.severity == "warning" and "step-10" in notice.message
         assert not folder.exists()
@@ -218,9 +218,9 @@ def test_entries_and_drop(store: Store) -> None:
     finish(store, "done")
     with store.begin("half") as work:
         checkpoint(work, 5)
-    found = {e.key: e for e in store.entries()}
-    assert found["done"].state == "done" and found["half"].state == "interrupted"
-    assert found["done"].bytes > len(WEIGHTS)
+    entries = {e.key: e for e in store.entries()}
+    assert entries["done"].state == "done" and entries["half"].state == "interrupted"
+    assert entries["done"].bytes > len(WEIGHTS)
     store.drop("done")
     store.drop("half")
     assert store.entries() == [] and store.state("half") == "missing"

@@ -51,9 +51,9 @@ def run_and_kill(store: Store, seconds: float) -> list[list[str]]:
     return [line.split() for line in lines if line.endswith("\n")]
 
 
-def check(store: Store, told: list[list[str]]) -> None:
-    """What the process told before it died holds."""
-    for what, key, step in told:
+def check(store: Store, reports: list[list[str]]) -> None:
+    """The last reports of the killed process hold."""
+    for what, key, step in reports:
         if what == "done":
             artifact = store.verify(key)
             assert artifact.weights() == bytes([LAST]) * 300_000
@@ -67,9 +67,9 @@ def check(store: Store, told: list[list[str]]) -> None:
 def kill_many(root: Path, times: int, seed: int) -> None:
     store, draw = Store(root), random.Random(seed)
     for _ in range(times):
-        told = run_and_kill(store, draw.uniform(0, 0.08))
-        assert told and told[0][0] == "begun"
-        check(store, told)
+        reports = run_and_kill(store, draw.uniform(0, 0.08))
+        assert reports and reports[0][0] == "begun"
+        check(store, reports)
     with_leftovers = [w for w in (store.root / "work").iterdir() if not store.has(w.name)]
     assert len(with_leftovers) <= 1, "only the last phase is unfinished"
     store.sweep()

@@ -98,7 +98,7 @@ def test_token_of_a_dead_process() -> None:
     process = subprocess.Popen([sys.executable, "-c", ""])
     process.wait()
     assert start_token(process.pid) == ""
-    assert Holder(1, "x", "some-other-host", "then").alive, "nobody here can tell of another host"
+    assert Holder(1, "x", "some-other-host", "then").alive, "a process of another host counts as alive"
 
 
 def test_many_runners_commit_once_each(store: Store) -> None:
@@ -124,9 +124,9 @@ print(made)
         subprocess.Popen([sys.executable, "-c", code, str(store.root)], stdout=subprocess.PIPE, text=True)
         for _ in range(4)
     ]
-    made = [int(r.communicate()[0]) for r in runners]
+    commits = [int(r.communicate()[0]) for r in runners]
     assert [r.returncode for r in runners] == [0] * 4
-    assert sum(made) == 40
+    assert sum(commits) == 40
     for i in range(40):
         store.verify(f"k{i}")
     assert len(list((store.root / "work").iterdir())) == 0

@@ -65,8 +65,8 @@ def refused_writes(store: Store, code: str, content: atomic.Content) -> None:
         assert error.value.diagnostics[0].code == code and error.value.exit_code == 1
         with pytest.raises(StoreUnwritable):
             work.commit({"weights-0-last.safetensors": content})
-        found = work.latest_checkpoint()
-        assert found is not None and found.step == 2 and work.notices == []
+        newest = work.latest_checkpoint()
+        assert newest is not None and newest.step == 2 and work.notices == []
 
 
 def test_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,4 +1,4 @@
-"""Values of frozen networks that are computed once: the same training, shared, resumed, mended."""
+"""Values of frozen networks that are computed once: the same training, shared, resumed, repaired."""
 
 from __future__ import annotations
 
@@ -50,13 +50,13 @@ def close(one: dict[str, torch.Tensor], two: dict[str, torch.Tensor]) -> bool:
     return all(torch.allclose(t.double(), two[n].double(), rtol=1e-3, atol=1e-4) for n, t in one.items())
 
 
-def test_training_is_that_of_live_networks_and_values_are_shared(tmp_path: Path) -> None:
-    found = run(tmp_path, f"""
+def test_training_is_the_same_and_values_are_shared(tmp_path: Path) -> None:
+    weights = run(tmp_path, f"""
         phase live of small on digits with alive {{ {KD} }}
         phase kept of small on digits with kept {{ {KD} }}
         phase other of small on digits with kept {{ loss = mse(small.logits, big.logits) }}
         """)  # fmt: skip
-    assert close(found["live"], found["kept"])
+    assert close(weights["live"], weights["kept"])
     assert len(folders(tmp_path)) == 2  # layer2 and logits; `other` reads the same logits
     values = [load_file(f / "shard-0/values.safetensors")["value"] for f in folders(tmp_path)]
     assert sorted(v.shape for v in values) == [(300, 10), (300, 16, 2, 2)]
@@ -65,21 +65,21 @@ def test_training_is_that_of_live_networks_and_values_are_shared(tmp_path: Path)
 def test_equal_values_of_one_phase_are_made_once(tmp_path: Path) -> None:
     twins = "network one = digits_net(width = 4) { seed = 1 }\nnetwork two = digits_net(width = 4) { seed = 1 }\n"
     loss = "loss = mse(small.logits, one@init.logits) + kl(two@init.logits, small.logits)"
-    found = run(tmp_path, f"""{twins}
+    weights = run(tmp_path, f"""{twins}
         phase live of small on digits with alive {{ {loss} }}
         phase kept of small on digits with kept {{ {loss} }}
         """)  # fmt: skip
-    assert close(found["live"], found["kept"])
+    assert close(weights["live"], weights["kept"])
     assert len(folders(tmp_path)) == 1
 
 
 def test_sparse_targets_are_stored_sparse(tmp_path: Path) -> None:
     loss = "loss = cross_entropy(small.logits, top(softmax(big.logits), 3))"
-    found = run(tmp_path, f"""
+    weights = run(tmp_path, f"""
         phase live of small on digits with alive {{ {loss} }}
         phase kept of small on digits with kept {{ {loss} }}
         """)  # fmt: skip
-    assert close(found["live"], found["kept"])
+    assert close(weights["live"], weights["kept"])
     shapes = {tuple(load_file(f / "shard-0/values.safetensors")["value"].shape) for f in folders(tmp_path)}
     assert shapes == {(300, 3)}
 
@@ -97,8 +97,8 @@ def test_a_value_behind_a_stored_one_begins_there(tmp_path: Path) -> None:
     text = old.read_text().partition('"sha256": "')
     old.write_text(text[0] + text[1] + digest_file(shard / "values.safetensors") + text[2][64:])
     run(tmp_path, "phase two of small on digits with kept { loss = mse(small.logits, big.logits) }")
-    made = [load_file(f / "shard-0/values.safetensors")["value"] for f in folders(tmp_path)]
-    logits = next(v for v in made if v.shape == (300, 10))
+    values = [load_file(f / "shard-0/values.safetensors")["value"] for f in folders(tmp_path)]
+    logits = next(v for v in values if v.shape == (300, 10))
     assert torch.equal(logits, logits[:1].expand_as(logits))  # of zeros, so all samples are alike
 
 
@@ -160,9 +160,9 @@ def test_auto_stores_where_it_is_possible_and_pays(tmp_path: Path) -> None:
         """)  # fmt: skip
     from kdplan.compile import inspect
 
-    made = planned(file)
-    inspect(made)
-    costs = {n: p.cost for n, p in made.planned.items()}
+    built = planned(file)
+    inspect(built)
+    costs = {n: p.cost for n, p in built.planned.items()}
     assert [n for n, c in costs.items() if c.stored] == ["dear"]
     assert costs["dear"].stored_bytes == 300 * 10 * 4
     assert costs["dear"].flops_step < costs["random"].flops_step / 10
@@ -190,13 +190,13 @@ def net():
         teacher odd = my.net() { phase train on digits with first { loss = cross_entropy(self.logits, labels) } }
         phase p of small on digits with kept { loss = mse(small.logits, odd.logits) }
         """)  # fmt: skip
-    found = planned(file)
+    built = planned(file)
     given = ["run", str(file), "--store", str(tmp_path / "store"), "--device", "cpu"]
-    assert "p" in found.planned and main(given) == 1
+    assert "p" in built.planned and main(given) == 1
     with pytest.raises(PlanError, match="depends on what else is in the batch"):
         from kdplan.runtime.execute import run_plan
         from kdplan.runtime.options import RunOptions
         from kdplan.runtime.store import Store
 
-        result = run_plan(found.plan, found.planned, found.keys, Store(tmp_path / "store"), RunOptions(device="cpu"))
+        result = run_plan(built.plan, built.planned, built.keys, Store(tmp_path / "store"), RunOptions(device="cpu"))
         raise result.failed["p"]

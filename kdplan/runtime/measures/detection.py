@@ -30,7 +30,7 @@ def precisions(
     Raises
     ------
     PlanError
-        KD0840 for what is no detector, or no whole one.
+        KD0840 for a network that is no detector, and for a part of a detector.
     """
     wanted = [m for m in metrics if of_boxes(m)]
     if not wanted:
@@ -41,10 +41,10 @@ def precisions(
     precision = AveragePrecision()
     for batch in loader.epoch(0):
         try:
-            found = networks[0](batch["inputs"], sizes=batch["sizes"])
+            boxes = networks[0](batch["inputs"], sizes=batch["sizes"])
         except TypeError as problem:  # not called as a detector is
             reason = f"it reads boxes, and the network gives none ({problem})"
             raise error("KD0840", wanted[0].span, metric=wanted[0].name, reason=reason) from problem
-        precision.update(found, batch)
+        precision.update(boxes, batch)
     known = precision.compute()
     return {m.name: known[m.name] for m in wanted}

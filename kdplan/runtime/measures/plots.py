@@ -1,4 +1,4 @@
-"""Metrics that are pictures: what is drawn of a network's features."""
+"""Metrics with a plot: of a network's features, of a confusion matrix."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def tsne(features: Tensor, labels: Tensor, classes: int = 10, samples: int = 500
     features : Tensor [N, D]
     labels : Tensor [N]
     classes : int
-        How many classes, drawn at random from those that there are.
+        How many classes, drawn at random from those in the data.
     samples : int
         How many samples at most, the same number of each class as far as there are so many.
     seed : int
@@ -28,8 +28,8 @@ def tsne(features: Tensor, labels: Tensor, classes: int = 10, samples: int = 500
     Returns
     -------
     Drawn
-        `value` is the mean silhouette of the classes in the plane, from -1 to 1; `data` has `points` [n, 2], `labels`
-        [n] and `classes`.
+        `value` is the mean silhouette of the classes in two dimensions, from -1 to 1; `data` has `points` [n, 2],
+        `labels` [n] and `classes`.
 
     References
     ----------
@@ -39,8 +39,8 @@ def tsne(features: Tensor, labels: Tensor, classes: int = 10, samples: int = 500
     --------
     >>> import torch
     >>> x = torch.cat([torch.randn(20, 5), torch.randn(20, 5) + 9])
-    >>> found = tsne(x, torch.arange(40) // 20, classes=2)
-    >>> found.kind, len(found.data["points"]), found.value > 0.3
+    >>> embedding = tsne(x, torch.arange(40) // 20, classes=2)
+    >>> embedding.kind, len(embedding.data["points"]), embedding.value > 0.3
     ('scatter', 40, True)
     """
     from sklearn.manifold import TSNE
@@ -52,17 +52,17 @@ def tsne(features: Tensor, labels: Tensor, classes: int = 10, samples: int = 500
     each = max(1, samples // len(chosen))
     rows = np.concatenate([draw.permutation(np.flatnonzero(labels.numpy() == c))[:each] for c in chosen])
     x, y = features.numpy()[rows], labels.numpy()[rows]
-    found = TSNE(random_state=seed, init="pca", perplexity=min(30.0, (len(x) - 1) / 3)).fit_transform(x)
-    apart = float(silhouette_score(found, y)) if len(chosen) > 1 else float("nan")
-    data = {"points": np.round(found, 3).tolist(), "labels": y.tolist(), "classes": chosen.tolist()}
+    embedding = TSNE(random_state=seed, init="pca", perplexity=min(30.0, (len(x) - 1) / 3)).fit_transform(x)
+    apart = float(silhouette_score(embedding, y)) if len(chosen) > 1 else float("nan")
+    data = {"points": np.round(embedding, 3).tolist(), "labels": y.tolist(), "classes": chosen.tolist()}
     return Drawn(apart, "scatter", data)
 
 
 PLOTS: dict[str, Callable[..., Drawn]] = {"tsne": tsne}
-"""Metric -> its picture, of features [N, D], labels [N] and settings."""
+"""Metric -> its plot, of features [N, D], labels [N] and settings."""
 
 
-def matrix(found: Confusion, classes: Sequence[str], groups: Mapping[str, Sequence[int]]) -> Drawn:
+def matrix(confusion: Confusion, classes: Sequence[str], groups: Mapping[str, Sequence[int]]) -> Drawn:
     """A confusion matrix: `data` has the counts [C, C] (`matrix`), the names of `classes`, their `groups`, and `k`.
 
     >>> import torch
@@ -71,7 +71,7 @@ def matrix(found: Confusion, classes: Sequence[str], groups: Mapping[str, Sequen
     >>> matrix(m, ["a", "b"], {}).data["matrix"]
     [[1, 0], [1, 0]]
     """
-    counts = found.matrix().tolist()
+    counts = confusion.matrix().tolist()
     names = list(classes) if len(classes) == len(counts) else [str(i) for i in range(len(counts))]
-    data = {"matrix": counts, "classes": names, "groups": {n: list(ids) for n, ids in groups.items()}, "k": found.k}
-    return Drawn(found.compute(), "matrix", data)
+    data = {"matrix": counts, "classes": names, "groups": {n: list(ids) for n, ids in groups.items()}, "k": confusion.k}
+    return Drawn(confusion.compute(), "matrix", data)

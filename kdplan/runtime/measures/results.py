@@ -1,4 +1,4 @@
-"""The numbers that a measure ends in, as plain values with a JSON form."""
+"""Numbers and tables of measures, as plain values with a JSON form."""
 
 from __future__ import annotations
 
@@ -6,40 +6,41 @@ import math
 import statistics
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any
+
+from kdplan.ir.plan import Plain
 
 
 @dataclass(frozen=True)
 class Drawn:
-    """A number, and what a picture is drawn from: `kind` says how, `data` are plain values."""
+    """A number with a plot: `kind` is the kind of plot, `data` its plain values."""
 
     value: float
     kind: str
-    data: dict[str, Any]
+    data: dict[str, Plain]
 
 
 Measured = float | list[float] | Drawn
-"""What a metric gives of one run: a number, one for each split of a protocol, or one with a picture."""
+"""A metric's value of one run: a number, one for each split of a protocol, or one with a plot."""
 
 
-def as_measured(found: Any) -> Measured:
-    """From the store's form, in which NaN is a text.
+def as_measured(stored: Plain) -> Measured:
+    """From the store's form, in which NaN is a string.
 
     >>> as_measured("nan"), as_measured({"value": 0.5, "kind": "scatter", "data": {}})
     (nan, Drawn(value=0.5, kind='scatter', data={}))
     """
-    if isinstance(found, dict):
-        return Drawn(float(found["value"]), found["kind"], found["data"])
-    return [float(v) for v in found] if isinstance(found, list) else float(found)
+    if isinstance(stored, dict):
+        return Drawn(float(stored["value"]), stored["kind"], stored["data"])
+    return [float(v) for v in stored] if isinstance(stored, list) else float(stored)
 
 
-def as_stored(found: Measured) -> Any:
+def as_stored(value: Measured) -> Plain:
     """The inverse of `as_measured`."""
-    return asdict(found) if isinstance(found, Drawn) else found
+    return asdict(value) if isinstance(value, Drawn) else value
 
 
 def pooled(runs: Sequence[Drawn]) -> Drawn | None:
-    """One picture of several runs, where they can be added up: counts in matrices. None for other kinds.
+    """One plot of several runs, where they can be added up: counts in matrices. None for other kinds.
 
     >>> one = Drawn(50.0, "matrix", {"matrix": [[1, 0], [2, 3]], "classes": ["a", "b"]})
     >>> pooled([one, one]).data["matrix"]
@@ -66,7 +67,7 @@ def _deviation(values: Sequence[float]) -> float | None:
 
 @dataclass(slots=True)
 class Splits:
-    """What one protocol's splits gave: the same data, cut anew; another kind of chance than that of runs."""
+    """The values of one protocol's splits: the same data, cut anew; another kind of chance than that of runs."""
 
     std: float
     """Over the splits of a run, by n - 1; of several runs the root of the mean square."""
@@ -114,7 +115,7 @@ class ResultRow:
     """One line of the table."""
 
     label: str
-    coordinates: dict[str, Any]
+    coordinates: dict[str, Plain]
     """The axis values that the line stands for; axes that were averaged are left out."""
     values: dict[str, dict[str, Number]]
     """Snapshot (`last`, `best`) -> metric -> number."""
@@ -128,7 +129,7 @@ class Curves:
 
     x: str
     y: str
-    lines: dict[str, list[tuple[Any, Number]]]
+    lines: dict[str, list[tuple[Plain, Number]]]
     """Version -> points in the order of the axis."""
     levels: dict[str, Number] = field(default_factory=dict)
     view: str = ""
@@ -136,17 +137,17 @@ class Curves:
 
 @dataclass(slots=True)
 class Panel:
-    """One part of a picture that a metric draws: of which row, how, and from what."""
+    """One part of a metric's plot: its row, the kind of plot, and its values."""
 
     title: str
     metric: str
     kind: str
-    data: dict[str, Any]
+    data: dict[str, Plain]
 
 
 @dataclass(slots=True)
 class MeasureResult:
-    """A measure's table, and its pictures.
+    """A measure's table, and its plots.
 
     Examples
     --------
@@ -169,12 +170,12 @@ class MeasureResult:
     verticals: str = ""
     """The verticals, each of which was measured by itself, if there are any."""
 
-    def to_json(self) -> dict[str, Any]:
-        """Plain values. NaN stays a float here; the store writes it as text."""
+    def to_json(self) -> dict[str, Plain]:
+        """Plain values. NaN stays a float here; the store writes it as a string."""
         return asdict(self)
 
     @staticmethod
-    def from_json(data: dict[str, Any]) -> MeasureResult:
+    def from_json(data: dict[str, Plain]) -> MeasureResult:
         """The inverse of `to_json`, also after the store has written and read it."""
         rows = [
             ResultRow(
@@ -206,10 +207,10 @@ class MeasureResult:
         )
 
 
-def _number(data: dict[str, Any]) -> Number:
+def _number(data: dict[str, Plain]) -> Number:
     std = None if data["std"] is None else float(data["std"])
-    found = data.get("splits")
+    by_split = data.get("splits")
     splits = None
-    if found is not None:
-        splits = Splits(float(found["std"]), found["n"], [[float(v) for v in run] for run in found["values"]])
+    if by_split is not None:
+        splits = Splits(float(by_split["std"]), by_split["n"], [[float(v) for v in run] for run in by_split["values"]])
     return Number(float(data["mean"]), std, data["n"], [float(v) for v in data["values"]], splits)

@@ -1,38 +1,19 @@
-"""Measures from numbers that are in the store; what is missing is measured by `kdplan.runtime.measures.compute`.
+"""Measures from numbers that are in the store; missing ones are computed by `kdplan.runtime.measures.compute`.
 
 No torch here: a plan whose numbers are all known shows them at once.
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
-from itertools import product
-from typing import Any
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 
 from kdplan.ir.dag import PhaseKey
-from kdplan.ir.expr import Version
-from kdplan.ir.plan import (
-    Averaged,
-    Copied,
-    Ensembled,
-    Fresh,
-    Item,
-    Loaded,
-    Measure,
-    Merged,
-    Perturbed,
-    Plan,
-    Plot,
-    Row,
-    Target,
-    View,
-)
-from kdplan.ir.versions import makers, slot_of
-from kdplan.nn.catalog import METRICS
+from kdplan.ir.plan import Item, Measure, Plan, Plot, Row, View
 from kdplan.runtime.events import Events, NoEvents
+from kdplan.runtime.measures.cells import Cell, cell_key, cell_of, snapshots, trained
+from kdplan.runtime.measures.labels import described, label_of
+from kdplan.runtime.measures.lines import ALL, Line, combined, lines
 from kdplan.runtime.measures.results import (
     Curves,
     Drawn,
@@ -50,21 +31,8 @@ from kdplan.runtime.options import RunOptions
 from kdplan.runtime.store import Store
 from kdplan.runtime.versions import Sources
 
-ALL = "all"
-"""The line of a table by verticals that tells their mean."""
-REVISION = 1
-"""Raised whenever a metric, or how networks are run for it, gives other numbers."""
-
-
-@dataclass(frozen=True, slots=True)
-class Cell:
-    """One number to be known: a metric of a target on a view."""
-
-    target: Target
-    view: View
-    metric: Item
-    cut: bool = False
-    """The view is a part of what was asked for: scores are cut to its classes."""
+Numbers = Mapping[str, Measured]
+"""A cell's key -> its number."""
 
 
 def run_measures(
@@ -74,53 +42,43 @@ def run_measures(
     options: RunOptions | None = None,
     events: Events | None = None,
 ) -> list[MeasureResult]:
-    """All measures of a plan. Each distinct number is measured once, and kept in the store.
+    """All measures of a plan. Each distinct number is computed once, and kept in the store.
 
-    Rows whose phases are not in the store are left out; `events.note` says so.
+    Rows whose phases are not in the store are left out; `events.note` reports them.
 
     Raises
     ------
     PlanError
-        KD0840 if a metric does not fit what it shall measure.
+        KD0840 if a metric does not fit its target.
     """
     options, events = options or RunOptions(), events or NoEvents()
     sources = Sources(plan, store, keys)
     results = []
     for measure in plan.measures.values():
-        rows = [row for row in measure.rows if _trained(sources, row.target)]
+        rows = [row for row in measure.rows if trained(sources, row.target)]
         if len(rows) < len(measure.rows):
             lost = len(measure.rows) - len(rows)
             events.note(f"Measure {measure.name}: {lost} of {len(measure.rows)} rows have no weights yet.")
         if not rows:
             continue
-        numbers = _numbers(sources, measure, rows, options)
-        result = _table(sources, measure, rows, numbers)
+        result = _table(sources, measure, rows, _numbers(sources, measure, rows, options))
         result.plots = [_curves(sources, measure, p, result, options) for p in measure.plots]
         events.measured(measure.name, result)
         results.append(result)
     return results
 
 
-def _trained(sources: Sources, target: Target) -> bool:
-    phases = [name for v in target.versions for name in makers(sources.plan, v)]
-    return all(sources.store.has(sources.keys[name].key) for name in phases)
-
-
-def _numbers(sources: Sources, measure: Measure, rows: list[Row], options: RunOptions) -> dict[str, Measured]:
-    """Key -> number, for every cell of a measure."""
+def _numbers(sources: Sources, measure: Measure, rows: Sequence[Row], options: RunOptions) -> dict[str, Measured]:
+    """The numbers of all cells of a measure; missing ones are computed and stored."""
     numbers: dict[str, Measured] = {}
     missing: dict[str, Cell] = {}
-    for row in rows:
-        for view in measure.views:
-            for _, target in snapshots(sources.plan, row):
-                for metric in measure.metrics:
-                    cell = cell_of(row, target, view, metric)
-                    key = cell_key(sources, cell)
-                    found = sources.store.number("measures", key)
-                    if found is not None:
-                        numbers[key] = as_measured(found["value"])
-                    else:
-                        missing[key] = cell
+    for cell in _cells(sources, measure, rows):
+        key = cell_key(sources, cell)
+        stored = sources.store.number("measures", key)
+        if stored is not None:
+            numbers[key] = as_measured(stored["value"])
+        else:
+            missing[key] = cell
     if missing:
         from kdplan.runtime.measures.compute import measure_cells
 
@@ -128,101 +86,71 @@ def _numbers(sources: Sources, measure: Measure, rows: list[Row], options: RunOp
             for key, value in measure_cells(sources, missing, options):
                 cell = missing[key]
                 versions = ", ".join(str(v) for v in cell.target.versions)
-                sources.store.keep_number(
-                    "measures", key, {"value": as_stored(value), "metric": cell.metric.name, "of": versions}
-                )
+                entry = {"value": as_stored(value), "metric": cell.metric.name, "of": versions}
+                sources.store.keep_number("measures", key, entry)
                 numbers[key] = value
     return numbers
 
 
-def snapshots(plan: Plan, row: Row) -> Iterator[tuple[str, Target]]:
-    """A row's target as it was last, and as it was best where a phase chose that; one that names a snapshot stands
-    alone, and counts as the last where the snapshot is a coordinate of the row."""
-    target = row.target
-    named = {v.snapshot for v in target.versions}
-    name = named.pop() if len(named) == 1 else "last"
-    yield ("last" if name.partition("=")[0] in row.coordinates else name), target
-    phases = [plan.phases[v.phase] if v.phase is not None else None for v in target.versions]
-    if all(v.snapshot == "last" for v in target.versions) and all(p is not None and p.validations for p in phases):
-        yield "best", replace(target, versions=[replace(v, snapshot="best") for v in target.versions])
+def _cells(sources: Sources, measure: Measure, rows: Sequence[Row]) -> Iterator[Cell]:
+    for row in rows:
+        for view in measure.views:
+            for _, target in snapshots(sources.plan, row):
+                for metric in measure.metrics:
+                    yield cell_of(row, target, view, metric)
 
 
-def cell_of(row: Row, target: Target, view: View, metric: Item) -> Cell:
-    """What a metric of a row's target is measured on: a view, or the row's part of it."""
-    if row.classes is None:
-        return Cell(target, view, metric)
-    return Cell(target, replace(view, classes=row.classes), metric, cut=True)
-
-
-def _lines(measure: Measure, rows: list[Row]) -> list[tuple[dict[str, Any], list[list[Row]]]]:
-    """The table's lines: coordinates, and runs, each of the rows whose mean it is.
-
-    Rows that differ only in averaged axes become one line. With verticals there is a line of all of them: a run then
-    has one row for each.
-    """
-    lines: dict[str, tuple[dict[str, Any], dict[str, list[Row]]]] = {}
-    whole = measure.verticals
-    for every in (False, True) if whole else (False,):
-        if whole and not every and whole not in measure.by:
-            continue
-        for number, row in enumerate(rows):
-            kept = {k: v for k, v in row.coordinates.items() if k not in measure.over or (k == whole and not every)}
-            run = {k: v for k, v in row.coordinates.items() if k not in kept}
-            if every:
-                kept.pop(whole, None)
-                run.pop(whole, None)
-                if whole in measure.by:
-                    kept[whole] = ALL
-            else:
-                run["row"] = number  # equal rows stay runs of their own
-            at, which = (json.dumps(v, sort_keys=True, default=str) for v in ([row.label, kept], run))
-            lines.setdefault(at, (kept, {}))[1].setdefault(which, []).append(row)
-    return [(kept, list(runs.values())) for kept, runs in lines.values()]
-
-
-def _together(metric: Item, numbers: list[Measured], rows: list[Row]) -> Measured:
-    """One number of a run: its only row's; of several verticals their mean, or what all networks have together."""
-    if len(numbers) == 1:
-        return numbers[0]
-    values = [Number.of([n]).mean for n in numbers]
-    if metric.name in METRICS and METRICS[metric.name].needs == "network":
-        return sum({repr(row.target): v for row, v in zip(rows, values, strict=True)}.values())
-    return Number.of(values).mean
-
-
-def _table(sources: Sources, measure: Measure, rows: list[Row], numbers: dict[str, Measured]) -> MeasureResult:
-    """Rows that differ only in averaged axes become one."""
+def _table(sources: Sources, measure: Measure, rows: Sequence[Row], numbers: Numbers) -> MeasureResult:
+    """The table of some rows of a measure."""
     result = MeasureResult(measure.name, [label_of(m) for m in measure.metrics], [described(v) for v in measure.views])
     averaged = [axis for axis in measure.over if axis != measure.verticals]
     result.over = [axis for axis in averaged if any(axis in row.coordinates for row in rows)]
     result.verticals = measure.verticals
     result.by = [str(axis) for axis in measure.by]
     for view in measure.views:
-        for kept, runs in _lines(measure, rows):
-            values: dict[str, dict[str, list[Measured]]] = {}
-            drawn: dict[str, list[Drawn]] = {}
-            first = runs[0][0]
-            for run, metric in product(runs, measure.metrics):
-                found: dict[str, list[Measured]] = {}
-                for row in run:
-                    for snapshot, target in snapshots(sources.plan, row):
-                        number = numbers[cell_key(sources, cell_of(row, target, view, metric))]
-                        found.setdefault(snapshot, []).append(number)
-                        if isinstance(number, Drawn) and target is row.target and len(run) == 1:
-                            drawn.setdefault(label_of(metric), []).append(number)
-                for snapshot, several in found.items():
-                    together = _together(metric, several, run)
-                    values.setdefault(snapshot, {}).setdefault(label_of(metric), []).append(together)
-            for label, plots in drawn.items():
-                one = pooled(plots)
-                shown = kept if one is not None else first.coordinates
-                one = one or plots[0]
-                title = first.label + "".join(f", {k} = {v}" for k, v in shown.items())
-                title += f" on {described(view)}" if len(measure.views) > 1 else ""
-                result.panels.append(Panel(title, label, one.kind, one.data))
-            filled = {s: {m: Number.of(v) for m, v in found.items()} for s, found in values.items()}
-            result.rows.append(ResultRow(first.label, kept, filled, described(view)))
+        for line in lines(measure, rows):
+            result.rows.append(_result_row(sources, measure, line, view, numbers))
+            on = f" on {described(view)}" if len(measure.views) > 1 else ""
+            for metric in measure.metrics:
+                result.panels += _panels(sources, line, view, metric, numbers, on)
     return result
+
+
+def _result_row(sources: Sources, measure: Measure, line: Line, view: View, numbers: Numbers) -> ResultRow:
+    """A line's number of every snapshot and metric, over its runs."""
+    values: dict[str, dict[str, list[Measured]]] = {}
+    for run in line.runs:
+        for metric in measure.metrics:
+            for snapshot, several in _of_run(sources, run, view, metric, numbers).items():
+                one = combined(metric, several, run)
+                values.setdefault(snapshot, {}).setdefault(label_of(metric), []).append(one)
+    means = {s: {m: Number.of(v) for m, v in by_metric.items()} for s, by_metric in values.items()}
+    return ResultRow(line.runs[0][0].label, line.coordinates, means, described(view))
+
+
+def _of_run(
+    sources: Sources, run: Sequence[Row], view: View, metric: Item, numbers: Numbers
+) -> dict[str, list[Measured]]:
+    """Snapshot -> the number of each row of a run."""
+    values: dict[str, list[Measured]] = {}
+    for row in run:
+        for snapshot, target in snapshots(sources.plan, row):
+            values.setdefault(snapshot, []).append(numbers[cell_key(sources, cell_of(row, target, view, metric))])
+    return values
+
+
+def _panels(sources: Sources, line: Line, view: View, metric: Item, numbers: Numbers, on: str) -> list[Panel]:
+    """The plot of a metric that draws one: of all runs where they can be added up, or else of the first."""
+    rows = [run[0] for run in line.runs if len(run) == 1]
+    values = [numbers[cell_key(sources, cell_of(row, row.target, view, metric))] for row in rows]
+    plots = [value for value in values if isinstance(value, Drawn)]
+    if not plots:
+        return []
+    first, total = line.runs[0][0], pooled(plots)
+    plot = total or plots[0]
+    coordinates = line.coordinates if total is not None else first.coordinates
+    title = first.label + _listed(coordinates) + on
+    return [Panel(title, label_of(metric), plot.kind, plot.data)]
 
 
 def _curves(sources: Sources, measure: Measure, plot: Plot, result: MeasureResult, options: RunOptions) -> Curves:
@@ -232,95 +160,15 @@ def _curves(sources: Sources, measure: Measure, plot: Plot, result: MeasureResul
     for row in result.rows:
         averaged = plot.x == measure.verticals and row.coordinates.get(plot.x) == ALL
         if row.view == curves.view and plot.x in row.coordinates and not averaged and y in row.values.get("last", {}):
-            rest = "".join(f", {k} = {v}" for k, v in row.coordinates.items() if k != plot.x)
-            point = (row.coordinates[plot.x], row.values["last"][y])
-            curves.lines.setdefault(row.label + rest, []).append(point)
-    rows = [row for row in plot.baseline if _trained(sources, row.target)]
+            name = row.label + _listed({k: v for k, v in row.coordinates.items() if k != plot.x})
+            curves.lines.setdefault(name, []).append((row.coordinates[plot.x], row.values["last"][y]))
+    rows = [row for row in plot.baseline if trained(sources, row.target)]
     if rows:
         level = replace(measure, rows=rows, metrics=[plot.y], views=measure.views[:1], plots=[], by=[])
         for row in _table(sources, level, rows, _numbers(sources, level, rows, options)).rows:
-            rest = "".join(f", {k} = {v}" for k, v in row.coordinates.items())
-            curves.levels[row.label + rest] = row.values["last"][y]
+            curves.levels[row.label + _listed(row.coordinates)] = row.values["last"][y]
     return curves
 
 
-def label_of(metric: Item) -> str:
-    """A metric as tables name it.
-
-    >>> label_of(Item("topk", {"k": 3})), label_of(Item("top1"))
-    ('topk(k = 3)', 'top1')
-    >>> label_of(Item("siblings", {"groups": [[0, 1], [2, 3]]}))
-    'siblings(groups = 2 parts #72b5)'
-    """
-    settings = ", ".join(f"{name} = {_short(value)}" for name, value in metric.arguments.items())
-    return f"{metric.name}({settings})" if settings else metric.name
-
-
-def _short(value: Any) -> str:
-    """A setting's value; of a partition of classes the number of its parts, and a word that tells it from others."""
-    if isinstance(value, list) and all(isinstance(part, list) for part in value):
-        return f"{len(value)} parts #{hashlib.sha256(json.dumps(value).encode()).hexdigest()[:4]}"
-    return str(value)
-
-
-def described(view: View) -> str:
-    """How messages and tables call a view: `digits.test`, `cifar[animals].train`.
-
-    >>> described(View("digits", "test"))
-    'digits.test'
-    """
-    part = f"[{view.classes.label or len(view.classes.ids)}]" if view.classes is not None else ""
-    return f"{view.data}{part}.{'unlabelled' if view.unlabelled else view.split}"
-
-
-def cell_key(sources: Sources, cell: Cell) -> str:
-    """A hash of everything that the number depends on; names are no part of it."""
-    content: list[Any] = [
-        REVISION,
-        cell.target.join,
-        cell.target.path,
-        [_version(sources, v) for v in cell.target.versions],
-        _view(sources.plan, cell.view),
-        [cell.metric.name, cell.metric.arguments],
-    ]
-    if cell.metric.name in METRICS and METRICS[cell.metric.name].needs == "transfer":
-        content.append(_view(sources.plan, replace(cell.view, split="train")))
-    return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()[:40]
-
-
-def _version(sources: Sources, version: Version) -> list[Any]:
-    network = sources.plan.networks[version.network]
-    classes = network.classes.ids if network.classes is not None else None
-    if version.phase is not None:
-        return [sources.keys[version.phase].key, slot_of(sources.plan, version), version.snapshot, classes]
-    item = network.architecture
-    content: list[Any] = [item.name, item.arguments, network.seed, network.code, classes, network.origin.kind]
-    content += [network.reset] if network.reset else []
-    match network.origin:
-        case Loaded(_, fingerprint):
-            return [*content, fingerprint]
-        case Copied(origin, branch):
-            return [*content, _version(sources, origin), *([] if branch is None else [branch])]
-        case Merged(versions) | Averaged(versions) | Ensembled(versions):
-            return [*content, *(_version(sources, v) for v in versions)]
-        case Perturbed(versions, distance, seed):
-            return [*content, _version(sources, versions[0]), distance, seed]
-        case Fresh():
-            return content
-        case _:
-            return [*content, _version(sources, Version(network.origin.network))]
-
-
-def _view(plan: Plan, view: View) -> list[Any]:
-    data = plan.data[view.data]
-    items = [data.source, *data.augment, *(i for i in (data.split, data.protocol) if i is not None)]
-    part = [data.fraction, data.limit] if view.split == "train" else []
-    classes = view.classes.ids if view.classes is not None else None
-    return [
-        [[item.name, item.arguments] for item in items],
-        data.normalize,
-        data.fingerprint,
-        data.seed,
-        part,
-        [view.split, classes, view.unlabelled],
-    ]
+def _listed(coordinates: Mapping[str, object]) -> str:
+    return "".join(f", {axis} = {value}" for axis, value in coordinates.items())

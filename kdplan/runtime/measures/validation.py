@@ -1,4 +1,4 @@
-"""Measures inside of a phase: numbers of what it moves, after every epoch."""
+"""Measures inside a phase: numbers of the networks that it trains, after every epoch."""
 
 from __future__ import annotations
 
@@ -14,16 +14,18 @@ from kdplan.data.loader import Loader
 from kdplan.graph.phase_graph import PhaseGraph
 from kdplan.ir.branches import GATED, branches
 from kdplan.ir.plan import Phase, Plan, Target, Validation
-from kdplan.runtime.measures.compute import joined
+from kdplan.runtime.measures.context import measure_context
 from kdplan.runtime.measures.detection import of_boxes, precisions
-from kdplan.runtime.measures.metrics import Outputs, evaluate, measuring_loader, of_classes
+from kdplan.runtime.measures.evaluate import evaluate
+from kdplan.runtime.measures.metrics import measuring_loader, of_classes
+from kdplan.runtime.measures.outputs import Outputs, joined
 from kdplan.runtime.measures.results import Number
-from kdplan.runtime.views import around, opened
+from kdplan.runtime.views import opened
 
 
 @dataclass
 class Check:
-    """One value of a network that moves, measured on one view."""
+    """One value of a trainee, measured on one view."""
 
     plan: Plan
     validation: Validation
@@ -35,7 +37,7 @@ class Check:
 
     @cached_property
     def outputs(self) -> Outputs:
-        """What is measured, ``[B, ...] -> [B, ...]``: a graph of the network's own modules, which is built once."""
+        """The measured value, ``[B, ...] -> [B, ...]``: a graph of the network's own modules, which is built once."""
         by_class = any(map(of_classes, self.validation.metrics))
         return joined(self.plan, self.target, self.validation.view, [self.net], self.loader.dataset, by_class)
 
@@ -44,25 +46,24 @@ class Check:
         self.net.eval()
         metrics, view = self.validation.metrics, self.validation.view
         others = [m for m in metrics if not of_boxes(m)]
-        found = precisions([self.net], self.target, self.loader, metrics)
-        beside = around(self.plan, view, self.root, self.device)
-        found |= evaluate(self.outputs, self.loader, others, self.target.path == "probabilities", around=beside)
-        return {name: Number.of([value]).mean for name, value in found.items()}
+        numbers = precisions([self.net], self.target, self.loader, metrics)
+        context = measure_context(self.plan, view, self.root, self.device)
+        numbers |= evaluate(self.outputs, self.loader, others, self.target.path == "probabilities", context)
+        return {name: Number.of([value]).mean for name, value in numbers.items()}
 
 
 def validation(
     plan: Plan, phase: Phase, phase_graph: PhaseGraph, root: Path | None, device: torch.device
 ) -> Callable[[], dict[str, float]] | None:
-    """What measures a phase's networks as they stand; None where the phase has no measure.
+    """A function that measures a phase's networks as they stand; None where the phase has no measure.
 
-    A number has its metric's name, after that of the part of the data where there are several, and after that of what
-    is measured where there are several: `digits.test/branch.1/error`.
+    Numbers are named by part of the data, value and metric, each where there are several: `digits.test/branch.1/error`.
     """
     checks: dict[str, Check] = {}
-    found = phase.validations
-    views = {(v.view.data, v.view.split, str(v.view.classes)) for v in found}
-    targets = {(v.network, v.path) for v in found}
-    for number, v in enumerate(found):
+    measures = phase.validations
+    views = {(v.view.data, v.view.split, str(v.view.classes)) for v in measures}
+    targets = {(v.network, v.path) for v in measures}
+    for number, v in enumerate(measures):
         target = Target([phase.trainees[v.network].base], v.path)
         loader = measuring_loader(opened(plan, v.view, root, device), phase.recipes[0].workers)
         parts = [f"{v.view.data}.{v.view.split}"] if len(views) > 1 else []
@@ -82,7 +83,9 @@ def validation(
 
 
 def label(plan: Plan, phase: Phase, v: Validation) -> str:
-    """What is measured, in a few words: `branch.1`, `gated`, `gate`; of several networks with the network's name.
+    """The name of a measured value: `branch.1`, `gated`, `gate`.
+
+    The network's name stands in front where the phase measures several.
 
     >>> from kdplan.ir.expr import Const, Version
     >>> from kdplan.ir.plan import Item, Trainee, Network, View

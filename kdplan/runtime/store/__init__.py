@@ -1,4 +1,4 @@
-"""Content-addressed results: nothing in here imports torch, nothing is ever unpickled."""
+"""Content-addressed results: nothing here imports torch, nothing is ever unpickled."""
 
 from kdplan.runtime.store.artifact import Artifact, Checkpoint, phase_json, phase_key_from_json
 from kdplan.runtime.store.errors import StoreCorrupt, StoreError, StoreLocked, StoreMissing, StoreUnwritable

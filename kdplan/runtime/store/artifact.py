@@ -1,18 +1,18 @@
-"""What a finished phase left, and what a running one saved: folders whose files are checked against a manifest."""
+"""Artifacts of finished phases and checkpoints of running ones: folders whose files are checked by a manifest."""
 
 from __future__ import annotations
 
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from kdplan.ir.dag import Component, PhaseKey
+from kdplan.ir.plan import Plain
 from kdplan.runtime.store import manifest
 from kdplan.runtime.store.errors import StoreCorrupt, StoreMissing
 
 FINAL, FINAL_STATE = "final.safetensors", "final.json"
-"""What an artifact keeps of its phase's last state, where the phase may be trained further."""
+"""An artifact's files with its phase's last state, where the phase may be trained further."""
 
 
 @dataclass(slots=True)
@@ -33,7 +33,7 @@ class Folder:
         StoreMissing
             KD0909 if the folder never had such a file.
         StoreCorrupt
-            KD0902 if the file is not what was written.
+            KD0902 if the file was changed.
         """
         self._known(name)
         if name not in self._hashed:
@@ -42,7 +42,7 @@ class Folder:
         return self.path / name
 
     def read(self, name: str) -> bytes:
-        """The content of file `name`; exactly these bytes were compared with the manifest."""
+        """The content of file `name`, compared with the manifest."""
         self._known(name)
         path = self.path / name
         try:
@@ -53,7 +53,7 @@ class Folder:
         manifest.check(self.path, name, self.files, self.what, content)
         return content
 
-    def json(self, name: str) -> Any:
+    def json(self, name: str) -> Plain:
         """The value in the JSON file `name`."""
         return json.loads(self.read(name))
 
@@ -76,13 +76,13 @@ class Folder:
 
 @dataclass(slots=True)
 class Artifact(Folder):
-    """What a finished phase left: `weights-<slot>-<snapshot>.safetensors`, metrics, summary, phase, environment."""
+    """Results of a finished phase: `weights-<slot>-<snapshot>.safetensors`, metrics, summary, phase, environment."""
 
     key: str = ""
 
     @staticmethod
     def weights_name(slot: int = 0, snapshot: str = "last") -> str:
-        """The file that holds the weights of the phase's `moves[slot]`.
+        """The file that holds the weights of the phase's `trainees[slot]`.
 
         >>> Artifact.weights_name(1, "epoch=100")
         'weights-1-epoch=100.safetensors'
@@ -94,46 +94,46 @@ class Artifact(Folder):
         return self.read(self.weights_name(slot, snapshot))
 
     def snapshots(self, slot: int = 0) -> list[str]:
-        """The snapshots that are kept of `moves[slot]`: `last`, `best`, `ema`, `epoch=100` …"""
+        """The snapshots that are kept of `trainees[slot]`: `last`, `best`, `ema`, `epoch=100` …"""
         head, tail = f"weights-{slot}-", ".safetensors"
         return [n.removeprefix(head).removesuffix(tail) for n in self.files if n.startswith(head) and n.endswith(tail)]
 
     @property
     def extendable(self) -> bool:
-        """Whether it holds the state from which its phase could go on."""
+        """Whether it holds the state from which its phase can be trained further."""
         return FINAL in self.files and FINAL_STATE in self.files
 
     @property
-    def summary(self) -> dict[str, Any]:
+    def summary(self) -> dict[str, Plain]:
         """The phase's results in short."""
         value = self.json("summary.json")
         assert isinstance(value, dict)
         return value
 
-    def metrics(self) -> list[dict[str, Any]]:
+    def metrics(self) -> list[dict[str, Plain]]:
         """The lines of metrics.jsonl."""
         return [json.loads(line) for line in self.read("metrics.jsonl").splitlines() if line.strip()]
 
     def phase_key(self) -> PhaseKey:
-        """What the phase was made from, for telling what has changed since."""
+        """The components of the phase's key, for reporting what has changed since."""
         return phase_key_from_json(self.json("phase.json"))
 
 
 @dataclass(slots=True)
 class Checkpoint(Folder):
-    """Where a phase can go on from."""
+    """A state from which a phase resumes."""
 
     step: int = 0
 
     @property
-    def state(self) -> dict[str, Any]:
-        """The plain values that were saved beside the tensors."""
+    def state(self) -> dict[str, Plain]:
+        """The plain values that were saved with the tensors."""
         value = self.json("state.json")
         assert isinstance(value, dict)
         return value
 
 
-def phase_json(name: str, plan_file: str, key: PhaseKey) -> dict[str, Any]:
+def phase_json(name: str, plan_file: str, key: PhaseKey) -> dict[str, Plain]:
     """The content of phase.json."""
     return {
         "name": name,
@@ -144,7 +144,7 @@ def phase_json(name: str, plan_file: str, key: PhaseKey) -> dict[str, Any]:
     }
 
 
-def phase_key_from_json(data: dict[str, Any]) -> PhaseKey:
+def phase_key_from_json(data: dict[str, Plain]) -> PhaseKey:
     """The inverse of `phase_json`, without spans.
 
     >>> key = PhaseKey("k", [Component("loss/0", "kd", at="a.kd:1:2")], {"t.train": "j"})

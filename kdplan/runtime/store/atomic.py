@@ -1,4 +1,4 @@
-"""Files and folders that are there whole or not at all.
+"""Files and folders that exist as a whole or not at all.
 
 Every write goes to a temporary name in the same directory, is flushed to the disk, renamed, and the directory flushed.
 A process killed at any moment leaves the old content or the new one, and perhaps a temporary name, which begins with a
@@ -14,24 +14,24 @@ import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
+from kdplan.ir.plan import Plain
 from kdplan.runtime.store.errors import writing
 
 MODE = 0o644
 Content = bytes | Callable[[Path], object]
-"""What a file shall hold: bytes, or a function that writes it to the path that it is given."""
+"""A file's content: bytes, or a function that writes it to a path."""
 
 _number = itertools.count()
 
 
 def temporary(path: Path) -> Path:
-    """A name beside `path` that nothing else uses, and that `sweep` knows as a leftover."""
+    """An unused name in the folder of `path`, which `sweep` knows as a leftover."""
     return path.with_name(f".new-{os.getpid()}-{next(_number)}-{path.name}")
 
 
 def sweep(folder: Path) -> list[str]:
-    """Removes what killed writers left in `folder`; only for who holds its lock. Returns the names."""
+    """Removes leftovers of killed writers in `folder`, and returns their names; only for the holder of its lock."""
     swept = []
     if folder.is_dir():
         for entry in sorted(folder.iterdir()):
@@ -42,7 +42,7 @@ def sweep(folder: Path) -> list[str]:
 
 
 def remove(path: Path) -> None:
-    """Removes a file or a whole folder, whatever is there; links are not followed."""
+    """Removes a file, a link or a whole folder; the target of a link stays."""
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path)
     else:
@@ -69,7 +69,7 @@ def make_folder(folder: Path) -> None:
 
 
 def put(path: Path, content: Content) -> None:
-    """Writes `content` at the new name `path` and flushes it: for files of a folder that is itself not yet in place."""
+    """Writes `content` at the new name `path` and flushes it: for files of a folder that is not yet finished."""
     with writing(path):
         if callable(content):
             content(path)
@@ -107,13 +107,13 @@ def write(path: Path, content: Content) -> None:
         remove(new)
 
 
-def write_json(path: Path, value: Any) -> None:
+def write_json(path: Path, value: Plain) -> None:
     """`write` of a value's JSON form, for people to read as well."""
     write(path, json_bytes(value))
 
 
-def json_bytes(value: Any) -> bytes:
-    """The one JSON form that the store uses; NaN and infinity are written as the texts `NaN`, `Infinity`.
+def json_bytes(value: Plain) -> bytes:
+    """The one JSON form that the store uses; NaN and infinity are written as the strings `NaN`, `Infinity`.
 
     >>> json_bytes({"loss": float("nan")})
     b'{\\n "loss": "NaN"\\n}\\n'
@@ -121,8 +121,8 @@ def json_bytes(value: Any) -> bytes:
     return (json.dumps(plain(value), indent=1, ensure_ascii=False, allow_nan=False) + "\n").encode()
 
 
-def plain(value: Any) -> Any:
-    """`value` with what JSON has no form for made into text: NaN, infinities, paths. Tuples become lists."""
+def plain(value: Plain) -> Plain:
+    """`value` in JSON types: NaN, infinities and paths become strings, tuples become lists."""
     if isinstance(value, float) and (value != value or value in (float("inf"), float("-inf"))):
         return "NaN" if value != value else "Infinity" if value > 0 else "-Infinity"
     if isinstance(value, dict):
@@ -133,7 +133,7 @@ def plain(value: Any) -> Any:
 
 
 def place_folder(new: Path, target: Path) -> None:
-    """Renames the finished folder `new` to `target`; what stood there goes away.
+    """Renames the finished folder `new` to `target`, and removes the former `target`.
 
     Both lie in one file system. Killed in between, `target` is absent, the old one, or the new one.
     """

@@ -1,4 +1,4 @@
-"""What can go wrong with the store, each with the exit code that scripts rely on."""
+"""Errors of the store, each with the exit code that scripts rely on."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from kdplan.diagnostics.report import Diagnostic, PlanError, diagnostic
 
 
 class StoreError(PlanError):
-    """The store cannot do what was asked; `exit_code` is what the command line ends with.
+    """The store cannot do a task; `exit_code` is that of the command line.
 
     StoreError
     ├── StoreLocked       another process works on the phase (3)
@@ -61,7 +61,7 @@ _FORBIDDEN = {errno.EACCES, errno.EPERM, errno.EROFS}
 def writing(path: Path) -> Iterator[None]:
     """Turns the operating system's refusals to write `path` into errors with a code.
 
-    Other libraries' errors are understood too where they tell the system's number in their text, as safetensors does.
+    Other libraries' errors count too where their message has the system's error number, as those of safetensors do.
 
     Raises
     ------
@@ -75,12 +75,12 @@ def writing(path: Path) -> Iterator[None]:
     except StoreError:
         raise
     except Exception as problem:
-        told = re.search(r"\(os error (\d+)\)", str(problem))
-        if told is None:
+        os_error = re.search(r"\(os error (\d+)\)", str(problem))
+        if os_error is None:
             raise
-        raise _unwritable(path, int(told[1]), str(problem)) from problem
+        raise _unwritable(path, int(os_error[1]), str(problem)) from problem
 
 
-def _unwritable(path: Path, number: int | None, text: str) -> StoreError:
+def _unwritable(path: Path, number: int | None, reason: str) -> StoreError:
     code = "KD0905" if number in _FULL else "KD0906" if number in _FORBIDDEN else "KD0907"
-    return StoreUnwritable.of(code, path=path, folder=path.parent, reason=text)
+    return StoreUnwritable.of(code, path=path, folder=path.parent, reason=reason)

@@ -1,8 +1,8 @@
 """One process at a time works on a phase.
 
-The lock is the operating system's: it ends with the process that holds it, whatever ends that. A side file says who
-holds it, for messages and for `kdplan status`; it names the process by number and start time, so that another process
-with a recycled number is not taken for the holder.
+The lock is the operating system's: it ends with the process that holds it, whatever ends that. A side file names
+its holder, for messages and for `kdplan status`: the process by number and start time, so that another process with a
+recycled number is not taken for it.
 """
 
 from __future__ import annotations
@@ -22,17 +22,17 @@ from kdplan.runtime.store.errors import StoreLocked, writing
 
 @dataclass(frozen=True, slots=True)
 class Holder:
-    """Who holds, or held, a lock."""
+    """The process that holds, or held, a lock."""
 
     pid: int
     token: str
-    """When that process started, as its system tells it."""
+    """When that process started, by its system's clock."""
     host: str
     since: str
 
     @property
     def alive(self) -> bool:
-        """Whether the process still runs. Of another host nobody here can tell: it counts as alive."""
+        """Whether the process still runs. A process of another host counts as alive."""
         return self.host != socket.gethostname() or (self.token != "" and start_token(self.pid) == self.token)
 
 
@@ -65,7 +65,7 @@ def _portable_token(pid: int) -> str:
 
 
 class Lock:
-    """The lock of one folder: file `lock`, and `holder.json` beside it.
+    """The lock of one folder: the files `lock` and `holder.json` in it.
 
     Raises
     ------
@@ -80,6 +80,7 @@ class Lock:
         self._lock = FileLock(folder / "lock", timeout=0, mode=MODE, thread_local=False, fallback_to_soft=False)
 
     def acquire(self) -> None:
+        """Takes the lock, or raises `StoreLocked`."""
         with writing(self.folder / "lock"):
             try:
                 self._take()
@@ -106,12 +107,14 @@ class Lock:
                     raise
 
     def release(self) -> None:
+        """Gives the lock back, if it is held."""
         if self._lock.is_locked:
             (self.folder / "holder.json").unlink(missing_ok=True)
             self._lock.release()
 
     @property
     def held(self) -> bool:
+        """Whether this object holds the lock."""
         return self._lock.is_locked
 
     def _locked(self) -> StoreLocked:
@@ -126,7 +129,7 @@ class Lock:
 
 
 def read_holder(folder: Path) -> Holder | None:
-    """Who the side file of `folder` names, or None where there is none that can be read."""
+    """The holder that the side file of `folder` names, or None where no such file can be read."""
     try:
         data = json.loads((folder / "holder.json").read_bytes())
         return Holder(int(data["pid"]), str(data["token"]), str(data["host"]), str(data["since"]))

@@ -23,7 +23,7 @@ def build(folder: Path, files: Mapping[str, Content]) -> None:
         assert name == Path(name).name and not name.startswith(".") and name != NAME, f"file name {name!r}"
         path = folder / name
         put(path, content)
-        # Bytes are hashed from memory: what the disk then holds is compared against what was meant.
+        # Bytes are hashed from memory: so a faulty write is noticed when the file is read.
         digest = digest_file(path) if callable(content) else digest_bytes(content)
         entries[name] = {"size": path.stat().st_size, "sha256": digest}
     put(folder / NAME, json_bytes({"format": FORMAT, "files": entries}))
@@ -37,7 +37,7 @@ def read(folder: Path, what: str) -> Manifest:
     folder
         A finished folder.
     what
-        How a message calls it: "phase 1a2b…", "checkpoint step-10 of …".
+        Its name in messages: "phase 1a2b…", "checkpoint step-10 of …".
 
     Raises
     ------
@@ -49,17 +49,17 @@ def read(folder: Path, what: str) -> Manifest:
         data = json.loads(path.read_bytes())
         if data["format"] != FORMAT:
             raise ValueError(f"it has format {data['format']}, this kdplan knows format {FORMAT}")
-        found: Manifest = {str(n): (int(e["size"]), str(e["sha256"])) for n, e in data["files"].items()}
+        manifest: Manifest = {str(n): (int(e["size"]), str(e["sha256"])) for n, e in data["files"].items()}
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as problem:
         reason = "it is missing" if isinstance(problem, FileNotFoundError) else str(problem) or type(problem).__name__
         raise StoreCorrupt.of("KD0904", path=path, folder=folder, what=what, reason=reason) from problem
-    for name, (size, _) in found.items():
+    for name, (size, _) in manifest.items():
         file = folder / name
         have = file.stat().st_size if file.is_file() else None
         if have != size:
             state = "missing" if have is None else f"{have} bytes long instead of {size}"
             raise StoreCorrupt.of("KD0903", path=file, folder=folder, what=what, state=state)
-    return found
+    return manifest
 
 
 def check(folder: Path, name: str, manifest: Manifest, what: str, content: bytes | None = None) -> None:

@@ -1,11 +1,11 @@
-"""The store: everything that runs leave behind, found by content hash and shared between plans.
+"""The store: results of runs, addressed by content hash and shared between plans.
 
 phases/<key>/      a finished phase: manifest.json (written last), weights-<slot>-<snapshot>.safetensors,
                    metrics.jsonl, summary.json, phase.json, environment.json
 work/<key>/        a running or interrupted one: lock, holder.json, metrics.jsonl, checkpoints/step-<n>/
 plans/<hash>.json  phase name -> key, as the plan file was last run
 values/<key>/      values of frozen networks, see `kdplan.runtime.store.values`
-measures/<key>.json  costs/<key>.json  speeds.json    numbers that need not be found twice
+measures/<key>.json  costs/<key>.json  speeds.json    numbers that need not be computed twice
 """
 
 from __future__ import annotations
@@ -17,8 +17,9 @@ from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
+from kdplan.ir.plan import Plain
 from kdplan.runtime.store import manifest
 from kdplan.runtime.store.artifact import Artifact
 from kdplan.runtime.store.atomic import make_folder, remove, write_json
@@ -39,7 +40,7 @@ class Entry:
 
     key: str
     name: str
-    """The phase's name in the plan that made it, or what values are of; "" where it is not known."""
+    """The phase's name in its plan, or the name of the network's value; "" where it is not known."""
     state: State
     bytes: int
     modified: float
@@ -70,19 +71,21 @@ class Store:
     # ---- phases
 
     def phase_folder(self, key: str) -> Path:
+        """The folder of phase `key` once it is finished."""
         assert key and key == Path(key).name and not key.startswith("."), f"key {key!r}"
         return self.root / "phases" / key
 
     def work_folder(self, key: str) -> Path:
+        """The folder of phase `key` while it runs."""
         assert key and key == Path(key).name and not key.startswith("."), f"key {key!r}"
         return self.root / "work" / key
 
     def has(self, key: str) -> bool:
-        """Whether phase `key` is finished; `artifact` tells whether it is sound."""
+        """Whether phase `key` is finished; `artifact` checks whether it is sound."""
         return self.phase_folder(key).is_dir()
 
     def artifact(self, key: str) -> Artifact:
-        """What phase `key` left, with its manifest and the files' sizes checked; hashes are checked as files are read.
+        """The artifact of phase `key`, with its manifest and the files' sizes checked; hashes are checked at reading.
 
         Raises
         ------
@@ -99,12 +102,12 @@ class Store:
 
     def verify(self, key: str) -> Artifact:
         """`artifact`, with every byte compared to its hash."""
-        found = self.artifact(key)
-        found.verify()
-        return found
+        artifact = self.artifact(key)
+        artifact.verify()
+        return artifact
 
     def problem(self, key: str) -> str | None:
-        """What is wrong with finished phase `key`, in a sentence, or None; hashes are not compared."""
+        """The damage of finished phase `key`, in a sentence, or None; hashes are not compared."""
         try:
             self.artifact(key)
         except (StoreCorrupt, StoreMissing) as error:
@@ -112,7 +115,7 @@ class Store:
         return None
 
     def state(self, key: str) -> State:
-        """Where phase `key` stands. Reads only; never disturbs a running one."""
+        """The state of phase `key`. Reads only, and never disturbs a running phase."""
         if self.has(key):
             return "done"
         if not self.work_folder(key).is_dir():
@@ -122,18 +125,18 @@ class Store:
         return "interrupted" if self.resume_step(key) is not None else "missing"
 
     def holder(self, key: str) -> Holder | None:
-        """Who runs phase `key` at this moment."""
+        """The process that runs phase `key` at this moment, or None."""
         holder = read_holder(self.work_folder(key))
         return holder if holder is not None and holder.alive else None
 
     def resume_step(self, key: str) -> int | None:
-        """The step that phase `key` would go on from, its newest complete checkpoint's. Hashes are not compared."""
+        """The step from which phase `key` resumes, its newest complete checkpoint's. Hashes are not compared."""
         for step, folder in checkpoint_folders(self.work_folder(key) / "checkpoints"):
             try:
                 manifest.read(folder, folder.name)
                 return step
             except StoreCorrupt:
-                continue  # `Work.latest_checkpoint` will say so to whoever resumes
+                continue  # `Work.latest_checkpoint` reports it when the phase resumes
         return None
 
     def begin(self, key: str) -> Work:
@@ -149,7 +152,7 @@ class Store:
         return Work(self.work_folder(key), self.root / "phases", key)
 
     def values(self, key: str, of: str) -> Values:
-        """The place of a frozen value; `of` is how messages call it."""
+        """The folder of a frozen value; `of` is its name in messages."""
         assert key and key == Path(key).name and not key.startswith("."), f"key {key!r}"
         return Values(self.root / "values" / key, of)
 
@@ -173,12 +176,12 @@ class Store:
 
     # ---- numbers
 
-    def number(self, kind: Numbers, key: str) -> dict[str, Any] | None:
-        """What was kept of `kind` under `key`, or None."""
+    def number(self, kind: Numbers, key: str) -> dict[str, Plain] | None:
+        """The stored value of `kind` under `key`, or None."""
         return self._load(self.root / kind / f"{key}.json") or None
 
-    def keep_number(self, kind: Numbers, key: str, value: Mapping[str, Any]) -> None:
-        """Keeps a value of `kind` under `key`."""
+    def keep_number(self, kind: Numbers, key: str, value: Mapping[str, Plain]) -> None:
+        """Stores a value of `kind` under `key`."""
         path = self.root / kind / f"{key}.json"
         make_folder(path.parent)
         write_json(path, dict(value))
@@ -194,7 +197,7 @@ class Store:
         write_json(self.root / "speeds.json", {**self.speeds(), device: value})
 
     @staticmethod
-    def _load(path: Path) -> dict[str, Any]:
+    def _load(path: Path) -> dict[str, Plain]:
         # These files only spare work: one that cannot be read is one that is not there.
         try:
             data = json.loads(path.read_bytes())
@@ -206,7 +209,7 @@ class Store:
 
     def entries(self) -> list[Entry]:
         """All keys with their sizes, largest first."""
-        found = []
+        entries = []
         for part in ("phases", "work", "values"):
             folder = self.root / part
             for entry in folder.iterdir() if folder.is_dir() else ():
@@ -216,8 +219,8 @@ class Store:
                     name = str(self._load(entry / "phase.json").get("name", about.get("of", "")))
                     state: State = "done" if part == "phases" or about else self.state(entry.name)
                     size = sum(s.st_size for s in files)
-                    found.append(Entry(entry.name, name, state, size, max((s.st_mtime for s in files), default=0.0)))
-        return sorted(found, key=lambda e: (-e.bytes, e.key))
+                    entries.append(Entry(entry.name, name, state, size, max((s.st_mtime for s in files), default=0.0)))
+        return sorted(entries, key=lambda e: (-e.bytes, e.key))
 
     def drop(self, key: str) -> None:
         """Removes everything of phase `key`: it will be trained anew.
@@ -233,7 +236,7 @@ class Store:
             work.discard()
 
     def sweep(self) -> list[Path]:
-        """Removes what killed processes left: finished phases' work, and temporary files a day old or older."""
+        """Removes leftovers of killed processes: finished phases' work, and temporary files a day old or older."""
         swept = []
         for folder in (self.root, *(self.root / n for n in ("phases", "plans", "measures", "costs"))):
             for entry in folder.iterdir() if folder.is_dir() else ():

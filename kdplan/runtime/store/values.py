@@ -1,9 +1,9 @@
 """Values of frozen networks, computed once a sample and read by every phase that needs them.
 
-values/<key>/   about.json (written last)  shard-<n>/: manifest.json, values.safetensors    lock, while they are made
+values/<key>/   about.json (written last)  shard-<n>/: manifest.json, values.safetensors   lock (at work)
 
-A shard holds so many samples' values, in the order of the view. Shards are finished one after another, so a run that is
-stopped goes on behind the last one.
+A shard holds so many samples' values, in the order of the view. Shards are finished one after another, so a stopped run
+resumes after the last one.
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
+from kdplan.ir.plan import Plain
 from kdplan.runtime.store import manifest
 from kdplan.runtime.store.artifact import Folder
 from kdplan.runtime.store.atomic import Content, make_folder, place_folder, remove, sweep, temporary, write_json
@@ -47,8 +47,8 @@ class Values:
             wanted = json.loads((self.folder / "about.json").read_bytes())["shards"]
         except (OSError, ValueError, KeyError):
             return None
-        found = self.sound()
-        return found if len(found) == wanted else None
+        shards = self.sound()
+        return shards if len(shards) == wanted else None
 
     @contextmanager
     def locked(self) -> Iterator[None]:
@@ -57,7 +57,7 @@ class Values:
         Raises
         ------
         StoreLocked
-            KD0901 if another process is making them.
+            KD0901 if another process computes them.
         """
         make_folder(self.folder)
         lock = Lock(self.folder, self.what)
@@ -81,16 +81,16 @@ class Values:
                 remove(new)
 
     def sound(self) -> list[Path]:
-        """The shards' files, from the first on, whose every byte is as written; what is behind is made anew."""
-        found: list[Path] = []
-        while (folder := self.folder / f"shard-{len(found)}").is_dir():
-            what = f"shard {len(found)} of {self.what}"
+        """The files of the intact shards before the first damaged or missing one; later ones are computed anew."""
+        shards: list[Path] = []
+        while (folder := self.folder / f"shard-{len(shards)}").is_dir():
+            what = f"shard {len(shards)} of {self.what}"
             try:
-                found.append(Folder(folder, what, manifest.read(folder, what)).file(FILE))
+                shards.append(Folder(folder, what, manifest.read(folder, what)).file(FILE))
             except StoreCorrupt:
                 break
-        return found
+        return shards
 
-    def finish(self, about: dict[str, Any]) -> None:
-        """Says that all samples are there."""
+    def finish(self, about: dict[str, Plain]) -> None:
+        """Marks the values as complete."""
         write_json(self.folder / "about.json", {**about, "of": self.what})

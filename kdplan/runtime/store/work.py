@@ -7,9 +7,10 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Self
 
 from kdplan.diagnostics.report import Diagnostic, diagnostic
+from kdplan.ir.plan import Plain
 from kdplan.runtime.store import manifest
 from kdplan.runtime.store.artifact import Artifact, Checkpoint
 from kdplan.runtime.store.atomic import (
@@ -55,7 +56,7 @@ class Work:
         self.key = key
         self.what = f"phase {key[:12]}"
         self.notices: list[Diagnostic] = []
-        """Warnings about what was found and mended, for whoever runs the phase to show."""
+        """Warnings about damage that was found and repaired, for the run to show."""
         self._phases = phases
         self._log: int | None = None
         self._lock = Lock(folder, self.what)
@@ -71,6 +72,7 @@ class Work:
 
     @property
     def checkpoints(self) -> Path:
+        """The folder of the checkpoints."""
         return self.folder / "checkpoints"
 
     @property
@@ -80,7 +82,7 @@ class Work:
 
     # ---- metrics
 
-    def log(self, record: Mapping[str, Any]) -> None:
+    def log(self, record: Mapping[str, Plain]) -> None:
         """Appends one line to metrics.jsonl. A kill may cut the last line; `rewind` drops it then."""
         with writing(self.metrics_file):
             if self._log is None:
@@ -91,7 +93,7 @@ class Work:
             while left:
                 left = left[os.write(self._log, left) :]
 
-    def metrics(self) -> list[dict[str, Any]]:
+    def metrics(self) -> list[dict[str, Plain]]:
         """The lines so far; a cut last line is left out."""
         return read_metrics(self.metrics_file)
 
@@ -113,8 +115,8 @@ class Work:
 
     # ---- checkpoints
 
-    def save_checkpoint(self, step: int, tensors: Mapping[str, Content], state: Mapping[str, Any]) -> None:
-        """Saves where the phase can go on from; the newest two are kept.
+    def save_checkpoint(self, step: int, tensors: Mapping[str, Content], state: Mapping[str, Plain]) -> None:
+        """Saves a state from which the phase can resume; the newest two are kept.
 
         Parameters
         ----------
@@ -149,13 +151,13 @@ class Work:
             discard(old)
 
     def latest_checkpoint(self) -> Checkpoint | None:
-        """The newest checkpoint whose every byte is as written; others are removed, and `notices` says so."""
+        """The newest intact checkpoint; damaged ones are removed, and `notices` reports them."""
         for step, folder in checkpoint_folders(self.checkpoints):
             what = f"checkpoint {folder.name} of {self.what}"
             try:
-                found = Checkpoint(folder, what, manifest.read(folder, what), step=step)
-                found.verify()
-                return found
+                checkpoint = Checkpoint(folder, what, manifest.read(folder, what), step=step)
+                checkpoint.verify()
+                return checkpoint
             except StoreCorrupt as problem:
                 self.notices.append(
                     diagnostic("KD0908", None, what=what, reason=problem.diagnostics[0].message, path=folder)
@@ -165,14 +167,14 @@ class Work:
 
     # ---- the end
 
-    def commit(self, files: Mapping[str, Content | Mapping[str, Any] | list[Any]]) -> Artifact:
+    def commit(self, files: Mapping[str, Content | Mapping[str, Plain] | list[Plain]]) -> Artifact:
         """Makes the finished phase an artifact, whole or not at all, and removes this folder and its lock.
 
         Parameters
         ----------
         files
             File name -> bytes, a function that writes the file to a path, or a value to be saved as JSON.
-            `metrics.jsonl` is added from what was logged, unless it is given.
+            `metrics.jsonl` is added from the logged lines, unless it is given.
         """
         assert self._lock.held, "the phase's lock is not held"
         self._close_log()
@@ -193,7 +195,7 @@ class Work:
         return artifact
 
     def discard(self) -> None:
-        """Removes everything that the running phase has saved, and gives the lock back."""
+        """Removes all files of the running phase, and gives the lock back."""
         self._close_log()
         # The lock goes last. Who waits for it then holds a file without a name, notices, and makes a new folder.
         for entry in self.folder.iterdir():
@@ -227,7 +229,7 @@ class Work:
         self.close()
 
 
-def _content(value: Content | Mapping[str, Any] | list[Any]) -> Content:
+def _content(value: Content | Mapping[str, Plain] | list[Plain]) -> Content:
     return value if isinstance(value, bytes) or callable(value) else json_bytes(value)
 
 
@@ -241,28 +243,28 @@ def discard(path: Path) -> None:
 
 
 def checkpoint_folders(folder: Path) -> list[tuple[int, Path]]:
-    """The checkpoints in `folder` as (step, path), newest first; nothing is said of their content."""
-    found = []
+    """The checkpoints in `folder` as (step, path), newest first; their content is not checked."""
+    folders = []
     if folder.is_dir():
         for entry in folder.iterdir():
             number = entry.name.removeprefix("step-")
             if entry.name.startswith("step-") and number.isascii() and number.isdigit():
-                found.append((int(number), entry))
-    return sorted(found, reverse=True)
+                folders.append((int(number), entry))
+    return sorted(folders, reverse=True)
 
 
-def read_metrics(path: Path) -> list[dict[str, Any]]:
+def read_metrics(path: Path) -> list[dict[str, Plain]]:
     """The objects in a metrics.jsonl that may be being written; a cut last line is left out."""
     try:
         lines = path.read_bytes().split(b"\n")
     except FileNotFoundError:
         return []
-    found = []
+    records = []
     for line in lines[:-1]:
         try:
             record = json.loads(line)
         except ValueError:
             break  # a power cut may leave zeros: what follows cannot be trusted either
         if isinstance(record, dict):
-            found.append(record)
-    return found
+            records.append(record)
+    return records

@@ -17,9 +17,10 @@ from kdplan.diagnostics.report import PlanError
 from kdplan.graph.inspect import fresh
 from kdplan.ir.expr import Version
 from kdplan.ir.plan import ClassSet, Item, Measure, Network, Plan, Row, Target, View
-from kdplan.runtime.measures import compute as measuring
+from kdplan.runtime.measures import compute, outputs
+from kdplan.runtime.measures.cells import Cell, cell_key
 from kdplan.runtime.measures.results import MeasureResult
-from kdplan.runtime.measures.table import Cell, cell_key, run_measures
+from kdplan.runtime.measures.table import run_measures
 from kdplan.runtime.networks import materialise
 from kdplan.runtime.options import RunOptions
 from kdplan.runtime.store import Store
@@ -47,8 +48,8 @@ def sources(tmp_path: Path) -> Sources:
 def table(sources: Sources, rows: list[Row], *metrics: Item, **changes: Any) -> MeasureResult:
     views = changes.pop("views", [View("d", "test")])
     sources.plan.measures = {"t": Measure("t", rows, views, list(metrics), **changes)}
-    (found,) = run_measures(sources.plan, sources.keys, sources.store, CPU)
-    return found
+    (result,) = run_measures(sources.plan, sources.keys, sources.store, CPU)
+    return result
 
 
 def by_hand(net: torch.nn.Module) -> float:
@@ -59,9 +60,9 @@ def by_hand(net: torch.nn.Module) -> float:
 
 
 def test_last_and_best_are_both_reported(sources: Sources) -> None:
-    found = table(sources, [Row("big", Target([BIG]))], Item("top1"), Item("topk", {"k": 3}), Item("parameters"))
-    values = found.rows[0].values
-    assert found.metrics == ["top1", "topk(k = 3)", "parameters"] and found.views == ["d.test"]
+    result = table(sources, [Row("big", Target([BIG]))], Item("top1"), Item("topk", {"k": 3}), Item("parameters"))
+    values = result.rows[0].values
+    assert result.metrics == ["top1", "topk(k = 3)", "parameters"] and result.views == ["d.test"]
     assert values["last"]["top1"].mean == pytest.approx(by_hand(materialise(sources, BIG)))
     best = materialise(sources, Version("big", "train", "best"))
     assert values["best"]["top1"].mean == pytest.approx(by_hand(best))
@@ -70,8 +71,8 @@ def test_last_and_best_are_both_reported(sources: Sources) -> None:
 
 
 def test_a_named_snapshot_stands_alone(sources: Sources) -> None:
-    found = table(sources, [Row("big", Target([Version("big", "train", "best")]))], Item("top1"))
-    assert set(found.rows[0].values) == {"best"}
+    result = table(sources, [Row("big", Target([Version("big", "train", "best")]))], Item("top1"))
+    assert set(result.rows[0].values) == {"best"}
 
 
 def test_each_number_is_measured_once(sources: Sources, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -81,7 +82,7 @@ def test_each_number_is_measured_once(sources: Sources, monkeypatch: pytest.Monk
     def refused(*_: Any) -> Any:
         raise AssertionError("measured again")
 
-    monkeypatch.setattr(measuring, "measure_cells", refused)
+    monkeypatch.setattr(compute, "measure_cells", refused)
     assert table(sources, rows, Item("top1")) == first
     with pytest.raises(AssertionError, match="measured again"):
         table(sources, rows, Item("top1"), Item("ece"))
@@ -96,8 +97,8 @@ def test_equal_rows_share_one_evaluation(sources: Sources) -> None:
         Cell(Target([Version("big")]), View("d", "test"), Item("top1")),
         Cell(Target([Version("big", "train", "best")]), View("d", "test"), Item("top1")),
     ]
-    found = [cell_key(sources, c) for c in (*cells, *others)]
-    assert found[0] == found[1] and len(set(found)) == 6
+    cell_keys = [cell_key(sources, c) for c in (*cells, *others)]
+    assert cell_keys[0] == cell_keys[1] and len(set(cell_keys)) == 6
 
 
 def test_seeds_are_averaged_and_other_axes_are_rows(sources: Sources) -> None:
@@ -108,10 +109,10 @@ def test_seeds_are_averaged_and_other_axes_are_rows(sources: Sources) -> None:
             name = f"n{seed}{width}"
             plan.networks[name] = Network(name, Item("digits_net", {"width": width}), seed=seed)
             rows.append(Row("n@init", Target([Version(name)]), {"seed": seed, "width": width}))
-    found = table(sources, rows, Item("top1"))
-    assert found.over == ["seed"] and [r.coordinates for r in found.rows] == [{"width": 4}, {"width": 8}]
+    result = table(sources, rows, Item("top1"))
+    assert result.over == ["seed"] and [r.coordinates for r in result.rows] == [{"width": 4}, {"width": 8}]
     singles = [by_hand(materialise(sources, Version(f"n{seed}4"))) for seed in range(3)]
-    number = found.rows[0].values["last"]["top1"]
+    number = result.rows[0].values["last"]["top1"]
     assert number.values == pytest.approx(singles) and number.n == 3
     assert number.std == pytest.approx(torch.tensor(singles, dtype=torch.float64).std().item())
     apart = table(sources, rows, Item("top1"), over=[])
@@ -126,7 +127,7 @@ def test_taps_and_joins(sources: Sources) -> None:
 
     def value(target: Target) -> torch.Tensor:
         with torch.no_grad():
-            return measuring.joined(sources.plan, target, view, [one, two][: len(target.versions)], data)(batch)
+            return outputs.joined(sources.plan, target, view, [one, two][: len(target.versions)], data)(batch)
 
     versions = [BIG, Version("big")]
     with torch.no_grad():
@@ -148,13 +149,13 @@ def classed(sources: Sources, ids: list[int]) -> Plan:
 def test_classes_in_another_order_are_put_in_order(sources: Sources) -> None:
     order = [3, 1, 2, 0, 4, 5, 6, 7, 9, 8]
     plan = classed(sources, order)
-    found = measuring.class_order(plan, Target([Version("n")]), View("d", "test"))
-    assert found is not None and [order[i] for i in found] == list(range(10))
+    order = outputs.class_order(plan, Target([Version("n")]), View("d", "test"))
+    assert order is not None and [order[i] for i in order] == list(range(10))
     half = View("d", "test", ClassSet("d", [5, 7]))
     classed(sources, [7, 5])
-    assert measuring.class_order(plan, Target([Version("n")]), half) == [1, 0]
+    assert outputs.class_order(plan, Target([Version("n")]), half) == [1, 0]
     classed(sources, [5, 7])
-    assert measuring.class_order(plan, Target([Version("n")]), half) is None
+    assert outputs.class_order(plan, Target([Version("n")]), half) is None
 
 
 def test_metric_that_does_not_fit(sources: Sources) -> None:
@@ -180,15 +181,14 @@ def test_rows_without_weights_are_left_out(sources: Sources) -> None:
 
 def test_flops_are_of_one_sample(sources: Sources) -> None:
     sources.plan.networks["mlp"] = Network("mlp", Item("mlp", {"inputs": 64, "hidden": [32], "classes": 10}))
-    found = table(sources, [Row("mlp", Target([Version("mlp")]))], Item("flops"))
-    assert found.rows[0].values["last"]["flops"].mean == 2 * (64 * 32 + 32 * 10)
+    result = table(sources, [Row("mlp", Target([Version("mlp")]))], Item("flops"))
+    assert result.rows[0].values["last"]["flops"].mean == 2 * (64 * 32 + 32 * 10)
 
 
 def test_known_numbers_need_no_torch(sources: Sources, tmp_path: Path) -> None:
     table(sources, [Row("big", Target([BIG]))], Item("top1"))
     code = (
         "import sys\n"
-        f"sys.path.insert(0, {str(Path(__file__).parent)!r})\n"
         "import pickle\n"
         f"plan, keys = pickle.load(open({str(tmp_path / 'plan')!r}, 'rb'))\n"
         "from kdplan.runtime.measures.table import run_measures\nfrom kdplan.runtime.store import Store\n"
@@ -198,4 +198,4 @@ def test_known_numbers_need_no_torch(sources: Sources, tmp_path: Path) -> None:
     import pickle
 
     (tmp_path / "plan").write_bytes(pickle.dumps((sources.plan, dict(sources.keys))))
-    subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(__file__).parents[2])
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(__file__).parents[3])

@@ -22,8 +22,9 @@ from kdplan.ir.expr import Version
 from kdplan.ir.plan import ClassSet, Item, Measure, Network, Plan, Row, Target, View
 from kdplan.nn.scores import chosen
 from kdplan.nn.transfer import LinearSvm
+from kdplan.runtime.measures.cells import Cell, cell_key
 from kdplan.runtime.measures.results import Drawn, MeasureResult, pooled
-from kdplan.runtime.measures.table import Cell, cell_key, run_measures
+from kdplan.runtime.measures.table import run_measures
 from kdplan.runtime.networks import materialise
 from kdplan.runtime.options import RunOptions
 from kdplan.runtime.store import Store
@@ -51,8 +52,8 @@ def table(
 ) -> MeasureResult:
     rows = [Row("n", Target([Version(f"n{s}")], path), {"seed": s}) for s in range(seeds)]
     sources.plan.measures = {"t": Measure("t", rows, views or [View("d", "test")], list(metrics))}
-    (found,) = run_measures(sources.plan, sources.keys, sources.store, RunOptions(device="cpu"))
-    return found
+    (result,) = run_measures(sources.plan, sources.keys, sources.store, RunOptions(device="cpu"))
+    return result
 
 
 def part(sources: Sources, split: str) -> Dataset:
@@ -67,49 +68,49 @@ def outputs(sources: Sources, data: Dataset, path: str = "", net: int = 0) -> tu
     head = module.get_submodule("fc")
     head.register_forward_pre_hook(lambda _, inputs: caught.append(inputs[0]))
     with torch.no_grad():
-        made = module(batch["inputs"])
-    return caught[0] if path else made, batch["labels"]
+        values = module(batch["inputs"])
+    return caught[0] if path else values, batch["labels"]
 
 
 def test_train_and_test_are_measured_without_augmentation(sources: Sources) -> None:
     sources.plan.data["d"].augment = [Item("pad_crop", {"size": 8, "pad": 3})]
-    found = table(sources, Item("score", {"k": 2}), views=[View("d", "train"), View("d", "test")])
-    for row, split in zip(found.rows, ("train", "test"), strict=True):
-        made, _ = outputs(sources, part(sources, split))
-        wanted = 100 * made.double().softmax(1).sort(descending=True).values[:, 1].mean().item()
+    result = table(sources, Item("score", {"k": 2}), views=[View("d", "train"), View("d", "test")])
+    for row, split in zip(result.rows, ("train", "test"), strict=True):
+        scores, _ = outputs(sources, part(sources, split))
+        wanted = 100 * scores.double().softmax(1).sort(descending=True).values[:, 1].mean().item()
         assert row.values["last"]["score(k = 2)"].mean == pytest.approx(wanted, rel=1e-6)
 
 
 def test_confusion_has_a_matrix_of_all_runs(sources: Sources) -> None:
-    found = table(sources, Item("confusion", {"k": 2}), seeds=2)
-    (panel,) = found.panels
+    result = table(sources, Item("confusion", {"k": 2}), seeds=2)
+    (panel,) = result.panels
     wanted = np.zeros((10, 10), int)
     for net in range(2):
-        made, labels = outputs(sources, part(sources, "test"), net=net)
-        np.add.at(wanted, (labels.numpy(), chosen(made, 2).numpy()), 1)
+        scores, labels = outputs(sources, part(sources, "test"), net=net)
+        np.add.at(wanted, (labels.numpy(), chosen(scores, 2).numpy()), 1)
     assert panel.data["matrix"] == wanted.tolist() and panel.title == "n"
     assert panel.data["classes"] == [str(i) for i in range(10)]
     assert panel.data["groups"] == {"round": GROUPS[0], "straight": GROUPS[1]}
-    assert table(sources, Item("confusion", {"k": 2}), seeds=2) == found, "and the store keeps it"
+    assert table(sources, Item("confusion", {"k": 2}), seeds=2) == result, "and the store keeps it"
 
 
-def test_pairs_are_told_and_drawn(sources: Sources, tmp_path: Path) -> None:
-    found = table(sources, Item("confusion", {"k": 2}))
-    (line,) = notes(found, most=3)
+def test_pairs_are_listed_and_drawn(sources: Sources, tmp_path: Path) -> None:
+    result = table(sources, Item("confusion", {"k": 2}))
+    (line,) = notes(result, most=3)
     assert line.startswith("n, confusion(k = 2): ") and line.count("→") == 3
-    (file,) = write_plots(found, tmp_path)
+    (file,) = write_plots(result, tmp_path)
     assert Image.open(file.with_suffix(".png")).size[0] > 600
     assert "2nd highest" in file.read_text() or file.stat().st_size > 10_000
     empty = Drawn(0.0, "matrix", {"matrix": [[3, 0], [0, 0]], "classes": ["a", "b"], "groups": {}, "k": 1})
-    found.panels = [replace(found.panels[0], data=pooled([empty]).data)]  # type: ignore[union-attr]
-    assert notes(found) == ["n, confusion(k = 2): no two classes are mixed up"]
+    result.panels = [replace(result.panels[0], data=pooled([empty]).data)]  # type: ignore[union-attr]
+    assert notes(result) == ["n, confusion(k = 2): no two classes are mixed up"]
 
 
 def test_superclasses_of_some_classes(sources: Sources) -> None:
     """Numbers of a view's classes are its own."""
     chosen_ids = [9, 1, 0, 4]
     some = View("d", "test", ClassSet("d", chosen_ids))
-    found = table(sources, Item("class_distance"), Item("superclass_distance"), path="features", views=[some])
+    result = table(sources, Item("class_distance"), Item("superclass_distance"), path="features", views=[some])
     given = [Item(name, {"groups": GROUPS}) for name in ("class_distance", "superclass_distance")]
     again = table(sources, *given, path="features", views=[some])
     x, y = outputs(sources, open_view(ViewSpec("digits", split="test", classes=(9, 1, 0, 4)), None), "features")
@@ -119,13 +120,13 @@ def test_superclasses_of_some_classes(sources: Sources) -> None:
     pairs = [(v[9], s[0]), (v[0], s[0]), (v[1], s[1]), (v[4], s[1])]
     within = torch.stack([cosine(a, b, 0).arccos() for a, b in pairs]).mean().item()
     between = torch.stack([cosine(a, (s[0] + s[1]) / 2, 0).arccos() for a in s]).mean().item()
-    values = [n.mean for n in found.rows[0].values["last"].values()]
+    values = [n.mean for n in result.rows[0].values["last"].values()]
     assert values == pytest.approx([within, between], rel=1e-5)
     assert [n.mean for n in again.rows[0].values["last"].values()] == pytest.approx(values)
 
 
 def test_svm_on_features_of_the_train_part(sources: Sources) -> None:
-    found = table(sources, Item("svm", {"per_class": 15, "seed": 2}), Item("svm"), path="features")
+    result = table(sources, Item("svm", {"per_class": 15, "seed": 2}), Item("svm"), path="features")
     train, test = (part(sources, s) for s in ("train", "test"))
     x, y = outputs(sources, train, "features")
     rows = torch.from_numpy(balanced(y.numpy(), train.classes, 15, 2))
@@ -134,7 +135,7 @@ def test_svm_on_features_of_the_train_part(sources: Sources) -> None:
         metric = LinearSvm(seed=2 if len(at) == 150 else 0)
         metric.fit(x[at], y[at])
         metric.update(*outputs(sources, test, "features"))
-        assert found.rows[0].values["last"][name].mean == pytest.approx(metric.compute(), abs=0.3)
+        assert result.rows[0].values["last"][name].mean == pytest.approx(metric.compute(), abs=0.3)
 
 
 def test_features_of_the_training_set_are_taken_once(sources: Sources, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -154,7 +155,7 @@ def test_the_training_part_belongs_to_the_key(sources: Sources) -> None:
     assert before[0] != after[0] and before[1] == after[1]
 
 
-def test_too_few_images_are_told_without_a_plan_text(sources: Sources) -> None:
+def test_too_few_images_are_reported_without_a_plan_text(sources: Sources) -> None:
     with pytest.raises(PlanError) as problem:
         table(sources, Item("svm", {"per_class": 500}), path="features")
     assert problem.value.diagnostics[0].code == "KD0845"
@@ -170,22 +171,22 @@ def test_transfer_to_folders_of_other_classes(tmp_path: Path, capsys: pytest.Cap
     """A network of ten digits, and images in folders of three other classes."""
     draw = np.random.default_rng(0)
     for c, name in enumerate(("dark", "grey", "light")):
-        (tmp_path / "pictures" / name).mkdir(parents=True)
+        (tmp_path / "images" / name).mkdir(parents=True)
         for i in range(12):
             pixels = draw.integers(80 * c, 80 * c + 90, (8, 8, 3), dtype=np.uint8)
-            Image.fromarray(pixels).save(tmp_path / "pictures" / name / f"{i}.png")
+            Image.fromarray(pixels).save(tmp_path / "images" / name / f"{i}.png")
     plan = tmp_path / "plan.kd"
     plan.write_text(
         HEAD
         + BIG
-        + 'data pictures = image_folder("pictures") { augment = [center_crop(8), grayscale()]'
+        + 'data images = image_folder("images") { augment = [center_crop(8), grayscale()]'
         + " split = per_class(train = 8) normalize = [[0.5], [0.25]] }\n"
-        + "measure transfer of big.features on pictures.test { svm(per_class = 6), svm(C = 0.1, scale = unit) }\n"
+        + "measure transfer of big.features on images.test { svm(per_class = 6), svm(C = 0.1, scale = unit) }\n"
     )
     store = tmp_path / "store"
     assert main(["run", str(plan), "--store", str(store), "--data", str(tmp_path), "--csv", str(tmp_path)]) == 0
-    told = (tmp_path / "transfer.csv").read_text().splitlines()[1].split(",")
-    assert float(told[2]) > 90
+    cells = (tmp_path / "transfer.csv").read_text().splitlines()[1].split(",")
+    assert float(cells[2]) > 90
 
 
 AXIS = HEAD + BIG
@@ -210,10 +211,10 @@ def test_all_of_them_along_an_axis(tmp_path: Path, capsys: pytest.CaptureFixture
 def test_best_and_last_stand_side_by_side(tmp_path: Path) -> None:
     text = HEAD.replace("epochs = 1", "epochs = 3") + BIG
     text += f"phase alone of small on digits with quick {{ {CE}  measure on digits.test {{ error }} }}\n"
-    made = compiled(text + "measure t of small@alone, small@alone[best] on digits.train { error }\n")
+    both = compiled(text + "measure t of small@alone, small@alone[best] on digits.train { error }\n")
     plan = tmp_path / "plan.kd"
     plan.write_text(text + "measure t of small@alone, small@alone[best] on digits.train { error }\n")
-    assert [r.target.versions[0].snapshot for r in made.plan.measures["t"].rows] == ["last", "best"]
+    assert [r.target.versions[0].snapshot for r in both.plan.measures["t"].rows] == ["last", "best"]
     assert main(["run", str(plan), "--store", str(tmp_path / "s"), "--csv", str(tmp_path)]) == 0
     head, both, best = (line.split(",") for line in (tmp_path / "t.csv").read_text().splitlines())
     assert head[2] == "error_last" and head[5] == "error_best"
@@ -235,8 +236,8 @@ def test_a_tap_that_is_no_feature(tmp_path: Path) -> None:
     text += f"phase alone of small on digits with quick {{ {CE} }}\n"
     fine = text + "measure t of small@alone.fc on digits.test { tsne, svm, score(10) }\n"
     assert check_text(fine, folder=tmp_path) == []
-    (found,) = check_text(fine.replace("alone.fc", "alone.where"), folder=tmp_path)
-    assert found.code == "KD0840" and "no feature: int64" in found.message
+    (problem,) = check_text(fine.replace("alone.fc", "alone.where"), folder=tmp_path)
+    assert problem.code == "KD0840" and "no feature: int64" in problem.message
 
 
 def test_superclasses_come_with_the_data(tmp_path: Path) -> None:

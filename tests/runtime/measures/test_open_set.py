@@ -53,11 +53,11 @@ def test_a_protocol_is_no_part_of_what_trains() -> None:
 
 
 def test_the_plan_is_written_out_with_its_protocol() -> None:
-    made = compiled(text())
-    written = expand(made.plan)
+    first = compiled(text())
+    written = expand(first.plan)
     assert "protocol = templates(size = 3, splits = 4)" in written
     again = compiled(written)
-    assert [k.key for k in again.keys.values()] == [k.key for k in made.keys.values()]
+    assert [k.key for k in again.keys.values()] == [k.key for k in first.keys.values()]
 
 
 def test_another_data_set_takes_the_protocol_over() -> None:
@@ -70,9 +70,9 @@ def measured(tmp_path: Path, rows: int) -> tuple[Sources, MeasureResult]:
     plan.data["d"].protocol = Item("templates", {"size": 3, "splits": 4})
     for seed in range(rows):
         plan.networks[f"n{seed}"] = Network(f"n{seed}", Item("digits_net", {"width": 4}), seed=seed)
-    found = [Row("n", Target([Version(f"n{s}")], "features"), {"seed": s}) for s in range(rows)]
+    networks = [Row("n", Target([Version(f"n{s}")], "features"), {"seed": s}) for s in range(rows)]
     metrics = [Item("tar", {"far": 0.1}), Item("rank", {"k": 1}), Item("parameters")]
-    plan.measures = {"t": Measure("t", found, [View("d", "test")], metrics)}
+    plan.measures = {"t": Measure("t", networks, [View("d", "test")], metrics)}
     sources = Sources(plan, Store(tmp_path), small.keys(plan))
     (result,) = run_measures(plan, sources.keys, sources.store, RunOptions(device="cpu"))
     return sources, result
@@ -124,8 +124,8 @@ def test_best_is_chosen_by_the_mean_over_splits(tmp_path: Path) -> None:
     del plan.phases["kd"]
     run_plan(plan, small.planned(plan, {}), small.keys(plan), Store(tmp_path), RunOptions(device="cpu"))
     lines = next(tmp_path.glob("phases/*/metrics.jsonl")).read_text().splitlines()
-    found = [line["val"]["rank(k = 1)"] for line in map(json.loads, lines) if "val" in line]
-    assert len(found) == 2 and all(isinstance(value, float) for value in found)
+    ranks = [line["val"]["rank(k = 1)"] for line in map(json.loads, lines) if "val" in line]
+    assert len(ranks) == 2 and all(isinstance(value, float) for value in ranks)
 
 
 def test_scores_of_other_classes_can_be_compared(tmp_path: Path) -> None:
@@ -135,8 +135,8 @@ def test_scores_of_other_classes_can_be_compared(tmp_path: Path) -> None:
     plan.networks["n"] = Network("n", Item("digits_net", {"classes": 7}), classes=ClassSet("d", list(range(7))))
     views = [View("d", "test", ClassSet("d", [7, 8, 9]))]
     plan.measures = {"t": Measure("t", [Row("n", Target([Version("n")]))], views, [Item("rank", {"k": 1})])}
-    (found,) = run_measures(plan, small.keys(plan), Store(tmp_path), RunOptions(device="cpu"))
-    assert found.rows[0].values["last"]["rank(k = 1)"].mean > 34
+    (result,) = run_measures(plan, small.keys(plan), Store(tmp_path), RunOptions(device="cpu"))
+    assert result.rows[0].values["last"]["rank(k = 1)"].mean > 34
 
 
 def test_core_plans_are_checked_too(tmp_path: Path) -> None:

@@ -43,9 +43,9 @@ MEANS = "measure means of small, t[*] on digits.test over seed, V { top1, parame
 def measured(text: str, folder: Path) -> tuple[Compiled, Sources, list[MeasureResult]]:
     (folder / "plan.kd").write_text(text)
     assert main(["run", str(folder / "plan.kd"), "--store", str(folder / "store")]) == 0
-    found, kept = compiled(text), Store(folder / "store")
-    sources = Sources(found.plan, kept, found.keys)
-    return found, sources, run_measures(found.plan, found.keys, kept, RunOptions(device="cpu"))
+    built, kept = compiled(text), Store(folder / "store")
+    sources = Sources(built.plan, kept, built.keys)
+    return built, sources, run_measures(built.plan, built.keys, kept, RunOptions(device="cpu"))
 
 
 def by_hand(net: torch.nn.Module, part: list[int], columns: list[int]) -> tuple[float, float]:
@@ -61,11 +61,11 @@ def by_hand(net: torch.nn.Module, part: list[int], columns: list[int]) -> tuple[
 
 
 def test_lines_are_verticals_and_their_mean(tmp_path: Path) -> None:
-    found, sources, (lines, means) = measured(HEAD + LINES + MEANS, tmp_path)
+    built, sources, (lines, means) = measured(HEAD + LINES + MEANS, tmp_path)
     at = {(r.label, r.coordinates["V"]): r.values["last"] for r in lines.rows}
     assert [*at] == [(n, v) for n in ("small", "t") for v in PARTS] + [("small", "all"), ("t", "all")]
     wanted: dict[tuple[str, str], list[tuple[float, float]]] = {}
-    for row in found.plan.measures["lines"].rows:
+    for row in built.plan.measures["lines"].rows:
         (version,) = row.target.versions
         assert row.classes is not None and row.classes.label is not None
         part = PARTS[row.classes.label]

@@ -18,7 +18,7 @@ from kdplan.compile import check_text
 from kdplan.runtime.export import load
 from tests.data.boxes import write_boxes
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 DATA = 'data coco = coco_detection("coco", shorter = 48, longer = 64, height = 64, width = 64) { augment = [flip()] }\n'
 QUICK = "recipe quick { optimizer = sgd(lr = 0.01, momentum = 0.9)  epochs = 1  batch = 4  clip = 10 }\n"
 PAIR = """
@@ -50,9 +50,9 @@ def text(kind: str, rest: str = STAGES) -> str:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    made = tmp_path_factory.mktemp("boxes")
-    write_boxes(made / "coco", train=9, test=4)
-    return made
+    data = tmp_path_factory.mktemp("boxes")
+    write_boxes(data / "coco", train=9, test=4)
+    return data
 
 
 @pytest.mark.parametrize("kind", ["retinanet", pytest.param("faster_rcnn", marks=pytest.mark.slow)])
@@ -67,8 +67,8 @@ def test_from_plan_to_table(kind: str, folder: Path, tmp_path: Path, capsys: pyt
     assert len(weights) == 4
     assert main(["export", str(plan), "tiny", "-o", str(tmp_path / "out"), *given]) == 0
     net = load(tmp_path / "out")
-    found = net(torch.zeros(2, 3, 64, 64))
-    assert found["boxes"].shape == (2, 300 if kind == "retinanet" else 100, 4)
+    boxes = net(torch.zeros(2, 3, 64, 64))
+    assert boxes["boxes"].shape == (2, 300 if kind == "retinanet" else 100, 4)
     # the head was trained on a backbone that stayed what the stages made of it
     assert json.loads((tmp_path / "out/model.json").read_text())["classes"] == ["red", "blue"]
 
