@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from kdplan.diagnostics.report import PlanError
-from kdplan.view.dag import mermaid, to_dot, write_dag
-from kdplan.view.drawing import drawing
+from kdplan.view.dag import to_dot, to_mermaid, write_dag
+from kdplan.view.drawing import plan_drawing
 from tests.passes.plans import BIG, HEAD, compiled
 from tests.view.samples import sample
 
@@ -19,7 +19,7 @@ needs_dot = pytest.mark.skipif(shutil.which("dot") is None, reason="needs the do
 
 
 def test_kinds_states_and_flows() -> None:
-    drawn = drawing(*sample())
+    drawn = plan_drawing(*sample())
     kinds = {name: box.kind for name, box in drawn.boxes.items()}
     assert kinds == {
         "big@train": "teacher",
@@ -42,16 +42,16 @@ def test_kinds_states_and_flows() -> None:
 
 def test_large_families_are_folded_and_can_be_unfolded() -> None:
     plan, planned = sample(13)
-    folded = drawing(plan, planned)
+    folded = plan_drawing(plan, planned)
     assert folded.boxes["sweep"].members == 13 and folded.boxes["sweep"].actions == ["run"] * 13
     assert folded.arrows["big@train", "sweep"] == ["big@train"]
-    assert "small@sweep[*] (13)" in mermaid(folded)
-    assert "sweep[weight=12]" in drawing(plan, planned, every=True).boxes
-    assert "sweep[weight=11]" in drawing(*sample(12)).boxes
+    assert "small@sweep[*] (13)" in to_mermaid(folded)
+    assert "sweep[weight=12]" in plan_drawing(plan, planned, every=True).boxes
+    assert "sweep[weight=11]" in plan_drawing(*sample(12)).boxes
 
 
 def test_families_have_frames() -> None:
-    source = to_dot(drawing(*sample(3))).source
+    source = to_dot(plan_drawing(*sample(3))).source
     assert source.count("subgraph cluster_") == 1 and "sweep[…]" in source
 
 
@@ -104,7 +104,7 @@ def test_equal_phases_are_one_box_and_a_ladder_is_one_frame() -> None:
         HEAD + BIG + "stages mimic[k in 1..2] of small from big on digits with quick { count = k }\n"
         "stages again of small from big on digits with quick { stages = auto }"
     )
-    drawn = drawing(made.plan, made.planned)
+    drawn = plan_drawing(made.plan, made.planned)
     assert "again@s1" not in drawn.boxes and "also again@s1" in drawn.boxes["mimic[k=2]@s1"].lines
     assert {b.frame for b in drawn.boxes.values()} == {"", "mimic[k=1]", "mimic[k=2]"}
     assert to_dot(drawn).source.count("subgraph cluster_") == 1  # a frame of one box is none
@@ -113,7 +113,7 @@ def test_equal_phases_are_one_box_and_a_ladder_is_one_frame() -> None:
 def test_parts_of_data_are_told() -> None:
     plan, planned = sample()
     plan.data["digits"].fraction, plan.data["digits"].limit = 0.1, 1200
-    lines = drawing(plan, planned).boxes["data digits"].lines
+    lines = plan_drawing(plan, planned).boxes["data digits"].lines
     assert "0.1 of train" in lines and "at most 1,200 of train" in lines
 
 
@@ -122,6 +122,6 @@ def test_data_that_everybody_reads_are_told_in_a_line() -> None:
         f"phase p{i} of small on digits with quick {{ loss = kd(big.logits, small.logits)  seed = {i} }}\n"
         for i in range(9)
     )
-    drawn = drawing((made := compiled(HEAD + BIG + many)).plan, made.planned)
+    drawn = plan_drawing((made := compiled(HEAD + BIG + many)).plan, made.planned)
     assert [t for s, t in drawn.arrows if s == "data digits"] == ["big@train"]
     assert "on digits.train" in drawn.boxes["p3"].lines

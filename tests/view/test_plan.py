@@ -8,7 +8,7 @@ from pathlib import Path
 from rich.console import Console
 
 from kdplan.runtime.store import Artifact, Store
-from kdplan.view.plan import print_plan, saved, to_json, work
+from kdplan.view.plan import print_plan, saved, to_json, to_train
 from kdplan.view.status import print_status, status
 from kdplan.view.status import to_json as status_json
 from tests.view.samples import sample
@@ -59,7 +59,7 @@ def test_json() -> None:
 def test_equal_content_is_counted_once() -> None:
     planned = sample(2)[1]
     planned["sweep[weight=1]"].same_as = "sweep[weight=0]"
-    assert [p.name for p in work(planned.values())] == ["kd", "alone", "sweep[weight=0]"]
+    assert [p.name for p in to_train(planned.values())] == ["kd", "alone", "sweep[weight=0]"]
     assert [p.name for p in saved(planned.values())] == ["big@train", "sweep[weight=1]"]
 
 

@@ -95,7 +95,7 @@ def test_a_run_ends_in_pictures(tmp_path: Path, capsys: pytest.CaptureFixture[st
     plan.write_text(TEXT + "measure seen of small@alone.layer2 on digits.test { tsne(classes = 3, samples = 60) }")
     assert main(["run", str(plan), "--store", str(tmp_path / "store")]) == 0
     told = capsys.readouterr().out
-    pictures = [Path(p) for p in re.findall(r"picture: (.+)", told)]
+    pictures = [Path(p) for p in re.findall(r"plot: (.+)", told)]
     assert [p.name for p in pictures] == ["fig.svg", "seen.svg"] and all(p.is_file() for p in pictures)
     assert pictures[0].parent == tmp_path / "store" / "plots" / "sweep"
     assert "small@kd top1" in told

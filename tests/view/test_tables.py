@@ -76,7 +76,7 @@ def test_json_round_trip() -> None:
 def test_views_and_store_do_without_torch() -> None:
     code = (
         "import sys\n"
-        "import kdplan.runtime.store, kdplan.view.dag, kdplan.view.plan, kdplan.view.why, kdplan.view.live\n"
+        "import kdplan.runtime.store, kdplan.view.dag, kdplan.view.plan, kdplan.view.why, kdplan.view.progress\n"
         "import kdplan.view.tables, kdplan.view.status\n"
         "assert 'torch' not in sys.modules and 'numpy' not in sys.modules"
     )

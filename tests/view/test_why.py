@@ -34,7 +34,7 @@ def test_place_and_change() -> None:
     assert lines[at + 2].split("|")[1].strip() == "weight = 9"
     assert lines[at + 3].split("|")[1].strip() == "^" * 10
     assert lines[at + 4].strip() == "5 → 9"
-    assert at < lines.index("it follows that `big@train` is trained again"), "root causes come first"
+    assert at < lines.index("upstream: `big@train` is trained again"), "root causes come first"
 
 
 def test_place_kept_as_text(tmp_path: Path) -> None:
@@ -51,7 +51,7 @@ def test_knock_on_goes_back_to_its_cause() -> None:
     planned["big@train"].reasons = [Reason("changed", "`lr` changed", before="0.1", after="0.2")]
     planned["kd"].reasons = [Reason("upstream", "`big@train` is trained again", root=False)]
     text = printed(planned, "kd")
-    assert text.index("it follows that") < text.index("it goes back to") < text.index("`lr` changed")
+    assert text.index("upstream: ") < text.index("root causes:") < text.index("`lr` changed")
 
 
 def test_unknown_phase() -> None:

@@ -1,4 +1,4 @@
-"""What is seen while a plan runs."""
+"""Progress of a run: lines, the live table, TensorBoard files."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from rich.console import Console
 from kdplan.diagnostics.report import PlanError
 from kdplan.runtime.events import Events, Several
 from kdplan.runtime.measures.results import MeasureResult, Number, ResultRow
-from kdplan.view.live import Lines, LiveTable, TensorBoard, observer
+from kdplan.view.progress import Lines, LiveTable, TensorBoard, observer
 from tests.view.samples import sample
 
 
-class StepCounter:
+class FakeTime:
     now = 0.0
 
     def __call__(self) -> float:
@@ -29,7 +29,7 @@ TABLE = MeasureResult(
 )
 
 
-def run(events: Events, clock: StepCounter, step_seconds: float = 1.0) -> None:
+def run(events: Events, clock: FakeTime, step_seconds: float = 1.0) -> None:
     events.plan_started(sample()[1])
     events.phase_started("kd", "kd-key", 100, 0)
     for step in range(1, 101):
@@ -52,7 +52,7 @@ def console(terminal: bool) -> Console:
 
 
 def test_lines() -> None:
-    clock, out = StepCounter(), console(False)
+    clock, out = FakeTime(), console(False)
     run(Lines(out, clock), clock)
     lines = out.export_text().splitlines()
     assert lines[0] == "1 cached, 1 to resume, 1 to rerun"
@@ -61,20 +61,20 @@ def test_lines() -> None:
     assert sum(line.startswith("kd: ") for line in lines) == 12
     assert "kd: 60% step 60, epoch 1, loss 0.01667, top1 0.9, 64 images/s, 40 s left" in lines
     assert "kd: done in 1:40, top1 0.9, best 0.9 (epoch 1)" in lines
-    assert "alone: goes on at step 300" in lines
+    assert "alone: resumes at step 300" in lines
     assert "alone: failed at step 300: ValueError: no good" in lines
     assert any("small@kd" in line and "0.50" in line for line in lines)
 
 
 @pytest.mark.parametrize(("seconds", "lines"), [(0.001, 0), (40.0, 100)])
 def test_lines_come_neither_too_often_nor_too_seldom(seconds: float, lines: int) -> None:
-    clock, out = StepCounter(), console(False)
+    clock, out = FakeTime(), console(False)
     run(Lines(out, clock), clock, seconds)
     assert sum("images/s" in line for line in out.export_text().splitlines()) == lines
 
 
 def test_live_table() -> None:
-    clock, out = StepCounter(), console(True)
+    clock, out = FakeTime(), console(True)
     table = LiveTable(out, clock)
     table.plan_started(sample()[1])
     table.phase_started("kd", "kd-key", 100, 20)
@@ -91,7 +91,7 @@ def test_live_table() -> None:
 
 
 def test_live_table_through_a_whole_run() -> None:
-    clock, out = StepCounter(), console(True)
+    clock, out = FakeTime(), console(True)
     run(LiveTable(out, clock), clock)
     text = out.export_text()
     assert "small@kd" in text and "one more thing" in text and "ValueError: no good" in text
@@ -103,14 +103,14 @@ def test_output_decides() -> None:
 
 
 def test_several_observers_hear_the_same() -> None:
-    clock, first, second = StepCounter(), console(False), console(False)
+    clock, first, second = FakeTime(), console(False), console(False)
     run(Several([Lines(first, clock), Lines(second, clock)]), clock)
     assert first.export_text() == second.export_text() != ""
 
 
 def test_tensorboard(tmp_path: Path) -> None:
     pytest.importorskip("tensorboard")
-    clock = StepCounter()
+    clock = FakeTime()
     run(TensorBoard(tmp_path), clock)
     assert list((tmp_path / "kd").glob("events.*"))
 
@@ -119,7 +119,7 @@ def test_tensorboard_failing_never_ends_training(tmp_path: Path) -> None:
     pytest.importorskip("tensorboard")
     (tmp_path / "file").write_bytes(b"")
     notes: list[str] = []
-    run(TensorBoard(tmp_path / "file", notes.append), StepCounter())
+    run(TensorBoard(tmp_path / "file", notes.append), FakeTime())
     assert len(notes) == 1
 
 
