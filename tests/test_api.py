@@ -50,7 +50,7 @@ def python() -> PlanBuilder:
     digits = p.data("digits", augment=[item("pad_crop", 8, pad=1), "flip"])
     weight = p.param("weight", values=[0.5, 2])
     seed = p.param("seed", values=range(0, 2))
-    half = p.verticals("half", of=digits, made=item("random", parts=2, seed=3))
+    half = p.verticals("half", of=digits, partition=item("random", parts=2, seed=3))
     quick = p.recipe("quick", optimizer=item("sgd", lr=0.1, momentum=0.9), schedule="cosine", epochs=3, batch=64)
     slow = p.recipe("slow", quick, epochs=5, precision="bf16", keep_epochs=[2])
     big = p.teacher("big", "digits_net", width=16, classes=digits.classes)

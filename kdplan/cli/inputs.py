@@ -89,12 +89,14 @@ def store_facts(store: Store, plan_file: Path) -> Facts:
     last = store.last_keys(plan_file)
 
     def last_key(name: str) -> PhaseKey | None:
+        """The key that a phase of this name had in the last run, where its artifact is still stored."""
         key = last.get(name)
         if key is None or not store.has(key):
             return None
         return store.artifact(key).phase_key()
 
     def is_extendable(key: str) -> bool:
+        """Whether a longer phase can start from the artifact under a key."""
         return store.has(key) and store.artifact(key).extendable
 
     return Facts(store.has, store.resume_step, store.problem, last_key, is_extendable)

@@ -15,7 +15,6 @@ from kdplan.runtime.measures.results import Curves, MeasureResult, Number, Panel
 from kdplan.runtime.store.atomic import write
 
 if TYPE_CHECKING:
-    import numpy as np
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
     from matplotlib.patches import Rectangle
@@ -77,8 +76,8 @@ _UNDATED: dict[str, dict[str, str | None]] = {"svg": {"Date": None}, "png": {"So
 """Metadata without a date or version, so that the same numbers give the same bytes."""
 
 
-def _figure(columns: int = 1, rows: int = 1, side: float = 4.8) -> tuple[Figure, np.ndarray[Any, Any]]:
-    """A figure with a grid of axes [rows, columns], each `side` inches wide."""
+def _figure(columns: int = 1, rows: int = 1, side: float = 4.8) -> tuple[Figure, list[Axes]]:
+    """A figure and its axes, row after row, each `side` inches wide."""
     import matplotlib
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -86,12 +85,11 @@ def _figure(columns: int = 1, rows: int = 1, side: float = 4.8) -> tuple[Figure,
     matplotlib.rcParams["svg.hashsalt"] = "kdplan"
     figure = Figure(figsize=(side * columns, side * 0.75 * rows))
     FigureCanvasAgg(figure)
-    return figure, figure.subplots(rows, columns, squeeze=False)
+    return figure, list(figure.subplots(rows, columns, squeeze=False).flat)
 
 
 def _curves(curves: Curves, unit: str) -> Figure:
-    figure, grid = _figure(side=6.0)
-    axes: Axes = grid[0, 0]
+    figure, (axes,) = _figure(side=6.0)
     values = list(dict.fromkeys(x for points in curves.lines.values() for x, _ in points))
     numeric = all(isinstance(x, int | float) and not isinstance(x, bool) for x in values)
     position = {x: float(x) if numeric else float(i) for i, x in enumerate(values)}
@@ -136,10 +134,10 @@ def _deviation(number: Number) -> float:
 def _panels(panels: list[Panel]) -> Figure:
     columns = min(3, len(panels))
     figure, grid = _figure(columns, -(-len(panels) // columns), max(map(_side, panels)))
-    for axes, panel in zip(grid.flat, panels, strict=False):
+    for axes, panel in zip(grid, panels, strict=False):
         _DRAW[panel.kind](axes, panel)
         axes.set_title(panel.title, fontsize=9)
-    for axes in grid.flat[len(panels) :]:
+    for axes in grid[len(panels) :]:
         axes.set_visible(False)
     figure.tight_layout()
     return figure

@@ -268,9 +268,11 @@ def _steps(total: int | None) -> str:
 class _Writer(Protocol):
     """What is used of TensorBoard's `SummaryWriter`, whose methods have no types."""
 
-    def add_scalar(self, tag: str, scalar_value: float, global_step: int) -> None: ...
+    def add_scalar(self, tag: str, scalar_value: float, global_step: int) -> None:
+        """Write one value."""
 
-    def close(self) -> None: ...
+    def close(self) -> None:
+        """Close the file."""
 
 
 class TensorBoard(NoEvents):
