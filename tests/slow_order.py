@@ -67,7 +67,7 @@ def run_files(
     seconds: float,
     run: Callable[[str, float], Outcome],
     keep: Callable[[Mapping[str, Result]], None],
-    clock: Callable[[], float] = time.monotonic,
+    now: Callable[[], float] = time.monotonic,
 ) -> dict[str, Result]:
     """Run the files in their order, and keep the results after each.
 
@@ -86,16 +86,16 @@ def run_files(
     """
     results = {f: replace(last.get(f, Result()), outcome="not run") for f in files}
     keep(results)
-    end = clock() + seconds
+    end = now() + seconds
     for number, file in enumerate(files):
-        began = clock()
+        began = now()
         left = end - began
         if left < LEAST or (number and left < results[file].seconds):
             continue
         outcome = run(file, left)
         # A file that was cut off waits on, unless it had the whole time and the others must have their turn.
         date = results[file].date if outcome == "cut off" and number else datetime.now(UTC).isoformat()
-        results[file] = Result(outcome, round(clock() - began, 1), date)
+        results[file] = Result(outcome, round(now() - began, 1), date)
         print(f"{outcome}: {file}, {results[file].seconds:.0f} s", flush=True)
         keep(results)
     return results

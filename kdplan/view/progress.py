@@ -62,9 +62,9 @@ class Track:
 class Tracker(NoEvents):
     """Keeps a `Track` for each phase: the base of the observers that show progress."""
 
-    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, now: Callable[[], float] = time.monotonic) -> None:
         self.tracks: dict[str, Track] = {}
-        self.clock = clock
+        self.now = now
 
     def plan_started(self, planned: Mapping[str, Planned]) -> None:
         """Make a track for each phase."""
@@ -76,7 +76,7 @@ class Tracker(NoEvents):
         """Set the phase's track to running, from `start_step` on."""
         track = self.tracks.setdefault(name, Track(name, "run"))
         track.state, track.total, track.first, track.step = "runs", total_steps, start_step, start_step
-        track.began = self.clock()
+        track.began = self.now()
 
     def progress(
         self, name: str, step: int, epoch: int, loss: float, images_per_second: float, metrics: Mapping[str, float]
@@ -129,8 +129,8 @@ def message(error: BaseException) -> str:
 class LiveTable(Tracker):
     """A table of phases that is redrawn in place, for a terminal."""
 
-    def __init__(self, console: Console | None = None, clock: Callable[[], float] = time.monotonic) -> None:
-        super().__init__(clock)
+    def __init__(self, console: Console | None = None, now: Callable[[], float] = time.monotonic) -> None:
+        super().__init__(now)
         self.console = console or Console()
         # Drawn by a thread of its own a few times a second: the training loop only writes numbers.
         self._live = Live(console=self.console, get_renderable=self.render, refresh_per_second=4, transient=False)
@@ -155,7 +155,7 @@ class LiveTable(Tracker):
 
     def render(self) -> RenderableType:
         """Return the table at this moment."""
-        now = self.clock()
+        now = self.now()
         table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
         for name in ("", "phase", "", "step", "speed", "loss", "measured", "left"):
             right = name in ("step", "speed", "loss", "left")
@@ -196,8 +196,8 @@ class Lines(Tracker):
 
     EVERY = 30.0
 
-    def __init__(self, console: Console | None = None, clock: Callable[[], float] = time.monotonic) -> None:
-        super().__init__(clock)
+    def __init__(self, console: Console | None = None, now: Callable[[], float] = time.monotonic) -> None:
+        super().__init__(now)
         self.console = console or words.console()
         self._last_lines: dict[str, tuple[float, int]] = {}
         """Phase → time and tenth of its last line."""
@@ -216,14 +216,14 @@ class Lines(Tracker):
         of = f" of {total_steps}" if total_steps is not None else ""
         start = f"resumes at step {start_step}{of}" if start_step else f"starts, {_steps(total_steps)}"
         self._print(f"{name}: {start}")
-        self._last_lines[name] = (self.clock(), self._tenth(self.tracks[name]))
+        self._last_lines[name] = (self.now(), self._tenth(self.tracks[name]))
 
     def progress(
         self, name: str, step: int, epoch: int, loss: float, images_per_second: float, metrics: Mapping[str, float]
     ) -> None:
         """Print step, loss, metrics and speed where a line is due."""
         super().progress(name, step, epoch, loss, images_per_second, metrics)
-        track, now = self.tracks[name], self.clock()
+        track, now = self.tracks[name], self.now()
         since, tenth = self._last_lines[name]
         # A phase of seconds needs no line at each tenth.
         if now - since < self.EVERY and (self._tenth(track) == tenth or now - since < 1.0):

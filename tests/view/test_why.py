@@ -20,7 +20,7 @@ def printed(planned: dict[str, Planned], name: str) -> str:
     return console.export_text()
 
 
-def test_place_and_change() -> None:
+def test_location_and_change() -> None:
     planned = sample()[1]
     source = Source("a.kd", "one\ntwo\n\tweight = 9\n")
     planned["kd"].reasons = [
@@ -37,7 +37,7 @@ def test_place_and_change() -> None:
     assert at < lines.index("upstream: `big@train` is trained again"), "root causes come first"
 
 
-def test_place_kept_as_text(tmp_path: Path) -> None:
+def test_location_kept_as_a_string(tmp_path: Path) -> None:
     planned, file = sample()[1], tmp_path / "a.kd"
     planned["kd"].reasons[0].at = f"{file}:2:3"
     assert f"at {file}:2:3" in printed(planned, "kd"), "the file is gone"
@@ -45,7 +45,7 @@ def test_place_kept_as_text(tmp_path: Path) -> None:
     assert "^^^^^^^^^^" in printed(planned, "kd")
 
 
-def test_knock_on_goes_back_to_its_cause() -> None:
+def test_a_consequence_leads_to_its_root_cause() -> None:
     planned = sample()[1]
     planned["big@train"].action = "rerun"
     planned["big@train"].reasons = [Reason("changed", "`lr` changed", before="0.1", after="0.2")]
