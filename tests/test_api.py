@@ -50,7 +50,7 @@ def python() -> PlanBuilder:
     digits = p.data("digits", augment=[item("pad_crop", 8, pad=1), "flip"])
     weight = p.param("weight", values=[0.5, 2])
     seed = p.param("seed", values=range(0, 2))
-    half = p.verticals("half", of=digits, made=item("random", parts=2, seed=3))
+    half = p.verticals("half", of=digits, partition=item("random", parts=2, seed=3))
     quick = p.recipe("quick", optimizer=item("sgd", lr=0.1, momentum=0.9), schedule="cosine", epochs=3, batch=64)
     slow = p.recipe("slow", quick, epochs=5, precision="bf16", keep_epochs=[2])
     big = p.teacher("big", "digits_net", width=16, classes=digits.classes)
@@ -85,9 +85,9 @@ def python() -> PlanBuilder:
 
 
 def test_the_same_plan_in_text_and_in_python_has_the_same_keys() -> None:
-    text, made = compiled(TEXT), compile_plan(python().build())
-    assert {n: k.key for n, k in made.keys.items()} == {n: k.key for n, k in text.keys.items()}
-    assert made.plan.measures == text.plan.measures and made.plan.exports == text.plan.exports
+    text, from_python = compiled(TEXT), compile_plan(python().build())
+    assert {n: k.key for n, k in from_python.keys.items()} == {n: k.key for n, k in text.keys.items()}
+    assert from_python.plan.measures == text.plan.measures and from_python.plan.exports == text.plan.exports
 
 
 def test_the_plan_of_python_is_a_plan_file() -> None:
@@ -120,8 +120,8 @@ def test_mistakes_are_plan_errors_with_the_line_of_python() -> None:
     p.measure("table", of=small, on=digits, metrics=["top1"])
     with pytest.raises(PlanError) as e:
         p.build()
-    found = {d.code for d in e.value.diagnostics}
-    assert {"KD0230", "KD0243"} <= found
+    codes = {d.code for d in e.value.diagnostics}
+    assert {"KD0230", "KD0243"} <= codes
     notes = [n for d in e.value.diagnostics for n in d.notes if n.text == "written here"]
     assert any(n.span is not None and n.span.text.endswith("wdith=4)") for n in notes)
     shown = render_text(e.value.diagnostics, color=False)
@@ -181,10 +181,10 @@ def test_plans_go_through_json() -> None:
 
 
 def test_the_schema_describes_the_plan() -> None:
-    found = schema()
-    assert set(found["properties"]) == set(Plan.__dataclass_fields__)
-    assert "loss" in found["$defs"]["Phase"]["properties"]
-    assert "span" not in found["$defs"]["Phase"]["properties"]
+    described = schema()
+    assert set(described["properties"]) == set(Plan.__dataclass_fields__)
+    assert "loss" in described["$defs"]["Phase"]["properties"]
+    assert "span" not in described["$defs"]["Phase"]["properties"]
     with pytest.raises(ValueError, match="phases"):
         load_plan('{"phases": 3}')
 

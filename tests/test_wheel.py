@@ -17,11 +17,11 @@ ROOT = Path(__file__).parent.parent
 def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder into which the built wheel was installed."""
     here = tmp_path_factory.mktemp("wheel")
-    made = subprocess.run(
+    built = subprocess.run(
         [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(here / "dist")],
         capture_output=True, text=True, cwd=ROOT,
     )  # fmt: skip
-    assert made.returncode == 0, made.stderr
+    assert built.returncode == 0, built.stderr
     (wheel,) = (here / "dist").glob("*.whl")
     with zipfile.ZipFile(wheel) as archive:
         archive.extractall(here / "site")
@@ -51,6 +51,6 @@ def test_runs_from_elsewhere(installed: Path, tmp_path: Path) -> None:
 
 
 def test_explains_from_elsewhere(installed: Path, tmp_path: Path) -> None:
-    told = _kdplan(installed, tmp_path, "explain", "KD0205")
-    assert told.returncode == 0, told.stderr
-    assert told.stdout.startswith("KD0205: unknown name")
+    ran = _kdplan(installed, tmp_path, "explain", "KD0205")
+    assert ran.returncode == 0, ran.stderr
+    assert ran.stdout.startswith("KD0205: unknown name")

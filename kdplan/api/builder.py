@@ -1,4 +1,4 @@
-"""The builder: declarations as method calls. It writes the plan's text, which is then compiled like any other."""
+"""The builder: declarations as method calls. It writes the text of a plan, which is then compiled like a plan file."""
 
 from __future__ import annotations
 
@@ -9,9 +9,8 @@ from bisect import bisect_right
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
-from kdplan.api.terms import Term, choice, to_node, word
+from kdplan.api.terms import Term, Value, choice, to_node, word
 from kdplan.constructs.table import KINDS
 from kdplan.diagnostics.report import Diagnostic, Note, PlanError, Reporter
 from kdplan.diagnostics.span import Source, Span
@@ -36,7 +35,9 @@ class PhaseName(str):
 
 
 @dataclass
-class _Written:
+class _Declared:
+    """The text of a declaration, and the line of Python that declared it."""
+
     text: str
     file: str
     line: int
@@ -45,15 +46,15 @@ class _Written:
 class PlanBuilder:
     """A plan, declaration by declaration.
 
-    Each method writes one declaration and returns what stands for it in later ones. Nothing is checked before `build`
-    (or `compile`), which tells all mistakes together, with the line of Python that each comes from.
+    Each method writes one declaration and returns a term for it. `build` checks the plan and reports all errors
+    together, each with the line of Python that wrote the declaration.
 
     Parameters
     ----------
     root : Path, optional
-        Where data sets are looked for; the environment's `KDPLAN_DATA` by default.
+        The folder of data sets; `KDPLAN_DATA` of the environment by default.
     folder : Path, optional
-        What file names are relative to; the current folder by default.
+        The folder to which file names are relative; the current one by default.
 
     Examples
     --------
@@ -75,28 +76,34 @@ class PlanBuilder:
     """
 
     def __init__(self, root: Path | None = None, folder: Path | None = None) -> None:
-        found = os.environ.get("KDPLAN_DATA")
-        self.root = root if root is not None else Path(found) if found else None
+        default = os.environ.get("KDPLAN_DATA")
+        self.root = root if root is not None else Path(default) if default else None
         self.folder = folder if folder is not None else Path.cwd()
-        self._written: list[_Written] = []
+        self._declared: list[_Declared] = []
 
     # ---- declarations
 
-    def use(self, file: str | Path, as_: str | None = None, **params: Any) -> Term:
-        """Another plan file, or a Python file; its names are the result's attributes: ``my.loss(a, b)``."""
+    def use(self, file: str | Path, as_: str | None = None, **params: Value) -> Term:
+        """Use another plan file, or a Python file; its names are attributes of the result: ``my.loss(a, b)``.
+
+        `as_` is its name in this plan, `params` are values for its params.
+        """
         alias = as_ or Path(file).stem
         self._declare("use", None, [("as", [word(alias)])], _settings(params), text=str(file))
         return word(alias)
 
-    def param(self, name: str, value: Any = None, *, values: Sequence[Any] | range | None = None) -> Term:
-        """A named value, or with `values` an axis: whatever reads it is made once for each."""
+    def param(self, name: str, value: Value = None, *, values: Sequence[Value] | range | None = None) -> Term:
+        """Declare a named value, or with `values` an axis: what reads it is enumerated once for each."""
+        clause: tuple[str, list[Value]]
         clause = ("=", [value]) if values is None else ("in", [values if isinstance(values, range) else list(values)])
         self._declare("param", name, [clause])
         return word(name)
 
-    def data(self, name: str, source: str | Term | None = None, **settings: Any) -> Term:
-        """A data set; `source` is `name` unless it is given. Settings: augment, normalize, split, fraction, limit,
-        seed."""
+    def data(self, name: str, source: str | Term | None = None, **settings: Value) -> Term:
+        """Declare a data set; `source` is `name` by default.
+
+        Settings: augment, normalize, split, fraction, limit, seed.
+        """
         self._declare("data", name, [("=", [Term(choice(source if source is not None else name))])],
                       _settings(settings, "data"))  # fmt: skip
         return word(name)
@@ -105,73 +112,83 @@ class PlanBuilder:
         self,
         name: str,
         of: Term,
-        made: Term | None = None,
+        partition: Term | None = None,
         *,
         disjoint: bool = True,
-        parts: Mapping[str, Any] | None = None,
+        parts: Mapping[str, Value] | None = None,
     ) -> Term:
-        """A partition of a data set's classes: ``made`` (``item("random", parts=2)``) or its `parts` by name."""
-        clauses = [("of", [of])] + ([("=", [made])] if made is not None else [])
+        """Declare a vertical map of a data set's classes.
+
+        Its verticals are `parts` by name, or those of `partition`, such as ``item("random", parts=2)``.
+        """
+        clauses: list[tuple[str, list[Value]]] = [("of", [of])]
+        if partition is not None:
+            clauses.append(("=", [partition]))
         items = _settings({} if disjoint else {"disjoint": False}) + _settings(dict(parts or {}))
         self._declare("verticals", name, clauses, items)
         return word(name)
 
-    def recipe(self, name: str | None = None, base: Term | None = None, **settings: Any) -> Term:
-        """How a phase trains: optimizer, schedule, epochs or steps, batch …; `base` is a recipe to inherit from."""
+    def recipe(self, name: str | None = None, base: Term | None = None, **settings: Value) -> Term:
+        """Declare a recipe: optimizer, schedule, epochs or steps, batch …; `base` is a recipe to inherit from."""
         if name is None:
-            name = f"recipe_{sum(w.text.startswith('recipe ') for w in self._written) + 1}"
+            name = f"recipe_{sum(w.text.startswith('recipe ') for w in self._declared) + 1}"
         self._declare("recipe", name, [("=", [base])] if base is not None else [], _settings(settings, "recipe"))
         return word(name)
 
-    def model(self, name: str, factory: str | Term, **arguments: Any) -> Term:
-        """A name for an architecture with some of its arguments."""
+    def model(self, name: str, factory: str | Term, **arguments: Value) -> Term:
+        """Declare a name for an architecture with some of its arguments."""
         self._declare("model", name, [("=", [_model(factory, arguments)])])
         return word(name)
 
-    def teacher(self, name: str, model: str | Term, **arguments: Any) -> Term:
-        """A network that others learn from; see `network`."""
-        return self._network("teacher", name, model, arguments)
+    def teacher(
+        self, name: str, model: str | Term, *, each: Mapping[str, Value] | None = None, **arguments: Value
+    ) -> Term:
+        """Declare a network that others learn from; see `network`."""
+        return self._network("teacher", name, model, arguments, each)
 
-    def student(self, name: str, model: str | Term, **arguments: Any) -> Term:
-        """A network that learns from others; see `network`."""
-        return self._network("student", name, model, arguments)
+    def student(
+        self, name: str, model: str | Term, *, each: Mapping[str, Value] | None = None, **arguments: Value
+    ) -> Term:
+        """Declare a network that learns from others; see `network`."""
+        return self._network("student", name, model, arguments, each)
 
-    def network(self, name: str, model: str | Term, **arguments: Any) -> Term:
-        """A network: `model` with its arguments, a version (``small @ kd``), or ``fn.merge(…)``, ``fn.average(…)``,
-        ``fn.ema(…)``.
+    def network(
+        self, name: str, model: str | Term, *, each: Mapping[str, Value] | None = None, **arguments: Value
+    ) -> Term:
+        """Declare a network: `model` with its arguments, a version (``small @ kd``), or a call such as ``fn.ema(…)``.
 
-        `seed`, `weights` and `mode` are the network's settings, all else are arguments of the model;
-        ``each={"v": half}`` makes a family, indexed by ``word("v")``.
+        `seed`, `weights` and `mode` are settings of the network; the other arguments are those of the model.
+        ``each={"v": half}`` declares a family, indexed by ``word("v")``.
         """
-        return self._network("network", name, model, arguments)
+        return self._network("network", name, model, arguments, each)
 
     def phase(
         self,
         name: str,
         *,
-        of: Any,
-        on: Any,
-        with_: Any,
-        loss: Any,
-        logged: Mapping[str, Any] | None = None,
-        validate: tuple[Term, Sequence[Any]] | None = None,
-        each: Mapping[str, Any] | None = None,
-        **settings: Any,
+        of: Term | Sequence[Term],
+        on: Term | Sequence[Term],
+        with_: Term | Sequence[Term],
+        loss: Value,
+        logged: Mapping[str, Value] | None = None,
+        validate: tuple[Term, Sequence[str | Term]] | None = None,
+        each: Mapping[str, Value] | None = None,
+        **settings: Value,
     ) -> PhaseName:
-        """One training run.
+        """Declare a training run.
 
         Parameters
         ----------
         of, on, with_
-            What moves, on what data, by what recipe: one of each, or lists.
+            The networks to train, their data, and the recipes: one of each, or lists.
         loss
-            The scalar that is made small.
+            The scalar to minimise.
         logged
-            Terms that are written to the metrics, by name.
+            Terms to write to the metrics, by name.
         validate
-            Data and metrics that are measured after every epoch; the first metric chooses snapshot ``"best"``.
+            Data and metrics to measure after every epoch; the first metric chooses snapshot ``"best"``.
         each
-            Index and values, for a family of phases.
+            Index and values of a family of phases.
         **settings
             `seed`, and settings that override the recipe's.
         """
@@ -186,37 +203,46 @@ class PlanBuilder:
         )
         return PhaseName(name)
 
-    def measure(self, name: str, *, of: Any, on: Any, metrics: Sequence[Any], by: Any = (), over: Any = ()) -> str:
-        """Numbers about networks on data."""
+    def measure(
+        self,
+        name: str,
+        *,
+        of: Term | Sequence[Term],
+        on: Term | Sequence[Term],
+        metrics: Sequence[str | Term],
+        by: str | Term | Sequence[str | Term] = (),
+        over: str | Term | Sequence[str | Term] = (),
+    ) -> str:
+        """Declare a measure: metrics of networks on data, by axes or verticals, averaged over others."""
         clauses = [("of", _several(of)), ("by", _words(by)), ("on", _several(on)), ("over", _words(over))]
         self._declare("measure", name, [c for c in clauses if c[1]], listing=list(metrics))
         return name
 
     def export(self, name: str, network: Term) -> str:
-        """One network to hand out."""
+        """Declare a network to export."""
         self._declare("export", name, [("=", [network])])
         return name
 
     # ---- the plan
 
     def text(self) -> str:
-        """The plan as a plan file."""
-        return format_text(Source("<python>", "\n\n".join(w.text for w in self._written)))
+        """Return the plan as the text of a plan file."""
+        return format_text(Source("<python>", "\n\n".join(w.text for w in self._declared)))
 
     def build(self) -> Plan:
-        """The core plan.
+        """Return the core plan.
 
         Raises
         ------
         PlanError
-            With every mistake, each with the text that was written and the line of Python that wrote it.
+            With every error, each with its declaration and the line of Python that wrote it.
         """
         starts: list[int] = []
         at = 0
-        for w in self._written:
+        for w in self._declared:
             starts.append(at)
             at += len(w.text) + 2
-        source = Source("<python>", "\n\n".join(w.text for w in self._written))
+        source = Source("<python>", "\n\n".join(w.text for w in self._declared))
         reporter = Reporter()
         try:
             module = load(source, self.folder, reporter)
@@ -230,10 +256,10 @@ class PlanBuilder:
         return plan
 
     def _placed(self, d: Diagnostic, source: Source, starts: list[int]) -> Diagnostic:
-        """A diagnostic with the line of Python that wrote the declaration in which it stands."""
+        """The diagnostic with a note: the line of Python that wrote its declaration."""
         if d.span is None or d.span.source is not source:
             return d
-        w = self._written[max(0, bisect_right(starts, d.span.start) - 1)]
+        w = self._declared[max(0, bisect_right(starts, d.span.start) - 1)]
         text = "".join(linecache.getlines(w.file))
         python = Source(w.file, text)
         line = python.line(w.line)
@@ -247,9 +273,10 @@ class PlanBuilder:
 
     # ---- writing
 
-    def _network(self, kind: str, name: str, model: str | Term, arguments: dict[str, Any]) -> Term:
-        own: dict[str, Any] = {k: arguments.pop(k) for k in ("seed", "weights", "mode") if k in arguments}
-        each = arguments.pop("each", None)
+    def _network(
+        self, kind: str, name: str, model: str | Term, arguments: dict[str, Value], each: Mapping[str, Value] | None
+    ) -> Term:
+        own: dict[str, Value] = {k: arguments.pop(k) for k in ("seed", "weights", "mode") if k in arguments}
         self._declare(kind, name, [("=", [_model(model, arguments)])], _settings(own, kind), each=each)
         return word(name)
 
@@ -257,54 +284,57 @@ class PlanBuilder:
         self,
         kind: str,
         name: str | None,
-        clauses: list[tuple[str, list[Any]]],
+        clauses: list[tuple[str, list[Value]]],
         items: list[ast.Item] | None = None,
-        **more: Any,
+        *,
+        text: str | None = None,
+        listing: list[Value] | None = None,
+        each: Mapping[str, Value] | None = None,
     ) -> None:
-        written = write(_declaration(kind, name, clauses, items, **more))
+        written = write(_declaration(kind, name, clauses, items, text=text, listing=listing, each=each))
         frame = sys._getframe(1)
         while frame.f_back is not None and frame.f_globals.get("__name__") == __name__:
             frame = frame.f_back
-        self._written.append(_Written(written, frame.f_code.co_filename, frame.f_lineno))
+        self._declared.append(_Declared(written, frame.f_code.co_filename, frame.f_lineno))
 
 
 def _declaration(
     kind: str,
     name: str | None,
-    clauses: list[tuple[str, list[Any]]],
+    clauses: list[tuple[str, list[Value]]],
     items: list[ast.Item] | None = None,
     *,
     text: str | None = None,
-    listing: list[Any] | None = None,
-    each: Mapping[str, Any] | None = None,
+    listing: list[Value] | None = None,
+    each: Mapping[str, Value] | None = None,
 ) -> ast.Declaration:
     if name is not None:
         word(name)  # refuses what is no name
     slots = [ast.Slot(NOWHERE, n, NOWHERE, to_node(v)) for n, v in (each or {}).items()]
-    made = [ast.Clause(NOWHERE, w, NOWHERE, [to_node(e) for e in exprs]) for w, exprs in clauses]
+    nodes = [ast.Clause(NOWHERE, w, NOWHERE, [to_node(e) for e in exprs]) for w, exprs in clauses]
     listed = [choice(m) for m in listing] if listing is not None else None
     return ast.Declaration(
-        NOWHERE, kind, NOWHERE, name, NOWHERE, text, None, slots, made, items or None, listed, NOWHERE
+        NOWHERE, kind, NOWHERE, name, NOWHERE, text, None, slots, nodes, items or None, listed, NOWHERE
     )
 
 
-def _settings(values: Mapping[str, Any], kind: str | None = None) -> list[ast.Item]:
-    found: list[ast.Item] = []
+def _settings(values: Mapping[str, Value], kind: str | None = None) -> list[ast.Item]:
+    settings: list[ast.Item] = []
     for name, value in values.items():
         spec = KINDS[kind].setting(name) if kind is not None else None
         node = choice(value) if spec is not None and spec.type in _CHOICES else to_node(value)
-        found.append(ast.Setting(NOWHERE, name, NOWHERE, node))
-    return found
+        settings.append(ast.Setting(NOWHERE, name, NOWHERE, node))
+    return settings
 
 
-def _model(model: str | Term, arguments: dict[str, Any]) -> Term:
-    made = Term(choice(model))
-    return made(**arguments) if arguments or isinstance(model, str) else made
+def _model(model: str | Term, arguments: Mapping[str, Value]) -> Term:
+    term = Term(choice(model))
+    return term(**arguments) if arguments or isinstance(model, str) else term
 
 
-def _several(values: Any) -> list[Any]:
+def _several(values: Term | Sequence[Value]) -> list[Value]:
     return list(values) if isinstance(values, list | tuple) else [values]
 
 
-def _words(values: Any) -> list[Any]:
+def _words(values: str | Term | Sequence[str | Term]) -> list[Value]:
     return [word(v) if isinstance(v, str) else v for v in _several(values)]

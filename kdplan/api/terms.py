@@ -1,11 +1,12 @@
-"""Expressions of the language, written with Python's operators."""
+"""Terms: expressions of the language, written with Python's operators."""
 
 from __future__ import annotations
 
 import math
 import numbers
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from types import EllipsisType
+from typing import TypeAlias
 
 from kdplan.diagnostics.report import nearest
 from kdplan.ir.expr import SNAPSHOTS, STEP_COUNTERS, STREAM_FIELDS
@@ -14,22 +15,28 @@ from kdplan.passes.spell import NOWHERE, attr, call, is_word, name, number, plai
 from kdplan.syntax import ast
 from kdplan.syntax.write import expression
 
-_APPLIES = (ast.Name, ast.Attr, ast.Version, ast.Pick, ast.Call)
+Value: TypeAlias = "Term | str | float | range | Sequence[Value] | Mapping[str, Value] | None"
+"""What can stand in a plan: a term, or a Python value that the language can write."""
+
+Index: TypeAlias = "Value | slice | EllipsisType | tuple[Value | slice | EllipsisType, ...]"
+"""What can stand between square brackets."""
+
+_BASES = (ast.Name, ast.Attr, ast.Version, ast.Pick, ast.Call)
 
 
 class Term:
-    """Anything that an expression of a plan can stand for: a network, a tap, a signal, data, a class set, a number.
+    """An expression of a plan: a network, a tap, a signal, data, a class set, a number.
 
     ============================  =============================
     ``small.layer2``              a tap; ``digits.test``, ``digits.classes``, ``few.inputs``
     ``small(x)``, ``small.fc(x)``  a network or a submodule, applied to signals
-    ``small @ kd``                network ``small`` as phase ``kd`` left it; ``small @ init`` as it starts
+    ``small @ kd``                network ``small`` as phase ``kd`` left it; ``small @ init`` with initial weights
     ``(small @ kd)["best"]``      a snapshot: ``"best"``, ``"ema"``, ``{"epoch": 3}``, ``{"cycle": 0}``
-    ``t[half[0]]``, ``t[EVERY]``  members of a family; ``t[0:3]`` is ``t[0..2]``; ``{"w": 5}`` picks on an axis
+    ``t[half[0]]``, ``t[EVERY]``  members of a family; ``t[0:3]`` is ``t[0..2]``; ``{"w": 5}`` selects on an axis
     ``+ - * / ** < <= > >=``      arithmetic and masks; ``fn.eq``, ``fn.ne`` for equality
     ============================  =============================
 
-    Names that begin with an underscore, and ``a.b`` where ``b`` is no word, are reached by ``term["b"]``.
+    Write ``term["b"]`` for names that begin with an underscore or are no Python names.
 
     Examples
     --------
@@ -57,7 +64,7 @@ class Term:
             raise AttributeError(tap)
         return Term(attr(self._base(), tap))
 
-    def __call__(self, *args: Any, **keywords: Any) -> Term:
+    def __call__(self, *args: Value, **keywords: Value) -> Term:
         if isinstance(self._node, ast.Call):
             raise TypeError(f"`{self}` is a call already, and calls cannot be called")
         return Term(call(self._base(), [to_node(a) for a in args], {k: to_node(v) for k, v in keywords.items()}))
@@ -65,76 +72,76 @@ class Term:
     def __matmul__(self, phase: object) -> Term:
         return Term(ast.Version(NOWHERE, self._base(), str(phase), NOWHERE))
 
-    def __getitem__(self, picked: Any) -> Term:
-        picks = picked if isinstance(picked, tuple) else (picked,)
-        return Term(ast.Pick(NOWHERE, self._base(), [node for p in picks for node in _picks(p)]))
+    def __getitem__(self, index: Index) -> Term:
+        indices = index if isinstance(index, tuple) else (index,)
+        return Term(ast.Pick(NOWHERE, self._base(), [node for i in indices for node in _picks(i)]))
 
     def _base(self) -> ast.Expr:
-        if not isinstance(self._node, _APPLIES):
+        if not isinstance(self._node, _BASES):
             raise TypeError(f"`{self}` has no taps, versions or members")
         return self._node
 
     # ---- arithmetic
 
-    def __add__(self, other: Any) -> Term:
+    def __add__(self, other: Value) -> Term:
         return _binary("+", self, other)
 
-    def __radd__(self, other: Any) -> Term:
+    def __radd__(self, other: Value) -> Term:
         return _binary("+", other, self)
 
-    def __sub__(self, other: Any) -> Term:
+    def __sub__(self, other: Value) -> Term:
         return _binary("-", self, other)
 
-    def __rsub__(self, other: Any) -> Term:
+    def __rsub__(self, other: Value) -> Term:
         return _binary("-", other, self)
 
-    def __mul__(self, other: Any) -> Term:
+    def __mul__(self, other: Value) -> Term:
         return _binary("*", self, other)
 
-    def __rmul__(self, other: Any) -> Term:
+    def __rmul__(self, other: Value) -> Term:
         return _binary("*", other, self)
 
-    def __truediv__(self, other: Any) -> Term:
+    def __truediv__(self, other: Value) -> Term:
         return _binary("/", self, other)
 
-    def __rtruediv__(self, other: Any) -> Term:
+    def __rtruediv__(self, other: Value) -> Term:
         return _binary("/", other, self)
 
-    def __pow__(self, other: Any) -> Term:
+    def __pow__(self, other: Value) -> Term:
         return _binary("**", self, other)
 
-    def __rpow__(self, other: Any) -> Term:
+    def __rpow__(self, other: Value) -> Term:
         return _binary("**", other, self)
 
-    def __lt__(self, other: Any) -> Term:
+    def __lt__(self, other: Value) -> Term:
         return _binary("<", self, other)
 
-    def __le__(self, other: Any) -> Term:
+    def __le__(self, other: Value) -> Term:
         return _binary("<=", self, other)
 
-    def __gt__(self, other: Any) -> Term:
+    def __gt__(self, other: Value) -> Term:
         return _binary(">", self, other)
 
-    def __ge__(self, other: Any) -> Term:
+    def __ge__(self, other: Value) -> Term:
         return _binary(">=", self, other)
 
     def __neg__(self) -> Term:
         return Term(ast.Negate(NOWHERE, self._node))
 
 
-def _binary(op: str, left: Any, right: Any) -> Term:
+def _binary(op: str, left: Value, right: Value) -> Term:
     return Term(ast.Binary(NOWHERE, op, to_node(left), to_node(right)))
 
 
-def to_node(value: Any) -> ast.Expr:
-    """A term, or a Python number, text, list or range, as an expression.
+def to_node(value: Value) -> ast.Expr:
+    """Return a term, or a Python number, boolean, string, list, dict or range, as an expression.
 
     Raises
     ------
     TypeError
         For anything else.
     ValueError
-        For numbers and strings that the language cannot hold: infinity, quotes, line ends.
+        For numbers and strings that the language cannot write: infinity, quotes, line ends.
 
     Examples
     --------
@@ -147,7 +154,7 @@ def to_node(value: Any) -> ast.Expr:
         return plain(value)
     if isinstance(value, str):
         if '"' in value or "\n" in value:
-            raise ValueError(f"a string of a plan holds no quotes and no line ends: {value!r}")
+            raise ValueError(f"a string of a plan has no quotes and no line ends: {value!r}")
         return plain(value)
     if isinstance(value, numbers.Integral):
         return number(int(value))
@@ -166,8 +173,14 @@ def to_node(value: Any) -> ast.Expr:
     raise TypeError(f"{value!r} ({type(value).__name__}) cannot stand in a plan")
 
 
-def choice(value: Any) -> ast.Expr:
-    """As `to_node`, where a string is a name from a table: an optimizer, a transform, a metric, a model."""
+def choice(value: Value) -> ast.Expr:
+    """Return a value as an expression, where strings are names from a table: optimizers, transforms, metrics, models.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As `to_node`; also for a string that is no name.
+    """
     if isinstance(value, str):
         if not is_word(value):
             raise ValueError(f"{value!r} is no name")
@@ -177,8 +190,9 @@ def choice(value: Any) -> ast.Expr:
     return to_node(value)
 
 
-def _picks(p: Any) -> list[ast.Expr]:
-    if p is Ellipsis or p == slice(None):
+def _picks(p: Value | slice | EllipsisType) -> list[ast.Expr]:
+    """The picks between square brackets; all members for `...` and `:`."""
+    if isinstance(p, EllipsisType) or p == slice(None):
         return [ast.All(NOWHERE)]
     if isinstance(p, slice):
         return [to_node(range(p.start or 0, p.stop))]
@@ -194,19 +208,30 @@ EVERY = slice(None)
 
 
 def word(text: str) -> Term:
-    """A name of the plan as a term: a param's, or the index of a family."""
+    """Return a name of the plan as a term: that of a param, or the index of a family.
+
+    Raises
+    ------
+    ValueError
+        If it is no name of the language.
+
+    Examples
+    --------
+    >>> print(word("big").layer1)
+    big.layer1
+    """
     if not is_word(text):
         raise ValueError(f"{text!r} is no name")
     return Term(name(text))
 
 
-def item(what: str, *args: Any, **settings: Any) -> Term:
-    """A choice from a table with its settings: ``item("sgd", lr=0.1)``, ``item("pad_crop", 8, pad=1)``.
+def item(entry: str, /, *args: Value, **settings: Value) -> Term:
+    """Return a choice from a table with its settings: ``item("sgd", lr=0.1)``, ``item("pad_crop", 8, pad=1)``.
 
     >>> print(item("sgd", lr=0.1, momentum=0.9))
     sgd(lr = 0.1, momentum = 0.9)
     """
-    return word(what)(*args, **settings)
+    return word(entry)(*args, **settings)
 
 
 class _Functions:
@@ -224,13 +249,13 @@ class _Functions:
         return sorted([*FUNCTIONS, *PLAN_FUNCTIONS, "eq", "ne"])
 
     @staticmethod
-    def eq(a: Any, b: Any) -> Term:
-        """A mask: 1 where the two are equal."""
+    def eq(a: Value, b: Value) -> Term:
+        """Return a mask: 1 where the two are equal."""
         return _binary("==", a, b)
 
     @staticmethod
-    def ne(a: Any, b: Any) -> Term:
-        """A mask: 1 where the two differ."""
+    def ne(a: Value, b: Value) -> Term:
+        """Return a mask: 1 where the two differ."""
         return _binary("!=", a, b)
 
 
@@ -239,4 +264,4 @@ fn = _Functions()
 inputs, labels, indices, targets = (word(w) for w in STREAM_FIELDS)
 epoch, step, progress = (word(w) for w in STEP_COUNTERS)
 init = "init"
-"""`small @ init`: a network as it starts."""
+"""`small @ init`: a network with its initial weights."""

@@ -6,42 +6,45 @@ import os
 import sys
 from collections.abc import Sequence
 
-from kdplan.cli.exit_codes import FINE, WRONG
+from kdplan.cli.exit_codes import ExitCode
 from kdplan.diagnostics.render import render_text, to_json
 from kdplan.diagnostics.report import PlanError
-from kdplan.runtime.interrupt import INTERRUPTED
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command.
+    """Run one command and return its exit code.
+
+    Parameters
+    ----------
+    arguments
+        The command line after `kdplan`; the arguments of this process by default.
 
     Returns
     -------
     int
-        0 fine, 1 a phase failed, 2 plan or usage error, 3 locked, 4 corrupt store, 10 (with `--detailed-exitcode`)
-        something to do, 75 interrupted and resumable.
+        One of `ExitCode`.
     """
     from kdplan.cli.parser import parser
 
     # Threads that spin while they wait slow small steps tenfold as soon as anything else runs on the machine.
-    # It must be said before torch is imported, and changes no number.
+    # OpenMP reads this once, when torch is imported. It changes no number.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    given = parser().parse_args(arguments)
+    parsed = parser().parse_args(arguments)
     try:
-        code: int = given.command(given)
+        code: int = parsed.command(parsed)
         return code
     except PlanError as problem:
-        show(problem, getattr(given, "format", "text"))
-        return int(getattr(problem, "exit_code", WRONG))
+        print_errors(problem, getattr(parsed, "format", "text"))
+        return int(getattr(problem, "exit_code", ExitCode.INVALID))
     except KeyboardInterrupt:
-        return INTERRUPTED
+        return ExitCode.INTERRUPTED
     except BrokenPipeError:
-        sys.stderr.close()  # whoever read the output has gone
-        return FINE
+        sys.stderr.close()  # the reader of the output has gone
+        return ExitCode.DONE
 
 
-def show(problem: PlanError, form: str = "text") -> None:
-    """The mistakes, for a person on standard error or as JSON on standard output."""
+def print_errors(problem: PlanError, form: str = "text") -> None:
+    """Print errors: as text on standard error, or with `form` "json" as JSON on standard output."""
     if form == "json":
         import json
 

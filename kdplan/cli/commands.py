@@ -1,4 +1,4 @@
-"""The commands that read a plan: each is a few lines between the compiler, the runtime and the views."""
+"""The commands that read a plan: each calls the compiler, the runtime and the views."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from kdplan.cli import inputs as session
-from kdplan.cli.exit_codes import FINE, TO_DO
+from kdplan.cli.exit_codes import ExitCode
+from kdplan.cli.inputs import add_costs, compile_file, data_root, open_store
 from kdplan.compile import Compiled, inspect
 from kdplan.diagnostics.render import render_text, to_json
 from kdplan.diagnostics.report import counted, error, listing, nearest
@@ -18,82 +18,99 @@ if TYPE_CHECKING:
     from kdplan.runtime.measures.results import MeasureResult
 
 
-def _warn(made: Compiled) -> None:
-    if made.warnings:
-        print(render_text(made.warnings, color=sys.stderr.isatty()), file=sys.stderr)
 
-
-def check(given: argparse.Namespace) -> int:
-    """`kdplan check FILE`: every mistake that can be known before anything trains."""
-    made = session.compiled(given)
-    inspect(made)
-    if given.format == "json":
-        print(json.dumps(to_json(made.warnings), indent=2, ensure_ascii=False))
-        return FINE
-    _warn(made)
-    plan = made.plan
+    Raises
+    ------
+    PlanError
+        With every error of the plan and of its graphs.
+    """
+    compiled = compile_file(arguments)
+    inspect(compiled)
+    if arguments.format == "json":
+        print(json.dumps(to_json(compiled.warnings), indent=2, ensure_ascii=False))
+        return ExitCode.DONE
+    _print_warnings(compiled)
+    plan = compiled.plan
     counts = {
         "phase": len(plan.phases),
         "network": len(plan.networks),
         "measure": len(plan.measures),
         "export": len(plan.exports),
     }
-    said = ", ".join(counted(number, word) for word, number in counts.items() if number)
-    print(f"{given.file}: fine ({said or 'nothing declared'})")
-    return FINE
+    summary = ", ".join(counted(number, word) for word, number in counts.items() if number)
+    print(f"{arguments.file}: fine ({summary or 'nothing declared'})")
+    return ExitCode.DONE
 
 
-def expand(given: argparse.Namespace) -> int:
-    """`kdplan expand FILE`: the plan in the core of the language."""
-    from kdplan.passes.expand import expand as expanded
-
-    print(expanded(session.compiled(given).plan), end="")
-    return FINE
+def _print_warnings(compiled: Compiled) -> None:
+    if compiled.warnings:
+        print(render_text(compiled.warnings, color=sys.stderr.isatty()), file=sys.stderr)
 
 
-def plan(given: argparse.Namespace) -> int:
-    """`kdplan plan FILE`: the DAG with actions, reasons and costs."""
+def expand(arguments: argparse.Namespace) -> int:
+    """`kdplan expand FILE`: print the plan in core declarations."""
+    from kdplan.passes.expand import expand as expanded_text
+
+    print(expanded_text(compile_file(arguments).plan), end="")
+    return ExitCode.DONE
+
+
+def plan(arguments: argparse.Namespace) -> int:
+    """`kdplan plan FILE`: print every phase with its action, the reason for it, and its cost.
+
+    Returns
+    -------
+    int
+        10 with `--detailed-exitcode` where a run would train; else 0.
+    """
     from kdplan.view import plan as view
 
-    store = session.open_store(given)
-    made = session.compiled(given, store)
-    if not given.no_cost:
-        session.add_costs(made, store)
-    if given.json:
-        print(json.dumps(view.to_json(made.planned, file=str(given.file)), indent=2, ensure_ascii=False))
+    store = open_store(arguments)
+    compiled = compile_file(arguments, store)
+    if not arguments.no_cost:
+        add_costs(compiled, store)
+    if arguments.json:
+        print(json.dumps(view.to_json(compiled.planned, file=str(arguments.file)), indent=2, ensure_ascii=False))
     else:
-        _warn(made)
-        view.print_plan(made.planned, title=str(given.file), every=given.all)
-    to_do = any(p.action not in ("cached", "blocked") for p in made.planned.values())
-    return TO_DO if given.detailed_exitcode and to_do else FINE
+        _print_warnings(compiled)
+        view.print_plan(compiled.planned, title=str(arguments.file), every=arguments.all)
+    to_do = any(p.action not in ("cached", "blocked") for p in compiled.planned.values())
+    return ExitCode.TO_DO if arguments.detailed_exitcode and to_do else ExitCode.DONE
 
 
-def graph(given: argparse.Namespace) -> int:
-    """`kdplan graph FILE -o X`: the DAG, or one phase's network, as a picture."""
-    store = session.open_store(given)
-    made = session.compiled(given, store)
-    if given.phase:
-        _draw_phase(given, made)
+def graph(arguments: argparse.Namespace) -> int:
+    """`kdplan graph FILE -o OUTPUT`: draw the DAG of phases, or with `--phase` one phase's graph.
+
+    Raises
+    ------
+    PlanError
+        KD0911 without the `dot` program for svg and png, KD0912 for an unknown format.
+    """
+    store = open_store(arguments)
+    compiled = compile_file(arguments, store)
+    if arguments.phase:
+        _draw_phase(arguments, compiled)
     else:
         from kdplan.view.dag import write_dag
 
-        write_dag(made.plan, made.planned, given.output, title=given.file.name, every=given.all)
-    print(f"wrote {given.output}")
-    return FINE
+        write_dag(compiled.plan, compiled.planned, arguments.output, title=arguments.file.name, every=arguments.all)
+    print(f"wrote {arguments.output}")
+    return ExitCode.DONE
 
 
-def _draw_phase(given: argparse.Namespace, made: Compiled) -> None:
+def _draw_phase(arguments: argparse.Namespace, compiled: Compiled) -> None:
     from kdplan.graph.draw import drawing, to_dot, to_mermaid
     from kdplan.view.dag import write_drawing
 
-    name = one_phase(made, given.phase)
-    found = inspect(made, [name])[name].joined
-    drawn = drawing(found.graph_module, found.trainable)
-    write_drawing(given.output, lambda: to_dot(drawn, f"{given.file.name}: {name}"), lambda: to_mermaid(drawn))
+    name = find_phase(compiled, arguments.phase)
+    joined = inspect(compiled, [name])[name].joined
+    drawn = drawing(joined.graph_module, joined.trainable)
+    title = f"{arguments.file.name}: {name}"
+    write_drawing(arguments.output, lambda: to_dot(drawn, title), lambda: to_mermaid(drawn))
 
 
-def one_phase(made: Compiled, wanted: str) -> str:
-    """The phase that a name on the command line means: whole, or without its coordinates where that is enough.
+def find_phase(compiled: Compiled, name: str) -> str:
+    """Return the full name of the phase that `name` means; coordinates may be left out where one phase remains.
 
     Raises
     ------
@@ -102,89 +119,100 @@ def one_phase(made: Compiled, wanted: str) -> str:
     """
     from kdplan.passes.schedule import select
 
-    found = sorted(select(made.planned, made.dag, only=[wanted]) or set())
-    if wanted in found:
-        return wanted
-    if not found:
-        raise error("KD0310", None, name=wanted, nearest=nearest(wanted, made.planned))
-    if len(found) > 1:
-        raise error("KD0012", None, name=wanted, names=listing(found))
-    return found[0]
+    names = sorted(select(compiled.planned, compiled.dag, only=[name]) or set())
+    if name in names:
+        return name
+    if not names:
+        raise error("KD0310", None, name=name, nearest=nearest(name, compiled.planned))
+    if len(names) > 1:
+        raise error("KD0012", None, name=name, names=listing(names))
+    return names[0]
 
 
-def status(given: argparse.Namespace) -> int:
-    """`kdplan status FILE`: where each phase stands."""
+def status(arguments: argparse.Namespace) -> int:
+    """`kdplan status FILE`: print the state of each phase in the store."""
     from kdplan.view import status as view
 
-    store = session.open_store(given)
-    made = session.compiled(given, store)
-    if given.json:
-        print(json.dumps(view.to_json(view.status(made.planned, store)), indent=2))
+    store = open_store(arguments)
+    compiled = compile_file(arguments, store)
+    if arguments.json:
+        print(json.dumps(view.to_json(view.status(compiled.planned, store)), indent=2))
     else:
-        view.print_status(made.planned, store)
-    return FINE
+        view.print_status(compiled.planned, store)
+    return ExitCode.DONE
 
 
-def why(given: argparse.Namespace) -> int:
-    """`kdplan why FILE PHASE`: the reasons for one phase's action."""
+def why(arguments: argparse.Namespace) -> int:
+    """`kdplan why FILE PHASE`: print the reasons for one phase's action."""
     from kdplan.view import plan as view
     from kdplan.view.why import print_why
 
-    made = session.compiled(given, session.open_store(given))
-    name = one_phase(made, given.phase)
-    if given.json:
-        found = view.to_json({name: made.planned[name]}, file=str(given.file))
-        print(json.dumps(found["phases"][0], indent=2, ensure_ascii=False))
+    compiled = compile_file(arguments, open_store(arguments))
+    name = find_phase(compiled, arguments.phase)
+    if arguments.json:
+        (phase,) = view.to_json({name: compiled.planned[name]}, file=str(arguments.file))["phases"]
+        print(json.dumps(phase, indent=2, ensure_ascii=False))
     else:
-        print_why(made.planned, name)
-    return FINE
+        print_why(compiled.planned, name)
+    return ExitCode.DONE
 
 
-def run(given: argparse.Namespace) -> int:
-    """`kdplan run FILE`: trains what is not there, measures, shows the tables. Running again goes on."""
+def run(arguments: argparse.Namespace) -> int:
+    """`kdplan run FILE`: train the phases that are not in the store, then print the measures. A second run resumes.
+
+    Returns
+    -------
+    int
+        0, 1 if a phase failed, 75 if the run was interrupted.
+
+    Raises
+    ------
+    PlanError
+        With every error that can be found before training.
+    """
     from kdplan.runtime.events import Several
     from kdplan.runtime.execute import run_plan
     from kdplan.runtime.measures.table import run_measures
     from kdplan.runtime.options import RunOptions
-    from kdplan.view.live import TensorBoard, observer
+    from kdplan.view.progress import TensorBoard, observer
 
-    store = session.open_store(given)
-    made = session.compiled(given, store)
-    _warn(made)
-    to_do = [n for n, p in made.planned.items() if p.action not in ("cached", "blocked") and p.same_as is None]
+    store = open_store(arguments)
+    compiled = compile_file(arguments, store)
+    _print_warnings(compiled)
+    to_do = [n for n, p in compiled.planned.items() if p.action not in ("cached", "blocked") and p.same_as is None]
     options = RunOptions(
-        device=given.device,
-        deterministic=given.deterministic,
-        keep_going=given.keep_going,
-        checkpoint_seconds=given.checkpoint_seconds,
-        plan_file=str(given.file),
-        data_root=session.data_root(given),
-        tensorboard=given.tensorboard,
+        device=arguments.device,
+        deterministic=arguments.deterministic,
+        keep_going=arguments.keep_going,
+        checkpoint_seconds=arguments.checkpoint_seconds,
+        plan_file=str(arguments.file),
+        data_root=data_root(arguments),
+        tensorboard=arguments.tensorboard,
     )
     if to_do:
-        _before_training(made, to_do, options.device)
+        _check_before_training(compiled, to_do, options.device)
         store.sweep()
-    watching = observer()
-    if given.tensorboard:
-        watching = Several([watching, TensorBoard(given.tensorboard)])
-    result = run_plan(made.plan, made.planned, made.keys, store, options, watching)
+    events = observer()
+    if arguments.tensorboard:
+        events = Several([events, TensorBoard(arguments.tensorboard)])
+    result = run_plan(compiled.plan, compiled.planned, compiled.keys, store, options, events)
     if result.interrupted is not None:
-        print(f"stopped in {result.interrupted}; `kdplan run {given.file}` goes on from there", file=sys.stderr)
-    if result.exit_code == 0 or (given.keep_going and result.interrupted is None):
-        tables = run_measures(made.plan, made.keys, store, options)
-        _show_tables(given, tables, given.plots or store.root / "plots" / given.file.stem)
+        print(f"interrupted in {result.interrupted}; `kdplan run {arguments.file}` resumes there", file=sys.stderr)
+    if result.exit_code == 0 or (arguments.keep_going and result.interrupted is None):
+        tables = run_measures(compiled.plan, compiled.keys, store, options)
+        _print_tables(arguments, tables, arguments.plots or store.root / "plots" / arguments.file.stem)
     return result.exit_code
 
 
-def _before_training(made: Compiled, to_do: list[str], device: str) -> None:
-    """Every mistake that can be known is told before the first step."""
+def _check_before_training(compiled: Compiled, to_do: list[str], device: str) -> None:
+    """Report every error that can be found before the first step: the device, and the graphs of `to_do`."""
     from kdplan.runtime.device import choose_device
 
     choose_device(device)
-    inspect(made, to_do)
+    inspect(compiled, to_do)
 
 
-def _show_tables(given: argparse.Namespace, tables: list[MeasureResult], plots: Path) -> None:
+def _print_tables(arguments: argparse.Namespace, tables: list[MeasureResult], plots: Path) -> None:
     from kdplan.view import tables as view
     from kdplan.view.plots import write_plots
     from kdplan.view.words import console
@@ -193,28 +221,38 @@ def _show_tables(given: argparse.Namespace, tables: list[MeasureResult], plots: 
     for table in tables:
         out.print()
         out.print(view.printed(table, out.width))
-        if given.csv:
-            given.csv.mkdir(parents=True, exist_ok=True)
-            (given.csv / f"{table.name}.csv").write_text(view.to_csv(table), encoding="utf-8")
+        if arguments.csv:
+            arguments.csv.mkdir(parents=True, exist_ok=True)
+            (arguments.csv / f"{table.name}.csv").write_text(view.to_csv(table), encoding="utf-8")
         for file in write_plots(table, plots, view.unit):
-            out.print(f"picture: {file}", soft_wrap=True, highlight=False)
+            out.print(f"plot: {file}", soft_wrap=True, highlight=False)
 
 
-def export(given: argparse.Namespace) -> int:
-    """`kdplan export FILE NAME -o DIR`: a network's weights and what is needed to use them."""
-    store = session.open_store(given)
-    made = session.compiled(given, store)
-    if given.name not in made.plan.exports:
-        near = nearest(given.name, made.plan.exports)
-        raise error("KD0013", None, name=given.name, nearest=near, known=listing(made.plan.exports))
-    wanted = made.plan.exports[given.name]
-    for version in wanted.target.versions:
-        if version.phase is not None and not store.has(made.keys[version.phase].key):
-            raise error("KD0014", wanted.span, name=given.name, phase=version.phase, file=given.file)
+def export(arguments: argparse.Namespace) -> int:
+    """`kdplan export FILE NAME -o DIR`: write a network's weights and a description to load them with.
+
+    Raises
+    ------
+    PlanError
+        KD0013 if the plan has no such export, KD0014 if its phase is not trained.
+    """
+    store = open_store(arguments)
+    compiled = compile_file(arguments, store)
+    exports = compiled.plan.exports
+    if arguments.name not in exports:
+        near = nearest(arguments.name, exports)
+        raise error("KD0013", None, name=arguments.name, nearest=near, known=listing(exports))
+    declared = exports[arguments.name]
+    for version in declared.target.versions:
+        if version.phase is not None and not store.has(compiled.keys[version.phase].key):
+            raise error("KD0014", declared.span, name=arguments.name, phase=version.phase, file=arguments.file)
     from kdplan.runtime.export import export_network
     from kdplan.runtime.options import RunOptions
+    from kdplan.runtime.versions import Sources
 
-    options = RunOptions(data_root=session.data_root(given))
-    about = export_network(session.sources(made, store), wanted, given.output, program=given.program, options=options)
-    print(f"wrote {given.output}: {about['parameters']:,} parameters, loaded again and found equal")
-    return FINE
+    sources = Sources(compiled.plan, store, compiled.keys)
+    options = RunOptions(data_root=data_root(arguments))
+    description = export_network(sources, declared, arguments.output, program=arguments.program, options=options)
+    parameters = description["parameters"]
+    print(f"wrote {arguments.output}: {parameters:,} parameters; loaded again, and its outputs are equal")
+    return ExitCode.DONE

@@ -1,4 +1,4 @@
-"""The training DAG as a drawing: Graphviz (dot, svg, png) or Mermaid text."""
+"""The DAG of phases drawn with Graphviz (dot, svg, png) or as Mermaid text."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from kdplan.ir.dag import SYMBOLS, Action, Planned
 from kdplan.ir.plan import Plan
 from kdplan.runtime.store.atomic import write
 from kdplan.view import words
-from kdplan.view.drawing import Box, Drawing, Kind, drawing, flow
+from kdplan.view.drawing import Box, Drawing, Kind, arrow_lines, plan_drawing
 
 FORMATS = ("svg", "png", "dot", "mmd")
 FILL: dict[Kind, str] = {
@@ -50,19 +50,19 @@ INK = "#48515d"
 def write_dag(
     plan: Plan, planned: Mapping[str, Planned], path: Path | str, *, title: str = "", every: bool = False
 ) -> None:
-    """Draws the plan's DAG into `path`, in the format that its ending names.
+    """Draw the plan's DAG into `path`, in the format that its ending names.
 
     Raises
     ------
     PlanError
         KD0911 without the `dot` program for svg and png, KD0912 for another ending.
     """
-    drawn = drawing(plan, planned, every)
-    write_drawing(Path(path), lambda: to_dot(drawn, title).source, lambda: mermaid(drawn))
+    drawn = plan_drawing(plan, planned, every)
+    write_drawing(Path(path), lambda: to_dot(drawn, title).source, lambda: to_mermaid(drawn))
 
 
 def write_drawing(target: Path, dot: Callable[[], str], mmd: Callable[[], str]) -> None:
-    """Writes a drawing in the format that the ending of `target` names, from its DOT or its Mermaid text.
+    """Write a drawing in the format that the ending of `target` names, from its DOT or its Mermaid text.
 
     Raises
     ------
@@ -80,7 +80,7 @@ def write_drawing(target: Path, dot: Callable[[], str], mmd: Callable[[], str]) 
 
 
 def render(source: str, kind: str, target: Path) -> bytes:
-    """The drawing of a DOT text.
+    """Return the bytes of a drawing in format `kind`, laid out by the `dot` program.
 
     Raises
     ------
@@ -96,7 +96,7 @@ def render(source: str, kind: str, target: Path) -> bytes:
 
 
 def to_dot(drawn: Drawing, title: str = "") -> graphviz.Digraph:
-    """The picture as a Graphviz graph, with a title, families in frames, and a legend."""
+    """Return the drawing as a Graphviz graph, with a title, frames around families and constructs, and a legend."""
     graph = graphviz.Digraph("plan")
     graph.attr("graph", rankdir="LR", fontname=FONT, nodesep="0.3", ranksep="0.9", pad="0.3", bgcolor="white")
     graph.attr("graph", label=_legend(drawn, title), labelloc="b", labeljust="c", splines="spline", dpi="110")
@@ -115,21 +115,21 @@ def to_dot(drawn: Drawing, title: str = "") -> graphviz.Digraph:
             frame.attr(fontsize="11", fontcolor="#5d6673", labelloc="t", labeljust="l")
             for name in names:
                 frame.node(ids[name], _label(drawn.boxes[name]))
-    told: set[tuple[str, str, str]] = set()
+    labelled: set[tuple[str, str, str]] = set()
     for (source, target), texts in drawn.arrows.items():
         kind = drawn.boxes[source].kind
-        text = "\n".join(graphviz.escape(line) for line in flow(texts))
+        text = "\n".join(graphviz.escape(line) for line in arrow_lines(texts))
         style = "dashed" if kind == "data" else "solid"
-        # What flows to each member of a family alike is said once.
-        if (source, drawn.boxes[target].family, text) in told:
+        # Arrows to the members of a family that say the same have one label.
+        if (source, drawn.boxes[target].family, text) in labelled:
             text = ""
-        told.add((source, drawn.boxes[target].family, text))
+        labelled.add((source, drawn.boxes[target].family, text))
         graph.edge(ids[source], ids[target], f" {text} ", color=EDGE[kind], fontcolor=EDGE[kind], style=style)
     return graph
 
 
 def _label(box: Box) -> str:
-    """A box: the name with its state, and what is known of it in smaller letters below."""
+    """A box as an HTML label: the name with its actions, and its lines in smaller letters below."""
     color, fill = EDGE[box.kind], FILL[box.kind]
     title = f"<b>{html.escape(box.name)}</b>" + (f" ({box.members})" if box.members > 1 else "")
     badges = "".join(
@@ -170,17 +170,17 @@ def _short(line: str, limit: int = 60) -> str:
 
 
 def _legend(drawn: Drawing, title: str) -> str:
-    """The title with the count of actions, and what colours and symbols mean: only those that occur."""
+    """The title with the numbers of actions, and the meaning of the colours and symbols that occur."""
     actions = [a for box in drawn.boxes.values() for a in box.actions]
-    had = {box.kind: _kind_word(box) for box in drawn.boxes.values()}
-    kinds = {kind: had[kind] for kind in FILL if kind in had}
+    kind_words = {box.kind: _kind_word(box) for box in drawn.boxes.values()}
+    kinds = {kind: kind_words[kind] for kind in FILL if kind in kind_words}
     cells = [
         f'<td bgcolor="{FILL[kind]}" border="1" color="{EDGE[kind]}"> {_font(EDGE[kind], 10, word)} </td>'
         for kind, word in kinds.items()
     ]
     cells += [
         f'<td bgcolor="{STATE[a]}">{_font("white", 10, f"<b> {html.escape(SYMBOLS[a])} </b>")}</td>'
-        f"<td>{_font(STATE[a], 10, words.ACTION_WORDS[a])}</td>"
+        f"<td>{_font(STATE[a], 10, a)}</td>"
         for a in SYMBOLS
         if a in actions
     ]
@@ -193,10 +193,10 @@ def _legend(drawn: Drawing, title: str) -> str:
     )
 
 
-def mermaid(drawn: Drawing) -> str:
-    """The picture as a Mermaid flowchart, which many Markdown viewers draw.
+def to_mermaid(drawn: Drawing) -> str:
+    """Return the drawing as a Mermaid flowchart, which many Markdown viewers draw.
 
-    >>> print(mermaid(Drawing({"kd": Box("kd", "student", ["30 epochs"], ["run"])})))
+    >>> print(to_mermaid(Drawing({"kd": Box("kd", "student", ["30 epochs"], ["run"])})))
     flowchart LR
         classDef student fill:#dff1fb,stroke:#2b86b8,color:#1d2430
         n0["<b>kd</b> (+ run)<br/>30 epochs"]:::student
@@ -214,7 +214,7 @@ def mermaid(drawn: Drawing) -> str:
         left, right = {"data": ("[(", ")]"), "measure": ("[/", "/]"), "export": ("([", "])")}.get(box.kind, ("[", "]"))
         lines.append(f'    {ids[name]}{left}"{text}"{right}:::{box.kind}')
     for (source, target), texts in drawn.arrows.items():
-        text = "<br/>".join(_safe(line) for line in flow(texts))
+        text = "<br/>".join(_safe(line) for line in arrow_lines(texts))
         stroke = "-.->" if drawn.boxes[source].kind == "data" else "-->"
         lines.append(f'    {ids[source]} {stroke}|"{text}"| {ids[target]}')
     return "\n".join(lines) + "\n"
@@ -222,9 +222,9 @@ def mermaid(drawn: Drawing) -> str:
 
 def _state(box: Box, action: Action) -> str:
     times = f" {box.actions.count(action)}" if box.members > 1 else ""
-    return f"{SYMBOLS[action]} {words.ACTION_WORDS[action]}{times}"
+    return f"{SYMBOLS[action]} {action}{times}"
 
 
 def _safe(text: str) -> str:
-    """Text for inside Mermaid's double quotes: what its parser would take for marks becomes entities."""
+    """Text for inside Mermaid's double quotes: characters of its syntax become entities."""
     return re.sub(r'["<>&#;`]', lambda m: f"#{ord(m[0])};", text)

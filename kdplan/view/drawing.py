@@ -1,4 +1,4 @@
-"""What there is to draw of a plan: boxes and arrows, before any drawing program is chosen."""
+"""The boxes and arrows of a plan's drawing, whatever its format."""
 
 from __future__ import annotations
 
@@ -17,41 +17,43 @@ Kind = Literal["data", "file", "teacher", "student", "network", "measure", "expo
 
 @dataclass(slots=True)
 class Box:
-    """One node, or a folded family of them."""
+    """One node of the drawing: a phase, data, a file, a measure, an export, or a folded family of them."""
 
     name: str
     kind: Kind
     lines: list[str] = field(default_factory=list)
     actions: list[Action] = field(default_factory=list)
-    """The actions of the phases that it stands for; empty where it is no phase."""
+    """The actions of its phases; empty where it is no phase."""
     family: str = ""
     members: int = 1
+    """How many nodes of a family were folded into it."""
     frame: str = ""
-    """The construct that it belongs to, with its coordinates."""
+    """The construct of its phase, with its coordinates."""
 
 
 @dataclass(slots=True)
 class Drawing:
-    """Boxes by name; arrows (from, to) with what flows along them."""
+    """Boxes by name; arrows (from, to) with the lines of their labels."""
 
     boxes: dict[str, Box] = field(default_factory=dict)
     arrows: dict[tuple[str, str], list[str]] = field(default_factory=dict)
 
     def arrow(self, source: str, target: str, text: str) -> None:
+        """Add a line to the label of the arrow between two boxes; each line once."""
         texts = self.arrows.setdefault((source, target), [])
         if text not in texts:
             texts.append(text)
 
 
-def drawing(plan: Plan, planned: Mapping[str, Planned], every: bool = False) -> Drawing:
-    """The boxes and arrows of a plan.
+def plan_drawing(plan: Plan, planned: Mapping[str, Planned], every: bool = False) -> Drawing:
+    """Return the boxes and arrows of a plan.
 
     Parameters
     ----------
     plan, planned
-        The core plan, and what the planner says of its phases; phases that it does not name are drawn without a state.
+        The core plan, and its phases with actions; phases that `planned` lacks are drawn without an action.
     every
-        Draws each member of large families, which are folded into one box otherwise.
+        Whether each member of a large family has a box; otherwise the family has one.
     """
     drawn = Drawing()
     for name, phase in plan.phases.items():
@@ -72,7 +74,7 @@ def drawing(plan: Plan, planned: Mapping[str, Planned], every: bool = False) -> 
         drawn.boxes[box] = Box(name, "export", ["checked, deployable"], family=box)
         for version in export.target.versions:
             _version_arrows(drawn, plan, version, box)
-    drawn = quiet(shared(drawn, planned))
+    drawn = without_common_data(merge_equal(drawn, planned))
     return drawn if every else fold(drawn)
 
 
@@ -80,7 +82,7 @@ def _phase_box(plan: Plan, phase: Phase, planned: Planned | None) -> Box:
     networks = [plan.networks[m.base.network] for m in phase.trainees if m.base.network in plan.networks]
     roles = {n.role for n in networks}
     kind: Kind = roles.pop() if len(roles) == 1 else "network"
-    trains = ", ".join(f"{n.name} ({called(n.architecture)})" for n in networks[:3])
+    trains = ", ".join(f"{n.name} ({architecture_name(n.architecture)})" for n in networks[:3])
     lines = [f"trains {trains}" + (f" and {len(networks) - 3} more" if len(networks) > 3 else "")]
     lines += [words.recipe(r) for r in phase.recipes[:2]]
     if planned is not None:
@@ -94,10 +96,10 @@ def _phase_box(plan: Plan, phase: Phase, planned: Planned | None) -> Box:
     return Box(phase.name, kind, lines, actions, words.family(phase.name), frame=phase.construct or "")
 
 
-def called(architecture: Item) -> str:
-    """How an architecture is called: one that is made of another by that one's name, too.
+def architecture_name(architecture: Item) -> str:
+    """Return the name of an architecture, and that of the base network in its arguments.
 
-    >>> called(Item("kdplan.nn.adapted:adapted", {"base": ["digits_net", {}]}))
+    >>> architecture_name(Item("kdplan.nn.adapted:adapted", {"base": ["digits_net", {}]}))
     'adapted digits_net'
     """
     name = architecture.name.removeprefix("kdplan.")
@@ -144,7 +146,7 @@ def _data_arrow(drawn: Drawing, plan: Plan, data: str, target: str, text: str) -
 
 
 def _version_arrows(drawn: Drawing, plan: Plan, version: Version, target: str) -> None:
-    """Arrows from what made `version`; a network that starts from others' weights is followed to those."""
+    """Add arrows from the phase or file of `version`; for a network that starts from others' weights, from theirs."""
     pending, seen = [(version, words.version(version))], set()
     while pending:
         at, text = pending.pop()
@@ -167,40 +169,43 @@ def _version_arrows(drawn: Drawing, plan: Plan, version: Version, target: str) -
             pending += [(v, words.version(v)) for v in origin.versions]
 
 
-def shared(drawn: Drawing, planned: Mapping[str, Planned]) -> Drawing:
-    """One box for phases of equal content: the first has the names of the others, and all their arrows."""
-    into = {p.name: p.same_as for p in planned.values() if p.same_as is not None and p.same_as in drawn.boxes}
-    made = Drawing({name: box for name, box in drawn.boxes.items() if name not in into})
-    for first in dict.fromkeys(into.values()):
-        others = [name for name, target in into.items() if target == first]
+def merge_equal(drawn: Drawing, planned: Mapping[str, Planned]) -> Drawing:
+    """Return the drawing with one box for equal phases: the first, with the others' names and arrows."""
+    first_of = {p.name: p.same_as for p in planned.values() if p.same_as is not None and p.same_as in drawn.boxes}
+    merged = Drawing({name: box for name, box in drawn.boxes.items() if name not in first_of})
+    for first in dict.fromkeys(first_of.values()):
+        others = [name for name, target in first_of.items() if target == first]
         more = f" and {len(others) - 2} more" if len(others) > 2 else ""
-        made.boxes[first].lines.append(f"also {', '.join(others[:2])}{more}")
+        merged.boxes[first].lines.append(f"also {', '.join(others[:2])}{more}")
     for (source, target), texts in drawn.arrows.items():
-        if target in into:
-            continue  # what an equal phase reads is what the first one reads
+        if target in first_of:
+            continue  # an equal phase reads what the first one reads
         for text in texts:
-            made.arrow(into.get(source, source), target, text)
-    return made
+            merged.arrow(first_of.get(source, source), target, text)
+    return merged
 
 
-def quiet(drawn: Drawing, limit: int = 8) -> Drawing:
-    """Data that many boxes read have arrows only to those that read nothing else; the others say it in a line."""
+def without_common_data(drawn: Drawing, limit: int = 8) -> Drawing:
+    """Return the drawing with fewer arrows from data that more than `limit` boxes read.
+
+    Boxes that read nothing else keep their arrow; the others have a line instead.
+    """
     readers: dict[str, list[str]] = {}
     for source, target in drawn.arrows:
         readers.setdefault(source, []).append(target)
-    made = Drawing(drawn.boxes)
+    reduced = Drawing(drawn.boxes)
     fed = {t for s, t in drawn.arrows if drawn.boxes[s].kind != "data"}
     for (source, target), texts in drawn.arrows.items():
         box = drawn.boxes[source]
         if box.kind == "data" and len(readers[source]) > limit and target in fed:
-            made.boxes[target].lines.append(f"on {box.name}.{', '.join(texts)}")
+            reduced.boxes[target].lines.append(f"on {box.name}.{', '.join(texts)}")
         else:
-            made.arrows[source, target] = texts
-    return made
+            reduced.arrows[source, target] = texts
+    return reduced
 
 
 def fold(drawn: Drawing, limit: int = words.FOLD) -> Drawing:
-    """One box for each family of more than `limit` phases, and one arrow for all between two boxes."""
+    """Return the drawing with one box for each family of more than `limit` members."""
     groups: dict[str, list[str]] = {}
     for name, box in drawn.boxes.items():
         groups.setdefault(box.family, []).append(name)
@@ -230,10 +235,10 @@ def _folded(name: str, boxes: list[Box]) -> Box:
     return Box(name, first.kind, common, [a for b in boxes for a in b.actions], name, len(boxes))
 
 
-def flow(texts: list[str], limit: int = 3) -> list[str]:
-    """The lines of an arrow's text, members of one family taken together.
+def arrow_lines(texts: list[str], limit: int = 3) -> list[str]:
+    """Return the lines of an arrow's label, with one line for the members of a family.
 
-    >>> flow(["big@train"]), flow([f"s[{i}]@t" for i in range(20)])
+    >>> arrow_lines(["big@train"]), arrow_lines([f"s[{i}]@t" for i in range(20)])
     (['big@train'], ['s[*]@t (20)'])
     """
     lines = []

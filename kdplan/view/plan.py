@@ -1,4 +1,4 @@
-"""`kdplan plan`: every phase with its action, the reason for it, and what it costs."""
+"""`kdplan plan`: every phase with its action, the reason for it, and its cost."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ from kdplan.view import words
 def plan_table(
     planned: Mapping[str, Planned], *, title: str = "", every: bool = False, wide: bool = True
 ) -> RenderableType:
-    """The table that `kdplan plan` prints, with totals below it.
+    """Return the table that `kdplan plan` prints, with totals below it.
 
     Parameters
     ----------
     planned
-        Phases in the order in which they would run.
+        Phases in the order in which a run would train them.
     title
-        What stands above: the plan's file.
+        The heading: the plan's file.
     every
-        Shows each member of large families, which are one line otherwise.
+        Whether each member of a large family has a line; otherwise the family has one.
     wide
-        Shows memory and disk, too.
+        Whether there are columns for memory and disk.
     """
     table = Table(title=title or None, title_justify="left", title_style="bold", box=None, padding=(0, 2, 0, 0))
     table.pad_edge = False
@@ -47,13 +47,13 @@ def plan_table(
 def print_plan(
     planned: Mapping[str, Planned], *, title: str = "", every: bool = False, console: Console | None = None
 ) -> None:
-    """Prints `plan_table`."""
+    """Print `plan_table`; a narrow console has fewer columns."""
     out = console or words.console()
     out.print(plan_table(planned, title=title, every=every, wide=out.width >= 120))
 
 
 def to_json(planned: Mapping[str, Planned], *, file: str = "") -> dict[str, Any]:
-    """The form that scripts rely on.
+    """Return the plan as the JSON object of `kdplan plan --json`.
 
     >>> plan = {"kd": Planned("kd", "k1", "run", [Reason("new", "never run")], ["big.train"])}
     >>> to_json(plan)["phases"][0]["action"], to_json(plan)["phases"][0]["reasons"][0]["kind"]
@@ -75,25 +75,25 @@ def to_json(planned: Mapping[str, Planned], *, file: str = "") -> dict[str, Any]
             phase["same_as"] = p.same_as
         phases.append(phase)
     totals = {
-        "to_do": dict(words.total(p.cost for p in work(planned.values()))),
+        "to_do": dict(words.total(p.cost for p in to_train(planned.values()))),
         "saved": dict(words.total(p.cost for p in saved(planned.values()))),
     }
     return {"file": file, "phases": phases, "totals": totals}
 
 
-def _reason_json(reason: Reason) -> dict[str, Any]:
+def _reason_json(reason: Reason) -> dict[str, str | bool | None]:
     at = reason.at or (str(reason.span) if reason.span is not None else "")
     return {"kind": reason.kind, "text": reason.text, "root": reason.root, "at": at,
             "before": reason.before, "after": reason.after}  # fmt: skip
 
 
-def work(planned: Iterable[Planned]) -> list[Planned]:
-    """The phases that a run would train, each content once."""
+def to_train(planned: Iterable[Planned]) -> list[Planned]:
+    """Return the phases that a run would train; of equal phases only the first."""
     return [p for p in planned if p.action not in ("cached", "blocked") and p.same_as is None]
 
 
 def saved(planned: Iterable[Planned]) -> list[Planned]:
-    """The phases that the store spares: cached ones, and those that share another's content."""
+    """Return the phases that need no training: cached ones, and those that are equal to another."""
     return [p for p in planned if p.action == "cached" or p.same_as is not None]
 
 
@@ -114,21 +114,21 @@ def _row(name: str, members: list[Planned]) -> list[Text | str]:
     if len(members) == 1:
         style = words.ACTION_STYLES[first.action]
         symbol = Text(SYMBOLS[first.action], style=f"bold {style}")
-        return [symbol, Text(name, style=style), because(first), Text(needs(first)), *_cost(first.cost)]
+        return [symbol, Text(name, style=style), main_reason(first), Text(needed(first)), *_cost(first.cost)]
     symbols = Text("/").join(
         Text(SYMBOLS[a], style=f"bold {words.ACTION_STYLES[a]}") for a in SYMBOLS if any(m.action == a for m in members)
     )
-    texts = list(dict.fromkeys(because(m).plain for m in members))
+    texts = list(dict.fromkeys(main_reason(m).plain for m in members))
     why = f"{words.tally(m.action for m in members)}; {texts[0]}" + (f"; {len(texts) - 1} more" if texts[1:] else "")
     read = list(dict.fromkeys(words.family(n) for m in members for n in m.needs))
     shown = Text(f"{name} ({len(members)})")  # as a plain string, rich would read indices as its markup
     return [symbols, shown, Text(why), Text(", ".join(read)), *_cost(_sum([m.cost for m in members]))]
 
 
-def because(planned: Planned) -> Text:
-    """The first root cause in one line, with its place."""
+def main_reason(planned: Planned) -> Text:
+    """Return the first root cause in one line, with its location."""
     if planned.same_as is not None:
-        return Text(f"the same as {planned.same_as}")
+        return Text(f"equal to {planned.same_as}")
     roots = [r for r in planned.reasons if r.root] or planned.reasons
     if not roots:
         return Text("")
@@ -143,8 +143,8 @@ def because(planned: Planned) -> Text:
     return text
 
 
-def needs(planned: Planned) -> str:
-    """The phases that it reads, few by name and many by number."""
+def needed(planned: Planned) -> str:
+    """Return the names of the phases that it reads; of more than three only the first and their number."""
     if len(planned.needs) <= 3:
         return ", ".join(planned.needs)
     return f"{planned.needs[0]} and {len(planned.needs) - 1} more"
@@ -163,7 +163,7 @@ def _cost(cost: Cost | None) -> list[str]:
 
 
 def _sum(costs: list[Cost | None]) -> Cost | None:
-    """A family's cost: what adds up is added; parameters and memory are those of the largest member."""
+    """The cost of a family: sums, but parameters and memory of the largest member."""
     known = [c for c in costs if c is not None]
     if not known:
         return None
@@ -181,22 +181,22 @@ def _sum(costs: list[Cost | None]) -> Cost | None:
 
 
 def _notes(planned: Iterable[Planned]) -> list[Text]:
-    """What joins signals of different shapes while a phase trains, and what is stored for it; each once."""
+    """Adapters and resizings of training, what an export keeps of them, and stored frozen values; each line once."""
     costs = [(p.name, p.cost) for p in planned if p.cost is not None]
     lines = _each_once("only while training:", [(n, line) for n, c in costs for line in c.bridges])
     lines += _each_once("kept when exported:", [(n, line) for n, c in costs for line in c.lasting])
     return lines + _each_once("computed once and stored:", [(n, line) for n, c in costs for line in c.stored])
 
 
-def _each_once(title: str, said: list[tuple[str, str]]) -> list[Text]:
-    """Lines with the first phase that says each; members of a family say one thing."""
-    found: dict[str, list[str]] = {}
-    for name, line in said:
-        found.setdefault(re.sub(r"(?<=\w)\[[^\]]*\]", "", line), []).append(name)
-    if not found:
+def _each_once(title: str, lines_of: list[tuple[str, str]]) -> list[Text]:
+    """The lines of phases (name, line), each with its first phase; lines that differ in indices only are one."""
+    phases: dict[str, list[str]] = {}
+    for name, line in lines_of:
+        phases.setdefault(re.sub(r"(?<=\w)\[[^\]]*\]", "", line), []).append(name)
+    if not phases:
         return []
     lines = [Text(title, style="bold")]
-    for line, names in found.items():
+    for line, names in phases.items():
         more = f" and {len(names) - 1} more" if len(names) > 1 else ""
         lines.append(Text(f"  {line}").append(f"  {names[0]}{more}", style="bright_black"))
     return [*lines, Text()]
@@ -206,8 +206,8 @@ def _totals(planned: Iterable[Planned]) -> list[Text]:
     every = list(planned)
     shared = sum(p.same_as is not None for p in every)
     tally = words.tally(p.action for p in every if p.same_as is None)
-    lines = [Text(tally + (f", {shared} the same as one of these" if shared else ""), style="bold")]
-    for word, part in (("to do", work(every)), ("saved by the store", saved(every))):
+    lines = [Text(tally + (f", {shared} equal to one of these" if shared else ""), style="bold")]
+    for word, part in (("to do", to_train(every)), ("saved by the store", saved(every))):
         total = words.total(p.cost for p in part)
         if not part or not total["steps"]:
             continue
@@ -215,7 +215,7 @@ def _totals(planned: Iterable[Planned]) -> list[Text]:
         disk = f", {words.size(total['disk_bytes'] or 0)} on disk" if word == "to do" else ""
         flops = words.count(total["flops"] or 0)
         lines.append(Text(f"{word}: {words.count(total['steps'])} steps, {flops}FLOP{disk}{time}"))
-    unknown = [p for p in work(every) if p.cost is not None and p.cost.seconds is None]
+    unknown = [p for p in to_train(every) if p.cost is not None and p.cost.seconds is None]
     if unknown:
         lines.append(Text("times are unknown until a phase has run on this machine", style="bright_black"))
     return lines

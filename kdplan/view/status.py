@@ -1,4 +1,4 @@
-"""`kdplan status`: where each phase of a plan stands, read from the store without disturbing who writes it."""
+"""`kdplan status`: the state of each phase, read from the store without a lock, also while another process writes."""
 
 from __future__ import annotations
 
@@ -21,49 +21,53 @@ STYLES = {"done": "green", "running": "cyan", "interrupted": "yellow", "corrupt"
 
 @dataclass(slots=True)
 class Status:
-    """One phase's state. `corrupt` is finished, but files are missing or cut."""
+    """The state of one phase in the store.
+
+    `state` is done, running, interrupted, missing, or corrupt: done, but files are missing or truncated.
+    """
 
     name: str
     key: str
     state: str
     step: int | None = None
-    """The last step that the metrics tell of."""
+    """The last step in the metrics."""
     total: int | None = None
     metrics: dict[str, float] | None = None
-    """The last numbers that were logged."""
+    """The newest value of each logged number."""
     who: str = ""
+    """The process that runs the phase; a field of `status --json`, as all of these."""
     bytes: int = 0
     age: float | None = None
-    """Seconds since the last sign of life."""
+    """Seconds since a file of the phase was written."""
     problem: str | None = None
 
 
 def status(planned: Mapping[str, Planned], store: Store) -> list[Status]:
-    """The states of a plan's phases, in the plan's order."""
+    """Return the states of the phases, in the order of `planned`."""
     entries = {e.key: e for e in store.entries()}
-    found = []
+    states = []
     for name, p in planned.items():
         state: str = store.state(p.key)
-        one = Status(name, p.key, state, total=p.cost.steps if p.cost is not None else None)
+        row = Status(name, p.key, state, total=p.cost.steps if p.cost is not None else None)
         if p.key in entries:
-            one.bytes = entries[p.key].bytes
-            one.age = max(0.0, time.time() - entries[p.key].modified)
+            row.bytes = entries[p.key].bytes
+            row.age = max(0.0, time.time() - entries[p.key].modified)
         if state == "done":
-            one.problem = store.problem(p.key)
-            one.state = "corrupt" if one.problem else "done"
+            row.problem = store.problem(p.key)
+            row.state = "corrupt" if row.problem else "done"
             records = read_metrics(store.phase_folder(p.key) / "metrics.jsonl")
         else:
             records = read_metrics(store.work_folder(p.key) / "metrics.jsonl")
             holder = store.holder(p.key)
-            one.who = f"process {holder.pid} on {holder.host} since {holder.since}" if holder is not None else ""
-        one.step = next((r["step"] for r in reversed(records) if isinstance(r.get("step"), int)), None)
-        one.metrics = _numbers(records)
-        found.append(one)
-    return found
+            row.who = f"process {holder.pid} on {holder.host} since {holder.since}" if holder is not None else ""
+        row.step = next((r["step"] for r in reversed(records) if isinstance(r.get("step"), int)), None)
+        row.metrics = _numbers(records)
+        states.append(row)
+    return states
 
 
 def _numbers(records: list[dict[str, Any]]) -> dict[str, float]:
-    """The newest value of each logged number, of the last lines."""
+    """The newest value of each logged number in the last 50 records."""
     latest: dict[str, float] = {}
     for record in records[-50:]:
         for name, value in {**record, **(record.get("val") or {})}.items():
@@ -73,12 +77,12 @@ def _numbers(records: list[dict[str, Any]]) -> dict[str, float]:
 
 
 def status_table(states: list[Status], store: Store) -> Table:
-    """For the terminal."""
+    """Return the states as a table for the terminal."""
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), caption_justify="left")
     for name, justify in (("phase", "left"), ("state", "left"), ("step", "right"), ("numbers", "left")):
         table.add_column(name, justify="right" if justify == "right" else "left", overflow="fold")
     table.add_column("size", justify="right", no_wrap=True)
-    table.add_column("last sign", justify="right", no_wrap=True)
+    table.add_column("written", justify="right", no_wrap=True)
     table.add_column("", overflow="fold")
     for s in states:
         of = f" / {words.count(s.total)}" if s.total and s.state != "done" else ""
@@ -89,15 +93,15 @@ def status_table(states: list[Status], store: Store) -> Table:
         state = Text(s.state, style=STYLES[s.state])
         table.add_row(Text(s.name), state, step, numbers, size, age, Text(s.problem or s.who))
     total = sum(e.bytes for e in store.entries())
-    table.caption = Text(f"{store.root}: {words.size(total)} in all, also of other plans")
+    table.caption = Text(f"{store.root}: {words.size(total)} in all, with other plans")
     return table
 
 
 def print_status(planned: Mapping[str, Planned], store: Store, console: Console | None = None) -> None:
-    """Prints `status_table`."""
+    """Print the states of the phases."""
     (console or words.console()).print(status_table(status(planned, store), store))
 
 
 def to_json(states: list[Status]) -> dict[str, Any]:
-    """The same for scripts."""
+    """Return the states as a JSON object."""
     return {"phases": [asdict(s) for s in states]}

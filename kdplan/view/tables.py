@@ -22,20 +22,20 @@ Cell = tuple[str, str]
 
 
 def columns(result: MeasureResult) -> list[Cell]:
-    """The columns of numbers: each metric's `last`, then its `best` where any row has it."""
+    """Return the columns of numbers: for each metric `last`, then `best` and other snapshots where any row has them."""
     snapshots = list(dict.fromkeys(["last", "best", *(s for r in result.rows for s in r.values)]))
     return [(s, m) for m in result.metrics for s in snapshots if any(m in r.values.get(s, {}) for r in result.rows)]
 
 
 def axes(result: MeasureResult) -> list[str]:
-    """The axes whose values are told by the rows."""
+    """Return the axes whose values the rows have."""
     return list(dict.fromkeys(axis for row in result.rows for axis in row.coordinates))
 
 
 def number(value: Number | None, unit: str = "nats") -> str:
-    """A cell: the mean, the sample standard deviation over runs, and how many there were.
+    """Return a cell: the mean, the sample standard deviation over runs, and their number.
 
-    Where a run has a number for each split, the deviation over splits stands first: chances of two kinds are not mixed.
+    Where a run has a number for each split, the deviation over splits comes first: the two are never pooled.
 
     >>> number(Number.of([0.5, 0.75, 1.0])), number(Number.of([92.2222]), "%"), number(None)
     ('0.7500 ± 0.2500 (n = 3)', '92.22', '')
@@ -59,7 +59,7 @@ def number(value: Number | None, unit: str = "nats") -> str:
 
 
 def _fixed(value: float, unit: str) -> str:
-    """Counts in full, percentages with two digits, all else with four that count."""
+    """Counts in full, percentages with two decimals, all else with four."""
     if not math.isfinite(value):
         return str(value)
     if unit == "":
@@ -70,18 +70,23 @@ def _fixed(value: float, unit: str) -> str:
 
 
 def unit(metric: str) -> str:
+    """Return the unit of a metric: "" of counts, "nats" of losses.
+
+    >>> unit("top1"), unit("kd(temperature = 4)")
+    ('%', 'nats')
+    """
     spec = METRICS.get(metric.partition("(")[0])
     return spec.unit if spec is not None else "nats"
 
 
 def header(cell: Cell, result: MeasureResult) -> str:
-    """A column's name; the snapshot is told where there are several."""
+    """Return a column's name, with the snapshot where the table has several."""
     several = len({s for s, _ in columns(result)}) > 1
     return f"{cell[1]} ({cell[0]})" if several else cell[1]
 
 
 def texts(result: MeasureResult) -> tuple[int, list[str], list[list[str]]]:
-    """How many columns tell what a line is, the header, and the rows, as texts."""
+    """Return the number of columns that describe a row, the header, and the rows, all cells as strings."""
     if result.by:
         return _crossed(result)
     cells, several_views = columns(result), len(result.views) > 1
@@ -96,7 +101,7 @@ def texts(result: MeasureResult) -> tuple[int, list[str], list[list[str]]]:
 
 
 def _crossed(result: MeasureResult) -> tuple[int, list[str], list[list[str]]]:
-    """Lines are the values of the axes in `by`, columns the versions, each with its metrics."""
+    """Rows are the values of the axes in `by`; columns are the versions, each with its metrics."""
     by = [a for a in axes(result) if a in result.by]
     several_views = len(result.views) > 1
     lines: dict[tuple[str, ...], dict[str, ResultRow]] = {}
@@ -110,22 +115,22 @@ def _crossed(result: MeasureResult) -> tuple[int, list[str], list[list[str]]]:
     cells = [(v, c) for v in versions for c in columns(result)]
     head = [*by, *(["data"] if several_views else []), *(f"{v} {header(c, result)}" for v, c in cells)]
     rows = []
-    for at, found in lines.items():
+    for at, results in lines.items():
         line = [*at]
         for version, (s, m) in cells:
-            values = found[version].values if version in found else {}
+            values = results[version].values if version in results else {}
             line.append(number(values.get(s, {}).get(m), unit(m)))
         rows.append(line)
     return len(head) - len(cells), head, rows
 
 
 def printed(result: MeasureResult, width: int) -> Group:
-    """For the terminal: the table and its notes; where it is wider than `width`, in several blocks."""
-    told, head, rows = texts(result)
+    """Return the table and its notes for a terminal; a table wider than `width` is several blocks of columns."""
+    described, head, rows = texts(result)
     widths = [3 + max(map(len, (name, *(line[i] for line in rows)))) for i, name in enumerate(head)]
     blocks: list[list[int]] = [[]]
-    for i in range(told, len(head)):
-        if blocks[-1] and 1 + sum(widths[:told]) + sum(widths[j] for j in [*blocks[-1], i]) > width:
+    for i in range(described, len(head)):
+        if blocks[-1] and 1 + sum(widths[:described]) + sum(widths[j] for j in [*blocks[-1], i]) > width:
             blocks.append([])
         blocks[-1].append(i)
     shown = [rich_table(result, block, titled=block is blocks[0]) for block in blocks]
@@ -133,18 +138,18 @@ def printed(result: MeasureResult, width: int) -> Group:
 
 
 def rich_table(result: MeasureResult, only: Collection[int] | None = None, titled: bool = True) -> Table:
-    """For the terminal; of the columns of numbers perhaps `only` some."""
-    told, head, rows = texts(result)
-    kept = [i for i in range(len(head)) if i < told or only is None or i in only]
+    """Return the table for a terminal; `only` are the columns of numbers to keep, all by default."""
+    described, head, rows = texts(result)
+    kept = [i for i in range(len(head)) if i < described or only is None or i in only]
     on = f" on {result.views[0]}" if len(result.views) == 1 else ""
     averaged = " and ".join(result.over) if _averaged(result) else ""
-    chances = [*(["splits"] if _split(result) else []), *([averaged] if averaged else [])]
-    over = f", mean ± sample standard deviation over {' ± over '.join(chances)}" if chances else ""
+    deviations = [*(["splits"] if _split(result) else []), *([averaged] if averaged else [])]
+    over = f", mean ± sample standard deviation over {' ± over '.join(deviations)}" if deviations else ""
     of = f", mean over {result.verticals}" if result.verticals and result.verticals not in result.by else ""
     title = Text(f"{result.name}{on}{of}{over}") if titled else None
     table = Table(title=title, title_justify="left", title_style="bold", header_style="bold")
     for i in kept:
-        table.add_column(Text(head[i]), justify="left" if i < told else "right", no_wrap=i >= told)
+        table.add_column(Text(head[i]), justify="left" if i < described else "right", no_wrap=i >= described)
     for line in rows:
         table.add_row(*(Text(line[i]) for i in kept))
     return table
@@ -159,14 +164,14 @@ def _split(result: MeasureResult) -> bool:
 
 
 def notes(result: MeasureResult, most: int = 5) -> list[str]:
-    """What stands beside a table: of each confusion matrix the pairs of different classes that are most often.
+    """Return the notes below a table: the `most` frequent confusions of each confusion matrix.
 
     >>> from kdplan.runtime.measures.results import Panel
     >>> data = {"matrix": [[6, 4], [1, 3]], "classes": ["cat", "dog"], "groups": {}, "k": 1}
     >>> notes(MeasureResult("t", [], [], panels=[Panel("small@kd", "confusion", "matrix", data)]))
     ['small@kd, confusion: cat → dog 40.0 %, dog → cat 25.0 %']
     """
-    found = []
+    lines = []
     for panel in result.panels:
         if panel.kind != "matrix":
             continue
@@ -175,13 +180,13 @@ def notes(result: MeasureResult, most: int = 5) -> list[str]:
             whole = sum(row)
             pairs += [(count / whole, i, j) for j, count in enumerate(row) if count and i != j]
         pairs.sort(key=lambda pair: (-pair[0], *pair[1:]))
-        said = ", ".join(f"{names[i]} → {names[j]} {100 * share:.1f} %" for share, i, j in pairs[:most])
-        found.append(f"{panel.title}, {panel.metric}: {said or 'no two classes are mixed up'}")
-    return found
+        confusions = ", ".join(f"{names[i]} → {names[j]} {100 * share:.1f} %" for share, i, j in pairs[:most])
+        lines.append(f"{panel.title}, {panel.metric}: {confusions or 'no confusions'}")
+    return lines
 
 
 def to_markdown(result: MeasureResult) -> str:
-    """A table for a document.
+    """Return the table in Markdown.
 
     >>> from kdplan.runtime.measures.results import ResultRow
     >>> row = ResultRow("small@kd", {}, {"last": {"top1": Number.of([0.5])}}, "digits.test")
@@ -191,8 +196,8 @@ def to_markdown(result: MeasureResult) -> str:
     | small@kd | 0.50 |
     <BLANKLINE>
     """
-    told, head, rows = texts(result)
-    lines = [head, ["---" if i < told else "---:" for i in range(len(head))], *rows]
+    described, head, rows = texts(result)
+    lines = [head, ["---" if i < described else "---:" for i in range(len(head))], *rows]
     text = ["| " + " | ".join(c.replace("|", "\\|") for c in line) + " |" for line in lines]
     text[1] = text[1].replace(" ", "")
     return "\n".join(text) + "\n"
@@ -203,9 +208,9 @@ def _of(row: ResultRow, cell: Cell) -> Number | None:
 
 
 def to_csv(result: MeasureResult) -> str:
-    """One line a row and view; for each number its mean, standard deviation and count, with all digits.
+    """Return the table as CSV: for each row the mean, standard deviation and count of each number, with all digits.
 
-    Where there are splits, the deviation over them and their number follow.
+    Columns for the deviation over splits and their number come after these where there are any.
     """
     cells = columns(result)
     cut = {c for c in cells if any(_of(r, c) and _of(r, c).splits for r in result.rows)}  # type: ignore[union-attr]
@@ -226,5 +231,5 @@ def to_csv(result: MeasureResult) -> str:
 
 
 def to_json(result: MeasureResult) -> str:
-    """Everything, each run's value too; NaN and infinities are texts, as JSON has no such numbers."""
+    """Return the table as JSON, with each run's value; NaN and infinities are strings, as JSON has no such numbers."""
     return json.dumps(plain(result.to_json()), indent=1, ensure_ascii=False, allow_nan=False) + "\n"

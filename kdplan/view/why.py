@@ -1,4 +1,4 @@
-"""`kdplan why`: what will be done about one phase, and what that goes back to."""
+"""`kdplan why`: the action of one phase, and its root causes."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from kdplan.view import words
 
 
 def why(planned: Mapping[str, Planned], name: str) -> RenderableType:
-    """The explanation: the action, root causes with their place in the text, and what follows from others.
+    """Return the explanation: the action, root causes with their location in the plan file, and consequences of others.
 
     Raises
     ------
@@ -37,29 +37,29 @@ def why(planned: Mapping[str, Planned], name: str) -> RenderableType:
 
 
 def print_why(planned: Mapping[str, Planned], name: str, console: Console | None = None) -> None:
-    """Prints `why`."""
+    """Print `why`."""
     (console or words.console()).print(why(planned, name), soft_wrap=True, highlight=False)
 
 
 def _action(phase: Planned) -> str:
     texts = {
         "run": "will be trained",
-        "cached": "is taken from the store",
+        "cached": "is in the store",
         "extend": "will be trained further",
-        "resume": f"goes on at step {phase.resume_step}",
+        "resume": f"will resume at step {phase.resume_step}",
         "rerun": "will be trained again",
         "blocked": "cannot be trained",
     }
     if phase.same_as is not None:
-        return f"has the same content as {phase.same_as}, which is trained once for both"
+        return f"is equal to {phase.same_as}, which is trained once for both"
     return texts[phase.action]
 
 
 def _reason(reason: Reason) -> list[Text]:
-    lines = [Text(("because " if reason.root else "it follows that ") + reason.text)]
-    where = place(reason)
-    if where is not None:
-        lines += excerpt(where)
+    lines = [Text(("because " if reason.root else "upstream: ") + reason.text)]
+    span = changed_span(reason)
+    if span is not None:
+        lines += excerpt(span)
     elif reason.at:
         lines.append(Text(f"  at {reason.at}", style="bright_black"))
     if reason.before is not None or reason.after is not None:
@@ -72,8 +72,8 @@ def _reason(reason: Reason) -> list[Text]:
     return lines
 
 
-def place(reason: Reason) -> Span | None:
-    """Where the cause stands: its span, or what `file:line:column` leads to if the file is still there."""
+def changed_span(reason: Reason) -> Span | None:
+    """Return the location of a cause: its span, or the rest of the line at `file:line:column` if that file exists."""
     if isinstance(reason.span, Span):
         return reason.span
     file, _, rest = reason.at.rpartition(":")
@@ -93,7 +93,7 @@ def place(reason: Reason) -> Span | None:
 
 
 def excerpt(span: Span) -> list[Text]:
-    """The place and its first line, underlined.
+    """Return the location of a span and its first line, underlined.
 
     >>> for line in excerpt(Span(Source("a.kd", "x\\n  weight = 9\\n"), 4, 14)): print(line.plain)
       --> a.kd:2:3
@@ -115,7 +115,7 @@ def excerpt(span: Span) -> list[Text]:
 
 
 def _roots_upstream(planned: Mapping[str, Planned], phase: Planned) -> list[Text]:
-    """Where a phase runs only because others do: the causes that those go back to."""
+    """The root causes of a phase that is trained only because others are."""
     if any(r.root for r in phase.reasons) or phase.action in ("cached", "blocked"):
         return []
     pending, seen, lines = list(phase.needs), set(), []
@@ -129,4 +129,4 @@ def _roots_upstream(planned: Mapping[str, Planned], phase: Planned) -> list[Text
             if reason.root and above.action not in ("cached", "blocked"):
                 lines += [Text(f"{name}:", style="bold"), *_reason(reason), Text()]
         pending += above.needs
-    return [Text("it goes back to"), *lines] if lines else []
+    return [Text("root causes:"), *lines] if lines else []

@@ -1,4 +1,4 @@
-"""Numbers and names as people read them."""
+"""Numbers, names and declarations as views print them."""
 
 from __future__ import annotations
 
@@ -11,14 +11,6 @@ from kdplan.ir.dag import SYMBOLS, Action, Cost
 from kdplan.ir.expr import Version
 from kdplan.ir.plan import Item, Recipe, View
 
-ACTION_WORDS: dict[Action, str] = {
-    "run": "run",
-    "cached": "cached",
-    "extend": "extend",
-    "resume": "resume",
-    "rerun": "rerun",
-    "blocked": "blocked",
-}
 ACTION_STYLES: dict[Action, str] = {
     "run": "green",
     "cached": "bright_black",
@@ -28,17 +20,17 @@ ACTION_STYLES: dict[Action, str] = {
     "blocked": "red",
 }
 FOLD = 12
-"""Families with more members than this are shown as one line, or one box, unless everything is asked for."""
+"""A family with more members than this is one line or one box, unless all members are wanted."""
 
 
 def console() -> Console:
-    """The terminal; where there is none, such as in a pipe, lines are wide enough not to be broken."""
-    found = Console(highlight=False)
-    return found if found.is_terminal else Console(highlight=False, width=200)
+    """Return a console for standard output; if that is no terminal, it has 200 columns, so that lines stay whole."""
+    terminal = Console(highlight=False)
+    return terminal if terminal.is_terminal else Console(highlight=False, width=200)
 
 
 def count(number: float) -> str:
-    """A count with three digits and a unit.
+    """Return a count with three digits and a unit prefix.
 
     >>> count(855770), count(3), count(69_760_000_000)
     ('856 k', '3', '69.8 G')
@@ -55,7 +47,7 @@ def _three(number: float) -> str:
 
 
 def size(number: float) -> str:
-    """Bytes.
+    """Return a number of bytes with its unit.
 
     >>> size(3_460_000), size(12)
     ('3.46 MB', '12 B')
@@ -64,7 +56,7 @@ def size(number: float) -> str:
 
 
 def seconds(number: float | None) -> str:
-    """A length of time; "?" where it is not known.
+    """Return a length of time; "?" where it is unknown.
 
     >>> seconds(0.4), seconds(75), seconds(4000), seconds(100_000), seconds(None)
     ('0.4 s', '1:15', '1:06:40', '1 d 3 h', '?')
@@ -82,7 +74,7 @@ def seconds(number: float | None) -> str:
 
 
 def plain_number(value: float) -> str:
-    """A number of a metric or setting, without needless digits.
+    """Return a number of a metric or setting with at most four digits.
 
     >>> plain_number(0.1), plain_number(0.123456), plain_number(1e-5), plain_number(240.0)
     ('0.1', '0.1235', '1e-05', '240')
@@ -91,7 +83,7 @@ def plain_number(value: float) -> str:
 
 
 def family(name: str) -> str:
-    """A name without its indices: what members of one family have in common.
+    """Return a name without its indices, which is the same for all members of a family.
 
     >>> family("specialist[3].train"), family("kd[weight=5,seed=0]"), family("kd")
     ('specialist.train', 'kd', 'kd')
@@ -100,19 +92,19 @@ def family(name: str) -> str:
 
 
 def families(names: Iterable[str]) -> dict[str, list[str]]:
-    """Names by family, both in the order of first sight.
+    """Return names by family, in the order in which they first occur.
 
     >>> families(["a[0]", "b", "a[1]"])
     {'a': ['a[0]', 'a[1]'], 'b': ['b']}
     """
-    found: dict[str, list[str]] = {}
+    members: dict[str, list[str]] = {}
     for name in names:
-        found.setdefault(family(name), []).append(name)
-    return found
+        members.setdefault(family(name), []).append(name)
+    return members
 
 
 def item(value: Item) -> str:
-    """An item as the plan writes it.
+    """Return a choice from a table with its arguments, as a plan writes it.
 
     >>> item(Item("sgd", {"lr": 0.1, "momentum": 0.9})), item(Item("top1"))
     ('sgd(lr = 0.1, momentum = 0.9)', 'top1')
@@ -122,22 +114,22 @@ def item(value: Item) -> str:
 
 
 def recipe(value: Recipe) -> str:
-    """A recipe in a few words.
+    """Return a recipe in one line: length, optimizer, batch size.
 
     >>> recipe(Recipe(Item("sgd", {"lr": 0.05}), epochs=240, batch=64))
     '240 epochs, sgd lr 0.05, batch 64'
     """
-    unit = value.epochs if value.epochs is not None else value.steps
-    word = "epoch" if value.epochs is not None else "step"
-    length = f"{unit} {word}{'' if unit == 1 else 's'}" if unit is not None else value.schedule.name
+    number = value.epochs if value.epochs is not None else value.steps
+    unit = "epoch" if value.epochs is not None else "step"
+    length = f"{number} {unit}{'' if number == 1 else 's'}" if number is not None else value.schedule.name
     rate = value.optimizer.arguments.get("lr")
-    how = value.optimizer.name + (f" lr {rate}" if rate is not None else "")
+    optimizer = value.optimizer.name + (f" lr {rate}" if rate is not None else "")
     batch = " and ".join(map(str, value.batch)) if isinstance(value.batch, list) else value.batch
-    return f"{length}, {how}, batch {batch}"
+    return f"{length}, {optimizer}, batch {batch}"
 
 
 def view(value: View, data: bool = True) -> str:
-    """A view of data as the plan writes it.
+    """Return a view of data as a plan writes it; without `data` only the split and classes.
 
     >>> view(View("cifar", "test")), view(View("cifar", unlabelled=True), data=False)
     ('cifar.test', 'train, unlabelled')
@@ -149,7 +141,7 @@ def view(value: View, data: bool = True) -> str:
 
 
 def version(value: Version) -> str:
-    """Weights as the plan writes them: a phase inside a network's declaration goes by its short name.
+    """Return a version as a plan writes it: a phase inside a network's declaration has its short name.
 
     >>> version(Version("big", "big@train")), version(Version("small", "kd", "best"))
     ('big@train', 'small@kd[best]')
@@ -159,7 +151,7 @@ def version(value: Version) -> str:
 
 
 def cost(value: Cost | None) -> str:
-    """A phase's cost in one line; "" where it is not known.
+    """Return a phase's cost in one line; "" where it is unknown.
 
     >>> cost(Cost(278_324, 278_324, 10_500_000_000, 93_840, 0, 1_113_296, 2_300_000, 360.0))
     '278 k parameters, 10.5 GFLOP a step, 93.8 k steps, 6:00'
@@ -172,18 +164,18 @@ def cost(value: Cost | None) -> str:
 
 
 def tally(actions: Iterable[Action]) -> str:
-    """How many phases have which action.
+    """Return how many phases have which action.
 
     >>> tally(["run", "cached", "run"])
     '2 to run, 1 cached'
     """
-    had = list(actions)
-    words = {"run": "to run", "extend": "to extend", "resume": "to resume", "rerun": "to rerun"}
-    return ", ".join(f"{had.count(a)} {words.get(a, ACTION_WORDS[a])}" for a in SYMBOLS if a in had) or "no phases"
+    counted = list(actions)
+    words = {a: a if a in ("cached", "blocked") else f"to {a}" for a in SYMBOLS}
+    return ", ".join(f"{counted.count(a)} {words[a]}" for a in SYMBOLS if a in counted) or "no phases"
 
 
 def total(costs: Iterable[Cost | None]) -> Mapping[str, float | None]:
-    """Sums of what phases cost; seconds are None where any phase's are unknown."""
+    """Return sums of costs: steps, FLOPs, bytes on disk, and seconds, which are None if one phase's are unknown."""
     known = [c for c in costs if c is not None]
     times = [c.seconds for c in known]
     return {

@@ -16,7 +16,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from kdplan.cli.inputs import compiled, open_store
+from kdplan.cli.inputs import compile_file, open_store
 from kdplan.cli.parser import parser
 from kdplan.compile import inspect
 from kdplan.ir.dag import PhaseKey
@@ -50,7 +50,7 @@ def _plan(folder: Path, frozen: str, given: argparse.Namespace, store: Path):  #
     file = folder / f"{frozen}.kd"
     file.write_text(PLAN.format(images=given.images, epochs=given.epochs, frozen=frozen, depth=given.depth))
     arguments = parser().parse_args(["plan", str(file), "--store", str(store)])
-    return compiled(arguments, open_store(arguments))
+    return compile_file(arguments, open_store(arguments))
 
 
 def _seconds(made, store: Path, only: str) -> float:  # type: ignore[no-untyped-def]

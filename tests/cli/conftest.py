@@ -42,7 +42,7 @@ export tiny = small@kd
 
 @dataclass
 class Ran:
-    """How a command ended."""
+    """Exit code and output of a command."""
 
     code: int
     out: str
@@ -50,6 +50,7 @@ class Ran:
 
     @property
     def json(self) -> Any:
+        """The output as JSON."""
         return json.loads(self.out)
 
     @property
@@ -81,7 +82,7 @@ def kdplan(folder: Path, capsys: pytest.CaptureFixture[str]) -> Kdplan:
             code = main(arguments)
         except SystemExit as stop:  # argparse
             code = int(stop.code or 0)
-        told = capsys.readouterr()
-        return Ran(code, told.out, told.err)
+        output = capsys.readouterr()
+        return Ran(code, output.out, output.err)
 
     return run

@@ -1,4 +1,4 @@
-"""run and what follows it: caching, reasons, exports, and the exit codes of runs that end otherwise."""
+"""run, and after it caching, reasons and exports; exit codes of runs that fail or are interrupted."""
 
 from __future__ import annotations
 
@@ -52,8 +52,8 @@ def test_an_edit_runs_what_it_touches(kdplan: Kdplan, done: Path) -> None:
     (done / "a.kd").write_text(PLAN.replace("param weight = 0.9", "param weight = 0.5"))
     phases = kdplan("plan", "a.kd", "--no-cost", "--json").phases
     assert phases["big@train"]["action"] == "cached" and phases["kd"]["action"] == "rerun"
-    told = kdplan("why", "a.kd", "kd").out
-    assert "0.9" in told and "0.5" in told and "a.kd:2:16" in told
+    text = kdplan("why", "a.kd", "kd").out
+    assert "0.9" in text and "0.5" in text and "a.kd:2:16" in text
     assert kdplan("run", "a.kd").code == 0
     assert kdplan("run", "a.kd").out.count("cached") >= 1
 
@@ -74,7 +74,7 @@ def test_export(kdplan: Kdplan, done: Path) -> None:
     from kdplan.runtime.export import load
 
     ran = kdplan("export", "a.kd", "tiny", "-o", "out", "--program")
-    assert ran.code == 0 and "loaded again and found equal" in ran.out
+    assert ran.code == 0 and "loaded again, and its outputs are equal" in ran.out
     assert {f.name for f in (done / "out").iterdir()} == {"model.json", "model.safetensors", "model.pt2"}
     assert load(done / "out")(torch.zeros(1, 1, 8, 8)).shape == (1, 10)
 
@@ -94,7 +94,7 @@ def test_a_failing_phase_exits_with_1(kdplan: Kdplan, folder: Path) -> None:
     assert "KD0820" in ran.out + ran.err
 
 
-def test_a_missing_device_is_told_before_anything_runs(kdplan: Kdplan, folder: Path) -> None:
+def test_a_missing_device_is_an_error_before_anything_runs(kdplan: Kdplan, folder: Path) -> None:
     ran = kdplan("run", "a.kd", "--device", "cuda:99")
     assert ran.code == 2 and "KD0810" in ran.err
     assert not (folder / ".kdplan" / "phases").exists()

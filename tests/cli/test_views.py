@@ -9,7 +9,7 @@ import pytest
 
 from tests.cli.conftest import Kdplan
 
-needs_dot = pytest.mark.skipif(shutil.which("dot") is None, reason="pictures are laid out by Graphviz's dot")
+needs_dot = pytest.mark.skipif(shutil.which("dot") is None, reason="drawings need the dot program of Graphviz")
 
 
 def test_plan_json(kdplan: Kdplan) -> None:
@@ -27,8 +27,8 @@ def test_plan_without_costs(kdplan: Kdplan) -> None:
 
 
 def test_plan_text(kdplan: Kdplan) -> None:
-    told = kdplan("plan", "a.kd", "--no-cost").out
-    assert "big@train" in told and "2 to run" in told
+    text = kdplan("plan", "a.kd", "--no-cost").out
+    assert "big@train" in text and "2 to run" in text
 
 
 def test_plan_only(kdplan: Kdplan) -> None:
@@ -55,8 +55,8 @@ def test_status(kdplan: Kdplan) -> None:
 
 def test_why(kdplan: Kdplan) -> None:
     assert "not trained before" in kdplan("why", "a.kd", "kd").out
-    found = kdplan("why", "a.kd", "kd", "--json").json
-    assert found["name"] == "kd" and found["action"] == "run" and found["reasons"]
+    phase = kdplan("why", "a.kd", "kd", "--json").json
+    assert phase["name"] == "kd" and phase["action"] == "run" and phase["reasons"]
 
 
 @pytest.mark.parametrize("ending", ["dot", "mmd"])
@@ -74,7 +74,7 @@ def test_graph_of_a_phase(kdplan: Kdplan, folder: Path) -> None:
 
 @needs_dot
 @pytest.mark.parametrize("ending", ["svg", "png"])
-def test_graph_as_picture(kdplan: Kdplan, folder: Path, ending: str) -> None:
+def test_graph_as_drawing(kdplan: Kdplan, folder: Path, ending: str) -> None:
     ran = kdplan("graph", "a.kd", "-o", f"dag.{ending}")
     assert ran.code == 0 and ran.out == f"wrote dag.{ending}\n"
     begins = (folder / f"dag.{ending}").read_bytes()[:5]

@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import load_file
 
 from kdplan.cli import main
-from kdplan.cli.inputs import compiled, open_store
+from kdplan.cli.inputs import compile_file, open_store
 from kdplan.cli.parser import parser
 
 PLAN = """
@@ -31,7 +31,7 @@ phase alone of small on digits with quick {{
 
 def planned(file: Path, store: Path):
     given = parser().parse_args(["plan", str(file), "--store", str(store)])
-    return compiled(given, open_store(given))
+    return compile_file(given, open_store(given))
 
 
 def run(file: Path, store: Path, epochs: int, schedule: str = "steps(at = [1, 3])") -> str:

@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from kdplan.cli import main
-from kdplan.cli.inputs import compiled, open_store
+from kdplan.cli.inputs import compile_file, open_store
 from kdplan.cli.parser import parser
 from kdplan.diagnostics.report import PlanError
 from kdplan.runtime import frozen_values as stored
@@ -30,7 +30,7 @@ KD = "loss = kd(big.logits, small.logits, temperature = 4) + mse(fit(small.layer
 
 def planned(file: Path):
     given = parser().parse_args(["plan", str(file), "--store", str(file.parent / "store")])
-    return compiled(given, open_store(given))
+    return compile_file(given, open_store(given))
 
 
 def run(folder: Path, text: str) -> dict[str, dict[str, torch.Tensor]]:

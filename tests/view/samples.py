@@ -1,4 +1,4 @@
-"""A plan with every kind of box, and what a planner would say of it."""
+"""A plan with every kind of box, and its phases with actions."""
 
 from __future__ import annotations
 
@@ -55,20 +55,20 @@ def sample(family: int = 0) -> tuple[Plan, dict[str, Planned]]:
     plan.phases["big@train"] = phase("big@train", "big")
     plan.phases["kd"] = phase("kd", "small", big)
     plan.phases["alone"] = phase("alone", "small", Version("given"))
-    found = {
+    phases = {
         "big@train": planned("big@train", "cached", []),
         "kd": planned("kd", "rerun", ["big@train"]),
         "alone": planned("alone", "resume", []),
     }
-    found["kd"].reasons = [Reason("changed", "`weight` changed", at="a.kd:3:4", before="5", after="9")]
-    found["alone"].resume_step = 300
+    phases["kd"].reasons = [Reason("changed", "`weight` changed", at="a.kd:3:4", before="5", after="9")]
+    phases["alone"].resume_step = 300
     versions = [big, Version("small", "kd"), Version("small", "alone")]
     for i in range(family):
         name = f"sweep[weight={i}]"
         plan.phases[name] = phase(name, "small", big)
-        found[name] = planned(name, "run", ["big@train"])
+        phases[name] = planned(name, "run", ["big@train"])
         versions.append(Version("small", name))
     rows = [Row(str(v), Target([v])) for v in versions]
     plan.measures["table"] = Measure("table", rows, [TEST], [Item("top1")])
     plan.exports["tiny"] = Export("tiny", Target([Version("small", "kd", "best")]))
-    return plan, found
+    return plan, phases

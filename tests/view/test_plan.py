@@ -1,16 +1,12 @@
-"""`kdplan plan` and `kdplan status`: what is said, and the form for scripts."""
+"""`kdplan plan`: the table, and the form for scripts."""
 
 from __future__ import annotations
 
 import json
-from pathlib import Path
 
 from rich.console import Console
 
-from kdplan.runtime.store import Artifact, Store
-from kdplan.view.plan import print_plan, saved, to_json, work
-from kdplan.view.status import print_status, status
-from kdplan.view.status import to_json as status_json
+from kdplan.view.plan import print_plan, saved, to_json, to_train
 from tests.view.samples import sample
 
 
@@ -59,30 +55,5 @@ def test_json() -> None:
 def test_equal_content_is_counted_once() -> None:
     planned = sample(2)[1]
     planned["sweep[weight=1]"].same_as = "sweep[weight=0]"
-    assert [p.name for p in work(planned.values())] == ["kd", "alone", "sweep[weight=0]"]
+    assert [p.name for p in to_train(planned.values())] == ["kd", "alone", "sweep[weight=0]"]
     assert [p.name for p in saved(planned.values())] == ["big@train", "sweep[weight=1]"]
-
-
-def test_status(tmp_path: Path) -> None:
-    store, planned = Store(tmp_path), sample(1)[1]
-    with store.begin("big@train-key") as running:
-        running.commit({Artifact.weights_name(): b"w", "summary.json": {}})
-    with store.begin("alone-key") as running:
-        running.log({"step": 300, "epoch": 3, "loss": 0.25, "val": {"top1": 0.5}})
-        running.save_checkpoint(300, {}, {})
-    with store.begin("kd-key"):
-        found = {s.name: s for s in status(planned, store)}
-        assert {n: s.state for n, s in found.items()} == {
-            "big@train": "done",
-            "kd": "running",
-            "alone": "interrupted",
-            "sweep[weight=0]": "missing",
-        }
-        assert found["alone"].step == 300 and found["alone"].metrics == {"loss": 0.25, "top1": 0.5}
-        assert "process" in found["kd"].who and found["big@train"].bytes > 0
-        json.dumps(status_json(list(found.values())))
-        console = Console(width=160, record=True, file=open("/dev/null", "w"))  # noqa: SIM115
-        print_status(planned, store, console)
-        assert "300 / 660" in console.export_text()
-    (store.phase_folder("big@train-key") / Artifact.weights_name()).unlink()
-    assert status(planned, store)[0].state == "corrupt"

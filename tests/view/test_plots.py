@@ -1,4 +1,4 @@
-"""Pictures of measures: what they are drawn from, where they go, and that equal numbers draw nothing anew."""
+"""Plots of measures: their numbers, their files, and that equal numbers are drawn once."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ def result() -> MeasureResult:
     panel = Panel(
         "small@kd.layer2", "tsne", "scatter", {"points": [[0, 0], [1, 1]], "labels": [3, 4], "classes": [3, 4]}
     )
-    made = MeasureResult("fig", ["top1"], ["digits.test"])
-    made.plots = [Curves("w", "top1", lines, {"small@alone": Number.of([2.5])}, "digits.test")]
-    made.panels = [panel]
-    return made
+    table = MeasureResult("fig", ["top1"], ["digits.test"])
+    table.plots = [Curves("w", "top1", lines, {"small@alone": Number.of([2.5])}, "digits.test")]
+    table.panels = [panel]
+    return table
 
 
-def test_pictures_hold_what_they_are_of(tmp_path: Path) -> None:
+def test_each_plot_has_an_svg_and_a_png_file(tmp_path: Path) -> None:
     files = write_plots(result(), tmp_path, lambda metric: "%")
     assert [f.name for f in files] == ["fig.svg", "fig-2.svg"]
     assert all(f.with_suffix(".png").read_bytes().startswith(b"\x89PNG") for f in files)
@@ -56,7 +56,7 @@ def test_nothing_to_draw_writes_nothing(tmp_path: Path) -> None:
     assert not (tmp_path / "none").exists()
 
 
-def test_results_with_pictures_survive_json() -> None:
+def test_results_with_plots_survive_json() -> None:
     assert MeasureResult.from_json(result().to_json()) == result()
     assert math.isnan(Number.of([Drawn(math.nan, "scatter", {}), 1.0]).mean)
 
@@ -67,8 +67,8 @@ def test_by_makes_a_cross_table() -> None:
         for k in (1, 2)
         for i, label in enumerate(("a", "b"))
     ]
-    told, head, lines = texts(MeasureResult("t", ["top1"], ["d.test"], rows, by=["k"]))
-    assert (told, head) == (1, ["k", "a top1", "b top1"])
+    described, head, lines = texts(MeasureResult("t", ["top1"], ["d.test"], rows, by=["k"]))
+    assert (described, head) == (1, ["k", "a top1", "b top1"])
     assert lines == [["1", "10.00", "11.00"], ["2", "20.00", "21.00"]]
 
 
@@ -86,18 +86,18 @@ def test_by_makes_a_cross_table() -> None:
 def test_mistakes(change: tuple[str, str], code: str, text: str) -> None:
     with pytest.raises(PlanError) as caught:
         compiled(TEXT.replace(*change) + "verticals part of digits = random(parts = 2)")
-    (found,) = caught.value.diagnostics
-    assert found.code == code and found.span is not None and found.span.text.startswith(text)
+    (diagnostic,) = caught.value.diagnostics
+    assert diagnostic.code == code and diagnostic.span is not None and diagnostic.span.text.startswith(text)
 
 
-def test_a_run_ends_in_pictures(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_run_draws_the_plots(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     plan = tmp_path / "sweep.kd"
     plan.write_text(TEXT + "measure seen of small@alone.layer2 on digits.test { tsne(classes = 3, samples = 60) }")
     assert main(["run", str(plan), "--store", str(tmp_path / "store")]) == 0
-    told = capsys.readouterr().out
-    pictures = [Path(p) for p in re.findall(r"picture: (.+)", told)]
-    assert [p.name for p in pictures] == ["fig.svg", "seen.svg"] and all(p.is_file() for p in pictures)
-    assert pictures[0].parent == tmp_path / "store" / "plots" / "sweep"
-    assert "small@kd top1" in told
+    output = capsys.readouterr().out
+    plots = [Path(p) for p in re.findall(r"plot: (.+)", output)]
+    assert [p.name for p in plots] == ["fig.svg", "seen.svg"] and all(p.is_file() for p in plots)
+    assert plots[0].parent == tmp_path / "store" / "plots" / "sweep"
+    assert "small@kd top1" in output
     assert main(["run", str(plan), "--store", str(tmp_path / "store"), "--plots", str(tmp_path / "here")]) == 0
     assert (tmp_path / "here" / "fig.png").is_file()

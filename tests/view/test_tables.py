@@ -44,7 +44,7 @@ def test_terminal() -> None:
 
 
 def test_terminal_crossed() -> None:
-    """What differs beside the axis of the lines is told in the columns' names; axes averaged together: one chance."""
+    """Coordinates that are no axis of the rows stand in the columns' names; deviations over several axes are one."""
     numbers = {"last": {"top1": Number.of([1.0, 2.0])}}
     rows = [ResultRow("small@kd", {"w": w, "v": v}, numbers, "digits.test") for w in (1, 5) for v in (3, 4)]
     console = Console(width=160, record=True, file=open("/dev/null", "w"))  # noqa: SIM115
@@ -68,15 +68,15 @@ def test_markdown_keeps_its_columns() -> None:
 
 
 def test_json_round_trip() -> None:
-    found = MeasureResult.from_json(json.loads(to_json(RESULT)))
-    assert found.rows[0] == RESULT.rows[0]
-    assert math.isnan(found.rows[1].values["last"]["top1"].mean)
+    again = MeasureResult.from_json(json.loads(to_json(RESULT)))
+    assert again.rows[0] == RESULT.rows[0]
+    assert math.isnan(again.rows[1].values["last"]["top1"].mean)
 
 
 def test_views_and_store_do_without_torch() -> None:
     code = (
         "import sys\n"
-        "import kdplan.runtime.store, kdplan.view.dag, kdplan.view.plan, kdplan.view.why, kdplan.view.live\n"
+        "import kdplan.runtime.store, kdplan.view.dag, kdplan.view.plan, kdplan.view.why, kdplan.view.progress\n"
         "import kdplan.view.tables, kdplan.view.status\n"
         "assert 'torch' not in sys.modules and 'numpy' not in sys.modules"
     )

@@ -20,7 +20,7 @@ def printed(planned: dict[str, Planned], name: str) -> str:
     return console.export_text()
 
 
-def test_place_and_change() -> None:
+def test_location_and_change() -> None:
     planned = sample()[1]
     source = Source("a.kd", "one\ntwo\n\tweight = 9\n")
     planned["kd"].reasons = [
@@ -34,10 +34,10 @@ def test_place_and_change() -> None:
     assert lines[at + 2].split("|")[1].strip() == "weight = 9"
     assert lines[at + 3].split("|")[1].strip() == "^" * 10
     assert lines[at + 4].strip() == "5 → 9"
-    assert at < lines.index("it follows that `big@train` is trained again"), "root causes come first"
+    assert at < lines.index("upstream: `big@train` is trained again"), "root causes come first"
 
 
-def test_place_kept_as_text(tmp_path: Path) -> None:
+def test_location_kept_as_a_string(tmp_path: Path) -> None:
     planned, file = sample()[1], tmp_path / "a.kd"
     planned["kd"].reasons[0].at = f"{file}:2:3"
     assert f"at {file}:2:3" in printed(planned, "kd"), "the file is gone"
@@ -45,13 +45,13 @@ def test_place_kept_as_text(tmp_path: Path) -> None:
     assert "^^^^^^^^^^" in printed(planned, "kd")
 
 
-def test_knock_on_goes_back_to_its_cause() -> None:
+def test_a_consequence_leads_to_its_root_cause() -> None:
     planned = sample()[1]
     planned["big@train"].action = "rerun"
     planned["big@train"].reasons = [Reason("changed", "`lr` changed", before="0.1", after="0.2")]
     planned["kd"].reasons = [Reason("upstream", "`big@train` is trained again", root=False)]
     text = printed(planned, "kd")
-    assert text.index("it follows that") < text.index("it goes back to") < text.index("`lr` changed")
+    assert text.index("upstream: ") < text.index("root causes:") < text.index("`lr` changed")
 
 
 def test_unknown_phase() -> None:

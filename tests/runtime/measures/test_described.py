@@ -103,7 +103,7 @@ def test_pairs_are_listed_and_drawn(sources: Sources, tmp_path: Path) -> None:
     assert "2nd highest" in file.read_text() or file.stat().st_size > 10_000
     empty = Drawn(0.0, "matrix", {"matrix": [[3, 0], [0, 0]], "classes": ["a", "b"], "groups": {}, "k": 1})
     result.panels = [replace(result.panels[0], data=pooled([empty]).data)]  # type: ignore[union-attr]
-    assert notes(result) == ["n, confusion(k = 2): no two classes are mixed up"]
+    assert notes(result) == ["n, confusion(k = 2): no confusions"]
 
 
 def test_superclasses_of_some_classes(sources: Sources) -> None:

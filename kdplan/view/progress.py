@@ -1,4 +1,4 @@
-"""What a person sees while a plan runs: a live table in a terminal, plain lines elsewhere."""
+"""The progress of a run: a live table in a terminal, plain lines elsewhere, and TensorBoard files."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Protocol
 
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
@@ -22,12 +22,12 @@ from kdplan.view import words
 from kdplan.view.tables import printed
 
 SHOWN = 8
-"""Finished and waiting phases that the live table shows beside the running ones."""
+"""How many finished and how many waiting phases the live table shows with the running ones."""
 
 
 @dataclass(slots=True)
 class Track:
-    """What is known of one phase while the plan runs."""
+    """The progress of one phase."""
 
     name: str
     action: Action
@@ -44,58 +44,64 @@ class Track:
     text: str = ""
 
     def rate(self, now: float) -> float:
-        """Steps a second since the phase began here."""
-        passed = now - self.began
-        return (self.step - self.first) / passed if passed > 0 else 0.0
+        """Return the steps a second since this run began or resumed the phase."""
+        elapsed = now - self.began
+        return (self.step - self.first) / elapsed if elapsed > 0 else 0.0
 
     def left(self, now: float) -> float | None:
-        """Seconds until the last step, or None where that cannot be told."""
+        """Return the seconds until the last step, or None while that is unknown."""
         rate = self.rate(now)
         return (self.total - self.step) / rate if self.total is not None and rate > 0 else None
 
     @property
     def share(self) -> float | None:
-        """The part that is done, 0 to 1."""
+        """The share of the steps that are done, 0 to 1; None where their number is unknown."""
         return min(1.0, self.step / self.total) if self.total else None
 
 
 class Tracker(NoEvents):
-    """Keeps a `Track` for each phase; the base of what is shown."""
+    """Keeps a `Track` for each phase: the base of the observers that show progress."""
 
-    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, now: Callable[[], float] = time.monotonic) -> None:
         self.tracks: dict[str, Track] = {}
-        self.clock = clock
+        self.now = now
 
     def plan_started(self, planned: Mapping[str, Planned]) -> None:
+        """Make a track for each phase."""
         for name, p in planned.items():
             done = p.action == "cached" or p.same_as is not None
             self.tracks[name] = Track(name, p.action, "cached" if done else "waits")
 
     def phase_started(self, name: str, key: str, total_steps: int | None, start_step: int) -> None:
+        """Set the phase's track to running, from `start_step` on."""
         track = self.tracks.setdefault(name, Track(name, "run"))
         track.state, track.total, track.first, track.step = "runs", total_steps, start_step, start_step
-        track.began = self.clock()
+        track.began = self.now()
 
     def progress(
         self, name: str, step: int, epoch: int, loss: float, images_per_second: float, metrics: Mapping[str, float]
     ) -> None:
+        """Set the phase's step, epoch, loss and speed."""
         track = self.tracks[name]
         track.step, track.epoch, track.loss, track.images = step, epoch, loss, images_per_second
 
     def epoch_done(self, name: str, epoch: int, metrics: Mapping[str, float]) -> None:
+        """Set the phase's newest metrics."""
         self.tracks[name].metrics.update(metrics)
 
     def phase_done(self, name: str, seconds: float, summary: Summary) -> None:
+        """Set the phase's track to done, with its results."""
         track = self.tracks.setdefault(name, Track(name, "run"))
         track.state, track.seconds, track.text = "done", seconds, results(summary)
 
     def phase_failed(self, name: str, error: BaseException) -> None:
+        """Set the phase's track to failed, with the error's message."""
         track = self.tracks.setdefault(name, Track(name, "run"))
         track.state, track.text = "failed", message(error)
 
 
 def results(summary: Summary) -> str:
-    """A phase's results in a few words: what was validated last, and the best of the first metric; else the loss.
+    """Return a phase's results in one line: its last validation, else its loss, and the best of the first metric.
 
     >>> results({"last": {"loss": 0.2, "val": {"top1": 0.93}}, "best": {"epoch": 3, "score": 0.95}})
     'top1 0.93, best 0.95 (epoch 3)'
@@ -113,7 +119,7 @@ def results(summary: Summary) -> str:
 
 
 def message(error: BaseException) -> str:
-    """An error in one line."""
+    """Return an error in one line."""
     if isinstance(error, PlanError) and error.diagnostics:
         return f"{error.diagnostics[0].code}: {error.diagnostics[0].message}"
     text = str(error).strip()
@@ -121,31 +127,35 @@ def message(error: BaseException) -> str:
 
 
 class LiveTable(Tracker):
-    """A table that is redrawn in place, for a terminal."""
+    """A table of phases that is redrawn in place, for a terminal."""
 
-    def __init__(self, console: Console | None = None, clock: Callable[[], float] = time.monotonic) -> None:
-        super().__init__(clock)
+    def __init__(self, console: Console | None = None, now: Callable[[], float] = time.monotonic) -> None:
+        super().__init__(now)
         self.console = console or Console()
         # Drawn by a thread of its own a few times a second: the training loop only writes numbers.
         self._live = Live(console=self.console, get_renderable=self.render, refresh_per_second=4, transient=False)
 
     def plan_started(self, planned: Mapping[str, Planned]) -> None:
+        """Start to draw."""
         super().plan_started(planned)
         self._live.start()
 
     def measured(self, name: str, table: MeasureResult) -> None:
+        """Print the table of a measure."""
         self.console.print(printed(table, self.console.width))
 
     def note(self, text: str) -> None:
+        """Print a note above the table."""
         self.console.print(Text(text, style="yellow"))
 
     def finished(self) -> None:
+        """Stop drawing; the last table stays."""
         if self._live.is_started:
             self._live.stop()
 
     def render(self) -> RenderableType:
-        """The table at this moment."""
-        now = self.clock()
+        """Return the table at this moment."""
+        now = self.now()
         table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
         for name in ("", "phase", "", "step", "speed", "loss", "measured", "left"):
             right = name in ("step", "speed", "loss", "left")
@@ -182,43 +192,47 @@ def _live_row(track: Track, now: float) -> list[RenderableType]:
 
 
 class Lines(Tracker):
-    """One line when a phase begins and ends, and one at every tenth of it or every 30 seconds: for logs."""
+    """A line when a phase begins and ends, and one at every tenth of its steps or every 30 seconds: for logs."""
 
     EVERY = 30.0
 
-    def __init__(self, console: Console | None = None, clock: Callable[[], float] = time.monotonic) -> None:
-        super().__init__(clock)
+    def __init__(self, console: Console | None = None, now: Callable[[], float] = time.monotonic) -> None:
+        super().__init__(now)
         self.console = console or words.console()
-        self._told: dict[str, tuple[float, int]] = {}
+        self._last_lines: dict[str, tuple[float, int]] = {}
+        """Phase → time and tenth of its last line."""
 
-    def _say(self, text: str) -> None:
+    def _print(self, text: str) -> None:
         self.console.print(Text(text), soft_wrap=True)
 
     def plan_started(self, planned: Mapping[str, Planned]) -> None:
+        """Print how many phases have which action."""
         super().plan_started(planned)
-        self._say(words.tally(p.action for p in planned.values()))
+        self._print(words.tally(p.action for p in planned.values()))
 
     def phase_started(self, name: str, key: str, total_steps: int | None, start_step: int) -> None:
+        """Print that the phase starts or resumes."""
         super().phase_started(name, key, total_steps, start_step)
         of = f" of {total_steps}" if total_steps is not None else ""
-        start = f"goes on at step {start_step}{of}" if start_step else f"starts, {_steps(total_steps)}"
-        self._say(f"{name}: {start}")
-        self._told[name] = (self.clock(), self._tenth(self.tracks[name]))
+        start = f"resumes at step {start_step}{of}" if start_step else f"starts, {_steps(total_steps)}"
+        self._print(f"{name}: {start}")
+        self._last_lines[name] = (self.now(), self._tenth(self.tracks[name]))
 
     def progress(
         self, name: str, step: int, epoch: int, loss: float, images_per_second: float, metrics: Mapping[str, float]
     ) -> None:
+        """Print step, loss, metrics and speed where a line is due."""
         super().progress(name, step, epoch, loss, images_per_second, metrics)
-        track, now = self.tracks[name], self.clock()
-        since, tenth = self._told[name]
-        # A phase of seconds needs no tenths; its begin and end say enough.
+        track, now = self.tracks[name], self.now()
+        since, tenth = self._last_lines[name]
+        # A phase of seconds needs no line at each tenth.
         if now - since < self.EVERY and (self._tenth(track) == tenth or now - since < 1.0):
             return
-        self._told[name] = (now, self._tenth(track))
+        self._last_lines[name] = (now, self._tenth(track))
         share = f"{track.share:.0%} " if track.share is not None else ""
         measured = "".join(f", {n} {words.plain_number(v)}" for n, v in track.metrics.items())
         left = track.left(now)
-        self._say(
+        self._print(
             f"{name}: {share}step {step}, epoch {epoch}, loss {words.plain_number(loss)}{measured}, "
             f"{words.count(images_per_second)} images/s" + (f", {words.seconds(left)} left" if left is not None else "")
         )
@@ -228,29 +242,43 @@ class Lines(Tracker):
         return int((track.share or 0.0) * 10)
 
     def phase_done(self, name: str, seconds: float, summary: Summary) -> None:
+        """Print the phase's time and results."""
         super().phase_done(name, seconds, summary)
         text = results(summary)
-        self._say(f"{name}: done in {words.seconds(seconds)}" + (f", {text}" if text else ""))
+        self._print(f"{name}: done in {words.seconds(seconds)}" + (f", {text}" if text else ""))
 
     def phase_failed(self, name: str, error: BaseException) -> None:
+        """Print the step at which the phase failed, and the error."""
         super().phase_failed(name, error)
-        self._say(f"{name}: failed at step {self.tracks[name].step}: {message(error)}")
+        self._print(f"{name}: failed at step {self.tracks[name].step}: {message(error)}")
 
     def measured(self, name: str, table: MeasureResult) -> None:
+        """Print the table of a measure."""
         self.console.print(printed(table, self.console.width))
 
     def note(self, text: str) -> None:
-        self._say(text)
+        """Print a note."""
+        self._print(text)
 
 
 def _steps(total: int | None) -> str:
-    return f"{total} steps" if total is not None else "as many steps as its schedule takes"
+    return f"{total} steps" if total is not None else "until its schedule ends"
+
+
+class _Writer(Protocol):
+    """What is used of TensorBoard's `SummaryWriter`, whose methods have no types."""
+
+    def add_scalar(self, tag: str, scalar_value: float, global_step: int) -> None:
+        """Write one value."""
+
+    def close(self) -> None:
+        """Close the file."""
 
 
 class TensorBoard(NoEvents):
     """Writes losses and metrics for TensorBoard, one folder a phase; its package is imported only here.
 
-    A tracker must never end the training: if its files cannot be written, it says so once and is silent from then on.
+    An observer must never end the training: if the files cannot be written, it notes so once and then does nothing.
 
     Raises
     ------
@@ -264,11 +292,8 @@ class TensorBoard(NoEvents):
         except ImportError as problem:
             raise error("KD0914", None) from problem
 
-        def make(name: str) -> Any:
-            return SummaryWriter(str(Path(folder) / name))
-
-        self._make = make
-        self._writers: dict[str, Any] = {}
+        self._make_writer: Callable[[str], _Writer] = lambda name: SummaryWriter(str(Path(folder) / name))
+        self._writers: dict[str, _Writer] = {}
         self._note, self._broken = note, False
         self._steps: dict[str, int] = {}
 
@@ -277,28 +302,31 @@ class TensorBoard(NoEvents):
             return
         try:
             if name not in self._writers:
-                self._writers[name] = self._make(name)
+                self._writers[name] = self._make_writer(name)
             for tag, value in values.items():
                 self._writers[name].add_scalar(tag, value, step)
         except OSError as problem:
             self._broken = True
-            self._note(f"TensorBoard's files cannot be written ({problem}); training goes on without them")
+            self._note(f"TensorBoard's files cannot be written ({problem}); training continues without them")
 
     def progress(
         self, name: str, step: int, epoch: int, loss: float, images_per_second: float, metrics: Mapping[str, float]
     ) -> None:
+        """Write loss, speed and metrics of a step."""
         self._steps[name] = step
         self._add(name, {"loss": loss, "images_per_second": images_per_second, **metrics}, step)
 
     def epoch_done(self, name: str, epoch: int, metrics: Mapping[str, float]) -> None:
+        """Write the metrics of a validation."""
         self._add(name, {f"validation/{n}": v for n, v in metrics.items()}, self._steps.get(name, 0))
 
     def finished(self) -> None:
+        """Close the files."""
         for writer in self._writers.values():
             writer.close()
 
 
 def observer(console: Console | None = None) -> Events:
-    """What suits the output: the live table in a terminal, plain lines elsewhere."""
+    """Return the observer that suits the output: the live table in a terminal, plain lines elsewhere."""
     out = console or words.console()
     return LiveTable(out) if out.is_terminal else Lines(out)

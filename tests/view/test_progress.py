@@ -1,4 +1,4 @@
-"""What is seen while a plan runs."""
+"""Progress of a run: lines, the live table, TensorBoard files."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from rich.console import Console
 from kdplan.diagnostics.report import PlanError
 from kdplan.runtime.events import Events, Several
 from kdplan.runtime.measures.results import MeasureResult, Number, ResultRow
-from kdplan.view.live import Lines, LiveTable, TensorBoard, observer
+from kdplan.view.progress import Lines, LiveTable, TensorBoard, observer
 from tests.view.samples import sample
 
 
-class StepCounter:
+class FakeTime:
     now = 0.0
 
     def __call__(self) -> float:
@@ -29,11 +29,11 @@ TABLE = MeasureResult(
 )
 
 
-def run(events: Events, clock: StepCounter, step_seconds: float = 1.0) -> None:
+def run(events: Events, time: FakeTime, step_seconds: float = 1.0) -> None:
     events.plan_started(sample()[1])
     events.phase_started("kd", "kd-key", 100, 0)
     for step in range(1, 101):
-        clock.now += step_seconds
+        time.now += step_seconds
         events.progress("kd", step, step // 50, 1 / step, 64.0, {})
         if step == 50:
             events.epoch_done("kd", 1, {"top1": 0.9})
@@ -52,8 +52,8 @@ def console(terminal: bool) -> Console:
 
 
 def test_lines() -> None:
-    clock, out = StepCounter(), console(False)
-    run(Lines(out, clock), clock)
+    time, out = FakeTime(), console(False)
+    run(Lines(out, time), time)
     lines = out.export_text().splitlines()
     assert lines[0] == "1 cached, 1 to resume, 1 to rerun"
     assert lines[1] == "kd: starts, 100 steps"
@@ -61,24 +61,24 @@ def test_lines() -> None:
     assert sum(line.startswith("kd: ") for line in lines) == 12
     assert "kd: 60% step 60, epoch 1, loss 0.01667, top1 0.9, 64 images/s, 40 s left" in lines
     assert "kd: done in 1:40, top1 0.9, best 0.9 (epoch 1)" in lines
-    assert "alone: goes on at step 300" in lines
+    assert "alone: resumes at step 300" in lines
     assert "alone: failed at step 300: ValueError: no good" in lines
     assert any("small@kd" in line and "0.50" in line for line in lines)
 
 
 @pytest.mark.parametrize(("seconds", "lines"), [(0.001, 0), (40.0, 100)])
 def test_lines_come_neither_too_often_nor_too_seldom(seconds: float, lines: int) -> None:
-    clock, out = StepCounter(), console(False)
-    run(Lines(out, clock), clock, seconds)
+    time, out = FakeTime(), console(False)
+    run(Lines(out, time), time, seconds)
     assert sum("images/s" in line for line in out.export_text().splitlines()) == lines
 
 
 def test_live_table() -> None:
-    clock, out = StepCounter(), console(True)
-    table = LiveTable(out, clock)
+    time, out = FakeTime(), console(True)
+    table = LiveTable(out, time)
     table.plan_started(sample()[1])
     table.phase_started("kd", "kd-key", 100, 20)
-    clock.now = 10.0
+    time.now = 10.0
     table.progress("kd", 40, 1, 0.5, 128.0, {})
     table.epoch_done("kd", 1, {"top1": 0.9})
     shown = console(False)
@@ -87,12 +87,12 @@ def test_live_table() -> None:
     for word in ("kd", "40 / 100", "2 steps/s", "128 images/s", "0.5", "top1 0.9", "30 s", "alone", "1 cached"):
         assert word in text, word
     table.finished()
-    table.finished()  # a second end is no mistake
+    table.finished()  # may come twice
 
 
 def test_live_table_through_a_whole_run() -> None:
-    clock, out = StepCounter(), console(True)
-    run(LiveTable(out, clock), clock)
+    time, out = FakeTime(), console(True)
+    run(LiveTable(out, time), time)
     text = out.export_text()
     assert "small@kd" in text and "one more thing" in text and "ValueError: no good" in text
 
@@ -103,15 +103,15 @@ def test_output_decides() -> None:
 
 
 def test_several_observers_hear_the_same() -> None:
-    clock, first, second = StepCounter(), console(False), console(False)
-    run(Several([Lines(first, clock), Lines(second, clock)]), clock)
+    time, first, second = FakeTime(), console(False), console(False)
+    run(Several([Lines(first, time), Lines(second, time)]), time)
     assert first.export_text() == second.export_text() != ""
 
 
 def test_tensorboard(tmp_path: Path) -> None:
     pytest.importorskip("tensorboard")
-    clock = StepCounter()
-    run(TensorBoard(tmp_path), clock)
+    time = FakeTime()
+    run(TensorBoard(tmp_path), time)
     assert list((tmp_path / "kd").glob("events.*"))
 
 
@@ -119,7 +119,7 @@ def test_tensorboard_failing_never_ends_training(tmp_path: Path) -> None:
     pytest.importorskip("tensorboard")
     (tmp_path / "file").write_bytes(b"")
     notes: list[str] = []
-    run(TensorBoard(tmp_path / "file", notes.append), StepCounter())
+    run(TensorBoard(tmp_path / "file", notes.append), FakeTime())
     assert len(notes) == 1
 
 
