@@ -18,7 +18,7 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from kdplan.cli import main
-from kdplan.compile import compile_source, inspect
+from kdplan.compile import check_text, compile_source, inspect
 from kdplan.diagnostics.render import render_text
 from kdplan.diagnostics.report import PlanError, table
 from kdplan.diagnostics.span import Source
@@ -107,7 +107,7 @@ def test_reference_lists_every_code() -> None:
     assert [c for c in table() if f"`{c}`" not in text] == []
 
 
-@pytest.mark.parametrize("page", ["README.md", "grammar/README.md", "docs/architecture.md"])
+@pytest.mark.parametrize("page", ["README.md", "grammar/README.md", "docs/architecture.md", "docs/cheatsheet.md"])
 def test_links_lead_somewhere(page: str) -> None:
     text = (ROOT / page).read_text(encoding="utf-8")
     links = [to for to in re.findall(r"\]\(([^)#]+)\)", text) if "://" not in to]
@@ -115,13 +115,31 @@ def test_links_lead_somewhere(page: str) -> None:
 
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
+FENCED = re.findall(r"(?ms)^```(\w*)\n(.*?)^```$", README)
+QUICKSTART, *BLOCKS = [text for language, text in FENCED if not language]
 COMMANDS = re.findall(r"^\| `kdplan ([^`]+)` \|", README, re.MULTILINE)
 TRAINING = ("run", "export")
 """Verbs whose commands need training: the slow test runs those."""
 
 
 def test_readme_shows_the_quickstart_as_it_is() -> None:
-    assert f"```\n{(ROOT / 'plans/quickstart.kd').read_text(encoding='utf-8')}```" in README
+    assert (ROOT / "plans" / "quickstart.kd").read_text(encoding="utf-8") == QUICKSTART
+
+
+def test_readme_blocks_continue_the_quickstart() -> None:
+    plan = QUICKSTART.replace("seed in 0..2", "seed in [0]") + "".join(BLOCKS)
+    messages = check_text(plan, folder=ROOT / "examples" / "02_own_network_and_loss")
+    assert len(BLOCKS) > 6 and not messages, render_text(messages, color=False)
+
+
+def test_readme_begins_with_two_commands() -> None:
+    """What the plan is, its picture, and two commands that need nothing done before."""
+    top = README.partition("## Your own plan")[0]
+    commands = [text for language, text in FENCED if language == "bash"]
+    assert len(commands) == 1 and commands[0] in top and "docs/quickstart.svg" in top.partition("```")[0]
+    install, run = zip(*(line.rpartition(" && .venv/bin/")[::2] for line in commands[0].splitlines()), strict=True)
+    assert run == ("kdplan run plans/quickstart.kd", "pytest -n 2")
+    assert all(line.startswith("python -m venv .venv && .venv/bin/pip install -e ") for line in install)
 
 
 def test_readme_names_every_verb_and_option() -> None:
