@@ -27,7 +27,7 @@ from kdplan.ir.kinds import KINDS
 from kdplan.nn.models import create
 from kdplan.passes.keys import graph_key
 from kdplan.resolve.choices import choices
-from kdplan.view.examples import Example, examples, own_settings
+from kdplan.view.examples import Example, examples, frame, own_settings
 from kdplan.view.reference import SECTIONS, fill
 from tests.data.boxes import write_boxes
 from tests.data.faces import write_faces
@@ -61,6 +61,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
             Image.new("RGB", (8, 8)).save(here / "pictures" / split / name / "0.png")
     write_faces(here / "faces", splits=10)
     write_boxes(here / "coco")
+    shutil.copy(ROOT / "examples" / "02_own_network_and_loss" / "net.py", here)
     (here / "my_data.py").write_text(
         "import numpy as np\n\n\ndef squares():\n"
         "    x, y = np.zeros((20, 1, 8, 8), np.float32), np.arange(20) % 10\n"
@@ -105,6 +106,31 @@ def test_reference_is_what_the_specs_give() -> None:
 def test_reference_lists_every_code() -> None:
     text = REFERENCE.read_text(encoding="utf-8")
     assert [c for c in table() if f"`{c}`" not in text] == []
+
+
+RULES = REFERENCE.read_text(encoding="utf-8").partition("## The examples' plan")[0]
+RULE_BLOCKS = re.findall(r"(?ms)^### ([^\n]+)\n\n```\n(.*?)^```$", RULES)
+
+
+@pytest.mark.parametrize(("title", "block"), RULE_BLOCKS, ids=[title for title, _ in RULE_BLOCKS])
+def test_block_of_the_rules_continues_the_frame(title: str, block: str, folder: Path) -> None:
+    declared = re.findall(r"^(?:phase|student|teacher|recipe|data) (\w+)", block, re.MULTILINE)
+    messages = check_text(f"{frame(*declared)}\n{block}", folder=folder)
+    assert not messages, render_text(messages, color=False)
+
+
+def test_every_rule_is_an_example_and_a_few_lines() -> None:
+    rules = re.findall(r"(?ms)^### (\d+)\. [^\n]+\n\n```\n.*?^```\n\n(.*?)\n\n", RULES)
+    assert [int(number) for number, _ in rules] == list(range(1, 16))
+    assert [number for number, text in rules if len(text.splitlines()) > 8] == []
+
+
+@pytest.mark.parametrize("page", ["README.md", "grammar/README.md", "docs/cheatsheet.md", "docs/style.md"])
+def test_paragraphs_are_short(page: str) -> None:
+    """At most 120 words, outside of code and tables."""
+    text = re.sub(r"(?ms)^```.*?^```$", "", (ROOT / page).read_text(encoding="utf-8"))
+    paragraphs = [p for p in re.split(r"\n\s*\n|\n(?=[-*] |\d+\. )", text) if not p.lstrip().startswith(("|", "<"))]
+    assert [p for p in paragraphs if len(p.split()) > 120] == []
 
 
 @pytest.mark.parametrize("page", ["README.md", "grammar/README.md", "docs/architecture.md", "docs/cheatsheet.md"])
