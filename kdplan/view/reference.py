@@ -115,12 +115,14 @@ def _kind(kind: Kind) -> str:
     if kind.inner:
         parts.append(f"In its body: {', '.join(code(i) for i in kind.inner)}.")
     own = own_settings(kind)
+    shown = [s for s in own if kind.name in ("phase", "teacher") or s != KINDS["phase"].setting("seed")]
     if kind.name in NETWORKS - {"teacher"}:
         parts.append("Settings: those of `teacher`.")
-    elif own:
-        parts.append(rows(["setting", "type", "meaning", "default", "example"], [_setting(s) for s in own]))
+    elif shown:
+        parts.append(rows(["setting", "type", "meaning", "default", "example"], [_setting(s) for s in shown]))
     if len(own) < len(kind.settings):
-        parts.append("And every setting of `recipe`, in place of the recipe's own value.")
+        seed = "" if shown == own else "`seed`, as in `phase`, and "
+        parts.append(f"Further settings: {seed}every setting of `recipe`, in place of the recipe's own value.")
     return "\n\n".join(parts)
 
 
