@@ -18,7 +18,7 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from kdplan.cli import main
-from kdplan.compile import compile_source, inspect
+from kdplan.compile import check_text, compile_source, inspect
 from kdplan.constructs.table import KINDS
 from kdplan.diagnostics.render import render_text
 from kdplan.diagnostics.report import PlanError, table
@@ -27,7 +27,7 @@ from kdplan.ir.functions import FUNCTIONS, PLAN_FUNCTIONS, SIGNALS
 from kdplan.nn.models import create
 from kdplan.passes.keys import graph_key
 from kdplan.resolve.choices import choices
-from kdplan.view.examples import Example, examples, own_settings
+from kdplan.view.examples import Example, examples, frame, own_settings
 from kdplan.view.reference import SECTIONS, fill
 from tests.data.boxes import write_boxes
 from tests.data.faces import write_faces
@@ -61,6 +61,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
             Image.new("RGB", (8, 8)).save(here / "pictures" / split / name / "0.png")
     write_faces(here / "faces", splits=10)
     write_boxes(here / "coco")
+    shutil.copy(ROOT / "examples" / "02_own_network_and_loss" / "net.py", here)
     (here / "my_data.py").write_text(
         "import numpy as np\n\n\ndef squares():\n"
         "    x, y = np.zeros((20, 1, 8, 8), np.float32), np.arange(20) % 10\n"
@@ -107,7 +108,32 @@ def test_reference_lists_every_code() -> None:
     assert [c for c in table() if f"`{c}`" not in text] == []
 
 
-@pytest.mark.parametrize("page", ["README.md", "grammar/README.md", "docs/architecture.md"])
+RULES = REFERENCE.read_text(encoding="utf-8").partition("## The examples' plan")[0]
+RULE_BLOCKS = re.findall(r"(?ms)^### ([^\n]+)\n\n```\n(.*?)^```$", RULES)
+
+
+@pytest.mark.parametrize(("title", "block"), RULE_BLOCKS, ids=[title for title, _ in RULE_BLOCKS])
+def test_block_of_the_rules_continues_the_frame(title: str, block: str, folder: Path) -> None:
+    declared = re.findall(r"^(?:phase|student|teacher|recipe|data) (\w+)", block, re.MULTILINE)
+    messages = check_text(f"{frame(*declared)}\n{block}", folder=folder)
+    assert not messages, render_text(messages, color=False)
+
+
+def test_every_rule_is_an_example_and_a_few_lines() -> None:
+    rules = re.findall(r"(?ms)^### (\d+)\. [^\n]+\n\n```\n.*?^```\n\n(.*?)\n\n", RULES)
+    assert [int(number) for number, _ in rules] == list(range(1, 16))
+    assert [number for number, text in rules if len(text.splitlines()) > 8] == []
+
+
+@pytest.mark.parametrize("page", ["README.md", "grammar/README.md", "docs/cheatsheet.md", "docs/style.md"])
+def test_paragraphs_are_short(page: str) -> None:
+    """At most 120 words, outside of code and tables."""
+    text = re.sub(r"(?ms)^```.*?^```$", "", (ROOT / page).read_text(encoding="utf-8"))
+    paragraphs = [p for p in re.split(r"\n\s*\n|\n(?=[-*] |\d+\. )", text) if not p.lstrip().startswith(("|", "<"))]
+    assert [p for p in paragraphs if len(p.split()) > 120] == []
+
+
+@pytest.mark.parametrize("page", ["README.md", "grammar/README.md", "docs/architecture.md", "docs/cheatsheet.md"])
 def test_links_lead_somewhere(page: str) -> None:
     text = (ROOT / page).read_text(encoding="utf-8")
     links = [to for to in re.findall(r"\]\(([^)#]+)\)", text) if "://" not in to]
@@ -115,13 +141,31 @@ def test_links_lead_somewhere(page: str) -> None:
 
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
+FENCED = re.findall(r"(?ms)^```(\w*)\n(.*?)^```$", README)
+QUICKSTART, *BLOCKS = [text for language, text in FENCED if not language]
 COMMANDS = re.findall(r"^\| `kdplan ([^`]+)` \|", README, re.MULTILINE)
 TRAINING = ("run", "export")
 """Verbs whose commands need training: the slow test runs those."""
 
 
 def test_readme_shows_the_quickstart_as_it_is() -> None:
-    assert f"```\n{(ROOT / 'plans/quickstart.kd').read_text(encoding='utf-8')}```" in README
+    assert (ROOT / "plans" / "quickstart.kd").read_text(encoding="utf-8") == QUICKSTART
+
+
+def test_readme_blocks_continue_the_quickstart() -> None:
+    plan = QUICKSTART.replace("seed in 0..2", "seed in [0]") + "".join(BLOCKS)
+    messages = check_text(plan, folder=ROOT / "examples" / "02_own_network_and_loss")
+    assert len(BLOCKS) > 6 and not messages, render_text(messages, color=False)
+
+
+def test_readme_begins_with_two_commands() -> None:
+    """What the plan is, its picture, and two commands that need nothing done before."""
+    top = README.partition("## Your own plan")[0]
+    commands = [text for language, text in FENCED if language == "bash"]
+    assert len(commands) == 1 and commands[0] in top and "docs/quickstart.svg" in top.partition("```")[0]
+    install, run = zip(*(line.rpartition(" && .venv/bin/")[::2] for line in commands[0].splitlines()), strict=True)
+    assert run == ("kdplan run plans/quickstart.kd", "pytest -n 2")
+    assert all(line.startswith("python -m venv .venv && .venv/bin/pip install -e ") for line in install)
 
 
 def test_readme_names_every_verb_and_option() -> None:

@@ -47,10 +47,10 @@ def main() -> None:
         print(f"# {len(plan.phases)} phases")
         return
     store = Store(given.store)
-    made = compile_plan(plan, facts=Facts(store.has, store.resume_step, store.problem, lambda name: None))
-    result = run_plan(made.plan, made.planned, made.keys, store)
+    compiled = compile_plan(plan, facts=Facts(store.has, store.resume_step, store.problem, lambda name: None))
+    result = run_plan(compiled.plan, compiled.planned, compiled.keys, store)
     print(f"trained {', '.join(result.trained) or 'nothing'}; there already: {', '.join(result.cached) or 'nothing'}")
-    for table in run_measures(made.plan, made.keys, store):
+    for table in run_measures(compiled.plan, compiled.keys, store):
         print(to_markdown(table))
 
 

@@ -32,7 +32,7 @@ def show_phase(store: Store, name: str, key: str) -> None:
 
 
 def show_export(folder: Path) -> None:
-    """A network that was handed out: loaded again, and run on one blank image."""
+    """Load an exported network again and run it on one blank image."""
     about = json.loads((folder / "model.json").read_text())
     net = load(folder)
     with torch.no_grad():

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from kdplan.runtime.measures.results import MeasureResult
 
 
+def check(arguments: argparse.Namespace) -> int:
+    """`kdplan check FILE`: report every error that can be found before training.
 
     Raises
     ------

@@ -1,6 +1,6 @@
-"""The reference's examples as whole plans: each is put among the declarations that it speaks of.
+"""The reference's examples as whole plans: each continues the declarations that it reads.
 
-Checking them is what keeps the reference true.
+A test checks every one of them.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ FRAME = {
     "small": "student small = digits_net(width = 4)",
     "alone": "phase alone of small on digits with quick { loss = cross_entropy(small.logits, labels) }",
 }
-"""Name -> declaration: what the examples take for granted."""
+"""Name -> declaration: what the examples continue."""
 
 HALVES = """verticals half of digits = random(parts = 2, seed = 0)
 teacher t[v in half] = digits_net(width = 4, classes = v) {
@@ -91,7 +91,7 @@ MORE = {
     "cifar_vgg": ["depth = 11", "channels = 1"],
     "cifar_densenet": ["depth = 22", "channels = 1"],
 }
-"""Arguments that an example gives beside those it must."""
+"""Arguments that an example gives besides the required ones."""
 
 _PLAN_FUNCTIONS = {
     "fold": "network other = digits_net() {{ seed = {} }}",
@@ -149,7 +149,7 @@ _IN_CONSTRUCTS = {
     },
     "branches": "branches one of digits_net(width = 4) from layer2 on digits with quick {{ {loss} {example} }}",
 }
-"""Where an example of a setting stands in a construct."""
+"""A construct around an example of its setting."""
 
 _TABLES = (
     "optimizer",
@@ -181,7 +181,7 @@ SIGNAL_EXAMPLES = {
 
 @dataclass(frozen=True, slots=True)
 class Example:
-    """One example: of what, as it is shown, and within a plan."""
+    """One example: what it is an example of, the text shown, the whole plan."""
 
     of: str
     shown: str
@@ -189,13 +189,13 @@ class Example:
 
 
 def own_settings(kind: Kind) -> list[SettingSpec]:
-    """The settings of a kind without those that it shares with `recipe`."""
+    """The settings of a kind, without those that it shares with `recipe`."""
     shared = KINDS["recipe"].settings if kind.name != "recipe" else ()
     return [s for s in kind.settings if s not in shared]
 
 
 def frame(*without: str) -> str:
-    """The common declarations, but for those named."""
+    """The common declarations, without the named ones."""
     return "\n".join(text for name, text in FRAME.items() if name not in without)
 
 
@@ -205,28 +205,30 @@ def examples() -> list[Example]:
     >>> next(e for e in examples() if e.of == "function kd").shown
     'kd(big.logits, small.logits, temperature = 4)'
     """
-    found = [Example(f"kind {k.name}", k.example, _kind_plan(k)) for k in KINDS.values()]
+    all_examples = [Example(f"kind {k.name}", k.example, _kind_plan(k)) for k in KINDS.values()]
     for kind in KINDS.values():
         for s in kind.settings if kind.name in ("recipe", "phase") else own_settings(kind):
-            found.append(Example(f"setting {kind.name}.{s.name}", s.example, _setting_plan(kind, s.name, s.example)))
-    found += [Example(f"function {f.name}", f.example, _loss_plan(f)) for f in FUNCTIONS.values()]
+            all_examples.append(
+                Example(f"setting {kind.name}.{s.name}", s.example, _setting_plan(kind, s.name, s.example))
+            )
+    all_examples += [Example(f"function {f.name}", f.example, _loss_plan(f)) for f in FUNCTIONS.values()]
     for f in PLAN_FUNCTIONS.values():
         body = _PLAN_FUNCTIONS[f.name].format(f.example)
-        found.append(Example(f"function {f.name}", f.example, f"{frame()}\n{body}\n"))
-    found += [
+        all_examples.append(Example(f"function {f.name}", f.example, f"{frame()}\n{body}\n"))
+    all_examples += [
         Example(f"signal {name}", text, f"{frame()}\n{_phase(f'cross_entropy(small.logits, labels) + {text}')}\n")
         for name, text in SIGNAL_EXAMPLES.items()
         if name in SIGNALS and name != "targets"
     ]
     boxes = SIGNAL_EXAMPLES["targets"]
-    found.append(Example("signal targets", boxes, _detection(loss=boxes)))
+    all_examples.append(Example("signal targets", boxes, _detection(loss=boxes)))
     for table in _TABLES:
-        found += [_choice(table, spec) for spec in choices()[table].values()]
-    return found
+        all_examples += [_choice(table, spec) for spec in choices()[table].values()]
+    return all_examples
 
 
 def call(spec: Spec) -> str:
-    """A call with all that it must have.
+    """A call with its required arguments.
 
     >>> call(choices()["schedule"]["steps"])
     'steps(at = [60, 80])'

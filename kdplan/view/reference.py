@@ -1,6 +1,6 @@
-"""The tables of the language reference, made from the specs that the compiler itself reads.
+"""The tables of the language reference, generated from the specs that the compiler itself reads.
 
-`python -m kdplan.view.reference grammar/README.md` writes them anew, between their markers; with `--check` it changes
+`python -m kdplan.view.reference grammar/README.md` writes them between their markers. With `--check` it changes
 nothing, and exits with 1 if it would.
 """
 
@@ -9,7 +9,7 @@ from __future__ import annotations
 import argparse
 import re
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,23 +27,26 @@ from kdplan.view.examples import FRAME, SIGNAL_EXAMPLES, call, own_settings
 
 TYPES = {
     "number": ("a number", "0.5"),
-    "integer": ("a whole number", "10"),
-    "integers": ("a list of whole numbers", "[5, 10]"),
+    "integer": ("an integer", "10"),
+    "integers": ("a list of integers", "[5, 10]"),
     "boolean": ("`true` or `false`", "true"),
-    "string": ("a string in double quotes", '"a.safetensors"'),
-    "choice": ("one of the words that are named", "bf16"),
+    "string": ("characters in double quotes", '"a.safetensors"'),
+    "choice": ("one of the listed words", "bf16"),
     "signal": ("an expression of signals", "cross_entropy(small.logits, labels)"),
     "optimizer": ("a row of the table of optimizers", "sgd(lr = 0.1)"),
     "schedule": ("a row of the table of schedules", "cosine()"),
     "transforms": ("a list of transforms", "[flip()]"),
-    "normalize": ("two lists of numbers, one number a channel", "[[0.5], [0.25]]"),
+    "normalize": ("means and standard deviations, one number for each channel", "[[0.5], [0.25]]"),
     "split": ("a row of the table of splits", "per_class(train = 60)"),
     "protocol": ("a row of the table of splits", "templates(size = 3)"),
-    "gate": ("a row of the table of gates, or a module of a Python file", "gate()"),
-    "head": ("layers, with arrows between them", "fc(64) -> fc(32)"),
+    "gate": ("a row of the table of gates, or a module from a Python file", "gate()"),
+    "head": ("layers joined by arrows", "fc(64) -> fc(32)"),
     "logit_scale": ("none, or a row of the table of splits", "self_paced(by = V)"),
 }
 """Type of a setting -> what it means, an example."""
+
+_TYPE_NAMES = {"flag": "boolean", "text": "string"}
+"""A type's name in the specs -> its name in the reference."""
 
 HUNDREDS = {
     "KD00": "the command line",
@@ -52,15 +55,15 @@ HUNDREDS = {
     "KD03": "versions and order",
     "KD04": "axes and families",
     "KD05": "taps and shapes",
-    "KD06": "what moves",
+    "KD06": "training",
     "KD07": "data and streams",
     "KD08": "recipes and running",
-    "KD09": "the store and pictures",
+    "KD09": "the store and drawings",
 }
 
 
 def literal(value: Any) -> str:
-    """A value as a plan would say it.
+    """A value as a plan writes it.
 
     >>> literal((0.9, 0.999)), literal(True), literal(None)
     ('[0.9, 0.999]', 'true', 'none')
@@ -89,6 +92,11 @@ def rows(head: Sequence[str], body: Iterable[Sequence[str]]) -> str:
 
 
 def code(text: str) -> str:
+    """A code span; nothing for nothing.
+
+    >>> code("top1"), code("")
+    ('`top1`', '')
+    """
     return f"`{text}`" if text else ""
 
 
@@ -96,29 +104,32 @@ def code(text: str) -> str:
 
 
 def kinds() -> str:
-    """Every kind with what may stand in it."""
+    """Every kind with its form, clauses and settings."""
     return "\n\n".join(_kind(k) for k in KINDS.values())
 
 
 def _kind(kind: Kind) -> str:
     parts = [f"#### `{kind.name}`", kind.doc, f"```\n{kind.form}\n```", f"For example `{kind.example}`"]
     if kind.clauses:
-        said = [f"`{c}`" + (" (needed)" if c in kind.required else "") for c in kind.clauses]
-        parts.append(f"Clauses: {', '.join(said)}." + (" May be a family." if kind.slots else ""))
+        clauses = [code(c) + (" (needed)" if c in kind.required else "") for c in kind.clauses]
+        parts.append(f"Clauses: {', '.join(clauses)}." + (" May be a family." if kind.slots else ""))
     if kind.inner:
         parts.append(f"In its body: {', '.join(code(i) for i in kind.inner)}.")
     own = own_settings(kind)
+    shown = [s for s in own if kind.name in ("phase", "teacher") or s != KINDS["phase"].setting("seed")]
     if kind.name in NETWORKS - {"teacher"}:
         parts.append("Settings: those of `teacher`.")
-    elif own:
-        parts.append(rows(["setting", "type", "meaning", "default", "example"], [_setting(s) for s in own]))
+    elif shown:
+        parts.append(rows(["setting", "type", "meaning", "default", "example"], [_setting(s) for s in shown]))
     if len(own) < len(kind.settings):
-        parts.append("And every setting of `recipe`, which then holds for this phase in place of the recipe's.")
+        seed = "" if shown == own else "`seed`, as in `phase`, and "
+        parts.append(f"Further settings: {seed}every setting of `recipe`, in place of the recipe's own value.")
     return "\n\n".join(parts)
 
 
 def _setting(s: SettingSpec) -> list[str]:
-    kind = " or ".join(code(c) for c in s.choices) if s.choices else s.type + _limits(s.low, s.high, s.above)
+    limits = _limits(s.low, s.high, s.above)
+    kind = " or ".join(code(c) for c in s.choices) if s.choices else f"{_TYPE_NAMES.get(s.type, s.type)}{limits}"
     return [code(s.name), kind, s.doc, s.default or "none", code(s.example)]
 
 
@@ -136,6 +147,7 @@ def _limits(low: float | None, high: float | None, above: float | None = None) -
 
 
 def types() -> str:
+    """The types of settings."""
     return rows(["type", "what it is", "example"], [[n, what, code(e)] for n, (what, e) in TYPES.items()])
 
 
@@ -143,7 +155,7 @@ def types() -> str:
 
 
 def functions() -> str:
-    """Functions of signals, group by group, and functions of plans."""
+    """A table for each group of functions of signals, and one for functions of plans."""
     groups: list[tuple[str, Iterable[Spec]]] = [
         ("Losses", LOSSES),
         ("Shapes and adapters", SHAPING),
@@ -151,32 +163,22 @@ def functions() -> str:
         ("Arithmetic", MATH),
         ("Of plans, not of signals", PLAN_FUNCTIONS.values()),
     ]
-    parts = []
-    for title, specs in groups:
-        parts.append(f"#### {title}\n\n" + "\n\n".join(_function(s) for s in specs))
-    return "\n\n".join(parts)
+    head = ["function", "result", "meaning", "parameters", "source", "example"]
+    return "\n\n".join(f"#### {title}\n\n{rows(head, [_function(s) for s in specs])}" for title, specs in groups)
 
 
-def _function(spec: Spec) -> str:
-    lines = [f"**`{signature(spec)}`** → {spec.result or 'like its arguments'}. {spec.doc}"]
-    if spec.formula:
-        lines.append(f"  Formula: `{spec.formula}`.")
-    told = [f"`{p.name}` {_words(p)}{p.doc}{_limits(p.low, p.high, p.above)}{_most(p)}" for p in spec.params if p.doc]
-    if told:
-        lines.append(f"  Takes {'; '.join(told)}.")
-    if spec.source:
-        lines.append(f"  From {spec.source}.")
-    lines.append(f"  Example: `{spec.example}`")
-    return "- " + "\n".join(lines)
+def _function(spec: Spec) -> list[str]:
+    meaning = f"{spec.doc} {code(spec.formula)}".rstrip()
+    parameters = "; ".join(_parameter(p) for p in spec.params if p.doc)
+    result = spec.result or "like its arguments"
+    return [code(signature(spec)), result, meaning, parameters, spec.source, code(spec.example)]
 
 
-def _most(p: Param) -> str:
-    return ", at most the number of classes" if p.at_most_classes else ""
-
-
-def _words(p: Param) -> str:
-    """What may stand there, for a parameter that takes one of a few words."""
-    return f"({' or '.join(code(c) for c in p.choices)}) " if p.choices else ""
+def _parameter(p: Param) -> str:
+    """A parameter of a function, with its choices and limits."""
+    words = f"({' or '.join(code(c) for c in p.choices)}) " if p.choices else ""
+    most = ", at most the number of classes" if p.at_most_classes else ""
+    return f"{code(p.name)} {words}{p.doc}{_limits(p.low, p.high, p.above)}{most}"
 
 
 def signature(spec: Spec) -> str:
@@ -190,6 +192,7 @@ def signature(spec: Spec) -> str:
 
 
 def signals() -> str:
+    """What a loss can read besides taps."""
     body = [[code(n), doc, code(SIGNAL_EXAMPLES.get(n, ""))] for n, doc in SIGNALS.items()]
     return rows(["signal", "what it is", "example"], body)
 
@@ -197,15 +200,17 @@ def signals() -> str:
 # ---- choices
 
 
-def _of_settings(settings: Iterable[Param]) -> str:
-    said = []
+def _of_settings(settings: Iterable[Param], typed: bool = False) -> str:
+    texts = []
     for s in settings:
         default = "" if s.required else f" = {literal(s.default)}"
-        said.append(f"`{s.name}{default}`" + (f": {s.doc}" if s.doc else ""))
-    return "; ".join(said)
+        kind = f" ({' | '.join(s.choices) or _TYPE_NAMES.get(s.type, s.type)})" if typed else ""
+        texts.append(f"`{s.name}{default}`{kind}" + (f": {s.doc}" if s.doc else ""))
+    return "; ".join(texts)
 
 
 def optimizers() -> str:
+    """Optimizers with the settings that change what they compute."""
     specs = choices()["optimizer"]
     body = [[code(n), _doc(s), _of_settings(s.params), code(call(specs[n]))] for n, s in OPTIMIZERS.items()]
     return rows(["name", "what it is", "settings", "example"], body)
@@ -217,6 +222,7 @@ def _doc(s: Spec) -> str:
 
 
 def schedules() -> str:
+    """Schedules, and whether they read the phase's length."""
     specs = choices()["schedule"]
     body = []
     for n, s in SCHEDULES.items():
@@ -225,27 +231,17 @@ def schedules() -> str:
 
 
 def models() -> str:
+    """Architectures, with the types of their settings."""
     specs = choices()["model"]
     body = []
     for n, s in MODELS.items():
         more = "; further settings go to the library" if s.more else ""
-        body.append([code(n), s.doc, _typed(s.params) + more, code(call(specs[n]))])
+        body.append([code(n), s.doc, _of_settings(s.params, typed=True) + more, code(call(specs[n]))])
     return rows(["name", "what it is", "settings", "example"], body)
 
 
-def _typed(settings: Iterable[Param]) -> str:
-    said = []
-    for s in settings:
-        default = "" if s.required else f" = {literal(s.default)}"
-        said.append(f"`{s.name}{default}` ({_type(s)})" + (f": {s.doc}" if s.doc else ""))
-    return "; ".join(said)
-
-
-def _type(p: Param) -> str:
-    return " | ".join(p.choices) if p.choices else p.type
-
-
 def metrics() -> str:
+    """Metrics with their units."""
     specs = choices()["metric"]
     body = []
     for n, m in METRICS.items():
@@ -255,12 +251,14 @@ def metrics() -> str:
 
 
 def sources() -> str:
+    """Sources of data, with the layout of their files."""
     specs = choices()["source"]
     body = [[code(n), s.doc, s.layout, _arguments(s.params), code(call(specs[n]))] for n, s in SOURCES.items()]
     return rows(["name", "what it is", "files under the data folder", "arguments", "example"], body)
 
 
 def transforms() -> str:
+    """Transforms in training and in measuring."""
     specs = choices()["transform"]
     body = []
     for n, t in TRANSFORMS.items():
@@ -271,16 +269,16 @@ def transforms() -> str:
 
 
 def _arguments(params: Iterable[Any]) -> str:
-    said = []
+    texts = []
     for p in params:
         default = "" if p.required else f" = {literal(p.default)}"
         limits = _limits(p.low, p.high, getattr(p, "above", None))
-        said.append(f"`{p.name}{default}`{limits}: {p.doc.rstrip('.')}".rstrip(": "))
-    return "; ".join(said)
+        texts.append(f"`{p.name}{default}`{limits}: {p.doc.rstrip('.')}".rstrip(": "))
+    return "; ".join(texts)
 
 
 def partitions() -> str:
-    """Splits of data sets, protocols made from labels, partitions of classes, and what heads are made of."""
+    """Splits of data sets, protocols from labels, partitions of classes, layers of heads."""
     body = []
     for what, table in (("`split`", "split"), ("`protocol`", "protocol"), ("`verticals`", "partition"),
                         ("`head`", "head"), ("`logit_scale`", "logit_scale")):  # fmt: skip
@@ -289,21 +287,27 @@ def partitions() -> str:
 
 
 def gates() -> str:
+    """Gates of branches."""
     body = [[code(s.name), s.doc, s.source, code(call(s))] for s in choices()["gate"].values()]
     return rows(["name", "what it is", "from", "example"], body)
 
 
 def errors() -> str:
-    """Codes and titles, a list a hundred."""
+    """A list of codes and titles for each hundred."""
     parts = []
-    for hundred, what in HUNDREDS.items():
-        found = sorted((c, r) for c, r in error_table().items() if c.startswith(hundred))
-        said = [f"`{c}` {r['title']}" + (" (warning)" if r.get("severity") == "warning" else "") for c, r in found]
-        parts.append(f"- **{hundred}xx, {what}**: {'; '.join(said)}.")
-    return "\n".join(parts)
+    for hundred, title in HUNDREDS.items():
+        entries = sorted((c, r) for c, r in error_table().items() if c.startswith(hundred))
+        lines = [f"- {code(c)} {r['title']}{_severity(r)}" for c, r in entries]
+        parts.append(f"#### {hundred}xx: {title}\n\n" + "\n".join(lines))
+    return "\n\n".join(parts)
+
+
+def _severity(row: Mapping[str, Any]) -> str:
+    return " (warning)" if row.get("severity") == "warning" else ""
 
 
 def frame() -> str:
+    """The declarations that the examples continue."""
     return "```\n" + "\n".join(FRAME.values()) + "\n```"
 
 
@@ -329,7 +333,7 @@ _MARKED = re.compile(r"(<!-- made: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 
 def fill(text: str) -> str:
-    """A document with its tables made anew.
+    """A document with its tables generated from the specs.
 
     Raises
     ------
@@ -345,21 +349,23 @@ def fill(text: str) -> str:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Writes, or with `--check` compares, the documents named."""
-    parser = argparse.ArgumentParser(prog="python -m kdplan.view.reference", description="Make the reference's tables.")
+    """Write, or with `--check` compare, the named documents."""
+    parser = argparse.ArgumentParser(
+        prog="python -m kdplan.view.reference", description="Generate the reference's tables."
+    )
     parser.add_argument("files", nargs="+", type=Path)
     parser.add_argument("--check", action="store_true", help="change nothing; exit with 1 if a file would change")
     given = parser.parse_args(arguments)
     stale = 0
     for path in given.files:
         text = path.read_text(encoding="utf-8")
-        made = fill(text)
-        if made != text:
+        filled = fill(text)
+        if filled != text:
             stale += 1
             if given.check:
                 print(f"{path} is not what the specs give; run `python -m kdplan.view.reference {path}`")
             else:
-                path.write_text(made, encoding="utf-8")
+                path.write_text(filled, encoding="utf-8")
     return 1 if stale and given.check else 0
 
 
