@@ -37,7 +37,7 @@ def lower(node: ast.Declaration, ask: Ask) -> ast.Declaration:
     for word in ("of", "from"):
         exprs = said[word].exprs
         if len(exprs) != 1:
-            what = counted(len(exprs), "network" if word == "of" else "place")
+            what = counted(len(exprs), "network" if word == "of" else "tap")
             raise error("KD0276", said[word].word_span.to(exprs[-1].span), name=node.name, what=what)
     base, point = said["of"].exprs[0], said["from"].exprs[0]
     span = base.span.to(point.span)

@@ -10,10 +10,10 @@ from kdplan.diagnostics.span import Span
 from kdplan.ir.spec import Param
 
 _WORDS = {
-    "integer": "a whole number",
+    "integer": "an integer",
     "number": "a number",
-    "flag": "true or false",
-    "text": "a text",
+    "flag": "a boolean",
+    "text": "a string",
     "numbers": "a list of numbers",
 }
 
@@ -22,7 +22,7 @@ def expected(param: Param) -> str:
     """What may stand here, in words.
 
     >>> expected(Param("pad", "integer", 4, low=0))
-    'a whole number, at least 0'
+    'an integer, at least 0'
     """
     word, low, high = _WORDS[param.type], param.low, param.high
     if low is not None and high is not None:

@@ -40,14 +40,14 @@ def render_text(diagnostics: Iterable[Diagnostic], color: bool) -> str:
     >>> from kdplan.diagnostics.span import Source
     >>> s = Source("a.kd", "recipe r {\\n  epochs: 240\\n}")
     >>> print(render_text([diagnostic("KD0101", Span(s, 19, 20), fix="epochs = 240")], color=False))
-    error[KD0101]: `:` has no meaning here.
+    error[KD0101]: A `:` has no meaning in a plan.
      --> a.kd:2:9
       |
     2 |   epochs: 240
       |         ^
-      = help: write `epochs = 240`
+      = help: Write `epochs = 240`.
     <BLANKLINE>
-    1 error; `kdplan explain KD0101` says more
+    1 error; run `kdplan explain KD0101` for details
     """
     shown = list(diagnostics)
     paint = _Paint(color)
@@ -61,7 +61,7 @@ def _count(shown: Sequence[Diagnostic]) -> str:
     errors = sum(d.severity == "error" for d in shown)
     counts = [(errors, "error"), (len(shown) - errors, "warning")]
     text = ", ".join(f"{n} {what}{'s' if n > 1 else ''}" for n, what in counts if n)
-    return f"{text}; `kdplan explain {shown[0].code}` says more"
+    return f"{text}; run `kdplan explain {shown[0].code}` for details"
 
 
 def _one(d: Diagnostic, paint: _Paint) -> str:
@@ -223,5 +223,5 @@ def explain(code: str, check: Callable[[str], Iterable[Diagnostic]] | None = Non
         if found:
             paragraphs.append("gives\n\n" + textwrap.indent(_one(found[0], _Paint(False)), "    "))
     if "help" in row and "{" not in row["help"]:
-        paragraphs.append(f"To mend it: {row['help']}.")
+        paragraphs.append(row["help"])
     return "\n\n".join(paragraphs)

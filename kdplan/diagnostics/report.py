@@ -19,6 +19,7 @@ from typing import Any, Literal
 from kdplan.diagnostics.span import Span
 
 Severity = Literal["error", "warning"]
+EXCERPT = 60  # characters of a plan that a message quotes
 _SILENCED: set[str] = set()
 
 
@@ -102,7 +103,7 @@ def diagnostic(
     help: str | None = None,
     **values: object,
 ) -> Diagnostic:
-    """The row `code`, filled with `values`.
+    """The row `code`, filled with `values`, and with `excerpt`: the source that `span` covers.
 
     The row's help is left out where one of its values is missing, None or "".
 
@@ -112,11 +113,23 @@ def diagnostic(
         If there is no such row, or its message names a value that is not given.
     """
     row = table()[code]
+    values.setdefault("excerpt", _excerpt(span))
     if help is None and "help" in row:
         wanted = {name for _, name, _, _ in string.Formatter().parse(row["help"]) if name}
         if all(values.get(name) not in (None, "") for name in wanted):
             help = _FILL(row["help"], (), values)
     return Diagnostic(code, _FILL(row["message"], (), values), span, help, tuple(notes), row.get("severity", "error"))
+
+
+def _excerpt(span: Span | None) -> str:
+    """What a span covers, on one line and shortened, so that a message stands alone without the source line.
+
+    >>> from kdplan.diagnostics.span import Source
+    >>> _excerpt(Span(Source("a.kd", "a  =\\n  b"), 0, 8))
+    'a = b'
+    """
+    words = " ".join(span.text.split()) if span else ""
+    return words if len(words) <= EXCERPT else f"{words[: EXCERPT - 1]}…"
 
 
 def error(

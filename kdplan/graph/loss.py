@@ -147,7 +147,7 @@ class Lowering:
             first, second = (e.inputs[0].span.text if e.inputs[0].span else x.name), f"{key}.{e.since}"
             one, two = x.shape, problem.wanted
             differ = "dimensions" if len(one) != len(two) else "channels" if one[1] != two[1] else "size"
-            help = f"`{second}` is what it stands for"
+            help = f"Give a signal of the shape of `{second}`."
             raise error("KD0502", e.span, first=first, second=second, one=shown(one), two=shown(two), differ=differ,
                         help=help) from problem  # fmt: skip
 
@@ -171,7 +171,9 @@ class Lowering:
             raise self._no_tap(builder, key, inputs, path, e) from problem
         except AttributeError as problem:
             known = [n for n, _ in builder.networks[key].named_children()]
-            raise error("KD0501", e.span, network=key, tap=e.submodule, help=f"it has {listing(known)}") from problem
+            raise error(
+                "KD0501", e.span, network=key, tap=e.submodule, help=f"Choose from {listing(known)}."
+            ) from problem
         except TraceError as problem:
             shapes = listing(dims(tuple(i.meta["val"].shape)) for i in inputs if hasattr(i, "meta"))
             raise error("KD0508", e.span, network=key, shapes=shapes, problem=first_line(problem)) from problem
@@ -181,9 +183,13 @@ class Lowering:
         top = [t for t in known if "." not in t and "#" not in t and t not in ("output", "logits", "features")]
         depth = path.count(".")
         near = nearest(path, [t for t in known if t.count(".") == depth])
-        help = f"did you mean `{near}`? " if near else ""
+        help = f"Did you mean `{near}`? " if near else ""
         return error(
-            "KD0501", e.span, network=key, tap=path, help=f"{help}it has {listing([*top, 'logits', 'features'], 20)}"
+            "KD0501",
+            e.span,
+            network=key,
+            tap=path,
+            help=f"{help}Choose from {listing([*top, 'logits', 'features'], 20)}.",
         )
 
     # ---- operators and functions
@@ -432,9 +438,9 @@ class Lowering:
         one, two = a.shape, b.shape
         first, second = self._texts(a, b, e)
         alike = len(one) == len(two) and len(one) in (2, 4)
-        help = f"`fit({first}, like = {second})`" if alike and first != second else None
+        help = f"Write `fit({first}, like = {second})`." if alike and first != second else None
         if differ == "size" and two[2] == two[3]:
-            help = f"`resize({first}, size = {two[2]})`"
+            help = f"Write `resize({first}, size = {two[2]})`."
         differ = differ or ("dimensions" if len(one) != len(two) else "channels" if one[1] != two[1] else "size")
         return error(
             "KD0502", e.span, first=first, second=second, one=shown(one), two=shown(two), differ=differ, help=help
@@ -444,7 +450,7 @@ class Lowering:
 def _logits_help(node: ir.Expr) -> str:
     if isinstance(node, ir.Tap) and node.span is not None and node.span.text.endswith(".probabilities"):
         return f"`{node.span.text.removesuffix('probabilities')}logits`"
-    return "drop `softmax`"
+    return "Remove `softmax`."
 
 
 def _reordered(x: Tensor, order: list[int]) -> Tensor:

@@ -60,11 +60,11 @@ class Routes:
         taps = self._taps(nodes, len(sets), e)
         given = self.lowering.lower(labels)
         if given.role != "labels" or given.classes is None:
-            raise error("KD0531", labels.span or e.span, problem="what it chooses by must be the labels of a stream")
+            raise error("KD0531", labels.span or e.span, problem="the first signal must be the labels of a stream")
         inputs = [self.lowering.lower(i) for i in taps[0].inputs]
         only_dense(inputs, taps[0].inputs, "a network", e)
         if any([self.lowering.lower(i).value for i in t.inputs] != [i.value for i in inputs] for t in taps):
-            raise error("KD0531", e.span, problem="its networks must be applied to the same signals")
+            raise error("KD0531", e.span, problem="the networks must be applied to the same signals")
         first = taps[0]
         key = (given.value, *[str(t.of) for t in taps], first.submodule, first.path == "probabilities" or first.path,
                *[i.value for i in inputs], repr(sets))  # fmt: skip
@@ -80,13 +80,13 @@ class Routes:
         taps = [n for n in nodes if isinstance(n, ir.Tap)]
         problem = ""
         if len(taps) < len(nodes):
-            problem = "it chooses among taps of networks, such as `big.logits`"
+            problem = "the choices must be taps of networks, such as `big.logits`"
         elif len(taps) != count:
-            problem = f"it has {counted(count, 'part')} and {counted(len(taps), 'network')}"
+            problem = f"there are {counted(count, 'part')} and {counted(len(taps), 'network')}"
         elif any(isinstance(t.of, ir.InTraining) for t in taps):
-            problem = "its networks must be frozen, and one of them moves in this phase"
+            problem = "the networks must be frozen, and this phase trains one of them"
         elif len({(t.path, t.submodule) for t in taps}) > 1:
-            problem = "all of its networks must be tapped at the same place"
+            problem = "all of the networks must have the same tap"
         if problem:
             raise error("KD0531", e.span, problem=problem)
         return taps
@@ -149,13 +149,13 @@ class Routes:
             shape = tuple(found.meta["val"].shape)
             joined = inner.finish({"out": found})
         except AttributeError:
-            raise error("KD0531", tap.span, problem="what is tapped must be a tensor") from None
+            raise error("KD0531", tap.span, problem="the tapped value must be a tensor") from None
         batch = inputs[0].shape[0]
         if all(joined.holds_at(n) for n in {1, 2, batch}):
             return prune(joined.graph_module).graph_module, shape
         if path in ("output", "logits") and not tap.submodule:
             return module, shape  # its control flow asks for the batch size, so it runs as it is
-        problem = f"`{key}` asks how many samples there are, so it can only be tapped at its output"
+        problem = f"`{key}` reads the number of samples, so only its output can be tapped"
         raise error("KD0531", tap.span, problem=problem)
 
     def _classes(self, tap: ir.Tap, part: list[int], width: int, data: str, e: ir.Call) -> tuple[str, tuple[int, ...]]:
@@ -180,7 +180,11 @@ class Routes:
         """The k largest scores of each sample, sparse."""
         if len(x.shape) != 2:
             raise error(
-                "KD0506", e.span, name="top", problem="it takes one row of scores a sample", shapes=shown(x.shape)
+                "KD0506",
+                e.span,
+                name="top",
+                problem="it takes one row of scores for each sample",
+                shapes=shown(x.shape),
             )
         args = (x.value, k) if x.ids is None else (x.value, k, x.ids)
         node = self.lowering.call(sparse.top, args, e, "top")
@@ -217,7 +221,7 @@ class Routes:
             KD0535 for logits as targets, KD0503 for targets of classes that the logits lack.
         """
         if logits.ids is not None:
-            raise error("KD0530", e.args[0].span or e.span, what=f"`{e.function}`, as what learns,")
+            raise error("KD0530", e.args[0].span or e.span, what=f"The first argument of `{e.function}`")
         if targets.role != "probabilities":
             right = "sigmoid" if e.function == "sigmoid_cross_entropy" else "softmax"
             raise error("KD0535", e.args[1].span or e.span, function=e.function, right=right)

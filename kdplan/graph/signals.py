@@ -71,7 +71,7 @@ def shown(shape: tuple[int, ...], batch: bool = True) -> str:
     if not shape:
         return "a scalar"
     rest = shape[1:] if batch else shape
-    return "×".join(map(str, rest)) if rest else "one number a sample"
+    return "×".join(map(str, rest)) if rest else "one number for each sample"
 
 
 def dims(shape: tuple[int, ...]) -> str:

@@ -20,7 +20,7 @@ def _generation(name: str, doc: str, example: str) -> Kind:
         nested=True,
         named=False,
         default_name=name,
-        help={word: f"`{word}` stands in `generations`, for the whole line" for word in ("init", "count", "seed")},
+        help={word: f"Write `{word}` in `generations`, for the whole line." for word in ("init", "count", "seed")},
     )
 
 

@@ -40,7 +40,7 @@ class Answers:
     def images(self, data: ast.Expr) -> list[int]:
         found = self.ctx.eval(data, "any")
         if not isinstance(found, DataValue):
-            raise error("KD0244", data.span, what="what stands after `on`", wants="data", found=describe(found))
+            raise error("KD0244", data.span, what="`on`", wants="data", found=describe(found))
         if found.data.shape is None:
             raise error("KD0514", data.span, name=found.data.name)
         return found.data.shape

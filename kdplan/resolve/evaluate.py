@@ -102,7 +102,11 @@ def unknown(name: str, span: Span, ctx: Context, want: str) -> Exception:
         return PlanError([])
     table = ctx.session.tables.get(want, {})
     if name in CONSTRUCTS:
-        help = "generation 0 has none before it" if name == "previous" and "generation" in ctx.names else None
+        help = (
+            "Name a network: no generation comes before generation 0."
+            if name == "previous" and "generation" in ctx.names
+            else None
+        )
         return error("KD0208", span, name=name, kind=CONSTRUCTS[name], help=help)
     if name == "self":
         return error("KD0209", span)
@@ -112,9 +116,9 @@ def unknown(name: str, span: Span, ctx: Context, want: str) -> Exception:
     near = nearest(name, known)
     help = None
     if near:
-        help = f"did you mean {where(near, ctx)}?"
+        help = f"Did you mean {where(near, ctx)}?"
     elif table:
-        help = f"here may stand {listing(sorted(table), 16)}"
+        help = f"Choose from {listing(sorted(table), 16)}."
     return error("KD0205", span, name=name, help=help)
 
 

@@ -261,7 +261,7 @@ WORDS: dict[type, str] = {
     NetValue: "a network",
     Applied: "a signal",
     Family: "a family",
-    Several: "several things",
+    Several: "several values",
     ListValue: "a list",
     DataValue: "data",
     VerticalsValue: "verticals",
@@ -284,12 +284,12 @@ def describe(value: Value) -> str:
     """What a value is, for a message.
 
     >>> describe(ir.Const(3)), describe(ir.Const("x"))
-    ('a number', 'a text')
+    ('a number', 'a string')
     """
     if isinstance(value, ir.Const):
         if isinstance(value.value, bool):
-            return "a truth value"
+            return "a boolean"
         if value.value is None:
             return "none"
-        return "a text" if isinstance(value.value, str) else "a list" if isinstance(value.value, list) else "a number"
+        return "a string" if isinstance(value.value, str) else "a list" if isinstance(value.value, list) else "a number"
     return WORDS.get(type(value), "a signal")

@@ -25,7 +25,7 @@ NONE = Token(END, "", 0, 0)
 IN_WORDS = {
     "NAME": "a name",
     "NUMBER": "a number",
-    "STRING": "a text",
+    "STRING": "a string",
     "PLUS": "an operator",
     "COMMA": "`,`",
     "EQUAL": "`=`",
@@ -121,12 +121,12 @@ def _stray(s: Scene) -> Diagnostic | None:
     if t.text[0].isdigit():
         return diagnostic("KD0123", s.span(t), text=_short(t.text))
     helps = {
-        ";": "delete it: nothing stands between items",
-        "&": "to join conditions, multiply their masks: `(a) * (b)`",
-        "|": "to join conditions, add their masks",
-        "!": "different is written `a != b`",
-        "^": "powers are written `a ** b`",
-        "%": f"write `{float(s.before.text) / 100:g}`" if s.before.kind == "NUMBER" else None,
+        ";": "Delete it: items need no separator.",
+        "&": "Multiply masks to join conditions: `(a) * (b)`.",
+        "|": "Add masks to join conditions.",
+        "!": "Write `a != b`.",
+        "^": "Write powers as `a ** b`.",
+        "%": f"Write `{float(s.before.text) / 100:g}`." if s.before.kind == "NUMBER" else None,
     }
     shown = t.text if t.text.isprintable() else f"U+{ord(t.text[0]):04X}"
     return diagnostic("KD0113", s.span(t), character=shown, help=helps.get(t.text[0]))
@@ -247,7 +247,7 @@ def _side_by_side(s: Scene) -> Diagnostic | None:
         blamed = s.before if s.starts_line(s.t) else s.t
         if s.bracket == "{":
             return diagnostic("KD0105", s.span(blamed), fix=_product(s.before, s.t))
-        return diagnostic("KD0105", s.span(blamed), help="put a comma or an operator between them")
+        return diagnostic("KD0105", s.span(blamed), help="Put a comma or an operator between them.")
     return None
 
 
@@ -270,11 +270,11 @@ def _missing(s: Scene) -> Diagnostic | None:
 def _other(s: Scene) -> Diagnostic:
     t = s.t
     wanted = [text for kind, text in IN_WORDS.items() if kind in s.stuck.expected]
-    help = f"what can stand here: {', '.join(wanted[:6])}" if wanted else None
+    help = f"Write one of: {', '.join(wanted[:6])}." if wanted else None
     if t.kind == "EQUAL" and s.wants_operator:
-        help = "equality is written `==`"
+        help = "Write `==` for equality."
     elif t.kind == "COMP":
-        help = "compare two values at a time: `(a < b) * (b < c)`"
+        help = "Compare two values at a time: `(a < b) * (b < c)`."
     if t.kind == END or (s.starts_line(t) and s.before is not NONE):
         return diagnostic("KD0121", s.span(s.before), after=_short(s.before.text), help=help)
     return diagnostic("KD0106", s.span(t), found=_short(t.text), help=help)

@@ -86,7 +86,7 @@ def recover(source: Source, builder: Builder, reporter: Reporter, first: Stuck, 
         items += _piece(search, begin, end)
     if search.full:
         last = reporter.diagnostics[-1]
-        more = Note(f"only the first {MAX_ERRORS} mistakes are shown; what follows them was not looked at")
+        more = Note(f"Only the first {MAX_ERRORS} mistakes are shown; the rest of the file was not checked.")
         reporter.diagnostics[-1] = replace(last, notes=(*last.notes, more))
     if not reporter.errors:
         # every piece parses alone and the whole does not: say where the whole stopped

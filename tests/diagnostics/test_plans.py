@@ -254,7 +254,7 @@ def test_files_that_cannot_be_read(tmp_path: Path) -> None:
     ("tensors", "says"),
     [
         ({}, "the file lacks `fc.bias`"),
-        ({"fc.weight": torch.zeros(3, 3)}, "`fc.weight` is [3, 3], where [10, 8] is wanted"),
+        ({"fc.weight": torch.zeros(3, 3)}, "`fc.weight` is [3, 3], where [10, 8] is expected"),
         ({"head": torch.zeros(2)}, "the network has no `head`"),
     ],
 )
@@ -326,13 +326,13 @@ def _codes(plan: Plan) -> list[Diagnostic]:
 def test_plan_from_python_with_unknown_names() -> None:
     found = _codes(_plan(streams=[View("digit")], trainees=[Trainee(ir.Version("smal"))]))
     assert {d.code for d in found} == {"KD0320"}
-    assert {d.help for d in found} == {"did you mean `digits`?", "did you mean `small`?"}
+    assert {d.help for d in found} == {"Did you mean `digits`?", "Did you mean `small`?"}
 
 
 def test_plan_from_python_with_an_impossible_phase() -> None:
     assert [d.code for d in _codes(_plan(recipes=[]))] == ["KD0321"]
     found = _codes(_plan(loss=ir.Tap(ir.InTraining(3), [], "logits")))
-    assert [d.message for d in found] == ["Phase `p` has no moving network 3."]
+    assert [d.message for d in found] == ["Phase `p` trains no network 3."]
     found = _codes(_plan(loss=ir.StreamField(2, "labels")))
     assert [d.message for d in found] == ["Phase `p` has no stream 2."]
 
@@ -341,4 +341,4 @@ def test_selection_of_an_unknown_phase() -> None:
     with pytest.raises(PlanError) as caught:
         compile_source(Source("plan.kd", START + ALONE), Path("."), only=("alnoe",))
     [found] = caught.value.diagnostics
-    assert found.code == "KD0310" and found.help == "did you mean `alone`?"
+    assert found.code == "KD0310" and found.help == "Did you mean `alone`?"

@@ -79,7 +79,9 @@ def test_colour() -> None:
 
 def test_the_count() -> None:
     one, two = of(TEXT, "r"), of(TEXT, "b", severity="warning")
-    assert render_text([one, two, one], color=False).endswith("2 errors, 1 warning; `kdplan explain KD0106` says more")
+    assert render_text([one, two, one], color=False).endswith(
+        "2 errors, 1 warning; run `kdplan explain KD0106` for details"
+    )
     assert render_text([], color=False) == ""
 
 

@@ -84,7 +84,7 @@ def training_flops(plan: Plan, target: Target, metric: Item) -> float:
 
     phases = dict.fromkeys(m for v in target.versions for m in makers(plan, v))
     if not phases:
-        raise error("KD0840", metric.span, metric=metric.name, reason="no phase of this plan trained the network")
+        raise error("KD0840", metric.span, metric=metric.name, reason="no phase of this plan trained the network.")
     total = 0.0
     for name in phases:
         phase = plan.phases[name]
@@ -179,8 +179,8 @@ def class_order(plan: Plan, target: Target, view: View, cut: bool = False) -> li
     count = len(plan.data[view.data].classes) or len(ids)
     wanted = view.classes.ids if view.classes is not None else list(range(count))
     if target.join != "concat" and any(s.ids != ids for s in known):
-        raise error("KD0840", target.span, metric=target.join, reason="the networks' classes differ, or their order")
+        raise error("KD0840", target.span, metric=target.join, reason="the networks' classes differ, or their order.")
     if not {*wanted} <= {*ids} or len({*ids}) < len(ids):
-        reason = f"the outputs are over {len(ids)} classes, the labels of `{view.data}` over {len(wanted)} others"
+        reason = f"the outputs are over {len(ids)} classes, the labels of `{view.data}` over {len(wanted)} others."
         raise error("KD0840", target.span, metric="this view", reason=reason)
     return None if ids == wanted else [ids.index(i) for i in wanted]

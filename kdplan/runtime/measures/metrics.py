@@ -79,7 +79,7 @@ def evaluate(
     labels: list[Tensor] = []
     for number, found in _passes(loader, built.values()):
         if (built or plots) and "labels" not in found:
-            raise error("KD0840", metrics[0].span, metric=metrics[0].name, reason="the data has no labels")
+            raise error("KD0840", metrics[0].span, metric=metrics[0].name, reason="the data has no labels.")
         made = outputs(found["inputs"])
         if compared and not number:
             features.append(made.flatten(1).cpu())
@@ -124,13 +124,13 @@ def _built(item: Item, probabilities: bool, around: Around | None) -> Metric:
     """A fresh metric, with the superclasses that it reads."""
     settings = dict(item.arguments)
     spec = METRICS.get(item.name)
-    reason = "it compares two networks" if spec is not None and spec.needs == "pair" else ""
+    reason = "it compares two networks." if spec is not None and spec.needs == "pair" else ""
     if reads_groups(item):
         groups = around.groups(item) if around is not None else {}
         settings["groups"] = list(groups.values())
-        reason = "" if groups else "the data has no superclasses"
+        reason = "" if groups else "the data has no superclasses."
     if spec is not None and spec.needs == "transfer" and around is None:
-        reason = "there is nothing that it could be trained on"
+        reason = "it has no training data."
     try:
         metric = build_metric(item.name, probabilities=probabilities, **settings)
     except ValueError as problem:
@@ -182,7 +182,7 @@ def _compared(metrics: Mapping[str, Item], features: Sequence[Tensor], loader: L
         return {}
     protocol = loader.dataset.protocol()
     if protocol is None:
-        raise error("KD0840", None, metric=next(iter(metrics)), reason="the data has no protocol of templates")
+        raise error("KD0840", None, metric=next(iter(metrics)), reason="the data has no protocol of templates.")
     found: dict[str, list[float]] = {name: [] for name in metrics}
     for split in scores(torch.cat(list(features)), protocol):
         for name, item in metrics.items():
