@@ -449,7 +449,7 @@ class Lowering:
 
 def _logits_help(node: ir.Expr) -> str:
     if isinstance(node, ir.Tap) and node.span is not None and node.span.text.endswith(".probabilities"):
-        return f"`{node.span.text.removesuffix('probabilities')}logits`"
+        return f"Write `{node.span.text.removesuffix('probabilities')}logits`."
     return "Remove `softmax`."
 
 

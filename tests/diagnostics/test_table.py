@@ -16,6 +16,7 @@ from kdplan.diagnostics.render import explain, render_text, to_json
 from kdplan.diagnostics.report import Diagnostic, Reporter, silenced, table
 from kdplan.diagnostics.span import Source
 from kdplan.syntax.parse import parse_recovering
+from tests.diagnostics.wording import is_help, old_words
 
 ROOT = Path(__file__).parents[2]
 ROWS = sorted(table().items())
@@ -99,6 +100,8 @@ def test_each_sentence_stands_alone(code: str, i: int) -> None:
     for d in answer(code, i):
         assert d.message[0].isupper() or not d.message[0].isalpha(), d.message
         assert d.message.endswith((".", "?")) and not d.message.endswith("..") and "{" not in d.message.split("`")[0]
+        assert not old_words(d.message) and not old_words(d.help or "")
+        assert d.help is None or is_help(d.help), d.help
 
 
 @pytest.mark.parametrize(("code", "i"), _bad())
