@@ -222,6 +222,6 @@ MISTAKES = [
 
 @pytest.mark.parametrize(("plan", "code", "message", "help"), MISTAKES, ids=[m[1] for m in MISTAKES])
 def test_the_usual_mistakes(plan: str, code: str, message: str, help: str) -> None:
-    found = check_text(plan)
-    assert [(d.code, d.message) for d in found] == [(code, message)]
-    assert help in (found[0].help or "")
+    messages = check_text(plan)
+    assert [(d.code, d.message) for d in messages] == [(code, message)]
+    assert help in (messages[0].help or "")
