@@ -178,7 +178,7 @@ MISTAKES = [
     (
         START + BIG + phase("kd(softmax(big.logits), small.logits, temperature = 2)"),
         "KD0505",
-        "`kd` with a temperature expects logits; these are probabilities.",
+        "`kd` with a temperature expects logits, and `softmax(big.logits)` gives probabilities.",
         "Remove `softmax`.",
     ),
     (

@@ -33,9 +33,11 @@ def attach(network: Network, classes: int | None, node: ast.Declaration, ctx: Co
         return
     place = next(iter(given.values())).span
     if not isinstance(network.origin, Fresh | Loaded):
-        raise error("KD0289", place, problem="it starts from another network's weights and keeps its layers")
+        raise error("KD0289", place, problem="it starts from another network and keeps its layers")
     if classes is None:
-        raise error("KD0289", place, problem="the number of its classes is unknown", help="Add `classes = …`.")
+        raise error(
+            "KD0289", place, problem="the number of classes of the network is unknown", help="Add `classes = …`."
+        )
     groups: list[tuple[list[list[int]], Span]] = []
     layers = _layers(given["head"], ctx, groups) if "head" in given else []
     logit_scale = _logit_scale(given["logit_scale"], ctx, groups) if "logit_scale" in given else None
@@ -104,8 +106,8 @@ def _places(by: list[list[int]], network: Network, classes: int, span: Span, ctx
 
     every = [c for part in by for c in part]
     wrong = {
-        "have classes that it lacks": [c for c in every if c not in places],
-        "lack some of its classes": sorted(set(own) - set(every)),
+        "have classes that the network lacks": [c for c in every if c not in places],
+        "lack some of the network's classes": sorted(set(own) - set(every)),
         "have some classes twice": [c for c, count in Counter(every).items() if count > 1],
     }
     for problem, numbers in wrong.items():
