@@ -44,7 +44,7 @@ def lower(node: ast.Declaration, labels: dict[str, Any], ask: Ask) -> ast.Declar
     for word in ("of", "from"):
         exprs = written[word].exprs
         if len(exprs) != 1:
-            what = counted(len(exprs), "network" if word == "of" else "place")
+            what = counted(len(exprs), "network" if word == "of" else "tap")
             raise error("KD0276", written[word].word_span.to(exprs[-1].span), name=node.name, what=what)
     base, point = written["of"].exprs[0], written["from"].exprs[0]
     span = base.span.to(point.span)

@@ -49,7 +49,7 @@ def slot(node: ast.Declaration) -> ast.Slot:
     models = _clause(node, "of").exprs
     written = next((i.value for i in node.items or [] if isinstance(i, ast.Setting) and i.name == "count"), None)
     if written is None and len(models) == 1:
-        raise error("KD0270", node.head_span, name=node.name, what="no `count`", help="`count = 5`")
+        raise error("KD0270", node.head_span, name=node.name, what="no `count`", help="Add `count = 5`.")
     count = written or ast.Number(_clause(node, "of").word_span, len(models) - _first(node))
     values = ast.Range(count.span, ast.Number(count.span, 0), count)
     return ast.Slot(count.span, INDEX, count.span, values)
@@ -79,7 +79,7 @@ def lower(node: ast.Declaration, labels: dict[str, Any], ask: Ask) -> ast.Declar
     if len(models) not in (1, trained):
         raise error("KD0270", _clause(node, "of").word_span.to(models[-1].span), name=node.name,
                     what=f"{counted(len(models), 'model')} for {counted(trained, 'network')}",
-                    help="one model for all networks that are trained, or one each")  # fmt: skip
+                    help="Give one model for all networks that are trained, or one for each.")  # fmt: skip
     if index == 0 and source is not None:
         return tree.declaration(
             "network", str(node.name), node.head_span, [tree.clause("=", source.exprs, source.span)]
@@ -130,14 +130,14 @@ def _check_parts(node: ast.Declaration, bodies: dict[str, ast.Declaration], coun
     source = node.clause("from")
     if source is not None and len(source.exprs) != 1:
         span, what = source.word_span.to(source.exprs[-1].span), f"{len(source.exprs)} networks after `from`"
-        raise error("KD0271", span, name=node.name, what=what, help="a line begins with one network")
+        raise error("KD0271", span, name=node.name, what=what, help="Begin the line with one network.")
     if source is not None and "patriarch" in bodies:
         raise error("KD0271", bodies["patriarch"].head_span, name=node.name, what="both a `patriarch` and a network "
-                    "after `from`", help="delete one of them")  # fmt: skip
+                    "after `from`", help="Delete one of them.")  # fmt: skip
     missing = "patriarch" if source is None and "patriarch" not in bodies else "generation"
     if missing not in bodies and (missing == "patriarch" or count != 0):
         raise error(
-            "KD0271", node.head_span, name=node.name, what=f"no `{missing}`", help=f"`{missing} {{ loss = … }}`"
+            "KD0271", node.head_span, name=node.name, what=f"no `{missing}`", help=f"Add `{missing} {{ loss = … }}`."
         )
 
 
@@ -156,12 +156,12 @@ def _init(node: ast.Declaration, model: ast.Expr, models: list[ast.Expr], ask: A
     )
     if written == "fresh" and given:
         raise error("KD0272", place, init=written, why=f"`{model.span.text}` has weights already",
-                    help="`init = same`, or a model after `of`")  # fmt: skip
+                    help="Write `init = same`, or a model after `of`.")  # fmt: skip
     if written == "previous":
         varies = len(models) > 1 or any(isinstance(n, ast.Name) and n.name == INDEX for n in walk(model))
         if varies or node.clause("from") is not None:
             why = "the architecture changes along the line" if varies else "the line begins `from` another network"
-            raise error("KD0272", place, init=written, why=why, help="`init = fresh`")
+            raise error("KD0272", place, init=written, why=why, help="Write `init = fresh`.")
     return str(written or ("same" if given else "fresh"))
 
 
@@ -205,7 +205,7 @@ def _generation(name: str, doc: str, example: str) -> Kind:
         nested=True,
         named=False,
         default_name=name,
-        help={word: f"`{word}` stands in `generations`, for the whole line" for word in ("init", "count", "seed")},
+        help={word: f"Write `{word}` in `generations`, for the whole line." for word in ("init", "count", "seed")},
     )
 
 
@@ -264,5 +264,5 @@ GENERATIONS = Construct(
     ),
     network=lower,
     index=Index(INDEX, "count", slot),
-    names=(LocalName("previous", "generation", "generation 0 has none before it"),),
+    names=(LocalName("previous", "generation", "Name a network: no generation comes before generation 0."),),
 )

@@ -83,12 +83,12 @@ def _found(node: ast.Declaration, network: ast.Expr, written: list[ast.Declarati
     wanted = ask.setting("stages") is not None or ask.setting("count") is not None
     if written and wanted:
         raise error("KD0265", written[0].head_span, name=node.name, what="both written stages and `stages = auto`",
-                    help="delete one of them")  # fmt: skip
+                    help="Delete one of them.")  # fmt: skip
     if written:
         return [_written(d, network) for d in written]
     if not wanted:
         raise error("KD0265", node.head_span, name=node.name, what="no stages",
-                    help="`stages = auto`, or `stage s1 { small.layer1 ~ big.layer1 }`")  # fmt: skip
+                    help="Write `stages = auto`, or `stage s1 { small.layer1 ~ big.layer1 }`.")  # fmt: skip
     return _automatic(node, network, ask)
 
 
@@ -130,7 +130,9 @@ def _automatic(node: ast.Declaration, network: ast.Expr, ask: Ask) -> list[_Stag
 def _sizes(runs: list[tuple[Cut, ...]]) -> str:
     sizes = list(dict.fromkeys("×".join(map(str, c.size)) for run in runs for c in run))
     return (
-        f"its features are {listing(sizes)} throughout" if sizes else "it has no feature maps that all passes through"
+        f"its features are {listing(sizes)} throughout"
+        if sizes
+        else "it has no feature map on which all later values depend"
     )
 
 

@@ -59,7 +59,7 @@ def check_teachers(teachers: Sequence[ast.Expr], place: Span, ask: Ask) -> list[
 
 
 def _told(name: str, layer: Layer | None) -> str:
-    return f"`{name}` ends" if layer is None else f"`{name}` has `{layer.path}` ({_size(layer.shape)})"
+    return f"`{name}` has no further layer" if layer is None else f"`{name}` has `{layer.path}` ({_size(layer.shape)})"
 
 
 def _scores(layers: Sequence[Layer]) -> int:
@@ -92,7 +92,7 @@ def chosen(
                      node.head_span)  # fmt: skip
         paths = [at.path for at in own[: _scores(own)] if at.layers and len(at.shape) in (1, 3)]
         if not paths:
-            raise error("KD0295", place, path="a layer with weights", network=ask.name(student), help="")
+            raise error("KD0295", place, path="with weights", network=ask.name(student), help="")
     else:
         items = {i.name: i.value for i in node.items or [] if isinstance(i, ast.Setting)}["layers"]
         places = items.items if isinstance(items, ast.List) else [items]
@@ -112,7 +112,7 @@ def _check(path: str, place: Span, sides: Sequence[tuple[ast.Expr, Sequence[Laye
         if not any(path in at.paths for at in before):
             known = [at.path for at in before if at.layers]
             near = nearest(path, [p for at in before for p in at.paths])
-            help = f"did you mean `{near}`?" if near else f"it has {listing(known, 20)}"
+            help = f"Did you mean `{near}`?" if near else f"Choose from {listing(known, 20)}."
             raise error("KD0295", place, path=path, network=ask.name(network), help=help)
 
 
@@ -174,7 +174,7 @@ def scores(student: ast.Expr, teachers: Sequence[ast.Expr], own: Sequence[Layer]
     for teacher, classes in zip(teachers, sets, strict=True):
         if classes.data != mine.data:
             raise error("KD0298", place, why=f"`{ask.name(teacher)}` is over classes of `{classes.data}` and "
-                        f"`{ask.name(student)}` over some of `{mine.data}`", help="one data set for all")  # fmt: skip
+                        f"`{ask.name(student)}` over some of `{mine.data}`", help="Use one data set.")  # fmt: skip
     _check_names(mine, place, ask)
     every = [c for s in sets for c in s.ids]
     lacks = ClassSet(mine.data, [c for c in dict.fromkeys(every) if c not in mine.ids])
@@ -182,8 +182,8 @@ def scores(student: ast.Expr, teachers: Sequence[ast.Expr], own: Sequence[Layer]
     if lacks.ids or more.ids:
         why = f"`{ask.name(student)}` lacks {listing(ask.class_names(lacks), 6)} of its teachers' classes"
         if more.ids:
-            why = f"no teacher of `{ask.name(student)}` knows {listing(ask.class_names(more), 6)}"
-        raise error("KD0298", student.span, why=why, help="the student's classes are those of all its teachers")
+            why = f"no teacher of `{ask.name(student)}` has {listing(ask.class_names(more), 6)}"
+        raise error("KD0298", student.span, why=why, help="Give the student the classes of all its teachers.")
     layer = own[_scores(own)].path
     if len(set(every)) == len(every):
         return Scores(layer, kept=[None] * len(sets))
@@ -201,8 +201,8 @@ def scores(student: ast.Expr, teachers: Sequence[ast.Expr], own: Sequence[Layer]
 def _classes(network: ast.Expr, ask: Ask) -> ClassSet:
     classes = ask.classes(network)
     if classes is None:
-        raise error("KD0298", network.span, why=f"`{ask.name(network)}` does not say which classes its scores are of",
-                    help="a class set in its declaration: `classes = half[0]`, `classes = dogs.classes`")  # fmt: skip
+        raise error("KD0298", network.span, why=f"`{ask.name(network)}` does not declare the classes of its scores",
+                    help="Declare its classes: `classes = half[0]`, `classes = dogs.classes`.")  # fmt: skip
     return classes
 
 

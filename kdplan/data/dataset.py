@@ -320,7 +320,7 @@ def open_view(
     shape = out_shape(opened.shape, spec.augment, True, span)
     measured = out_shape(opened.shape, spec.augment, False, span)
     if shape != measured:
-        why = f"training sees {list(shape)}, measuring {list(measured)}"
+        why = f"training images are {list(shape)}, and images for measuring {list(measured)}"
         raise error("KD0730", span, name="augment", why=why)
     normal = _normal(spec, opened.mean, opened.std, shape, device, span)
     data: Dataset

@@ -13,9 +13,9 @@ Arguments = Mapping[str, Any]
 """Arguments of a call by name, as `bind` gives them: of the types that the row's parameters have."""
 
 _WORDS = {
-    "integer": "a whole number",
+    "integer": "an integer",
     "number": "a number",
-    "boolean": "true or false",
+    "boolean": "a boolean",
     "string": "a string",
     "numbers": "a list of numbers",
 }
@@ -25,7 +25,7 @@ def expected(param: Param) -> str:
     """What may stand here, in words.
 
     >>> expected(Param("pad", "integer", 4, low=0))
-    'a whole number, at least 0'
+    'an integer, at least 0'
     """
     word, low, high = _WORDS[param.type], param.low, param.high
     if low is not None and high is not None:

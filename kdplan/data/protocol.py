@@ -61,7 +61,7 @@ def protocol_of(rule: ProtocolRule, labels: Array, names: Sequence[str], span: S
     """
     present, counts = np.unique(labels, return_counts=True)
     if len(present) < max(2, rule.subjects or 2):
-        why = f"{rule.subjects or 2} subjects are wanted, and the view has {len(present)}"
+        why = f"{rule.subjects or 2} subjects are needed, and the view has {len(present)}"
         raise error("KD0754", span, why=why)
     if counts.min() < 2 * rule.size:
         poor = int(counts.argmin())

@@ -142,7 +142,7 @@ def view_protocol(spec: ViewSpec, root: Path | None, span: Span | None = None) -
         if opened.protocol is None:
             return None
         if spec.classes is not None:
-            raise error("KD0728", span, name=spec.source, why="its protocol is of all of them")
+            raise error("KD0728", span, name=spec.source, why="its protocol needs all classes")
         return opened.protocol()
     part, rows = choose(spec, opened, span)
     if part.labels is None:
@@ -221,14 +221,14 @@ def _check_classes(spec: ViewSpec, part: Part, opened: Opened, span: Span | None
     assert spec.classes is not None
     count = len(opened.classes)
     if part.objects is not None:
-        raise error("KD0728", span, name=spec.source, why="an image with boxes is of no single class")
+        raise error("KD0728", span, name=spec.source, why="an image with boxes has no single class")
     if part.labels is None or count == 0:
         raise error("KD0728", span, name=spec.source, why="it has no classes")
     outside = [c for c in spec.classes if not 0 <= c < count]
     if outside:
         raise error("KD0728", span, name=spec.source, why=f"class {outside[0]} is not in 0..{count - 1}")
     if len(set(spec.classes)) != len(spec.classes):
-        raise error("KD0728", span, name=spec.source, why="a class stands twice")
+        raise error("KD0728", span, name=spec.source, why="a class is listed twice")
 
 
 def _thin(rows: Array, labels: Array, spec: ViewSpec, span: Span | None) -> Array:
@@ -241,7 +241,7 @@ def _thin(rows: Array, labels: Array, spec: ViewSpec, span: Span | None) -> Arra
             owner=spec.source,
             arg=bad,
             found=value,
-            expected="a whole number, at least 1" if bad == "limit" else "above 0 and at most 1",
+            expected="an integer, at least 1" if bad == "limit" else "above 0 and at most 1",
         )
     if spec.fraction == 1 and spec.limit is None:
         return rows

@@ -1,4 +1,4 @@
-"""Diagnostics for people (with the line of the plan underlined) and for programs (JSON)."""
+"""Diagnostics for people (with the span of the plan underlined) and for programs (JSON)."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 from kdplan.diagnostics.report import Diagnostic, Note, table
 from kdplan.diagnostics.span import Span
 
-WIDTH = 120  # columns of the plan's text that are shown
+WIDTH = 120  # columns of the plan that are shown
 TAB = 4
 ELLIPSIS = "…"
 STYLES = {"error": "1;31", "warning": "1;33", "frame": "34", "bold": "1", "help": "36"}
@@ -25,12 +25,12 @@ class _Paint:
 
 
 def render_text(diagnostics: Iterable[Diagnostic], color: bool) -> str:
-    """All diagnostics as text, each with the place it speaks of, and the number of errors at the end.
+    """All diagnostics as lines, each with its span underlined, and the number of errors at the end.
 
     Parameters
     ----------
     diagnostics
-        What to show, in this order.
+        The diagnostics, in this order.
     color
         Whether to use the terminal's colours.
 
@@ -40,18 +40,18 @@ def render_text(diagnostics: Iterable[Diagnostic], color: bool) -> str:
     >>> from kdplan.diagnostics.span import Source
     >>> s = Source("a.kd", "recipe r {\\n  epochs: 240\\n}")
     >>> print(render_text([diagnostic("KD0101", Span(s, 19, 20), fix="epochs = 240")], color=False))
-    error[KD0101]: `:` has no meaning here.
+    error[KD0101]: A `:` has no meaning in a plan.
      --> a.kd:2:9
       |
     2 |   epochs: 240
       |         ^
-      = help: write `epochs = 240`
+      = help: Write `epochs = 240`.
     <BLANKLINE>
-    1 error; `kdplan explain KD0101` says more
+    1 error; run `kdplan explain KD0101` for details
     """
     shown = list(diagnostics)
     paint = _Paint(color)
-    blocks = [_one(d, paint) for d in shown]
+    blocks = [_rendered(d, paint) for d in shown]
     if shown:
         blocks.append(_count(shown))
     return "\n\n".join(blocks)
@@ -61,15 +61,15 @@ def _count(shown: Sequence[Diagnostic]) -> str:
     errors = sum(d.severity == "error" for d in shown)
     counts = [(errors, "error"), (len(shown) - errors, "warning")]
     text = ", ".join(f"{n} {what}{'s' if n > 1 else ''}" for n, what in counts if n)
-    return f"{text}; `kdplan explain {shown[0].code}` says more"
+    return f"{text}; run `kdplan explain {shown[0].code}` for details"
 
 
-def _one(d: Diagnostic, paint: _Paint) -> str:
+def _rendered(d: Diagnostic, paint: _Paint) -> str:
     numbers = [s.end_position[0] for s in (d.span, *(n.span for n in d.notes)) if s is not None]
     margin = len(str(max(numbers, default=1)))
     lines = [paint(d.severity, f"{d.severity}[{d.code}]") + paint("bold", f": {d.message}")]
     if d.span is not None:
-        lines += _place(d.span, margin, paint, d.severity)
+        lines += _underlined_lines(d.span, margin, paint, d.severity)
     for note in d.notes:
         lines += _note("note", note, margin, paint)
     if d.help:
@@ -81,10 +81,10 @@ def _note(label: str, note: Note, margin: int, paint: _Paint) -> list[str]:
     first, *rest = note.text.split("\n")
     indent = " " * (margin + len(label) + 5)
     lines = [f"{' ' * margin} {paint('frame', '=')} {paint('help', label)}: {first}", *(indent + r for r in rest)]
-    return lines + (_place(note.span, margin, paint, "frame") if note.span is not None else [])
+    return lines + (_underlined_lines(note.span, margin, paint, "frame") if note.span is not None else [])
 
 
-def _place(span: Span, margin: int, paint: _Paint, style: str) -> list[str]:
+def _underlined_lines(span: Span, margin: int, paint: _Paint, style: str) -> list[str]:
     """The file and position, and the lines of the text with the span underlined."""
     source = span.source
     line, column = source.position(span.start)
@@ -95,19 +95,19 @@ def _place(span: Span, margin: int, paint: _Paint, style: str) -> list[str]:
     bar = paint("frame", "|")
     lines = [f"{blank}{paint('frame', '-->')} {source.path}:{line}:{column}", f"{blank} {bar}"]
 
-    def show(number: int, start: int, stop: int) -> None:
+    def add_line(number: int, start: int, stop: int) -> None:
         text, under = _underlined(source.line(number), start, stop)
         lines.append(f"{paint('frame', str(number).rjust(margin))} {bar} {text}".rstrip())
         lines.append(f"{blank} {bar} {paint(style, under)}")
 
     if last == line:
-        show(line, column, max(end, column + 1))
+        add_line(line, column, max(end, column + 1))
         return lines
-    show(line, column, len(source.line(line)) + 1)
+    add_line(line, column, len(source.line(line)) + 1)
     if last > line + 1:
         lines.append(f"{ELLIPSIS.rjust(margin)} {bar}")
     final = source.line(last)
-    show(last, len(final) - len(final.lstrip()) + 1, max(end, 2))
+    add_line(last, len(final) - len(final.lstrip()) + 1, max(end, 2))
     return lines
 
 
@@ -159,24 +159,24 @@ def to_json(diagnostics: Iterable[Diagnostic]) -> list[dict[str, Any]]:
     >>> from kdplan.diagnostics.report import diagnostic
     >>> from kdplan.diagnostics.span import Source
     >>> s = Source("a.kd", "a: 3")
-    >>> found = to_json([diagnostic("KD0101", Span(s, 1, 2))])[0]
-    >>> found["code"], found["line"], found["column"], found["end_column"], found["help"]
+    >>> one = to_json([diagnostic("KD0101", Span(s, 1, 2))])[0]
+    >>> one["code"], one["line"], one["column"], one["end_column"], one["help"]
     ('KD0101', 1, 2, 3, None)
     """
     return [
         {
             "code": d.code,
             "message": d.message,
-            **_json_place(d.span),
+            **_json_location(d.span),
             "help": d.help,
             "severity": d.severity,
-            "notes": [{"text": n.text, **_json_place(n.span)} for n in d.notes],
+            "notes": [{"text": n.text, **_json_location(n.span)} for n in d.notes],
         }
         for d in diagnostics
     ]
 
 
-def _json_place(span: Span | None) -> dict[str, Any]:
+def _json_location(span: Span | None) -> dict[str, Any]:
     if span is None:
         return {"file": None, "line": None, "column": None, "end_line": None, "end_column": None}
     end_line, end_column = span.end_position
@@ -189,18 +189,18 @@ def _json_place(span: Span | None) -> dict[str, Any]:
     }
 
 
-# ---- the long text of one code
+# ---- the explanation of one code
 
 
 def explain(code: str, check: Callable[[str], Iterable[Diagnostic]] | None = None) -> str | None:
-    """What a code means, with an example of the mistake; None if there is no such code.
+    """What a code means, with an example of the mistake; None for an unknown code.
 
     Parameters
     ----------
     code
         Such as "KD0205".
     check
-        Compiles a plan's text; with it, the example comes with the message that it gets.
+        Compiles a plan; with it, the example comes with its message.
 
     Examples
     --------
@@ -219,9 +219,9 @@ def explain(code: str, check: Callable[[str], Iterable[Diagnostic]] | None = Non
         plan = row["bad"][0]["plan"].strip("\n")
         plan_shown = textwrap.shorten(plan, 600) if len(plan) > 600 else plan
         paragraphs.append("For example\n\n" + textwrap.indent(plan_shown, "    "))
-        found = [d for d in check(plan) if d.code == code] if check is not None else []
-        if found:
-            paragraphs.append("gives\n\n" + textwrap.indent(_one(found[0], _Paint(False)), "    "))
+        answers = [d for d in check(plan) if d.code == code] if check is not None else []
+        if answers:
+            paragraphs.append("gives\n\n" + textwrap.indent(_rendered(answers[0], _Paint(False)), "    "))
     if "help" in row and "{" not in row["help"]:
-        paragraphs.append(f"To mend it: {row['help']}.")
+        paragraphs.append(row["help"])
     return "\n\n".join(paragraphs)

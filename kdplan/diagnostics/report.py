@@ -1,6 +1,6 @@
-"""What the compiler says of a plan: codes, sentences, places and fixes.
+"""Messages about a plan: codes, messages, locations and fixes.
 
-Every sentence stands in the tables `errors/*.toml`; code names a row and gives the values.
+Every message stands in the tables `errors/*.toml`. The compiler names a row and gives its values.
 """
 
 from __future__ import annotations
@@ -19,12 +19,13 @@ from typing import Any, Literal
 from kdplan.diagnostics.span import Span
 
 Severity = Literal["error", "warning"]
+EXCERPT = 60  # characters of a plan that a message quotes
 _SILENCED: set[str] = set()
 
 
 @dataclass(frozen=True, slots=True)
 class Note:
-    """One more fact, with the place it speaks of where it has one."""
+    """One more fact about a mistake, with its location where it has one."""
 
     text: str
     span: Span | None = None
@@ -43,9 +44,9 @@ class Diagnostic:
 
 
 class PlanError(Exception):
-    """A plan cannot be used; `diagnostics` says why, in the order of the text.
+    """A plan has mistakes: `diagnostics` holds their messages.
 
-    Without any it stands for a mistake that was told elsewhere: whatever needs the wrong thing stops, and is silent.
+    Without any it stands for a mistake that another part has reported: whatever depends on it stops without a message.
     """
 
     def __init__(self, diagnostics: Sequence[Diagnostic]) -> None:
@@ -59,7 +60,7 @@ def _one_line(d: Diagnostic) -> str:
 
 @contextmanager
 def silenced(code: str) -> Iterator[None]:
-    """Without the check `code`: for the test that each row of the table fails when its check is gone."""
+    """Without the check `code`: for the test that each row of the table fails without its check."""
     _SILENCED.add(code)
     try:
         yield
@@ -75,22 +76,23 @@ def table() -> dict[str, dict[str, Any]]:
         if file.name.endswith(".toml"):
             for code, row in tomllib.loads(file.read_text(encoding="utf-8")).items():
                 if code in rows:
-                    raise ValueError(f"{file.name}: {code} stands twice in the tables")
+                    raise ValueError(f"{file.name}: {code} is in two tables")
                 rows[code] = row
     return rows
 
 
-class _Sentences(string.Formatter):
+class _Filler(string.Formatter):
     """`{what!c}` is the value with a capital letter, for the beginning of a sentence."""
 
-    def convert_field(self, value: Any, conversion: str | None) -> Any:
+    def convert_field(self, value: object, conversion: str | None) -> object:
+        """The value of a placeholder, converted."""
         if conversion == "c":
             text = str(value)
             return text[:1].upper() + text[1:]
         return super().convert_field(value, conversion)
 
 
-_FILL = _Sentences().vformat
+_FILL = _Filler().vformat
 
 
 def diagnostic(
@@ -102,7 +104,7 @@ def diagnostic(
     help: str | None = None,
     **values: object,
 ) -> Diagnostic:
-    """The row `code`, filled with `values`.
+    """The row `code`, filled with `values`, and with `excerpt`: the source that `span` covers.
 
     The row's help is left out where one of its values is missing, None or "".
 
@@ -112,23 +114,37 @@ def diagnostic(
         If there is no such row, or its message names a value that is not given.
     """
     row = table()[code]
+    values.setdefault("excerpt", _excerpt(span))
     if help is None and "help" in row:
-        wanted = {name for _, name, _, _ in string.Formatter().parse(row["help"]) if name}
-        if all(values.get(name) not in (None, "") for name in wanted):
+        needed = {name for _, name, _, _ in string.Formatter().parse(row["help"]) if name}
+        if all(values.get(name) not in (None, "") for name in needed):
             help = _FILL(row["help"], (), values)
     return Diagnostic(code, _FILL(row["message"], (), values), span, help, tuple(notes), row.get("severity", "error"))
+
+
+def _excerpt(span: Span | None) -> str:
+    """What a span covers, on one line and shortened, so that a message stands alone without the source line.
+
+    >>> from kdplan.diagnostics.span import Source
+    >>> _excerpt(Span(Source("a.kd", "a  =\\n  b"), 0, 8))
+    'a = b'
+    """
+    if span is None:
+        return ""
+    excerpt = " ".join(span.source.text[span.start : min(span.end, span.start + 10 * EXCERPT)].split())
+    return excerpt if len(excerpt) <= EXCERPT else f"{excerpt[: EXCERPT - 1]}…"
 
 
 def error(
     code: str, span: Span | None, /, *, notes: Iterable[Note] = (), help: str | None = None, **values: object
 ) -> PlanError:
-    """`diagnostic` as an exception, to be raised where nothing can go on."""
+    """`diagnostic` as an exception, to be raised where the caller cannot continue."""
     return PlanError([diagnostic(code, span, notes=notes, help=help, **values)])
 
 
 @dataclass
 class Gather:
-    """Lets parts that do not need each other fail one by one, so that all their mistakes are told.
+    """Lets independent parts fail one by one, so that all their mistakes are reported.
 
     Examples
     --------
@@ -142,7 +158,7 @@ class Gather:
     kdplan.diagnostics.report.PlanError: KD0106: Mistake 1.; KD0106: Mistake 2.
     """
 
-    found: list[Diagnostic] = field(default_factory=list)
+    diagnostics: list[Diagnostic] = field(default_factory=list)
     failed: bool = False
 
     def __enter__(self) -> None:
@@ -151,13 +167,14 @@ class Gather:
     def __exit__(self, kind: type[BaseException] | None, problem: BaseException | None, trace: object) -> bool:
         if isinstance(problem, PlanError):
             self.failed = True
-            self.found += [d for d in problem.diagnostics if d not in self.found]
+            self.diagnostics += [d for d in problem.diagnostics if d not in self.diagnostics]
             return True
         return False
 
     def raise_if_failed(self) -> None:
+        """Raise a `PlanError` with all messages if a part failed."""
         if self.failed:
-            raise PlanError(self.found)
+            raise PlanError(self.diagnostics)
 
 
 _POINT = re.compile(r"\[[^\[\]]*=[^\[\]]*\]")
@@ -166,9 +183,9 @@ _POINT = re.compile(r"\[[^\[\]]*=[^\[\]]*\]")
 
 @dataclass
 class Reporter:
-    """Collects diagnostics, so that one run tells as many mistakes as it can.
+    """Collects diagnostics, so that one run reports as many mistakes as it can.
 
-    What is wrong in the same way at every point of a sweep is told once, for its first point.
+    The same mistake at every point of a sweep is reported once, for its first point.
 
     Examples
     --------
@@ -192,9 +209,11 @@ class Reporter:
         help: str | None = None,
         **values: object,
     ) -> None:
+        """Add the row `code`, filled with `values`."""
         self.add([diagnostic(code, span, notes=notes, help=help, **values)])
 
     def add(self, diagnostics: Iterable[Diagnostic]) -> None:
+        """Add diagnostics that are not yet reported at another point of a sweep."""
         for d in diagnostics:
             key = (d.code, d.span, _POINT.sub("", d.message))
             if key not in self._known and d.code not in _SILENCED:
@@ -203,14 +222,16 @@ class Reporter:
 
     @property
     def errors(self) -> list[Diagnostic]:
+        """The diagnostics that are errors and no warnings."""
         return [d for d in self.diagnostics if d.severity == "error"]
 
     def raise_if_errors(self) -> None:
+        """Raise a `PlanError` with all diagnostics, in the order of the source, if one is an error."""
         if self.errors:
-            raise PlanError(sorted(self.diagnostics, key=_place))
+            raise PlanError(sorted(self.diagnostics, key=_location))
 
 
-def _place(d: Diagnostic) -> tuple[str, int, str]:
+def _location(d: Diagnostic) -> tuple[str, int, str]:
     return (d.span.file, d.span.start, d.code) if d.span else ("", -1, d.code)
 
 

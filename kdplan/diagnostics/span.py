@@ -1,4 +1,4 @@
-"""Where something stands in a source text."""
+"""Sources, and spans in them."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from functools import cached_property
 
 
 class Source:
-    """One text with a name, and the table that turns offsets into lines.
+    """The text of a file with its path, and the table from offsets to lines.
 
     Examples
     --------
@@ -60,22 +60,27 @@ class Span:
 
     @property
     def file(self) -> str:
+        """The path of the source."""
         return self.source.path
 
     @property
     def line(self) -> int:
+        """The line of the first character, from 1."""
         return self.source.position(self.start)[0]
 
     @property
     def column(self) -> int:
+        """The column of the first character, from 1."""
         return self.source.position(self.start)[1]
 
     @property
     def end_position(self) -> tuple[int, int]:
+        """Line and column (both from 1) after the last character."""
         return self.source.position(self.end)
 
     @property
     def text(self) -> str:
+        """The characters of the span."""
         return self.source.text[self.start : self.end]
 
     def to(self, other: Span) -> Span:

@@ -32,7 +32,7 @@ class Adapters:
         wants = 4 if kind == "conv1x1" else 2
         if len(x.shape) != wants:
             raise error("KD0511", span, what=f"`{kind}`", shape=dims(x.shape),
-                        wants="a map [B, C, H, W]" if wants == 4 else "a vector a sample [B, D]")  # fmt: skip
+                        wants="a map [B, C, H, W]" if wants == 4 else "a vector for each sample [B, D]")  # fmt: skip
         number = len(self.builder.adapters)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(fold(self.seed, "splice", number))  # the old word: it is in every seed
@@ -75,7 +75,7 @@ class Adapters:
         if a == b:
             return x
         if len(a) != len(b) or len(a) not in (2, 4):
-            raise error("KD0511", span, what="`fit`", shape=dims(a), wants=f"something that can become {dims(b)}")
+            raise error("KD0511", span, what="`fit`", shape=dims(a), wants=f"a signal that can become {dims(b)}")
         if len(a) == 2:
             self._bridged(x, like)
             return self.linear(x, b[1], span)

@@ -169,7 +169,7 @@ def no_part(module: nn.Module, path: str, network: str, span: Span | None) -> Pl
     """KD0509: a network has no sub-module of that path."""
     known = [n for n, _ in module.named_modules() if n.count(".") == path.count(".") and n]
     near = nearest(path, known)
-    help = f"did you mean `{near}`?" if near else f"it has {listing(known)}"
+    help = f"Did you mean `{near}`?" if near else f"Choose from {listing(known)}"
     return error("KD0509", span, network=network, path=path, help=help)
 
 
@@ -218,7 +218,11 @@ def _upto(plan: Plan, phase: Phase, trainee: Trainee, module: nn.Module) -> set[
     except TapError as problem:
         top = [t for t in problem.available if "." not in t and "#" not in t]
         raise error(
-            "KD0501", trainee.span, network=trainee.base.network, tap=problem.path, help=f"it has {listing(top, 20)}"
+            "KD0501",
+            trainee.span,
+            network=trainee.base.network,
+            tap=problem.path,
+            help=f"Choose from {listing(top, 20)}.",
         ) from None
     except TraceError as problem:
         shapes = f"images {shown((1, *data.shape))}"
@@ -303,13 +307,13 @@ def _check_gradients(phase: Phase, joined: Joined, reach: Reach) -> None:
 
 def _trainable_help(trainee: Trainee, still: list[str], group: dict[str, nn.Parameter], phase: Phase) -> str | None:
     if len(still) == len(group):
-        return "take the network out of `of`, or add a term that depends on it"
+        return "Remove the network from `of`, or add a term that depends on it."
     if trainee.paths or trainee.upto:
         return None
     trained = [e for e in ir.walk(phase.loss) if isinstance(e, ir.Tap) and isinstance(e.of, ir.InTraining)]
     taps = [e.path for e in trained if e.path and len(e.inputs) == 1]
     inner = [t for t in taps if t not in ("logits", "probabilities")]
-    return f"`of upto({trainee.base.network.partition('[')[0]}.{inner[-1]})`" if inner else None
+    return f"Write `of upto({trainee.base.network.partition('[')[0]}.{inner[-1]})`." if inner else None
 
 
 def _check_terms(phase: Phase, joined: Joined, constant: set[str], reporter: Reporter) -> None:

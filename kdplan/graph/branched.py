@@ -144,7 +144,7 @@ class Branched(nn.Module):
         cuts = [self._cut(mode) for mode in (True, False)]
         taken = [n for n in (BRANCH, GATE, GATED) if n in dict(base.named_children())]
         if taken:
-            raise BranchError("KD0516", point=at, why=f"the network has a part called `{taken[0]}` already")
+            raise BranchError("KD0516", point=at, why=f"the network already has a part called `{taken[0]}`")
         leaves = {n for c in cuts for n in _called(c.shared + c.rest)}
         inner = {call.path for c in cuts for call in c.traced.calls if not call.leaf}
         _hold(self, base, "", leaves, inner, {})
@@ -378,7 +378,7 @@ def _gate(gate: tuple[str, Mapping[str, object]], point: Tensor, count: int) -> 
     output = traced.taps["output"].node.meta["val"] if "output" in traced.taps else None
     if not isinstance(output, Tensor) or tuple(output.shape) != (point.shape[0], count):
         given = f"[{', '.join(['B', *map(str, output.shape[1:])])}]" if isinstance(output, Tensor) else "no tensor"
-        raise BranchError("KD0517", why=f"gives {given} of features {shape}, where [B, {count}] is wanted")
+        raise BranchError("KD0517", why=f"gives {given} of features {shape}, where [B, {count}] is expected")
     return module
 
 

@@ -82,13 +82,13 @@ def _values(plan: Plan, phase: Phase, cut: Split) -> list[StoredValue]:
 def _problem(plan: Plan, phase: Phase, cut: Split) -> str:
     """Why the frozen values cannot be stored, as the end of a sentence; "" if they can."""
     if cut.frozen is None:
-        return "nothing in it is frozen"
+        return "the phase has no frozen network"
     if not cut.cacheable:
-        return "a frozen network draws random numbers, or changes with every batch that it sees"
+        return "a frozen network draws random numbers, or changes with every batch"
     fields = {str(n.target) for n in cut.frozen.graph.nodes if n.op == "placeholder" and n.users}
     counters = sorted(fields & set(STEP_COUNTERS))
     if counters:
-        return f"what is frozen reads {listing(counters)}"
+        return f"a frozen part reads {listing(counters)}"
     for number, view in enumerate(phase.streams):
         random = [t.name for t in plan.data[view.data].augment if TRANSFORMS[t.name].random]
         if random and any(f.endswith(f"_{number}") for f in fields):
@@ -96,10 +96,10 @@ def _problem(plan: Plan, phase: Phase, cut: Split) -> str:
     for name, node in outputs_of(cut.frozen).items():
         value = node.meta["val"]
         if len(_streams(node)) > 1:
-            return f"`{name}` depends on several streams, which meet in ever other pairs"
+            return f"`{name}` depends on several streams, whose batches are paired anew in every epoch"
         batch = {phase.recipes[0].batch_of(s) for s in _streams(node)}
         if not isinstance(value, Tensor) or value.dim() == 0 or {value.shape[0]} != batch:
-            return f"`{name}` is not one value a sample"
+            return f"`{name}` is not one value for each sample"
     return ""
 
 

@@ -60,7 +60,7 @@ def _check(plan: Plan, metrics: list[Item], row: Row, view: View, network: Netwo
     taps = traced[key].taps
     if row.target.path not in taps:
         top = [t for t in taps if "." not in t and "#" not in t]
-        help = f"it has {listing(top, 20)}"
+        help = f"Choose from {listing(top, 20)}."
         raise error("KD0501", row.target.span, network=network.name, tap=row.target.path, help=help)
     tap = taps[row.target.path]
     if tap.inner is None:
@@ -76,9 +76,11 @@ def _fits(plan: Plan, metric: Item, row: Row, view: View, value: object) -> None
     if kind == "network":
         return
     if not isinstance(value, Tensor):
-        reason = f"`{row.label}` is no tensor."
+        reason = f"`{row.label}` is not a tensor."
     elif value.dim() < 2 or not value.is_floating_point():
-        reason = f"`{row.label}` is no feature: {str(value.dtype).removeprefix('torch.')} {shown(tuple(value.shape))}."
+        reason = (
+            f"`{row.label}` is not a feature: {str(value.dtype).removeprefix('torch.')} {shown(tuple(value.shape))}."
+        )
     elif kind == "logits":
         count = len(view.classes.ids) if view.classes is not None else len(plan.data[view.data].classes)
         if value.dim() == 2 and (not count or value.shape[1] == count):

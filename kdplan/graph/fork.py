@@ -79,18 +79,18 @@ def cut_at(traced: Traced, at: str) -> Cut:
     """
     graph, taps = traced.graph, traced.taps
     if "logits" not in taps:
-        raise _unfit(at, "what the network gives is no tensor")
+        raise _unfit(at, "the output of the network is not a tensor")
     point = _point(traced, at)
     fed = _fed(graph)
     after = _after(graph, point)
     end = taps["logits"].node
     if end not in after:
-        raise _unfit(at, "what the network gives does not depend on it")
+        raise _unfit(at, "the output of the network does not depend on it")
     wanted = {end, *_behind(end)}  # what else a network gives in training (of heads on the way, say) is not
     for node in graph.nodes:
         for other in node.all_input_nodes if node in after & wanted else ():
             if other in fed and other not in after and other is not point:
-                raise _unfit(at, f"`{_name_of(traced, other)}` reaches `{_name_of(traced, node)}` past it")
+                raise _unfit(at, f"`{_name_of(traced, other)}` reaches `{_name_of(traced, node)}` without it")
     rest = after | _only_for(graph, after, fed)
     order = [n for n in graph.nodes if n.op != "output"]
     cut = Cut(traced, [n for n in order if n not in rest], [n for n in order if n in rest], point, taps["logits"])
@@ -124,12 +124,12 @@ def _point(traced: Traced, at: str) -> fx.Node:
         if tap is None or tap.index or tap.inner is not None:
             top = [t for t in traced.taps if "." not in t and "#" not in t and t not in ("output", "logits")]
             near = nearest(at, [t for t in traced.taps if t.count(".") == at.count(".")])
-            help = f"did you mean `{near}`?" if near else f"it has {listing([*top, 'inputs'], 20)}"
+            help = f"Did you mean `{near}`?" if near else f"Choose from {listing([*top, 'inputs'], 20)}."
             raise BranchError("KD0501", tap=at, help=help)
         return tap.node
     given = {n for n in tree_leaves(call.inputs) if isinstance(n, fx.Node) and isinstance(n.meta.get("val"), Tensor)}
     if len(given) != 1:
-        raise _unfit(at, f"{len(given)} values go into it")
+        raise _unfit(at, f"it takes {len(given)} values")
     return given.pop()
 
 

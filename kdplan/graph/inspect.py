@@ -132,7 +132,7 @@ def check_weights(network: Network, module: nn.Module) -> None:
     other = [k for k, shape in wanted.items() if k in stored and stored[k] != shape]
     reasons = [f"the file lacks {listing(missing, 4)}"] if missing else []
     reasons += [f"the network has no {listing(unknown, 4)}"] if unknown else []
-    reasons += [f"`{k}` is {list(stored[k])}, where {list(wanted[k])} is wanted" for k in other[:2]]
+    reasons += [f"`{k}` is {list(stored[k])}, where {list(wanted[k])} is expected" for k in other[:2]]
     if reasons:
         reason = "; ".join(reasons) + "."
         raise error("KD0830", span, source=f"`{name}`", network=network.name, reason=reason)

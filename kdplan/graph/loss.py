@@ -142,7 +142,7 @@ class Lowering:
             first, second = (e.inputs[0].span.text if e.inputs[0].span else x.name), f"{key}.{e.since}"
             one, two = x.shape, problem.wanted
             differ = "dimensions" if len(one) != len(two) else "channels" if one[1] != two[1] else "size"
-            help = f"`{second}` is what it stands for"
+            help = f"Give a signal of the shape of `{second}`."
             raise error("KD0502", e.span, first=first, second=second, one=shown(one), two=shown(two), differ=differ,
                         help=help) from problem  # fmt: skip
 

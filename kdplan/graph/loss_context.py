@@ -79,7 +79,9 @@ class LossContext:
             raise no_tap(builder, key, inputs, path, e) from problem
         except AttributeError as problem:
             known = [n for n, _ in builder.networks[key].named_children()]
-            raise error("KD0501", e.span, network=key, tap=e.submodule, help=f"it has {listing(known)}") from problem
+            raise error(
+                "KD0501", e.span, network=key, tap=e.submodule, help=f"Choose from {listing(known)}."
+            ) from problem
         except TraceError as problem:
             shapes = listing(dims(tuple(i.meta["val"].shape)) for i in inputs if hasattr(i, "meta"))
             raise error("KD0508", e.span, network=key, shapes=shapes, problem=first_line(problem)) from problem
@@ -95,9 +97,9 @@ def no_tap(builder: Builder, key: str, inputs: Sequence[Any], path: str, e: ir.T
     top = [t for t in known if "." not in t and "#" not in t and t not in ("output", "logits", "features")]
     depth = path.count(".")
     near = nearest(path, [t for t in known if t.count(".") == depth])
-    help = f"did you mean `{near}`? " if near else ""
+    help = f"Did you mean `{near}`? " if near else ""
     taps = listing([*top, "logits", "features"], 20)
-    return error("KD0501", e.span, network=key, tap=path, help=f"{help}it has {taps}")
+    return error("KD0501", e.span, network=key, tap=path, help=f"{help}Choose from {taps}.")
 
 
 def _reordered(x: Tensor, order: list[int]) -> Tensor:

@@ -34,9 +34,9 @@ def mismatch(e: ir.Op | ir.Call, signals: tuple[Signal, Signal], at: tuple[int, 
     first, second = (_written(e.args[i], s) for i, s in zip(at, signals, strict=True))
     first, second = first or "one side", second or "the other"
     alike = len(one) == len(two) and len(one) in (2, 4)
-    help = f"`fit({first}, like = {second})`" if alike and first != second else None
+    help = f"Write `fit({first}, like = {second})`." if alike and first != second else None
     if differ == "size" and two[2] == two[3]:
-        help = f"`resize({first}, size = {two[2]})`"
+        help = f"Write `resize({first}, size = {two[2]})`."
     differ = differ or ("dimensions" if len(one) != len(two) else "channels" if one[1] != two[1] else "size")
     return error("KD0502", e.span, first=first, second=second, one=shown(one), two=shown(two), differ=differ, help=help)
 

@@ -78,11 +78,11 @@ class Routes:
         taps = self._taps(nodes, len(sets), e)
         given = lower(labels)
         if given.role != "labels" or given.classes is None:
-            raise error("KD0531", labels.span or e.span, problem="what it chooses by must be the labels of a stream")
+            raise error("KD0531", labels.span or e.span, problem="the first signal must be the labels of a stream")
         inputs = [lower(i) for i in taps[0].inputs]
         only_dense(inputs, taps[0].inputs, "a network", e)
         if any([lower(i).value for i in t.inputs] != [i.value for i in inputs] for t in taps):
-            raise error("KD0531", e.span, problem="its networks must be applied to the same signals")
+            raise error("KD0531", e.span, problem="the networks must be applied to the same signals")
         first = taps[0]
         key = (given.value, *[str(t.of) for t in taps], first.submodule, first.path == "probabilities" or first.path,
                *[i.value for i in inputs], repr(sets))  # fmt: skip
@@ -98,13 +98,13 @@ class Routes:
         taps = [n for n in nodes if isinstance(n, ir.Tap)]
         problem = ""
         if len(taps) < len(nodes):
-            problem = "it chooses among taps of networks, such as `big.logits`"
+            problem = "the choices must be taps of networks, such as `big.logits`"
         elif len(taps) != count:
-            problem = f"it has {counted(count, 'part')} and {counted(len(taps), 'network')}"
+            problem = f"there are {counted(count, 'part')} and {counted(len(taps), 'network')}"
         elif any(isinstance(t.of, ir.InTraining) for t in taps):
-            problem = "its networks must be frozen, and this phase trains one of them"
+            problem = "the networks must be frozen, and this phase trains one of them"
         elif len({(t.path, t.submodule) for t in taps}) > 1:
-            problem = "all of its networks must be tapped at the same path"
+            problem = "all of the networks must have the same tap"
         if problem:
             raise error("KD0531", e.span, problem=problem)
         return taps
@@ -167,13 +167,13 @@ class Routes:
             shape = tuple(output.meta["val"].shape)
             joined = inner.finish({"out": output})
         except AttributeError:
-            raise error("KD0531", tap.span, problem="what is tapped must be a tensor") from None
+            raise error("KD0531", tap.span, problem="the tapped value must be a tensor") from None
         batch = inputs[0].shape[0]
         if all(joined.holds_at(n) for n in {1, 2, batch}):
             return prune(joined.graph_module).graph_module, shape
         if path in ("output", "logits") and not tap.submodule:
             return module, shape  # its control flow asks for the batch size, so it runs as it is
-        problem = f"`{key}` asks how many samples there are, so it can only be tapped at its output"
+        problem = f"`{key}` reads the number of samples, so only its output can be tapped"
         raise error("KD0531", tap.span, problem=problem)
 
     def _classes(self, tap: ir.Tap, part: list[int], width: int, data: str, e: ir.Call) -> tuple[str, tuple[int, ...]]:

@@ -91,8 +91,8 @@ def _as_logits(context: LossContext, signal: Signal, e: ir.Call) -> Signal:
 
 def _logits_help(node: ir.Expr) -> str:
     if isinstance(node, ir.Tap) and node.span is not None and node.span.text.endswith(".probabilities"):
-        return f"`{node.span.text.removesuffix('probabilities')}logits`"
-    return "drop `softmax`"
+        return f"Write `{node.span.text.removesuffix('probabilities')}logits`."
+    return "Remove `softmax`."
 
 
 def _same_classes(context: LossContext, args: list[Signal], e: ir.Call) -> list[Signal]:

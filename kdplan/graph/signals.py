@@ -68,12 +68,12 @@ def shown(shape: tuple[int, ...], batch: bool = True) -> str:
     """A shape for a message, without its batch dimension.
 
     >>> shown((128, 16, 32, 32)), shown((128,)), shown(())
-    ('16×32×32', 'one number a sample', 'a scalar')
+    ('16×32×32', 'one number for each sample', 'a scalar')
     """
     if not shape:
         return "a scalar"
     rest = shape[1:] if batch else shape
-    return "×".join(map(str, rest)) if rest else "one number a sample"
+    return "×".join(map(str, rest)) if rest else "one number for each sample"
 
 
 def dims(shape: tuple[int, ...]) -> str:

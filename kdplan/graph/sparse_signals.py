@@ -27,7 +27,7 @@ def only_dense(parts: Sequence[Signal], nodes: Sequence[ir.Expr], what: str, e: 
 def top(context: LossContext, e: ir.Call, scores: Signal, k: int) -> Signal:
     """The k largest scores of each sample, sparse."""
     if len(scores.shape) != 2:
-        problem, shapes = "it takes one row of scores a sample", shown(scores.shape)
+        problem, shapes = "it takes one row of scores for each sample", shown(scores.shape)
         raise error("KD0506", e.span, name="top", problem=problem, shapes=shapes)
     args = (scores.value, k) if scores.ids is None else (scores.value, k, scores.ids)
     node = context.call(sparse_form("top"), args, e.span, "top")

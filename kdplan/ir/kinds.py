@@ -197,10 +197,10 @@ CORE: tuple[Kind, ...] = (
         inner=("def", "measure"),
         slots=True,
         help={
-            "update": "what moves stands after `of`",
-            "train": "what moves stands after `of`",
-            "freeze": "what moves stands after `of`",
-            "after": "order follows from the versions that are read",
+            "update": "Name what the phase trains after `of`.",
+            "train": "Name what the phase trains after `of`.",
+            "freeze": "Name what the phase trains after `of`.",
+            "after": "Delete it: the versions that are read give the order.",
         },
     ),
     Kind(

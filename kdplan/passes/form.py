@@ -49,7 +49,7 @@ def check_form(module: Module, reporter: Reporter) -> None:
     >>> reporter = Reporter()
     >>> check_form(load(Source("a.kd", "pahse x of y on z with r { loss = 1 }"), Path("."), reporter), reporter)
     >>> [(d.code, d.help) for d in reporter.diagnostics]
-    [('KD0201', 'did you mean `phase`?')]
+    [('KD0201', 'Did you mean `phase`?')]
     """
     for one in module.every():
         _file(one, reporter)
@@ -128,7 +128,11 @@ def _declaration(node: ast.Declaration, outer: Kind | None, reporter: _Found) ->
         else:
             homes = [k for k, spec in KINDS.items() if node.kind in spec.inner]
             outer_name = f"`{outer.name}`" if outer else "a file"
-            hint = f"it may hold {listing(allowed)}" if outer and allowed else f"it stands in {listing(homes)}"
+            hint = (
+                f"Choose from {listing(allowed)}."
+                if outer and allowed
+                else f"Write it in the body of {listing(homes)}."
+            )
             help = None if outer and not allowed else hint
             reporter.report("KD0215", node.kind_span, kind=node.kind, outer=outer_name, help=help)
         return
@@ -153,7 +157,7 @@ def _head(node: ast.Declaration, kind: Kind, outer: Kind | None, reporter: _Foun
         if clause.word not in kind.clauses:
             reporter.report("KD0219", clause.word_span, kind=kind.name, word=clause.word, form=kind.form)
         elif clause.word in seen:
-            help = "a value is missing after the first one" if clause.word == "=" else None
+            help = "Add the missing value after the first `=`." if clause.word == "=" else None
             reporter.report("KD0220", clause.word_span, word=clause.word, help=help)
         seen.add(clause.word)
     required = set(kind.required)
@@ -260,9 +264,9 @@ def _setting(item: ast.Setting, kind: Kind, seen: dict[str, ast.Setting], report
         if near in NEEDED:  # that it is missing is no second mistake
             seen.setdefault(near, item)
             reporter.codes.add(NEEDED[near])
-        reporter.report("KD0202", item.name_span, kind=kind.name, name=item.name, help=f"did you mean `{near}`?")
+        reporter.report("KD0202", item.name_span, kind=kind.name, name=item.name, help=f"Did you mean `{near}`?")
     elif "def" in kind.inner:
         reporter.report("KD0203", item.name_span, name=item.name, kind=f"`{kind.name}`", value=item.value.span.text)
     else:
-        text = f"it has {listing(known)}" if known else None
+        text = f"Choose from {listing(known)}." if known else None
         reporter.report("KD0202", item.name_span, kind=kind.name, name=item.name, help=text)

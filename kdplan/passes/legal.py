@@ -67,7 +67,7 @@ def _phase(plan: Plan, phase: Phase, reporter: Reporter) -> None:
         if isinstance(origin, EmaOf) and version.phase is None and origin.network not in trained:
             reporter.report("KD0308", version.span, name=version.network, source=origin.network, phase=phase.name)
     if not phase.trainees or not phase.streams or not phase.recipes:
-        reporter.report("KD0321", phase.span, phase=phase.name, what="needs something that moves, data and a recipe")
+        reporter.report("KD0321", phase.span, phase=phase.name, what="needs a network to train, data and a recipe")
     for recipe in phase.recipes[:1]:
         if isinstance(recipe.batch, list) and len(recipe.batch) != len(phase.streams):
             reporter.report(
@@ -80,9 +80,7 @@ def _phase(plan: Plan, phase: Phase, reporter: Reporter) -> None:
     for root in (phase.loss, *phase.logged.values()):
         for e in ir.walk(root):
             if isinstance(e, ir.Tap) and isinstance(e.of, ir.InTraining) and not 0 <= e.of.slot < len(phase.trainees):
-                reporter.report(
-                    "KD0321", e.span or phase.span, phase=phase.name, what=f"has no moving network {e.of.slot}"
-                )
+                reporter.report("KD0321", e.span or phase.span, phase=phase.name, what=f"trains no network {e.of.slot}")
             if isinstance(e, ir.StreamField) and not 0 <= e.stream < len(phase.streams):
                 reporter.report("KD0321", e.span or phase.span, phase=phase.name, what=f"has no stream {e.stream}")
 
@@ -133,12 +131,12 @@ def _cycles(recipe: Recipe) -> range:
 def snapshot_help(snapshot: str) -> str:
     """What a phase needs to keep a snapshot."""
     if snapshot == "best":
-        return "a phase keeps its best weights if it has a measure inside: `measure on data.test { top1 }`"
+        return "Add a measure to the phase: `measure on data.test { top1 }`."
     if snapshot == "ema":
-        return "the recipe must say `ema = 0.999`"
+        return "Add `ema = 0.999` to the recipe."
     name, _, number = snapshot.partition("=")
     return (
-        f"the recipe must say `keep_epochs = [{number}]`"
+        f"Add `keep_epochs = [{number}]` to the recipe."
         if name == "epoch"
-        else "the schedule must be `cosine(cycles = n)`"
+        else "Set `schedule = cosine(cycles = n)` in the recipe."
     )

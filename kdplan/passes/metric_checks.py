@@ -75,12 +75,14 @@ def _groups(data: Data, metric: Item, reporter: Reporter) -> None:
     given = metric.arguments.get("groups")
     if given is None:
         if not data.superclasses:
-            help = f"`{metric.name}(groups = V)`, with `verticals V of {data.name} {{ low = 0..4  high = 5..9 }}`"
+            help = (
+                f"Write `{metric.name}(groups = V)`, with `verticals V of {data.name} {{ low = 0..4  high = 5..9 }}`."
+            )
             reporter.report("KD0704", metric.span, name=data.name, help=help)
     elif not _is_grouping(given, len(data.classes)):
         reporter.report(
             "KD0244", metric.span, what=f"`groups` of `{metric.name}`", wants=f"verticals of `{data.name}`",
-            found="something else",
+            found="another value",
         )  # fmt: skip
     elif METRICS[metric.name].param("part") is not None and "part" not in metric.arguments:
         reporter.report("KD0237", metric.span, function=metric.name, name="part")

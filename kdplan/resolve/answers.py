@@ -40,7 +40,7 @@ class Answers:
     def images(self, data: ast.Expr) -> list[int]:
         value = self.ctx.eval(data, "any")
         if not isinstance(value, DataValue):
-            raise error("KD0244", data.span, what="what stands after `on`", wants="data", found=describe(value))
+            raise error("KD0244", data.span, what="`on`", wants="data", found=describe(value))
         if value.data.shape is None:
             raise error("KD0514", data.span, name=value.data.name)
         return value.data.shape

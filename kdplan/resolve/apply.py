@@ -60,7 +60,7 @@ def signal(value: Value, ctx: Context) -> ir.Expr:
         raise error("KD0233", value.span, name=value.span.text.partition("(")[0])
     if isinstance(value, ListValue | Several):
         raise error("KD0403", value.span, name="x", text=value.span.text)
-    call = f"call it: `{value.span.text}(…)`" if isinstance(value, Builtin | FunctionValue | UserFunction) else None
+    call = f"Call it: `{value.span.text}(…)`." if isinstance(value, Builtin | FunctionValue | UserFunction) else None
     raise error("KD0246", value.span, what=describe(value), help=call)
 
 
@@ -117,7 +117,7 @@ def versions_help(net: NetValue, ctx: Context) -> str:
     """The versions of a network that could be meant, for a message."""
     name = net.instance.declared.name
     versions = [f"{name}@{p}" for p in [*net.instance.phases, *phases_that_train(name, ctx)]]
-    return listing([*dict.fromkeys(versions), f"{name}@init"])
+    return f"Choose from the versions {listing([*dict.fromkeys(versions), f'{name}@init'])}."
 
 
 def _names_in_of(node: ast.Declaration) -> set[str]:
@@ -178,7 +178,10 @@ def field(stream: int, name: str, span: Span, ctx: Context) -> ir.Expr:
     label, view = ctx.phase.streams[stream]
     if name in ("labels", "targets") and view.unlabelled:
         raise error(
-            "KD0702", span, name=label, help=f"a loss without labels, or `on {label.removesuffix('.unlabelled')}`"
+            "KD0702",
+            span,
+            name=label,
+            help=f"Write a loss without labels, or `on {label.removesuffix('.unlabelled')}`.",
         )
     return ir.StreamField(stream, name, span=span)
 

@@ -237,13 +237,13 @@ def unknown_parameter(keyword: ast.Keyword, function: str, known: list[str], giv
     if given:
         return error("KD0226", keyword.name_span, function=function, name=keyword.name)
     near = nearest(keyword.name, known)
-    help = f"did you mean `{near}`?" if near else f"it has {listing(known)}" if known else "it has none"
+    help = f"Did you mean `{near}`?" if near else f"Choose from {listing(known)}." if known else "Delete it."
     return error("KD0230", keyword.name_span, function=function, name=keyword.name, help=help)
 
 
 def too_many(span: Span, function: str, known: list[str]) -> PlanError:
     """KD0236, with the parameters that there are."""
-    told = f"they are {listing(known)}" if known else None
+    told = f"Use only {listing(known)}." if known else None
     return error("KD0236", span, function=function, count=counted(len(known), "argument"), help=told)
 
 
@@ -260,11 +260,18 @@ def _argument(spec: Spec, param: Param, value: Value, node: ast.Call, ctx: Conte
     if param.type == "positions":
         rows = plain(value, span) if isinstance(value, ListValue) else []
         if not rows or not all(type(i) is int for i in rows):
-            raise error("KD0244", span, what=f"`{param.name}` of `{spec.name}`", wants="a list of whole numbers",
+            raise error("KD0244", span, what=f"`{param.name}` of `{spec.name}`", wants="a list of integers",
                         found=describe(value))  # fmt: skip
         return ir.Const(rows, span=span)
     if not isinstance(value, ir.Const):
-        raise error("KD0242", span, name=param.name, function=spec.name, wants=f"a {param.type}", what=describe(value))
+        raise error(
+            "KD0242",
+            span,
+            name=param.name,
+            function=spec.name,
+            wants=f"a value of type `{param.type}`",
+            what=describe(value),
+        )
     check_range(param, value, span, f"`{param.name}` of `{spec.name}`")
     return value
 
@@ -300,14 +307,14 @@ def check_range(param: Any, value: ir.Const, span: Span, what: str) -> None:
     number = value.value
     whole = param.type in ("integer", "classes")
     if (param.type == "number" or whole) and not is_number(value):
-        wants = {"number": "a number", "integer": "a whole number"}.get(param.type, "a number or a class set")
+        wants = {"number": "a number", "integer": "an integer"}.get(param.type, "a number or a class set")
         raise error("KD0244", span, what=what, wants=wants, found=describe(value))
     if whole and not isinstance(number, int):
-        raise error("KD0244", span, what=what, wants="a whole number", found=str(number))
+        raise error("KD0244", span, what=what, wants="an integer", found=str(number))
     if param.type == "string" and not isinstance(number, str):
         raise error("KD0244", span, what=what, wants="a string in double quotes", found=describe(value))
     if param.type == "boolean" and not isinstance(number, bool):
-        raise error("KD0244", span, what=what, wants="true or false", found=describe(value))
+        raise error("KD0244", span, what=what, wants="a boolean", found=describe(value))
     if not is_number(value):
         return
     assert isinstance(number, int | float)
@@ -324,7 +331,7 @@ def integer(value: Value, span: Span) -> int:
     if isinstance(value, ir.Const) and isinstance(value.value, int) and not isinstance(value.value, bool):
         return value.value
     found = str(value.value) if is_number(value) and isinstance(value, ir.Const) else describe(value)
-    raise error("KD0249", span, wants="a whole number", found=found)
+    raise error("KD0249", span, wants="an integer", found=found)
 
 
 # ---- plain values and choices
@@ -393,7 +400,7 @@ def check_required(spec: Any, found: Collection[str], span: Span) -> None:
 def _check_list(param: Param, value: Value, span: Span, what: str) -> None:
     """KD0244 where a list of numbers is wanted and this is none."""
     whole = param.type == "integers"
-    wants = "a list of whole numbers" if whole else "a list of numbers"
+    wants = "a list of integers" if whole else "a list of numbers"
     if isinstance(value, ir.Const) and value.value is None:
         return
     if not isinstance(value, ListValue | Several):

@@ -169,7 +169,7 @@ def cycle(session: Session, key: Any, span: Span) -> PlanError:
     names = [d.name for d in around]
     what = _PLURALS.get(kinds.pop(), "Declarations") if len(kinds) == 1 else "Declarations"
     first = around[0]
-    help = "read an earlier version, such as `a@init`" if what == "Phases" else "one of them must do without the next"
+    help = "Read an earlier version, such as `a@init`." if what == "Phases" else "Remove one of these references."
     if len(around) == 1:
         return error("KD0235", span, name=first.name)
     return error("KD0303", span, what=what, cycle=" → ".join([*names, names[0]]), help=help)

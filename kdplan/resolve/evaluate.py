@@ -98,9 +98,9 @@ def unknown(name: str, span: Span, ctx: Context, want: str) -> Exception:
     near = nearest(name, known)
     help = None
     if near:
-        help = f"did you mean {where(near, ctx)}?"
+        help = f"Did you mean {where(near, ctx)}?"
     elif table:
-        help = f"here may stand {listing(sorted(table), 16)}"
+        help = f"Choose from {listing(sorted(table), 16)}."
     return error("KD0205", span, name=name, help=help)
 
 

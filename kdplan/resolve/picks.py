@@ -37,7 +37,7 @@ from kdplan.resolve.versions import member
 from kdplan.syntax import ast
 
 SNAPSHOT_AXES = ("epoch", "cycle")
-_SNAPSHOTS_HELP = "its snapshots are `[best]`, `[ema]`, `[epoch = 3]`; `param` and `name[i in …]` make several networks"
+_SNAPSHOTS_HELP = "Pick `[best]`, `[ema]` or `[epoch = 3]`, or declare several networks with `param` or `name[i in …]`."
 
 
 def pick(node: ast.Pick, ctx: Context, want: str) -> Value:
@@ -199,7 +199,7 @@ def _of_network(base: NetValue, p: ast.Expr, node: ast.Pick, ctx: Context) -> Va
 def _whole(value: Value, p: ast.Coordinate) -> int:
     if isinstance(value, ir.Const) and isinstance(value.value, int):
         return value.value
-    raise error("KD0244", p.value.span, what=f"`{p.name}`", wants="a whole number", found=describe(value))
+    raise error("KD0244", p.value.span, what=f"`{p.name}`", wants="an integer", found=describe(value))
 
 
 def _at(base: NetValue, version: ir.Version, p: ast.Coordinate, number: int, node: ast.Pick) -> NetValue:
@@ -250,7 +250,7 @@ def _members(base: Family, rest: list[ast.Expr], node: ast.Pick, ctx: Context) -
     for name in named:
         if name not in [s.name for s in slots]:
             place = next(p.span for p in rest if isinstance(p, ast.Coordinate) and p.name == name)
-            has = f"it has {listing(s.name for s in slots)}"
+            has = f"Choose from {listing(s.name for s in slots)}."
             raise error("KD0409", place, name=name, family=base.declared.name, help=has)
     ordered = iter([p for p in rest if not isinstance(p, ast.Coordinate)])
     chosen = [named[s.name] if s.name in named else next(ordered, ast.All(node.span)) for s in slots]

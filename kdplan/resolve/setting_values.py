@@ -44,7 +44,7 @@ def _number(spec: SettingSpec, node: ast.Expr, ctx: Context) -> Any:
             "KD0244",
             node.span,
             what=f"`{spec.name}`",
-            wants="a number" if spec.type == "number" else "a whole number",
+            wants="a number" if spec.type == "number" else "an integer",
             found=describe(value),
         )
     check_range(spec, value, value.span or node.span, f"`{spec.name}`")
@@ -68,7 +68,7 @@ def _boolean(spec: SettingSpec, node: ast.Expr, ctx: Context) -> bool:
     value = _one(spec, node, ctx)
     if isinstance(value, ir.Const) and isinstance(value.value, bool):
         return value.value
-    raise error("KD0244", node.span, what=f"`{spec.name}`", wants="true or false", found=describe(value))
+    raise error("KD0244", node.span, what=f"`{spec.name}`", wants="a boolean", found=describe(value))
 
 
 def _string(spec: SettingSpec, node: ast.Expr, ctx: Context) -> str:
@@ -96,7 +96,7 @@ def _integers(spec: SettingSpec, node: ast.Expr, ctx: Context) -> list[int]:
     found = []
     for item in items:
         if not (isinstance(item, ir.Const) and isinstance(item.value, int) and not isinstance(item.value, bool)):
-            raise error("KD0244", node.span, what=f"`{spec.name}`", wants="whole numbers", found=describe(item))
+            raise error("KD0244", node.span, what=f"`{spec.name}`", wants="integers", found=describe(item))
         found.append(item.value)
     return found
 
@@ -164,7 +164,7 @@ def _paths(spec: SettingSpec, node: ast.Expr, ctx: Context) -> list[str]:
             words.append(e.word if isinstance(e, ast.Attr) else str(key.value))  # type: ignore[union-attr]
             e = e.base
         if not isinstance(e, ast.Name):
-            raise error("KD0244", item.span, what=f"`{spec.name}`", wants="names of parts", found="something else")
+            raise error("KD0244", item.span, what=f"`{spec.name}`", wants="names of parts", found="another value")
         found.append(".".join(reversed([*words, e.name])))
     return found
 

@@ -27,7 +27,7 @@ def check_names(module: Module, tables: Mapping[str, Mapping[str, Any]], reporte
     >>> reporter = Reporter()
     >>> check_names(load(Source("a.kd", "def hard(x) = cros_entropy(x, labels)"), Path("."), reporter), {}, reporter)
     >>> [(d.code, d.help) for d in reporter.diagnostics]
-    [('KD0205', 'did you mean `cross_entropy`?')]
+    [('KD0205', 'Did you mean `cross_entropy`?')]
     """
     reported = {d.span.start for d in reporter.diagnostics if d.span and d.span.source is module.source}
     everywhere = {

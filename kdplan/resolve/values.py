@@ -264,7 +264,7 @@ WORDS: dict[type, str] = {
     NetValue: "a network",
     Applied: "a signal",
     Family: "a family",
-    Several: "several things",
+    Several: "several values",
     ListValue: "a list",
     DataValue: "data",
     VerticalsValue: "verticals",
@@ -291,7 +291,7 @@ def describe(value: Value) -> str:
     """
     if isinstance(value, ir.Const):
         if isinstance(value.value, bool):
-            return "a truth value"
+            return "a boolean"
         if value.value is None:
             return "none"
         return "a string" if isinstance(value.value, str) else "a list" if isinstance(value.value, list) else "a number"

@@ -131,12 +131,12 @@ def _no_such_stage(base: NetValue, node: ast.Version) -> Exception:
     assert base.construct is not None
     known = [*base.construct.phases]
     near = nearest(node.phase, known)
-    help = f"did you mean `{near}`?" if near else f"it has {listing(known)}"
+    help = f"Did you mean `{near}`?" if near else f"Choose from {listing(known)}."
     return error("KD0302", node.phase_span, phase=node.phase, name=f"{base.left_by}", help=help)
 
 
 def _is_ema_of(network: str, origin: EmaOf, phase: PhaseInstance) -> bool:
-    """Whether a moving average is read in a phase that moves what it follows."""
+    """Whether a moving average is read in a phase that trains the network which it averages."""
     trained = any(m.base.network == origin.network for m in phase.phase.trainees)
     return trained and any(v.network == network and v.phase is None for v in read_versions(phase.phase))
 
@@ -148,10 +148,10 @@ def _no_such_phase(base: NetValue, node: ast.Version, ctx: Context) -> Exception
     phases = [*base.instance.phases, *phases_that_train(name, ctx)]
     near = nearest(node.phase, phases)
     help = (
-        f"did you mean `{near}`?"
+        f"Did you mean `{near}`?"
         if near
-        else f"those that do: {listing(phases)}"
+        else f"Choose from {listing(phases)}."
         if phases
-        else f"`{name}@init` is its start"
+        else f"Write `{name}@init` for its initial weights."
     )
     return error("KD0302", node.phase_span, phase=node.phase, name=name, help=help)

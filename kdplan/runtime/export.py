@@ -70,12 +70,12 @@ def export_network(
     """
     target = export.target
     if len(target.versions) != 1 or target.join not in ("single", "logits"):
-        raise error("KD0841", export.span, export=export.name, reason=f"it means {len(target.versions)} networks")
+        raise error("KD0841", export.span, export=export.name, reason=f"it means {len(target.versions)} networks.")
     version = target.versions[0]
     net = materialise(sources, version)
     about = describe(sources, version, options or RunOptions())
     if about["input_shape"] is None:
-        raise error("KD0841", export.span, export=export.name, reason="the shape of its inputs is not known")
+        raise error("KD0841", export.span, export=export.name, reason="the shape of its inputs is not known.")
     example = torch.zeros(2, *about["input_shape"])
     _check_branch(sources, version, net, example, export)
     if target.path in WHOLE:

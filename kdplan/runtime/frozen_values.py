@@ -224,7 +224,7 @@ class Keeper:
             near = torch.isclose(one, two, rtol=close, atol=close * float(two[two.isfinite()].abs().mean() or 1))
             if not bool(near.all()):
                 recipe = self.phase.recipes[0]
-                why = f"`{name}` of a sample depends on what else is in the batch"
+                why = f"`{name}` of a sample depends on the other samples of its batch"
                 span = recipe.spans.get("frozen", recipe.span)
                 raise error("KD0608", span, phase=self.phase.name, why=why)
 

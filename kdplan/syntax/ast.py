@@ -1,6 +1,6 @@
-"""What a plan file says, as a tree: plain values with the place where each stands.
+"""The tree of a plan file: plain values with the span of each.
 
-The tree is as written: nothing is looked up, checked or completed here.
+The tree is as written: names are not resolved, and nothing is checked or completed here.
 """
 
 from __future__ import annotations
@@ -13,6 +13,8 @@ from kdplan.diagnostics.span import Source, Span
 
 @dataclass(slots=True)
 class Node:
+    """A node of the tree, with its span in the source."""
+
     span: Span
 
 
@@ -21,22 +23,28 @@ class Node:
 
 @dataclass(slots=True)
 class Number(Node):
+    """A number, without a sign."""
+
     value: int | float
 
 
 @dataclass(slots=True)
 class String(Node):
+    """A string, without its quotes."""
+
     value: str
 
 
 @dataclass(slots=True)
 class Name(Node):
+    """A name that stands for a value."""
+
     name: str
 
 
 @dataclass(slots=True)
 class Attr(Node):
-    """`base.word`; `span` ends with the word, `word_span` is the word alone."""
+    """`base.word`; `span` ends with the word, `word_span` holds the word alone."""
 
     base: Expr
     word: str
@@ -75,6 +83,8 @@ class Coordinate(Node):
 
 @dataclass(slots=True)
 class Call(Node):
+    """`function(args, keywords)`."""
+
     function: Expr
     args: list[Expr]
     keywords: list[Keyword]
@@ -82,6 +92,8 @@ class Call(Node):
 
 @dataclass(slots=True)
 class Keyword(Node):
+    """`name = value` in a call."""
+
     name: str
     name_span: Span
     value: Expr
@@ -106,6 +118,8 @@ class Comprehension(Node):
 
 @dataclass(slots=True)
 class List(Node):
+    """`[items]`."""
+
     items: list[Expr]
 
 
@@ -128,6 +142,8 @@ class Binary(Node):
 
 @dataclass(slots=True)
 class Negate(Node):
+    """`-operand`."""
+
     operand: Expr
 
 
@@ -188,6 +204,8 @@ class Clause(Node):
 
 @dataclass(slots=True)
 class Setting(Node):
+    """`name = value` in a body or a file."""
+
     name: str
     name_span: Span
     value: Expr
@@ -203,7 +221,7 @@ class Pair(Node):
 
 @dataclass(slots=True)
 class Declaration(Node):
-    """`KIND [name[slots] | "text"] clauses { body }`.
+    """`KIND [name[slots] | "string"] clauses { body }`.
 
     `span` covers the whole declaration, `head_span` all before the body. `items` is the body with braces (an empty
     list for `{ }`), None without one; a comma body is `listing` instead.
@@ -222,6 +240,7 @@ class Declaration(Node):
     head_span: Span
 
     def clause(self, word: str) -> Clause | None:
+        """The clause with a preposition, `=` or `in`; None without one."""
         return next((c for c in self.clauses if c.word == word), None)
 
 
@@ -230,9 +249,12 @@ Item = Declaration | Setting | Pair
 
 @dataclass(slots=True)
 class File:
+    """A plan file: its source and its items."""
+
     source: Source
     items: list[Item]
 
     @property
     def declarations(self) -> Sequence[Declaration]:
+        """The items that are declarations."""
         return [i for i in self.items if isinstance(i, Declaration)]

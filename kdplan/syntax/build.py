@@ -1,4 +1,4 @@
-"""From the grammar's rules to the tree: one method a rule, named after it."""
+"""From the grammar's rules to the tree: one method for each rule, with its name."""
 
 from __future__ import annotations
 
@@ -12,16 +12,18 @@ from kdplan.diagnostics.span import Source, Span
 from kdplan.syntax import ast
 from kdplan.syntax.lexer import Token
 
-# Those who walk the tree may recurse, except along the left side of sums and products, which may be long.
+# Functions over the tree may recurse, except along the left side of sums and products, which may be long.
 MAX_CHAIN = 100  # links of a.b.c…
 MAX_NESTING = 200  # entries of the parser's stack: open brackets and the operators before them
 SHORT = frozenset({"use", "recipe"})
 """Kinds in whose bodies `name` alone is `name = name`."""
-NOT_WORDS = ("and", "or", "not", "if", "else", "is")
+Values = list[Any]
+"""What the parser's stack holds for the symbols of a rule: tokens, nodes and lists of them."""
+FOREIGN = ("and", "or", "not", "if", "else", "is")
 
 
 class _Part(NamedTuple):
-    """A bracketed part of a declaration: what it is, what it holds, where it begins and ends."""
+    """A bracketed part of a declaration: its kind, its elements, its first and its last character."""
 
     what: str
     value: list[Any]
@@ -34,16 +36,16 @@ class TooDeep(Exception):
 
 
 class Stuck(Exception):
-    """The parser met a token that cannot follow.
+    """The parser met a token that cannot come next.
 
-    `values` is what it had put together by then. `expected` holds the kinds that could follow where it stopped, and
-    `arrived` those of the place where it first saw the token: more of them, since what was open had not been closed.
+    `values` is the parser's stack. `expected` holds the kinds of tokens that could come next where it stopped.
+    `arrived` holds those where it first saw the token: there are more of them, since fewer rules had ended.
     """
 
     def __init__(
         self,
         token: Token,
-        values: list[Any],
+        values: Values,
         expected: Set[str] = frozenset(),
         arrived: Set[str] = frozenset(),
         too_deep: bool = False,
@@ -57,7 +59,7 @@ class Stuck(Exception):
 
 
 class Builder:
-    """Makes the nodes of one source. Each method takes the values of its rule's symbols."""
+    """Builds the nodes of one source. Each method takes the values of its rule's symbols."""
 
     def __init__(self, source: Source) -> None:
         self.source = source
@@ -71,28 +73,32 @@ class Builder:
 
     # ---- lists
 
-    def begin(self, c: list[Any]) -> list[Any]:
-        return [c[-1]]
+    def begin(self, values: Values) -> Values:
+        """A list with its first element."""
+        return [values[-1]]
 
-    def grow(self, c: list[Any]) -> list[Any]:
-        c[0].append(c[-1])
-        return cast(list[Any], c[0])
+    def grow(self, values: Values) -> Values:
+        """A list with one more element."""
+        values[0].append(values[-1])
+        return cast(Values, values[0])
 
-    def start(self, c: list[Any]) -> list[Any]:
-        return c[0] if c else []
+    def start(self, values: Values) -> Values:
+        """All items of a file."""
+        return values[0] if values else []
 
     # ---- declarations
 
-    def declaration(self, c: list[Any]) -> ast.Declaration:
-        kind: Token = c[0]
-        name: Token | None = c[1] if type(c[1]) is Token else None
+    def declaration(self, values: Values) -> ast.Declaration:
+        """`KIND NAME[slots] clauses { body }`, or one of its shorter forms."""
+        kind: Token = values[0]
+        name: Token | None = values[1] if type(values[1]) is Token else None
         params: list[ast.Param] | None = None
         slots: list[ast.Slot] = []
         clauses: list[ast.Clause] = []
         items: list[ast.Item] | None = None
         listing: list[ast.Expr] | None = None
         head_end = end = name.end if name else kind.end
-        for part in c[1:]:
+        for part in values[1:]:
             if type(part) is list:
                 clauses.extend(part)
                 head_end = end = part[-1].span.end
@@ -116,7 +122,7 @@ class Builder:
         if params is not None and kind.text != "def" and not clauses and items is None and listing is None:
             value = f"{name.text if name else ''}(…)"
             self.problems.append(diagnostic("KD0102", self._token(kind), name=kind.text, value=value))
-        if kind.text in NOT_WORDS:
+        if kind.text in FOREIGN:
             self.problems.append(diagnostic("KD0111", self._token(kind), word=kind.text))
         if kind.text in SHORT and listing and all(type(e) is ast.Name for e in listing):
             items = [ast.Setting(e.span, e.name, e.span, e) for e in listing] + (items or [])  # type: ignore[union-attr]
@@ -138,127 +144,164 @@ class Builder:
             Span(source, kind.start, head_end),
         )
 
-    def params(self, c: list[Any]) -> _Part:
-        return _Part("params", c[1], c[0].start, c[-1].end)
+    def params(self, values: Values) -> _Part:
+        """`(f, x = 2)` of a `def`."""
+        return _Part("params", values[1], values[0].start, values[-1].end)
 
-    def slots(self, c: list[Any]) -> _Part:
-        return _Part("slots", c[1], c[0].start, c[-1].end)
+    def slots(self, values: Values) -> _Part:
+        """`[v in V, w in W]` of a family."""
+        return _Part("slots", values[1], values[0].start, values[-1].end)
 
-    def body(self, c: list[Any]) -> _Part:
-        return _Part("body", c[1] if len(c) == 3 else [], c[0].start, c[-1].end)
+    def body(self, values: Values) -> _Part:
+        """`{ items }`."""
+        return _Part("body", values[1] if len(values) == 3 else [], values[0].start, values[-1].end)
 
-    def listing(self, c: list[Any]) -> _Part:
-        return _Part("listing", c[1], c[0].start, c[-1].end)
+    def listing(self, values: Values) -> _Part:
+        """`{ a, b }` of a measure."""
+        return _Part("listing", values[1], values[0].start, values[-1].end)
 
-    def short(self, c: list[Any]) -> _Part:
-        return _Part("short", [c[1], c[3]], c[0].start, c[-1].end)
+    def short(self, values: Values) -> _Part:
+        """`{ name, name, name = value }`: names alone, then items."""
+        return _Part("short", [values[1], values[3]], values[0].start, values[-1].end)
 
-    def param(self, c: list[Any]) -> ast.Param:
-        default = c[2] if len(c) == 3 else None
-        return ast.Param(self._from(c[0], default.span.end if default else c[0].end), c[0].text, default)
+    def param(self, values: Values) -> ast.Param:
+        """`name`, or `name = default`."""
+        default = values[2] if len(values) == 3 else None
+        return ast.Param(self._from(values[0], default.span.end if default else values[0].end), values[0].text, default)
 
-    def slot(self, c: list[Any]) -> ast.Slot:
-        return ast.Slot(self._from(c[0], c[2].span.end), c[0].text, self._token(c[0]), c[2])
+    def slot(self, values: Values) -> ast.Slot:
+        """`name in values`."""
+        return ast.Slot(self._from(values[0], values[2].span.end), values[0].text, self._token(values[0]), values[2])
 
-    def setting(self, c: list[Any]) -> ast.Setting:
-        return ast.Setting(self._from(c[0], c[2].span.end), c[0].text, self._token(c[0]), c[2])
+    def setting(self, values: Values) -> ast.Setting:
+        """`name = value`."""
+        return ast.Setting(self._from(values[0], values[2].span.end), values[0].text, self._token(values[0]), values[2])
 
-    def pair(self, c: list[Any]) -> ast.Pair:
-        return ast.Pair(c[0].span.to(c[2].span), c[0], c[2])
+    def pair(self, values: Values) -> ast.Pair:
+        """`left ~ right`."""
+        return ast.Pair(values[0].span.to(values[2].span), values[0], values[2])
 
-    def prepclause(self, c: list[Any]) -> ast.Clause:
-        return ast.Clause(self._from(c[0], c[1][-1].span.end), c[0].text, self._token(c[0]), c[1])
+    def prepclause(self, values: Values) -> ast.Clause:
+        """`of a, b`."""
+        return ast.Clause(
+            self._from(values[0], values[1][-1].span.end), values[0].text, self._token(values[0]), values[1]
+        )
 
-    def makeclause(self, c: list[Any]) -> ast.Clause:
-        return ast.Clause(self._from(c[0], c[1].span.end), c[0].text, self._token(c[0]), [c[1]])
+    def makeclause(self, values: Values) -> ast.Clause:
+        """`= value`, or `in values`."""
+        return ast.Clause(
+            self._from(values[0], values[1].span.end), values[0].text, self._token(values[0]), [values[1]]
+        )
 
     # ---- expressions
 
-    def chain(self, c: list[Any]) -> ast.Chain:
-        parts = [c[0], *c[1]]
-        return ast.Chain(self._from(c[0], parts[-1].span.end), parts)
+    def chain(self, values: Values) -> ast.Chain:
+        """`a -> b -> c`."""
+        parts = [values[0], *values[1]]
+        return ast.Chain(self._from(values[0], parts[-1].span.end), parts)
 
-    def binary(self, c: list[Any]) -> ast.Binary:
-        left, op, right = c
+    def binary(self, values: Values) -> ast.Binary:
+        """`left + right`, and so for every operator."""
+        left, op, right = values
         return ast.Binary(Span(self.source, left.span.start, right.span.end), op.text, left, right)
 
-    def range_(self, c: list[Any]) -> ast.Range:
-        return ast.Range(self._from(c[0], c[2].span.end), c[0], c[2])
+    def range_(self, values: Values) -> ast.Range:
+        """`low..high`."""
+        return ast.Range(self._from(values[0], values[2].span.end), values[0], values[2])
 
-    def negate(self, c: list[Any]) -> ast.Negate:
-        return ast.Negate(self._from(c[0], c[1].span.end), c[1])
+    def negate(self, values: Values) -> ast.Negate:
+        """`-operand`."""
+        return ast.Negate(self._from(values[0], values[1].span.end), values[1])
 
-    def group(self, c: list[Any]) -> ast.Expr:
-        # the brackets leave no node, and belong to the place of what they hold
-        inner = cast(ast.Expr, c[1])
-        inner.span = Span(self.source, c[0].start, c[2].end)
+    def group(self, values: Values) -> ast.Expr:
+        """`(expression)`: the expression, with the span of its brackets."""
+        # the brackets leave no node, and belong to the span of the expression in them
+        inner = cast(ast.Expr, values[1])
+        inner.span = Span(self.source, values[0].start, values[2].end)
         return inner
 
-    def number(self, c: list[Any]) -> ast.Number:
-        text: str = c[0].text
+    def number(self, values: Values) -> ast.Number:
+        """A number; 0 for one that is too large, which is reported."""
+        text: str = values[0].text
         value: int | float = float(text)
         if text.isdigit() and value != math.inf:
             value = int(text) if len(text) <= 19 and int(text) < 2**63 else math.inf
         if value == math.inf:
-            self.problems.append(diagnostic("KD0116", self._token(c[0])))
+            self.problems.append(diagnostic("KD0116", self._token(values[0])))
             value = 0
-        return ast.Number(self._token(c[0]), value)
+        return ast.Number(self._token(values[0]), value)
 
-    def string(self, c: list[Any]) -> ast.String:
-        return ast.String(self._token(c[0]), c[0].text[1:-1])
+    def string(self, values: Values) -> ast.String:
+        """A string without its quotes."""
+        return ast.String(self._token(values[0]), values[0].text[1:-1])
 
-    def name(self, c: list[Any]) -> ast.Name:
-        token = c[0]
+    def name(self, values: Values) -> ast.Name:
+        """A name."""
+        token = values[0]
         return ast.Name(Span(self.source, token.start, token.end), token.text)
 
-    def word(self, c: list[Any]) -> Token:
-        return cast(Token, c[0])
+    def word(self, values: Values) -> Token:
+        """A name or a reserved word, after a dot or before `=`."""
+        return cast(Token, values[0])
 
-    def attr(self, c: list[Any]) -> ast.Attr:
-        base, word = self._shallow(c[0]), c[2]
+    def attr(self, values: Values) -> ast.Attr:
+        """`base.word`."""
+        base, word = self._shallow(values[0]), values[2]
         return ast.Attr(self._from(base, word.end), base, word.text, self._token(word))
 
-    def version(self, c: list[Any]) -> ast.Version:
-        base, phase = self._shallow(c[0]), c[2]
+    def version(self, values: Values) -> ast.Version:
+        """`base@phase`."""
+        base, phase = self._shallow(values[0]), values[2]
         return ast.Version(self._from(base, phase.end), base, phase.text, self._token(phase))
 
-    def pick(self, c: list[Any]) -> ast.Pick:
-        return ast.Pick(self._from(c[0], c[3].end), self._shallow(c[0]), c[2])
+    def pick(self, values: Values) -> ast.Pick:
+        """`base[picks]`."""
+        return ast.Pick(self._from(values[0], values[3].end), self._shallow(values[0]), values[2])
 
-    def all_(self, c: list[Any]) -> ast.All:
-        return ast.All(self._token(c[0]))
+    def all_(self, values: Values) -> ast.All:
+        """`*` in square brackets."""
+        return ast.All(self._token(values[0]))
 
-    def coordinate(self, c: list[Any]) -> ast.Coordinate:
-        return ast.Coordinate(self._from(c[0], c[2].span.end), c[0].text, c[2])
+    def coordinate(self, values: Values) -> ast.Coordinate:
+        """`name = value` in square brackets."""
+        return ast.Coordinate(self._from(values[0], values[2].span.end), values[0].text, values[2])
 
-    def arguments(self, c: list[Any]) -> list[Any]:
-        return cast(list[Any], c[0])
+    def arguments(self, values: Values) -> Values:
+        """The arguments of a call."""
+        return cast(Values, values[0])
 
-    def application(self, c: list[Any]) -> ast.Call:
-        given = c[2] if len(c) == 4 else []
+    def application(self, values: Values) -> ast.Call:
+        """`function(arguments)`; an argument that stands after a named one is reported."""
+        given = values[2] if len(values) == 4 else []
         if type(given) is ast.Comprehension:
             given = [given]
-        span = self._from(c[0], c[-1].end)
+        span = self._from(values[0], values[-1].end)
         args = [a for a in given if type(a) is not ast.Keyword]
         keywords = [a for a in given if type(a) is ast.Keyword] if len(args) < len(given) else []
         for before, after in pairwise(given):
             if type(before) is ast.Keyword and type(after) is not ast.Keyword:
                 self.problems.append(diagnostic("KD0117", after.span, name=before.name))
                 break
-        return ast.Call(span, self._shallow(c[0]), args, keywords)
+        return ast.Call(span, self._shallow(values[0]), args, keywords)
 
-    def keyword(self, c: list[Any]) -> ast.Keyword:
-        return ast.Keyword(self._from(c[0], c[2].span.end), c[0].text, self._token(c[0]), c[2])
+    def keyword(self, values: Values) -> ast.Keyword:
+        """`name = value` in a call."""
+        return ast.Keyword(self._from(values[0], values[2].span.end), values[0].text, self._token(values[0]), values[2])
 
-    def loop(self, c: list[Any]) -> ast.For:
-        return ast.For(self._from(c[0], c[3].span.end), c[1].text, self._token(c[1]), c[3])
+    def loop(self, values: Values) -> ast.For:
+        """`for name in values`."""
+        return ast.For(self._from(values[0], values[3].span.end), values[1].text, self._token(values[1]), values[3])
 
-    def comprehension(self, c: list[Any]) -> ast.Comprehension:
-        return ast.Comprehension(self._from(c[0], c[1][-1].span.end), c[0], c[1])
+    def comprehension(self, values: Values) -> ast.Comprehension:
+        """`element for name in values`."""
+        return ast.Comprehension(self._from(values[0], values[1][-1].span.end), values[0], values[1])
 
-    def list_(self, c: list[Any]) -> ast.List:
-        held = c[1] if len(c) > 2 else []
-        return ast.List(self._from(c[0], c[-1].end), held if type(held) is not ast.Comprehension else [held])
+    def list_(self, values: Values) -> ast.List:
+        """`[items]`."""
+        items = values[1] if len(values) > 2 else []
+        return ast.List(
+            self._from(values[0], values[-1].end), items if type(items) is not ast.Comprehension else [items]
+        )
 
     def _shallow(self, base: ast.Expr) -> ast.Expr:
         """`base`, unless it is a chain of more than `MAX_CHAIN` links."""

@@ -1,4 +1,4 @@
-"""Python's cyclic garbage collector, held off where many values are made and few of them die."""
+"""Pausing Python's cyclic garbage collector where many values are created and few are freed."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from contextlib import contextmanager
 
 @contextmanager
 def collector_paused() -> Iterator[None]:
-    """Without the cyclic collector: going through a large plan again and again takes most of the time.
+    """Without the cyclic collector, which would otherwise take most of the time of a large plan.
 
     >>> with collector_paused():
     ...     gc.isenabled()

@@ -1,15 +1,14 @@
-"""Why a token cannot follow: from where the parser stopped to one sentence."""
+"""Why a token cannot come next: from the parser's state to one message."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from kdplan.diagnostics.report import Diagnostic, diagnostic
 from kdplan.diagnostics.span import Source, Span
 from kdplan.syntax import ast
-from kdplan.syntax.build import NOT_WORDS, Stuck
+from kdplan.syntax.build import FOREIGN, Stuck, Values
 from kdplan.syntax.grammar import BRACKETS, END, ENDS_VALUE, RESERVED, STRAY
 from kdplan.syntax.lexer import Token
 
@@ -18,8 +17,8 @@ BEGINS_VALUE = {"NAME", "NUMBER", "STRING", "LPAR", "LSQB"}
 NAME_LIKE = {"NAME", "NUMBER", "DOT", "MINUS", "SLASH"}
 NONE = Token(END, "", 0, 0)
 
-# what may follow, in words, for the help of a mistake that nothing more special is known of
-IN_WORDS = {
+# names of kinds of tokens, for the help of a mistake that no rule below explains
+SHOWN = {
     "NAME": "a name",
     "NUMBER": "a number",
     "STRING": "a string",
@@ -37,52 +36,55 @@ IN_WORDS = {
 
 
 @dataclass
-class Scene:
-    """The place of a mistake: the token `t` that cannot follow, its neighbours, and what was being read."""
+class Mistake:
+    """A mistake: the token `t` that cannot come next, its neighbours, and the item that is being parsed."""
 
     source: Source
-    words: Sequence[Token]  # of this piece, with `$END`
+    tokens: Sequence[Token]  # of this piece, with `$END`
     at: int
     stuck: Stuck
 
     def __post_init__(self) -> None:
-        self.t = self.words[self.at]
-        self.before = self.words[self.at - 1] if self.at else NONE
-        self.after = self.words[self.at + 1] if self.at + 1 < len(self.words) else NONE
+        self.t = self.tokens[self.at]
+        self.before = self.tokens[self.at - 1] if self.at else NONE
+        self.after = self.tokens[self.at + 1] if self.at + 1 < len(self.tokens) else NONE
         expected = self.stuck.expected
         self.wants_value = {"NUMBER", "STRING"} <= expected
         self.wants_operator = "PLUS" in self.stuck.arrived
         self.bracket, item_start = _open_item(self.stuck.values)
-        self.item = next((i for i in range(self.at + 1) if self.words[i].start >= item_start), self.at)
+        self.item = next((i for i in range(self.at + 1) if self.tokens[i].start >= item_start), self.at)
 
     def span(self, *around: Token) -> Span:
+        """The span from the first of some tokens to the last."""
         return Span(self.source, around[0].start, around[-1].end)
 
     def starts_line(self, t: Token) -> bool:
+        """Whether only spaces stand before a token on its line."""
         return not self.source.text[self.source.text.rfind("\n", 0, t.start) + 1 : t.start].strip()
 
     def same_line(self, a: Token, b: Token) -> bool:
+        """Whether no line ends between two tokens."""
         return "\n" not in self.source.text[a.end : b.start]
 
     def in_item(self, i: int) -> Token:
-        """The `i`-th token of the item that is being read."""
-        return self.words[self.item + i] if self.item + i < len(self.words) else NONE
+        """The `i`-th token of the item that is being parsed."""
+        return self.tokens[self.item + i] if self.item + i < len(self.tokens) else NONE
 
 
-def diagnose(source: Source, words: Sequence[Token], at: int, stuck: Stuck) -> Diagnostic:
-    """The sentence for `words[at]`, at which the parser stopped."""
-    scene = Scene(source, words, at, stuck)
+def diagnose(source: Source, tokens: Sequence[Token], at: int, stuck: Stuck) -> Diagnostic:
+    """The message for `tokens[at]`, at which the parser stopped."""
+    mistake = Mistake(source, tokens, at, stuck)
     if stuck.too_deep:
-        return diagnostic("KD0114", scene.t.span(source))
+        return diagnostic("KD0114", mistake.t.span(source))
     for rule in RULES:
-        found = rule(scene)
-        if found is not None:
-            return found
-    return _other(scene)
+        answer = rule(mistake)
+        if answer is not None:
+            return answer
+    return _unexpected(mistake)
 
 
-def _open_item(values: list[Any]) -> tuple[str, int]:
-    """The innermost open bracket, and where the item begins that is being read, from the parser's stack."""
+def _open_item(values: Values) -> tuple[str, int]:
+    """The innermost open bracket, and the start of the item that is being parsed, from the parser's stack."""
     bracket = ""
     start = -1
     for value in reversed(values):
@@ -101,7 +103,7 @@ def _open_item(values: list[Any]) -> tuple[str, int]:
     return (bracket or "{"), start if start >= 0 else 1 << 60
 
 
-def _stray(s: Scene) -> Diagnostic | None:
+def _stray_character(s: Mistake) -> Diagnostic | None:
     t = s.t
     if t.kind != STRAY:
         return None
@@ -118,18 +120,18 @@ def _stray(s: Scene) -> Diagnostic | None:
     if t.text[0].isdigit():
         return diagnostic("KD0123", s.span(t), text=_short(t.text))
     helps = {
-        ";": "delete it: nothing stands between items",
-        "&": "to join conditions, multiply their masks: `(a) * (b)`",
-        "|": "to join conditions, add their masks",
-        "!": "different is written `a != b`",
-        "^": "powers are written `a ** b`",
-        "%": f"write `{float(s.before.text) / 100:g}`" if s.before.kind == "NUMBER" else None,
+        ";": "Delete it: items need no separator.",
+        "&": "Multiply masks to join conditions: `(a) * (b)`.",
+        "|": "Add masks to join conditions.",
+        "!": "Write `a != b`.",
+        "^": "Write powers as `a ** b`.",
+        "%": f"Write `{float(s.before.text) / 100:g}`." if s.before.kind == "NUMBER" else None,
     }
     shown = t.text if t.text.isprintable() else f"U+{ord(t.text[0]):04X}"
     return diagnostic("KD0113", s.span(t), character=shown, help=helps.get(t.text[0]))
 
 
-def _number(s: Scene) -> Diagnostic | None:
+def _number_without_digit(s: Mistake) -> Diagnostic | None:
     t, before, after = s.t, s.before, s.after
     if t.kind == "DOT" and before.kind == "NUMBER" and before.end == t.start:
         return diagnostic("KD0108", s.span(before, t), fix=f"{before.text}.0" if "." not in before.text else None)
@@ -138,7 +140,7 @@ def _number(s: Scene) -> Diagnostic | None:
     return None
 
 
-def _notation(s: Scene) -> Diagnostic | None:
+def _foreign_notation(s: Mistake) -> Diagnostic | None:
     """Comments, names, file names and indices as other languages write them."""
     t, before, after = s.t, s.before, s.after
     if t.kind == "SLASH" and after.kind in ("SLASH", "STAR") and t.end == after.start:
@@ -147,9 +149,9 @@ def _notation(s: Scene) -> Diagnostic | None:
         return diagnostic("KD0124", s.span(before, t))
     if s.at == s.item + 2 and before.kind == "NAME" and t.kind in ("DOT", "MINUS", "SLASH") and before.end == t.start:
         end = s.at
-        while s.words[end + 1].start == s.words[end].end and s.words[end + 1].kind in (*NAME_LIKE, *RESERVED):
+        while s.tokens[end + 1].start == s.tokens[end].end and s.tokens[end + 1].kind in (*NAME_LIKE, *RESERVED):
             end += 1
-        whole = s.span(before, s.words[end])
+        whole = s.span(before, s.tokens[end])
         if s.in_item(0).text == "use":
             return diagnostic("KD0107", whole, text=whole.text)
         fixed = "".join("_" if c in "-./" else c for c in whole.text)
@@ -160,29 +162,29 @@ def _notation(s: Scene) -> Diagnostic | None:
     return None
 
 
-def _range(s: Scene) -> Diagnostic | None:
+def _foreign_range(s: Mistake) -> Diagnostic | None:
     if s.before.kind == "RANGE" and s.t.kind in ("DOT", "EQUAL", "COMP") and s.before.end == s.t.start:
-        low = s.words[s.at - 2] if s.at > 1 else NONE
+        low = s.tokens[s.at - 2] if s.at > 1 else NONE
         return _range_error(s, s.t, low, s.after, first=s.before)
     if s.t.text == "to" and s.before.kind in ("NUMBER", "NAME") and s.wants_operator:
         return _range_error(s, s.t, s.before, s.after)
     return None
 
 
-def _range_error(s: Scene, t: Token, low: Token, high: Token, first: Token | None = None) -> Diagnostic:
+def _range_error(s: Mistake, t: Token, low: Token, high: Token, first: Token | None = None) -> Diagnostic:
     plain = ("NUMBER", "NAME")
     fix = f"{low.text}..{high.text}" if low.kind in plain and high.kind in plain else None
     return diagnostic("KD0110", s.span(first or t, t), fix=fix)
 
 
-def _word(s: Scene) -> Diagnostic | None:
+def _foreign_word(s: Mistake) -> Diagnostic | None:
     for t in (s.t, s.before):
-        if t.kind == "NAME" and t.text in NOT_WORDS and (t is s.before or s.wants_operator):
+        if t.kind == "NAME" and t.text in FOREIGN and (t is s.before or s.wants_operator):
             return diagnostic("KD0111", s.span(t), word=t.text)
     return None
 
 
-def _preposition(s: Scene) -> Diagnostic | None:
+def _preposition_as_name(s: Mistake) -> Diagnostic | None:
     t, before = s.t, s.before
     named = s.at == s.item + 2 and t.kind in ("EQUAL", "LBRACE", *RESERVED)
     if named and before.kind in RESERVED and s.wants_value:
@@ -197,16 +199,16 @@ def _preposition(s: Scene) -> Diagnostic | None:
     return None
 
 
-def _comma(s: Scene) -> Diagnostic | None:
+def _misplaced_comma(s: Mistake) -> Diagnostic | None:
     if s.t.kind != "COMMA" or s.bracket != "{" or s.wants_value or s.before.kind not in (*ENDS_VALUE, "RBRACE"):
         return None
-    item_follows = s.after.kind == "NAME" and s.at + 2 < len(s.words) and s.words[s.at + 2].kind in FOLLOWS_NAME
+    item_follows = s.after.kind == "NAME" and s.at + 2 < len(s.tokens) and s.tokens[s.at + 2].kind in FOLLOWS_NAME
     if s.before.kind == "RBRACE" or item_follows or s.after.kind in ("RBRACE", END) or s.starts_line(s.after):
         return diagnostic("KD0103", s.span(s.t))
     return diagnostic("KD0122", s.span(s.t))
 
 
-def _lone(s: Scene) -> Diagnostic | None:
+def _lone_value(s: Mistake) -> Diagnostic | None:
     """An item that is only a value, such as `epochs 240`, `kl(a, b)` or `small.layer1`."""
     first, second = s.in_item(0), s.in_item(1)
     if first.kind != "NAME":
@@ -219,8 +221,8 @@ def _lone(s: Scene) -> Diagnostic | None:
     path = "TILDE" in s.stuck.expected or (s.at == s.item + 1 and second.kind not in RESERVED)
     if not path or s.wants_value:
         return None
-    previous = s.words[s.item - 1] if s.item else NONE
-    if previous.text in NOT_WORDS:
+    previous = s.tokens[s.item - 1] if s.item else NONE
+    if previous.text in FOREIGN:
         return diagnostic("KD0111", s.span(previous), word=previous.text)
     if previous.kind in ENDS_VALUE and s.same_line(previous, first):
         return diagnostic("KD0105", s.span(first), fix=_product(previous, first))
@@ -228,15 +230,15 @@ def _lone(s: Scene) -> Diagnostic | None:
         return diagnostic("KD0102", s.span(first), name=first.text, value="[…]")
     if s.at == s.item + 1 and second.kind in ("NAME", "STRING", "EQUAL", "LBRACE"):
         return None
-    held = s.span(first, s.before) if s.at > s.item else s.span(first)
-    return diagnostic("KD0119", held, found=held.text if len(held.text) <= 40 else first.text)
+    lone = s.span(first, s.before) if s.at > s.item else s.span(first)
+    return diagnostic("KD0119", lone, found=lone.text if len(lone.text) <= 40 else first.text)
 
 
 def _product(left: Token, right: Token) -> str | None:
     return f"{left.text} * {right.text}" if left.kind == "NUMBER" and right.kind in ("NUMBER", "NAME") else None
 
 
-def _side_by_side(s: Scene) -> Diagnostic | None:
+def _side_by_side(s: Mistake) -> Diagnostic | None:
     if not s.wants_operator and s.t.kind == "LPAR" and s.before.kind == "RPAR":
         s.wants_operator = True  # after a call only `.`, `@` and `[` are left of the expression, and never `(`
     if s.t.kind in BEGINS_VALUE and s.wants_operator and s.before.kind in ENDS_VALUE:
@@ -244,34 +246,34 @@ def _side_by_side(s: Scene) -> Diagnostic | None:
         blamed = s.before if s.starts_line(s.t) else s.t
         if s.bracket == "{":
             return diagnostic("KD0105", s.span(blamed), fix=_product(s.before, s.t))
-        return diagnostic("KD0105", s.span(blamed), help="put a comma or an operator between them")
+        return diagnostic("KD0105", s.span(blamed), help="Put a comma or an operator between them.")
     return None
 
 
-def _next_line(s: Scene) -> Diagnostic | None:
+def _value_on_next_line(s: Mistake) -> Diagnostic | None:
     """`a = 1 +` whose next line `b = 2` was taken for the value."""
     if s.t.kind != "EQUAL" or s.before.kind != "NAME" or s.at < 2 or not s.starts_line(s.before):
         return None
-    sign = s.words[s.at - 2]
+    sign = s.tokens[s.at - 2]
     if sign.kind in ENDS_VALUE or sign.kind in ("LBRACE", "RBRACE"):
         return None
     return diagnostic("KD0118", s.span(sign), after=sign.text)
 
 
-def _missing(s: Scene) -> Diagnostic | None:
+def _missing_value(s: Mistake) -> Diagnostic | None:
     if s.wants_value and s.before is not NONE:
         return diagnostic("KD0118", s.span(s.before), after=s.before.text)
     return None
 
 
-def _other(s: Scene) -> Diagnostic:
+def _unexpected(s: Mistake) -> Diagnostic:
     t = s.t
-    wanted = [text for kind, text in IN_WORDS.items() if kind in s.stuck.expected]
-    help = f"what can stand here: {', '.join(wanted[:6])}" if wanted else None
+    possible = [shown for kind, shown in SHOWN.items() if kind in s.stuck.expected]
+    help = f"Write one of: {', '.join(possible[:6])}." if possible else None
     if t.kind == "EQUAL" and s.wants_operator:
-        help = "equality is written `==`"
+        help = "Write `==` for equality."
     elif t.kind == "COMP":
-        help = "compare two values at a time: `(a < b) * (b < c)`"
+        help = "Compare two values at a time: `(a < b) * (b < c)`."
     if t.kind == END or (s.starts_line(t) and s.before is not NONE):
         return diagnostic("KD0121", s.span(s.before), after=_short(s.before.text), help=help)
     return diagnostic("KD0106", s.span(t), found=_short(t.text), help=help)
@@ -282,4 +284,16 @@ def _short(text: str) -> str:
 
 
 # in this order: the more special before the more general
-RULES = (_stray, _number, _notation, _range, _word, _preposition, _comma, _lone, _side_by_side, _next_line, _missing)
+RULES = (
+    _stray_character,
+    _number_without_digit,
+    _foreign_notation,
+    _foreign_range,
+    _foreign_word,
+    _preposition_as_name,
+    _misplaced_comma,
+    _lone_value,
+    _side_by_side,
+    _value_on_next_line,
+    _missing_value,
+)

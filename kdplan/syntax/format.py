@@ -1,4 +1,4 @@
-"""One look for all plans: spaces, indentation, alignment; words, comments and line breaks stay the author's."""
+"""One layout for all plans: spaces, indentation, alignment. Tokens, comments and line breaks stay the author's."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 from kdplan.diagnostics.span import Source
 from kdplan.syntax import ast
-from kdplan.syntax.aliases import rewritten
+from kdplan.syntax.aliases import rewrite_old_names
 from kdplan.syntax.grammar import BRACKETS, ENDS_VALUE, RESERVED
 from kdplan.syntax.lexer import Token, comments, tokens
 from kdplan.syntax.parse import parse
@@ -14,7 +14,7 @@ from kdplan.syntax.walk import walk
 from kdplan.syntax.write import WIDTH
 
 INDENT = 2
-CONTINUED = 4  # further in than the item that a line goes on with
+CONTINUED = 4  # indent of a line that continues an item
 CLOSE = set(BRACKETS.values())
 OPERATORS = {"PLUS", "MINUS", "STAR", "SLASH", "POWER", "ARROW", "COMP", "RANGE"}
 MAX_ALIGN = 12  # names that differ by more in length are not aligned
@@ -22,11 +22,11 @@ MAX_COMMENT_SHIFT = 40
 
 
 @dataclass
-class _Text:
-    """The tokens with comments, and what the layout has to know of each."""
+class _Layout:
+    """The tokens with comments, and what the layout depends on."""
 
     source: Source
-    words: list[Token]
+    tokens: list[Token]
     items: dict[int, ast.Item]  # start of an item -> the item
     mates: dict[int, int] = field(default_factory=dict)  # opening -> closing, both ways
     bodies: dict[int, int] = field(default_factory=dict)  # start of an item -> the brace it stands in, -1 for none
@@ -34,16 +34,17 @@ class _Text:
     split: set[int] = field(default_factory=set)  # those of them that did not fit: each item on its own line
 
     def gap(self, i: int) -> int:
-        """Line ends between word `i` and the one before."""
-        return self.source.text.count("\n", self.words[i - 1].end if i else 0, self.words[i].start)
+        """Line ends between token `i` and the one before."""
+        return self.source.text.count("\n", self.tokens[i - 1].end if i else 0, self.tokens[i].start)
 
     def starts_item(self, i: int) -> bool:
-        return self.words[i].kind == "NAME" and self.words[i].start in self.items
+        """Whether an item begins with token `i`."""
+        return self.tokens[i].kind == "NAME" and self.tokens[i].start in self.items
 
 
 @dataclass
 class _Line:
-    words: range
+    tokens: range
     blank: bool = False  # an empty line goes before it
     indent: int = 0
     pad: int = 0  # spaces more before the first `=`
@@ -52,10 +53,10 @@ class _Line:
 
 
 def format_text(source: Source) -> str:
-    """A plan's text in the usual layout.
+    """A plan in the usual layout.
 
-    Every comment is kept, the tree is the same, old words are today's (`kdplan.syntax.aliases`), and formatting twice
-    changes nothing more.
+    Every comment is kept and the tree is the same. Old names become current ones (`kdplan.syntax.aliases`). Formatting
+    twice changes nothing more.
 
     Parameters
     ----------
@@ -65,7 +66,7 @@ def format_text(source: Source) -> str:
     Raises
     ------
     PlanError
-        If the text does not parse.
+        If the plan does not parse.
 
     Examples
     --------
@@ -75,111 +76,111 @@ def format_text(source: Source) -> str:
       batch  = 64
     }
     """
-    source = rewritten(source, parse(source))
-    text = _read(source)
+    source = rewrite_old_names(source, parse(source))
+    layout = _read(source)
     while True:
-        lines = _lines(text)
-        _indent_and_spell(text, lines, align=False)
-        wide = {b for line in lines if line.indent + len(line.text) > WIDTH for b in _first_body(text, line)}
+        lines = _lines(layout)
+        _indent_and_spell(layout, lines, align=False)
+        wide = {b for line in lines if line.indent + len(line.text) > WIDTH for b in _first_body(layout, line)}
         if not wide:
             break
-        text.broken |= wide
-        text.split |= wide
-    _indent_and_spell(text, lines, align=True)
+        layout.broken |= wide
+        layout.split |= wide
+    _indent_and_spell(layout, lines, align=True)
     _align_comments(lines)
     out = "".join(("\n" if line.blank else "") + _whole(line) + "\n" for line in lines)
-    assert _same_words(source.text, out), "formatting changed the words of a plan"
+    assert _same_tokens(source.text, out), "formatting changed the tokens of a plan"
     return out
 
 
-def _read(source: Source) -> _Text:
+def _read(source: Source) -> _Layout:
     items = {n.span.start: n for n in walk(parse(source)) if isinstance(n, ast.Declaration | ast.Setting | ast.Pair)}
-    words: list[Token] = []
+    with_comments: list[Token] = []
     end = 0
     for token in tokens(source.text):
-        words += comments(source.text, end, token.start)
-        words.append(token)
+        with_comments += comments(source.text, end, token.start)
+        with_comments.append(token)
         end = token.end
-    words.pop()  # the end
-    text = _Text(source, words, items)
+    with_comments.pop()  # the end
+    layout = _Layout(source, with_comments, items)
     open_: list[int] = []
-    for i, w in enumerate(words):
+    for i, w in enumerate(with_comments):
         if w.start in items:
-            text.bodies[i] = open_[-1] if open_ else -1
+            layout.bodies[i] = open_[-1] if open_ else -1
         if w.kind in BRACKETS:
             open_.append(i)
         elif w.kind in CLOSE:
             start = open_.pop()
-            text.mates[start], text.mates[i] = i, start
-            if w.kind == "RBRACE" and i > start + 1 and "\n" in source.text[words[start].end : w.start]:
-                text.broken.add(start)
-    return text
+            layout.mates[start], layout.mates[i] = i, start
+            if w.kind == "RBRACE" and i > start + 1 and "\n" in source.text[with_comments[start].end : w.start]:
+                layout.broken.add(start)
+    return layout
 
 
-def _lines(text: _Text) -> list[_Line]:
-    """Cut the words into lines."""
-    if not text.words:
+def _lines(layout: _Layout) -> list[_Line]:
+    """Cut the tokens into lines."""
+    if not layout.tokens:
         return []
-    starts = [i for i in range(len(text.words)) if i == 0 or _breaks(text, i)]
-    ends = [*starts[1:], len(text.words)]
-    return [_Line(range(a, b), _blank(text, a)) for a, b in zip(starts, ends, strict=True)]
+    starts = [i for i in range(len(layout.tokens)) if i == 0 or _breaks(layout, i)]
+    ends = [*starts[1:], len(layout.tokens)]
+    return [_Line(range(a, b), _blank(layout, a)) for a, b in zip(starts, ends, strict=True)]
 
 
-def _breaks(text: _Text, i: int) -> bool:
-    """Whether a line begins with word `i`."""
-    before, word = text.words[i - 1], text.words[i]
-    by_author = text.gap(i) > 0
+def _breaks(layout: _Layout, i: int) -> bool:
+    """Whether a line begins with token `i`."""
+    before, token = layout.tokens[i - 1], layout.tokens[i]
+    by_author = layout.gap(i) > 0
     if before.kind == "COMMENT":
         return True
-    if word.kind == "COMMENT":
+    if token.kind == "COMMENT":
         return by_author
-    if word.kind == "LBRACE":
+    if token.kind == "LBRACE":
         return False
     if before.kind == "LBRACE":
-        return i - 1 in text.broken
-    if word.kind == "RBRACE":
-        return text.mates[i] in text.broken
-    if before.kind == "RBRACE" and text.mates[i - 1] in text.broken:
+        return i - 1 in layout.broken
+    if token.kind == "RBRACE":
+        return layout.mates[i] in layout.broken
+    if before.kind == "RBRACE" and layout.mates[i - 1] in layout.broken:
         return True
-    if text.starts_item(i) and not by_author:
-        return text.bodies[i] in text.split
+    if layout.starts_item(i) and not by_author:
+        return layout.bodies[i] in layout.split
     return by_author
 
 
-def _blank(text: _Text, i: int) -> bool:
-    if i == 0 or text.gap(i) < 2 or text.words[i - 1].kind in BRACKETS:
+def _blank(layout: _Layout, i: int) -> bool:
+    if i == 0 or layout.gap(i) < 2 or layout.tokens[i - 1].kind in BRACKETS:
         return False
     j = i
-    while j < len(text.words) and text.words[j].kind == "COMMENT":
+    while j < len(layout.tokens) and layout.tokens[j].kind == "COMMENT":
         j += 1
-    if j == len(text.words):
+    if j == len(layout.tokens):
         return True
-    return text.starts_item(j) or (j > i and text.words[j].kind == "RBRACE")
+    return layout.starts_item(j) or (j > i and layout.tokens[j].kind == "RBRACE")
 
 
-def _first_body(text: _Text, line: _Line) -> list[int]:
+def _first_body(layout: _Layout, line: _Line) -> list[int]:
     """The first body of a line that could be broken: a list of one or none."""
-    for i in line.words:
-        if text.words[i].kind == "LBRACE" and text.mates[i] in line.words and text.mates[i] > i + 1:
+    for i in line.tokens:
+        if layout.tokens[i].kind == "LBRACE" and layout.mates[i] in line.tokens and layout.mates[i] > i + 1:
             return [i]
     return []
 
 
-def _indent_and_spell(text: _Text, lines: list[_Line], align: bool) -> None:
+def _indent_and_spell(layout: _Layout, lines: list[_Line], align: bool) -> None:
     """Set each line's indent and text; with `align`, the `=` of neighbours one below the other."""
     if align:
-        _align_equals(text, lines)
+        _align_equals(layout, lines)
     open_: list[tuple[int, bool]] = []  # of each open bracket: the indent it counts from, and whether it holds items
     item = 0  # indent of the item being read
     equals: int | None = None  # column of its `=`
     for line in lines:
-        first = next((i for i in line.words if text.words[i].kind != "COMMENT"), None)
-        leads = _next_word(text, line.words.start)  # a comment stands like what comes after it
-        kind = text.words[leads].kind if leads is not None else ""
+        first = next((i for i in line.tokens if layout.tokens[i].kind != "COMMENT"), None)
+        leads = _next_token(layout, line.tokens.start)  # a comment stands like what comes after it
+        kind = layout.tokens[leads].kind if leads is not None else ""
         if kind in CLOSE:
             inside = first is None
             line.indent = open_[-1][0] + (INDENT if inside else 0)
-        elif leads is None or text.starts_item(leads) or (not open_ and kind == ""):
+        elif leads is None or layout.starts_item(leads) or (not open_ and kind == ""):
             line.indent = open_[-1][0] + INDENT if open_ else 0
         elif kind == "LBRACE":
             line.indent = item
@@ -190,77 +191,77 @@ def _indent_and_spell(text: _Text, lines: list[_Line], align: bool) -> None:
         spelled: list[str] = []
         column = line.indent
         line.comment = ""
-        for i in line.words:
-            word = text.words[i]
-            if word.kind == "COMMENT":
-                line.comment = word.text
+        for i in line.tokens:
+            token = layout.tokens[i]
+            if token.kind == "COMMENT":
+                line.comment = token.text
                 break
-            space = _space(text, i) if i > line.words.start else 0
-            if text.starts_item(i):
+            space = _space(layout, i) if i > line.tokens.start else 0
+            if layout.starts_item(i):
                 item, equals = line.indent, None
-            elif word.kind == "EQUAL" and equals is None and i > 0 and text.starts_item(i - 1):
-                space += line.pad if i == line.words.start + 1 else 0
+            elif token.kind == "EQUAL" and equals is None and i > 0 and layout.starts_item(i - 1):
+                space += line.pad if i == line.tokens.start + 1 else 0
                 equals = column + space
-            elif word.kind == "EQUAL" and line.pad and i == line.words.start + 2:
+            elif token.kind == "EQUAL" and line.pad and i == line.tokens.start + 2:
                 space += line.pad
-            if word.kind == "LBRACE":
-                open_.append((item, not _is_listing(text, i)))
-            elif word.kind in BRACKETS:
+            if token.kind == "LBRACE":
+                open_.append((item, not _is_listing(layout, i)))
+            elif token.kind in BRACKETS:
                 open_.append((line.indent, False))
-            elif word.kind in CLOSE:
+            elif token.kind in CLOSE:
                 open_.pop()
-            spelled.append(" " * space + word.text)
-            column += space + len(word.text)
+            spelled.append(" " * space + token.text)
+            column += space + len(token.text)
         line.text = "".join(spelled)
 
 
-def _next_word(text: _Text, i: int) -> int | None:
-    while i < len(text.words) and text.words[i].kind == "COMMENT":
+def _next_token(layout: _Layout, i: int) -> int | None:
+    while i < len(layout.tokens) and layout.tokens[i].kind == "COMMENT":
         i += 1
-    return i if i < len(text.words) else None
+    return i if i < len(layout.tokens) else None
 
 
-def _is_listing(text: _Text, i: int) -> bool:
-    j = _next_word(text, i + 1)
-    return j is not None and text.words[j].kind != "RBRACE" and not text.starts_item(j)
+def _is_listing(layout: _Layout, i: int) -> bool:
+    j = _next_token(layout, i + 1)
+    return j is not None and layout.tokens[j].kind != "RBRACE" and not layout.starts_item(j)
 
 
-def _space(text: _Text, i: int) -> int:
-    """Spaces between word `i` and the one before it, on one line."""
-    a, b = text.words[i - 1], text.words[i]
-    if text.starts_item(i):
+def _space(layout: _Layout, i: int) -> int:
+    """Spaces between token `i` and the one before it, on one line."""
+    a, b = layout.tokens[i - 1], layout.tokens[i]
+    if layout.starts_item(i):
         return 1 if a.kind in ("LBRACE", "COMMA") else 2
     if a.kind in ("LPAR", "LSQB", "DOT", "AT", "RANGE") or b.kind in ("RPAR", "RSQB", "COMMA", "DOT", "AT", "RANGE"):
         return 0
     if a.kind == "LBRACE" and b.kind == "RBRACE":
         return 0
     if b.kind in ("LPAR", "LSQB"):
-        return 0 if _ends_value(text, i - 1) else 0 if _unary(text, i - 1) else 1
-    return 0 if _unary(text, i - 1) else 1
+        return 0 if _ends_value(layout, i - 1) else 0 if _unary(layout, i - 1) else 1
+    return 0 if _unary(layout, i - 1) else 1
 
 
-def _ends_value(text: _Text, i: int) -> bool:
-    word = text.words[i]
-    if word.kind in RESERVED:
-        return i > 0 and text.words[i - 1].kind == "DOT"
-    return word.kind in ENDS_VALUE or (word.kind == "STAR" and text.words[i + 1].kind in ("RSQB", "COMMA"))
+def _ends_value(layout: _Layout, i: int) -> bool:
+    token = layout.tokens[i]
+    if token.kind in RESERVED:
+        return i > 0 and layout.tokens[i - 1].kind == "DOT"
+    return token.kind in ENDS_VALUE or (token.kind == "STAR" and layout.tokens[i + 1].kind in ("RSQB", "COMMA"))
 
 
-def _unary(text: _Text, i: int) -> bool:
-    """Whether word `i` is a minus in front of one value."""
-    if text.words[i].kind != "MINUS":
+def _unary(layout: _Layout, i: int) -> bool:
+    """Whether token `i` is a minus in front of one value."""
+    if layout.tokens[i].kind != "MINUS":
         return False
     j = i - 1
-    while text.words[j].kind == "COMMENT":
+    while layout.tokens[j].kind == "COMMENT":
         j -= 1
-    return not _ends_value(text, j)
+    return not _ends_value(layout, j)
 
 
-def _align_equals(text: _Text, lines: list[_Line]) -> None:
+def _align_equals(layout: _Layout, lines: list[_Line]) -> None:
     group: list[tuple[_Line, int]] = []
     previous: object = None
     for line in [*lines, _Line(range(0))]:
-        key, width = _alignment(text, line)
+        key, width = _alignment(layout, line)
         if group and (key is None or key != previous or line.blank):
             widths = [w for _, w in group]
             if max(widths) - min(widths) <= MAX_ALIGN:
@@ -272,16 +273,16 @@ def _align_equals(text: _Text, lines: list[_Line]) -> None:
         previous = key
 
 
-def _alignment(text: _Text, line: _Line) -> tuple[object, int]:
+def _alignment(layout: _Layout, line: _Line) -> tuple[object, int]:
     """What a line's `=` may be aligned with (same body, same sort of item), and the width before it."""
-    if not line.words or not text.starts_item(line.words.start):
+    if not line.tokens or not layout.starts_item(line.tokens.start):
         return None, 0
-    i = line.words.start
-    item = text.items[text.words[i].start]
+    i = line.tokens.start
+    item = layout.items[layout.tokens[i].start]
     if isinstance(item, ast.Setting):
         return (line.indent, "setting"), len(item.name)
-    if isinstance(item, ast.Declaration) and i + 2 in line.words and text.words[i + 2].kind == "EQUAL":
-        return (line.indent, item.kind), len(text.words[i + 1].text)
+    if isinstance(item, ast.Declaration) and i + 2 in line.tokens and layout.tokens[i + 2].kind == "EQUAL":
+        return (line.indent, item.kind), len(layout.tokens[i + 1].text)
     return None, 0
 
 
@@ -305,13 +306,15 @@ def _whole(line: _Line) -> str:
     return " " * line.indent + text
 
 
-def _same_words(before: str, after: str) -> bool:
-    def words(text: str) -> list[tuple[str, str]]:
-        end, found = 0, []
-        for t in tokens(text):
-            found += [(c.kind, c.text) for c in comments(text, end, t.start)]
-            found.append((t.kind, t.text))
-            end = t.end
-        return found
+def _same_tokens(before: str, after: str) -> bool:
+    return _spelled(before) == _spelled(after)
 
-    return words(before) == words(after)
+
+def _spelled(text: str) -> list[tuple[str, str]]:
+    """The tokens and comments of a plan, without their positions."""
+    end, spelled = 0, []
+    for t in tokens(text):
+        spelled += [(c.kind, c.text) for c in comments(text, end, t.start)]
+        spelled.append((t.kind, t.text))
+        end = t.end
+    return spelled

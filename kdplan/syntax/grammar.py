@@ -1,7 +1,7 @@
 """The grammar file, and the tables that the parser runs on.
 
 Lark reads `kdplan.lark` and computes the LALR table. The parser's own loop (see `parse`) then runs over that table,
-because it must build the tree directly, stop with its stack at hand to say what is wrong, and go on after a mistake.
+because it must build the tree directly, report a mistake from its stack, and continue after it.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Any
 from lark import Lark
 
 END = "$END"
-STRAY = "STRAY"  # what no terminal matches
+STRAY = "STRAY"  # a character that no terminal matches
 SKIPPED = ("SPACE", "COMMENT")
 RESERVED = {"PREP", "FOR", "IN"}
 ENDS_VALUE = {"NAME", "NUMBER", "STRING", "RPAR", "RSQB"}
@@ -52,7 +52,7 @@ class Table:
 
 
 def grammar_text() -> str:
-    """The text of the grammar: packaged beside this module, or the checkout's `grammar/kdplan.lark`.
+    """The grammar's source: packaged with this module, or the checkout's `grammar/kdplan.lark`.
 
     >>> "start: item*" in grammar_text()
     True
@@ -65,15 +65,15 @@ def grammar_text() -> str:
 
 @cache
 def table() -> Table:
-    """The compiled grammar; made once a process (about 0.1 s)."""
+    """The compiled grammar; compiled once in a process (about 0.1 s)."""
     lark = Lark(grammar_text(), parser="lalr", lexer="basic", maybe_placeholders=False)
-    made = lark.parse_interactive("").parser_state.parse_conf
-    numbers = {state: i for i, state in enumerate(made.states)}
+    parser = lark.parse_interactive("").parser_state.parse_conf
+    numbers = {state: i for i, state in enumerate(parser.states)}
     rules: list[Rule] = []
     seen: dict[object, int] = {}
     actions: list[dict[str, int]] = []
     gotos: list[dict[str, int]] = []
-    for row in made.states.values():
+    for row in parser.states.values():
         shifts, jumps = {}, {}
         for symbol, (action, arg) in row.items():
             if action.name == "Reduce":
@@ -87,7 +87,7 @@ def table() -> Table:
                 jumps[symbol] = numbers[arg]
         actions.append(shifts)
         gotos.append(jumps)
-    return Table(numbers[made.start_state], numbers[made.end_state], actions, gotos, rules, _scanner(lark))
+    return Table(numbers[parser.start_state], numbers[parser.end_state], actions, gotos, rules, _scanner(lark))
 
 
 def _rule(rule: Any) -> Rule:

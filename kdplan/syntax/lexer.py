@@ -1,4 +1,4 @@
-"""Text to tokens."""
+"""From the source of a plan to tokens."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from kdplan.syntax.grammar import END, STRAY, table
 
 
 class Token(NamedTuple):
-    """A word of the text; `kind` is a terminal of the grammar, `$END`, or `STRAY` for what is none."""
+    """A token of the source; `kind` is a terminal of the grammar, `$END`, or `STRAY` for any other character."""
 
     kind: str
     text: str
@@ -19,6 +19,7 @@ class Token(NamedTuple):
     end: int
 
     def span(self, source: Source) -> Span:
+        """The token's span in a source."""
         return Span(source, self.start, self.end)
 
 

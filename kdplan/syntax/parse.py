@@ -1,4 +1,4 @@
-"""Text to tree.
+"""From a plan's source to its tree.
 
 The loop below is an LALR parser over the table of `grammar.table`. Chains of rules that only pass a value on (an
 operand is a factor is a term is a sum …) are taken in one step, which is what keeps long plans fast.
@@ -12,14 +12,14 @@ from typing import Any
 from kdplan.diagnostics.report import PlanError, Reporter
 from kdplan.diagnostics.span import Source, Span
 from kdplan.syntax import ast
-from kdplan.syntax.aliases import todays
+from kdplan.syntax.aliases import with_current_names
 from kdplan.syntax.build import MAX_NESTING, Builder, Stuck, TooDeep
 from kdplan.syntax.collector import collector_paused
 from kdplan.syntax.grammar import END, Table, table
 from kdplan.syntax.lexer import Token, tokens
 from kdplan.syntax.recover import recover
 
-MAX_TEXT = 4_000_000  # characters: 20,000 phases written out
+MAX_CHARACTERS = 4_000_000  # characters: 20,000 phases written out
 
 
 def parse(source: Source) -> ast.File:
@@ -28,12 +28,12 @@ def parse(source: Source) -> ast.File:
     Parameters
     ----------
     source
-        The plan's text.
+        The plan.
 
     Raises
     ------
     PlanError
-        With all the mistakes of form that were found.
+        With all mistakes of form.
 
     Examples
     --------
@@ -55,32 +55,32 @@ def parse_recovering(source: Source, reporter: Reporter) -> ast.File:
     >>> [d.name for d in file.declarations], len(reporter.errors)
     (['c'], 1)
     """
-    if len(source.text) > MAX_TEXT:
-        reporter.report("KD0120", Span(source, 0, 1), size=f"{len(source.text):,}", limit=f"{MAX_TEXT:,}")
+    if len(source.text) > MAX_CHARACTERS:
+        reporter.report("KD0120", Span(source, 0, 1), size=f"{len(source.text):,}", limit=f"{MAX_CHARACTERS:,}")
         return ast.File(source, [])
     builder = Builder(source)
     with collector_paused():
         try:
-            items = run(tokens(source.text), builder)
+            items = parse_tokens(tokens(source.text), builder)
         except Stuck as stuck:
             builder.problems.clear()
-            items = recover(source, builder, reporter, stuck, run)
+            items = recover(source, builder, reporter, stuck, parse_tokens)
     reporter.add(builder.problems)
-    return todays(ast.File(source, items))
+    return with_current_names(ast.File(source, items))
 
 
-def run(stream: Iterable[Token], builder: Builder) -> list[ast.Item]:
+def parse_tokens(stream: Iterable[Token], builder: Builder) -> list[ast.Item]:
     """Parse tokens that end with `$END`.
 
     Raises
     ------
     Stuck
-        At the first token that cannot follow.
+        At the first token that cannot come next.
     """
-    made: Table = table()
-    actions, gotos, settled, accept = made.actions, made.gotos, made.settled, made.accept
-    rules = [(r.size, r.origin, None if r.unit else getattr(builder, r.method)) for r in made.rules]
-    states = [made.start]
+    grammar: Table = table()
+    actions, gotos, settled, accept = grammar.actions, grammar.gotos, grammar.settled, grammar.accept
+    rules = [(r.size, r.origin, None if r.unit else getattr(builder, r.method)) for r in grammar.rules]
+    states = [grammar.start]
     values: list[Any] = []
     token = Token(END, "", 0, 0)
     try:
@@ -98,7 +98,7 @@ def run(stream: Iterable[Token], builder: Builder) -> list[ast.Item]:
                 size, origin, method = rules[~action]
                 if method is None:
                     key = (states[-2], top, kind)
-                    top, action = settled.get(key) or _settle(made, key)
+                    top, action = settled.get(key) or _settle(grammar, key)
                     states[-1] = top
                     continue
                 if size:
@@ -120,16 +120,16 @@ def run(stream: Iterable[Token], builder: Builder) -> list[ast.Item]:
     raise AssertionError("the tokens did not end with $END")
 
 
-def _settle(made: Table, key: tuple[int, int, str]) -> tuple[int, int | None]:
+def _settle(grammar: Table, key: tuple[int, int, str]) -> tuple[int, int | None]:
     """The state on top once all unit rules that apply before `kind` have been taken, and what to do there; kept."""
     below, top, kind = key
     while True:
-        action = made.actions[top].get(kind)
-        if action is None or action >= 0 or not made.rules[~action].unit:
+        action = grammar.actions[top].get(kind)
+        if action is None or action >= 0 or not grammar.rules[~action].unit:
             break
-        top = made.gotos[below][made.rules[~action].origin]
-    made.settled[key] = top, action
+        top = grammar.gotos[below][grammar.rules[~action].origin]
+    grammar.settled[key] = top, action
     return top, action
 
 
-__all__ = ["PlanError", "parse", "parse_recovering", "run"]
+__all__ = ["PlanError", "parse", "parse_recovering", "parse_tokens"]

@@ -1,7 +1,7 @@
-"""After a mistake: find all others, and keep the declarations that are right.
+"""After a mistake: find all others, and keep the declarations that parse.
 
-The text is cut into its top-level declarations, each is parsed by itself, and one that fails is cut again into the
-items of its body. Brackets are looked at first, because one that is missing would shift the blame to the wrong place.
+The source is cut into its top-level declarations, and each is parsed by itself. One that fails is cut again into the
+items of its body. Brackets are matched first: with a missing one, every later message would be at the wrong location.
 """
 
 from __future__ import annotations
@@ -23,22 +23,22 @@ WORD = re.compile(r"[A-Za-z0-9_]+")
 MAX_ERRORS = 20
 WINDOW = 500_000  # characters after the first mistake that are searched for more
 OPENS = {close: open for open, close in BRACKETS.items()}
-# a line that follows one of these goes on with it
+# after one of these the next line continues the same item
 GOES_ON = {"COMMA", "EQUAL", "PLUS", "MINUS", "STAR", "SLASH", "POWER", "ARROW", "RANGE", "COMP", "PREP", "FOR", "IN"}
 GOES_ON |= {"DOT", "AT", "TILDE"}
 BEGINS_ITEM = {"NAME", "STRING", "EQUAL", "LBRACE", "PREP", "TILDE", "DOT", STRAY}
 
-Run = Callable[[Iterable[Token], Builder], list[ast.Item]]
+ParseTokens = Callable[[Iterable[Token], Builder], list[ast.Item]]
 
 
 @dataclass
 class _Search:
-    """What the search for mistakes needs everywhere."""
+    """The state of the search for mistakes."""
 
     source: Source
     builder: Builder
     reporter: Reporter
-    run: Run
+    parse_tokens: ParseTokens
     tokens: list[Token]
     depth: list[int] = field(default_factory=list)  # of each token, its brackets outside
     mates: dict[int, int] = field(default_factory=dict)  # index of an opening bracket -> of its closing one
@@ -47,19 +47,22 @@ class _Search:
 
     @property
     def full(self) -> bool:
+        """Whether enough mistakes are reported."""
         return len(self.reporter.errors) >= MAX_ERRORS
 
 
-def recover(source: Source, builder: Builder, reporter: Reporter, first: Stuck, run: Run) -> list[ast.Item]:
-    """Report the mistakes of a text that does not parse, and return the items that do.
+def recover(
+    source: Source, builder: Builder, reporter: Reporter, first: Stuck, parse_tokens: ParseTokens
+) -> list[ast.Item]:
+    """Report the mistakes of a source that does not parse, and return the items that do.
 
     Parameters
     ----------
     source, builder, reporter
-        The text, the builder of its nodes, and where mistakes go.
+        The source, the builder of its nodes, and the reporter of its mistakes.
     first
-        How the parse of the whole text ended.
-    run
+        How parsing the whole source ended.
+    parse_tokens
         The parser.
     """
     if first.too_deep:
@@ -67,13 +70,13 @@ def recover(source: Source, builder: Builder, reporter: Reporter, first: Stuck, 
         return []
     cut = first.token.end + WINDOW
     cut = len(source.text) if cut >= len(source.text) else source.text.rfind("\n", 0, cut) + 1 or cut
-    words = _join_quotes(source, list(tokens(source.text, 0, cut)))
-    search = _Search(source, builder, reporter, run, words[:-1])
+    stream = _join_quotes(source, list(tokens(source.text, 0, cut)))
+    search = _Search(source, builder, reporter, parse_tokens, stream[:-1])
     unclosed = [i for i, w in enumerate(search.tokens) if w.kind == STRAY and _unclosed(w.text)]
-    if not _brackets(search, layout=False):
+    if not _match_brackets(search, layout=False):
         for i in unclosed[:MAX_ERRORS]:
             reporter.report("KD0112", search.tokens[i].span(source))
-        _brackets(search, layout=True, quiet=bool(unclosed))
+        _match_brackets(search, layout=True, quiet=bool(unclosed))
         search.broken.update(unclosed)
     bounds = [i for i in range(len(search.tokens)) if _begins_declaration(search, i)]
     if not bounds or bounds[0] != 0:
@@ -82,26 +85,26 @@ def recover(source: Source, builder: Builder, reporter: Reporter, first: Stuck, 
     for begin, end in zip(bounds, [*bounds[1:], len(search.tokens)], strict=True):
         if search.full or (cut < len(source.text) and end == len(search.tokens) and reporter.errors):
             break
-        items += _piece(search, begin, end)
+        items += _parse_piece(search, begin, end)
     if search.full:
         last = reporter.diagnostics[-1]
-        more = Note(f"only the first {MAX_ERRORS} mistakes are shown; what follows them was not looked at")
+        more = Note(f"Only the first {MAX_ERRORS} mistakes are shown; the rest of the file was not checked.")
         reporter.diagnostics[-1] = replace(last, notes=(*last.notes, more))
     if not reporter.errors:
-        # every piece parses alone and the whole does not: say where the whole stopped
-        reporter.add([diagnose(source, words, _index(words, first.token), first)])
+        # every piece parses alone and the whole does not: report where the whole stopped
+        reporter.add([diagnose(source, stream, _index(stream, first.token), first)])
     return items
 
 
-def _index(words: list[Token], token: Token) -> int:
-    return min(bisect_left(words, token.start, key=lambda t: t.start), len(words) - 1)
+def _index(stream: list[Token], token: Token) -> int:
+    return min(bisect_left(stream, token.start, key=lambda t: t.start), len(stream) - 1)
 
 
-def _join_quotes(source: Source, words: list[Token]) -> list[Token]:
-    """One stray token for each text in wrong or missing quotes, and for each number that goes on with letters."""
+def _join_quotes(source: Source, stream: list[Token]) -> list[Token]:
+    """One stray token for each string in wrong or missing quotes, and for each number that continues with letters."""
     joined: list[Token] = []
     past = line_end = 0
-    for t in words:
+    for t in stream:
         if t.start < past:
             continue
         if t.kind == STRAY and t.text in "'\"":
@@ -109,7 +112,7 @@ def _join_quotes(source: Source, words: list[Token]) -> list[Token]:
                 line_end = source.text.find("\n", t.start)
                 line_end = len(source.text) if line_end < 0 else line_end
             close = source.text.find(t.text, t.end, line_end)
-            # without an end, the brackets at the end of the line were hardly meant to be text
+            # without a closing quote, the brackets at the end of the line hardly belong to the string
             rest = source.text[t.start : line_end].rstrip(" \t\r)]},") if close < 0 else ""
             past = close + 1 if close >= 0 else t.start + len(rest)
             text = source.text[t.start : past]
@@ -143,81 +146,81 @@ def _unclosed(text: str) -> bool:
     return text[0] == '"' and (len(text) == 1 or text[-1] != '"')
 
 
-def _brackets(search: _Search, layout: bool, quiet: bool = False) -> bool:
+def _match_brackets(search: _Search, layout: bool, quiet: bool = False) -> bool:
     """Match the brackets; True if they do.
 
-    With `layout`, mistakes are reported, and two words at the beginning of a line start a declaration whatever is open.
-    With `quiet` they are not: a text without an end may have swallowed the brackets.
+    With `layout`, mistakes are reported, and two names at the beginning of a line start a declaration whatever is open.
+    With `quiet` they are not: an unclosed string may hold the missing brackets.
     """
-    source, words = search.source, search.tokens
+    source, stream = search.source, search.tokens
     search.depth, search.mates, search.broken = [], {}, set()
     open_: list[int] = []
     right = True
 
-    def all_unclosed(where: str) -> None:
-        for i in open_[-3:]:  # the innermost are the likeliest, and a hundred more would say nothing
-            unclosed(i, where)
+    def report_all_unclosed(where: str) -> None:
+        for i in open_[-3:]:  # the innermost are the likeliest; a hundred messages would not help
+            report_unclosed(i, where)
         open_.clear()
 
-    def unclosed(i: int, where: str) -> None:
+    def report_unclosed(i: int, where: str) -> None:
         nonlocal right
         right = False
         if layout and not search.full:
             search.broken.add(i)
         if layout and not search.full and not quiet:
-            line = source.position(words[i].start)[0]
-            search.reporter.report("KD0104", words[i].span(source), open=words[i].text, line=line, where=where)
+            line = source.position(stream[i].start)[0]
+            search.reporter.report("KD0104", stream[i].span(source), open=stream[i].text, line=line, where=where)
 
-    for i, t in enumerate(words):
-        if layout and open_ and t.kind == "NAME" and _column_one(source, t) and _two_words(words, i):
-            all_unclosed(f"`{t.text}` begins on line {source.position(t.start)[0]}")
+    for i, t in enumerate(stream):
+        if layout and open_ and t.kind == "NAME" and _column_one(source, t) and _two_names(stream, i):
+            report_all_unclosed(f"`{t.text}` begins on line {source.position(t.start)[0]}")
             search.starts.add(i)
         if t.kind in OPENS:
-            wanted = next((k for k in range(len(open_) - 1, -1, -1) if words[open_[k]].kind == OPENS[t.kind]), None)
-            if wanted is None:
+            partner = next((k for k in range(len(open_) - 1, -1, -1) if stream[open_[k]].kind == OPENS[t.kind]), None)
+            if partner is None:
                 right = False
                 if layout and not search.full:
                     search.broken.add(i)
                 if layout and not search.full and not quiet:
                     search.reporter.report("KD0115", t.span(source), found=t.text)
             else:
-                while len(open_) > wanted + 1:
-                    unclosed(open_.pop(), f"`{t.text}` stands on line {source.position(t.start)[0]}")
+                while len(open_) > partner + 1:
+                    report_unclosed(open_.pop(), f"`{t.text}` is on line {source.position(t.start)[0]}")
                 search.mates[open_.pop()] = i
         search.depth.append(len(open_))
         if t.kind in BRACKETS:
             open_.append(i)
-    all_unclosed("the file ends")
+    report_all_unclosed("the file ends")
     return right
 
 
-def _two_words(words: list[Token], i: int) -> bool:
-    following = words[i + 1].kind if i + 1 < len(words) else END
-    return following in ("NAME", "STRING") and (i == 0 or words[i - 1].kind not in GOES_ON)
+def _two_names(stream: list[Token], i: int) -> bool:
+    following = stream[i + 1].kind if i + 1 < len(stream) else END
+    return following in ("NAME", "STRING") and (i == 0 or stream[i - 1].kind not in GOES_ON)
 
 
-def _piece(search: _Search, begin: int, end: int) -> list[ast.Item]:
+def _parse_piece(search: _Search, begin: int, end: int) -> list[ast.Item]:
     """Parse `tokens[begin:end]` by itself; where that fails, report why."""
     if begin == end or search.full or any(begin <= i < end for i in search.broken):
-        return []  # a wrong bracket has been reported, and anything else there may be its doing
-    words = search.tokens[begin:end]
-    words.append(Token(END, "", words[-1].end, words[-1].end))
+        return []  # a wrong bracket has been reported, and may cause every other mistake here
+    stream = search.tokens[begin:end]
+    stream.append(Token(END, "", stream[-1].end, stream[-1].end))
     try:
-        return search.run(words, search.builder)
+        return search.parse_tokens(stream, search.builder)
     except Stuck as caught:
         stuck = caught
-    at = begin + _index(words, stuck.token)
+    at = begin + _index(stream, stuck.token)
     before = len(search.reporter.errors)
     for i in range(begin, end):
         if search.tokens[i].kind == "LBRACE" and search.depth[i] == search.depth[begin] and i in search.mates:
             close = search.mates[i]
             if at <= i:
-                search.reporter.add([diagnose(search.source, words, at - begin, stuck)])
+                search.reporter.add([diagnose(search.source, stream, at - begin, stuck)])
                 at = end
             if _holds_items(search, i, close):
-                _body(search, i + 1, close)
+                _parse_items_of_body(search, i + 1, close)
     if len(search.reporter.errors) == before:
-        search.reporter.add([diagnose(search.source, words, at - begin, stuck)])
+        search.reporter.add([diagnose(search.source, stream, at - begin, stuck)])
     return []
 
 
@@ -228,14 +231,14 @@ def _holds_items(search: _Search, open_: int, close: int) -> bool:
     return any(search.depth[i] == level and search.tokens[i].kind in signs for i in range(open_ + 1, close))
 
 
-def _body(search: _Search, begin: int, end: int) -> None:
+def _parse_items_of_body(search: _Search, begin: int, end: int) -> None:
     level = search.depth[begin]
     bounds = [begin]
     for i in range(begin + 1, end):
         t = search.tokens[i]
         if t.kind == "NAME" and search.depth[i] == level and search.tokens[i - 1].kind not in GOES_ON:
-            follows = search.tokens[i + 1].kind
-            if follows in BEGINS_ITEM and _first_of_line(search, i):
+            after = search.tokens[i + 1].kind
+            if after in BEGINS_ITEM and _first_of_line(search, i):
                 bounds.append(i)
     for i, j in zip(bounds, [*bounds[1:], end], strict=True):
-        _piece(search, i, j)
+        _parse_piece(search, i, j)

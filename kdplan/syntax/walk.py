@@ -1,4 +1,4 @@
-"""Going through trees without recursion, because sums may be thousands of terms long."""
+"""Traversal of trees without recursion, because sums may be thousands of terms long."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from kdplan.syntax import ast
 
 @cache
 def parts(kind: type) -> tuple[str, ...]:
-    """The fields of a kind of node that are not places.
+    """The fields of a kind of node that are not spans.
 
     >>> parts(ast.Attr)
     ('base', 'word')
@@ -21,7 +21,7 @@ def parts(kind: type) -> tuple[str, ...]:
 
 
 def walk(node: ast.Node | ast.File) -> Iterator[ast.Node | ast.File]:
-    """`node` and all nodes in it, in the order of the text.
+    """`node` and all nodes in it, in the order of the source.
 
     >>> from kdplan.syntax.parse import Source, parse
     >>> [n.name for n in walk(parse(Source("", "a = b + c"))) if isinstance(n, ast.Name)]
@@ -39,7 +39,7 @@ def walk(node: ast.Node | ast.File) -> Iterator[ast.Node | ast.File]:
 
 
 def same(a: object, b: object) -> bool:
-    """Whether two trees (or lists of them) say the same, wherever they stand.
+    """Whether two trees (or lists of them) are equal, whatever their spans.
 
     >>> from kdplan.syntax.parse import Source, parse
     >>> same(parse(Source("", "a = 1")), parse(Source("", "a  =  (1)")))
@@ -70,8 +70,8 @@ def terms(node: ast.Expr, operators: tuple[str, ...] = ("+", "-")) -> list[tuple
     >>> [(op, n.name) for op, n in terms(setting.value)]
     [('', 'a'), ('-', 'b'), ('+', 'c')]
     """
-    found: list[tuple[str, ast.Expr]] = []
+    operands: list[tuple[str, ast.Expr]] = []
     while isinstance(node, ast.Binary) and node.op in operators:
-        found.append((node.op, node.right))
+        operands.append((node.op, node.right))
         node = node.left
-    return [("", node), *reversed(found)]
+    return [("", node), *reversed(operands)]

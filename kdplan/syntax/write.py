@@ -1,4 +1,4 @@
-"""Tree to text, with no more brackets than are needed."""
+"""From a tree to the source of a plan, with no more brackets than are needed."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ APPLIES = ast.Name | ast.Attr | ast.Version | ast.Pick | ast.Call
 
 
 def write(node: ast.Node | ast.File) -> str:
-    """The text of a node; parsed again it is the same tree.
+    """The source of a node; parsed again it is the same tree.
 
     Parameters
     ----------
@@ -86,7 +86,7 @@ def _commas(nodes: Iterable[ast.Expr]) -> str:
 
 
 def _plain(text: str) -> str:
-    assert '"' not in text and "\n" not in text, f"a text cannot hold quotes or line ends: {text!r}"
+    assert '"' not in text and "\n" not in text, f"a string cannot hold quotes or line ends: {text!r}"
     return text
 
 
@@ -94,7 +94,7 @@ def _plain(text: str) -> str:
 
 
 def expression(node: ast.Expr, level: int = CHAIN) -> str:
-    """The text of an expression, in brackets where one of `level` is wanted and it binds less tightly."""
+    """The source of an expression, in brackets where it binds less tightly than `level`."""
     own, text = _expression(node)
     return f"({text})" if own < level else text
 
@@ -115,9 +115,9 @@ def _expression(node: ast.Expr) -> tuple[int, str]:
             return VALUE, f"{_base(node.base)}[{_commas(node.picks)}]"
         case ast.Call():
             assert not isinstance(node.function, ast.Call), "a call cannot be called"
-            given = [expression(a) for a in node.args]
-            given += [f"{k.name} = {expression(k.value)}" for k in node.keywords]
-            return VALUE, f"{_base(node.function)}({', '.join(given)})"
+            arguments = [expression(a) for a in node.args]
+            arguments += [f"{k.name} = {expression(k.value)}" for k in node.keywords]
+            return VALUE, f"{_base(node.function)}({', '.join(arguments)})"
         case ast.List():
             return VALUE, f"[{_commas(node.items)}]"
         case ast.All():

@@ -24,7 +24,7 @@ def why(planned: Mapping[str, Planned], name: str) -> RenderableType:
     """
     if name not in planned:
         close = nearest(name, planned)
-        known = f"did you mean `{close}`?" if close else f"it has {listing(planned)}"
+        known = f"Did you mean `{close}`?" if close else f"Choose from {listing(planned)}."
         raise error("KD0913", None, name=name, known=known)
     phase = planned[name]
     style = words.ACTION_STYLES[phase.action]

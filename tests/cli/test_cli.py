@@ -88,7 +88,7 @@ def test_ambiguous_phase(kdplan: Kdplan, folder: Path) -> None:
 
 def test_unknown_export(kdplan: Kdplan) -> None:
     ran = kdplan("export", "a.kd", "tinny", "-o", "out")
-    assert ran.code == 2 and "KD0013" in ran.err and "did you mean `tiny`?" in ran.err
+    assert ran.code == 2 and "KD0013" in ran.err and "Did you mean `tiny`?" in ran.err
 
 
 def test_export_before_run(kdplan: Kdplan, folder: Path) -> None:

@@ -30,7 +30,7 @@ def _code(call, *args, **kwargs):
 
 def test_unknown_source():
     found = _code(describe, "digts", {}, None, span=SPAN)
-    assert (found.code, found.help, found.span) == ("KD0710", "did you mean `digits`?", SPAN)
+    assert (found.code, found.help, found.span) == ("KD0710", "Did you mean `digits`?", SPAN)
 
 
 def test_no_root():
@@ -93,7 +93,7 @@ def test_truncated_pickles(tmp_path):
 
 def test_no_such_split():
     found = _code(open_view, ViewSpec("digits", split="tset"), None)
-    assert found.code == "KD0716" and found.help == "did you mean `test`?"
+    assert found.code == "KD0716" and found.help == "Did you mean `test`?"
     rule = SplitRule("fraction", (("train", 0.5),))
     assert "train, val, test" in _code(open_view, ViewSpec("digits", split="dev", rule=rule), None).message
 
@@ -102,7 +102,7 @@ def test_labels_out_of_range(tmp_path):
     np.savez(tmp_path / "a.npz", x=np.zeros((4, 2)), y=[1, 2, 1, 2], classes=["no", "yes"])
     spec = ViewSpec("arrays", (("path", "a.npz"),))
     found = _code(open_view, spec, tmp_path)
-    assert found.code == "KD0717" and "from 1 to 2" in found.message and found.help == "labels count from 0 to 1"
+    assert found.code == "KD0717" and "from 1 to 2" in found.message and found.help == "Count labels from 0 to 1."
     np.savez(tmp_path / "a.npz", x=np.zeros((4, 2)), y=[0, 1, -1, 0])
     assert _code(open_view, spec, tmp_path).code == "KD0717"
 
@@ -148,14 +148,14 @@ def test_user_function_gives_nonsense(tmp_path, text, part):
 
 def test_unknown_argument():
     found = _code(transform, "pad_crop", [32], {"pat": 3})
-    assert found.code == "KD0720" and found.help == "did you mean `pad`?"
+    assert found.code == "KD0720" and found.help == "Did you mean `pad`?"
     assert _code(describe, "digits", {"path": "x"}, None).code == "KD0720"
 
 
 @pytest.mark.parametrize(
     ("name", "args", "part"),
     [
-        ("pad_crop", {"size": 3.5}, "a whole number, at least 1; it is 3.5"),
+        ("pad_crop", {"size": 3.5}, "an integer, at least 1; it is 3.5"),
         ("pad_crop", {"size": 0}, "at least 1"),
         ("pad_crop", {"size": 8, "fill": 256}, "from 0 to 255"),
         ("flip", {"p": 2}, "from 0 to 1"),
@@ -199,7 +199,7 @@ def test_argument_twice():
 
 def test_unknown_transform():
     found = _code(transform, "flipp", span=SPAN)
-    assert (found.code, found.help, found.span) == ("KD0725", "did you mean `flip`?", SPAN)
+    assert (found.code, found.help, found.span) == ("KD0725", "Did you mean `flip`?", SPAN)
 
 
 def test_damaged(tmp_path, mnist):
@@ -212,7 +212,7 @@ def test_damaged(tmp_path, mnist):
     found = _code(describe, "arrays", {"path": "c.npz"}, tmp_path)
     assert found.code == "KD0726"
     np.savez(tmp_path / "d.npz", x=np.zeros((3, 4)), y=[0.5, 1, 2])
-    assert "whole numbers" in _code(describe, "arrays", {"path": "d.npz"}, tmp_path).message
+    assert "integers" in _code(describe, "arrays", {"path": "d.npz"}, tmp_path).message
     raw = mnist(tmp_path)
     next(raw.glob("t10k-images*")).write_bytes(b"no idx, but long enough for a header")
     assert _code(describe, "mnist", {}, tmp_path).code == "KD0726"

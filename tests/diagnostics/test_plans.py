@@ -60,7 +60,7 @@ export tiny = small@kd[weight = 2, seed = 0, both = 1]
 """
 
 
-def told(text: str, folder: Path | None = None, root: Path | None = None) -> list[tuple[str, str]]:
+def reported(text: str, folder: Path | None = None, root: Path | None = None) -> list[tuple[str, str]]:
     return [(d.code, d.span.text if d.span else "") for d in check_text(text, root, folder)]
 
 
@@ -77,13 +77,13 @@ phase alone of other on digits with quick { loss = cross_entropy(othr.logits, la
 phase again of other on digits.tset with quick { loss = cross_entropy(other.logits, labels) }
 export tiny = small
 """
-    assert told(text) == [
+    assert reported(text) == [
         ("KD0205", "sgdd"),
         ("KD0230", "widht"),
         ("KD0205", "othr"),
         ("KD0705", "tset"),
     ]
-    assert ("KD0206", "mean") in told(text + "param mean = 3")
+    assert ("KD0206", "mean") in reported(text + "param mean = 3")
 
 
 def test_every_part_of_a_declaration_is_looked_at() -> None:
@@ -96,20 +96,20 @@ phase alone of smal on digit with quik {
 }
 """
     )
-    assert sorted(t for _, t in told(text)) == ["0", "digit", "quik", "smal"]
+    assert sorted(t for _, t in reported(text)) == ["0", "digit", "quik", "smal"]
 
 
 def test_every_term_of_a_sum_is_looked_at() -> None:
     text = START + "phase p of small on digits with quick { loss = mean(a.logits) + 2 * b - c }"
-    assert [t for _, t in told(text)] == ["a", "b", "c"]
+    assert [t for _, t in reported(text)] == ["a", "b", "c"]
 
 
 def test_every_setting_is_looked_at() -> None:
     text = "recipe quick { optimizer = sdg(lr = 0.1)  epochs = 0  batch = 2.5  schedule = cosin }"
-    assert [t for _, t in told(text)] == ["sdg", "0", "2.5", "cosin"]
+    assert [t for _, t in reported(text)] == ["sdg", "0", "2.5", "cosin"]
 
 
-def test_phases_with_wrong_graphs_are_all_told() -> None:
+def test_phases_with_wrong_graphs_are_all_reported() -> None:
     text = (
         START
         + """
@@ -117,7 +117,7 @@ phase a of small on digits with quick { loss = small.logits * 2 }
 phase b of small on digits with quick { loss = mean(small.layer9) }
 """
     )
-    assert told(text) == [("KD0504", "small.logits * 2"), ("KD0501", "small.layer9")]
+    assert reported(text) == [("KD0504", "small.logits * 2"), ("KD0501", "small.layer9")]
 
 
 # ---- one mistake, one message
@@ -139,34 +139,34 @@ phase p of late on digits with quick { loss = cross_entropy(late.logits, labels)
 measure m of late@p, late on digits.test { top1 }
 export e = late@p
 """
-    assert [c for c, _ in told(f"{START}\n{wrong}\n{rest}")] == [code]
+    assert [c for c, _ in reported(f"{START}\n{wrong}\n{rest}")] == [code]
 
 
 def test_names_of_a_missing_file_are_not_missed(tmp_path: Path) -> None:
     text = 'use "comon.kd"\nuse "other.kd" as o\nphase p of s, o.t on d with r { loss = mean(s.logits) }'
-    assert [c for c, _ in told(text, tmp_path)] == ["KD0211", "KD0211"]
+    assert [c for c, _ in reported(text, tmp_path)] == ["KD0211", "KD0211"]
 
 
-def test_mistakes_in_a_used_file_have_their_place_there(tmp_path: Path) -> None:
+def test_mistakes_in_a_used_file_have_their_span_there(tmp_path: Path) -> None:
     (tmp_path / "r.kd").write_text("recipe quick { optimizer = sgdd(lr = 0.1)\n epochs = 1 }\nstudent x { seed = 1 }")
     text = 'use "r.kd" { }\ndata digits = digits\n'
     text += "phase p of x on digits with quick { loss = mean(x.logits) }"
-    found = check_text(text, folder=tmp_path, path=str(tmp_path / "plan.kd"))
-    assert [(d.code, Path(d.span.file).name, d.span.line) for d in found if d.span] == [
+    messages = check_text(text, folder=tmp_path, path=str(tmp_path / "plan.kd"))
+    assert [(d.code, Path(d.span.file).name, d.span.line) for d in messages if d.span] == [
         ("KD0205", "r.kd", 1),
         ("KD0221", "r.kd", 3),
     ]
 
 
-def test_a_file_that_is_used_twice_is_told_once(tmp_path: Path) -> None:
+def test_a_file_that_is_used_twice_is_reported_once(tmp_path: Path) -> None:
     (tmp_path / "r.kd").write_text("param w = 1\nstudent x { seed = w }\nphase q ~")
-    found = check_text('use "r.kd" as a { w = 2 }\nuse "r.kd" as b { w = 3 }', folder=tmp_path)
-    assert len({(d.code, str(d.span)) for d in found}) == len(found) == 2
+    messages = check_text('use "r.kd" as a { w = 2 }\nuse "r.kd" as b { w = 3 }', folder=tmp_path)
+    assert len({(d.code, str(d.span)) for d in messages}) == len(messages) == 2
 
 
 def test_a_file_that_uses_itself(tmp_path: Path) -> None:
     (tmp_path / "plan.kd").write_text('use "plan.kd"\nparam w = 1')
-    assert told('use "plan.kd"\nparam w = 1', tmp_path) == [("KD0213", 'use "plan.kd"')]
+    assert reported('use "plan.kd"\nparam w = 1', tmp_path) == [("KD0213", 'use "plan.kd"')]
 
 
 @pytest.mark.parametrize(
@@ -188,19 +188,21 @@ def test_one_slip_is_one_message(right: str, wrong: str, code: str) -> None:
     text = START + ALONE + "phase more of small@alone on digits with quick { loss = mean(small.logits) }\n"
     text += "measure table of small@alone, small@more on digits.test { top1 }\nexport tiny = small@more\n"
     assert right in text
-    found = check_text(text.replace(right, wrong, 1))
-    assert len(found) == 1, [(d.code, d.message) for d in found]
-    assert found[0].code == code
+    messages = check_text(text.replace(right, wrong, 1))
+    assert len(messages) == 1, [(d.code, d.message) for d in messages]
+    assert messages[0].code == code
 
 
-def test_a_mistake_at_every_point_of_a_sweep_is_told_once() -> None:
+def test_a_mistake_at_every_point_of_a_sweep_is_reported_once() -> None:
     text = "param w in [1, 2]\nparam seed in [0, 1]\n" + START + ALONE.replace("loss =", "loss = w *")
-    assert told(text + "measure m of small@alone[best] on digits.test { top1 }") == [("KD0309", "small@alone[best]")]
+    assert reported(text + "measure m of small@alone[best] on digits.test { top1 }") == [
+        ("KD0309", "small@alone[best]")
+    ]
 
 
 @pytest.mark.parametrize("seed", range(150))
 def test_any_slip_is_answered_with_a_message(seed: int) -> None:
-    """A plan with a few words deleted, doubled, exchanged: never anything but a plan or messages with a place."""
+    """A plan with a few tokens deleted, doubled, exchanged: it gives a plan, or messages with a span."""
     draw = random.Random(seed)
     words = re.findall(r"\w+|\s+|[^\w\s]", EVERYTHING)
     for _ in range(draw.choice([1, 1, 2, 3])):
@@ -216,21 +218,21 @@ def test_any_slip_is_answered_with_a_message(seed: int) -> None:
 
 def test_a_misspelt_setting_does_not_hide_a_misspelt_name() -> None:
     text = START + "phase p of small on digits with quick { w = 3  loss = w * cross_entropy(smal.logits, labels) }"
-    assert told(text) == [("KD0203", "w"), ("KD0205", "smal")]
+    assert reported(text) == [("KD0203", "w"), ("KD0205", "smal")]
 
 
 # ---- what nothing reads
 
 
 def test_names_in_unread_definitions() -> None:
-    assert told("def a = nothing + 1") == [("KD0205", "nothing")]
-    assert told("param a in [nothing, 2]") == [("KD0205", "nothing")]
+    assert reported("def a = nothing + 1") == [("KD0205", "nothing")]
+    assert reported("param a in [nothing, 2]") == [("KD0205", "nothing")]
     text = START + ALONE.replace("{ loss", "{ def f(x) = mean(y) + x  loss")
-    assert told(text) == [("KD0205", "y")]
+    assert reported(text) == [("KD0205", "y")]
     fine = (
         "def a(x, k = 2) = sum(i * x for i in 0..k) + kl(previous.logits, self.logits) * epoch\nparam o in [adam, sgd]"
     )
-    assert told(fine) == []
+    assert reported(fine) == []
 
 
 # ---- files
@@ -238,27 +240,27 @@ def test_names_in_unread_definitions() -> None:
 
 def test_empty_plans_are_warned_of() -> None:
     for text in ("", "\n", "# nothing yet\n"):
-        [found] = check_text(text)
-        assert (found.code, found.severity, found.span) == ("KD0228", "warning", None)
+        [message] = check_text(text)
+        assert (message.code, message.severity, message.span) == ("KD0228", "warning", None)
 
 
 def test_files_that_cannot_be_read(tmp_path: Path) -> None:
     (tmp_path / "latin.kd").write_bytes("# gr\xfcn\n".encode("latin-1"))
     (tmp_path / "folder.kd").mkdir()
-    found = check_text('use "latin.kd"\nuse "folder.kd"', folder=tmp_path)
-    assert [d.code for d in found] == ["KD0225", "KD0225"]
-    assert "byte 4 is not UTF-8" in found[0].message and "directory" in found[1].message
+    messages = check_text('use "latin.kd"\nuse "folder.kd"', folder=tmp_path)
+    assert [d.code for d in messages] == ["KD0225", "KD0225"]
+    assert "byte 4 is not UTF-8" in messages[0].message and "directory" in messages[1].message
 
 
 @pytest.mark.parametrize(
     ("tensors", "says"),
     [
         ({}, "the file lacks `fc.bias`"),
-        ({"fc.weight": torch.zeros(3, 3)}, "`fc.weight` is [3, 3], where [10, 8] is wanted"),
+        ({"fc.weight": torch.zeros(3, 3)}, "`fc.weight` is [3, 3], where [10, 8] is expected"),
         ({"head": torch.zeros(2)}, "the network has no `head`"),
     ],
 )
-def test_weights_that_do_not_fit_are_told_before_anything_trains(
+def test_weights_that_do_not_fit_are_reported_before_anything_trains(
     tmp_path: Path, tensors: dict[str, torch.Tensor], says: str
 ) -> None:
     from kdplan.nn.models import create
@@ -266,16 +268,16 @@ def test_weights_that_do_not_fit_are_told_before_anything_trains(
     state = create("digits_net", width=2).state_dict() if tensors else {"x": torch.zeros(1)}
     save_file({**state, **tensors}, tmp_path / "w.safetensors")
     text = START.replace("width = 2)", 'width = 2) { weights = "w.safetensors" }') + ALONE
-    [found] = check_text(text, folder=tmp_path)
-    assert found.code == "KD0830" and says in found.message
-    assert found.span is not None and found.span.text == '"w.safetensors"'
+    [message] = check_text(text, folder=tmp_path)
+    assert message.code == "KD0830" and says in message.message
+    assert message.span is not None and message.span.text == '"w.safetensors"'
 
 
 def test_weights_that_fit(tmp_path: Path) -> None:
     from kdplan.nn.models import create
 
     save_file(create("digits_net", width=2).state_dict(), tmp_path / "w.safetensors")
-    assert told(START.replace("width = 2)", 'width = 2) { weights = "w.safetensors" }') + ALONE, tmp_path) == []
+    assert reported(START.replace("width = 2)", 'width = 2) { weights = "w.safetensors" }') + ALONE, tmp_path) == []
 
 
 def test_images_of_many_sizes(tmp_path: Path) -> None:
@@ -285,7 +287,7 @@ def test_images_of_many_sizes(tmp_path: Path) -> None:
             folder.mkdir(parents=True)
             Image.fromarray(np.zeros((8 + i, 9, 3), np.uint8)).save(folder / "0.png")
     text = START.replace("data digits = digits", 'data digits = image_folder("pets")') + ALONE
-    assert told(text.replace("width = 2", "width = 2, channels = 3, classes = 2"), root=tmp_path) == [
+    assert reported(text.replace("width = 2", "width = 2, channels = 3, classes = 2"), root=tmp_path) == [
         ("KD0514", "small.logits")
     ]
 
@@ -294,7 +296,7 @@ def test_data_without_classes(tmp_path: Path) -> None:
     code = "import numpy as np\ndef data():\n    return {'train': (np.zeros((4, 1, 8, 8), np.uint8), None)}\n"
     (tmp_path / "own.py").write_text(code)
     text = f'data own = source("{tmp_path}/own.py:data")\nstudent small = digits_net(classes = own.classes)'
-    assert told(text, tmp_path, tmp_path) == [("KD0707", "own.classes")]
+    assert reported(text, tmp_path, tmp_path) == [("KD0707", "own.classes")]
 
 
 # ---- plans from Python
@@ -324,21 +326,21 @@ def _codes(plan: Plan) -> list[Diagnostic]:
 
 
 def test_plan_from_python_with_unknown_names() -> None:
-    found = _codes(_plan(streams=[View("digit")], trainees=[Trainee(ir.Version("smal"))]))
-    assert {d.code for d in found} == {"KD0320"}
-    assert {d.help for d in found} == {"did you mean `digits`?", "did you mean `small`?"}
+    messages = _codes(_plan(streams=[View("digit")], trainees=[Trainee(ir.Version("smal"))]))
+    assert {d.code for d in messages} == {"KD0320"}
+    assert {d.help for d in messages} == {"Did you mean `digits`?", "Did you mean `small`?"}
 
 
 def test_plan_from_python_with_an_impossible_phase() -> None:
     assert [d.code for d in _codes(_plan(recipes=[]))] == ["KD0321"]
-    found = _codes(_plan(loss=ir.Tap(ir.InTraining(3), [], "logits")))
-    assert [d.message for d in found] == ["Phase `p` has no moving network 3."]
-    found = _codes(_plan(loss=ir.StreamField(2, "labels")))
-    assert [d.message for d in found] == ["Phase `p` has no stream 2."]
+    messages = _codes(_plan(loss=ir.Tap(ir.InTraining(3), [], "logits")))
+    assert [d.message for d in messages] == ["Phase `p` trains no network 3."]
+    messages = _codes(_plan(loss=ir.StreamField(2, "labels")))
+    assert [d.message for d in messages] == ["Phase `p` has no stream 2."]
 
 
 def test_selection_of_an_unknown_phase() -> None:
     with pytest.raises(PlanError) as caught:
         compile_source(Source("plan.kd", START + ALONE), Path("."), only=("alnoe",))
-    [found] = caught.value.diagnostics
-    assert found.code == "KD0310" and found.help == "did you mean `alone`?"
+    [message] = caught.value.diagnostics
+    assert message.code == "KD0310" and message.help == "Did you mean `alone`?"

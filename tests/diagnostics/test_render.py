@@ -68,7 +68,7 @@ def test_a_long_line_is_cut_around_the_place() -> None:
 def test_line_ends_and_odd_characters() -> None:
     assert shown(of("a = 1\r\nb", "1\r\n")).split("\n")[-2:] == ["1 | a = 1", "  |     ^"]
     assert "\x1b" not in shown(of("a = \x1b[31m b", "b"))
-    assert "\x1b" not in render_text([Diagnostic("KD0106", "No place.")], color=False)
+    assert "\x1b" not in render_text([Diagnostic("KD0106", "No span.")], color=False)
     assert shown(of("a = 1", "")).split("\n")[-1] == "  | ^"
 
 
@@ -79,7 +79,9 @@ def test_colour() -> None:
 
 def test_the_count() -> None:
     one, two = of(TEXT, "r"), of(TEXT, "b", severity="warning")
-    assert render_text([one, two, one], color=False).endswith("2 errors, 1 warning; `kdplan explain KD0106` says more")
+    assert render_text([one, two, one], color=False).endswith(
+        "2 errors, 1 warning; run `kdplan explain KD0106` for details"
+    )
     assert render_text([], color=False) == ""
 
 
@@ -101,7 +103,7 @@ def test_json() -> None:
             ],
         }
     ]
-    assert to_json([Diagnostic("KD0106", "No place.")])[0]["file"] is None
+    assert to_json([Diagnostic("KD0106", "No span.")])[0]["file"] is None
 
 
 def test_explain_shows_the_answer() -> None:

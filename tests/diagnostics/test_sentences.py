@@ -1,4 +1,4 @@
-"""The mistakes that people make most, each as a whole plan: its code, its sentence, and the help that mends it."""
+"""The mistakes that people make most, each as a whole plan: its code, its message, and the help that fixes it."""
 
 from __future__ import annotations
 
@@ -25,18 +25,18 @@ HARD = "cross_entropy(small.logits, labels)"
 FAMILY = "student line[i in 0..5] = digits_net(width = 2) { seed = fold(seed, i) }\n"
 
 MISTAKES = [
-    ("recipe r { epochs: 240 }", "KD0101", "`:` has no meaning here.", "write `epochs = 240`"),
+    ("recipe r { epochs: 240 }", "KD0101", "A `:` has no meaning in a plan.", "Write `epochs = 240`."),
     (
         START + "phase p of small on digits with quick { loss mean(x, y) }",
         "KD0102",
-        "A setting needs `=` before its value.",
+        "The setting `loss` needs `=` before its value.",
         "",
     ),
     (
         "recipe r { optimizer = sgd(lr = 0.1), epochs = 1 }",
         "KD0103",
         "Settings are not separated by commas.",
-        "delete `,`",
+        "Delete `,`.",
     ),
     (
         START + "recipe r {\n  epochs = 1\n\n" + ALONE,
@@ -47,11 +47,11 @@ MISTAKES = [
     (
         START + phase("0.5 kl(small.logits, small.logits)"),
         "KD0105",
-        "Two values stand side by side; an operator is missing.",
+        "Two values stand side by side at `kl`; an operator is missing.",
         "",
     ),
-    ("use 'common.kd'", "KD0107", "Text is written in double quotes.", '"common.kd"'),
-    ("param w = .5", "KD0108", "A number needs digits on both sides of its dot.", "0.5"),
+    ("use 'common.kd'", "KD0107", "Strings are written in double quotes.", '"common.kd"'),
+    ("param w = .5", "KD0108", "The number `.5` needs digits on both sides of its dot.", "0.5"),
     ("student on = digits_net()", "KD0109", "`on` is a preposition and cannot be a name.", ""),
     (
         START + FAMILY + "measure m of line[0:5] on digits.test { top1 }",
@@ -65,18 +65,18 @@ MISTAKES = [
         "`and` is not a word of the language.",
         "*",
     ),
-    ("pahse x of s on d with r { loss = 1 }", "KD0201", "There is no kind `pahse`.", "did you mean `phase`?"),
+    ("pahse x of s on d with r { loss = 1 }", "KD0201", "There is no kind `pahse`.", "Did you mean `phase`?"),
     (
         START + phase(HARD, more="update = small"),
         "KD0202",
         "`phase` has no setting `update`.",
-        "what moves stands after `of`",
+        "Name what the phase trains after `of`.",
     ),
     (
         START + phase(f"w * {HARD}", more="w = 3"),
         "KD0203",
-        "`phase` has no setting `w`; settings are fixed words.",
-        "to name a value: `def w = 3`",
+        "`phase` has no setting `w`; the names of settings are fixed.",
+        "Write `def w = 3` to name a value.",
     ),
     (
         START + BIG + "measure m of big small on digits.test { top1 }",
@@ -84,8 +84,8 @@ MISTAKES = [
         "There is no kind `small`; a comma may be missing before it.",
         "commas",
     ),
-    (START + phase("mean(smal.logits)"), "KD0205", "Nothing is called `smal` here.", "`small` (student, line 3)"),
-    ("param sum = 3", "KD0206", "`sum` is built in and cannot be a name.", "rename the param"),
+    (START + phase("mean(smal.logits)"), "KD0205", "The name `smal` is not defined here.", "`small` (student, line 3)"),
+    ("param sum = 3", "KD0206", "`sum` is built in and cannot be declared.", "Rename the param."),
     (
         START + "student small = mlp(inputs = 64)",
         "KD0207",
@@ -107,7 +107,7 @@ MISTAKES = [
     (
         START + BIG + "measure m of big@trian on digits.test { top1 }",
         "KD0302",
-        "No phase `trian` moves `big`.",
+        "No phase `trian` trains `big`.",
         "`train`",
     ),
     (
@@ -115,12 +115,12 @@ MISTAKES = [
         "phase y of other on digits with quick { loss = kl(small@x.logits, other.logits) }",
         "KD0303",
         "Phases x → y → x wait for each other.",
-        "read an earlier version, such as `a@init`",
+        "Read an earlier version, such as `a@init`.",
     ),
     (
         START + ALONE + ALONE.replace("alone", "again") + phase(HARD, of="small@alone.fc, small@again.layer2"),
         "KD0304",
-        "`small@alone.fc` and `small@again.layer2` are two versions of `small`: one phase cannot move both.",
+        "`small@alone.fc` and `small@again.layer2` are two versions of `small`: one phase cannot train both.",
         "`merge(",
     ),
     (
@@ -128,7 +128,7 @@ MISTAKES = [
         + "student peer = digits_net(width = 2)\n"
         + phase(f"{HARD} + cross_entropy(peer.logits, labels)", of="small, peer"),
         "KD0305",
-        "`small` and `peer` start from equal weights and would stay equal for ever.",
+        "`small` and `peer` start from equal weights and stay equal in every step.",
         "seed = fold(seed, 1)",
     ),
     (
@@ -141,14 +141,14 @@ MISTAKES = [
     (
         START + FAMILY + phase("mean(line[7].logits)", of="line[7]"),
         "KD0402",
-        "`7` is no member of `line`; those are `0`, `1`, `2`, `3`, `4` and `5`.",
+        "`7` is not a member of `line`; the members are `0`, `1`, `2`, `3`, `4` and `5`.",
         "",
     ),
     (
         START + "def weight = [1, 5]\n" + phase(f"weight * {HARD}"),
         "KD0403",
-        "A list stands where one value is wanted.",
-        "to sweep over it: `param x in [1, 5]`",
+        "The list `[1, 5]` stands where one value is expected.",
+        "Declare `param x in [1, 5]`",
     ),
     (
         "param weight in [1, 5]\nparam seed in [0, 1]\n" + START + phase(f"weight * {HARD}") + "export tiny = small@p",
@@ -160,7 +160,7 @@ MISTAKES = [
         START + BIG + phase("mse(small.layer1, big.layer5)"),
         "KD0501",
         "`big@train` has no tap `layer5`.",
-        "it has `avgpool`, `fc`, `flatten`, `layer1`, `layer2`, `stem`",
+        "Choose from `avgpool`, `fc`, `flatten`, `layer1`, `layer2`, `stem`",
     ),
     (
         START + BIG + phase("mse(small.layer1, big.layer1)", of="upto(small.layer1)"),
@@ -178,20 +178,20 @@ MISTAKES = [
     (
         START + BIG + phase("kd(softmax(big.logits), small.logits, temperature = 2)"),
         "KD0505",
-        "`kd` with a temperature wants logits; these are probabilities.",
-        "drop `softmax`",
+        "`kd` with a temperature expects logits, and `softmax(big.logits)` gives probabilities.",
+        "Remove `softmax`.",
     ),
     (
         START + BIG + phase("mse(fit(small.layer2, like = big.layer2), big.layer2)"),
         "KD0601",
-        "The parameters of `fc` of `small` move in `p` but get no gradient.",
+        "The parameters of `fc` of `small` are trained in `p` but get no gradient.",
         "`of upto(small.layer2)`",
     ),
     (
         START + BIG + phase(f"{HARD} + cross_entropy(big.logits, labels)"),
         "KD0602",
-        "`cross_entropy(big.logits, labels)` depends on nothing that moves: it is constant.",
-        "add the network to `of`",
+        "`cross_entropy(big.logits, labels)` depends on no trained parameter: it is constant.",
+        "Add the network to `of`",
     ),
     (
         START
@@ -215,13 +215,13 @@ MISTAKES = [
         " loss = mean(small.logits) }",
         "KD0801",
         "`with` gives 2 recipes for 3 networks.",
-        "give one recipe for all, or one each",
+        "Give one recipe for all networks, or one for each.",
     ),
 ]
 
 
 @pytest.mark.parametrize(("plan", "code", "message", "help"), MISTAKES, ids=[m[1] for m in MISTAKES])
 def test_the_usual_mistakes(plan: str, code: str, message: str, help: str) -> None:
-    found = check_text(plan)
-    assert [(d.code, d.message) for d in found] == [(code, message)]
-    assert help in (found[0].help or "")
+    messages = check_text(plan)
+    assert [(d.code, d.message) for d in messages] == [(code, message)]
+    assert help in (messages[0].help or "")

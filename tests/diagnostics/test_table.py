@@ -1,4 +1,4 @@
-"""The table of errors is its own test: each bad example must be answered with its row."""
+"""The table of errors is its own test: each bad example gives the message of its row."""
 
 from __future__ import annotations
 
@@ -16,10 +16,11 @@ from kdplan.diagnostics.render import explain, render_text, to_json
 from kdplan.diagnostics.report import Diagnostic, Reporter, silenced, table
 from kdplan.diagnostics.span import Source
 from kdplan.syntax.parse import parse_recovering
+from tests.diagnostics.wording import is_help, old_words
 
 ROOT = Path(__file__).parents[2]
 ROWS = sorted(table().items())
-STAGES = ("parse", "check")  # those that a plan's text alone is enough for
+STAGES = ("parse", "check")  # those that need a plan file alone
 
 
 def _bad() -> Iterator[Any]:
@@ -29,8 +30,8 @@ def _bad() -> Iterator[Any]:
                 yield pytest.param(code, i, id=f"{code}-{i}")
 
 
-def found(bad: dict[str, Any]) -> list[Diagnostic]:
-    """What is said of an example; its other files stand in a folder beside it."""
+def diagnostics_of(bad: dict[str, Any]) -> list[Diagnostic]:
+    """The messages of an example; its other files are in its folder."""
     if bad.get("stage") == "parse":
         reporter = Reporter()
         parse_recovering(Source("example.kd", bad["plan"]), reporter)
@@ -47,11 +48,11 @@ def found(bad: dict[str, Any]) -> list[Diagnostic]:
 
 @cache
 def answer(code: str, i: int) -> list[Diagnostic]:
-    return found(table()[code]["bad"][i])
+    return diagnostics_of(table()[code]["bad"][i])
 
 
 def says(code: str, bad: dict[str, Any], answers: list[Diagnostic]) -> bool:
-    """Whether the example is answered with `code`, and the right text is underlined."""
+    """Whether `code` is among the messages of the example, and the right span is underlined."""
     return any(
         d.code == code and (d.span.text if d.span else None) == bad.get("at", d.span and d.span.text) for d in answers
     )
@@ -90,7 +91,7 @@ def test_each_example_is_answered_with_its_row(code: str, i: int) -> None:
 
 @pytest.mark.parametrize(("code", "i"), _bad())
 def test_each_example_has_one_mistake(code: str, i: int) -> None:
-    """No mistake draws others after it."""
+    """A mistake gives one message."""
     assert [d.code for d in answer(code, i)] == [code]
 
 
@@ -99,13 +100,15 @@ def test_each_sentence_stands_alone(code: str, i: int) -> None:
     for d in answer(code, i):
         assert d.message[0].isupper() or not d.message[0].isalpha(), d.message
         assert d.message.endswith((".", "?")) and not d.message.endswith("..") and "{" not in d.message.split("`")[0]
+        assert not old_words(d.message) and not old_words(d.help or "")
+        assert d.help is None or is_help(d.help), d.help
 
 
 @pytest.mark.parametrize(("code", "i"), _bad())
 def test_each_example_fails_without_its_check(code: str, i: int) -> None:
     bad = table()[code]["bad"][i]
     with silenced(code):
-        assert not says(code, bad, found(bad))
+        assert not says(code, bad, diagnostics_of(bad))
 
 
 @pytest.mark.parametrize("code", [code for code, _ in ROWS])

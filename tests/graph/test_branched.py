@@ -227,9 +227,9 @@ class Twice(nn.Module):
 @pytest.mark.parametrize(
     ("net", "at", "code", "why"),
     [
-        (Skips(), "b", "KD0516", "past it"),
-        (Skips(), "nothing", "KD0501", "it has"),
-        (Skips(), "aside", "KD0501", "it has"),
+        (Skips(), "b", "KD0516", "without it"),
+        (Skips(), "nothing", "KD0501", "Choose from"),
+        (Skips(), "aside", "KD0501", "Choose from"),
         (Twice(), "b", "KD0516", "`a.bias` is used before it too"),
     ],
 )

@@ -69,11 +69,11 @@ def test_words_of_networks(tmp_path: Path) -> None:
 
 def test_help_for_maps_that_differ(tmp_path: Path) -> None:
     found = check_text(plan("nst(small.layer1, big.layer2)"), folder=tmp_path)
-    assert [(d.code, d.help) for d in found] == [("KD0502", "`resize(small.layer1, size = 2)`")]
+    assert [(d.code, d.help) for d in found] == [("KD0502", "Write `resize(small.layer1, size = 2)`.")]
     mended = plan("nst(resize(small.layer1, size = 2), big.layer2) + cross_entropy(small.logits, labels)")
     assert not check_text(mended, folder=tmp_path)
     found = check_text(plan("nst(small.layer2, big.layer2, gram)"), folder=tmp_path)
-    assert [(d.code, d.help) for d in found] == [("KD0502", "`fit(small.layer2, like = big.layer2)`")]
+    assert [(d.code, d.help) for d in found] == [("KD0502", "Write `fit(small.layer2, like = big.layer2)`.")]
 
 
 def test_one_of_two_arguments() -> None:

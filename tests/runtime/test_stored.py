@@ -193,7 +193,7 @@ def net():
     built = planned(file)
     given = ["run", str(file), "--store", str(tmp_path / "store"), "--device", "cpu"]
     assert "p" in built.planned and main(given) == 1
-    with pytest.raises(PlanError, match="depends on what else is in the batch"):
+    with pytest.raises(PlanError, match="depends on the other samples of its batch"):
         from kdplan.runtime.execute import run_plan
         from kdplan.runtime.options import RunOptions
         from kdplan.runtime.store import Store

@@ -1,4 +1,4 @@
-"""Old words of the language: read as today's, and rewritten by `fmt`."""
+"""Old names of the language: parsed as the current ones, and replaced by `fmt`."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ measure m of near on digits.test { top1 }
 NEW = OLD.replace("pace = self", "logit_scale = self").replace("displaced(", "perturbed(")
 
 
-def test_old_words_mean_the_same() -> None:
+def test_old_names_mean_the_same() -> None:
     assert keys(HEAD + OLD) == keys(HEAD + NEW)
     assert list(compiled(HEAD + OLD).plan.networks) == list(compiled(HEAD + NEW).plan.networks)
 
 
-def test_fmt_writes_todays_words() -> None:
+def test_fmt_writes_current_names() -> None:
     new = format_text(Source("a.kd", NEW))
     assert format_text(Source("a.kd", OLD)) == new == format_text(Source("a.kd", new))
 

@@ -1,4 +1,4 @@
-"""What is no plan at all gets a clear answer soon."""
+"""A file that is no plan gives a clear message soon."""
 
 from __future__ import annotations
 

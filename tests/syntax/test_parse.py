@@ -1,4 +1,4 @@
-"""What the text means as a tree: shapes, binding, places."""
+"""The tree of a plan: shapes, binding, spans."""
 
 from __future__ import annotations
 
@@ -104,7 +104,7 @@ def test_newlines_mean_nothing() -> None:
     assert write(read(text.replace(" ", "\n"))) == write(read(text))
 
 
-def test_places_are_exact() -> None:
+def test_spans_are_exact() -> None:
     file = read("a = 2 * (small@kd.logits + f(y[*, k = 3], x = 1)) # c")
     texts = {(type(n).__name__, n.span.text) for n in walk(file) if isinstance(n, ast.Node)}
     assert texts >= {

@@ -22,11 +22,11 @@ def read(text: str) -> ast.File:
 
 
 def comments_of(text: str) -> list[str]:
-    found, end = [], 0
+    texts, end = [], 0
     for token in tokens(text):
-        found += [c.text for c in comments(text, end, token.start)]
+        texts += [c.text for c in comments(text, end, token.start)]
         end = token.end
-    return found
+    return texts
 
 
 @few
@@ -86,7 +86,7 @@ def test_the_span_of_an_expression_reads_as_that_expression(node: ast.Expr) -> N
 
 @settings(max_examples=300, deadline=None)
 @given(st.text(alphabet="ab1 .,:;={}()[]\"'\n#-+*@~<>!ofä\t", max_size=60))
-def test_any_text_is_parsed_or_answered_with_mistakes_that_have_a_place(text: str) -> None:
+def test_any_text_is_parsed_or_gives_mistakes_that_have_a_span(text: str) -> None:
     from kdplan.diagnostics.render import render_text, to_json
     from kdplan.diagnostics.report import PlanError
 

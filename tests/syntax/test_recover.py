@@ -1,4 +1,4 @@
-"""Several mistakes a run, each at its place; what is right is kept."""
+"""Several mistakes in one run, each at its span; declarations that parse are kept."""
 
 from __future__ import annotations
 

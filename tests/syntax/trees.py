@@ -115,7 +115,7 @@ gaps = st.lists(st.sampled_from(spaces), max_size=2)
 
 @st.composite
 def laid_out(draw: st.DrawFn, text: str) -> str:
-    """The words of `text` with other space and comments between them."""
+    """The tokens of `text` with other space and comments between them."""
     parts = []
     for token in tokens(text):
         gap = "".join(draw(gaps))

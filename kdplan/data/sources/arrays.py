@@ -46,7 +46,7 @@ def arrange(x: Array, layout: str = "auto") -> Array:
     if np.issubdtype(x.dtype, np.integer):
         return np.ascontiguousarray(x, dtype=np.int64)
     if not np.issubdtype(x.dtype, np.floating):
-        raise ValueError(f"inputs of type {x.dtype}; uint8, float or whole numbers are wanted")
+        raise ValueError(f"inputs of type {x.dtype}; expected uint8, float or integers")
     if not np.isfinite(x).all():
         raise ValueError("inputs that are not finite")
     return np.ascontiguousarray(x, dtype=np.float32)
@@ -64,7 +64,7 @@ def arranged_shape(shape: tuple[int, ...], layout: str = "auto") -> tuple[int, .
         last = layout == "hwc" or (layout == "auto" and shape[3] in (1, 3, 4) and shape[1] not in (1, 3, 4))
         return (shape[0], shape[3], shape[1], shape[2]) if last else shape
     if len(shape) != 2:
-        raise ValueError(f"inputs of shape {list(shape)}; [N, C, H, W], [N, H, W, C], [N, H, W] or [N, F] are wanted")
+        raise ValueError(f"inputs of shape {list(shape)}; expected [N, C, H, W], [N, H, W, C], [N, H, W] or [N, F]")
     return shape
 
 
@@ -77,7 +77,7 @@ def whole(labels: Array, n: int) -> Array:
         If they are not `n` whole numbers.
     """
     if labels.shape != (n,) or not np.issubdtype(labels.dtype, np.integer):
-        raise ValueError(f"labels {labels.dtype} {list(labels.shape)} for {n} samples; whole numbers [{n}] are wanted")
+        raise ValueError(f"labels {labels.dtype} {list(labels.shape)} for {n} samples; expected integers [{n}]")
     return labels.astype(np.int64)
 
 

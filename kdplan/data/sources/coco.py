@@ -223,7 +223,7 @@ def _held(path: Path, state: tuple[int, ...], folder: Path | None) -> Annotation
     try:
         content = json.loads(path.read_bytes())
     except ValueError as problem:  # of JSON and of text encodings too
-        raise BrokenAnnotations(f"it is no JSON ({problem})") from problem
+        raise BrokenAnnotations(f"it is not JSON ({problem})") from problem
     annotations = read_annotations(content)
     if state[0] > _WORTH_KEEPING:
         _keep(kept, annotations)

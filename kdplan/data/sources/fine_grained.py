@@ -70,7 +70,9 @@ def _broken(path: Path, where: Where, read: Callable[[], Opened]) -> Opened:
     try:
         return read()
     except (ValueError, IndexError, KeyError) as e:
-        raise error("KD0726", where.span, path=str(path), format="lists of images", why=str(e) or "it is cut") from e
+        raise error(
+            "KD0726", where.span, path=str(path), format="lists of images", why=str(e) or "it is truncated"
+        ) from e
 
 
 def open_cub(args: Arguments, where: Where) -> Opened:

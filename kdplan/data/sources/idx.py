@@ -28,7 +28,11 @@ def read_header(path: Path, where: Where) -> tuple[tuple[int, ...], int]:
             head = file.read(4)
             if len(head) < 4 or head[:3] != b"\0\0\x08" or not 1 <= head[3] <= 4:
                 raise error(
-                    "KD0726", where.span, path=str(path), format=_FORMAT, why="it does not begin as one of bytes does"
+                    "KD0726",
+                    where.span,
+                    path=str(path),
+                    format=_FORMAT,
+                    why="its header is not that of an array of bytes",
                 )
             shape = tuple(np.frombuffer(file.read(4 * head[3]), ">u4").tolist())
     except (OSError, EOFError, zlib.error) as e:

@@ -61,7 +61,7 @@ class _Reader:
                     if float(row[sure]) >= self.confidence and (source is None or row[source].strip() == kind):
                         yield row[image], row[label]
                 except (IndexError, ValueError):
-                    raise self.bad(path, rows.line_num, "an image, a label and a confidence are wanted") from None
+                    raise self.bad(path, rows.line_num, "an image, a label and a confidence are expected") from None
 
     def trainable(self) -> list[str] | None:
         """The classes that Open Images recommends to train on; None where their list is not there."""

@@ -133,7 +133,7 @@ class _Reader:
                 if not row or (number == 1 and not row[0].strip().isdigit()):
                     continue
                 if len(row) < 2:
-                    raise self.bad(path, number, "a pair of template numbers is wanted")
+                    raise self.bad(path, number, "a pair of template numbers is expected")
                 yield number, row[0].strip(), row[1].strip()
 
 

@@ -52,7 +52,7 @@ def _entries(node: ast.Expr, base: ast.Expr, ctx: Context) -> tuple[str, list[in
     """`[fc, [0, 1, 1]]`: a layer, and the class of each of its outputs."""
     wants = "a layer, and for each of its outputs the number of a class"
     if not isinstance(node, ast.List) or len(node.items) != 2 or isinstance(node.items[0], ast.Comprehension):
-        raise error("KD0244", node.span, what="`entries`", wants=wants, found="something else")
+        raise error("KD0244", node.span, what="`entries`", wants=wants, found="another value")
     value = ctx.eval(node.items[1], "any") if not isinstance(node.items[1], ast.Comprehension) else None
     of = plain(value, node.span) if isinstance(value, ListValue) else None
     if not isinstance(of, list) or not of or not all(type(i) is int for i in of) or {*of} != {*range(max(of) + 1)}:

@@ -51,7 +51,11 @@ def from_networks(function: str, values: list[Value], node: ast.Call, ctx: Conte
             value = ctx.eval(k.value, "any")
             if k.name != "decay" or not isinstance(value, ir.Const) or not isinstance(value.value, int | float):
                 raise error(
-                    "KD0230", k.name_span, function="`ema`", name=k.name, help="it has `decay`, a number from 0 to 1"
+                    "KD0230",
+                    k.name_span,
+                    function="`ema`",
+                    name=k.name,
+                    help="Write `decay = 0.999`, a number from 0 to 1.",
                 )
             decay = float(value.value)
         origin: Any = EmaOf(nets[0].instance.name, decay)
@@ -91,7 +95,7 @@ def _ensemble(nets: list[NetValue], node: ast.Call, ctx: Context) -> NetValue:
             one, two = (over(n.instance.network, ctx) for n in (nets[0], net))
             raise error("KD0274", net.span if len(node.args) > 1 else node.span, first=nets[0].instance.name, one=one,
                         second=net.instance.name, two=two,
-                        why="an ensemble is the mean of scores of the same classes")  # fmt: skip
+                        why="an ensemble averages scores of the same classes")  # fmt: skip
         known = own is not None and first is not None and own.ids != first.ids
         orders.append([own.ids.index(c) for c in first.ids] if known and own and first else None)
     return _of_members(nets, mean, orders if any(orders) else None, sets[0], node, ctx)
@@ -111,7 +115,7 @@ def _stacked(nets: list[NetValue], node: ast.Call, ctx: Context) -> NetValue:
         if own is None or first.classes is None or own.data != first.classes.data:
             raise error("KD0274", net.span if len(node.args) > 1 else node.span, first=nets[0].instance.name,
                         one=over(first, ctx), second=net.instance.name, two=over(net.instance.network, ctx),
-                        why="scores are put side by side by the classes of one data set")  # fmt: skip
+                        why="scores are concatenated by the classes of one data set")  # fmt: skip
     every = [c for n in nets if n.instance.network.classes is not None for c in n.instance.network.classes.ids]
     classes = ClassSet(first.classes.data if first.classes else "", sorted(set(every)))
     columns = [[i for i, c in enumerate(every) if c == k] for k in classes.ids]

@@ -80,7 +80,7 @@ def pick_branch(base: NetValue, p: ast.Expr, node: ast.Pick, ctx: Context) -> Va
         return replace(base, path=(BRANCH, str(index)), span=node.span, coordinates=coordinates)
 
     if isinstance(p, ast.Coordinate) and p.name != BRANCH:
-        raise error("KD0409", p.span, name=p.name, family=node.base.span.text, help=f"it has `{BRANCH}`")
+        raise error("KD0409", p.span, name=p.name, family=node.base.span.text, help=f"Write `{BRANCH}`.")
     if isinstance(p, ast.All) or (isinstance(p, ast.Coordinate) and isinstance(p.value, ast.All)):
         return Several([one(i) for i in range(count)], node.span)
     place = p.value if isinstance(p, ast.Coordinate) else p
@@ -90,7 +90,7 @@ def pick_branch(base: NetValue, p: ast.Expr, node: ast.Pick, ctx: Context) -> Va
     for v in value.items if isinstance(value, ListValue | Several) else [value]:
         index = v.value if isinstance(v, ir.Const) else None
         if not isinstance(index, int) or isinstance(index, bool):
-            raise error("KD0244", place.span, what="the number of a branch", wants="a whole number", found=describe(v))
+            raise error("KD0244", place.span, what="the number of a branch", wants="an integer", found=describe(v))
         if not 0 <= index < count:
             raise error("KD0402", place.span, text=node.span.text, name=node.base.span.text,
                         known=listing([str(i) for i in range(count)]))  # fmt: skip

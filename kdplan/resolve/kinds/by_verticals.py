@@ -38,7 +38,7 @@ def verticals_among(names: Sequence[ast.Expr], ctx: Context) -> Found | None:
             continue  # whether there is such an axis is checked elsewhere
         if isinstance(value, VerticalsValue):
             if verticals and verticals[0][0].span.text != e.span.text:
-                problem = "are not the only ones: a table has one division"
+                problem = "are not the only ones: a table takes one division"
                 raise error("KD0843", e.span, name=e.span.text, problem=problem)
             verticals.append((e, value))
     return verticals[0] if verticals else None
@@ -57,7 +57,7 @@ def divided(rows: list[Row], at: ast.Expr, verticals: VerticalsValue, views: lis
     name = at.span.text
     for view in views:
         if view.data != verticals.data.name or view.classes is not None:
-            problem = f"are of all classes of `{verticals.data.name}`, which is not what is measured on"
+            problem = f"divide the classes of `{verticals.data.name}`, and the measure is on other data"
             raise error("KD0843", view.span or at.span, name=name, problem=problem)
     parts = []
     for row in rows:
@@ -86,6 +86,6 @@ def _covers(network: Network, part: ClassSet, data: Data, row: Row, name: str, s
     known = set(classes.ids)
     lacks = [data.classes[i] for i in part.ids if i not in known]
     if lacks and len(lacks) < len(part.ids):
-        problem = f"have one of which `{row.label}` has some classes and not others: it lacks {listing(lacks)}"
+        problem = f"have a part of which `{row.label}` has only some classes: it lacks {listing(lacks)}"
         raise error("KD0843", row.target.span or span, name=name, problem=problem)
     return not lacks

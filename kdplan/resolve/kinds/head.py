@@ -33,9 +33,11 @@ def attach(network: Network, classes: int | None, node: ast.Declaration, ctx: Co
         return
     place = next(iter(given.values())).span
     if not isinstance(network.origin, Fresh | Loaded):
-        raise error("KD0289", place, problem="it begins with another network's weights, whose layers it has")
+        raise error("KD0289", place, problem="it starts from another network and keeps its layers")
     if classes is None:
-        raise error("KD0289", place, problem="it is not known how many classes it is over", help="say `classes = …`")
+        raise error(
+            "KD0289", place, problem="the number of classes of the network is unknown", help="Add `classes = …`."
+        )
     groups: list[tuple[list[list[int]], Span]] = []
     layers = _layers(given["head"], ctx, groups) if "head" in given else []
     logit_scale = _logit_scale(given["logit_scale"], ctx, groups) if "logit_scale" in given else None
@@ -45,7 +47,7 @@ def attach(network: Network, classes: int | None, node: ast.Declaration, ctx: Co
     for by, span in groups:
         positions = _places(by, network, classes, span, ctx)
         if parts is not None and positions != parts:
-            raise error("KD0288", span, problem="all of it must be by the same verticals", help=None)
+            raise error("KD0288", span, problem="all of them must be by the same verticals", help=None)
         parts = positions
     network.architecture = headed(network.architecture, layers, classes, parts, logit_scale)
 
@@ -60,11 +62,11 @@ def _layers(node: ast.Expr, ctx: Context, groups: list[tuple[list[list[int]], Sp
         if shared > size:
             raise error("KD0243", span, what="`shared` of `sc`", limit=f"at most {size}, its size,", value=shared)
         if kind == "fc" and apart:
-            problem, help = "`fc` cannot follow `sc`, since every vertical has units of its own there", "`sc(…)`"
+            problem, help = "`fc` cannot come after `sc`, where every vertical has its own units", "Write `sc(…)`."
             raise error("KD0288", span, problem=problem, help=help)
         if shared and apart:
-            problem = "an `sc` that follows another one cannot share units, since there are none for all verticals"
-            raise error("KD0288", span, problem=problem, help="leave `shared` out")
+            problem = "an `sc` after another `sc` cannot share units, because none are for all verticals"
+            raise error("KD0288", span, problem=problem, help="Leave `shared` out.")
         if kind == "sc":
             groups.append((arguments["by"], span))
             apart = apart or shared < size
@@ -104,8 +106,8 @@ def _places(by: list[list[int]], network: Network, classes: int, span: Span, ctx
 
     every = [c for part in by for c in part]
     wrong = {
-        "have classes that it lacks": [c for c in every if c not in places],
-        "lack some of its classes": sorted(set(own) - set(every)),
+        "have classes that the network lacks": [c for c in every if c not in places],
+        "lack some of the network's classes": sorted(set(own) - set(every)),
         "have some classes twice": [c for c, count in Counter(every).items() if count > 1],
     }
     for problem, numbers in wrong.items():

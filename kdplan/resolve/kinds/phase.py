@@ -165,7 +165,12 @@ def _base(net: NetValue, outer: NetInstance | None) -> ir.Version:
         v = instance.as_declared
         return ir.Version(v.network, v.phase, v.snapshot, span=net.span)
     if instance.phases:
-        raise error("KD0301", net.span, name=instance.declared.name, help=", ".join(instance.phases))
+        raise error(
+            "KD0301",
+            net.span,
+            name=instance.declared.name,
+            help=f"Choose from the versions {', '.join(instance.phases)}.",
+        )
     return ir.Version(instance.name, None, span=net.span)
 
 
@@ -181,7 +186,7 @@ def _streams(node: ast.Declaration, ctx: Context) -> list[tuple[str, DataValue]]
             raise error(
                 "KD0244",
                 value.span or clause.word_span,
-                what="what stands after `on`",
+                what="`on`",
                 wants="data",
                 found=describe(value),
             )
@@ -207,7 +212,7 @@ def _recipes(node: ast.Declaration, networks: int | None, ctx: Context) -> list[
             raise error(
                 "KD0244",
                 value.span or clause.word_span,
-                what="what stands after `with`",
+                what="`with`",
                 wants="a recipe",
                 found=describe(value),
             )
@@ -273,9 +278,7 @@ def _validations(
                 targets.append((trained[value.instance], trained_path(value)))
         for value in spread(clause.exprs, ctx, "any"):
             if not isinstance(value, DataValue):
-                raise error(
-                    "KD0244", clause.word_span, what="what stands after `on`", wants="data", found=describe(value)
-                )
+                raise error("KD0244", clause.word_span, what="`on`", wants="data", found=describe(value))
             if value.split is None:
                 raise error("KD0703", value.span, name=value.span.text, example=f"{value.span.text}.test")
             for slot, path in targets:

@@ -75,9 +75,9 @@ def finish(value: RecipeValue, overrides: dict[str, tuple[Any, Span]]) -> Recipe
     if len(lengths) != 1:
         what = "both `epochs` and `steps`" if lengths else "neither `epochs` nor `steps`"
         help = (
-            "delete one of them"
+            "Delete one of them."
             if lengths
-            else "`epochs = 200`, as the longest that it may take"
+            else "Set the greatest length, such as `epochs = 200`."
             if ends_itself
             else None
         )

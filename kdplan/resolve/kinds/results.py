@@ -89,7 +89,7 @@ def _check_axis(e: ast.Expr, thing: Declared, rows: list[Row], ctx: Context) -> 
     declared = ctx.module.scope.get(text)
     usable = isinstance(declared, Declared) and axes.is_axis(declared)
     if text not in known and not usable and text != "seed" and rows and not ctx.module.knows_of(text):
-        has = f"it has {listing(known)}" if known else "nothing in it is swept"
+        has = f"Choose from {listing(known)}." if known else "Leave it out: no axis is swept there."
         raise error("KD0409", e.span, family=thing.name, name=text, help=has)
 
 
@@ -132,11 +132,11 @@ def _target(v: Value, e: ast.Expr, ctx: Context) -> Target:
 
 def _measured_view(v: Value, on: ast.Clause, ctx: Context) -> View:
     if not isinstance(v, DataValue):
-        raise error("KD0244", v.span or on.word_span, what="what stands after `on`", wants="data", found=describe(v))
+        raise error("KD0244", v.span or on.word_span, what="`on`", wants="data", found=describe(v))
     if v.split is None:
         raise error("KD0703", v.span, name=v.span.text, example=f"{v.span.text}.test")
     if v.unlabelled:
-        raise error("KD0702", v.span, name=v.span.text, help=f"`{v.span.text.removesuffix('.unlabelled')}`")
+        raise error("KD0702", v.span, name=v.span.text, help=f"Write `{v.span.text.removesuffix('.unlabelled')}`.")
     return view_of(v)
 
 
@@ -191,7 +191,7 @@ def _plot(node: ast.Call, rows: list[Row], metrics: list[Item], ctx: Context) ->
     axis = given["x"].span.text
     known = dict.fromkeys(name for row in rows for name in row.coordinates)
     if axis not in known and rows:  # without rows, why there are none has been told
-        has = f"it has {listing(known)}" if known else "nothing in it is swept"
+        has = f"Choose from {listing(known)}." if known else "Leave it out: no axis is swept there."
         raise error("KD0409", given["x"].span, family="the measure", name=axis, help=has)
     y = as_item("metric", _unswept(given["y"], lambda: ctx.eval(given["y"], "metric")), given["y"], "y", ctx)
     if (y.name, y.arguments) not in [(m.name, m.arguments) for m in metrics]:

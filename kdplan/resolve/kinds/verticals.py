@@ -103,7 +103,7 @@ def _ids(value: Value, data: Data, span: Span) -> list[int]:
         else:
             number = integer(item, item.span or span)
             if not 0 <= number < len(data.classes):
-                help = f"class numbers count from 0 to {len(data.classes) - 1}"
+                help = f"Count classes from 0 to {len(data.classes) - 1}."
                 raise error(
                     "KD0260", item.span or span, name=str(number), data=data.name, count=len(data.classes), help=help
                 )
@@ -114,7 +114,7 @@ def _ids(value: Value, data: Data, span: Span) -> list[int]:
 def _class(name: str, data: Data, span: Span) -> int:
     if name not in data.classes:
         near = nearest(name, data.classes)
-        help = f'did you mean "{near}"?' if near else f"it has {listing(data.classes)}"
+        help = f'Did you mean "{near}"?' if near else f"Choose from {listing(data.classes)}."
         raise error("KD0260", span, name=name, data=data.name, count=len(data.classes), help=help)
     return data.classes.index(name)
 

@@ -112,7 +112,7 @@ def training_flops(plan: Plan, target: Target, metric: Item) -> float:
     """
     phases = dict.fromkeys(m for v in target.versions for m in makers(plan, v))
     if not phases:
-        raise error("KD0840", metric.span, metric=metric.name, reason="no phase of this plan trained the network")
+        raise error("KD0840", metric.span, metric=metric.name, reason="no phase of this plan trained the network.")
     total = 0.0
     for name in phases:
         phase = plan.phases[name]

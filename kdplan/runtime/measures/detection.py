@@ -35,7 +35,7 @@ def precisions(
     wanted = [m for m in metrics if of_boxes(m)]
     if not wanted:
         return {}
-    reason = "it is of one network" if len(networks) > 1 else "it reads what a detector gives in the end"
+    reason = "it measures one network." if len(networks) > 1 else "it reads the final output of a detector."
     if len(networks) > 1 or target.path not in WHOLE:
         raise error("KD0840", wanted[0].span, metric=wanted[0].name, reason=reason)
     precision = AveragePrecision()
@@ -43,7 +43,7 @@ def precisions(
         try:
             boxes = networks[0](batch["inputs"], sizes=batch["sizes"])
         except TypeError as problem:  # not called as a detector is
-            reason = f"it reads boxes, and the network gives none ({problem})"
+            reason = f"it reads boxes, and the network gives none ({problem})."
             raise error("KD0840", wanted[0].span, metric=wanted[0].name, reason=reason) from problem
         precision.update(boxes, batch)
     known = precision.compute()

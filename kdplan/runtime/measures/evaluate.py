@@ -65,7 +65,7 @@ def evaluate(
     kept = _Kept(templates=bool(verifications), plots=bool(plots))
     for number, batch in _passes(loader, streamed.values()):
         if (streamed or plots) and "labels" not in batch:
-            raise error("KD0840", metrics[0].span, metric=metrics[0].name, reason="the data has no labels")
+            raise error("KD0840", metrics[0].span, metric=metrics[0].name, reason="the data has no labels.")
         values = outputs(batch["inputs"])
         if number == 0:
             kept.add(values, batch)
@@ -112,13 +112,13 @@ def _build(item: Item, probabilities: bool, context: MeasureContext | None) -> M
     """A fresh metric, with the superclasses that it reads."""
     settings = dict(item.arguments)
     spec = METRICS.get(item.name)
-    reason = "it compares two networks" if spec is not None and spec.needs == "pair" else ""
+    reason = "it compares two networks." if spec is not None and spec.needs == "pair" else ""
     if reads_groups(item):
         groups = context.groups(item) if context is not None else {}
         settings["groups"] = list(groups.values())
-        reason = "" if groups else "the data has no superclasses"
+        reason = "" if groups else "the data has no superclasses."
     if spec is not None and spec.needs == "transfer" and context is None:
-        reason = "there is nothing that it could be trained on"
+        reason = "it has no training data."
     try:
         metric = build_metric(item.name, probabilities=probabilities, **settings)
     except ValueError as problem:
@@ -152,7 +152,7 @@ def _verified(items: Items, features: Sequence[Tensor], loader: Loader) -> dict[
     """Metrics that compare templates, each with one number a split."""
     protocol = loader.dataset.protocol()
     if protocol is None:
-        raise error("KD0840", None, metric=next(iter(items)), reason="the data has no protocol of templates")
+        raise error("KD0840", None, metric=next(iter(items)), reason="the data has no protocol of templates.")
     numbers: dict[str, list[float]] = {label: [] for label in items}
     for split in scores(torch.cat(list(features)), protocol):
         for label, item in items.items():
