@@ -12,8 +12,8 @@ from safetensors.torch import save_file
 
 from kdplan.cli.parser import parser
 from kdplan.compile import check_text
+from kdplan.constructs.table import KINDS
 from kdplan.diagnostics.render import render_text
-from kdplan.ir.kinds import KINDS
 from kdplan.nn.models import create
 
 ROOT = Path(__file__).parent.parent

@@ -11,6 +11,7 @@ import pytest
 from importlinter.cli import EXIT_STATUS_SUCCESS, lint_imports
 
 from kdplan.ir.functions import LOSSES
+from tests.structure import circles
 
 ROOT = Path(__file__).parent.parent
 CORE = ("syntax", "ir", "passes", "resolve", "graph", "runtime")
@@ -27,6 +28,11 @@ def test_imports_run_one_way(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Cap
     monkeypatch.chdir(ROOT)
     done = lint_imports(config_filename=str(ROOT / "pyproject.toml"), no_cache=True)
     assert done == EXIT_STATUS_SUCCESS, capsys.readouterr().out
+
+
+def test_no_import_circles() -> None:
+    """Also inside of a layer, and with imports inside of functions or for types only."""
+    assert circles() == []
 
 
 def test_the_core_knows_no_method() -> None:
