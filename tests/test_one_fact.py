@@ -7,9 +7,10 @@ from collections import defaultdict
 from collections.abc import Iterator
 from typing import get_args
 
+from kdplan.constructs.table import KINDS
 from kdplan.ir.expr import STREAM_FIELDS
 from kdplan.ir.functions import SIGNALS
-from kdplan.ir.kinds import KINDS, NETWORKS
+from kdplan.ir.kinds import NETWORKS
 from kdplan.ir.plan import Mode, Role
 from kdplan.syntax import aliases
 from tests.structure import ROOT, SOURCES

@@ -9,7 +9,7 @@ import pytest
 
 from kdplan.compile import check_text
 from kdplan.ir import expr as ir
-from kdplan.ir.plan import EmaOf, Merged
+from kdplan.ir.origins import EmaOf, Merged
 from kdplan.passes.expand import expand
 from tests.passes.plans import BIG, HEAD, KD, calls, codes, compiled, keys, phase, taps
 

@@ -31,7 +31,8 @@ from kdplan.graph.signals import shown
 from kdplan.graph.taps import TapError
 from kdplan.graph.trace import TraceError, trace
 from kdplan.ir import expr as ir
-from kdplan.ir.plan import EmaOf, Phase, Plan, Trainee
+from kdplan.ir.origins import EmaOf
+from kdplan.ir.plan import Phase, Plan, Trainee
 
 
 @dataclass

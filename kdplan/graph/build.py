@@ -41,7 +41,7 @@ import torch
 from torch import Tensor, fx, nn
 from torch.utils._pytree import tree_flatten
 
-from kdplan.graph.fake import FakeContext
+from kdplan.graph.fake import EFFECTS, FakeContext
 from kdplan.graph.guards import ASK
 from kdplan.graph.module import make
 from kdplan.graph.outplace import outplace
@@ -280,7 +280,7 @@ class Builder:
         if key is not None and key in self._called:
             return self._called[key]
         node = self._run_new(self.graph.call_function(fn, args, kwargs), owner="loss")
-        if key is not None and not any(node.meta[effect] for effect in ("random", "mutates", "buffers")):
+        if key is not None and not any(node.meta[effect] for effect in EFFECTS):
             self._called[key] = node
         return node
 

@@ -26,6 +26,9 @@ logging.getLogger("torch._subclasses.fake_tensor").setLevel(logging.CRITICAL)
 
 DATA_DEPENDENT = (DataDependentOutputException, DynamicOutputShapeException, UnsupportedOperatorException)
 
+EFFECTS = ("mutates", "buffers", "random")
+"""Keys of a node's meta: what it does besides giving a value."""
+
 
 class _RandomWatch(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Notes whether an operator that draws random numbers ran."""

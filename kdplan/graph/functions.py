@@ -10,13 +10,20 @@ from typing import Any
 
 from kdplan.diagnostics.report import error
 from kdplan.diagnostics.span import Span
+from kdplan.ir.functions import FUNCTIONS
+from kdplan.ir.implementation import load
 from kdplan.nn import sparse
-from kdplan.nn.functions import FUNCTIONS
+from kdplan.nn.functions import FUNCTIONS as CODE
 
 
 def built_in(name: str) -> Callable[..., Any]:
-    """The code of a built-in function of signals."""
-    return FUNCTIONS[name]
+    """The code of a built-in function of signals: where its row says, else under its name in `kdplan.nn.functions`.
+
+    >>> built_in("kd").__module__, built_in("mix").__module__
+    ('kdplan.nn.losses', 'kdplan.nn.functions')
+    """
+    implementation = FUNCTIONS[name].implementation
+    return load(implementation) if implementation else CODE[name]
 
 
 def user(path: str, name: str, span: Span | None) -> Callable[..., Any]:

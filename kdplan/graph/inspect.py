@@ -24,7 +24,8 @@ from kdplan.ir import expr as ir
 from kdplan.ir.adapted import ADAPTED
 from kdplan.ir.dag import Cost
 from kdplan.ir.lengths import step_count
-from kdplan.ir.plan import Loaded, Network, Phase, Plan
+from kdplan.ir.origins import Loaded
+from kdplan.ir.plan import Network, Phase, Plan
 from kdplan.nn.adapted import foldable
 from kdplan.nn.models import create, initialise
 from kdplan.nn.optim import build_optimizer

@@ -15,7 +15,7 @@ from torch import Tensor, fx, nn
 from torch._subclasses.fake_tensor import FakeTensor
 from torch.utils._pytree import tree_leaves
 
-from kdplan.graph.fake import storages
+from kdplan.graph.fake import EFFECTS, storages
 
 CHECKED = bool(os.environ.get("KDPLAN_CHECK_GRAPHS"))
 """Whether `check_graph` looks at all."""
@@ -112,7 +112,7 @@ def _values(state: State) -> Iterator[str]:
     for node in state.graph.nodes:
         if node.op == "output":
             continue
-        lacks = [key for key in ("val", "mutates", "buffers", "random") if key not in node.meta]
+        lacks = [key for key in ("val", *EFFECTS) if key not in node.meta]
         if lacks:
             yield f"{node.name} lacks {', '.join(lacks)}"
         tensors = [v for v in tree_leaves(node.meta.get("val")) if isinstance(v, Tensor)]
@@ -149,7 +149,7 @@ def _draws(state: State) -> Iterator[str]:
 def _needed(state: State) -> Iterator[str]:
     """After pruning, every call is read or has an effect."""
     for node in state.graph.nodes if state.pruned else ():
-        effects = any(node.meta.get(effect) for effect in ("mutates", "buffers", "random"))
+        effects = any(node.meta.get(effect) for effect in EFFECTS)
         if not node.users and not effects and node.op not in ("placeholder", "output"):
             yield f"nothing reads {node.name}"
 

@@ -17,6 +17,7 @@ from kdplan.graph.signals import Signal, dims
 from kdplan.graph.taps import TapError
 from kdplan.graph.trace import TraceError
 from kdplan.ir import expr as ir
+from kdplan.ir.outputs import OUTPUT_TAPS
 from kdplan.ir.plan import Network, Phase, Plan
 
 
@@ -94,7 +95,7 @@ class LossContext:
 def no_tap(builder: Builder, key: str, inputs: Sequence[Any], path: str, e: ir.Tap) -> PlanError:
     """KD0501: the network has no tap `path`."""
     known = builder.taps(key, tuple(inputs), e.submodule)
-    top = [t for t in known if "." not in t and "#" not in t and t not in ("output", "logits", "features")]
+    top = [t for t in known if "." not in t and "#" not in t and t not in OUTPUT_TAPS]
     depth = path.count(".")
     near = nearest(path, [t for t in known if t.count(".") == depth])
     help = f"Did you mean `{near}`? " if near else ""

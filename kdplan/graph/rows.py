@@ -10,12 +10,12 @@ from dataclasses import replace
 from torch import fx
 
 from kdplan.diagnostics.report import error, listing
-from kdplan.graph.functions import built_in
 from kdplan.graph.loss_context import LossContext
 from kdplan.graph.messages import mismatch, other_classes
 from kdplan.graph.signals import Signal, permutation
 from kdplan.ir import expr as ir
 from kdplan.ir.spec import Param, Spec
+from kdplan.nn.losses import as_logits
 
 # ---- arguments
 
@@ -86,7 +86,7 @@ def _in_order(context: LossContext, first: Signal, second: Signal, e: ir.Call) -
 def _as_logits(context: LossContext, signal: Signal, e: ir.Call) -> Signal:
     if signal.role != "probabilities":
         return signal
-    return replace(signal, value=context.call(built_in("as_logits"), (signal.value,), e.span, e.function))
+    return replace(signal, value=context.call(as_logits, (signal.value,), e.span, e.function))
 
 
 def _logits_help(node: ir.Expr) -> str:

@@ -148,3 +148,14 @@ def walk(expr: Expr) -> list[Expr]:
         nodes.append(node)
         stack.extend(reversed(children(node)))
     return nodes
+
+
+def number_text(value: Any) -> str:
+    """A value as keys write it: 1 and 1.0 are one content; strings and booleans are never equal to numbers.
+
+    >>> number_text(1.0), number_text(0.5), number_text("1")
+    ('1', '0.5', "'1'")
+    """
+    if isinstance(value, float) and value.is_integer() and abs(value) < 1e15:
+        value = int(value)
+    return repr(value)

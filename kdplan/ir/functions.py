@@ -1,223 +1,24 @@
 """The functions of loss expressions: the table that checker, graph builder and reference share.
 
-A function's code stands in `kdplan.nn.losses` (or where `implementation` says) under the same name with the same
-parameters; a test compares the two.
+A function's code stands in `kdplan.nn.functions` (or where `implementation` says) under the same name with the same
+parameters; a test compares the two. `kdplan.ir.losses` has the losses.
 """
 
 from __future__ import annotations
 
+from kdplan.ir.losses import LOSSES, TEMPERATURE, signal
 from kdplan.ir.spec import Param, Spec
 from kdplan.syntax import aliases
 
-_T = Param("temperature", "number", 1.0, "softens both distributions", above=0)
-
-
-def _signal(name: str, doc: str = "", *roles: str) -> Param:
-    """A signal; of a function over classes with the roles that it may have."""
-    return Param(name, "signal", doc=doc, roles=roles)
-
-
-def _convention(doc: str, *choices: str) -> Param:
-    """The first is the canonical one; the others are what public implementations of the same name compute."""
-    return Param("convention", "choice", choices[0], doc, choices=choices)
-
-
-_OVER_CLASSES = _convention("sum over classes, or mean over them", "sum", "mean")
-
 
 def _math(name: str, doc: str) -> Spec:
-    return Spec(name, (_signal("x", "any shape"),), doc, result="like x", example=f"{name}(small.logits)")
+    return Spec(name, (signal("x", "any shape"),), doc, result="like x", example=f"{name}(small.logits)")
 
-
-LOSSES = (
-    Spec(
-        "cross_entropy",
-        (
-            _signal("logits", "logits [B, C]", "logits"),
-            _signal("labels", "labels [B] or probabilities [B, C]", "labels", "probabilities"),
-            Param("smoothing", "number", 0.0, "weight of the uniform distribution", low=0, high=1),
-        ),
-        "Cross-entropy of softmax(logits) against labels, mean over the batch.",
-        result="scalar",
-        formula="-(1/B) sum_i log softmax(x_i)[y_i]",
-        example="cross_entropy(small.logits, labels)",
-        over_classes=True,
-        activation="softmax",
-        sparse=True,
-    ),
-    Spec(
-        "sigmoid_cross_entropy",
-        (
-            _signal("logits", "logits [B, C]", "logits"),
-            _signal("targets", "labels [B] or probabilities [B, C]", "labels", "probabilities"),
-        ),
-        "Binary cross-entropy of every class, summed over classes, mean over the batch.",
-        result="scalar",
-        formula="-(1/B) sum_i sum_j z_ij log s(x_ij) + (1 - z_ij) log(1 - s(x_ij))",
-        source="Gao, Li, Nevatia 2017, Eq. 1",
-        example="sigmoid_cross_entropy(small.logits, labels)",
-        over_classes=True,
-        activation="sigmoid",
-        sparse=True,
-    ),
-    Spec(
-        "kl",
-        (
-            _signal("teacher", "logits or probabilities [B, C]", "logits", "probabilities"),
-            _signal("student", "logits [B, C]", "logits", "probabilities"),
-            _T,
-            _OVER_CLASSES,
-        ),
-        "Kullback-Leibler divergence from the teacher's distribution to the student's, summed over classes, mean over "
-        "the batch; no factor T^2. `mean` is C times smaller.",
-        result="scalar",
-        formula="(1/B) sum_i sum_j p_ij (log p_ij - log q_ij), p = softmax(teacher/T), q = softmax(student/T)",
-        example="kl(big.logits, small.logits)",
-        over_classes=True,
-        distributions=True,
-    ),
-    Spec(
-        "kd",
-        (
-            _signal("teacher", "logits [B, C]", "logits"),
-            _signal("student", "logits [B, C]", "logits"),
-            _T,
-            _OVER_CLASSES,
-        ),
-        "T^2 times kl: gradients keep their size when the temperature changes. Without T^2 it is `kl`.",
-        result="scalar",
-        formula="T^2 kl(teacher, student, temperature = T)",
-        source="Hinton, Vinyals, Dean 2015",
-        example="kd(big.logits, small.logits, temperature = 4)",
-        over_classes=True,
-        distributions=True,
-    ),
-    Spec(
-        "squared_l2",
-        (
-            _signal("a", "[B, ...]"),
-            _signal("b", "the same shape"),
-            Param("per", "choice", "sample", "what the distance is a mean over", choices=("sample", "place")),
-        ),
-        "Squared distance. Of a sample: summed over everything but the batch. Of a place: summed over channels, mean "
-        "over height and width too, so that it does not grow with the map. `mse` is the mean over all elements.",
-        result="scalar",
-        formula="sample: (1/B) sum_i ||a_i - b_i||^2; place: (1/(B H W)) sum_ixy ||a_ixy - b_ixy||^2",
-        source="Gao et al., stage by stage, Eq. 6",
-        example="squared_l2(fit(small.layer2, like = big.layer2), big.layer2)",
-        alike={"": "shape"},
-    ),
-    Spec(
-        "mse",
-        (_signal("a", "any shape"), _signal("b", "the same shape")),
-        "Mean squared difference over all elements.",
-        result="scalar",
-        formula="mean((a - b)^2)",
-        example="mse(fit(small.layer2, like = big.layer2), big.layer2)",
-        alike={"": "shape"},
-    ),
-    Spec(
-        "cosine",
-        (_signal("a", "[B, ...]"), _signal("b", "the same shape")),
-        "One minus the cosine of the angle between the flattened samples, mean over the batch.",
-        result="scalar",
-        formula="(1/B) sum_i 1 - <a_i, b_i> / (||a_i|| ||b_i||)",
-        example="cosine(small.features, small.features)",
-        alike={"": "shape"},
-    ),
-    Spec(
-        "entropy",
-        (_signal("probabilities", "probabilities [B, C]"),),
-        "Entropy of each sample's distribution, mean over the batch.",
-        result="scalar",
-        formula="-(1/B) sum_i sum_j p_ij log p_ij",
-        example="entropy(softmax(small.logits))",
-    ),
-    Spec(
-        "attention",
-        (
-            _signal("student", "[B, C, H, W]"),
-            _signal("teacher", "[B, C', H, W]"),
-            _convention("mean of squares over positions, or length of the difference", "code", "paper"),
-        ),
-        "Distance of attention maps: the mean over channels of the squared features, as a vector of length 1. Channels "
-        "may differ. The authors' program (`code`) takes the mean over positions, their paper the length, about 100 "
-        "times larger.",
-        result="scalar",
-        formula="code: mean_ixy (q_s - q_t)^2; paper: (1/B) sum_i ||q_s - q_t||; q = v / ||v||, v = mean_c f_c^2",
-        source="Zagoruyko, Komodakis 2017",
-        example="attention(resize(small.layer1, size = 2), big.layer2, convention = paper)",
-        alike={"code": "size", "paper": "size"},
-    ),
-    Spec(
-        "nst",
-        (
-            _signal("student", "[B, C, H, W]"),
-            _signal("teacher", "[B, C', H, W]"),
-            _convention("discrepancy of the channels, or squared error of their inner products", "mmd", "gram"),
-        ),
-        "Neuron selectivity transfer: squared maximum mean discrepancy between the channels of both sides, each a "
-        "vector of length 1 over positions, with the kernel <a, b>^2. Channels may differ. `gram` is the mean squared "
-        "difference of both Gram matrices of channels, which must then agree.",
-        result="scalar",
-        formula="mmd: mean_cd <s_c, s_d>^2 + mean_cd <t_c, t_d>^2 - 2 mean_cd <s_c, t_d>^2; "
-        "gram: mean_cd (<s_c, s_d> - <t_c, t_d>)^2; both (1/B) sum_i",
-        source="Huang, Wang 2017",
-        example="nst(small.layer2, big.layer2)",
-        alike={"mmd": "size", "gram": "shape"},
-    ),
-    Spec(
-        "fsp",
-        (
-            _signal("student_from", "[B, C, H, W]"),
-            _signal("student_to", "[B, D, H', W']"),
-            _signal("teacher_from", "[B, C, ...]"),
-            _signal("teacher_to", "[B, D, ...]"),
-            _convention("mean squared error, or sum of the lengths of columns", "mse", "norms"),
-        ),
-        "Flow of solution procedure: compares the mean over positions of the products of every channel of one layer "
-        "with every channel of another. Of two sizes, the larger is averaged down (`norms`: max-pooled). Both sides' "
-        "channels must agree. `norms` is thousands of times larger.",
-        result="scalar",
-        formula="mse: (1/B) sum_i mean_cd (G_s - G_t)_cd^2; norms: (1/B) sum_i sum_d ||(G_s - G_t)_d||; "
-        "G_cd = mean_xy f_c(x, y) g_d(x, y)",
-        source="Yim, Joo, Bae, Kim 2017",
-        example="fsp(fit(small.stem, like = big.stem), fit(small.layer2, like = big.layer2), big.stem, big.layer2)",
-        alike={"mse": "channels", "norms": "channels"},
-    ),
-    Spec(
-        "top_score_difference",
-        (
-            _signal("logits", "logits [B, C]", "logits"),
-            _signal("labels", "labels [B]", "labels"),
-            Param("k", "integer", 5, "how many scores are compared", low=2, at_most_classes=True),
-            Param("u", "number", None, "the first score at which the loss is least; 1 is plain cross-entropy", 0, 1),
-            Param("eta", "number", None, "instead of u: weight of the cross-entropy", 0, 1),
-        ),
-        "Cross-entropy that tolerates high second scores: the first score is kept from rising far above the mean of "
-        "the next ones. f are a sample's softmax scores in falling order.",
-        result="scalar",
-        formula="(1/B) sum_i eta CE_i + (1 - eta) (f_1 - mean(f_2 .. f_k)), eta = u k / (k - 1 + u k)",
-        source="Yang, Xie, Qiao, Yuille 2019, Eq. 3",
-        example="top_score_difference(small.logits, labels, u = 0.6)",
-        over_classes=True,
-        one_of=("u", "eta"),
-    ),
-    Spec(
-        "confidence_penalty",
-        (_signal("logits", "logits [B, C]"),),
-        "Minus the entropy of softmax(logits), mean over the batch: added to a loss it keeps scores from certainty.",
-        result="scalar",
-        formula="(1/B) sum_i sum_j p_ij log p_ij",
-        source="Pereyra et al. 2017",
-        example="0.1 * confidence_penalty(small.logits)",
-    ),
-)
 
 SHAPING = (
     Spec(
         "fit",
-        (_signal("x"), Param("like", "signal", doc="what it is fitted to")),
+        (signal("x"), Param("like", "signal", doc="what it is fitted to")),
         "x with the channels and the size of `like`: a trainable 1x1 convolution (a linear layer for vectors) where "
         "channels differ, bilinear resizing where sizes differ, x itself where nothing differs. The adapter exists "
         "only during the phase.",
@@ -228,7 +29,7 @@ SHAPING = (
     ),
     Spec(
         "conv1x1",
-        (_signal("x", "[B, C, H, W]"), Param("channels", "integer", doc="output channels", low=1)),
+        (signal("x", "[B, C, H, W]"), Param("channels", "integer", doc="output channels", low=1)),
         "A trainable 1x1 convolution that exists only during the phase.",
         result="[B, channels, H, W]",
         example="mean(conv1x1(small.layer2, channels = 8))",
@@ -237,7 +38,7 @@ SHAPING = (
     ),
     Spec(
         "linear",
-        (_signal("x", "[B, D]"), Param("features", "integer", doc="output features", low=1)),
+        (signal("x", "[B, D]"), Param("features", "integer", doc="output features", low=1)),
         "A trainable linear layer that exists only during the phase.",
         result="[B, features]",
         example="mean(linear(small.features, features = 8))",
@@ -246,7 +47,7 @@ SHAPING = (
     ),
     Spec(
         "resize",
-        (_signal("x", "[B, C, H, W]"), Param("size", "integer", doc="height and width", low=1)),
+        (signal("x", "[B, C, H, W]"), Param("size", "integer", doc="height and width", low=1)),
         "Bilinear resizing of a map.",
         result="[B, C, size, size]",
         example="mean(resize(small.layer2, size = 4))",
@@ -254,7 +55,7 @@ SHAPING = (
     ),
     Spec(
         "concat",
-        (_signal("first"),),
+        (signal("first"),),
         "Joins signals along channels or classes (dimension 1). Scores over different classes of one data set are then "
         "scores over all of these, in this order.",
         more=True,
@@ -264,7 +65,7 @@ SHAPING = (
     ),
     Spec(
         "columns",
-        (_signal("x", "[B, C, ...]"), Param("at", "positions", doc="whole numbers from 0, in the order wanted")),
+        (signal("x", "[B, C, ...]"), Param("at", "positions", doc="whole numbers from 0, in the order wanted")),
         "Some of a signal's channels or classes (dimension 1).",
         result="[B, len(at), ...]",
         gives="selected",
@@ -272,28 +73,28 @@ SHAPING = (
     ),
     Spec(
         "pool",
-        (_signal("x", "[B, C, H, W]"),),
+        (signal("x", "[B, C, H, W]"),),
         "Mean over height and width.",
         result="[B, C]",
         example="mean(pool(small.layer2))",
     ),
     Spec(
         "flatten",
-        (_signal("x", "[B, ...]"),),
+        (signal("x", "[B, ...]"),),
         "One vector a sample.",
         result="[B, D]",
         example="mean(flatten(small.layer2))",
     ),
     Spec(
         "normalize",
-        (_signal("x", "[B, ...]"),),
+        (signal("x", "[B, ...]"),),
         "Each sample divided by its L2 norm (over dimension 1).",
         result="like x",
         example="mean(normalize(small.features))",
     ),
     Spec(
         "softmax",
-        (_signal("logits", "[B, C]"), _T),
+        (signal("logits", "[B, C]"), TEMPERATURE),
         "Probabilities of logits.",
         result="probabilities [B, C]",
         gives="probabilities",
@@ -302,14 +103,14 @@ SHAPING = (
     ),
     Spec(
         "log_softmax",
-        (_signal("logits", "[B, C]"), _T),
+        (signal("logits", "[B, C]"), TEMPERATURE),
         "Logarithm of softmax.",
         result="[B, C]",
         example="mean(log_softmax(small.logits))",
     ),
     Spec(
         "sigmoid",
-        (_signal("x"),),
+        (signal("x"),),
         "1 / (1 + exp(-x)).",
         result="like x",
         gives="probabilities",
@@ -318,7 +119,7 @@ SHAPING = (
     ),
     Spec(
         "onehot",
-        (_signal("labels", "[B]"), Param("classes", "classes", doc="how many, or a class set")),
+        (signal("labels", "[B]"), Param("classes", "classes", doc="how many, or a class set")),
         "Indicator vectors of labels.",
         result="probabilities [B, C]",
         gives="probabilities",
@@ -327,7 +128,7 @@ SHAPING = (
     Spec(
         "top",
         (
-            _signal("scores", "probabilities [B, C], or what `route` gives"),
+            signal("scores", "probabilities [B, C], or what `route` gives"),
             Param("k", "integer", doc="how many are kept", low=1, at_most_classes=True),
         ),
         "Each sample's k largest scores with their classes, as targets that are zero for every other class. The losses "
@@ -343,7 +144,7 @@ SHAPING = (
     Spec(
         "smear",
         (
-            _signal("labels", "labels [B]"),
+            signal("labels", "labels [B]"),
             Param("hierarchy", "ancestors", doc="a file: rows `name,parent`, or a JSON object name -> parents"),
         ),
         "Labels that are positive for all classes above them too: sparse targets of 1 for each of them that the data "
@@ -358,8 +159,8 @@ SHAPING = (
         "route",
         (
             Param("parts", "verticals", doc="verticals, or lists of class numbers"),
-            _signal("labels", "labels [B]"),
-            _signal("first", "a tap of a frozen network, one for each part"),
+            signal("labels", "labels [B]"),
+            signal("first", "a tap of a frozen network, one for each part"),
         ),
         "For each sample the signal of its label's part. A sample runs through one of the networks, never through all. "
         "Logits over each part's own classes come sparse, with their classes, as `top` gives them. "
@@ -381,9 +182,9 @@ SHAPING = (
 )
 
 GRADIENT = (
-    Spec("detach", (_signal("x"),), "x, without gradient.", result="like x", gives="same", sparse=True,
+    Spec("detach", (signal("x"),), "x, without gradient.", result="like x", gives="same", sparse=True,
          example="kl(detach(small.logits), small.logits)"),
-    Spec("reverse", (_signal("x"), Param("weight", "number", 1.0, "factor of the reversed gradient")),
+    Spec("reverse", (signal("x"), Param("weight", "number", 1.0, "factor of the reversed gradient")),
          "x, whose gradient changes sign.", result="like x", gives="same", source="Ganin, Lempitsky 2015",
          example="mean(reverse(small.features))"),
 )  # fmt: skip
@@ -393,19 +194,19 @@ MATH = (
     _math("log", "Elementwise natural logarithm."),
     _math("sqrt", "Elementwise square root."),
     _math("abs", "Elementwise absolute value."),
-    Spec("mean", (_signal("x"),), "Mean over all elements.", result="scalar", example="mean(small.logits)"),
-    Spec("sum", (_signal("first"),), "Of one signal: sum over all elements. Of several, or of a comprehension or list: "
+    Spec("mean", (signal("x"),), "Mean over all elements.", result="scalar", example="mean(small.logits)"),
+    Spec("sum", (signal("first"),), "Of one signal: sum over all elements. Of several, or of a comprehension or list: "
          "their sum.", more=True, result="scalar, or like the terms",
          example="sum(w * cross_entropy(small.logits, labels) for w in [1, 2])"),
-    Spec("min", (_signal("first"),), "Of one signal: its smallest element. Of several: elementwise minimum.", more=True,
+    Spec("min", (signal("first"),), "Of one signal: its smallest element. Of several: elementwise minimum.", more=True,
          gives="term",
          result="scalar, or like the arguments", example="min(epoch / 80, 1) * mean(small.logits)"),
-    Spec("max", (_signal("first"),), "Of one signal: its largest element. Of several: elementwise maximum.", more=True,
+    Spec("max", (signal("first"),), "Of one signal: its largest element. Of several: elementwise maximum.", more=True,
          gives="term",
          result="scalar, or like the arguments", example="max(progress, 0.5) * mean(small.logits)"),
-    Spec("clamp", (_signal("x"), Param("low", "number"), Param("high", "number")), "x, kept between low and high.",
+    Spec("clamp", (signal("x"), Param("low", "number"), Param("high", "number")), "x, kept between low and high.",
          result="like x", example="clamp(progress, low = 0, high = 1) * mean(small.logits)"),
-    Spec("mix", (_signal("first", "any shape"), _signal("second", "the same shape, or a scalar"),
+    Spec("mix", (signal("first", "any shape"), signal("second", "the same shape, or a scalar"),
          Param("weight", "number", doc="share of the first", low=0, high=1)),
          "A weighted mean of two terms.", result="like first", formula="weight * first + (1 - weight) * second",
          example="mix(cross_entropy(small.logits, labels), kl(big.logits, small.logits), weight = 0.6)"),

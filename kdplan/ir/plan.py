@@ -6,33 +6,19 @@ plain value with a JSON form; `kdplan schema` prints its schema.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Annotated, Any, Literal
-
-from pydantic import Field
+from typing import Any, Literal
 
 from kdplan.ir.expr import Expr, Location, Version, location
+from kdplan.ir.origins import Fresh, Origin
 
 Precision = Literal["fp32", "bf16", "fp16"]
 FrozenValues = Literal["live", "stored", "auto"]
 Mode = Literal["train", "eval"]
 Role = Literal["teacher", "student", "network"]
-Joined = Literal["probabilities", "logits", "stacked"]
 
 Plain = Any
 """A number, string, boolean, None, or lists and dicts of them: what JSON holds."""
-
-
-def number_text(value: Plain) -> str:
-    """A value as keys write it: 1 and 1.0 are one content; strings and booleans are never equal to numbers.
-
-    >>> number_text(1.0), number_text(0.5), number_text("1")
-    ('1', '0.5', "'1'")
-    """
-    if isinstance(value, float) and value.is_integer() and abs(value) < 1e15:
-        value = int(value)
-    return repr(value)
 
 
 @dataclass(slots=True)
@@ -102,152 +88,7 @@ class View:
     span: Location = location()
 
 
-# ---- networks: an origin says where weights come from (`parents`), and what of it enters keys (`content`)
-
-Content = dict[str, Plain]
-
-
-@dataclass(slots=True)
-class Fresh:
-    """Weights drawn from the network's seed."""
-
-    kind: Literal["fresh"] = "fresh"
-
-    def parents(self) -> list[Version]:
-        """The versions that the weights are made of: none."""
-        return []
-
-    def content(self, network: Network, hashed: Callable[[Version], str]) -> Content:
-        """What decides the weights, as a part of the network's content hash."""
-        return {"seed": network.seed}
-
-
-@dataclass(slots=True)
-class Loaded:
-    """Weights from a safetensors file; `fingerprint` is the hash of its content."""
-
-    path: str
-    fingerprint: str
-    kind: Literal["loaded"] = "loaded"
-    span: Location = location()
-
-    def parents(self) -> list[Version]:
-        """The versions that the weights are made of: none."""
-        return []
-
-    def content(self, network: Network, hashed: Callable[[Version], str]) -> Content:
-        """What decides the weights, as a part of the network's content hash."""
-        return {"loaded": self.fingerprint}
-
-
-@dataclass(slots=True)
-class Copied:
-    """Another network's weights, as some phase left them."""
-
-    version: Version
-    branch: int | None = None
-    """Of a network with branches: those of one branch, by the plain network's names."""
-    grown: bool = False
-    """The network has more weights than that version, which are drawn from the seed."""
-    kind: Literal["copied"] = "copied"
-
-    def parents(self) -> list[Version]:
-        """The version that the weights are copied from."""
-        return [self.version]
-
-    def content(self, network: Network, hashed: Callable[[Version], str]) -> Content:
-        """What decides the weights, as a part of the network's content hash."""
-        content: Content = {"copied": hashed(self.version)}
-        if self.branch is not None:
-            content["branch"] = self.branch
-        if self.grown:
-            content["seed"] = network.seed
-        return content
-
-
-@dataclass(slots=True)
-class _OfSeveral:
-    versions: list[Version]
-
-    def parents(self) -> list[Version]:
-        """The versions that the weights are made of."""
-        return self.versions
-
-
-@dataclass(slots=True)
-class Merged(_OfSeveral):
-    """One network whose parts were trained apart: each parameter from the version that trained it."""
-
-    kind: Literal["merged"] = "merged"
-
-    def content(self, network: Network, hashed: Callable[[Version], str]) -> Content:
-        """What decides the weights, as a part of the network's content hash."""
-        return {"merged": [hashed(v) for v in self.versions]}
-
-
-@dataclass(slots=True)
-class Averaged(_OfSeveral):
-    """The mean of several versions' weights."""
-
-    kind: Literal["averaged"] = "averaged"
-
-    def content(self, network: Network, hashed: Callable[[Version], str]) -> Content:
-        """What decides the weights, as a part of the network's content hash."""
-        return {"averaged": [hashed(v) for v in self.versions]}
-
-
-@dataclass(slots=True)
-class Ensembled(_OfSeveral):
-    """The weights of several networks side by side, as members of one whose output is made of theirs."""
-
-    mean: Joined = "probabilities"
-    """Of what their mean is taken; or their scores stand side by side."""
-    kind: Literal["ensembled"] = "ensembled"
-
-    def content(self, network: Network, hashed: Callable[[Version], str]) -> Content:
-        """What decides the weights and the output; the members' architectures are in their own hashes."""
-        orders = network.architecture.arguments["orders"]
-        return {"architecture": [self.mean, orders], "ensembled": [hashed(v) for v in self.versions]}
-
-
-@dataclass(slots=True)
-class Perturbed(_OfSeveral):
-    """One version's weights plus a vector of norm `distance` in a random direction that `seed` draws."""
-
-    distance: float
-    seed: int = 0
-    kind: Literal["displaced"] = "displaced"
-
-    def content(self, network: Network, hashed: Callable[[Version], str]) -> Content:
-        """What decides the weights, as a part of the network's content hash."""
-        # keys are older than the word `perturbed`
-        return {"displaced": [*(hashed(v) for v in self.versions), number_text(self.distance), self.seed]}
-
-
-@dataclass(slots=True)
-class EmaOf:
-    """A moving average (`decay`) of a network that the same phase trains: `ema(N, decay = 0.999)`."""
-
-    network: str
-    decay: float
-    kind: Literal["follows"] = "follows"
-
-    def parents(self) -> list[Version]:
-        """The network whose weights it averages, as that network starts."""
-        return [Version(self.network)]
-
-    def content(self, network: Network, hashed: Callable[[Version], str]) -> Content:
-        """What decides the weights, as a part of the network's content hash."""
-        return {"follows": [hashed(Version(self.network)), self.decay]}  # keys are older than the word `ema`
-
-
-Origin = Annotated[
-    Fresh | Loaded | Copied | Merged | Averaged | Ensembled | Perturbed | EmaOf, Field(discriminator="kind")
-]
-OF_SEVERAL = (Merged, Averaged, Ensembled, Perturbed)
-"""Origins with `versions`."""
-ENSEMBLE = "kdplan.nn.ensemble:ensemble"
-"""The architecture of a network whose origin is `Ensembled`: its arguments hold those of its members."""
+# ---- networks
 
 
 @dataclass(slots=True)

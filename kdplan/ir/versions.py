@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from kdplan.ir.expr import Tap, Version, walk
-from kdplan.ir.plan import Copied, EmaOf, Phase, Plan
+from kdplan.ir.origins import Copied, EmaOf
+from kdplan.ir.plan import Phase, Plan
 
 
 def read_versions(phase: Phase) -> Iterator[Version]:

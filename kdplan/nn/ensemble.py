@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from kdplan.ir.plan import Joined
+from kdplan.ir.origins import Joined
 from kdplan.nn.adapted import Entries
 from kdplan.nn.models import create
 

@@ -1,4 +1,4 @@
-"""What a plan's expressions may call: the losses, and small functions to combine signals.
+"""Small functions of a plan's expressions, which combine signals.
 
 Functions here carry the names of the language, so some hide Python's own (`sum`, `abs`, `min`, `max`); the module is
 meant to be used through `FUNCTIONS`.
@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from kdplan.nn import distillation, losses
+from kdplan.nn import losses
 from kdplan.nn.losses import wide
 
 Value = Tensor | float
@@ -296,21 +296,6 @@ def onehot(labels: Tensor, classes: int) -> Tensor:
 FUNCTIONS: dict[str, Callable[..., Any]] = {
     f.__name__: f
     for f in (
-        losses.cross_entropy,
-        losses.sigmoid_cross_entropy,
-        losses.kl,
-        losses.kl_probabilities,
-        losses.as_logits,
-        losses.kd,
-        losses.squared_l2,
-        losses.mse,
-        losses.cosine,
-        losses.entropy,
-        distillation.attention,
-        distillation.nst,
-        distillation.fsp,
-        distillation.top_score_difference,
-        distillation.confidence_penalty,
         losses.softmax,
         losses.log_softmax,
         losses.uniform,
@@ -336,4 +321,4 @@ FUNCTIONS: dict[str, Callable[..., Any]] = {
         flatten,
     )
 }
-"""Name in a plan -> function. Positional and keyword parameters are those of the Python function."""
+"""Name in a plan -> function, for rows that name no `implementation`. Parameters are those of the Python function."""

@@ -8,24 +8,16 @@ from dataclasses import fields
 from typing import Any
 
 from kdplan.diagnostics.span import Source
-from kdplan.ir import expr as ir
 from kdplan.ir.adapted import HELD
-from kdplan.ir.branches import BRANCH
 from kdplan.ir.functions import RESERVED
 from kdplan.ir.heads import HEADED, base_of
 from kdplan.ir.plan import (
     DEFAULT_RECIPE,
-    OF_SEVERAL,
     ClassSet,
-    Copied,
     Data,
-    EmaOf,
-    Ensembled,
     Item,
-    Loaded,
     Measure,
     Network,
-    Perturbed,
     Phase,
     Plan,
     Recipe,
@@ -39,9 +31,6 @@ from kdplan.syntax.write import expression
 
 _WORDS = frozenset({"of", "on", "with", "from", "by", "over", "as", "for", "in", "init", "seed"})
 """Names that would be read as something else."""
-
-_FUNCTIONS = {"merged": "merge", "averaged": "average", "ensembled": "ensemble", "displaced": "perturbed"}
-"""Origins of networks made from networks -> what makes them."""
 
 
 def expand(plan: Plan) -> str:
@@ -217,36 +206,22 @@ class _Expansion:
 
     def _network(self, network: Network) -> str:
         settings = [f"seed = {network.seed}"]
-        if isinstance(network.origin, Loaded):
-            settings.append(f'weights = "{network.origin.path}"')
+        if (weights := network.origin.file()) is not None:
+            settings.append(f'weights = "{weights}"')
         if network.reset:
             parts = [dotted(name(p.partition(".")[0]), p.partition(".")[2]) for p in network.reset]
             settings.append(f"reset = {expression(ast.List(NOWHERE, [*parts]))}")
         if network.mode != "eval":
             settings.append(f"mode = {network.mode}")
-        if network.architecture.name == HEADED and not _starts_from(network):
+        if network.architecture.name == HEADED and network.origin.spelled() is None:
             settings += self.speller.head(network)
         return _body(f"{network.role} {self.names.networks[network.name]} = {self._made(network)}", settings)
 
     def _made(self, network: Network) -> str:
-        origin = network.origin
-        if isinstance(origin, Copied):
-            start = self.speller.version(origin.version)
-            if origin.grown:
-                return expression(self.speller.made(network.architecture, base=start))
-            return expression(start if origin.branch is None else dotted(start, f"{BRANCH}.{origin.branch}"))
-        if isinstance(origin, OF_SEVERAL):
-            keywords: dict[str, ast.Expr] = {}
-            if isinstance(origin, Ensembled):
-                keywords = {"join": name("concat")} if origin.mean == "stacked" else {"mean": name(origin.mean)}
-            if isinstance(origin, Perturbed):
-                keywords = {"distance": plain(origin.distance), "seed": plain(origin.seed)}
-            versions = [self.speller.version(v) for v in origin.versions]
-            return expression(call(name(_FUNCTIONS[origin.kind]), versions, keywords))
-        if isinstance(origin, EmaOf):
-            return expression(
-                call(name("ema"), [name(self.names.networks[origin.network])], {"decay": plain(origin.decay)})
-            )
+        spelled = network.origin.spelled()
+        if spelled is not None:
+            start = self.speller.origin(spelled)
+            return expression(self.speller.made(network.architecture, base=start) if spelled.held else start)
         classes = {"classes": self.speller.classes(network.classes)} if network.classes is not None else {}
         return self.speller.item(base_of(network.architecture), **classes)
 
@@ -336,7 +311,7 @@ def _networks(plan: Plan) -> list[str]:
         if network in seen:
             return
         seen.add(network)
-        for version in _starts_from(plan.networks[network]):
+        for version in plan.networks[network].origin.parents():
             visit(version.network)
             if version.phase is not None:
                 for read in versions_of(plan.phases[version.phase]):
@@ -356,17 +331,8 @@ def _closure(plan: Plan, roots: list[str]) -> set[str]:
         network = waiting.pop()
         if network not in wanted:
             wanted.add(network)
-            waiting.extend(v.network for v in _starts_from(plan.networks[network]))
+            waiting.extend(v.network for v in plan.networks[network].origin.parents())
     return wanted
-
-
-def _starts_from(network: Network) -> list[ir.Version]:
-    origin = network.origin
-    if isinstance(origin, Copied):
-        return [origin.version]
-    if isinstance(origin, OF_SEVERAL):
-        return origin.versions
-    return [ir.Version(origin.network)] if isinstance(origin, EmaOf) else []
 
 
 def _items(plan: Plan) -> Iterator[tuple[tuple[str, str], Item]]:
@@ -376,12 +342,13 @@ def _items(plan: Plan) -> Iterator[tuple[tuple[str, str], Item]]:
         for item in [*data.augment, *(i for i in (data.split, data.protocol) if i)]:
             yield ("", ""), item
     for network in plan.networks.values():
-        grown = isinstance(network.origin, Copied) and network.origin.grown
+        spelled = network.origin.spelled()
+        grown = spelled is not None and spelled.held
         held = HELD.get(network.architecture.name)
-        if held and (grown or not _starts_from(network)):
+        if held and (grown or spelled is None):
             arguments = network.architecture.arguments
             yield from ((("", ""), base_of(Item(*arguments[p]))) for p in held if not (p == "base" and grown))
-        elif not _starts_from(network):
+        elif spelled is None:
             yield ("network", network.name), base_of(network.architecture)
     for phase in plan.phases.values():
         for recipe in phase.recipes:

@@ -19,10 +19,11 @@ from kdplan.ir import expr as ir
 from kdplan.ir.adapted import HELD
 from kdplan.ir.branches import split
 from kdplan.ir.dag import Component, PhaseKey
+from kdplan.ir.expr import number_text
 from kdplan.ir.functions import FUNCTIONS
 from kdplan.ir.heads import HEADED
 from kdplan.ir.outputs import SCORES
-from kdplan.ir.plan import DEFAULT_RECIPE, Data, Item, Network, Phase, Plan, Recipe, View, number_text
+from kdplan.ir.plan import DEFAULT_RECIPE, Data, Item, Network, Phase, Plan, Recipe, View
 from kdplan.ir.versions import makers, slot_of, versions_of
 from kdplan.passes.dag import order
 
@@ -139,7 +140,8 @@ class _Weights:
         """The content of a network as it starts."""
         if name not in self.networks:
             n = self.plan.networks[name]
-            content = {"architecture": architecture(n)} | n.origin.content(n, self.version)
+            start = n.origin.content(n.seed, n.architecture.arguments, self.version)
+            content = {"architecture": architecture(n)} | start
             if n.reset:
                 content["reset"] = [sorted(n.reset), n.seed]
             self.networks[name] = _hash(content)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from kdplan.diagnostics.report import Reporter, counted, nearest
+from kdplan.diagnostics.span import Span
 from kdplan.ir import expr as ir
-from kdplan.ir.plan import OF_SEVERAL, Copied, EmaOf, Phase, Plan, Recipe, Row, Target
+from kdplan.ir.origins import EmaOf
+from kdplan.ir.plan import Phase, Plan, Recipe, Row, Target
 from kdplan.ir.versions import slot_of, versions_of
 from kdplan.passes.metric_checks import check_metrics
 from kdplan.passes.open_set import check_task
@@ -24,18 +26,8 @@ def check_plan(plan: Plan, reporter: Reporter) -> None:
     ['KD0320']
     """
     for network in plan.networks.values():
-        origin = network.origin
-        versions = (
-            [origin.version]
-            if isinstance(origin, Copied)
-            else origin.versions
-            if isinstance(origin, OF_SEVERAL)
-            else []
-        )
-        for version in versions:
-            _version(plan, version, reporter)
-        if isinstance(origin, EmaOf) and origin.network not in plan.networks:
-            reporter.report("KD0320", network.span, what="network", name=origin.network, nearest=None)
+        for version in network.origin.parents():
+            _version(plan, version, reporter, network.span)
     for phase in plan.phases.values():
         _phase(plan, phase, reporter)
     for measure in plan.measures.values():
@@ -90,21 +82,22 @@ def _data(plan: Plan, name: str, span: object, reporter: Reporter) -> None:
         reporter.report("KD0320", None, what="data set", name=name, nearest=nearest(name, plan.data))
 
 
-def _version(plan: Plan, version: ir.Version, reporter: Reporter) -> bool:
+def _version(plan: Plan, version: ir.Version, reporter: Reporter, span: Span | None = None) -> bool:
+    """Whether a version exists and is kept; reported at its own span, or else at `span`."""
     if version.network not in plan.networks:
         near = nearest(version.network, plan.networks)
-        reporter.report("KD0320", version.span, what="network", name=version.network, nearest=near)
+        reporter.report("KD0320", version.span or span, what="network", name=version.network, nearest=near)
         return False
     if version.phase is None:
         return True
     phase = plan.phases.get(version.phase)
     if phase is None:
         near = nearest(version.phase, plan.phases)
-        reporter.report("KD0320", version.span, what="phase", name=version.phase, nearest=near)
+        reporter.report("KD0320", version.span or span, what="phase", name=version.phase, nearest=near)
         return False
     if version.snapshot not in kept(phase, slot_of(plan, version)):
         reporter.report(
-            "KD0309", version.span, phase=phase.name, snapshot=version.snapshot, name=version.network,
+            "KD0309", version.span or span, phase=phase.name, snapshot=version.snapshot, name=version.network,
             help=snapshot_help(version.snapshot),
         )  # fmt: skip
         return False

@@ -7,7 +7,8 @@ import itertools
 from kdplan.diagnostics.report import Reporter
 from kdplan.ir import expr as ir
 from kdplan.ir.dag import PhaseKey
-from kdplan.ir.plan import Ensembled, Measure, Phase, Plan
+from kdplan.ir.origins import Ensembled
+from kdplan.ir.plan import Measure, Phase, Plan
 from kdplan.ir.versions import versions_of
 from kdplan.passes.keys import content
 from kdplan.passes.metric_checks import lint_features

@@ -13,8 +13,9 @@ from kdplan.diagnostics.span import Source, Span
 from kdplan.ir import expr as ir
 from kdplan.ir.adapted import ADAPTED
 from kdplan.ir.branches import BRANCHED, PARTS
-from kdplan.ir.functions import FUNCTIONS
-from kdplan.ir.plan import ClassSet, EmaOf, Item, Network, Phase, Plan, View
+from kdplan.ir.functions import FUNCTIONS, PLAN_FUNCTIONS
+from kdplan.ir.origins import EmaOf, Spelled
+from kdplan.ir.plan import ClassSet, Item, Network, Phase, Plan, View
 from kdplan.syntax import ast
 from kdplan.syntax.write import expression
 
@@ -180,6 +181,15 @@ class Speller:
         axis, equal, value = version.snapshot.partition("=")
         pick = ast.Coordinate(NOWHERE, axis, ast.Number(NOWHERE, int(value))) if equal else name(version.snapshot)
         return ast.Pick(NOWHERE, expr, [pick])
+
+    def origin(self, spelled: Spelled) -> ast.Expr:
+        """`perturbed(small@kd, distance = 2, seed = 0)`, `small@kd.branch[1]`: what a network is made of."""
+        networks = [name(self.names.networks[n]) if isinstance(n, str) else self.version(n) for n in spelled.networks]
+        if not spelled.function:
+            return dotted(networks[0], spelled.path)
+        words = {p.name for p in PLAN_FUNCTIONS[spelled.function].params if p.choices}
+        settings = {k: name(v) if k in words else plain(v) for k, v in spelled.settings.items()}
+        return call(name(spelled.function), networks, settings)
 
     def head(self, network: Network) -> list[str]:
         """`head` and `logit_scale` of a network that has them, as settings."""

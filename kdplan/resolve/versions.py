@@ -8,7 +8,7 @@ from kdplan.constructs.table import LADDERS, TRAINS
 from kdplan.diagnostics.report import PlanError, error, listing, nearest
 from kdplan.diagnostics.span import Span
 from kdplan.ir import expr as ir
-from kdplan.ir.plan import EmaOf
+from kdplan.ir.origins import EmaOf
 from kdplan.ir.versions import read_versions
 from kdplan.passes.load import Declared
 from kdplan.resolve.apply import phases_that_train

@@ -27,8 +27,9 @@ from kdplan.ir.adapted import HELD
 from kdplan.ir.branches import BRANCH
 from kdplan.ir.expr import Version
 from kdplan.ir.heads import HEADED
+from kdplan.ir.origins import ENSEMBLE, Copied
 from kdplan.ir.outputs import WHOLE
-from kdplan.ir.plan import ENSEMBLE, Copied, Export, Plain, Plan, View
+from kdplan.ir.plan import Export, Plain, Plan, View
 from kdplan.ir.versions import parts
 from kdplan.nn.models import create
 from kdplan.runtime.deployed import architecture, check_equal, deployed

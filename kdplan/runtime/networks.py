@@ -15,7 +15,8 @@ from kdplan.graph.inspect import fresh
 from kdplan.graph.phase_graph import Networks
 from kdplan.ir.adapted import ADAPTED
 from kdplan.ir.expr import Version
-from kdplan.ir.plan import Averaged, Copied, EmaOf, Ensembled, Fresh, Loaded, Merged, Network, Perturbed, Phase
+from kdplan.ir.origins import Averaged, Copied, EmaOf, Ensembled, Fresh, Loaded, Merged, Perturbed
+from kdplan.ir.plan import Network, Phase
 from kdplan.ir.versions import ancestors, ema_copies, read_versions
 from kdplan.nn.adapted import adapted_state
 from kdplan.nn.ensemble import MEMBERS

@@ -9,7 +9,7 @@ from typing import Literal
 
 from kdplan.ir.dag import Action, Planned
 from kdplan.ir.expr import Tap, Version, walk
-from kdplan.ir.plan import OF_SEVERAL, Copied, Item, Loaded, Phase, Plan
+from kdplan.ir.plan import Item, Phase, Plan
 from kdplan.view import words
 
 Kind = Literal["data", "file", "teacher", "student", "network", "measure", "export"]
@@ -158,15 +158,14 @@ def _version_arrows(drawn: Drawing, plan: Plan, version: Version, target: str) -
                 drawn.arrow(at.phase, target, text)
             continue
         network = plan.networks.get(at.network)
-        origin = network.origin if network is not None else None
-        if isinstance(origin, Loaded):
-            box = f"file {origin.path}"
-            drawn.boxes.setdefault(box, Box(origin.path, "file", ["weights"], family=box))
+        if network is None:
+            continue
+        file = network.origin.file()
+        if file is not None:
+            box = f"file {file}"
+            drawn.boxes.setdefault(box, Box(file, "file", ["weights"], family=box))
             drawn.arrow(box, target, at.network)
-        elif isinstance(origin, Copied):
-            pending.append((origin.version, words.version(origin.version)))
-        elif isinstance(origin, OF_SEVERAL):
-            pending += [(v, words.version(v)) for v in origin.versions]
+        pending += [(v, words.version(v)) for v in network.origin.parents()]
 
 
 def merge_equal(drawn: Drawing, planned: Mapping[str, Planned]) -> Drawing:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from kdplan.constructs.table import KINDS
+from kdplan.constructs.table import CONSTRUCTS, KINDS
 from kdplan.ir.functions import FUNCTIONS, PLAN_FUNCTIONS, SIGNALS
 from kdplan.ir.kinds import NETWORKS
 from kdplan.ir.optimizers import OPTIMIZERS
@@ -102,16 +102,13 @@ _PLAN_FUNCTIONS = {
     "network both = {}",
     "average": "phase again of small on digits with quick {{ loss = cross_entropy(small.logits, labels)  seed = 1 }}\n"
     "network both = {}",
-    "perturbed": "network moved = {}",
-    "ensemble": "network both = {}",
-    "branched": "network both = {}",
-    "adapted": "network both = {}",
     "ema": "phase follow of small on digits with quick {{ loss = cross_entropy(small.logits, labels)"
     " + kl({}.logits, small.logits) }}",
     "case": "param pair = {}",
     "union": HALVES.replace("{", "{{").replace("}", "}}") + "\nteacher whole = digits_net(classes = {})",
     "count": "def classes = {}",
 }
+"""A plan around an example of a function that gives no network, or needs more phases."""
 
 _OPEN_SET = """{frame}
 data digits = digits {{ protocol = {protocol} }}
@@ -141,7 +138,6 @@ _IN_CONSTRUCTS = {
     "patriarch {{ {example} }} }}",
     "generation": "generations line of digits_net(width = 4) from big on digits with quick {{ {count} "
     "generation {{ {example} }} }}",
-    "ensemble": "ensemble pair of big, small@alone {{ {example} }}",
     "amalgamate": "{halves}\namalgamate ka of both from t[*] on digits with quick {{ {example} }}",
     **{
         part: f"{{halves}}\namalgamate ka of both from t[*] on digits with quick {{{{ {part} {{{{ {{example}} }}}} }}}}"
@@ -149,7 +145,7 @@ _IN_CONSTRUCTS = {
     },
     "branches": "branches one of digits_net(width = 4) from layer2 on digits with quick {{ {loss} {example} }}",
 }
-"""A construct around an example of its setting."""
+"""A construct around an example of its setting, where its own example does not hold one more."""
 
 _TABLES = (
     "optimizer",
@@ -213,7 +209,7 @@ def examples() -> list[Example]:
             )
     all_examples += [Example(f"function {f.name}", f.example, _loss_plan(f)) for f in FUNCTIONS.values()]
     for f in PLAN_FUNCTIONS.values():
-        body = _PLAN_FUNCTIONS[f.name].format(f.example)
+        body = _PLAN_FUNCTIONS.get(f.name, "network both = {}").format(f.example)
         all_examples.append(Example(f"function {f.name}", f.example, f"{frame()}\n{body}\n"))
     all_examples += [
         Example(f"signal {name}", text, f"{frame()}\n{_phase(f'cross_entropy(small.logits, labels) + {text}')}\n")
@@ -287,10 +283,20 @@ def _setting_plan(kind: Kind, name: str, example: str) -> str:
             term = _BRANCH_LOSS
         count = "" if name == "count" else "count = 1"
         text = _IN_CONSTRUCTS[kind.name].format(example=example, auto=auto, loss=term, count=count, halves=HALVES)
-        return f"{frame(*([] if kind.name == 'ensemble' else ['alone']))}\n{text}\n"
+        return f"{frame('alone')}\n{text}\n"
+    if kind.name in CONSTRUCTS:
+        return f"{frame()}\n{_with_setting(kind, name, example)}\n"
     assert kind.name == "verticals"
     parts = 'low = ["0", "1", "2", "3", "4", "5"]  high = ["5", "6", "7", "8", "9"]'
     return f"{frame()}\nverticals part of digits {{ {example}  {parts} }}\n"
+
+
+def _with_setting(kind: Kind, name: str, example: str) -> str:
+    """A construct's own example, with one setting more where it lacks that one."""
+    if f"{name} = " in kind.example:
+        return kind.example
+    head, brace, _ = kind.example.rpartition("}")
+    return f"{head} {example} }}" if brace else f"{kind.example} {{ {example} }}"
 
 
 def _choice(table: str, spec: Spec) -> Example:

@@ -17,8 +17,9 @@ from kdplan.constructs.table import KINDS
 from kdplan.data.catalog import SOURCES
 from kdplan.data.transforms import TRANSFORMS
 from kdplan.diagnostics.report import table as error_table
-from kdplan.ir.functions import GRADIENT, LOSSES, MATH, PLAN_FUNCTIONS, SHAPING, SIGNALS
+from kdplan.ir.functions import GRADIENT, MATH, PLAN_FUNCTIONS, SHAPING, SIGNALS
 from kdplan.ir.kinds import NETWORKS
+from kdplan.ir.losses import LOSSES
 from kdplan.ir.optimizers import OPTIMIZERS, SCHEDULES
 from kdplan.ir.spec import Kind, Param, SettingSpec, Spec
 from kdplan.nn.catalog import METRICS, MODELS

@@ -10,7 +10,7 @@ import pytest
 from kdplan.compile import check_text, inspect
 from kdplan.ir import expr as ir
 from kdplan.ir.adapted import ADAPTED
-from kdplan.ir.plan import Merged
+from kdplan.ir.origins import Merged
 from kdplan.passes.expand import expand
 from tests.passes.plans import HEAD, calls, codes, compiled, keys, taps
 

@@ -10,7 +10,7 @@ import torch
 from kdplan.compile import check_text, inspect
 from kdplan.ir import expr as ir
 from kdplan.ir.branches import branches
-from kdplan.ir.plan import Copied, Fresh
+from kdplan.ir.origins import Copied, Fresh
 from kdplan.nn.models import create
 from kdplan.passes.expand import expand
 from kdplan.runtime.measures.metrics import network_number

@@ -6,7 +6,8 @@ import pytest
 
 from kdplan.compile import check_text, inspect
 from kdplan.ir import expr as ir
-from kdplan.ir.plan import Ensembled, Network
+from kdplan.ir.origins import Ensembled
+from kdplan.ir.plan import Network
 from kdplan.passes.expand import expand
 from tests.passes.plans import BIG, HEAD, codes, compiled, keys
 

@@ -8,7 +8,7 @@ import pytest
 
 from kdplan.compile import inspect
 from kdplan.ir import expr as ir
-from kdplan.ir.plan import Copied, Fresh
+from kdplan.ir.origins import Copied, Fresh
 from kdplan.ir.seed import fold
 from kdplan.passes.expand import expand
 from tests.passes.plans import BIG, HEAD, codes, compiled, keys

@@ -16,7 +16,8 @@ from torch import Tensor
 from kdplan.diagnostics.report import PlanError
 from kdplan.graph.phase_graph import PhaseGraph
 from kdplan.ir.expr import Call, InTraining, Op, StreamField, Tap, Version
-from kdplan.ir.plan import ClassSet, EmaOf, Item, Network, Phase, Plan, Trainee, View
+from kdplan.ir.origins import EmaOf
+from kdplan.ir.plan import ClassSet, Item, Network, Phase, Plan, Trainee, View
 from kdplan.runtime.events import NoEvents
 from kdplan.runtime.execute import RunResult, run_plan
 from kdplan.runtime.loop import Training

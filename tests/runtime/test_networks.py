@@ -14,7 +14,8 @@ from torch import Tensor, nn
 from kdplan.diagnostics.report import PlanError
 from kdplan.graph.inspect import fresh
 from kdplan.ir.expr import Version
-from kdplan.ir.plan import Averaged, Copied, EmaOf, Item, Loaded, Merged, Network, Phase, Plan, Trainee, View
+from kdplan.ir.origins import Averaged, Copied, EmaOf, Loaded, Merged
+from kdplan.ir.plan import Item, Network, Phase, Plan, Trainee, View
 from kdplan.runtime.networks import materialise, modules_of
 from kdplan.runtime.store import Store
 from kdplan.runtime.store.atomic import digest_file

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from kdplan.ir.dag import Action, Cost, Planned, Reason
 from kdplan.ir.expr import Call, Expr, InTraining, Op, StreamField, Tap, Version
+from kdplan.ir.origins import Loaded
 from kdplan.ir.plan import (
     Data,
     Export,
     Item,
-    Loaded,
     Measure,
     Network,
     Phase,

@@ -8,7 +8,8 @@ from typing import Any, Literal, cast
 from kdplan.diagnostics.report import error
 from kdplan.ir import expr as ir
 from kdplan.ir.functions import PLAN_FUNCTIONS
-from kdplan.ir.plan import ENSEMBLE, Averaged, ClassSet, EmaOf, Ensembled, Item, Joined, Merged, Network
+from kdplan.ir.origins import ENSEMBLE, Averaged, EmaOf, Ensembled, Joined, Merged
+from kdplan.ir.plan import ClassSet, Item, Network
 from kdplan.resolve.apply import family_error, weights
 from kdplan.resolve.arithmetic import chosen, unknown_parameter
 from kdplan.resolve.context import Context

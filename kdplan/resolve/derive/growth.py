@@ -8,7 +8,8 @@ from typing import Any
 from kdplan.diagnostics.report import error
 from kdplan.diagnostics.span import Span
 from kdplan.ir import expr as ir
-from kdplan.ir.plan import Copied, Item, Network
+from kdplan.ir.origins import Copied
+from kdplan.ir.plan import Item, Network
 from kdplan.ir.spec import Spec
 from kdplan.resolve.apply import weights
 from kdplan.resolve.arithmetic import check_required, plain, too_many, unknown_parameter

@@ -8,7 +8,8 @@ from kdplan.diagnostics.report import error, listing
 from kdplan.diagnostics.span import Span
 from kdplan.ir import expr as ir
 from kdplan.ir.branches import BRANCH, branches, split
-from kdplan.ir.plan import Copied, Item, Network
+from kdplan.ir.origins import Copied
+from kdplan.ir.plan import Item, Network
 from kdplan.passes.load import Declared, Module
 from kdplan.resolve.apply import check_indexed, weights
 from kdplan.resolve.context import Context

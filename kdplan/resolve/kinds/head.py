@@ -9,7 +9,8 @@ from kdplan.diagnostics.report import error, listing
 from kdplan.diagnostics.span import Span
 from kdplan.ir import expr as ir
 from kdplan.ir.heads import headed
-from kdplan.ir.plan import Fresh, Loaded, Network, Plain
+from kdplan.ir.origins import Fresh, Loaded
+from kdplan.ir.plan import Network, Plain
 from kdplan.nn.layers import LAYERS, LOGIT_SCALES
 from kdplan.resolve.arithmetic import check_required
 from kdplan.resolve.context import Context

@@ -9,12 +9,8 @@ from kdplan.constructs.table import CONSTRUCTS, KINDS, NAMED_AS_NETWORKS
 from kdplan.diagnostics.report import Gather, PlanError, error
 from kdplan.diagnostics.span import Span
 from kdplan.ir import expr as ir
-from kdplan.ir.plan import (
-    Copied,
-    Fresh,
-    Loaded,
-    Network,
-)
+from kdplan.ir.origins import Copied, Fresh, Loaded
+from kdplan.ir.plan import Network
 from kdplan.passes.load import Declared
 from kdplan.resolve import axes, setting_values
 from kdplan.resolve.answers import Answers

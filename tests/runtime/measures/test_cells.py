@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from kdplan.ir.expr import Version
-from kdplan.ir.plan import Averaged, ClassSet, Copied, Item, Network, Perturbed, Plan, Target, View
+from kdplan.ir.origins import Averaged, Copied, Perturbed
+from kdplan.ir.plan import ClassSet, Item, Network, Plan, Target, View
 from kdplan.runtime.measures.cells import Cell, cell_key
 from kdplan.runtime.store import Store
 from kdplan.runtime.versions import Sources
