@@ -10,7 +10,6 @@ from pathlib import Path
 import pytest
 from importlinter.cli import EXIT_STATUS_SUCCESS, lint_imports
 
-from kdplan.ir.functions import LOSSES
 from kdplan.ir.losses import LOSSES
 from tests.structure import circles
 

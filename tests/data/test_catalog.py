@@ -70,9 +70,9 @@ def test_a_new_version_of_a_reader_is_new_content(monkeypatch):
 
 def test_a_new_version_of_a_transform_is_new_content(monkeypatch):
     plan = Plan(data={"d": Data("d", Item("digits"), [Item("flip")]), "plain": Data("plain", Item("digits"))})
-    before = {name: view_content(plan, View(name)) for name in plan.data}
+    before = {name: view_content(plan.data[name], View(name)) for name in plan.data}
     monkeypatch.setitem(TRANSFORMS, "flip", dataclasses.replace(TRANSFORMS["flip"], version=2))
-    assert [name for name in plan.data if view_content(plan, View(name)) != before[name]] == ["d"]
+    assert [name for name in plan.data if view_content(plan.data[name], View(name)) != before[name]] == ["d"]
 
 
 def test_cifar100(kdplan_data):

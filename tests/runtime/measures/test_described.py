@@ -237,7 +237,7 @@ def test_a_tap_that_is_no_feature(tmp_path: Path) -> None:
     fine = text + "measure t of small@alone.fc on digits.test { tsne, svm, score(10) }\n"
     assert check_text(fine, folder=tmp_path) == []
     (problem,) = check_text(fine.replace("alone.fc", "alone.where"), folder=tmp_path)
-    assert problem.code == "KD0840" and "no feature: int64" in problem.message
+    assert problem.code == "KD0840" and "not a feature: int64" in problem.message
 
 
 def test_superclasses_come_with_the_data(tmp_path: Path) -> None:
