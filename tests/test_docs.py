@@ -220,3 +220,12 @@ def _slowness() -> float:
     began = time.monotonic()
     subprocess.run([sys.executable, "-c", "import networkx, pydantic, rich.table"], check=True)
     return max(1.0, (time.monotonic() - began) / 0.6)
+
+
+def test_files_of_the_architecture_exist() -> None:
+    text = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    files = {f for f in re.findall(r"`([a-z_/]+/[a-z_]+\.py)`", text) if not f.startswith("tests/")}
+    assert len(files) > 40 and [f for f in sorted(files) if not (ROOT / "kdplan" / f).is_file()] == []
+    tests = re.findall(r"`(test_[a-z_]+)`", text)
+    known = (ROOT / "tests" / "test_adding.py").read_text(encoding="utf-8")
+    assert len(tests) >= 12 and [t for t in tests if f"def {t}(" not in known] == []
