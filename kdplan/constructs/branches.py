@@ -38,7 +38,7 @@ def lower(node: ast.Declaration, labels: dict[str, Any], ask: Ask) -> ast.Declar
     Raises
     ------
     PlanError
-        KD0276 where not one network is branched at one place.
+        KD0276 where not one network is branched at one tap.
     """
     written = {c.word: c for c in node.clauses}
     for word in ("of", "from"):
@@ -73,7 +73,7 @@ def _definition(word: str, value: ast.Expr) -> ast.Declaration:
 BRANCHES = Construct(
     Kind(
         "branches",
-        "A network whose part from one place on is there several times, with one phase, `train`, in which its branches "
+        "A network whose part from one tap on is there several times, with one phase, `train`, in which its branches "
         "teach one another. `NAME.branch[0]` is one of them (the plain network, with its weights), "
         "`NAME.gated` their mean as the gate weighs them; within the body they are `branch` and `gated`.",
         "branches NAME[SLOTS] of NETWORK from PLACE on DATA with RECIPE { count = … loss = … }",

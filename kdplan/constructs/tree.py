@@ -1,4 +1,4 @@
-"""Pieces of syntax tree, for what constructs lower to: each has the place of the text that asked for it."""
+"""Pieces of syntax tree, for what constructs lower to: each has the span of the declaration that it lowers."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def clause(word: str, exprs: Iterable[ast.Expr], span: Span) -> ast.Clause:
 def declaration(
     kind: str, word: str, span: Span, clauses: list[ast.Clause], items: list[ast.Item] | None = None
 ) -> ast.Declaration:
-    """A declaration `kind word …`, whose place is that of what it was lowered from."""
+    """A declaration `kind word …` with the span of what it was lowered from."""
     return ast.Declaration(span, kind, span, word, span, None, None, [], clauses, items, None, span)
 
 

@@ -1,7 +1,7 @@
 """Content keys: what a phase is, as a hash, and the parts that it was made from.
 
 Names, comments, layout and order enter no key; everything that can change the trained weights does. Each part is kept
-as a `Component` with its place, so that "why does this run?" is a comparison.
+as a `Component` with its span, so that "why does this run?" is a comparison.
 """
 
 from __future__ import annotations
@@ -197,7 +197,7 @@ class _Hasher:
         return self.views[at]
 
     def expression(self, path: str, root: ir.Expr) -> Iterator[Component]:
-        """Every node as a component, named by its place in the tree; iterative, since sums may be very long."""
+        """Every node as a component, named by its path in the tree; iterative, since sums may be very long."""
         stack: list[tuple[str, ir.Expr]] = [(path, root)]
         while stack:
             at, e = stack.pop()

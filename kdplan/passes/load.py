@@ -1,6 +1,6 @@
 """Files to modules: reads a plan and the files that it uses, and makes the name tables that look-ups need.
 
-Before: a text. After: a `Module` with a scope in which every declared name stands once.
+Before: a plan file. After: a `Module` with a scope in which every declared name stands once.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ class Declared:
 
 @dataclass(eq=False)
 class Override:
-    """A param's value given from outside: an expression of the using file, or a text from `--set`."""
+    """A param's value given from outside: an expression of the using file, or the value of `--set`."""
 
     value: ast.Expr
     module: Module
@@ -75,7 +75,7 @@ class Module:
     overrides: dict[str, Override] = field(default_factory=dict)
     uses: list[Module] = field(default_factory=list)
     broken: set[int] = field(default_factory=set)
-    """`id`s of declarations whose form is wrong: whoever needs one of them fails silently, since that was told."""
+    """`id`s of declarations whose form is wrong: whoever needs one of them fails silently, since that was reported."""
     lost: set[str] = field(default_factory=set)
     """Names of what could not be read or stands in the wrong way: not finding them is no second mistake."""
     blind: bool = False
@@ -98,7 +98,7 @@ class Module:
         return {name: list(several) for name, several in self.inherited.items()} | known
 
     def knows_of(self, name: str) -> bool:
-        """Whether a name that is not found here may be the consequence of a mistake that was told already."""
+        """Whether a name that is not found here may be the consequence of a mistake that was reported already."""
         return any(m.blind or name in m.lost for m in self.every())
 
     def __repr__(self) -> str:
@@ -296,7 +296,7 @@ _WORD = re.compile(r"[A-Za-z_]\w*")
 
 
 def _lose(module: Module) -> None:
-    """After mistakes of syntax: the names that the lines of a text most likely declare."""
+    """After mistakes of syntax: the names that the lines of a file most likely declare."""
     for head in _HEAD.findall(module.source.text):
         words = _WORD.findall(head)
         if words and words[0] in KINDS:

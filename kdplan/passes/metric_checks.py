@@ -121,8 +121,8 @@ def check_transfer(views: list[View], metrics: list[Item], data: dict[str, Data]
             labels = part.labels()[rows]
             names = opened.classes
             if view.classes is not None:
-                place = {c: i for i, c in enumerate(view.classes.ids)}
-                labels = np.array([place[c] for c in labels.tolist()])
+                columns = {c: i for i, c in enumerate(view.classes.ids)}
+                labels = np.array([columns[c] for c in labels.tolist()])
                 names = tuple(names[c] for c in view.classes.ids)
             balanced(labels, names, each, 0, metric.span)
 

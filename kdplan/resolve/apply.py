@@ -1,4 +1,4 @@
-"""Values to signals: taps of networks, fields of streams, the clock."""
+"""Values to signals: taps of networks, fields of streams, step counters."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ def tap(net: NetValue, inputs: list[ir.Expr], submodule: str, path: str, span: S
 
 
 def trained_path(net: NetValue) -> str:
-    """What a measure inside a phase reads of a network that moves; "" for what the network gives."""
+    """The tap that a measure inside a phase reads of a network in training; "" for the network's output."""
     path = ".".join(net.path)
     check_indexed(net, path, net.span)
     inside, rest = split(net.instance.network, path)
@@ -96,7 +96,7 @@ def check_indexed(net: NetValue, path: str, span: Span) -> None:
 
 
 def weights(net: NetValue, ctx: Context) -> ir.Version | ir.InTraining:
-    """Which weights a network value reads: a named version, the moving ones, or those that its declaration leaves."""
+    """Which weights a network value reads: a named version, those in training, or those that its declaration leaves."""
     instance = net.instance
     if net.version is not None:
         return net.version

@@ -137,16 +137,16 @@ def built_in(spec: Spec, node: ast.Call, ctx: Context) -> Value:
 
 def _positional(spec: Spec, nodes: list[ast.Expr], ctx: Context) -> list[Value]:
     """Arguments without names; where a word is wanted, it is no name to look up."""
-    found: list[Value] = []
+    values: list[Value] = []
     for node in nodes:
-        param = spec.params[len(found)] if len(found) < len(spec.params) else None
+        param = spec.params[len(values)] if len(values) < len(spec.params) else None
         if param is not None and param.choices:
-            found.append(chosen(param, node, ctx))
+            values.append(chosen(param, node, ctx))
         elif param is not None and param.type == "verticals":
-            found.append(ctx.eval(node, "any"))
+            values.append(ctx.eval(node, "any"))
         else:
-            found.extend(spread([node], ctx))
-    return found
+            values.extend(spread([node], ctx))
+    return values
 
 
 def _plain(node: ast.Expr) -> bool:
@@ -197,12 +197,12 @@ def bind(spec: Spec, values: list[Value], node: ast.Call, ctx: Context) -> list[
 
 def _exactly_one(spec: Spec, given: set[str], node: ast.Call) -> None:
     """KD0237 where none of the parameters is given of which one is needed, KD0275 where several are."""
-    found = [name for name in spec.one_of if name in given]
-    if not found:
+    names = [name for name in spec.one_of if name in given]
+    if not names:
         raise error("KD0237", node.span, function=spec.name, name="` or `".join(spec.one_of))
-    if len(found) > 1:
-        second = next((k.value.span for k in reversed(node.keywords) if k.name in found), node.span)
-        raise error("KD0275", second, function=spec.name, names=listing(found))
+    if len(names) > 1:
+        second = next((k.value.span for k in reversed(node.keywords) if k.name in names), node.span)
+        raise error("KD0275", second, function=spec.name, names=listing(names))
 
 
 def unknown_word(node: ast.Expr, ctx: Context, known: Collection[str]) -> bool:
@@ -243,8 +243,8 @@ def unknown_parameter(keyword: ast.Keyword, function: str, known: list[str], giv
 
 def too_many(span: Span, function: str, known: list[str]) -> PlanError:
     """KD0236, with the parameters that there are."""
-    told = f"Use only {listing(known)}." if known else None
-    return error("KD0236", span, function=function, count=counted(len(known), "argument"), help=told)
+    help = f"Use only {listing(known)}." if known else None
+    return error("KD0236", span, function=function, count=counted(len(known), "argument"), help=help)
 
 
 def _argument(spec: Spec, param: Param, value: Value, node: ast.Call, ctx: Context) -> ir.Expr:
@@ -330,8 +330,8 @@ def check_range(param: Any, value: ir.Const, span: Span, what: str) -> None:
 def integer(value: Value, span: Span) -> int:
     if isinstance(value, ir.Const) and isinstance(value.value, int) and not isinstance(value.value, bool):
         return value.value
-    found = str(value.value) if is_number(value) and isinstance(value, ir.Const) else describe(value)
-    raise error("KD0249", span, wants="an integer", found=found)
+    shown = str(value.value) if is_number(value) and isinstance(value, ir.Const) else describe(value)
+    raise error("KD0249", span, wants="an integer", found=shown)
 
 
 # ---- plain values and choices
@@ -365,35 +365,35 @@ def choice_arguments(spec: Any, node: ast.Call, ctx: Context, before: Collection
     """
     params: list[Param] = list(spec.params) if spec is not None else []
     open_ended = spec is None or spec.more
-    found: dict[str, Any] = {}
+    arguments: dict[str, Any] = {}
     name = spec.name if spec is not None else "this"
     for i, arg in enumerate(node.args):
         if spec is not None and i < len(params) and params[i].choices:
-            found[params[i].name] = chosen(params[i], arg, ctx).value
+            arguments[params[i].name] = chosen(params[i], arg, ctx).value
             continue
         value = ctx.eval(arg, "any")
         if spec is None:
             raise error("KD0227", arg.span, function=node.function.span.text)
         if i >= len(params):
             raise too_many(arg.span, name, [p.name for p in params])
-        found[params[i].name] = _plain_argument(params[i], value, arg.span, name)
+        arguments[params[i].name] = _plain_argument(params[i], value, arg.span, name)
     for keyword in node.keywords:
         param = next((p for p in params if p.name == keyword.name), None)
-        if (param is None and not open_ended) or keyword.name in found:
-            raise unknown_parameter(keyword, f"`{name}`", [p.name for p in params], given=keyword.name in found)
+        if (param is None and not open_ended) or keyword.name in arguments:
+            raise unknown_parameter(keyword, f"`{name}`", [p.name for p in params], given=keyword.name in arguments)
         if param is not None and param.choices:
-            found[keyword.name] = chosen(param, keyword.value, ctx).value
+            arguments[keyword.name] = chosen(param, keyword.value, ctx).value
             continue
         value = ctx.eval(keyword.value, "name" if param is not None and param.type == "name" else "any")
-        found[keyword.name] = _plain_argument(param, value, keyword.value.span, name)
-    check_required(spec, {*before, *found}, node.span)
-    return found
+        arguments[keyword.name] = _plain_argument(param, value, keyword.value.span, name)
+    check_required(spec, {*before, *arguments}, node.span)
+    return arguments
 
 
-def check_required(spec: Any, found: Collection[str], span: Span) -> None:
+def check_required(spec: Any, given: Collection[str], span: Span) -> None:
     """KD0237 where a choice lacks an argument that has no default."""
     for param in spec.params if spec is not None else ():
-        if param.required and param.name not in found:
+        if param.required and param.name not in given:
             raise error("KD0237", span, function=spec.name, name=param.name)
 
 

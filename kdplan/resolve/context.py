@@ -61,7 +61,7 @@ class Session:
     """Networks that a call made (`merge(…)`), by the name that the call gives them."""
     ancestors: dict[tuple[str, Path | None, str], list[list[int]]] = field(default_factory=dict)
     """File of a hierarchy, folder of the plan that names it, and data set -> classes with those above them."""
-    places: dict[str, Span] = field(default_factory=dict)
+    construct_spans: dict[str, Span] = field(default_factory=dict)
     """Phases of constructs -> where the construct stands: they are shown together."""
 
 
@@ -146,7 +146,7 @@ def remember(ctx: Context, key: Any, what: str, span: Span, make: Callable[[Cont
 
 
 def check_sound(thing: Declared) -> None:
-    """Stops, silently, at a declaration whose form is wrong: that was told already."""
+    """Stop, silently, at a declaration whose form is wrong: that was reported already."""
     if id(thing.node) in thing.module.broken:
         raise PlanError([])
 

@@ -65,7 +65,7 @@ def _name(node: ast.Name, ctx: Context, want: str) -> Value:
     if thing is not None and name != ctx.exclude:
         return declared_value(thing, span, ctx, want)
     if name in ctx.module.lost:
-        raise PlanError([])  # its declaration is wrong, which was told already
+        raise PlanError([])  # its declaration is wrong, which was reported already
     table = ctx.session.tables.get(want, {})
     if name in table:
         return Choice(Item(name, span=span), span)

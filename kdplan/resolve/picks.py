@@ -249,9 +249,9 @@ def _members(base: Family, rest: list[ast.Expr], node: ast.Pick, ctx: Context) -
     named = {p.name: p.value for p in rest if isinstance(p, ast.Coordinate)}
     for name in named:
         if name not in [s.name for s in slots]:
-            place = next(p.span for p in rest if isinstance(p, ast.Coordinate) and p.name == name)
+            span = next(p.span for p in rest if isinstance(p, ast.Coordinate) and p.name == name)
             has = f"Choose from {listing(s.name for s in slots)}."
-            raise error("KD0409", place, name=name, family=base.declared.name, help=has)
+            raise error("KD0409", span, name=name, family=base.declared.name, help=has)
     ordered = iter([p for p in rest if not isinstance(p, ast.Coordinate)])
     chosen = [named[s.name] if s.name in named else next(ordered, ast.All(node.span)) for s in slots]
     if len(rest) < len(slots) and not any(isinstance(p, ast.All) for p in rest) and len(rest) != len(slots):
@@ -283,18 +283,20 @@ def _of_parts(part_of: PartOf, items: list[tuple[Any, Value]], name: str) -> lis
     PlanError
         KD0286 where the family is not over these verticals.
     """
-    places = {(v.data.name, tuple(v.classes.ids)): i for i, (_, v) in enumerate(items) if isinstance(v, ClassesValue)}
+    positions = {
+        (v.data.name, tuple(v.classes.ids)): i for i, (_, v) in enumerate(items) if isinstance(v, ClassesValue)
+    }
     wanted = [(part_of.verticals.data.name, tuple(p.ids)) for p in part_of.verticals.parts]
-    if len(items) != len(wanted) or any(w not in places for w in wanted):
+    if len(items) != len(wanted) or any(w not in positions for w in wanted):
         raise error("KD0286", part_of.span, name=name, text=part_of.span.text)
-    return [places[w] for w in wanted]
+    return [positions[w] for w in wanted]
 
 
-def _wrong_count(span: Span, family: Declared, found: int) -> PlanError:
+def _wrong_count(span: Span, family: Declared, given: int) -> PlanError:
     slots = [s.name for s in family.slots]
     example = f"{family.name}[{', '.join(f'{s} = …' for s in slots)}]"
     count = counted(len(slots), "index", "indices")
-    return error("KD0408", span, name=family.name, count=count, found=found, example=example)
+    return error("KD0408", span, name=family.name, count=count, found=given, example=example)
 
 
 def bindings(base: Family, chosen: Sequence[ast.Expr | PartOf], at: int, bound: Bound, ctx: Context) -> list[Bound]:

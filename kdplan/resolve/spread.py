@@ -1,4 +1,4 @@
-"""Several values from one place: comprehensions, `[*]`, lists and ranges spread out where many may stand."""
+"""Several values from one expression: comprehensions, `[*]`, lists and ranges spread out where many may stand."""
 
 from __future__ import annotations
 

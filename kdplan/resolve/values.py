@@ -29,7 +29,7 @@ class NetInstance:
     """What a bare name reads: None while fresh, or while several body phases end side by side."""
     fresh: bool = True
     stands_for: NetInstance | None = None
-    """Of a merged network: the one whose parts it joins, whose bare name means it where it moves."""
+    """Of a merged network: the one whose parts it joins, whose bare name means it where it is trained."""
 
     @property
     def name(self) -> str:

@@ -45,7 +45,7 @@ def version(base: Value, node: ast.Version, ctx: Context) -> Value:
     Raises
     ------
     PlanError
-        KD0302 where no such phase moves the network.
+        KD0302 where no such phase trains the network.
     """
     if isinstance(base, Several):
         return Several([version(b, node, ctx) for b in base.items], node.span)
@@ -107,7 +107,7 @@ def _trained_by(base: NetValue, phase: PhaseInstance, span: Span, word: str) -> 
     slot = phase.trained.get(base.instance)
     origin = base.instance.network.origin
     if slot is None and isinstance(origin, EmaOf) and _is_ema_of(base.instance.name, origin, phase):
-        slot = -1  # left by the phase beside those that move
+        slot = -1  # an EMA copy is no trainee
     if slot is None:
         names = listing(n.declared.name for n in phase.trained)
         raise error("KD0307", span, phase=phase.name, name=base.instance.name, trainees=names)

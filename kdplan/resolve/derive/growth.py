@@ -32,7 +32,7 @@ class Growth:
     """The plain network, where it is one and no architecture."""
     given: dict[str, ast.Expr]
 
-    def made(
+    def result(
         self,
         factory: str,
         arguments: dict[str, Any],
@@ -87,7 +87,7 @@ def growth(spec: Spec, node: ast.Call, ctx: Context) -> Growth:
     return Growth(spec, node, ctx, base, net, given)
 
 
-def place(node: ast.Expr, base: ast.Expr) -> str:
+def path_in(node: ast.Expr, base: ast.Expr) -> str:
     """`layer3`, `net.layer3`, `layers[2]`: where branches begin, as a path within the network that `base` means."""
     words: list[str] = []
     e = node

@@ -60,7 +60,7 @@ def code_hash_of(model: ModelValue) -> str | None:
 
 
 def outputs(network: Network, ctx: Context) -> int | None:
-    """How many classes a network's logits are over, where its architecture tells."""
+    """How many classes a network's logits are over, where its architecture says so."""
     if network.classes is not None:
         return len(network.classes.ids)
     spec = ctx.session.tables["model"].get(network.architecture.name)

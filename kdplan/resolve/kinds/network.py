@@ -64,7 +64,7 @@ def _before(thing: Declared, index: str, bound: Bound, span: Span, ctx: Context)
             inner = ctx.in_module(thing.module).child(reads=set())
             remember(inner, key, "network", span, lambda c, e=earlier: _instance(thing, e, c))  # type: ignore[misc]
         except (NeedAxis, PlanError):
-            return  # what comes to light here is told where the generation is read
+            return  # mistakes here are reported where the generation is read
 
 
 def _instance(thing: Declared, bound: Bound, ctx: Context) -> NetInstance:
@@ -81,7 +81,7 @@ def _instance(thing: Declared, bound: Bound, ctx: Context) -> NetInstance:
         line = unique_name(thing, thing.name, ctx)
         line += axes.suffix({}, {n: v for n, v in instance.coordinates.items() if n != index})
         for phase in instance.phases.values():
-            ctx.session.places[phase.name] = thing.node.head_span
+            ctx.session.construct_spans[phase.name] = thing.node.head_span
             phase.phase.construct = line
     return instance
 

@@ -83,11 +83,11 @@ def finish(value: RecipeValue, overrides: dict[str, tuple[Any, Span]]) -> Recipe
         )
         raise error("KD0852", value.declared, name=value.name, what=what, help=help)
     last = merged["epochs"][0] if "epochs" in merged else None
-    kept, place = merged.get("keep_epochs", ([], value.span))
+    kept, span = merged.get("keep_epochs", ([], value.span))
     for epoch in kept:
         if epoch < 1 or (last is not None and epoch > last):
             limit = "at least 1" if epoch < 1 else f"at most {last}, which is `epochs`"
-            raise error("KD0243", place, what="an epoch of `keep_epochs`", limit=limit, value=epoch)
+            raise error("KD0243", span, what="an epoch of `keep_epochs`", limit=limit, value=epoch)
     recipe = Recipe(**{name: v for name, (v, _) in merged.items()})
     recipe.span = value.span
     recipe.spans = {name: span for name, (_, span) in merged.items()}

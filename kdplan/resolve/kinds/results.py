@@ -161,7 +161,7 @@ def measure_metrics(node: ast.Declaration, ctx: Context) -> list[Item]:
 
 
 def _plots(node: ast.Declaration) -> list[ast.Call]:
-    """`plot(…)` among the metrics: no number, but a picture of numbers."""
+    """`plot(…)` among the metrics: no number, but a plot of numbers."""
     return [
         n for n in node.listing or [] if isinstance(n, ast.Call) and isinstance(n.function, ast.Name)
         and n.function.name == "plot"
@@ -169,7 +169,7 @@ def _plots(node: ast.Declaration) -> list[ast.Call]:
 
 
 def _plot(node: ast.Call, rows: list[Row], metrics: list[Item], ctx: Context) -> Plot:
-    """A picture of one of the measure's metrics over one of its axes.
+    """A plot of one of the measure's metrics over one of its axes.
 
     Raises
     ------
@@ -190,7 +190,7 @@ def _plot(node: ast.Call, rows: list[Row], metrics: list[Item], ctx: Context) ->
             raise error("KD0237", node.span, function="plot", name=wanted)
     axis = given["x"].span.text
     known = dict.fromkeys(name for row in rows for name in row.coordinates)
-    if axis not in known and rows:  # without rows, why there are none has been told
+    if axis not in known and rows:  # without rows, why there are none has been reported
         has = f"Choose from {listing(known)}." if known else "Leave it out: no axis is swept there."
         raise error("KD0409", given["x"].span, family="the measure", name=axis, help=has)
     y = as_item("metric", _unswept(given["y"], lambda: ctx.eval(given["y"], "metric")), given["y"], "y", ctx)
