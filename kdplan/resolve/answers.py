@@ -12,8 +12,8 @@ from kdplan.ir.cuts import Cut, Layer
 from kdplan.ir.plan import ClassSet, Network
 from kdplan.ir.versions import makers
 from kdplan.resolve import setting_values
-from kdplan.resolve.apply import family_error
 from kdplan.resolve.context import Context
+from kdplan.resolve.signals import family_error
 from kdplan.resolve.spread import spread
 from kdplan.resolve.values import DataValue, Family, NetValue, describe
 from kdplan.syntax import ast

@@ -10,9 +10,10 @@ from kdplan.diagnostics.report import error, listing
 from kdplan.ir import expr as ir
 from kdplan.ir.plan import Item
 from kdplan.ir.spec import SettingSpec
-from kdplan.resolve.apply import signal
-from kdplan.resolve.arithmetic import check_range, check_required, is_number, unknown_word
+from kdplan.resolve.arguments import check_range, check_required, unknown_word
+from kdplan.resolve.arithmetic import is_number
 from kdplan.resolve.context import Context
+from kdplan.resolve.signals import signal
 from kdplan.resolve.values import Builtin, Choice, FunctionValue, ListValue, Several, UserFunction, Value, describe
 from kdplan.syntax import ast
 

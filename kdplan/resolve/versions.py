@@ -11,11 +11,11 @@ from kdplan.ir import expr as ir
 from kdplan.ir.plan import EmaOf
 from kdplan.ir.versions import read_versions
 from kdplan.passes.load import Declared
-from kdplan.resolve.apply import phases_that_train
 from kdplan.resolve.context import Context
 from kdplan.resolve.kinds.construct import construct_instance
 from kdplan.resolve.kinds.network import network_instance
 from kdplan.resolve.kinds.phase import phase_instance
+from kdplan.resolve.signals import phases_that_train
 from kdplan.resolve.values import (
     Bound,
     Family,

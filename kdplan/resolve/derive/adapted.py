@@ -7,7 +7,7 @@ from typing import Any
 from kdplan.diagnostics.report import error
 from kdplan.ir.adapted import ADAPTED
 from kdplan.ir.spec import Spec
-from kdplan.resolve.arithmetic import plain
+from kdplan.resolve.arguments import plain
 from kdplan.resolve.code import code_hash
 from kdplan.resolve.context import Context
 from kdplan.resolve.derive.growth import growth, path_in, shape_of

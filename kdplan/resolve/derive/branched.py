@@ -8,7 +8,8 @@ from kdplan.ir import expr as ir
 from kdplan.ir.branches import BRANCHED, PARTS
 from kdplan.ir.plan import Item
 from kdplan.ir.spec import Spec
-from kdplan.resolve.arithmetic import check_range, integer
+from kdplan.resolve.arguments import check_range
+from kdplan.resolve.arithmetic import integer
 from kdplan.resolve.code import code_hash
 from kdplan.resolve.context import Context
 from kdplan.resolve.derive.growth import growth, path_in, shape_of

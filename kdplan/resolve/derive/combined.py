@@ -9,11 +9,11 @@ from kdplan.diagnostics.report import error
 from kdplan.ir import expr as ir
 from kdplan.ir.functions import PLAN_FUNCTIONS
 from kdplan.ir.plan import ENSEMBLE, Averaged, ClassSet, EmaOf, Ensembled, Item, Joined, Merged, Network
-from kdplan.resolve.apply import family_error, weights
-from kdplan.resolve.arithmetic import chosen, unknown_parameter
+from kdplan.resolve.arguments import chosen, unknown_parameter
 from kdplan.resolve.context import Context
 from kdplan.resolve.derive.named import named, part
 from kdplan.resolve.kinds.model import outputs, over
+from kdplan.resolve.signals import family_error, weights
 from kdplan.resolve.values import Family, NetValue, Value, describe
 from kdplan.syntax import ast
 

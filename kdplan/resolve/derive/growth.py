@@ -10,12 +10,12 @@ from kdplan.diagnostics.span import Span
 from kdplan.ir import expr as ir
 from kdplan.ir.plan import Copied, Item, Network
 from kdplan.ir.spec import Spec
-from kdplan.resolve.apply import weights
-from kdplan.resolve.arithmetic import check_required, plain, too_many, unknown_parameter
+from kdplan.resolve.arguments import check_required, plain, too_many, unknown_parameter
 from kdplan.resolve.code import code_of
 from kdplan.resolve.context import Context
 from kdplan.resolve.derive.named import named, part
 from kdplan.resolve.kinds.model import as_model
+from kdplan.resolve.signals import weights
 from kdplan.resolve.values import ModelValue, NetValue
 from kdplan.syntax import ast
 

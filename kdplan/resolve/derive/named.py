@@ -10,8 +10,8 @@ from kdplan.ir import expr as ir
 from kdplan.ir.branches import BRANCH, branches, split
 from kdplan.ir.plan import Copied, Item, Network
 from kdplan.passes.load import Declared, Module
-from kdplan.resolve.apply import check_indexed, weights
 from kdplan.resolve.context import Context
+from kdplan.resolve.signals import check_indexed, weights
 from kdplan.resolve.values import ListValue, NetInstance, NetValue, Several, Value, describe
 from kdplan.syntax import ast
 

@@ -11,7 +11,7 @@ from kdplan.ir import expr as ir
 from kdplan.ir.heads import headed
 from kdplan.ir.plan import Fresh, Loaded, Network, Plain
 from kdplan.nn.layers import LAYERS, LOGIT_SCALES
-from kdplan.resolve.arithmetic import check_required
+from kdplan.resolve.arguments import check_required
 from kdplan.resolve.context import Context
 from kdplan.resolve.values import Choice, ListValue, Value, describe
 from kdplan.syntax import ast

@@ -9,7 +9,7 @@ from kdplan.diagnostics.span import Span
 from kdplan.ir.adapted import HELD
 from kdplan.ir.plan import ClassSet, Item, Network
 from kdplan.passes.load import Declared
-from kdplan.resolve.arithmetic import check_required
+from kdplan.resolve.arguments import check_required
 from kdplan.resolve.code import code_of, file_hash
 from kdplan.resolve.context import Context, remember
 from kdplan.resolve.values import Choice, ClassesValue, ModelValue, UserFunction, Value, describe

@@ -18,7 +18,6 @@ from kdplan.ir.plan import (
 from kdplan.passes.load import Declared
 from kdplan.resolve import axes, setting_values
 from kdplan.resolve.answers import Answers
-from kdplan.resolve.apply import weights
 from kdplan.resolve.code import file_hash
 from kdplan.resolve.context import Context, NeedAxis, remember
 from kdplan.resolve.derive.named import part
@@ -27,6 +26,7 @@ from kdplan.resolve.kinds.data import unique_name
 from kdplan.resolve.kinds.model import as_model, code_hash_of, outputs
 from kdplan.resolve.kinds.phase import make_phase
 from kdplan.resolve.seeds import says_seed, seed_setting
+from kdplan.resolve.signals import weights
 from kdplan.resolve.values import (
     Bound,
     ModelValue,

@@ -11,13 +11,13 @@ from kdplan.ir import expr as ir
 from kdplan.ir.plan import Phase, Recipe, Trainee, Validation
 from kdplan.passes.load import Declared
 from kdplan.resolve import axes, setting_values
-from kdplan.resolve.apply import family_error, trained_path
 from kdplan.resolve.code import file_hash
 from kdplan.resolve.context import Context, PhaseFrame, remember
 from kdplan.resolve.kinds.data import unique_name, view_of
 from kdplan.resolve.kinds.recipe import finish, read_settings
 from kdplan.resolve.kinds.results import measure_metrics
 from kdplan.resolve.seeds import seed_setting
+from kdplan.resolve.signals import family_error, trained_path
 from kdplan.resolve.spread import spread
 from kdplan.resolve.values import (
     SIGNALS,

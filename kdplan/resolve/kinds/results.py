@@ -13,13 +13,13 @@ from kdplan.passes.load import Declared
 from kdplan.passes.metric_checks import check_transfer
 from kdplan.passes.open_set import check_protocols
 from kdplan.resolve import axes
-from kdplan.resolve.apply import family_error, weights
-from kdplan.resolve.arithmetic import too_many, unknown_parameter
+from kdplan.resolve.arguments import too_many, unknown_parameter
 from kdplan.resolve.context import Context, NeedAxis, expand
 from kdplan.resolve.derive.named import part
 from kdplan.resolve.kinds.by_verticals import divided, verticals_among
 from kdplan.resolve.kinds.data import view_of
 from kdplan.resolve.setting_values import item as as_item
+from kdplan.resolve.signals import family_error, weights
 from kdplan.resolve.spread import spread
 from kdplan.resolve.values import DataValue, Family, ListValue, NetValue, Several, Value, describe
 from kdplan.syntax import ast
