@@ -16,8 +16,8 @@ student one = branched(net, from = layer2, count = 3, shape = [1, 8, 8]) {
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any
 
 from kdplan.constructs import tree
 from kdplan.constructs.ask import Ask
@@ -32,7 +32,7 @@ PHASE = "train"
 _OF_NETWORK = ("count", "gate")
 
 
-def lower(node: ast.Declaration, labels: dict[str, Any], ask: Ask) -> ast.Declaration:
+def lower(node: ast.Declaration, labels: Mapping[str, object], ask: Ask) -> ast.Declaration:
     """The network with its phase.
 
     Raises

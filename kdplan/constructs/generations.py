@@ -19,8 +19,8 @@ student line2 = net {
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any
 
 from kdplan.constructs import tree
 from kdplan.constructs.ask import Ask
@@ -55,7 +55,7 @@ def slot(node: ast.Declaration) -> ast.Slot:
     return ast.Slot(count.span, INDEX, count.span, values)
 
 
-def lower(node: ast.Declaration, labels: dict[str, Any], ask: Ask) -> ast.Declaration:
+def lower(node: ast.Declaration, labels: Mapping[str, object], ask: Ask) -> ast.Declaration:
     """The network of one generation, with the phase that trains it.
 
     Parameters
@@ -70,6 +70,7 @@ def lower(node: ast.Declaration, labels: dict[str, Any], ask: Ask) -> ast.Declar
         two, or without generations; KD0272 for an `init` that does not fit what stands after `of`.
     """
     index = labels[INDEX]
+    assert isinstance(index, int)
     picks = [tree.literal(labels[s.name], s.span) for s in node.slots]
     source, models = node.clause("from"), _clause(node, "of").exprs
     count = ask.setting("count")

@@ -32,6 +32,7 @@ class _Findings(Reporter):
     codes: set[str] = field(default_factory=set)
 
     def report(self, code: str, span: Span | None, /, **values: Any) -> None:
+        """Add a diagnostic and note its code."""
         self.codes.add(code)
         super().report(code, span, **values)
 

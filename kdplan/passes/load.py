@@ -109,6 +109,13 @@ Reader = Callable[[Path], str]
 
 
 def read_file(path: Path) -> str:
+    """The text of a plan file.
+
+    Raises
+    ------
+    OSError, UnicodeDecodeError
+        Where it cannot be read; `load` reports KD0211 or KD0225.
+    """
     return path.read_text(encoding="utf-8")
 
 
@@ -163,6 +170,7 @@ class _Loader:
         self.trees: dict[Path, ast.File] = {}
 
     def module(self, source: Source, folder: Path, chain: list[Path]) -> Module:
+        """Parse one file; `chain` are the files that use one another down to it."""
         before = len(self.reporter.errors)
         tree = parse_recovering(source, self.reporter)
         module = self.of_tree(tree, folder, chain)
@@ -171,6 +179,7 @@ class _Loader:
         return module
 
     def of_tree(self, tree: ast.File, folder: Path, chain: list[Path]) -> Module:
+        """A new module of a parsed file, with the names that it declares and uses."""
         module = Module(tree.source, tree, folder)
         for item in tree.items:
             if not isinstance(item, ast.Declaration):
@@ -199,6 +208,7 @@ class _Loader:
                 self.declare(module, name, param, span)
 
     def declare(self, module: Module, name: str, thing: Declared | Module | UserCode, span: Span) -> None:
+        """Bring a name into scope. Reports KD0206 for the name of a built-in, KD0207 for a second meaning."""
         if isinstance(thing, Declared) and thing.kind in AFTER_AT:
             table: dict[str, Declared] = module.after_at
             known: Declared | Module | UserCode | None = table.get(name)
@@ -224,6 +234,7 @@ class _Loader:
             )
 
     def use(self, node: ast.Declaration, module: Module, chain: list[Path]) -> None:
+        """Follow one `use`. Reports KD0211 for a missing file, KD0212 for code without `as`, KD0213 for a circle."""
         if node.text is None:
             return  # the form check speaks of it
         path = (module.folder / node.text).resolve()
@@ -279,6 +290,7 @@ class _Loader:
         return used
 
     def text(self, path: Path, node: ast.Declaration, folder: Path) -> str | None:
+        """The text of a used file, or None. Reports KD0211 where it is missing, KD0225 where it cannot be read."""
         try:
             return self.read(path)
         except FileNotFoundError:

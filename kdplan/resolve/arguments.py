@@ -9,7 +9,7 @@ from typing import Any, cast
 from kdplan.diagnostics.report import PlanError, counted, error, listing, nearest
 from kdplan.diagnostics.span import Span
 from kdplan.ir import expr as ir
-from kdplan.ir.spec import Param, Spec
+from kdplan.ir.spec import Param, SettingSpec, Spec
 from kdplan.resolve.arithmetic import call_of_numbers, integer, is_number, total
 from kdplan.resolve.choices import word_type
 from kdplan.resolve.class_trees import ancestors
@@ -23,6 +23,13 @@ from kdplan.syntax import ast
 
 
 def built_in(spec: Spec, node: ast.Call, ctx: Context) -> Value:
+    """A call of a built-in function of signals; of numbers alone it is folded.
+
+    Raises
+    ------
+    PlanError
+        As `bind`; KD0242 to KD0246 for arguments of a wrong type or out of range, KD0284 for labels that are none.
+    """
     values = _positional(spec, node.args, ctx)
     number = call_of_numbers(spec.name, values, node.span) if not node.keywords else None
     if number is not None:
@@ -205,14 +212,16 @@ def too_many(span: Span, function: str, known: list[str]) -> PlanError:
     return error("KD0236", span, function=function, count=counted(len(known), "argument"), help=help)
 
 
-def check_required(spec: Any, given: Collection[str], span: Span) -> None:
+def check_required(spec: Spec | None, given: Collection[str], span: Span) -> None:
     """KD0237 where a choice lacks an argument that has no default."""
-    for param in spec.params if spec is not None else ():
+    if spec is None:
+        return
+    for param in spec.params:
         if param.required and param.name not in given:
             raise error("KD0237", span, function=spec.name, name=param.name)
 
 
-def check_range(param: Any, value: ir.Const, span: Span, what: str) -> None:
+def check_range(param: Param | SettingSpec, value: ir.Const, span: Span, what: str) -> None:
     """KD0243 if a number is not of the wanted kind or outside what `param` (low, above, high) allows."""
     number = value.value
     whole = param.type in ("integer", "classes")
@@ -257,7 +266,7 @@ def plain(value: Value, span: Span) -> Any:
     raise error("KD0249", span, wants="a number, a string or a list", found=describe(value))
 
 
-def choice_arguments(spec: Any, node: ast.Call, ctx: Context, before: Collection[str] = ()) -> dict[str, Any]:
+def choice_arguments(spec: Spec | None, node: ast.Call, ctx: Context, before: Collection[str] = ()) -> dict[str, Any]:
     """Arguments of a choice by name, as plain values; positional ones are named by the table's row. Needed are those
     that were not given `before`.
 

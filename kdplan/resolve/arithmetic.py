@@ -26,10 +26,18 @@ _FOLDED_CALLS: dict[str, Callable[..., Any]] = {
 
 
 def is_number(value: object) -> bool:
+    """Whether a value is a constant number; booleans are none."""
     return isinstance(value, ir.Const) and isinstance(value.value, int | float) and not isinstance(value.value, bool)
 
 
 def integer(value: Value, span: Span) -> int:
+    """The integer that a value is.
+
+    Raises
+    ------
+    PlanError
+        KD0249 where it is none.
+    """
     if isinstance(value, ir.Const) and isinstance(value.value, int) and not isinstance(value.value, bool):
         return value.value
     shown = str(value.value) if is_number(value) and isinstance(value, ir.Const) else describe(value)
@@ -102,6 +110,13 @@ def _origin(parts: list[ir.Const], span: Span) -> Span:
 
 
 def negate(node: ast.Negate, ctx: Context, want: str) -> Value:
+    """`-a`: folded where it is a number.
+
+    Raises
+    ------
+    PlanError
+        As `signal`, for what is no signal.
+    """
     value = ctx.eval(node.operand)
     if is_number(value):
         assert isinstance(value, ir.Const)

@@ -80,6 +80,11 @@ def _name(node: ast.Name, ctx: Context, want: str) -> Value:
 
 
 def unknown(name: str, span: Span, ctx: Context, want: str) -> Exception:
+    """The error for a name without a meaning: KD0205, or a more exact one.
+
+    KD0208 for a name that has a meaning elsewhere, KD0209 for `self` outside a network, KD0278 for a param of several
+    files. It is empty where the name may be the consequence of a reported mistake.
+    """
     if ctx.module.knows_of(name):
         return PlanError([])
     several = ctx.module.params().get(name, [])
@@ -105,6 +110,7 @@ def unknown(name: str, span: Span, ctx: Context, want: str) -> Exception:
 
 
 def where(name: str, ctx: Context) -> str:
+    """A name for a message, with its kind and line where the file declares it."""
     thing = ctx.module.scope.get(name)
     if isinstance(thing, Declared):
         return f"`{name}` ({thing.kind}, line {thing.node.span.line})"
@@ -112,12 +118,14 @@ def where(name: str, ctx: Context) -> str:
 
 
 def force(value: Value | Lazy, span: Span, ctx: Context, want: str) -> Value:
+    """A value; a lazy one is evaluated in its own file."""
     if not isinstance(value, Lazy):
         return value
     return ctx.child(module=value.module, names={}, exclude=None).eval(value.node, want)
 
 
 def declared_value(thing: Declared | Module | UserCode, span: Span, ctx: Context, want: str) -> Value:
+    """The value of a name in the scope of a file: of a declaration, of a used file, of user code."""
     if isinstance(thing, Module):
         return Namespace(thing, span)
     if isinstance(thing, UserCode):
@@ -134,6 +142,14 @@ def _attr(node: ast.Attr, ctx: Context, want: str) -> Value:
 
 
 def attribute(base: Value, word: str, node: ast.Attr, ctx: Context, want: str) -> Value:
+    """`base.word`.
+
+    Raises
+    ------
+    PlanError
+        KD0205 for a name that a used file lacks, KD0231 for a value without attributes, KD0232 for a field that a
+        record lacks; KD0248, KD0702 and KD0704 to KD0707 for data.
+    """
     span = node.span
     if isinstance(base, Several):
         return Several([attribute(b, word, node, ctx, want) for b in base.items], span)
@@ -181,6 +197,13 @@ def _call(node: ast.Call, ctx: Context, want: str) -> Value:
 
 
 def call(function: Value, node: ast.Call, ctx: Context, want: str) -> Value:
+    """`function(…)`.
+
+    Raises
+    ------
+    PlanError
+        KD0226, KD0230, KD0236, KD0237 for its arguments, KD0234 for what cannot be called, KD0235 for a recursion.
+    """
     if isinstance(function, Builtin):
         if function.spec.name in PLAN_FUNCTIONS:
             return plan_function(function.spec, node, ctx)

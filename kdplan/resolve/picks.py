@@ -24,6 +24,7 @@ from kdplan.resolve.values import (
     ClassesValue,
     DataValue,
     Family,
+    Label,
     ListValue,
     NetValue,
     PartOf,
@@ -103,14 +104,14 @@ def _points(p: ast.Coordinate, axis: Declared, ctx: Context) -> list[int]:
     return [position(v, labels, p.value.span, axis.name) for v in wanted]
 
 
-def _wanted(p: ast.Expr, labels: list[Any], ctx: Context) -> Value:
+def _wanted(p: ast.Expr, labels: Sequence[Label], ctx: Context) -> Value:
     """A pick's value; a name that is how one of the points is shown means that point."""
     if isinstance(p, ast.Name) and p.name in labels and p.name not in ctx.names:
         return ir.Const(p.name, span=p.span)
     return ctx.eval(p, "any")
 
 
-def position(value: Value, labels: list[Any], span: Span, name: str) -> int:
+def position(value: Value, labels: Sequence[Label], span: Span, name: str) -> int:
     """Which of `labels` a picked value means: an equal label, else (where labels are not numbers) an index.
 
     Raises
@@ -229,7 +230,7 @@ def _kept(version: ir.Version, p: ast.Coordinate, ctx: Context) -> list[int]:
 
 
 def _item(
-    items: list[Value], rest: list[ast.Expr], node: ast.Pick, ctx: Context, labels: list[Any] | None = None
+    items: list[Value], rest: list[ast.Expr], node: ast.Pick, ctx: Context, labels: Sequence[Label] | None = None
 ) -> Value:
     if len(rest) != 1:
         raise error("KD0406", node.span, what="a list")
@@ -275,7 +276,7 @@ def _part_of(p: ast.Expr, ctx: Context) -> PartOf | None:
     return value if isinstance(value, PartOf) else None
 
 
-def _of_parts(part_of: PartOf, items: list[tuple[Any, Value]], name: str) -> list[int]:
+def _of_parts(part_of: PartOf, items: list[tuple[Label, Value]], name: str) -> list[int]:
     """Which member of a family each part of the verticals has.
 
     Raises

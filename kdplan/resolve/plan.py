@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import NoReturn
 
 from kdplan.constructs.table import CONSTRUCTS, LADDERS, NAMED_AS_NETWORKS, TRAINS
 from kdplan.data import catalog
@@ -34,7 +34,7 @@ FindCuts = Callable[[Network, Sequence[int]], list[Cut]]
 FindLayers = Callable[[Network, Sequence[int]], list[Layer]]
 
 
-def no_torch(network: Network, shape: Sequence[int]) -> Any:
+def no_torch(network: Network, shape: Sequence[int]) -> NoReturn:
     """For whoever resolves plans in which nothing is found from the networks' shapes."""
     raise NotImplementedError("stages and layers are found with torch, which was not given")
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Any
 
 from kdplan.constructs.table import LOCAL_NAMES
 from kdplan.diagnostics.report import Reporter, nearest
@@ -14,7 +13,7 @@ from kdplan.syntax import ast
 from kdplan.syntax.walk import walk
 
 
-def check_names(module: Module, tables: Mapping[str, Mapping[str, Any]], reporter: Reporter) -> None:
+def check_names(module: Module, tables: Mapping[str, Mapping[str, object]], reporter: Reporter) -> None:
     """Report KD0205 for names in params and defs of a file that can mean nothing wherever these are read.
 
     What is read is evaluated, and its mistakes are reported there; a name is not reported twice.

@@ -92,6 +92,13 @@ def _stood_for(instance: NetInstance) -> NetInstance:
 
 
 def left_by(base: NetValue, declared: Declared, bound: Bound, span: Span, ctx: Context) -> Value:
+    """A network as a phase or ladder left it.
+
+    Raises
+    ------
+    PlanError
+        KD0307 where the phase does not train the network.
+    """
     if declared.kind in LADDERS:
         construct = construct_instance(declared, bound, span, ctx)
         trainable = [p for p in construct.phases.values() if base.instance in p.trained]

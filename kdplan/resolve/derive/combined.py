@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from typing import Any, Literal, cast
 
 from kdplan.diagnostics.report import error
@@ -125,7 +126,7 @@ def _stacked(nets: list[NetValue], node: ast.Call, ctx: Context) -> NetValue:
 def _of_members(
     nets: list[NetValue],
     mean: Joined,
-    orders: Any,
+    orders: Sequence[list[int] | None] | None,
     classes: ClassSet | None,
     node: ast.Call,
     ctx: Context,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 from kdplan.diagnostics.report import error
 from kdplan.diagnostics.span import Span
@@ -35,7 +34,7 @@ class Growth:
     def result(
         self,
         factory: str,
-        arguments: dict[str, Any],
+        arguments: dict[str, object],
         codes: dict[str, str | None],
         spans: dict[str, Span] | None = None,
     ) -> ModelValue | NetValue:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping
 from typing import Any
 
 from kdplan.diagnostics.report import error, listing
@@ -10,6 +11,7 @@ from kdplan.diagnostics.span import Span
 from kdplan.ir import expr as ir
 from kdplan.ir.heads import headed
 from kdplan.ir.plan import Fresh, Loaded, Network, Plain
+from kdplan.ir.spec import Spec
 from kdplan.nn.layers import LAYERS, LOGIT_SCALES
 from kdplan.resolve.arguments import check_required
 from kdplan.resolve.context import Context
@@ -87,7 +89,7 @@ def _logit_scale(node: ast.Expr, ctx: Context, groups: list[tuple[list[list[int]
 
 
 def _chosen(
-    value: Value, name: str, wants: str, table: dict[str, Any], node: ast.Expr
+    value: Value, name: str, wants: str, table: Mapping[str, Spec], node: ast.Expr
 ) -> tuple[str, dict[str, Any], Span]:
     if not isinstance(value, Choice):
         raise error("KD0244", value.span or node.span, what=f"`{name}`", wants=wants, found=describe(value))

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from kdplan.constructs.table import CONSTRUCTS, KINDS, NAMED_AS_NETWORKS
 from kdplan.diagnostics.report import Gather, PlanError, error
@@ -55,7 +55,9 @@ def _index(thing: Declared) -> str:
 
 def _before(thing: Declared, index: str, bound: Bound, span: Span, ctx: Context) -> None:
     """Makes the members before one, the first one first: a long line must not be a deep recursion."""
-    for m in range(bound[index][0] - 1):
+    number = bound[index][0]
+    assert isinstance(number, int)
+    for m in range(number - 1):
         earlier = {**bound, index: (m, ir.Const(m, span=span))}
         key = (thing, thing.name, tuple(repr(label) for label, _ in earlier.values()))
         if key in ctx.session.active:
@@ -124,7 +126,7 @@ def _make(written: Declared, bound: Bound, ctx: Context, name: str | None = None
     return built
 
 
-def _lowered(node: ast.Declaration, labels: dict[str, Any], ctx: Context) -> ast.Declaration:
+def _lowered(node: ast.Declaration, labels: Mapping[str, object], ctx: Context) -> ast.Declaration:
     """The declaration of one network of the core; a network is one already."""
     construct = CONSTRUCTS.get(node.kind)
     if construct is None:

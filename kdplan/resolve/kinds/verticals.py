@@ -24,6 +24,7 @@ from kdplan.syntax import ast
 
 
 def verticals_value(thing: Declared, span: Span, ctx: Context) -> VerticalsValue:
+    """The partition of classes that a `verticals` declares."""
     value = remember(
         ctx.in_module(thing.module), (thing, thing.name), "verticals", span, lambda c: _verticals(thing, c)
     )
