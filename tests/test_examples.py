@@ -47,15 +47,15 @@ def test_plan_checks(plan: str, request: pytest.FixtureRequest, capsys: pytest.C
 @pytest.mark.parametrize("plan", [p for p in PLANS if p not in OF_DIGITS])
 def test_plan_compiles(plan: str, request: pytest.FixtureRequest) -> None:
     path = ROOT / plan
-    made = compile_source(Source(plan, path.read_text(encoding="utf-8")), path.parent, root_for(path, request))
-    assert made.warnings == []
+    compiled = compile_source(Source(plan, path.read_text(encoding="utf-8")), path.parent, root_for(path, request))
+    assert compiled.warnings == []
 
 
 def test_faces_are_learned_without_labels(any_data: Path) -> None:
     plan = ROOT / OF_FACES
-    made = compile_source(Source(str(plan), plan.read_text()), plan.parent, any_data)
-    assert len(made.plan.phases) == 7
-    assert all(stream.unlabelled for n, p in made.plan.phases.items() if "mimic" in n for stream in p.streams)
+    compiled = compile_source(Source(str(plan), plan.read_text()), plan.parent, any_data)
+    assert len(compiled.plan.phases) == 7
+    assert all(stream.unlabelled for n, p in compiled.plan.phases.items() if "mimic" in n for stream in p.streams)
 
 
 def test_shorter_runs_keep_the_shape_of_the_schedule(kdplan_data: Path) -> None:
@@ -90,8 +90,8 @@ def test_first_plan_and_its_artifacts(tmp_path: Path) -> None:
     plan, store, out = str(ROOT / "examples/01_first_plan/plan.kd"), str(tmp_path / "store"), str(tmp_path / "tiny")
     assert main(["run", plan, "--set", "epochs=1", "--store", store]) == 0
     assert main(["export", plan, "tiny", "--set", "epochs=1", "--store", store, "-o", out]) == 0
-    told = python("examples/04_reading_artifacts/read.py", plan, "--store", store, "--export", out)
-    assert "imitate" in told and "1,009 parameters" in told and "a blank image" in told
+    output = python("examples/04_reading_artifacts/read.py", plan, "--store", store, "--export", out)
+    assert "imitate" in output and "1,009 parameters" in output and "a blank image" in output
 
 
 def test_own_network_and_loss(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -108,12 +108,12 @@ def test_stage_by_stage(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> N
     plan, sweep = (str(ROOT / f"examples/05_stage_by_stage/{name}.kd") for name in ("plan", "sweep"))
     short = ["--set", "epochs=1", "--set", "seed=[0]", "--store", str(tmp_path / "store")]
     assert main(["run", plan, *short, "--set", "teaching=1"]) == 0
-    told = capsys.readouterr().out
+    output = capsys.readouterr().out
     for version in ("alone", "longer", "kd", "at", "nst", "fsp", "fitnet", "multi_head", "mimic"):
-        assert f"small@{version} " in told
+        assert f"small@{version} " in output
     assert main(["status", plan, *short, "--set", "teaching=1"]) == 0
-    told = capsys.readouterr().out
-    assert all(f"mimic[seed=0]@{inner}" in told for inner in ("s1", "s2", "s3", "s4", "head"))
+    output = capsys.readouterr().out
+    assert all(f"mimic[seed=0]@{inner}" in output for inner in ("s1", "s2", "s3", "s4", "head"))
     assert main(["plan", sweep, *short, "--set", "teaching=1", "--no-cost", "--json"]) == 0
     actions = {p["name"]: p["action"] for p in json.loads(capsys.readouterr().out)["phases"]}
     cached = {"kd[weight=1, seed=0]", "at[weight=10, seed=0]", "nst[weight=1, seed=0]", "fsp[weight=10, seed=0]"}
@@ -126,8 +126,8 @@ def test_open_set(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "tiny"
     short = ["--set", "epochs=1", "--store", str(tmp_path / "store")]
     assert main(["run", plan, *short]) == 0
-    told = capsys.readouterr().out
-    assert "tar(far = 0.01)" in told and "(10 splits, n = 3)" in told and "small@mimic.features" in told
+    output = capsys.readouterr().out
+    assert "tar(far = 0.01)" in output and "(10 splits, n = 3)" in output and "small@mimic.features" in output
     assert main(["export", plan, "tiny", *short, "-o", str(out)]) == 0
     weights = load_file(next(out.rglob("*.safetensors")))
     assert weights and not any("fc." in name for name in weights), "the head, which was never trained, is left out"
@@ -138,8 +138,12 @@ def test_generations(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
     plan, store, plots = str(ROOT / "examples/07_generations/plan.kd"), tmp_path / "store", tmp_path / "plots"
     short = ["--set", "epochs=1", "--set", "seed=[0]", "--store", str(store)]
     assert main(["run", plan, *short, "--set", "length=1", "--plots", str(plots)]) == 0
-    told = capsys.readouterr().out
-    assert "ban_until error" in told and "tsd score(k = 3)" in told and "tsd, generation = 0, confusion(k = 2)" in told
+    output = capsys.readouterr().out
+    assert (
+        "ban_until error" in output
+        and "tsd score(k = 3)" in output
+        and "tsd, generation = 0, confusion(k = 2)" in output
+    )
     assert {f.stem for f in plots.glob("*.png")} == {"growth", "growth-2", "together", "scores", "scores-2", "second"}
 
     def todo(*changed: str) -> set[str]:
@@ -157,9 +161,13 @@ def test_verticals(kdplan_data: Path, tmp_path: Path, capsys: pytest.CaptureFixt
     plan, store = str(ROOT / "examples/09_verticals/plan.kd"), str(tmp_path / "store")
     short = ["--set", "epochs=1", "--set", "images=300", "--set", "seed=[0]", "--store", store]
     assert main(["run", plan, *short]) == 0
-    told = capsys.readouterr().out
-    assert "each on fashion.test" in told and "specialist pvap" in told and "table on fashion.test, mean over V" in told
-    assert all(f"│ {line} " in told for line in ("tops", "shoes", "other", "all", "specialist"))
+    output = capsys.readouterr().out
+    assert (
+        "each on fashion.test" in output
+        and "specialist pvap" in output
+        and "table on fashion.test, mean over V" in output
+    )
+    assert all(f"│ {line} " in output for line in ("tops", "shoes", "other", "all", "specialist"))
     assert main(["export", plan, "one", *short, "-o", str(tmp_path / "one")]) == 0
 
 
@@ -168,10 +176,10 @@ def test_amalgamation(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Non
     plan, store = str(ROOT / "examples/10_amalgamation/plan.kd"), str(tmp_path / "store")
     short = ["--set", "epochs=1", "--set", "seed=[0]", "--store", store]
     assert main(["run", plan, *short]) == 0
-    told = capsys.readouterr().out
+    output = capsys.readouterr().out
     for text in ("two_teachers on", "four_teachers on", "both@ka@layerwise", "all@ifa", "all@nofam4", "voters4"):
-        assert text in told
-    assert all(f"│ {part} " in told for part in ("part0", "part3", "all"))
+        assert text in output
+    assert all(f"│ {part} " in output for part in ("part0", "part3", "all"))
     assert main(["export", plan, "student", *short, "-o", str(tmp_path / "student")]) == 0
     about = json.loads((tmp_path / "student" / "model.json").read_text())
     assert about["architecture"]["factory"] == "digits_net"
@@ -193,9 +201,9 @@ def test_native_ensembles(tmp_path: Path, capsys: pytest.CaptureFixture[str]) ->
     plan, store, plots = str(ROOT / "examples/08_native_ensembles/plan.kd"), tmp_path / "store", tmp_path / "plots"
     short = ["--set", "epochs=1", "--set", "seed=[0]", "--store", str(store)]
     assert main(["run", plan, *short, "--plots", str(plots)]) == 0
-    told = capsys.readouterr().out
+    output = capsys.readouterr().out
     for text in ("a@dml", "one.branch", "no_sharing.gated", "as_coded.branch", "one.gate", "(n = 3)"):
-        assert text in told
+        assert text in output
     assert {f.stem for f in plots.glob("*.png")} == {"by_number", "by_number_together"}
     for name, count in (("small", 6), ("whole", 20)):
         assert main(["export", plan, name, *short, "-o", str(tmp_path / name)]) == 0
@@ -205,8 +213,8 @@ def test_native_ensembles(tmp_path: Path, capsys: pytest.CaptureFixture[str]) ->
 
 
 def test_plan_api(tmp_path: Path) -> None:
-    told = python("examples/03_plan_api/plan.py")
-    (tmp_path / "said.kd").write_text(told)
+    output = python("examples/03_plan_api/plan.py")
+    (tmp_path / "said.kd").write_text(output)
     assert main(["check", str(tmp_path / "said.kd")]) == 0
     run = ["examples/03_plan_api/plan.py", "--run", "--epochs", "1", "--store", str(tmp_path / "store")]
     assert "small4@imitate4" in python(*run)

@@ -39,12 +39,12 @@ from kdplan.ir.spec import Kind
 from kdplan.syntax import ast
 
 FITTED, LAYERWISE, JOINT, SCORES = "fitted", "layerwise", "joint", "scores"
-"""What is made beside the layers' phases: the student with its maps, with what its layers have learnt, and phases."""
+"""Names of the student with its maps, of the student that joins its layers, and of the phases after the layers'."""
 
 
 @dataclass
 class _Plan:
-    """What an amalgamation is made of."""
+    """What an amalgamation lowers, and the declarations that it has so far."""
 
     node: ast.Declaration
     ask: Ask
@@ -53,7 +53,7 @@ class _Plan:
     layers: list[str]
     names: dict[str, str]
     """Layer -> the word that stands for it."""
-    made: list[ast.Declaration]
+    declarations: list[ast.Declaration]
     with_maps: bool
     scores: Scores
 
@@ -79,14 +79,14 @@ def lower(node: ast.Declaration, ask: Ask) -> list[ast.Declaration]:
             raise error("KD0279", clause.word_span.to(clause.exprs[-1].span), name=node.name, what=what)
     student = of.exprs[0]
     teachers = [t for e in source.exprs for t in ask.each(e)]
-    place = source.word_span.to(source.exprs[-1].span)
+    span = source.word_span.to(source.exprs[-1].span)
     if len(teachers) < 2:
-        raise error("KD0291", place, name=node.name, count=len(teachers))
-    check_images(teachers, on.exprs[0], place, ask)
-    common = check_teachers(teachers, place, ask)
+        raise error("KD0291", span, name=node.name, count=len(teachers))
+    check_images(teachers, on.exprs[0], span, ask)
+    common = check_teachers(teachers, span, ask)
     own = ask.layers(student)
     paths = chosen(node, student, teachers, common, own, ask)
-    joined = scores(student, teachers, own, place, ask)
+    joined = scores(student, teachers, own, span, ask)
     names: dict[str, str] = {}
     for path in paths:
         word = re.sub(r"\W", "_", path)
@@ -101,13 +101,13 @@ def lower(node: ast.Declaration, ask: Ask) -> list[ast.Declaration]:
         before = plan.tap(path), codes[path]
     _layer_phase(plan, fitted, SCORES, joined.tap, before, _target(plan))
     _joint(plan, fitted)
-    return plan.made
+    return plan.declarations
 
 
 # ---- pieces of text
 
 
-def _place(plan: _Plan) -> Span:
+def _span(plan: _Plan) -> Span:
     return plan.node.head_span
 
 
@@ -120,7 +120,7 @@ def _concat(parts: Sequence[ast.Expr], span: Span) -> ast.Expr:
 
 
 def _loss(plan: _Plan, value: ast.Expr, wanted: ast.Expr) -> ast.Setting:
-    span = _place(plan)
+    span = _span(plan)
     match = plan.ask.setting("match") or tree.name("squared_l2", span)
     half = ast.Binary(span, "*", ast.Number(span, 0.5), tree.call(match, [value, wanted], span))
     return tree.setting("loss", half)
@@ -128,7 +128,7 @@ def _loss(plan: _Plan, value: ast.Expr, wanted: ast.Expr) -> ast.Setting:
 
 def _phase(plan: _Plan, part: str, word: str, of: Sequence[ast.Expr], loss: ast.Setting) -> None:
     """A phase, with the recipe and the settings of its part of the construct."""
-    node, span = plan.node, _place(plan)
+    node, span = plan.node, _span(plan)
     bodies = {d.kind: d for d in tree.inner(node)}
     chain = {"codes": ("codes", LAYERWISE), LAYERWISE: (LAYERWISE,), JOINT: (JOINT,)}[part]
     recipes = [c for k in chain if k in bodies and (c := bodies[k].clause("with"))]
@@ -141,14 +141,14 @@ def _phase(plan: _Plan, part: str, word: str, of: Sequence[ast.Expr], loss: ast.
     items = bodies[part].items or [] if part in bodies else []
     shared = [i for i in node.items or [] if tree.is_shared(i)]
     clauses = [tree.clause("of", of, span), tree.clause("on", [data], span), recipe]
-    plan.made.append(tree.phase(word, span, clauses, [*tree.not_in(shared, items), *items, loss]))
+    plan.declarations.append(tree.phase(word, span, clauses, [*tree.not_in(shared, items), *items, loss]))
 
 
 def _network(plan: _Plan, kind: str, word: str, value: ast.Expr) -> ast.Expr:
     """A network, and the expression that means it."""
-    span = _place(plan)
+    span = _span(plan)
     own = [i for i in plan.node.items or [] if isinstance(i, ast.Setting) and i.name == "seed" and kind == "network"]
-    plan.made.append(tree.declaration(kind, word, span, [tree.clause("=", [value], span)], [*own]))
+    plan.declarations.append(tree.declaration(kind, word, span, [tree.clause("=", [value], span)], [*own]))
     return tree.name(word, span)
 
 
@@ -175,7 +175,7 @@ def _codes(plan: _Plan, path: str, teacher: int, student: int) -> ast.Expr:
 
 
 def _code(plan: _Plan, word: str, parts: Sequence[ast.Expr], inputs: int, width: int) -> ast.Expr:
-    span = _place(plan)
+    span = _span(plan)
     sizes = {"inputs": ast.Number(span, inputs), "code": ast.Number(span, width)}
     net = _network(
         plan,
@@ -197,7 +197,7 @@ def _fitted(plan: _Plan) -> ast.Expr:
     entries = plan.scores.entries
     if not plan.with_maps and entries is None:
         return plan.student
-    span = _place(plan)
+    span = _span(plan)
     on = plan.node.clause("on")
     assert on is not None
     paths = [_path(p, span) for p in plan.layers] if plan.with_maps else []
@@ -220,7 +220,7 @@ def _layer_phase(
     plan: _Plan, student: ast.Expr, word: str, tap: str, before: tuple[str, ast.Expr] | None, target: ast.Expr
 ) -> None:
     """What lies between two layers, from the code of one to that of the next."""
-    span, me = _place(plan), tree.bare(student)
+    span, me = _span(plan), tree.bare(student)
     since = {"from": tree.tap(me, before[0], span)} if before is not None else {}
     trainees = tree.call(tree.name("upto", span), [tree.tap(student, tap, span)], span, **since)
     value = tree.tap(me, tap, span)
@@ -231,7 +231,7 @@ def _layer_phase(
 
 def _target(plan: _Plan) -> ast.Expr:
     """The teachers' scores side by side."""
-    span = _place(plan)
+    span = _span(plan)
     parts = []
     for teacher, kept in zip(plan.teachers, plan.scores.kept, strict=True):
         logits = tree.tap(teacher, "logits", teacher.span)
@@ -244,7 +244,7 @@ def _target(plan: _Plan) -> ast.Expr:
 
 
 def _joint(plan: _Plan, student: ast.Expr) -> None:
-    span = _place(plan)
+    span = _span(plan)
     words = [*(plan.names[p] for p in plan.layers), SCORES]
     parts = [_version(tree.bare(student), w) for w in words]
     whole = _network(plan, "student", LAYERWISE, tree.call(tree.name("merge", span), parts, span))

@@ -16,8 +16,8 @@ student one = branched(net, from = layer2, count = 3, shape = [1, 8, 8]) {
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any
 
 from kdplan.constructs import tree
 from kdplan.constructs.ask import Ask
@@ -32,13 +32,13 @@ PHASE = "train"
 _OF_NETWORK = ("count", "gate")
 
 
-def lower(node: ast.Declaration, labels: dict[str, Any], ask: Ask) -> ast.Declaration:
+def lower(node: ast.Declaration, labels: Mapping[str, object], ask: Ask) -> ast.Declaration:
     """The network with its phase.
 
     Raises
     ------
     PlanError
-        KD0276 where not one network is branched at one place.
+        KD0276 where not one network is branched at one tap.
     """
     written = {c.word: c for c in node.clauses}
     for word in ("of", "from"):
@@ -73,7 +73,7 @@ def _definition(word: str, value: ast.Expr) -> ast.Declaration:
 BRANCHES = Construct(
     Kind(
         "branches",
-        "A network whose part from one place on is there several times, with one phase, `train`, in which its branches "
+        "A network whose part from one tap on is there several times, with one phase, `train`, in which its branches "
         "teach one another. `NAME.branch[0]` is one of them (the plain network, with its weights), "
         "`NAME.gated` their mean as the gate weighs them; within the body they are `branch` and `gated`.",
         "branches NAME[SLOTS] of NETWORK from PLACE on DATA with RECIPE { count = … loss = … }",

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
 
 from kdplan.constructs.ask import Ask
 from kdplan.ir.spec import Kind
@@ -55,7 +54,7 @@ class Construct:
     kind: Kind
     parts: tuple[Kind, ...] = ()
     phases: Callable[[ast.Declaration, Ask], list[ast.Declaration]] | None = None
-    network: Callable[[ast.Declaration, dict[str, Any], Ask], ast.Declaration] | None = None
+    network: Callable[[ast.Declaration, Mapping[str, object], Ask], ast.Declaration] | None = None
     index: Index | None = None
     names: tuple[LocalName, ...] = ()
 

@@ -9,7 +9,7 @@ phase taught of small on D with R { loss = mse(small.logits, pair.logits) }
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Mapping
 
 from kdplan.constructs import tree
 from kdplan.constructs.ask import Ask
@@ -19,7 +19,7 @@ from kdplan.ir.spec import Kind
 from kdplan.syntax import ast
 
 
-def lower(node: ast.Declaration, labels: dict[str, Any], ask: Ask) -> ast.Declaration:
+def lower(node: ast.Declaration, labels: Mapping[str, object], ask: Ask) -> ast.Declaration:
     """The network that an ensemble is."""
     of = node.clause("of")
     assert of is not None

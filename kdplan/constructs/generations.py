@@ -19,8 +19,8 @@ student line2 = net {
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any
 
 from kdplan.constructs import tree
 from kdplan.constructs.ask import Ask
@@ -55,7 +55,7 @@ def slot(node: ast.Declaration) -> ast.Slot:
     return ast.Slot(count.span, INDEX, count.span, values)
 
 
-def lower(node: ast.Declaration, labels: dict[str, Any], ask: Ask) -> ast.Declaration:
+def lower(node: ast.Declaration, labels: Mapping[str, object], ask: Ask) -> ast.Declaration:
     """The network of one generation, with the phase that trains it.
 
     Parameters
@@ -70,6 +70,7 @@ def lower(node: ast.Declaration, labels: dict[str, Any], ask: Ask) -> ast.Declar
         two, or without generations; KD0272 for an `init` that does not fit what stands after `of`.
     """
     index = labels[INDEX]
+    assert isinstance(index, int)
     picks = [tree.literal(labels[s.name], s.span) for s in node.slots]
     source, models = node.clause("from"), _clause(node, "of").exprs
     count = ask.setting("count")
@@ -84,8 +85,8 @@ def lower(node: ast.Declaration, labels: dict[str, Any], ask: Ask) -> ast.Declar
         return tree.declaration(
             "network", str(node.name), node.head_span, [tree.clause("=", source.exprs, source.span)]
         )
-    place = index - 1 + _first(node)
-    model = models[place] if len(models) > 1 else models[0]
+    position = index - 1 + _first(node)
+    model = models[position] if len(models) > 1 else models[0]
     init = _init(node, model, models, ask)
     before = ast.Pick(model.span, tree.name(str(node.name), model.span), [*picks, ast.Number(model.span, index - 1)])
     start = before if init == "previous" and index else model
@@ -95,7 +96,7 @@ def lower(node: ast.Declaration, labels: dict[str, Any], ask: Ask) -> ast.Declar
     seed = own[0].value if own else tree.name("seed", node.head_span)
     folded = _fold(seed, index)
     items: list[ast.Item] = [tree.setting("seed", folded)] if index and init == "fresh" else [*own]
-    phase = _phase(node, body, place, trained)
+    phase = _phase(node, body, position, trained)
     if index:
         assert phase.items is not None
         phase.items.insert(0, _definition("previous", before, body.head_span))
@@ -151,17 +152,15 @@ def _init(node: ast.Declaration, model: ast.Expr, models: list[ast.Expr], ask: A
     """
     written = ask.setting("init")
     given = ask.is_network(model)
-    place = next(
-        (i.value.span for i in node.items or [] if isinstance(i, ast.Setting) and i.name == "init"), model.span
-    )
+    span = next((i.value.span for i in node.items or [] if isinstance(i, ast.Setting) and i.name == "init"), model.span)
     if written == "fresh" and given:
-        raise error("KD0272", place, init=written, why=f"`{model.span.text}` has weights already",
+        raise error("KD0272", span, init=written, why=f"`{model.span.text}` has weights already",
                     help="Write `init = same`, or a model after `of`.")  # fmt: skip
     if written == "previous":
         varies = len(models) > 1 or any(isinstance(n, ast.Name) and n.name == INDEX for n in walk(model))
         if varies or node.clause("from") is not None:
             why = "the architecture changes along the line" if varies else "the line begins `from` another network"
-            raise error("KD0272", place, init=written, why=why, help="Write `init = fresh`.")
+            raise error("KD0272", span, init=written, why=why, help="Write `init = fresh`.")
     return str(written or ("same" if given else "fresh"))
 
 
@@ -172,7 +171,7 @@ def _is_shared(item: ast.Item) -> bool:
     return tree.is_shared(item) and getattr(item, "name", "") != "seed"
 
 
-def _phase(node: ast.Declaration, body: ast.Declaration, place: int, trained: int) -> ast.Declaration:
+def _phase(node: ast.Declaration, body: ast.Declaration, position: int, trained: int) -> ast.Declaration:
     """The phase of a body, with what it does not say itself from the line; `place` among those that are trained.
 
     Raises
@@ -187,7 +186,7 @@ def _phase(node: ast.Declaration, body: ast.Declaration, place: int, trained: in
             if "with" in own or len(c.exprs) != trained:
                 raise error("KD0801", c.word_span.to(c.exprs[-1].span), found=len(c.exprs),
                             networks=1 if "with" in own else trained)  # fmt: skip
-            clauses[i] = ast.Clause(c.span, c.word, c.word_span, [c.exprs[place]])
+            clauses[i] = ast.Clause(c.span, c.word, c.word_span, [c.exprs[position]])
     items = body.items or []
     shared = [i for i in node.items or [] if _is_shared(i)]
     return tree.phase(PHASE, body.head_span, clauses, [*tree.not_in(shared, items), *items])

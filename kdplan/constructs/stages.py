@@ -154,8 +154,8 @@ def _upto(
     """`upto(small@s1.layer2, from = small.layer1)`: what lies between the taps of two stages."""
     trained = [_trained(t, network, phases) for t in taps]
     keywords = {"from": before[0] if len(before) == 1 else ast.List(span, list(before))} if before else {}
-    place = taps[0].span
-    return [tree.call(tree.name("upto", place), trained, place, **keywords)]
+    span = taps[0].span
+    return [tree.call(tree.name("upto", span), trained, span, **keywords)]
 
 
 def _trained(tap: ast.Expr, network: ast.Expr, phases: list[ast.Declaration]) -> ast.Expr:

@@ -15,7 +15,7 @@ from kdplan.ir.plan import ClassSet
 from kdplan.syntax import ast
 
 
-def check_images(teachers: Sequence[ast.Expr], data: ast.Expr, place: Span, ask: Ask) -> None:
+def check_images(teachers: Sequence[ast.Expr], data: ast.Expr, span: Span, ask: Ask) -> None:
     """All teachers were trained on images of the size of the data's.
 
     Raises
@@ -27,7 +27,7 @@ def check_images(teachers: Sequence[ast.Expr], data: ast.Expr, place: Span, ask:
     known = [(t, shape) for t in teachers if (shape := ask.trained_on(t)) is not None]
     for teacher, shape in known[1:]:
         if shape != known[0][1]:
-            raise error("KD0293", place, first=ask.name(known[0][0]), one=_size(known[0][1]), second=ask.name(teacher),
+            raise error("KD0293", span, first=ask.name(known[0][0]), one=_size(known[0][1]), second=ask.name(teacher),
                         two=_size(shape))  # fmt: skip
     if known and known[0][1] != shown:
         raise error("KD0296", data.span, data=data.span.text, found=_size(shown), teacher=ask.name(known[0][0]),
@@ -38,7 +38,7 @@ def _size(shape: Sequence[int]) -> str:
     return "×".join(map(str, shape))
 
 
-def check_teachers(teachers: Sequence[ast.Expr], place: Span, ask: Ask) -> list[Layer]:
+def check_teachers(teachers: Sequence[ast.Expr], span: Span, ask: Ask) -> list[Layer]:
     """The layers that all teachers have, their scores among them: these may be over different numbers of classes.
 
     Raises
@@ -53,12 +53,12 @@ def check_teachers(teachers: Sequence[ast.Expr], place: Span, ask: Ask) -> list[
             behind = i >= _scores(first)
             same = a is not None and b is not None and a.paths == b.paths and a.layers == b.layers
             if not same or (not behind and a.shape != b.shape):
-                one, two = (_told(ask.name(t), at) for t, at in ((teachers[0], a), (teacher, b)))
-                raise error("KD0292", place, one=one, two=two)
+                one, two = (_described(ask.name(t), at) for t, at in ((teachers[0], a), (teacher, b)))
+                raise error("KD0292", span, one=one, two=two)
     return first
 
 
-def _told(name: str, layer: Layer | None) -> str:
+def _described(name: str, layer: Layer | None) -> str:
     return f"`{name}` has no further layer" if layer is None else f"`{name}` has `{layer.path}` ({_size(layer.shape)})"
 
 
@@ -88,32 +88,32 @@ def chosen(
     written = ask.setting("layers")
     sides = [(student, own), *((t, common) for t in teachers)]
     if written is None or written == ["auto"]:
-        place = next((i.value.span for i in node.items or [] if isinstance(i, ast.Setting) and i.name == "layers"),
+        span = next((i.value.span for i in node.items or [] if isinstance(i, ast.Setting) and i.name == "layers"),
                      node.head_span)  # fmt: skip
         paths = [at.path for at in own[: _scores(own)] if at.layers and len(at.shape) in (1, 3)]
         if not paths:
-            raise error("KD0295", place, path="with weights", network=ask.name(student), help="")
+            raise error("KD0295", span, path="with weights", network=ask.name(student), help="")
     else:
         items = {i.name: i.value for i in node.items or [] if isinstance(i, ast.Setting)}["layers"]
-        places = items.items if isinstance(items, ast.List) else [items]
-        place = items.span
-        for path, at in zip(written, places, strict=True):
+        nodes = items.items if isinstance(items, ast.List) else [items]
+        span = items.span
+        for path, at in zip(written, nodes, strict=True):
             _check(path, at.span, sides, ask)
         position = {p: i for i, layer in enumerate(own) for p in layer.paths}
         paths = sorted(dict.fromkeys(written), key=lambda p: position[p])
     for path in paths:
-        _check(path, place, sides, ask)
+        _check(path, span, sides, ask)
     return paths
 
 
-def _check(path: str, place: Span, sides: Sequence[tuple[ast.Expr, Sequence[Layer]]], ask: Ask) -> None:
+def _check(path: str, span: Span, sides: Sequence[tuple[ast.Expr, Sequence[Layer]]], ask: Ask) -> None:
     for network, layers in sides:
         before = layers[: _scores(layers)]
         if not any(path in at.paths for at in before):
             known = [at.path for at in before if at.layers]
             near = nearest(path, [p for at in before for p in at.paths])
             help = f"Did you mean `{near}`?" if near else f"Choose from {listing(known, 20)}."
-            raise error("KD0295", place, path=path, network=ask.name(network), help=help)
+            raise error("KD0295", span, path=path, network=ask.name(network), help=help)
 
 
 def channels(
@@ -161,7 +161,7 @@ class Scores:
     entries: list[int] | None = None
 
 
-def scores(student: ast.Expr, teachers: Sequence[ast.Expr], own: Sequence[Layer], place: Span, ask: Ask) -> Scores:
+def scores(student: ast.Expr, teachers: Sequence[ast.Expr], own: Sequence[Layer], span: Span, ask: Ask) -> Scores:
     """What the student learns at its end.
 
     Raises
@@ -173,9 +173,9 @@ def scores(student: ast.Expr, teachers: Sequence[ast.Expr], own: Sequence[Layer]
     mine = _classes(student, ask)
     for teacher, classes in zip(teachers, sets, strict=True):
         if classes.data != mine.data:
-            raise error("KD0298", place, why=f"`{ask.name(teacher)}` is over classes of `{classes.data}` and "
+            raise error("KD0298", span, why=f"`{ask.name(teacher)}` is over classes of `{classes.data}` and "
                         f"`{ask.name(student)}` over some of `{mine.data}`", help="Use one data set.")  # fmt: skip
-    _check_names(mine, place, ask)
+    _check_names(mine, span, ask)
     every = [c for s in sets for c in s.ids]
     lacks = ClassSet(mine.data, [c for c in dict.fromkeys(every) if c not in mine.ids])
     more = ClassSet(mine.data, [c for c in mine.ids if c not in every])
@@ -206,11 +206,11 @@ def _classes(network: ast.Expr, ask: Ask) -> ClassSet:
     return classes
 
 
-def _check_names(classes: ClassSet, place: Span, ask: Ask) -> None:
+def _check_names(classes: ClassSet, span: Span, ask: Ask) -> None:
     """KD0294 where two of the classes have names that differ in signs and capitals only."""
     seen: dict[str, str] = {}
     for name in ask.class_names(classes):
         word = re.sub(r"[\W_]+", "", name).casefold() or name
         if word in seen and seen[word] != name:
-            raise error("KD0294", place, first=seen[word], second=name, data=classes.data)
+            raise error("KD0294", span, first=seen[word], second=name, data=classes.data)
         seen[word] = name

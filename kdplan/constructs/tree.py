@@ -1,4 +1,4 @@
-"""Pieces of syntax tree, for what constructs lower to: each has the place of the text that asked for it."""
+"""Pieces of syntax tree, for what constructs lower to: each has the span of the declaration that it lowers."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ _RECIPE = frozenset(s.name for s in RECIPE)
 
 
 def name(word: str, span: Span) -> ast.Name:
+    """A bare name."""
     return ast.Name(span, word)
 
 
@@ -25,6 +26,7 @@ def literal(value: object, span: Span) -> ast.Expr:
 
 
 def call(function: ast.Expr, args: Sequence[ast.Expr], span: Span, **keywords: ast.Expr) -> ast.Call:
+    """`function(args, keyword = value …)`."""
     return ast.Call(span, function, list(args), [ast.Keyword(span, k, span, v) for k, v in keywords.items()])
 
 
@@ -39,17 +41,19 @@ def total(terms: Sequence[ast.Expr], span: Span) -> ast.Expr:
 
 
 def setting(word: str, value: ast.Expr) -> ast.Setting:
+    """`word = value` in a body."""
     return ast.Setting(value.span, word, value.span, value)
 
 
 def clause(word: str, exprs: Iterable[ast.Expr], span: Span) -> ast.Clause:
+    """A preposition and the expressions after it: `of a, b`."""
     return ast.Clause(span, word, span, list(exprs))
 
 
 def declaration(
     kind: str, word: str, span: Span, clauses: list[ast.Clause], items: list[ast.Item] | None = None
 ) -> ast.Declaration:
-    """A declaration `kind word …`, whose place is that of what it was lowered from."""
+    """A declaration `kind word …` with the span of what it was lowered from."""
     return ast.Declaration(span, kind, span, word, span, None, None, [], clauses, items, None, span)
 
 

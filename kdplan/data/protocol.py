@@ -14,7 +14,7 @@ from kdplan.diagnostics.span import Span
 from kdplan.ir.protocol import Fold, Protocol, Template, fold
 
 _SLOT = 7
-"""Tells these draws from those of splits and fractions, which have the same purpose."""
+"""Keeps these draws apart from those of splits and fractions, which have the same purpose."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -76,7 +76,7 @@ class Part(nn.Module):
 
 @dataclass
 class Traces:
-    """A plain network without memory, and where its graph is cut, by training flags and shape."""
+    """A plain network without memory, and where its graph is cut, by training modes and shape."""
 
     plain: nn.Module
     cuts: dict[Hashable, Cut] = field(default_factory=dict)
@@ -95,7 +95,7 @@ class Branched(nn.Module):
 
     It gives the sum of its branches' logits, each times what the gate gives for it. The first branch and what all share
     have the plain network's own names; the weights of the others are below `branch.1`, `branch.2` …, those of the gate
-    below `gate`. Whatever depends on modes (dropout, say) follows them, also where branches differ in theirs.
+    below `gate`. Layers that depend on the mode (dropout, say) take their branch's, also where branches differ.
 
     Parameters
     ----------
@@ -172,22 +172,22 @@ class Branched(nn.Module):
         traces: Traces = self.__dict__["traces"]
         return traces
 
-    def _cut(self, modes: bool | tuple[bool, ...], size: tuple[int, ...] | None = None) -> Cut:
-        """The cut for training flags: the same for all modules, or one for each of the plain network's in order."""
+    def _cut(self, training: bool | tuple[bool, ...], size: tuple[int, ...] | None = None) -> Cut:
+        """The cut for training modes: the same for all modules, or one for each of the plain network's in order."""
         plain, known = self.traces.plain, self.traces.cuts
         modules = list(plain.modules())
-        flags = (modes,) * len(modules) if isinstance(modes, bool) else modes
-        if (flags, size) not in known:
-            for module, flag in zip(modules, flags, strict=True):
-                module.training = flag
+        modes = (training,) * len(modules) if isinstance(training, bool) else training
+        if (modes, size) not in known:
+            for module, mode in zip(modules, modes, strict=True):
+                module.training = mode
             try:
                 with torch.device("cpu"):
                     traced = trace(plain, torch.zeros(size or (2, *self.shape)))
             except TraceError as problem:
                 shown = "×".join(map(str, self.shape))
                 raise BranchError("KD0516", point=self.at, why=f"on images {shown} it fails: {problem}") from problem
-            known[flags, size] = cut_at(traced, self.at)
-        return known[flags, size]
+            known[modes, size] = cut_at(traced, self.at)
+        return known[modes, size]
 
     def _cut_of(self, index: int, x: Tensor) -> Cut:
         """The cut as a branch's modules are now in training or not."""
@@ -195,12 +195,12 @@ class Branched(nn.Module):
         own = self.get_submodule(f"{BRANCH}.{index}")
         mine = dict(own.named_modules()) if index else {}
         theirs = dict(self.named_modules())
-        flags = tuple((mine.get(path) or theirs[path]).training for path, _ in plain.named_modules())
-        cut = self._cut(flags[0] if len(set(flags)) == 1 else flags)
+        modes = tuple((mine.get(path) or theirs[path]).training for path, _ in plain.named_modules())
+        cut = self._cut(modes[0] if len(set(modes)) == 1 else modes)
         if cut.traced.guards:  # control flow asked for shapes: the graph is that of these shapes alone
             size = tuple(int(n) for n in x.shape)
             if size != (2, *self.shape):
-                cut = self._cut(flags, size)
+                cut = self._cut(modes, size)
         return cut
 
     # running

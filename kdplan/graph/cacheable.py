@@ -133,7 +133,7 @@ def content_of(gm: fx.GraphModule, inputs: Mapping[str, str], setting: str) -> d
     gm
         A frozen graph on real modules.
     inputs
-        Placeholder -> what it holds, as a text.
+        Placeholder -> what it holds, as a string.
     setting
         Whatever else decides about the numbers: precision, batch size.
     """

@@ -79,7 +79,7 @@ class Cost:
 
 
 class LiveBytes(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Follows how many bytes the operators inside have allocated and not yet freed.
+    """Counts the bytes that the operators inside have allocated and not yet freed.
 
     Examples
     --------

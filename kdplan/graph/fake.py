@@ -146,7 +146,7 @@ class FakeContext:
             self.running = was
 
     def annotate(self, node: fx.Node, root: nn.Module) -> None:
-        """Set meta["val"], and what the node does besides: "mutates" (nodes), "buffers" and "random" (flags)."""
+        """Set meta["val"], and what the node does besides: "mutates" (nodes), "buffers" and "random" (booleans)."""
         args, kwargs = fx.map_arg((node.args, node.kwargs), lambda n: n.meta["val"])
         if node.op == "output":
             node.meta["val"] = args[0]

@@ -76,7 +76,7 @@ Rule = Callable[[State], Iterator[str]]
 
 
 def _order(state: State) -> Iterator[str]:
-    """Every node follows what it reads, and names are unique (torch's `lint`)."""
+    """Every node stands behind what it reads, and names are unique (torch's `lint`)."""
     try:
         state.graph.lint()
     except (RuntimeError, ValueError, AttributeError) as problem:

@@ -13,7 +13,7 @@ from kdplan.graph.law import check_graph
 def make(root: nn.Module, graph: fx.Graph) -> fx.GraphModule:
     """A GraphModule over `graph` whose sub-modules are those of `root` themselves, also what the graph does not use.
 
-    So parameter names stay those of `root`, and moving a network to a device moves it here too.
+    So parameter names stay those of `root`, and moving a network to a device takes effect here too.
 
     Examples
     --------

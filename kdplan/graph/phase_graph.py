@@ -140,7 +140,7 @@ class PhaseGraph:
         self.frozen_inputs = self.frozen_inputs or placeholders(self.frozen)
 
     def set_modes(self) -> None:
-        """Puts the training flags right, at the start and after every validation."""
+        """Set the modules' training modes, at the start and after every validation."""
         if self.modes is not None:
             self.modes()
             return

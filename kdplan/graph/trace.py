@@ -24,7 +24,7 @@ class TraceError(RuntimeError):
 
 @dataclass
 class Traced:
-    """A module's graph for one set of input shapes and training flags.
+    """A module's graph for one set of input shapes and training modes.
 
     Attributes
     ----------

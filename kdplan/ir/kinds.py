@@ -184,7 +184,7 @@ CORE: tuple[Kind, ...] = (
     ),
     Kind(
         "phase",
-        "One training run: what moves, on what data, by what recipe, to make what small.",
+        "One training run: the networks it trains, the data, the recipe, the loss.",
         "phase NAME[SLOTS] of NETWORKS on DATA with RECIPES { loss = … }",
         "phase alone of small on digits with quick { loss = cross_entropy(small.logits, labels) }",
         clauses=("of", "on", "with"),
@@ -214,7 +214,7 @@ CORE: tuple[Kind, ...] = (
     ),
     Kind(
         "export",
-        "A network to hand out: its weights, and what is needed to use them.",
+        "A network as files: its weights, and what is needed to use them.",
         "export NAME = VERSION",
         "export tiny = small@alone",
         clauses=("=",),

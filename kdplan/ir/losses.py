@@ -94,8 +94,8 @@ LOSSES = (
             signal("b", "the same shape"),
             Param("per", "choice", "sample", "what the distance is a mean over", choices=("sample", "place")),
         ),
-        "Squared distance. Of a sample: summed over everything but the batch. Of a place: summed over channels, mean "
-        "over height and width too, so that it does not grow with the map. `mse` is the mean over all elements.",
+        "Squared distance. Of a sample: summed over everything but the batch. Of a position: summed over channels, "
+        "mean over height and width too, so that it does not grow with the map. `mse` is the mean over all elements.",
         result="scalar",
         formula="sample: (1/B) sum_i ||a_i - b_i||^2; place: (1/(B H W)) sum_ixy ||a_ixy - b_ixy||^2",
         source="Gao et al., stage by stage, Eq. 6",

@@ -261,7 +261,10 @@ SCHEDULES: dict[str, ScheduleSpec] = {
                 Param("until", "number", None, "learning rate at which the phase ends; left out: never"),
                 Param("min_delta", "number", 1e-4, "relative fall of the loss that counts as progress", low=0),
                 Param(
-                    "smoothing", "number", 0.0, "share of the past in a moving mean of the loss; 0 is the loss itself"
+                    "smoothing",
+                    "number",
+                    0.0,
+                    "share of the past in a moving average of the loss; 0 is the loss itself",
                 ),
             ),
             "Multiplies the learning rate by `factor` when the training loss has stopped falling; "

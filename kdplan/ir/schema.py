@@ -27,7 +27,7 @@ def schema() -> dict[str, Any]:
 
 
 def dump_plan(plan: Plan) -> str:
-    """A plan as JSON. Places in files are left out: they are no part of what a plan means.
+    """A plan as JSON. Spans are left out: they are no part of what a plan means.
 
     Examples
     --------

@@ -146,7 +146,7 @@ class Plateau(Schedule):
     min_delta : float
         The loss has fallen when it is below the best so far by this share of it.
     smoothing : float
-        From 0 to below 1: compares a moving mean ``m = smoothing m + (1 - smoothing) loss`` instead of the loss.
+        From 0 to below 1: compares a moving average ``m = smoothing m + (1 - smoothing) loss`` instead of the loss.
 
     Examples
     --------
@@ -187,7 +187,7 @@ class Plateau(Schedule):
 
     def epoch_end(self, loss: float) -> None:
         """Compares the epoch's mean loss with the best so far, and reduces the rate after `patience` epochs."""
-        if self.mean is None or not math.isfinite(self.mean):  # a moving mean would never recover
+        if self.mean is None or not math.isfinite(self.mean):  # a moving average would never recover
             self.mean = loss
         else:
             self.mean = self.smoothing * self.mean + (1 - self.smoothing) * loss
@@ -206,7 +206,7 @@ class Plateau(Schedule):
         return self.until is not None and self.lr * self.factor(0) <= self.until * (1 + 1e-9)
 
     def state_dict(self) -> dict[str, Any]:
-        """Reductions, epochs without progress, the best loss and its moving mean."""
+        """Reductions, epochs without progress, the best loss and its moving average."""
         mean = self.mean if self.mean is not None and math.isfinite(self.mean) else None  # JSON has no NaN
         return {"reductions": self.reductions, "waited": self.waited, "best": self.best, "mean": mean}
 

@@ -22,22 +22,23 @@ SPOILS = frozenset(
 
 
 NEEDED = {"loss": "KD0223", "optimizer": "KD0851", "epochs": "KD0851", "steps": "KD0851"}
-"""Settings whose lack is a mistake, which is not told where they are misspelt."""
+"""Settings whose lack is a mistake, which is not reported where they are misspelt."""
 
 
 @dataclass
-class _Found(Reporter):
-    """What is said of one declaration, and by which checks."""
+class _Findings(Reporter):
+    """The diagnostics of one declaration, and the codes of the checks that failed."""
 
     codes: set[str] = field(default_factory=set)
 
     def report(self, code: str, span: Span | None, /, **values: Any) -> None:
+        """Add a diagnostic and note its code."""
         self.codes.add(code)
         super().report(code, span, **values)
 
 
 def check_form(module: Module, reporter: Reporter) -> None:
-    """Report unknown kinds, clauses and settings, missing ones, and items that stand in the wrong place.
+    """Report unknown kinds, clauses and settings, missing ones, and items in the wrong body.
 
     Declarations of which nothing can be made are written down in `module.broken`.
 
@@ -77,17 +78,17 @@ def _file(module: Module, reporter: Reporter) -> None:
             reporter.report("KD0214", item.span, kind="a file", first=item.left.span.text, second=item.right.span.text)
 
 
-def _declarations(items: list[ast.Item], outer: Kind | None) -> list[tuple[ast.Declaration, _Found]]:
+def _declarations(items: list[ast.Item], outer: Kind | None) -> list[tuple[ast.Declaration, _Findings]]:
     """The declarations of a file or a body, each with what is said of it.
 
     Where a preposition is missing or misspelt, what follows looks like a declaration of its own, and what stands before
-    it lacks what was torn off: only the first is told.
+    it lacks what was torn off: only the first is reported.
     """
-    checked: list[tuple[ast.Declaration, _Found]] = []
+    checked: list[tuple[ast.Declaration, _Findings]] = []
     for item in items:
         if not isinstance(item, ast.Declaration):
             continue
-        findings = _Found()
+        findings = _Findings()
         before = checked[-1] if checked and _torn_off(item, checked[-1][0]) else None
         if before is None:
             _declaration(item, outer, findings)
@@ -105,7 +106,7 @@ def _torn_off(node: ast.Declaration, before: ast.Declaration) -> bool:
     return node.kind not in KINDS and same_line and before.items is None and before.listing is None
 
 
-def _torn(node: ast.Declaration, before: ast.Declaration, reporter: _Found) -> None:
+def _torn(node: ast.Declaration, before: ast.Declaration, reporter: _Findings) -> None:
     kind = KINDS.get(before.kind)
     near = nearest(node.kind, [w for w in kind.clauses if w.isalpha()]) if kind else None
     if near:
@@ -114,7 +115,7 @@ def _torn(node: ast.Declaration, before: ast.Declaration, reporter: _Found) -> N
         reporter.report("KD0204", node.kind_span, name=node.kind)
 
 
-def _declaration(node: ast.Declaration, outer: Kind | None, reporter: _Found) -> None:
+def _declaration(node: ast.Declaration, outer: Kind | None, reporter: _Findings) -> None:
     kind = KINDS.get(node.kind)
     allowed = outer.inner if outer else tuple(k for k, spec in KINDS.items() if not spec.nested)
     if kind is None or node.kind not in allowed:
@@ -143,7 +144,7 @@ def _declaration(node: ast.Declaration, outer: Kind | None, reporter: _Found) ->
     _body(node, kind, reporter)
 
 
-def _head(node: ast.Declaration, kind: Kind, outer: Kind | None, reporter: _Found) -> None:
+def _head(node: ast.Declaration, kind: Kind, outer: Kind | None, reporter: _Findings) -> None:
     if kind.named and node.name is None and not (kind.name == "measure" and outer):
         reporter.report("KD0216", node.kind_span, kind=kind.name, form=kind.form)
     if kind.name == "use" and node.text is None:
@@ -171,7 +172,7 @@ def _head(node: ast.Declaration, kind: Kind, outer: Kind | None, reporter: _Foun
         reporter.report("KD0221", node.head_span, kind=kind.name, name=node.name or "", word=word, form=kind.form)
 
 
-def _local_names(node: ast.Declaration, outer: Kind | None, reporter: _Found) -> None:
+def _local_names(node: ast.Declaration, outer: Kind | None, reporter: _Findings) -> None:
     """KD0206 for built-ins' names inside a declaration; whole declarations are looked at when files are read."""
     if outer and node.kind == "def" and node.name in RESERVED:
         reporter.report("KD0206", node.name_span or node.span, name=node.name, kind="def")
@@ -183,7 +184,7 @@ def _local_names(node: ast.Declaration, outer: Kind | None, reporter: _Found) ->
             reporter.report("KD0206", param.span, name=param.name, kind="parameter")
 
 
-def _unread_slots(node: ast.Declaration, reporter: _Found) -> None:
+def _unread_slots(node: ast.Declaration, reporter: _Findings) -> None:
     """KD0306 for a family of networks whose members cannot differ: nothing in it names the slot."""
     names = {n.name for n in walk(node) if isinstance(n, ast.Name)}
     for slot in node.slots:
@@ -191,7 +192,7 @@ def _unread_slots(node: ast.Declaration, reporter: _Found) -> None:
             reporter.report("KD0306", slot.name_span, name=node.name, slot=slot.name)
 
 
-def _body(node: ast.Declaration, kind: Kind, reporter: _Found) -> None:
+def _body(node: ast.Declaration, kind: Kind, reporter: _Findings) -> None:
     if node.listing is not None and not kind.listing:
         reporter.report("KD0222", node.listing[0].span, kind=kind.name, form=kind.form)
         return
@@ -227,7 +228,7 @@ def _no_equals(node: ast.Declaration) -> bool:
     return node.params is not None and not node.clauses and node.items is None and node.listing is None
 
 
-def _twice(node: ast.Declaration, reporter: _Found) -> None:
+def _twice(node: ast.Declaration, reporter: _Findings) -> None:
     """KD0207 for two declarations of one name in a body."""
     first: dict[str, ast.Declaration] = {}
     for item in node.items or []:
@@ -239,17 +240,17 @@ def _twice(node: ast.Declaration, reporter: _Found) -> None:
             continue
         known = first.setdefault(word, item)
         if known is not item:
-            place = known.name_span or known.head_span
+            earlier = known.name_span or known.head_span
             reporter.report(
                 "KD0207",
                 item.name_span or item.head_span,
                 name=word,
-                first=f"{place.file} line {place.line}",
-                notes=[Note("declared here first", place)],
+                first=f"{earlier.file} line {earlier.line}",
+                notes=[Note("declared here first", earlier)],
             )
 
 
-def _setting(item: ast.Setting, kind: Kind, seen: dict[str, ast.Setting], reporter: _Found) -> None:
+def _setting(item: ast.Setting, kind: Kind, seen: dict[str, ast.Setting], reporter: _Findings) -> None:
     if item.name in seen:
         reporter.report("KD0224", item.name_span, name=item.name, line=seen[item.name].name_span.line)
     seen[item.name] = item

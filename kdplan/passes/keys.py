@@ -1,7 +1,7 @@
 """Content keys: what a phase is, as a hash, and the parts that it was made from.
 
 Names, comments, layout and order enter no key; everything that can change the trained weights does. Each part is kept
-as a `Component` with its place, so that "why does this run?" is a comparison.
+as a `Component` with its span, so that "why does this run?" is a comparison.
 """
 
 from __future__ import annotations
@@ -97,7 +97,7 @@ def graph_key(plan: Plan, phase: Phase) -> str:
     return _hash(parts)
 
 
-def _graph_node(plan: Plan, e: ir.Expr, teachers: dict[str, int]) -> Any:
+def _graph_node(plan: Plan, e: ir.Expr, teachers: dict[str, int]) -> list[object] | str:
     """What a node is; of trained versions of one architecture it only counts which are the same."""
     if isinstance(e, ir.Call):
         fixed = {n: a.value for n, a in e.keywords.items() if isinstance(a, ir.Const)}
@@ -123,7 +123,7 @@ def _graph_node(plan: Plan, e: ir.Expr, teachers: dict[str, int]) -> Any:
     return type(e).__name__
 
 
-def _hash(value: Any) -> str:
+def _hash(value: object) -> str:
     text = value if isinstance(value, str) else json.dumps(value, sort_keys=True, separators=(",", ":"), default=str)
     return hashlib.sha256(text.encode()).hexdigest()[:32]
 
@@ -163,6 +163,7 @@ class _Hasher:
         self.views: dict[tuple[str, str, Any], str] = {}
 
     def add(self, phase: Phase) -> None:
+        """Compute the key of a phase, whose teachers have theirs already."""
         components = list(self.components(phase))
         lines = [f"{c.path}={c.value}" for c in components]
         key = _hash(f"kdplan {FORMAT}\n" + "\n".join(sorted(lines)))
@@ -170,6 +171,7 @@ class _Hasher:
         self.done[phase.name] = PhaseKey(key, components, reads)
 
     def components(self, phase: Phase) -> Iterator[Component]:
+        """Everything that can change the trained weights of a phase, part by part."""
         self.phase = phase
         yield Component("seed", str(phase.seed), span=phase.span)
         for i, trainee in enumerate(phase.trainees):
@@ -192,6 +194,7 @@ class _Hasher:
             yield Component(f"code/{name.rpartition(':')[2]}", code, span=None)
 
     def view(self, view: View) -> str:
+        """The hash of a view's content: the data, the split, the classes, the augmentation."""
         ids = tuple(view.classes.ids) if view.classes else None
         at = (view.data, view.split, ids)
         if at not in self.views:
@@ -199,7 +202,7 @@ class _Hasher:
         return self.views[at]
 
     def expression(self, path: str, root: ir.Expr) -> Iterator[Component]:
-        """Every node as a component, named by its place in the tree; iterative, since sums may be very long."""
+        """Every node as a component, named by its path in the tree; iterative, since sums may be very long."""
         stack: list[tuple[str, ir.Expr]] = [(path, root)]
         while stack:
             at, e = stack.pop()
@@ -248,7 +251,7 @@ class _Hasher:
         return name if spec.version == 1 else f"{name} {spec.version}"
 
 
-def architecture(n: Network) -> list[Any]:
+def architecture(n: Network) -> list[object]:
     """An architecture's content: a user's own counts by its source, not by its path."""
     name = n.architecture.name
     arguments = {k: v for k, v in n.architecture.arguments.items() if v is not None}
@@ -263,18 +266,18 @@ def architecture(n: Network) -> list[Any]:
     return [name, arguments]
 
 
-def _item(item: Item) -> list[Any]:
+def _item(item: Item) -> list[object]:
     return [item.name, {k: number_text(v) if isinstance(v, float) else v for k, v in sorted(item.arguments.items())}]
 
 
-def _transform(item: Item) -> list[Any]:
-    name, arguments = _item(item)
-    version = TRANSFORMS[name].version
-    return [name if version == 1 else f"{name} {version}", arguments]
+def _transform(item: Item) -> list[object]:
+    _, arguments = _item(item)
+    version = TRANSFORMS[item.name].version
+    return [item.name if version == 1 else f"{item.name} {version}", arguments]
 
 
-def _view(data: Data, view: View) -> dict[str, Any]:
-    content: dict[str, Any] = {"content": data.fingerprint, "split": view.split}
+def _view(data: Data, view: View) -> dict[str, object]:
+    content: dict[str, object] = {"content": data.fingerprint, "split": view.split}
     if view.classes is not None:
         content["classes"] = view.classes.ids
     if data.augment:

@@ -1,6 +1,6 @@
 """Files to modules: reads a plan and the files that it uses, and makes the name tables that look-ups need.
 
-Before: a text. After: a `Module` with a scope in which every declared name stands once.
+Before: a plan file. After: a `Module` with a scope in which every declared name stands once.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ class Declared:
 
 @dataclass(eq=False)
 class Override:
-    """A param's value given from outside: an expression of the using file, or a text from `--set`."""
+    """A param's value given from outside: an expression of the using file, or the value of `--set`."""
 
     value: ast.Expr
     module: Module
@@ -75,7 +75,7 @@ class Module:
     overrides: dict[str, Override] = field(default_factory=dict)
     uses: list[Module] = field(default_factory=list)
     broken: set[int] = field(default_factory=set)
-    """`id`s of declarations whose form is wrong: whoever needs one of them fails silently, since that was told."""
+    """`id`s of declarations whose form is wrong: whoever needs one of them fails silently, since that was reported."""
     lost: set[str] = field(default_factory=set)
     """Names of what could not be read or stands in the wrong way: not finding them is no second mistake."""
     blind: bool = False
@@ -98,7 +98,7 @@ class Module:
         return {name: list(several) for name, several in self.inherited.items()} | known
 
     def knows_of(self, name: str) -> bool:
-        """Whether a name that is not found here may be the consequence of a mistake that was told already."""
+        """Whether a name that is not found here may be the consequence of a mistake that was reported already."""
         return any(m.blind or name in m.lost for m in self.every())
 
     def __repr__(self) -> str:
@@ -109,6 +109,13 @@ Reader = Callable[[Path], str]
 
 
 def read_file(path: Path) -> str:
+    """The text of a plan file.
+
+    Raises
+    ------
+    OSError, UnicodeDecodeError
+        Where it cannot be read; `load` reports KD0211 or KD0225.
+    """
     return path.read_text(encoding="utf-8")
 
 
@@ -163,6 +170,7 @@ class _Loader:
         self.trees: dict[Path, ast.File] = {}
 
     def module(self, source: Source, folder: Path, chain: list[Path]) -> Module:
+        """Parse one file; `chain` are the files that use one another down to it."""
         before = len(self.reporter.errors)
         tree = parse_recovering(source, self.reporter)
         module = self.of_tree(tree, folder, chain)
@@ -171,6 +179,7 @@ class _Loader:
         return module
 
     def of_tree(self, tree: ast.File, folder: Path, chain: list[Path]) -> Module:
+        """A new module of a parsed file, with the names that it declares and uses."""
         module = Module(tree.source, tree, folder)
         for item in tree.items:
             if not isinstance(item, ast.Declaration):
@@ -199,6 +208,7 @@ class _Loader:
                 self.declare(module, name, param, span)
 
     def declare(self, module: Module, name: str, thing: Declared | Module | UserCode, span: Span) -> None:
+        """Bring a name into scope. Reports KD0206 for the name of a built-in, KD0207 for a second meaning."""
         if isinstance(thing, Declared) and thing.kind in AFTER_AT:
             table: dict[str, Declared] = module.after_at
             known: Declared | Module | UserCode | None = table.get(name)
@@ -224,6 +234,7 @@ class _Loader:
             )
 
     def use(self, node: ast.Declaration, module: Module, chain: list[Path]) -> None:
+        """Follow one `use`. Reports KD0211 for a missing file, KD0212 for code without `as`, KD0213 for a circle."""
         if node.text is None:
             return  # the form check speaks of it
         path = (module.folder / node.text).resolve()
@@ -279,6 +290,7 @@ class _Loader:
         return used
 
     def text(self, path: Path, node: ast.Declaration, folder: Path) -> str | None:
+        """The text of a used file, or None. Reports KD0211 where it is missing, KD0225 where it cannot be read."""
         try:
             return self.read(path)
         except FileNotFoundError:
@@ -296,7 +308,7 @@ _WORD = re.compile(r"[A-Za-z_]\w*")
 
 
 def _lose(module: Module) -> None:
-    """After mistakes of syntax: the names that the lines of a text most likely declare."""
+    """After mistakes of syntax: the names that the lines of a file most likely declare."""
     for head in _HEAD.findall(module.source.text):
         words = _WORD.findall(head)
         if words and words[0] in KINDS:

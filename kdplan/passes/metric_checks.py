@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -92,7 +91,7 @@ def _groups(data: Data, metric: Item, reporter: Reporter) -> None:
         reporter.report("KD0243", metric.span, what=what, limit=f"at most {count - 1}", value=part)
 
 
-def _is_grouping(given: Any, count: int) -> bool:
+def _is_grouping(given: object, count: int) -> bool:
     """Whether a value is lists of class numbers."""
     if not isinstance(given, list) or not all(isinstance(ids, list) and ids for ids in given):
         return False
@@ -121,8 +120,8 @@ def check_transfer(views: list[View], metrics: list[Item], data: dict[str, Data]
             labels = part.labels()[rows]
             names = opened.classes
             if view.classes is not None:
-                place = {c: i for i, c in enumerate(view.classes.ids)}
-                labels = np.array([place[c] for c in labels.tolist()])
+                columns = {c: i for i, c in enumerate(view.classes.ids)}
+                labels = np.array([columns[c] for c in labels.tolist()])
                 names = tuple(names[c] for c in view.classes.ids)
             balanced(labels, names, each, 0, metric.span)
 

@@ -27,7 +27,7 @@ def check_task(plan: Plan, views: Iterable[View], metrics: Iterable[Item], repor
     metrics = list(metrics)
     for data in dict.fromkeys(view.data for view in views):
         if data not in plan.data:
-            continue  # told elsewhere
+            continue  # reported elsewhere
         for metric in metrics:
             kind = METRICS[metric.name].needs if metric.name in METRICS else "network"
             if kind == "templates" and not _has_protocol(plan.data[data]):

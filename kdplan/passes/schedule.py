@@ -105,7 +105,7 @@ def changes(before: PhaseKey, now: PhaseKey) -> list[Reason]:
             continue
         own.append(_reason(path, a, b))
     unique = list({r.text: r for r in upstream}.values())
-    return _one_a_place(own) + unique or [Reason("changed", "its content changed")]
+    return _one_a_location(own) + unique or [Reason("changed", "its content changed")]
 
 
 def _maker(component: Component, read: Mapping[str, str]) -> str | None:
@@ -126,7 +126,9 @@ def _reason(path: str, a: Component | None, b: Component | None) -> Reason:
     assert here is not None
     span = b.span if b else None
     verb = "is new" if a is None else "is gone" if b is None else "changed"
-    readable = not path.startswith(("moves", "data", "code"))  # those are hashes, which tell a reader nothing
+    readable = not path.startswith(
+        ("moves", "data", "code")
+    )  # those are hashes, which mean nothing to a reader; `moves` is the stored name
     shown = [c.value if c is not None and readable and len(c.value) <= 60 else None for c in (a, b)]
     text = f"{_words(path)} {verb}"
     return Reason("changed", text, span=span, at=str(span) if span else here.at, before=shown[0], after=shown[1])
@@ -146,8 +148,8 @@ def _words(path: str) -> str:
     return " ".join([head, *names[1:]])
 
 
-def _one_a_place(reasons: list[Reason]) -> list[Reason]:
-    """One reason for each place in the text: a number may enter a loss in several ways; what is written there tells."""
+def _one_a_location(reasons: list[Reason]) -> list[Reason]:
+    """One reason for each location; where a number enters a loss in several ways, the one that shows it as written."""
     first: dict[str, Reason] = {}
     for reason in reasons:
         at = reason.at or f"{reason.text} {len(first)}"

@@ -12,8 +12,8 @@ from kdplan.ir.cuts import Cut, Layer
 from kdplan.ir.plan import ClassSet, Network
 from kdplan.ir.versions import makers
 from kdplan.resolve import setting_values
-from kdplan.resolve.apply import family_error
 from kdplan.resolve.context import Context
+from kdplan.resolve.signals import family_error
 from kdplan.resolve.spread import spread
 from kdplan.resolve.values import DataValue, Family, NetValue, describe
 from kdplan.syntax import ast
@@ -27,6 +27,7 @@ class Answers:
     ctx: Context
 
     def setting(self, name: str) -> Any:
+        """The value of a setting, read by the rule of its type; None where the declaration lacks it."""
         spec = KINDS[self.node.kind].setting(name)
         assert spec is not None, name
         for item in self.node.items or []:
@@ -35,9 +36,17 @@ class Answers:
         return None
 
     def is_network(self, node: ast.Expr) -> bool:
+        """Whether an expression means a network, and not a model."""
         return isinstance(self.ctx.eval(node, "model"), NetValue)
 
     def images(self, data: ast.Expr) -> list[int]:
+        """Channels, height and width of the images of some data.
+
+        Raises
+        ------
+        PlanError
+            KD0244 for what is no data, KD0514 for images of several sizes.
+        """
         value = self.ctx.eval(data, "any")
         if not isinstance(value, DataValue):
             raise error("KD0244", data.span, what="`on`", wants="data", found=describe(value))
@@ -46,12 +55,21 @@ class Answers:
         return value.data.shape
 
     def cuts(self, network: ast.Expr) -> list[Cut]:
+        """Where a network can be cut, on images of the data after `on`."""
         return self.ctx.session.cuts(self._network(network), self._images())
 
     def layers(self, network: ast.Expr) -> list[Layer]:
+        """The values of a network through which everything passes, likewise."""
         return self.ctx.session.layers(self._network(network), self._images())
 
     def each(self, networks: ast.Expr) -> list[ast.Expr]:
+        """A name in scope for each network that an expression means.
+
+        Raises
+        ------
+        PlanError
+            KD0401 for a family without an index, KD0250 for what is no network.
+        """
         names: list[ast.Expr] = []
         for value in spread([networks], self.ctx, "network"):
             if isinstance(value, Family):
@@ -64,16 +82,20 @@ class Answers:
         return names
 
     def name(self, network: ast.Expr) -> str:
+        """The network's name in the core plan."""
         return self._value(network).instance.name
 
     def classes(self, network: ast.Expr) -> ClassSet | None:
+        """The classes of a network's logits, where its declaration says them."""
         return self._network(network).classes
 
     def class_names(self, classes: ClassSet) -> list[str]:
+        """The names that the data gives these classes."""
         names = self.ctx.session.plan.data[classes.data].classes
         return [names[i] for i in classes.ids]
 
     def trained_on(self, network: ast.Expr) -> list[int] | None:
+        """Channels, height and width of the images that trained a network; None for none and for several sizes."""
         plan = self.ctx.session.plan
         value = self._value(network)
         version = value.version or value.instance.as_declared
@@ -81,6 +103,7 @@ class Answers:
         return plan.data[plan.phases[phases[0]].streams[0].data].shape if phases else None
 
     def warn(self, code: str, span: Span, **values: Any) -> None:
+        """Report a warning."""
         self.ctx.session.reporter.report(code, span, **values)
 
     def _value(self, network: ast.Expr) -> NetValue:

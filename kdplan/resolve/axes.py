@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Mapping
 
 from kdplan.diagnostics.report import error
 from kdplan.ir import expr as ir
 from kdplan.passes.load import Declared
 from kdplan.resolve.context import Context
 from kdplan.resolve.spread import comprehend, iterate
-from kdplan.resolve.values import ClassesValue, Lazy, Value
+from kdplan.resolve.values import ClassesValue, Label, Lazy, Value
 from kdplan.syntax import ast
 
 
@@ -45,7 +45,7 @@ def items(axis: Declared, ctx: Context) -> list[Value | Lazy]:
     return values
 
 
-def label(item: Value | Lazy, index: int) -> Any:
+def label(item: Value | Lazy, index: int) -> Label:
     """How a value is shown in names: a number or text as itself, a name as written, all else by its position."""
     if isinstance(item, Lazy):
         node = item.node
@@ -61,21 +61,23 @@ def label(item: Value | Lazy, index: int) -> Any:
     return index
 
 
-def labels(axis: Declared, ctx: Context) -> list[Any]:
+def labels(axis: Declared, ctx: Context) -> list[Label]:
+    """How the values of an axis are shown, in their order."""
     return [label(item, i) for i, item in enumerate(items(axis, ctx))]
 
 
 def size(ctx: Context, axis: Declared) -> int:
+    """How many values an axis has."""
     return len(items(axis, ctx))
 
 
-def coordinates(ctx: Context) -> dict[str, Any]:
+def coordinates(ctx: Context) -> dict[str, Label]:
     """The coordinates that have been read so far, by axis name, in the order of declaration."""
     ordered = sorted(ctx.reads, key=lambda d: (d.module.source.path, d.node.span.start))
     return {axis.name: labels(axis, ctx)[ctx.coords[axis]] for axis in ordered}
 
 
-def suffix(slots: dict[str, Any], coords: dict[str, Any]) -> str:
+def suffix(slots: Mapping[str, object], coords: Mapping[str, object]) -> str:
     """`[v=food, seed=0]`, or "" where there is nothing to tell apart.
 
     >>> suffix({"v": "food"}, {"seed": 0})

@@ -7,6 +7,7 @@ from pathlib import Path
 
 
 def file_hash(path: Path) -> str:
+    """The SHA-256 of a file's content, in hexadecimal."""
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 

@@ -20,6 +20,10 @@ Rule = Callable[[Any, "Context", str], Value]
 """Expression, context, what is wanted → value."""
 
 
+Key = tuple[Declared, *tuple[object, ...]]
+"""What is made once: a declaration, and what else it depends on."""
+
+
 class NeedAxis(Exception):
     """Something reads an axis whose coordinate is not chosen: whoever enumerates instances must fork over it."""
 
@@ -53,15 +57,15 @@ class Session:
     layers: Callable[[Network, Sequence[int]], list[Layer]]
     """The values of a network through which everything passes, likewise."""
     plan: Plan = field(default_factory=Plan)
-    memo: dict[Any, dict[tuple[Declared, ...], dict[tuple[int, ...], Any]]] = field(default_factory=dict)
-    active: dict[Any, Span] = field(default_factory=dict)
-    failed: dict[Any, PlanError] = field(default_factory=dict)
+    memo: dict[Key, dict[tuple[Declared, ...], dict[tuple[int, ...], Any]]] = field(default_factory=dict)
+    active: dict[Key, Span] = field(default_factory=dict)
+    failed: dict[Key, PlanError] = field(default_factory=dict)
     names: dict[str, object] = field(default_factory=dict)
     derived: dict[str, NetInstance] = field(default_factory=dict)
     """Networks that a call made (`merge(…)`), by the name that the call gives them."""
     ancestors: dict[tuple[str, Path | None, str], list[list[int]]] = field(default_factory=dict)
     """File of a hierarchy, folder of the plan that names it, and data set -> classes with those above them."""
-    places: dict[str, Span] = field(default_factory=dict)
+    construct_spans: dict[str, Span] = field(default_factory=dict)
     """Phases of constructs -> where the construct stands: they are shown together."""
 
 
@@ -79,7 +83,7 @@ class Context:
     phases: dict[str, PhaseInstance] = field(default_factory=dict)
     """Phases of the construct that is being lowered, by their names within it."""
 
-    def child(self, **changes: Any) -> Context:
+    def child(self, **changes: object) -> Context:
         """The same with some fields changed; `dataclasses.replace` takes a tenth of a large plan's time."""
         copy = object.__new__(Context)
         copy.__dict__.update(self.__dict__)
@@ -110,7 +114,7 @@ class Context:
         return self.coords[axis]
 
 
-def remember(ctx: Context, key: Any, what: str, span: Span, make: Callable[[Context], T]) -> T:
+def remember(ctx: Context, key: Key, what: str, span: Span, make: Callable[[Context], T]) -> T:
     """`make`, once for each choice of the coordinates that it reads.
 
     Raises
@@ -146,7 +150,7 @@ def remember(ctx: Context, key: Any, what: str, span: Span, make: Callable[[Cont
 
 
 def check_sound(thing: Declared) -> None:
-    """Stops, silently, at a declaration whose form is wrong: that was told already."""
+    """Stop, silently, at a declaration whose form is wrong: that was reported already."""
     if id(thing.node) in thing.module.broken:
         raise PlanError([])
 
@@ -161,7 +165,7 @@ _PLURALS = {
 }
 
 
-def cycle(session: Session, key: Any, span: Span) -> PlanError:
+def cycle(session: Session, key: Key, span: Span) -> PlanError:
     """KD0303: what is being made needs itself. Keys begin with a declaration."""
     keys = list(session.active)
     around = [k[0] for k in keys[keys.index(key) :]]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 from kdplan.diagnostics.span import Span
 from kdplan.passes.load import Declared
@@ -18,6 +17,7 @@ from kdplan.resolve.spread import iterate
 from kdplan.resolve.values import (
     Family,
     FunctionValue,
+    Label,
     Lazy,
     NetValue,
     Value,
@@ -92,7 +92,7 @@ def _definition(thing: Declared, ctx: Context, want: str) -> Value:
     return ctx.child(module=thing.module, names={}, exclude=thing.name).eval(clause.exprs[0], want)
 
 
-def slot_items(family: Declared, slot: ast.Slot, names: dict[str, Value], ctx: Context) -> list[tuple[Any, Value]]:
+def slot_items(family: Declared, slot: ast.Slot, names: dict[str, Value], ctx: Context) -> list[tuple[Label, Value]]:
     """The members of one slot: how each is shown, and its value."""
     inner = ctx.in_module(family.module).child(names=dict(names))
     members = iterate(inner.eval(slot.values, "any"), slot.values.span)

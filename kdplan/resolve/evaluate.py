@@ -16,7 +16,7 @@ from kdplan.ir import expr as ir
 from kdplan.ir.functions import FUNCTIONS, PLAN_FUNCTIONS, SIGNALS
 from kdplan.ir.plan import Item
 from kdplan.passes.load import Declared, Module, UserCode, ambiguous
-from kdplan.resolve import apply, arithmetic, declared, picks, versions
+from kdplan.resolve import arguments, arithmetic, declared, picks, signals, versions
 from kdplan.resolve.context import Context, Rule, cycle
 from kdplan.resolve.kinds.model import argument_classes
 from kdplan.resolve.plan_functions import plan_function
@@ -65,7 +65,7 @@ def _name(node: ast.Name, ctx: Context, want: str) -> Value:
     if thing is not None and name != ctx.exclude:
         return declared_value(thing, span, ctx, want)
     if name in ctx.module.lost:
-        raise PlanError([])  # its declaration is wrong, which was told already
+        raise PlanError([])  # its declaration is wrong, which was reported already
     table = ctx.session.tables.get(want, {})
     if name in table:
         return Choice(Item(name, span=span), span)
@@ -75,11 +75,16 @@ def _name(node: ast.Name, ctx: Context, want: str) -> Value:
     if spec is not None:
         return Builtin(spec, span)
     if name in SIGNALS:
-        return apply.stream_or_counter(name, span, ctx)
+        return signals.stream_or_counter(name, span, ctx)
     raise unknown(name, span, ctx, want)
 
 
 def unknown(name: str, span: Span, ctx: Context, want: str) -> Exception:
+    """The error for a name without a meaning: KD0205, or a more exact one.
+
+    KD0208 for a name that has a meaning elsewhere, KD0209 for `self` outside a network, KD0278 for a param of several
+    files. It is empty where the name may be the consequence of a reported mistake.
+    """
     if ctx.module.knows_of(name):
         return PlanError([])
     several = ctx.module.params().get(name, [])
@@ -105,6 +110,7 @@ def unknown(name: str, span: Span, ctx: Context, want: str) -> Exception:
 
 
 def where(name: str, ctx: Context) -> str:
+    """A name for a message, with its kind and line where the file declares it."""
     thing = ctx.module.scope.get(name)
     if isinstance(thing, Declared):
         return f"`{name}` ({thing.kind}, line {thing.node.span.line})"
@@ -112,12 +118,14 @@ def where(name: str, ctx: Context) -> str:
 
 
 def force(value: Value | Lazy, span: Span, ctx: Context, want: str) -> Value:
+    """A value; a lazy one is evaluated in its own file."""
     if not isinstance(value, Lazy):
         return value
     return ctx.child(module=value.module, names={}, exclude=None).eval(value.node, want)
 
 
 def declared_value(thing: Declared | Module | UserCode, span: Span, ctx: Context, want: str) -> Value:
+    """The value of a name in the scope of a file: of a declaration, of a used file, of user code."""
     if isinstance(thing, Module):
         return Namespace(thing, span)
     if isinstance(thing, UserCode):
@@ -134,6 +142,14 @@ def _attr(node: ast.Attr, ctx: Context, want: str) -> Value:
 
 
 def attribute(base: Value, word: str, node: ast.Attr, ctx: Context, want: str) -> Value:
+    """`base.word`.
+
+    Raises
+    ------
+    PlanError
+        KD0205 for a name that a used file lacks, KD0231 for a value without attributes, KD0232 for a field that a
+        record lacks; KD0248, KD0702 and KD0704 to KD0707 for data.
+    """
     span = node.span
     if isinstance(base, Several):
         return Several([attribute(b, word, node, ctx, want) for b in base.items], span)
@@ -144,7 +160,7 @@ def attribute(base: Value, word: str, node: ast.Attr, ctx: Context, want: str) -
     if isinstance(base, Applied):
         return Applied(base.net, base.inputs, (*base.path, word), span)
     if isinstance(base, DataValue):
-        return apply.data_attribute(base, word, node.word_span, span, ctx)
+        return signals.data_attribute(base, word, node.word_span, span, ctx)
     if isinstance(base, Case):
         if word not in base.fields:
             raise error("KD0232", node.word_span, name=word, known=listing(base.fields))
@@ -181,44 +197,51 @@ def _call(node: ast.Call, ctx: Context, want: str) -> Value:
 
 
 def call(function: Value, node: ast.Call, ctx: Context, want: str) -> Value:
+    """`function(…)`.
+
+    Raises
+    ------
+    PlanError
+        KD0226, KD0230, KD0236, KD0237 for its arguments, KD0234 for what cannot be called, KD0235 for a recursion.
+    """
     if isinstance(function, Builtin):
         if function.spec.name in PLAN_FUNCTIONS:
             return plan_function(function.spec, node, ctx)
-        return arithmetic.built_in(function.spec, node, ctx)
+        return arguments.built_in(function.spec, node, ctx)
     if isinstance(function, FunctionValue):
         return _inline(function, node, ctx, want)
     if isinstance(function, NetValue):
-        inputs = [apply.signal(ctx.eval(a), ctx) for a in node.args]
+        inputs = [signals.signal(ctx.eval(a), ctx) for a in node.args]
         if node.keywords:
-            raise arithmetic.unknown_parameter(node.keywords[0], "a network", [])
+            raise arguments.unknown_parameter(node.keywords[0], "a network", [])
         return Applied(function, inputs, (), node.span)
     if isinstance(function, UserFunction):
         if want in ("model", "source", "gate"):
             return Choice(
                 Item(
                     f"{function.code.path}:{function.name}",
-                    arithmetic.choice_arguments(None, node, ctx),
+                    arguments.choice_arguments(None, node, ctx),
                     span=node.span,
                 ),
                 node.span,
             )
-        args = [apply.signal(v, ctx) for v in spread(node.args, ctx)]
-        keywords = {k.name: apply.signal(ctx.eval(k.value), ctx) for k in node.keywords}
+        args = [signals.signal(v, ctx) for v in spread(node.args, ctx)]
+        keywords = {k.name: signals.signal(ctx.eval(k.value), ctx) for k in node.keywords}
         return ir.Call(f"{function.code.path}:{function.name}", args, keywords, span=node.span)
     if isinstance(function, Choice):
         spec = ctx.session.tables[want].get(function.item.name)
-        return Choice(Item(function.item.name, arithmetic.choice_arguments(spec, node, ctx), span=node.span), node.span)
+        return Choice(Item(function.item.name, arguments.choice_arguments(spec, node, ctx), span=node.span), node.span)
     if isinstance(function, ModelValue):
         spec = ctx.session.tables["model"].get(function.item.name)
-        arguments = arithmetic.choice_arguments(spec, node, ctx, function.item.arguments)
-        item = Item(function.item.name, {**function.item.arguments, **arguments}, span=node.span)
+        given = arguments.choice_arguments(spec, node, ctx, function.item.arguments)
+        item = Item(function.item.name, {**function.item.arguments, **given}, span=node.span)
         own = argument_classes(node, ctx)
-        classes = own if own is not None or "classes" in arguments else function.classes
+        classes = own if own is not None or "classes" in given else function.classes
         return ModelValue(item, classes, function.code, node.span)
     if isinstance(function, Routing):
         return replace(function, items=[call(f, node, ctx, want) for f in function.items], span=node.span)
     if isinstance(function, VerticalsValue):
-        return PartOf(function, apply.labels_for(function, node, ctx), node.span)
+        return PartOf(function, signals.labels_for(function, node, ctx), node.span)
     raise error("KD0234", node.function.span, what=describe(function))
 
 
@@ -230,14 +253,14 @@ def _inline(function: FunctionValue, node: ast.Call, ctx: Context, want: str) ->
         raise cycle(ctx.session, key, node.span)
     given: dict[str, Value] = {}
     if len(node.args) > len(params):
-        raise arithmetic.too_many(node.args[len(params)].span, function.declared.name, [p.name for p in params])
+        raise arguments.too_many(node.args[len(params)].span, function.declared.name, [p.name for p in params])
     for param, arg in zip(params, node.args, strict=False):
         given[param.name] = ctx.eval(arg, "any")
     for keyword in node.keywords:
         if keyword.name not in [p.name for p in params]:
-            raise arithmetic.unknown_parameter(keyword, f"`{function.declared.name}`", [p.name for p in params])
+            raise arguments.unknown_parameter(keyword, f"`{function.declared.name}`", [p.name for p in params])
         if keyword.name in given:
-            raise arithmetic.unknown_parameter(keyword, f"`{function.declared.name}`", [], given=True)
+            raise arguments.unknown_parameter(keyword, f"`{function.declared.name}`", [], given=True)
         given[keyword.name] = ctx.eval(keyword.value, "any")
     inner = ctx.child(module=function.declared.module, names={**function.names, **given}, exclude=None)
     for param in params:

@@ -24,6 +24,7 @@ from kdplan.resolve.values import (
     ClassesValue,
     DataValue,
     Family,
+    Label,
     ListValue,
     NetValue,
     PartOf,
@@ -103,14 +104,14 @@ def _points(p: ast.Coordinate, axis: Declared, ctx: Context) -> list[int]:
     return [position(v, labels, p.value.span, axis.name) for v in wanted]
 
 
-def _wanted(p: ast.Expr, labels: list[Any], ctx: Context) -> Value:
+def _wanted(p: ast.Expr, labels: Sequence[Label], ctx: Context) -> Value:
     """A pick's value; a name that is how one of the points is shown means that point."""
     if isinstance(p, ast.Name) and p.name in labels and p.name not in ctx.names:
         return ir.Const(p.name, span=p.span)
     return ctx.eval(p, "any")
 
 
-def position(value: Value, labels: list[Any], span: Span, name: str) -> int:
+def position(value: Value, labels: Sequence[Label], span: Span, name: str) -> int:
     """Which of `labels` a picked value means: an equal label, else (where labels are not numbers) an index.
 
     Raises
@@ -229,7 +230,7 @@ def _kept(version: ir.Version, p: ast.Coordinate, ctx: Context) -> list[int]:
 
 
 def _item(
-    items: list[Value], rest: list[ast.Expr], node: ast.Pick, ctx: Context, labels: list[Any] | None = None
+    items: list[Value], rest: list[ast.Expr], node: ast.Pick, ctx: Context, labels: Sequence[Label] | None = None
 ) -> Value:
     if len(rest) != 1:
         raise error("KD0406", node.span, what="a list")
@@ -249,9 +250,9 @@ def _members(base: Family, rest: list[ast.Expr], node: ast.Pick, ctx: Context) -
     named = {p.name: p.value for p in rest if isinstance(p, ast.Coordinate)}
     for name in named:
         if name not in [s.name for s in slots]:
-            place = next(p.span for p in rest if isinstance(p, ast.Coordinate) and p.name == name)
+            span = next(p.span for p in rest if isinstance(p, ast.Coordinate) and p.name == name)
             has = f"Choose from {listing(s.name for s in slots)}."
-            raise error("KD0409", place, name=name, family=base.declared.name, help=has)
+            raise error("KD0409", span, name=name, family=base.declared.name, help=has)
     ordered = iter([p for p in rest if not isinstance(p, ast.Coordinate)])
     chosen = [named[s.name] if s.name in named else next(ordered, ast.All(node.span)) for s in slots]
     if len(rest) < len(slots) and not any(isinstance(p, ast.All) for p in rest) and len(rest) != len(slots):
@@ -275,7 +276,7 @@ def _part_of(p: ast.Expr, ctx: Context) -> PartOf | None:
     return value if isinstance(value, PartOf) else None
 
 
-def _of_parts(part_of: PartOf, items: list[tuple[Any, Value]], name: str) -> list[int]:
+def _of_parts(part_of: PartOf, items: list[tuple[Label, Value]], name: str) -> list[int]:
     """Which member of a family each part of the verticals has.
 
     Raises
@@ -283,18 +284,20 @@ def _of_parts(part_of: PartOf, items: list[tuple[Any, Value]], name: str) -> lis
     PlanError
         KD0286 where the family is not over these verticals.
     """
-    places = {(v.data.name, tuple(v.classes.ids)): i for i, (_, v) in enumerate(items) if isinstance(v, ClassesValue)}
+    positions = {
+        (v.data.name, tuple(v.classes.ids)): i for i, (_, v) in enumerate(items) if isinstance(v, ClassesValue)
+    }
     wanted = [(part_of.verticals.data.name, tuple(p.ids)) for p in part_of.verticals.parts]
-    if len(items) != len(wanted) or any(w not in places for w in wanted):
+    if len(items) != len(wanted) or any(w not in positions for w in wanted):
         raise error("KD0286", part_of.span, name=name, text=part_of.span.text)
-    return [places[w] for w in wanted]
+    return [positions[w] for w in wanted]
 
 
-def _wrong_count(span: Span, family: Declared, found: int) -> PlanError:
+def _wrong_count(span: Span, family: Declared, given: int) -> PlanError:
     slots = [s.name for s in family.slots]
     example = f"{family.name}[{', '.join(f'{s} = …' for s in slots)}]"
     count = counted(len(slots), "index", "indices")
-    return error("KD0408", span, name=family.name, count=count, found=found, example=example)
+    return error("KD0408", span, name=family.name, count=count, found=given, example=example)
 
 
 def bindings(base: Family, chosen: Sequence[ast.Expr | PartOf], at: int, bound: Bound, ctx: Context) -> list[Bound]:

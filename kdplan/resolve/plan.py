@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import NoReturn
 
 from kdplan.constructs.table import CONSTRUCTS, LADDERS, NAMED_AS_NETWORKS, TRAINS
 from kdplan.data import catalog
@@ -34,7 +34,7 @@ FindCuts = Callable[[Network, Sequence[int]], list[Cut]]
 FindLayers = Callable[[Network, Sequence[int]], list[Layer]]
 
 
-def no_torch(network: Network, shape: Sequence[int]) -> Any:
+def no_torch(network: Network, shape: Sequence[int]) -> NoReturn:
     """For whoever resolves plans in which nothing is found from the networks' shapes."""
     raise NotImplementedError("stages and layers are found with torch, which was not given")
 
@@ -44,8 +44,8 @@ def resolve(
 ) -> Plan:
     """The core plan of a loaded file.
 
-    Each declaration that fails is reported; the others are resolved all the same, so that one run tells several
-    mistakes.
+    Each declaration that fails is reported; the others are resolved all the same, so that one run reports
+    several mistakes.
 
     Parameters
     ----------
@@ -118,7 +118,7 @@ def _members(declared: Declared, ctx: Context) -> None:
     """Every member of a declaration at one point of the param axes."""
     span = declared.node.name_span or declared.node.span
     construct = CONSTRUCTS.get(declared.kind)
-    if construct is not None and construct.index is not None:  # out of range it would make no member that could tell
+    if construct is not None and construct.index is not None:  # out of range it has no member to report it
         Answers(declared.node, ctx).setting(construct.index.count)
     every: list[ast.Expr] = [ast.All(span) for _ in declared.slots]
     for bound in bindings(Family(declared, None, span), every, 0, {}, ctx):
@@ -165,8 +165,8 @@ def _in_order(session: Session) -> None:
     """Phases in the order of the text, which is how they are shown; what they read comes from the versions."""
     plan = session.plan
 
-    def place(phase: Phase) -> tuple[str, int]:
-        span = session.places.get(phase.name) or phase.span
+    def location(phase: Phase) -> tuple[str, int]:
+        span = session.construct_spans.get(phase.name) or phase.span
         return (span.file, span.start) if span else ("", 0)
 
-    plan.phases = dict(sorted(plan.phases.items(), key=lambda item: place(item[1])))
+    plan.phases = dict(sorted(plan.phases.items(), key=lambda item: location(item[1])))

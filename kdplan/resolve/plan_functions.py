@@ -10,13 +10,14 @@ from kdplan.ir.plan import ClassSet
 from kdplan.ir.seed import fold
 from kdplan.ir.spec import Spec
 from kdplan.passes.load import Module
-from kdplan.resolve.apply import signal, tap
-from kdplan.resolve.arithmetic import integer, plain, too_many, unknown_parameter
+from kdplan.resolve.arguments import plain, too_many, unknown_parameter
+from kdplan.resolve.arithmetic import integer
 from kdplan.resolve.context import Context
 from kdplan.resolve.derive.adapted import adapted
 from kdplan.resolve.derive.branched import branched
 from kdplan.resolve.derive.combined import from_networks
 from kdplan.resolve.derive.perturbed import perturbed
+from kdplan.resolve.signals import signal, tap
 from kdplan.resolve.spread import spread
 from kdplan.resolve.values import (
     Case,

@@ -46,4 +46,5 @@ def file_seed(ctx: Context) -> int:
 
 
 def says_seed(node: ast.Declaration) -> bool:
+    """Whether a declaration has a `seed` of its own."""
     return any(isinstance(i, ast.Setting) and i.name == "seed" for i in node.items or [])

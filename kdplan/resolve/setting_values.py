@@ -10,9 +10,10 @@ from kdplan.diagnostics.report import error, listing
 from kdplan.ir import expr as ir
 from kdplan.ir.plan import Item
 from kdplan.ir.spec import SettingSpec
-from kdplan.resolve.apply import signal
-from kdplan.resolve.arithmetic import check_range, check_required, is_number, unknown_word
+from kdplan.resolve.arguments import check_range, check_required, unknown_word
+from kdplan.resolve.arithmetic import is_number
 from kdplan.resolve.context import Context
+from kdplan.resolve.signals import signal
 from kdplan.resolve.values import Builtin, Choice, FunctionValue, ListValue, Several, UserFunction, Value, describe
 from kdplan.syntax import ast
 
@@ -56,10 +57,10 @@ def _sizes(spec: SettingSpec, node: ast.Expr, ctx: Context) -> int | list[int]:
     spec = replace(spec, type="integer")
     if not isinstance(node, ast.List):
         return _number(spec, node, ctx)  # type: ignore[no-any-return]
-    found = _integers(spec, node, ctx)
-    for size in found:
+    sizes = _integers(spec, node, ctx)
+    for size in sizes:
         check_range(spec, ir.Const(size), node.span, f"`{spec.name}`")
-    return found
+    return sizes
 
 
 def _boolean(spec: SettingSpec, node: ast.Expr, ctx: Context) -> bool:
@@ -93,12 +94,12 @@ def _choice(spec: SettingSpec, node: ast.Expr, ctx: Context) -> str:
 def _integers(spec: SettingSpec, node: ast.Expr, ctx: Context) -> list[int]:
     value = ctx.eval(node, "any")
     items = value.items if isinstance(value, ListValue | Several) else [value]
-    found = []
+    numbers = []
     for item in items:
         if not (isinstance(item, ir.Const) and isinstance(item.value, int) and not isinstance(item.value, bool)):
             raise error("KD0244", node.span, what=f"`{spec.name}`", wants="integers", found=describe(item))
-        found.append(item.value)
-    return found
+        numbers.append(item.value)
+    return numbers
 
 
 def item(want: str, value: Value, node: ast.Expr, name: str, ctx: Context) -> Item:
@@ -153,7 +154,7 @@ def _signal(spec: SettingSpec, node: ast.Expr, ctx: Context) -> ir.Expr:
 
 def _paths(spec: SettingSpec, node: ast.Expr, ctx: Context) -> list[str]:
     """`[fc, layer4[1]]` as dotted paths: these are names within a network, which mean nothing outside."""
-    found = []
+    paths = []
     for item in node.items if isinstance(node, ast.List) else [node]:
         words: list[str] = []
         e: ast.Expr | ast.Comprehension = item
@@ -165,8 +166,8 @@ def _paths(spec: SettingSpec, node: ast.Expr, ctx: Context) -> list[str]:
             e = e.base
         if not isinstance(e, ast.Name):
             raise error("KD0244", item.span, what=f"`{spec.name}`", wants="names of parts", found="another value")
-        found.append(".".join(reversed([*words, e.name])))
-    return found
+        paths.append(".".join(reversed([*words, e.name])))
+    return paths
 
 
 def _function(spec: SettingSpec, node: ast.Expr, ctx: Context) -> ast.Expr:

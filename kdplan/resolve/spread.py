@@ -1,4 +1,4 @@
-"""Several values from one place: comprehensions, `[*]`, lists and ranges spread out where many may stand."""
+"""Several values from one expression: comprehensions, `[*]`, lists and ranges spread out where many may stand."""
 
 from __future__ import annotations
 
@@ -22,6 +22,7 @@ def spread(nodes: list[ast.Expr], ctx: Context, want: str = "signal") -> list[Va
 
 
 def comprehend(node: ast.Comprehension, ctx: Context, want: str, loop: int = 0) -> list[Value]:
+    """The values of a comprehension, from its loop number `loop` on; the last loop varies fastest."""
     if loop == len(node.loops):
         return [ctx.eval(node.element, want)]
     head = node.loops[loop]
@@ -32,6 +33,13 @@ def comprehend(node: ast.Comprehension, ctx: Context, want: str, loop: int = 0) 
 
 
 def iterate(value: Value, span: Span) -> list[Value]:
+    """The items of a list or of verticals.
+
+    Raises
+    ------
+    PlanError
+        KD0238 for what has no items.
+    """
     if isinstance(value, ListValue | Several):
         return value.items
     if isinstance(value, VerticalsValue):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Any
 
 from kdplan.constructs.table import LOCAL_NAMES
 from kdplan.diagnostics.report import Reporter, nearest
@@ -14,10 +13,10 @@ from kdplan.syntax import ast
 from kdplan.syntax.walk import walk
 
 
-def check_names(module: Module, tables: Mapping[str, Mapping[str, Any]], reporter: Reporter) -> None:
+def check_names(module: Module, tables: Mapping[str, Mapping[str, object]], reporter: Reporter) -> None:
     """Report KD0205 for names in params and defs of a file that can mean nothing wherever these are read.
 
-    What is read is evaluated, and its mistakes are told there; a name is not told twice.
+    What is read is evaluated, and its mistakes are reported there; a name is not reported twice.
 
     Examples
     --------
@@ -62,8 +61,8 @@ def _definitions(module: Module) -> Iterator[tuple[ast.Declaration, set[str]]]:
 
 
 def _free(node: ast.Declaration) -> list[ast.Name]:
-    """Bare names in a definition, without those that a comprehension binds, and where the meaning is one of places
-    (after `@`, in an index, of an argument of a table's choice) none."""
+    """Bare names in a definition, without those that a comprehension binds, and without
+    those that mean something where they stand only: after `@`, in an index, as an argument of a table's choice."""
     bound = {loop.name for e in walk(node) if isinstance(e, ast.Comprehension) for loop in e.loops}
     skipped = {id(n) for e in walk(node) if isinstance(e, ast.Pick) for p in e.picks for n in walk(p)}
     skipped |= {id(n) for e in walk(node) if isinstance(e, ast.Call) for k in e.keywords for n in walk(k.value)}

@@ -15,6 +15,12 @@ from kdplan.ir.spec import Spec
 from kdplan.passes.load import Declared, Module, UserCode
 from kdplan.syntax import ast
 
+Label = bool | int | float | str | list[Any] | None
+"""How a value of an axis is shown in names."""
+
+Settings = dict[str, tuple[Any, Span]]
+"""Name of a setting → its value, where it stands."""
+
 
 @dataclass(eq=False)
 class NetInstance:
@@ -29,10 +35,11 @@ class NetInstance:
     """What a bare name reads: None while fresh, or while several body phases end side by side."""
     fresh: bool = True
     stands_for: NetInstance | None = None
-    """Of a merged network: the one whose parts it joins, whose bare name means it where it moves."""
+    """Of a merged network: the one whose parts it joins, whose bare name means it where it is trained."""
 
     @property
     def name(self) -> str:
+        """The network's name in the core plan."""
         return self.network.name
 
 
@@ -47,6 +54,7 @@ class PhaseInstance:
 
     @property
     def name(self) -> str:
+        """The phase's name in the core plan."""
         return self.phase.name
 
 
@@ -105,12 +113,16 @@ class Several:
 
 @dataclass
 class ListValue:
+    """`[a, b]`, or the values of a comprehension or a range."""
+
     items: list[Value]
     span: Span
 
 
 @dataclass
 class DataValue:
+    """A data set, or a part of it; `split` is None where none is named."""
+
     data: Data
     split: str | None
     classes: ClassSet | None
@@ -120,6 +132,8 @@ class DataValue:
 
 @dataclass
 class VerticalsValue:
+    """A set of verticals; if `disjoint`, each class is in exactly one."""
+
     data: Data
     parts: list[ClassSet]
     disjoint: bool
@@ -146,6 +160,8 @@ class Routing:
 
 @dataclass
 class ClassesValue:
+    """Some classes of a data set, in an order."""
+
     classes: ClassSet
     data: Data
     span: Span
@@ -153,7 +169,9 @@ class ClassesValue:
 
 @dataclass
 class RecipeValue:
-    settings: dict[str, tuple[Any, Span]]
+    """Settings of a recipe by name, each with its span."""
+
+    settings: Settings
     span: Span
     name: str = ""
     declared: Span | None = None
@@ -161,6 +179,8 @@ class RecipeValue:
 
 @dataclass
 class ModelValue:
+    """An architecture with arguments; `codes` and `spans` are those of `Network`."""
+
     item: Item
     classes: ClassSet | None
     code: UserCode | None
@@ -183,12 +203,16 @@ class FunctionValue:
 
 @dataclass
 class Builtin:
+    """A function of the language's tables, not yet called."""
+
     spec: Spec
     span: Span
 
 
 @dataclass
 class UserFunction:
+    """A function of a Python file; `name` is "" for the file itself."""
+
     code: UserCode
     name: str
     span: Span
@@ -196,6 +220,8 @@ class UserFunction:
 
 @dataclass
 class Case:
+    """A record: `case(a = 1)`."""
+
     fields: dict[str, Value]
     span: Span
 
@@ -210,6 +236,8 @@ class Choice:
 
 @dataclass
 class Namespace:
+    """A file that is used with `as`."""
+
     module: Module
     span: Span
 
@@ -257,7 +285,7 @@ Value = (
     | Part
 )
 
-Bound = dict[str, tuple[Any, Value]]
+Bound = dict[str, tuple[Label, Value]]
 """The chosen member of each index of a family: index → label, value."""
 
 WORDS: dict[type, str] = {

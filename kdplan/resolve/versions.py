@@ -11,11 +11,11 @@ from kdplan.ir import expr as ir
 from kdplan.ir.origins import EmaOf
 from kdplan.ir.versions import read_versions
 from kdplan.passes.load import Declared
-from kdplan.resolve.apply import phases_that_train
 from kdplan.resolve.context import Context
 from kdplan.resolve.kinds.construct import construct_instance
 from kdplan.resolve.kinds.network import network_instance
 from kdplan.resolve.kinds.phase import phase_instance
+from kdplan.resolve.signals import phases_that_train
 from kdplan.resolve.values import (
     Bound,
     Family,
@@ -45,7 +45,7 @@ def version(base: Value, node: ast.Version, ctx: Context) -> Value:
     Raises
     ------
     PlanError
-        KD0302 where no such phase moves the network.
+        KD0302 where no such phase trains the network.
     """
     if isinstance(base, Several):
         return Several([version(b, node, ctx) for b in base.items], node.span)
@@ -92,6 +92,13 @@ def _stood_for(instance: NetInstance) -> NetInstance:
 
 
 def left_by(base: NetValue, declared: Declared, bound: Bound, span: Span, ctx: Context) -> Value:
+    """A network as a phase or ladder left it.
+
+    Raises
+    ------
+    PlanError
+        KD0307 where the phase does not train the network.
+    """
     if declared.kind in LADDERS:
         construct = construct_instance(declared, bound, span, ctx)
         trainable = [p for p in construct.phases.values() if base.instance in p.trained]
@@ -107,7 +114,7 @@ def _trained_by(base: NetValue, phase: PhaseInstance, span: Span, word: str) -> 
     slot = phase.trained.get(base.instance)
     origin = base.instance.network.origin
     if slot is None and isinstance(origin, EmaOf) and _is_ema_of(base.instance.name, origin, phase):
-        slot = -1  # left by the phase beside those that move
+        slot = -1  # an EMA copy is no trainee
     if slot is None:
         names = listing(n.declared.name for n in phase.trained)
         raise error("KD0307", span, phase=phase.name, name=base.instance.name, trainees=names)

@@ -58,10 +58,10 @@ TWO = "layers = [stem.conv, layer1[0].conv]"
 
 
 def test_it_is_what_somebody_would_write_by_hand() -> None:
-    made, hand = keys(ka(TWO)), keys(HEAD + TEACHERS + BY_HAND)
+    phase_keys, hand = keys(ka(TWO)), keys(HEAD + TEACHERS + BY_HAND)
     names = ["code_stem_conv", "code_layer1_0_conv", "stem_conv", "layer1_0_conv", "scores", "joint"]
-    assert [made[f"ka@{n}"] for n in names] == [hand[n] for n in ("a1", "a2", "l1", "l2", "l3", "joint")]
-    assert made.keys() == {"t[v=part0]@train", "t[v=part1]@train", *(f"ka@{n}" for n in names)}
+    assert [phase_keys[f"ka@{n}"] for n in names] == [hand[n] for n in ("a1", "a2", "l1", "l2", "l3", "joint")]
+    assert phase_keys.keys() == {"t[v=part0]@train", "t[v=part1]@train", *(f"ka@{n}" for n in names)}
 
 
 def test_its_expansion_has_the_same_keys() -> None:
@@ -74,28 +74,32 @@ def test_its_expansion_has_the_same_keys() -> None:
 
 
 def test_phases_wait_only_for_what_they_read() -> None:
-    made = compiled(ka())
+    compiled_plan = compiled(ka())
     codes_of = [f"ka@code_{n}" for n in ("stem_conv", "layer1_0_conv", "layer2_0_conv")]
     layers = [f"ka@{n}" for n in ("stem_conv", "layer1_0_conv", "layer2_0_conv", "scores")]
     teachers = {"t[v=part0]@train", "t[v=part1]@train"}
-    assert all(set(made.dag.predecessors(c)) == teachers for c in codes_of)
-    assert set(made.dag.predecessors(layers[0])) == {codes_of[0], *teachers}
-    assert set(made.dag.predecessors(layers[1])) == {codes_of[0], codes_of[1], *teachers}
-    assert set(made.dag.predecessors(layers[3])) == {codes_of[2], *teachers}
-    assert set(layers) <= set(made.dag.predecessors("ka@joint"))
-    assert not any(nx.has_path(made.dag, a, b) for a in layers for b in layers if a != b)
-    assert [p for p in made.plan.phases if p.startswith("ka")] == [*codes_of, *layers, "ka@joint"]
-    assert len(inspect(made)) == 10
+    assert all(set(compiled_plan.dag.predecessors(c)) == teachers for c in codes_of)
+    assert set(compiled_plan.dag.predecessors(layers[0])) == {codes_of[0], *teachers}
+    assert set(compiled_plan.dag.predecessors(layers[1])) == {codes_of[0], codes_of[1], *teachers}
+    assert set(compiled_plan.dag.predecessors(layers[3])) == {codes_of[2], *teachers}
+    assert set(layers) <= set(compiled_plan.dag.predecessors("ka@joint"))
+    assert not any(nx.has_path(compiled_plan.dag, a, b) for a in layers for b in layers if a != b)
+    assert [p for p in compiled_plan.plan.phases if p.startswith("ka")] == [*codes_of, *layers, "ka@joint"]
+    assert len(inspect(compiled_plan)) == 10
 
 
 def test_versions() -> None:
-    made = compiled(ka() + "measure m of both@ka, both@ka@layerwise, both@ka@scores on digits.test { top1 }\n")
-    joint, layerwise, scores = (r.target.versions[0] for r in made.plan.measures["m"].rows)
+    compiled_plan = compiled(ka() + "measure m of both@ka, both@ka@layerwise, both@ka@scores on digits.test { top1 }\n")
+    joint, layerwise, scores = (r.target.versions[0] for r in compiled_plan.plan.measures["m"].rows)
     assert (joint.network, joint.phase) == ("ka.layerwise", "ka@joint")
     assert (layerwise.network, layerwise.phase) == ("ka.layerwise", None)
     assert (scores.network, scores.phase) == ("ka.fitted", "ka@scores")
-    assert [r.label for r in made.plan.measures["m"].rows] == ["both@ka", "both@ka@layerwise", "both@ka@scores"]
-    assert isinstance(made.plan.networks["ka.layerwise"].origin, Merged)
+    assert [r.label for r in compiled_plan.plan.measures["m"].rows] == [
+        "both@ka",
+        "both@ka@layerwise",
+        "both@ka@scores",
+    ]
+    assert isinstance(compiled_plan.plan.networks["ka.layerwise"].origin, Merged)
     more = "student next = both@ka\nphase p of both@ka.fc on digits with quick { loss = mean(both.logits) }"
     plan = compiled(ka() + more).plan
     assert plan.networks["next"].architecture.name == ADAPTED
@@ -112,8 +116,8 @@ def test_families_and_seeds() -> None:
     text = "param seed in [0, 1]\n" + HEAD + FOUR
     text += "student some[n in 2..4] = digits_net(width = 7, classes = union(half[0..n - 1]))\n"
     text += "amalgamate more[n in 2..4] of some[n] from t[0..n - 1] on digits with quick\n"
-    made = keys(text + "measure m of some[2]@more[2], some[3]@more[3]@layerwise on digits[half[0]].test { top1 }")
-    assert len([n for n in made if n.endswith("@joint")]) == 6
+    phase_keys = keys(text + "measure m of some[2]@more[2], some[3]@more[3]@layerwise on digits[half[0]].test { top1 }")
+    assert len([n for n in phase_keys if n.endswith("@joint")]) == 6
 
 
 # ---- features
@@ -143,22 +147,22 @@ def test_one_more_teacher_needs_one_more_auto_encoder_a_layer() -> None:
 
 
 def test_automatic_layers_are_those_with_weights() -> None:
-    made = compiled(ka(teachers=TEACHERS.replace("digits_net(width = 6", "mlp(inputs = 64, hidden = [30, 20]")
+    compiled_plan = compiled(ka(teachers=TEACHERS.replace("digits_net(width = 6", "mlp(inputs = 64, hidden = [30, 20]")
                        .replace("digits_net(width = 4", "mlp(inputs = 64, hidden = [20, 12]")))  # fmt: skip
-    assert [n for n in made.plan.phases if n.startswith("ka@") and "code" not in n] == [
+    assert [n for n in compiled_plan.plan.phases if n.startswith("ka@") and "code" not in n] == [
         "ka@layer1_linear", "ka@layer2_linear", "ka@scores", "ka@joint"]  # fmt: skip
     blocks = TEACHERS.replace("digits_net(width", "cifar_resnet(depth = 8, channels = 1, width")
     blocks = blocks.replace("width = 4", "width = 0.5").replace("width = 6", "width = 0.75")
-    made = compiled(ka(teachers=blocks))
-    assert [n for n in made.plan.phases if n.startswith("ka@code")] == [
+    compiled_plan = compiled(ka(teachers=blocks))
+    assert [n for n in compiled_plan.plan.phases if n.startswith("ka@code")] == [
         "ka@code_conv1", "ka@code_layer1_0", "ka@code_layer2_0", "ka@code_layer3_0"]  # fmt: skip
-    inspect(made)
+    inspect(compiled_plan)
 
 
 def test_widths_outside_are_warned_of() -> None:
-    for width, told in ((4, True), (5, False), (7, False), (8, True)):
-        found = [d.code for d in check_text(ka(teachers=TEACHERS.replace("width = 6", f"width = {width}")))]
-        assert found == (["KD0297"] if told else [])
+    for width, warns in ((4, True), (5, False), (7, False), (8, True)):
+        codes = [d.code for d in check_text(ka(teachers=TEACHERS.replace("width = 6", f"width = {width}")))]
+        assert codes == (["KD0297"] if warns else [])
 
 
 # ---- classes
@@ -179,11 +183,11 @@ def test_a_class_of_two_teachers_has_two_entries() -> None:
 
 
 def test_or_one() -> None:
-    made = compiled(ka("scores = one", teachers=OVERLAP))
-    [columns] = calls(made.plan.phases["ka@joint"].loss, "columns")
+    compiled_plan = compiled(ka("scores = one", teachers=OVERLAP))
+    [columns] = calls(compiled_plan.plan.phases["ka@joint"].loss, "columns")
     assert columns.keywords["at"] == ir.Const([2, 3, 4, 5])
-    assert made.plan.networks["ka.fitted"].architecture.arguments["base"][1]["classes"] == 10
-    inspect(made)
+    assert compiled_plan.plan.networks["ka.fitted"].architecture.arguments["base"][1]["classes"] == 10
+    inspect(compiled_plan)
 
 
 def test_one_class_under_two_names(tmp_path: Path) -> None:
@@ -194,9 +198,9 @@ def test_one_class_under_two_names(tmp_path: Path) -> None:
     text = ka(teachers=TEACHERS.replace("random(parts = 2, seed = 0)", "[0..1, 2..3]"))
     text = text.replace("data digits = digits", f'data digits = source("{tmp_path}/own.py:birds")')
     text = text.replace("half of digits = [0..1, 2..3]", "half of digits { a = 0..1  b = 2..3 }")
-    [found] = check_text(text, folder=tmp_path)
-    assert found.code == "KD0294" and found.span is not None and found.span.text == "from t[*]"
-    assert "`Blue Jay`" in found.message and "`blue_jay`" in found.message
+    [diagnostic] = check_text(text, folder=tmp_path)
+    assert diagnostic.code == "KD0294" and diagnostic.span is not None and diagnostic.span.text == "from t[*]"
+    assert "`Blue Jay`" in diagnostic.message and "`blue_jay`" in diagnostic.message
 
 
 # ---- recipes
@@ -210,11 +214,11 @@ def test_each_part_has_its_own_recipe() -> None:
     plan = compiled(
         text.replace("on digits with quick { codes", "on digits { codes").replace("amalgamate", head + "amalgamate")
     ).plan
-    found = {
+    recipes = {
         n: (p.recipes[0].optimizer.name, p.recipes[0].epochs) for n, p in plan.phases.items() if n.startswith("ka")
     }
-    assert found["ka@code_stem_conv"] == ("adam", 5) and found["ka@scores"] == ("adam", 3)
-    assert found["ka@joint"] == ("sgd", 7) and plan.phases["ka@joint"].validations
+    assert recipes["ka@code_stem_conv"] == ("adam", 5) and recipes["ka@scores"] == ("adam", 3)
+    assert recipes["ka@joint"] == ("sgd", 7) and plan.phases["ka@joint"].validations
     assert all(v.unlabelled for n, p in plan.phases.items() if n.startswith("ka") for v in p.streams)
 
 

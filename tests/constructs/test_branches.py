@@ -47,9 +47,9 @@ def test_the_core_form_has_the_same_key() -> None:
 
 
 def test_what_enters_the_key() -> None:
-    found = [keys(one())] + [keys(t) for t in (one(more="count = 2"), one(more="gate = mean"), one(at="layer1"),
+    all_keys = [keys(one())] + [keys(t) for t in (one(more="count = 2"), one(more="gate = mean"), one(at="layer1"),
              one(more="seed = 1"), one(of="digits_net(width = 3)"), one(loss=LOSS))]  # fmt: skip
-    assert len({k["one@train"] for k in found}) == len(found)
+    assert len({k["one@train"] for k in all_keys}) == len(all_keys)
 
 
 def test_of_a_fresh_network_it_has_its_architecture_and_seed() -> None:
@@ -61,12 +61,12 @@ def test_of_a_fresh_network_it_has_its_architecture_and_seed() -> None:
 
 def test_of_a_trained_network_it_begins_with_its_weights() -> None:
     text = one(of="big").replace(HEAD, HEAD + BIG)
-    made = compiled(text)
-    origin = made.plan.networks["one"].origin
+    compiled_plan = compiled(text)
+    origin = compiled_plan.plan.networks["one"].origin
     assert isinstance(origin, Copied) and origin.grown and str(origin.version) == "big@big@train"
-    assert list(made.dag.predecessors("one@train")) == ["big@train"]
+    assert list(compiled_plan.dag.predecessors("one@train")) == ["big@train"]
     assert keys(text)["one@train"] != keys(one(of="big", more="seed = 1").replace(HEAD, HEAD + BIG))["one@train"]
-    assert "one@train" in inspect(made)
+    assert "one@train" in inspect(compiled_plan)
 
 
 def test_branches_are_plain_networks_where_they_are_read() -> None:
@@ -179,8 +179,8 @@ def test_mistakes_of_graphs(text: str, code: str) -> None:
 
 
 def test_each_branch_is_a_head_of_its_own_in_the_graph() -> None:
-    found = inspect(compiled(one()))["one@train"]
-    calls = [str(n.target) for n in found.joined.graph_module.graph.nodes if n.op == "call_module"]
+    inspected = inspect(compiled(one()))["one@train"]
+    calls = [str(n.target) for n in inspected.joined.graph_module.graph.nodes if n.op == "call_module"]
     assert sum(c.endswith("stem.conv") for c in calls) == 1
     assert sum(c.endswith(".fc") for c in calls) == 4, "three branches and the gate"
 
@@ -210,8 +210,8 @@ phase dml of a, b on digits with quick {
 
 def test_mutual_learning_needs_no_construct() -> None:
     """Peers of one phase; equal ones must begin with other weights."""
-    found = inspect(compiled(HEAD + PEERS))["dml"]
-    assert len(found.joined.own) == 2
+    inspected = inspect(compiled(HEAD + PEERS))["dml"]
+    assert len(inspected.joined.own) == 2
     assert codes(HEAD + PEERS.replace(" { seed = fold(seed, 1) }", "")) == ["KD0305"]
 
 

@@ -32,15 +32,15 @@ def members(network: Network) -> list[ir.Version]:
 
 
 def origin(text: str, name: str = "crowd") -> Ensembled:
-    found = compiled(HEAD + CROWD + text).plan.networks[name].origin
-    assert isinstance(found, Ensembled)
-    return found
+    ensembled = compiled(HEAD + CROWD + text).plan.networks[name].origin
+    assert isinstance(ensembled, Ensembled)
+    return ensembled
 
 
 def test_members_are_versions_of_any_architecture() -> None:
-    found = origin("ensemble crowd of t[*]")
-    assert [str(v) for v in found.versions] == [f"t[i={i}]@t[i={i}]@train" for i in range(3)]
-    assert found.mean == "probabilities"
+    ensembled = origin("ensemble crowd of t[*]")
+    assert [str(v) for v in ensembled.versions] == [f"t[i={i}]@t[i={i}]@train" for i in range(3)]
+    assert ensembled.mean == "probabilities"
     assert origin("ensemble crowd of t[0], t[2] { mean = logits }").mean == "logits"
     assert origin("network crowd = ensemble(t[0], t[2], mean = logits)") == origin(
         "ensemble crowd of t[0], t[2] { mean = logits }"
@@ -64,10 +64,10 @@ def test_it_trains_nothing_and_changes_no_key() -> None:
 
 def test_as_a_teacher_it_is_read_and_waited_for() -> None:
     text = SMALL + "ensemble crowd of t[*]\n" + kd("kd(crowd.logits, small.logits, temperature = 2)")
-    made = compiled(HEAD + CROWD + text)
-    assert set(made.dag.predecessors("kd")) == {f"t[i={i}]@train" for i in range(3)}
-    found = inspect(made)["kd"].joined
-    teacher = [n for n in found.graph_module.graph.nodes if n.meta.get("owner") == "net crowd@init"]
+    compiled_plan = compiled(HEAD + CROWD + text)
+    assert set(compiled_plan.dag.predecessors("kd")) == {f"t[i={i}]@train" for i in range(3)}
+    joined = inspect(compiled_plan)["kd"].joined
+    teacher = [n for n in joined.graph_module.graph.nodes if n.meta.get("owner") == "net crowd@init"]
     assert len({str(n.target).partition(".members.")[2][:1] for n in teacher if "members" in str(n.target)}) == 3
     inline = HEAD + CROWD + SMALL + kd("kd(ensemble(t[*]).logits, small.logits, temperature = 2)")
     assert keys(inline)["kd"] == keys(HEAD + CROWD + text)["kd"], "its name is no content"
@@ -137,16 +137,16 @@ def test_it_moves_as_any_network_does() -> None:
     phase tune of crowd on digits with quick { loss = cross_entropy(crowd.logits, labels) }
     export e = crowd@tune
     """
-    made = compiled(HEAD + CROWD + text)
-    assert len(inspect(made)["tune"].joined.own[0]) == 3 * 11, "weights of all three"
+    compiled_plan = compiled(HEAD + CROWD + text)
+    assert len(inspect(compiled_plan)["tune"].joined.own[0]) == 3 * 11, "weights of all three"
 
 
 def test_expanded_it_is_the_same() -> None:
     text = SMALL + "ensemble crowd of t[*] { mean = logits }\nexport e = crowd\n" + kd("kl(crowd.logits, small.logits)")
-    made = compiled(HEAD + CROWD + text)
-    again = compiled(expand(made.plan))
-    assert {k.key for k in made.keys.values()} == {k.key for k in again.keys.values()}
-    assert expand(again.plan) == expand(made.plan)
+    compiled_plan = compiled(HEAD + CROWD + text)
+    again = compiled(expand(compiled_plan.plan))
+    assert {k.key for k in compiled_plan.keys.values()} == {k.key for k in again.keys.values()}
+    assert expand(again.plan) == expand(compiled_plan.plan)
 
 
 @pytest.mark.parametrize(
@@ -185,11 +185,11 @@ teacher p[v in part] = digits_net(width = 2, classes = v) {
 
 def test_scores_of_different_classes_side_by_side() -> None:
     text = HEAD + PARTS + "ensemble voters of p[*] { join = concat }\n"
-    made = compiled(text + "measure m of voters on digits.test, digits[part[0]].test { top1 }\n")
-    network = made.plan.networks["voters"]
+    compiled_plan = compiled(text + "measure m of voters on digits.test, digits[part[0]].test { top1 }\n")
+    network = compiled_plan.plan.networks["voters"]
     assert network.classes is not None and network.classes.ids == [*range(10)]
     assert network.architecture.arguments["orders"] == [[5], [6], [7], [8], [9], [1, 10], [2], [3], [4], [0]]
-    assert expand(compiled(core := expand(made.plan)).plan) == core and "join = concat" in core
+    assert expand(compiled(core := expand(compiled_plan.plan)).plan) == core and "join = concat" in core
     assert sorted(keys(core).values()) == sorted(keys(text).values())
     assert codes(HEAD + PARTS + "ensemble voters of p[*]") == ["KD0274"]
     assert codes(HEAD + PARTS + SMALL + "ensemble voters of p[0], small@init { join = concat }") == ["KD0274"]

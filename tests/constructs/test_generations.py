@@ -51,9 +51,9 @@ def content(text: str) -> set[str]:
 
 
 def test_it_is_what_one_would_write() -> None:
-    made = keys(HEAD + line())
-    assert list(made) == [f"line[generation={m}]@train" for m in range(3)]
-    assert set(made.values()) == content(BY_HAND)
+    phase_keys = keys(HEAD + line())
+    assert list(phase_keys) == [f"line[generation={m}]@train" for m in range(3)]
+    assert set(phase_keys.values()) == content(BY_HAND)
 
 
 def test_more_generations_are_new_phases_and_no_others() -> None:
@@ -77,8 +77,8 @@ def test_a_sweep_shares_what_it_does_not_change() -> None:
     assert len(swept) == 1 + 2 * 2
     u = "param u in [1.0, 0.6]\n"
     both = u + "param lambda in [0.5, 0.6]\n"
-    made = keys(HEAD + both + line(then=mixed, first="top_score_difference(self.logits, labels, u = u)"))
-    assert len(made) == 2 + 2 * 2 * 2 and set(swept.values()) < set(made.values())
+    phase_keys = keys(HEAD + both + line(then=mixed, first="top_score_difference(self.logits, labels, u = u)"))
+    assert len(phase_keys) == 2 + 2 * 2 * 2 and set(swept.values()) < set(phase_keys.values())
 
 
 def test_coupled_records_share_equal_beginnings() -> None:
@@ -92,9 +92,9 @@ def test_coupled_records_share_equal_beginnings() -> None:
     ]
     """
     mixed = f"mix({CE}, kl(previous.logits, self.logits), weight = process.lambda)"
-    made = compiled(HEAD + text + line(first="process.first(self.logits)", then=mixed))
-    assert len(made.plan.phases) == 9
-    assert len({k.key for k in made.keys.values()}) == 2 + 3 * 2
+    compiled_plan = compiled(HEAD + text + line(first="process.first(self.logits)", then=mixed))
+    assert len(compiled_plan.plan.phases) == 9
+    assert len({k.key for k in compiled_plan.keys.values()}) == 2 + 3 * 2
 
 
 def test_processes_start_from_the_same_weights() -> None:
@@ -223,25 +223,25 @@ def test_seeds_are_an_axis_as_of_any_network() -> None:
 
 
 def test_a_long_line_is_no_deep_recursion() -> None:
-    made = compiled(HEAD + "export last = line[60]\n" + line(60))
-    assert len(made.plan.phases) == 61
+    compiled_plan = compiled(HEAD + "export last = line[60]\n" + line(60))
+    assert len(compiled_plan.plan.phases) == 61
 
 
 def test_expanded_it_has_the_same_keys() -> None:
     for init in ("fresh", "same", "previous"):
-        made = compiled(
+        compiled_plan = compiled(
             HEAD + line(more=f"init = {init}") + "ensemble crowd[m in 0..2] of line[0..m]\nexport e = crowd[2]"
         )
-        again = compiled(expand(made.plan))
-        assert {k.key for k in made.keys.values()} == {k.key for k in again.keys.values()}
-        assert expand(again.plan) == expand(made.plan)
+        again = compiled(expand(compiled_plan.plan))
+        assert {k.key for k in compiled_plan.keys.values()} == {k.key for k in again.keys.values()}
+        assert expand(again.plan) == expand(compiled_plan.plan)
 
 
 def test_phases_of_a_line_are_one_frame_and_no_ladder() -> None:
     features = "squared_l2(self.layer1, previous.layer1)"
-    made = compiled(HEAD + line(then=f"{CE} + {features}"))
-    assert {p.construct for p in made.plan.phases.values()} == {"line"}
-    assert set(inspect(made)) >= {"line[generation=2]@train"}
+    compiled_plan = compiled(HEAD + line(then=f"{CE} + {features}"))
+    assert {p.construct for p in compiled_plan.plan.phases.values()} == {"line"}
+    assert set(inspect(compiled_plan)) >= {"line[generation=2]@train"}
 
 
 @pytest.mark.parametrize(

@@ -24,8 +24,8 @@ def student(settings: str, classes: str = "digits.classes") -> str:
 
 
 def parameters(text: str) -> int:
-    found = inspect(compiled(text), ["alone"])
-    return found["alone"].cost.parameters
+    inspected = inspect(compiled(text), ["alone"])
+    return inspected["alone"].cost.parameters
 
 
 def test_predicted_parameters_are_the_formulas() -> None:
@@ -67,9 +67,9 @@ def test_what_it_says_by_default_changes_no_key() -> None:
 def test_places_follow_the_networks_classes() -> None:
     text = HEAD + "verticals all of digits { back = [9, 8, 7, 6, 5, 4, 3, 2, 1, 0] }\n"
     text += f"student s = digits_net(width = 2, classes = all[0]) {{ head = fc(6) -> sc(4, by = V) }}\n{LEARN}"
-    found = compiled(text)
-    assert found.plan.networks["s"].architecture.arguments["parts"] == [[7, 9, 8], [6], [5, 4, 3, 2, 1, 0]]
-    assert found.keys["alone"].key == compiled(expand(found.plan)).keys["alone"].key
+    compiled_plan = compiled(text)
+    assert compiled_plan.plan.networks["s"].architecture.arguments["parts"] == [[7, 9, 8], [6], [5, 4, 3, 2, 1, 0]]
+    assert compiled_plan.keys["alone"].key == compiled(expand(compiled_plan.plan)).keys["alone"].key
 
 
 @pytest.mark.parametrize(
@@ -107,7 +107,7 @@ def test_a_users_network_gets_a_head(tmp_path: Path) -> None:
         (tmp_path / folder).mkdir()
         (tmp_path / folder / "net.py").write_text(code)
     text = f'{HEAD}use "net.py" as my\nstudent s = my.net(classes = digits.classes) {{ head = fc(4) }}\n{LEARN}'
-    found = compiled(text, tmp_path / "a")
-    assert inspect(found)["alone"].cost.parameters == 64 * 4 + 4 + 4 * 10 + 10
-    assert keys(text, tmp_path / "b") == {n: k.key for n, k in found.keys.items()}
-    assert keys(expand(found.plan), tmp_path) == {n: k.key for n, k in found.keys.items()}
+    compiled_plan = compiled(text, tmp_path / "a")
+    assert inspect(compiled_plan)["alone"].cost.parameters == 64 * 4 + 4 + 4 * 10 + 10
+    assert keys(text, tmp_path / "b") == {n: k.key for n, k in compiled_plan.keys.items()}
+    assert keys(expand(compiled_plan.plan), tmp_path) == {n: k.key for n, k in compiled_plan.keys.items()}

@@ -53,17 +53,17 @@ def test_stages_end_where_maps_shrink(
 
 
 def test_blocks_are_where_a_stage_may_be_divided() -> None:
-    found = stages_of(32, "cifar_resnet", depth=20)
-    assert [[c.path for c in stage] for stage in found][1] == ["layer1.0", "layer1.1", "layer1"]
+    stages = stages_of(32, "cifar_resnet", depth=20)
+    assert [[c.path for c in stage] for stage in stages][1] == ["layer1.0", "layer1.1", "layer1"]
 
 
 def test_eight_rows() -> None:
     """Stage by stage, Table 3: fewer stages keep the last ends, more divide the first stages first."""
-    found = steps(stages_of(32, "cifar_resnet", depth=20), stages_of(32, "cifar_resnet", depth=56))
-    rows = {n: ladder(found, n) for n in range(1, 9)}
+    pairs = steps(stages_of(32, "cifar_resnet", depth=20), stages_of(32, "cifar_resnet", depth=56))
+    rows = {n: ladder(pairs, n) for n in range(1, 9)}
     assert rows[1] == [("layer3", "layer3")]
     assert rows[2] == [("layer2", "layer2"), ("layer3", "layer3")]
-    assert rows[4] == ladder(found, None)
+    assert rows[4] == ladder(pairs, None)
     five = rows[5]
     assert five is not None and five[:3] == [("stem", "stem"), ("layer1.1", "layer1.4"), ("layer1", "layer1")]
     for n, row in rows.items():
@@ -85,20 +85,20 @@ def test_families_are_matched_by_size_and_the_last_by_being_last() -> None:
 )
 def test_any_count_is_met_or_refused(sizes: list[tuple[int, int]], count: int) -> None:
     """Ends are in order on both sides, the last is the end of all, and only impossible counts are refused."""
-    found = [
+    pairs = [
         Step(
             tuple(Cut(f"s{i}.{j}", 8, (8, 8), 1) for j in range(a)),
             tuple(Cut(f"t{i}.{j}", 8, (8, 8), 1) for j in range(b)),
         )
         for i, (a, b) in enumerate(sizes)
     ]
-    made = ladder(found, count)
-    if made is None:
-        assert count > sum(step.most for step in found)
+    ends = ladder(pairs, count)
+    if ends is None:
+        assert count > sum(step.most for step in pairs)
         return
-    assert len(made) == count
+    assert len(ends) == count
     for side, cuts_of_side in enumerate(
-        ([c.path for s in found for c in s.student], [c.path for s in found for c in s.teacher])
+        ([c.path for s in pairs for c in s.student], [c.path for s in pairs for c in s.teacher])
     ):
-        places = [cuts_of_side.index(end[side]) for end in made]
-        assert places == sorted(set(places)) and places[-1] == len(cuts_of_side) - 1
+        positions = [cuts_of_side.index(end[side]) for end in ends]
+        assert positions == sorted(set(positions)) and positions[-1] == len(cuts_of_side) - 1

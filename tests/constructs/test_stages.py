@@ -68,13 +68,13 @@ def test_it_goes_on_from_another_version() -> None:
 
 def test_networks_of_another_file(tmp_path: Path) -> None:
     (tmp_path / "common.kd").write_text(START)
-    found = "stages mimic of {0}small from {0}big on {0}digits with {0}quick {{ stages = auto }}"
+    declaration = "stages mimic of {0}small from {0}big on {0}digits with {0}quick {{ stages = auto }}"
     ladders = [
-        compiled(START + found.format("")),
-        compiled('use "common.kd" as c\n' + found.format("c."), tmp_path),
-        compiled('use "middle.kd" as m\n' + found.format("m.c."), _with_middle(tmp_path)),
+        compiled(START + declaration.format("")),
+        compiled('use "common.kd" as c\n' + declaration.format("c."), tmp_path),
+        compiled('use "middle.kd" as m\n' + declaration.format("m.c."), _with_middle(tmp_path)),
     ]
-    first, *others = [{k.key for n, k in made.keys.items() if n.startswith("mimic")} for made in ladders]
+    first, *others = [{k.key for n, k in ladder.keys.items() if n.startswith("mimic")} for ladder in ladders]
     assert len(first) == 2 and others == [first, first]
 
 
@@ -137,7 +137,7 @@ def test_your_own_distance() -> None:
 
 
 def test_rows_of_a_sweep_share_what_is_equal() -> None:
-    made = compiled(
+    compiled_plan = compiled(
         START
         + """
         stages mimic[k in 1..2] of small from big on digits with quick {
@@ -147,8 +147,8 @@ def test_rows_of_a_sweep_share_what_is_equal() -> None:
         """
         + LADDER.replace("mimic", "again")
     )
-    assert len(made.plan.phases) == 1 + 2 + 3 + 3
-    assert len({k.key for k in made.keys.values()}) == 1 + 2 + 3
+    assert len(compiled_plan.plan.phases) == 1 + 2 + 3 + 3
+    assert len({k.key for k in compiled_plan.keys.values()}) == 1 + 2 + 3
 
 
 def test_axes_reach_into_a_ladder() -> None:
@@ -159,14 +159,14 @@ def test_axes_reach_into_a_ladder() -> None:
 
 
 def test_expanded_it_has_the_same_keys() -> None:
-    made = compiled(START + LADDER)
-    again = compiled(expand(made.plan))
-    assert {k.key for k in made.keys.values()} == {k.key for k in again.keys.values()}
+    compiled_plan = compiled(START + LADDER)
+    again = compiled(expand(compiled_plan.plan))
+    assert {k.key for k in compiled_plan.keys.values()} == {k.key for k in again.keys.values()}
 
 
 def test_what_is_done_stays_and_what_comes_later_does_not_run() -> None:
-    made = compiled(START + LADDER)
-    graphs = inspect(made)
+    compiled_plan = compiled(START + LADDER)
+    graphs = inspect(compiled_plan)
     for name, trainable, frozen in (
         ("mimic@s1", {"stem", "layer1"}, set()),
         ("mimic@s2", {"layer2"}, {"stem", "layer1"}),
@@ -194,8 +194,8 @@ def test_what_is_done_stays_and_what_comes_later_does_not_run() -> None:
 )
 def test_mistakes(change: Callable[[str], str], code: str | None) -> None:
     text = START + "teacher fresh = digits_net(width = 3)\n" + change(LADDER)
-    found = [d.code for d in check_text(text)]
-    assert code is None or code in found, found
+    codes = [d.code for d in check_text(text)]
+    assert code is None or code in codes, codes
 
 
 def test_a_version_that_a_ladder_does_not_have() -> None:

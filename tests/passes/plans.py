@@ -102,8 +102,8 @@ class Model:
 
     def changed(self, name: str) -> Model:
         """With another number in the declaration `name`."""
-        found = tuple(replace(d, number=d.number + 1000) if d.name == name else d for d in self.declarations)
-        return replace(self, declarations=found)
+        declarations = tuple(replace(d, number=d.number + 1000) if d.name == name else d for d in self.declarations)
+        return replace(self, declarations=declarations)
 
     def phases(self) -> list[str]:
         return [d.name for d in self.declarations if d.kind == "phase"]

@@ -164,8 +164,8 @@ def test_best_epochs_and_cycles_are_read_again() -> None:
 
 
 def test_names_are_words_and_each_stands_once() -> None:
-    found = Namer({"kl"}).all(["a[w=-1]", "a_wm1", "kl", "3", "t.small", "init"], "phase")
-    assert found == {
+    names = Namer({"kl"}).all(["a[w=-1]", "a_wm1", "kl", "3", "t.small", "init"], "phase")
+    assert names == {
         "a[w=-1]": "a_wm1_phase", "a_wm1": "a_wm1", "kl": "kl_phase", "3": "phase_3", "t.small": "t_small",
         "init": "init_phase",
     }  # fmt: skip

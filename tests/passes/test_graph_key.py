@@ -14,8 +14,8 @@ generations line of {models} on digits with quick {{
 
 
 def count(text: str) -> int:
-    made = compiled(text)
-    return len({graph_key(made.plan, phase) for phase in made.plan.phases.values()})
+    compiled_plan = compiled(text)
+    return len({graph_key(compiled_plan.plan, phase) for phase in compiled_plan.plan.phases.values()})
 
 
 def test_generations_are_built_once() -> None:
@@ -34,6 +34,6 @@ def test_one_teacher_twice_is_not_two_teachers() -> None:
     for name, first, second in (("one", "a", "a"), ("two", "a", "b"), ("other", "b", "a")):
         text += f"phase {name} of small on digits with quick {{ loss = kl({first}.logits, small.logits)"
         text += f" + kl({second}.logits, small.logits) }}\n"
-    made = compiled(text)
-    keys = {name: graph_key(made.plan, made.plan.phases[name]) for name in ("one", "two", "other")}
+    compiled_plan = compiled(text)
+    keys = {name: graph_key(compiled_plan.plan, compiled_plan.plan.phases[name]) for name in ("one", "two", "other")}
     assert keys["two"] == keys["other"] != keys["one"]

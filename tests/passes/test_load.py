@@ -65,8 +65,8 @@ def test_names_alone_stand_before_settings(tmp_path: Path) -> None:
 
 
 def test_a_missing_comma_is_named() -> None:
-    found = check_text("param epochs = 2\nrecipe other { epochs batch = 64  optimizer = sgd(lr = 0.1) }")
-    assert [d.code for d in found] == ["KD0201"] and "epochs, batch = …" in str(found[0].help)
+    diagnostics = check_text("param epochs = 2\nrecipe other { epochs batch = 64  optimizer = sgd(lr = 0.1) }")
+    assert [d.code for d in diagnostics] == ["KD0201"] and "epochs, batch = …" in str(diagnostics[0].help)
 
 
 def test_two_files_with_seeds_need_one_seed(tmp_path: Path) -> None:

@@ -66,8 +66,8 @@ def test_a_hierarchy_is_cut_at_a_level(tmp_path: Path) -> None:
 def test_a_hierarchy_cut_through_branches_of_several_lengths(tmp_path: Path) -> None:
     """`high` is a root, so at level 1 its classes stand for themselves, beside `low` and `middle`."""
     tree(tmp_path)
-    found = parts('verticals V of digits = hierarchy("tree.csv")', tmp_path)
-    assert found == {"low": [0, 1, 2], "middle": [3, 4, 5, 6], "7": [7], "8": [8], "9": [9]}
+    verticals = parts('verticals V of digits = hierarchy("tree.csv")', tmp_path)
+    assert verticals == {"low": [0, 1, 2], "middle": [3, 4, 5, 6], "7": [7], "8": [8], "9": [9]}
 
 
 def test_two_parents_are_an_overlap(tmp_path: Path) -> None:
@@ -75,8 +75,8 @@ def test_two_parents_are_an_overlap(tmp_path: Path) -> None:
     with (tmp_path / "tree.csv").open("a") as file:
         file.write("\n3,high\n")
     assert codes(FAMILY + 'verticals V of digits = hierarchy("tree.csv", level = 0)\n', tmp_path) == ["KD0262"]
-    found = parts('verticals V of digits = hierarchy("tree.csv", level = 0) { disjoint = false }', tmp_path)
-    assert found == {"small": [0, 1, 2, 3, 4, 5, 6], "high": [3, 7, 8, 9]}
+    verticals = parts('verticals V of digits = hierarchy("tree.csv", level = 0) { disjoint = false }', tmp_path)
+    assert verticals == {"small": [0, 1, 2, 3, 4, 5, 6], "high": [3, 7, 8, 9]}
 
 
 @pytest.mark.parametrize("level", [2, 7])

@@ -42,9 +42,9 @@ def test_conventions_are_content_and_the_default_written_out_is_none() -> None:
 
 
 def test_an_axis_of_words() -> None:
-    found = compiled(plan("nst(small.layer1, fit(big.layer1, like = small.layer1), convention = c)",
+    compiled_plan = compiled(plan("nst(small.layer1, fit(big.layer1, like = small.layer1), convention = c)",
                           'param c in ["mmd", "gram"]'))  # fmt: skip
-    losses = [p.loss for name, p in found.plan.phases.items() if name.startswith("p[")]
+    losses = [p.loss for name, p in compiled_plan.plan.phases.items() if name.startswith("p[")]
     assert [e.keywords for e in losses if isinstance(e, ir.Call)] == [{}, {"convention": ir.Const("gram")}]
 
 
@@ -68,12 +68,12 @@ def test_words_of_networks(tmp_path: Path) -> None:
 
 
 def test_help_for_maps_that_differ(tmp_path: Path) -> None:
-    found = check_text(plan("nst(small.layer1, big.layer2)"), folder=tmp_path)
-    assert [(d.code, d.help) for d in found] == [("KD0502", "Write `resize(small.layer1, size = 2)`.")]
+    diagnostics = check_text(plan("nst(small.layer1, big.layer2)"), folder=tmp_path)
+    assert [(d.code, d.help) for d in diagnostics] == [("KD0502", "Write `resize(small.layer1, size = 2)`.")]
     mended = plan("nst(resize(small.layer1, size = 2), big.layer2) + cross_entropy(small.logits, labels)")
     assert not check_text(mended, folder=tmp_path)
-    found = check_text(plan("nst(small.layer2, big.layer2, gram)"), folder=tmp_path)
-    assert [(d.code, d.help) for d in found] == [("KD0502", "Write `fit(small.layer2, like = big.layer2)`.")]
+    diagnostics = check_text(plan("nst(small.layer2, big.layer2, gram)"), folder=tmp_path)
+    assert [(d.code, d.help) for d in diagnostics] == [("KD0502", "Write `fit(small.layer2, like = big.layer2)`.")]
 
 
 def test_one_of_two_arguments() -> None:

@@ -29,7 +29,7 @@ _ALLOWED = {
 
 
 class _ArraysOnly(pickle.Unpickler):
-    """Builds lists, texts and numpy arrays, and refuses every other class: a data file may not run code."""
+    """Builds lists, strings and numpy arrays, and refuses every other class: a data file may not run code."""
 
     def find_class(self, module: str, name: str) -> Any:
         """The class that a pickle asks for, if it is one that arrays need."""

@@ -84,8 +84,8 @@ def open_cub(args: Arguments, where: Where) -> Opened:
                  for word in ("images", "image_class_labels", "train_test_split", "classes")]  # fmt: skip
         images, labels, train, classes = ({row[0]: row[1] for row in rows} for rows in lists)
         splits = {
-            split: [(f"images/{path}", int(labels[i]) - 1) for i, path in images.items() if train[i] == flag]
-            for split, flag in (("train", "1"), ("test", "0"))
+            split: [(f"images/{path}", int(labels[i]) - 1) for i, path in images.items() if train[i] == mark]
+            for split, mark in (("train", "1"), ("test", "0"))
         }
         return _opened("cub200", folder, list(classes.values()), splits, where)
 

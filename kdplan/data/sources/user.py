@@ -72,10 +72,12 @@ def _failed(name: str, e: BaseException, where: Where) -> Exception:
         f for f in traceback.extract_tb(e.__traceback__) if "importlib" not in f.filename and f.filename != __file__
     ]
     if isinstance(e, SyntaxError) and e.filename:
-        place = f"{e.filename}, line {e.lineno}"
+        location = f"{e.filename}, line {e.lineno}"
     else:
-        place = f"{frames[-1].filename}, line {frames[-1].lineno}" if frames else "while it was loaded"
-    return error("KD0718", where.span, function=name, type=type(e).__name__, why=str(e) or "no message", place=place)
+        location = f"{frames[-1].filename}, line {frames[-1].lineno}" if frames else "while it was loaded"
+    return error(
+        "KD0718", where.span, function=name, type=type(e).__name__, why=str(e) or "no message", location=location
+    )
 
 
 def _call(name: str, args: Arguments, where: Where) -> Mapping[str, Any]:

@@ -7,10 +7,10 @@ from typing import Any
 from kdplan.diagnostics.report import error
 from kdplan.ir.adapted import ADAPTED
 from kdplan.ir.spec import Spec
-from kdplan.resolve.arithmetic import plain
+from kdplan.resolve.arguments import plain
 from kdplan.resolve.code import code_hash
 from kdplan.resolve.context import Context
-from kdplan.resolve.derive.growth import growth, place, shape_of
+from kdplan.resolve.derive.growth import growth, path_in, shape_of
 from kdplan.resolve.values import ListValue, ModelValue, NetValue, describe
 from kdplan.syntax import ast
 
@@ -28,23 +28,23 @@ def adapted(spec: Spec, node: ast.Call, ctx: Context) -> ModelValue | NetValue:
     settings = dict(base.arguments)
     arguments: dict[str, Any] = {
         "base": [base.name, settings],
-        "behind": _places(given["behind"], first),
+        "behind": _paths(given["behind"], first),
         "shape": shape_of(given["shape"], ctx),
     }
     if "entries" in given:
         path, of = _entries(given["entries"], first, ctx)
         arguments["entries"] = [path, of]
         settings["classes"] = len(of)
-    return call.made(ADAPTED, arguments, {"base": code_hash(base.name)})
+    return call.result(ADAPTED, arguments, {"base": code_hash(base.name)})
 
 
-def _places(node: ast.Expr, base: ast.Expr) -> list[str]:
+def _paths(node: ast.Expr, base: ast.Expr) -> list[str]:
     items = node.items if isinstance(node, ast.List) else [node]
     paths = []
     for item in items:
         if isinstance(item, ast.Comprehension):
             raise error("KD0251", item.span, what="this")
-        paths.append(place(item, base))
+        paths.append(path_in(item, base))
     return paths
 
 
@@ -57,4 +57,4 @@ def _entries(node: ast.Expr, base: ast.Expr, ctx: Context) -> tuple[str, list[in
     of = plain(value, node.span) if isinstance(value, ListValue) else None
     if not isinstance(of, list) or not of or not all(type(i) is int for i in of) or {*of} != {*range(max(of) + 1)}:
         raise error("KD0244", node.span, what="`entries`", wants=wants, found=describe(value) if value else "a list")
-    return place(node.items[0], base), of
+    return path_in(node.items[0], base), of

@@ -1,4 +1,4 @@
-"""`branched(…)`: a network whose part from one place on is there several times."""
+"""`branched(…)`: a network whose part from one tap on is there several times."""
 
 from __future__ import annotations
 
@@ -8,10 +8,11 @@ from kdplan.ir import expr as ir
 from kdplan.ir.branches import BRANCHED, PARTS
 from kdplan.ir.plan import Item
 from kdplan.ir.spec import Spec
-from kdplan.resolve.arithmetic import check_range, integer
+from kdplan.resolve.arguments import check_range
+from kdplan.resolve.arithmetic import integer
 from kdplan.resolve.code import code_hash
 from kdplan.resolve.context import Context
-from kdplan.resolve.derive.growth import growth, place, shape_of
+from kdplan.resolve.derive.growth import growth, path_in, shape_of
 from kdplan.resolve.setting_values import item as as_item
 from kdplan.resolve.values import ModelValue, NetValue
 from kdplan.syntax import ast
@@ -31,13 +32,13 @@ def branched(spec: Spec, node: ast.Call, ctx: Context) -> ModelValue | NetValue:
     gate = gate or Item("gate")
     arguments: dict[str, Any] = {
         "base": [call.base.item.name, call.base.item.arguments],
-        "at": place(given["from"], node.args[0]),
+        "at": path_in(given["from"], node.args[0]),
         "count": _count(spec, given, ctx),
         "gate": [gate.name, gate.arguments],
         "shape": shape_of(given["shape"], ctx),
     }
     codes = {p: code_hash(arguments[p][0]) for p in PARTS}
-    return call.made(BRANCHED, arguments, codes, {k: given[k].span for k in ("from", "gate") if k in given})
+    return call.result(BRANCHED, arguments, codes, {k: given[k].span for k in ("from", "gate") if k in given})
 
 
 def _count(spec: Spec, given: dict[str, ast.Expr], ctx: Context) -> int:

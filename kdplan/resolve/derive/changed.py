@@ -9,10 +9,10 @@ from kdplan.diagnostics.report import error
 from kdplan.ir import expr as ir
 from kdplan.ir.origins import Origin
 from kdplan.ir.spec import Param, Spec
-from kdplan.resolve.apply import family_error, weights
-from kdplan.resolve.arithmetic import bind, check_range
+from kdplan.resolve.arguments import bind, check_range
 from kdplan.resolve.context import Context
 from kdplan.resolve.derive.named import named, part
+from kdplan.resolve.signals import family_error, weights
 from kdplan.resolve.spread import spread
 from kdplan.resolve.values import Family, NetValue, Value, describe
 from kdplan.syntax import ast

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from typing import Any, Literal, cast
 
 from kdplan.diagnostics.report import error
@@ -10,11 +11,11 @@ from kdplan.ir import expr as ir
 from kdplan.ir.functions import PLAN_FUNCTIONS
 from kdplan.ir.origins import ENSEMBLE, Averaged, EmaOf, Ensembled, Joined, Merged
 from kdplan.ir.plan import ClassSet, Item, Network
-from kdplan.resolve.apply import family_error, weights
-from kdplan.resolve.arithmetic import chosen, unknown_parameter
+from kdplan.resolve.arguments import chosen, unknown_parameter
 from kdplan.resolve.context import Context
 from kdplan.resolve.derive.named import named, part
 from kdplan.resolve.kinds.model import outputs, over
+from kdplan.resolve.signals import family_error, weights
 from kdplan.resolve.values import Family, NetValue, Value, describe
 from kdplan.syntax import ast
 
@@ -126,7 +127,7 @@ def _stacked(nets: list[NetValue], node: ast.Call, ctx: Context) -> NetValue:
 def _of_members(
     nets: list[NetValue],
     mean: Joined,
-    orders: Any,
+    orders: Sequence[list[int] | None] | None,
     classes: ClassSet | None,
     node: ast.Call,
     ctx: Context,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 from kdplan.diagnostics.report import error
 from kdplan.diagnostics.span import Span
@@ -11,12 +10,12 @@ from kdplan.ir import expr as ir
 from kdplan.ir.origins import Copied
 from kdplan.ir.plan import Item, Network
 from kdplan.ir.spec import Spec
-from kdplan.resolve.apply import weights
-from kdplan.resolve.arithmetic import check_required, plain, too_many, unknown_parameter
+from kdplan.resolve.arguments import check_required, plain, too_many, unknown_parameter
 from kdplan.resolve.code import code_of
 from kdplan.resolve.context import Context
 from kdplan.resolve.derive.named import named, part
 from kdplan.resolve.kinds.model import as_model
+from kdplan.resolve.signals import weights
 from kdplan.resolve.values import ModelValue, NetValue
 from kdplan.syntax import ast
 
@@ -33,10 +32,10 @@ class Growth:
     """The plain network, where it is one and no architecture."""
     given: dict[str, ast.Expr]
 
-    def made(
+    def result(
         self,
         factory: str,
-        arguments: dict[str, Any],
+        arguments: dict[str, object],
         codes: dict[str, str | None],
         spans: dict[str, Span] | None = None,
     ) -> ModelValue | NetValue:
@@ -88,7 +87,7 @@ def growth(spec: Spec, node: ast.Call, ctx: Context) -> Growth:
     return Growth(spec, node, ctx, base, net, given)
 
 
-def place(node: ast.Expr, base: ast.Expr) -> str:
+def path_in(node: ast.Expr, base: ast.Expr) -> str:
     """`layer3`, `net.layer3`, `layers[2]`: where branches begin, as a path within the network that `base` means."""
     words: list[str] = []
     e = node

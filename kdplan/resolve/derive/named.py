@@ -11,8 +11,8 @@ from kdplan.ir.branches import BRANCH, branches, split
 from kdplan.ir.origins import Copied
 from kdplan.ir.plan import Item, Network
 from kdplan.passes.load import Declared, Module
-from kdplan.resolve.apply import check_indexed, weights
 from kdplan.resolve.context import Context
+from kdplan.resolve.signals import check_indexed, weights
 from kdplan.resolve.values import ListValue, NetInstance, NetValue, Several, Value, describe
 from kdplan.syntax import ast
 
@@ -84,16 +84,16 @@ def pick_branch(base: NetValue, p: ast.Expr, node: ast.Pick, ctx: Context) -> Va
         raise error("KD0409", p.span, name=p.name, family=node.base.span.text, help=f"Write `{BRANCH}`.")
     if isinstance(p, ast.All) or (isinstance(p, ast.Coordinate) and isinstance(p.value, ast.All)):
         return Several([one(i) for i in range(count)], node.span)
-    place = p.value if isinstance(p, ast.Coordinate) else p
-    value = ctx.eval(place, "any")
+    pick = p.value if isinstance(p, ast.Coordinate) else p
+    value = ctx.eval(pick, "any")
     many = isinstance(value, ListValue | Several)
     picked: list[NetValue] = []
     for v in value.items if isinstance(value, ListValue | Several) else [value]:
         index = v.value if isinstance(v, ir.Const) else None
         if not isinstance(index, int) or isinstance(index, bool):
-            raise error("KD0244", place.span, what="the number of a branch", wants="an integer", found=describe(v))
+            raise error("KD0244", pick.span, what="the number of a branch", wants="an integer", found=describe(v))
         if not 0 <= index < count:
-            raise error("KD0402", place.span, text=node.span.text, name=node.base.span.text,
+            raise error("KD0402", pick.span, text=node.span.text, name=node.base.span.text,
                         known=listing([str(i) for i in range(count)]))  # fmt: skip
         picked.append(one(index))
     return Several([*picked], node.span) if many else picked[0]

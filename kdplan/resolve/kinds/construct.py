@@ -28,7 +28,7 @@ def construct_instance(thing: Declared, bound: Bound, span: Span, ctx: Context) 
             inner.session.plan.networks[net.name] = net.network
         for phase in construct.phases.values():
             inner.session.plan.phases[phase.name] = phase.phase
-            inner.session.places[phase.name] = thing.node.head_span
+            inner.session.construct_spans[phase.name] = thing.node.head_span
             phase.phase.construct = phase.name.rpartition("@")[0]
         return construct
 

@@ -36,22 +36,22 @@ def _data(thing: Declared, ctx: Context) -> Data:
         raise error("KD0249", clause.exprs[0].span, wants="a data set", found=describe(source))
     data.span = node.head_span
     gather = Gather()
-    places: dict[str, Span] = {}
+    spans: dict[str, Span] = {}
     for item in node.items or []:
         if isinstance(item, ast.Setting):
             spec = KINDS["data"].setting(item.name)
             if spec is not None:
-                places[item.name] = item.value.span
+                spans[item.name] = item.value.span
                 with gather:
                     setattr(data, item.name, setting_values.read(spec, item.value, ctx))
     gather.raise_if_failed()
     name = unique_name(thing, thing.name, ctx)
     data.name = name
     ctx.session.describe(data, thing.module.folder, clause.exprs[0].span)
-    if "normalize" in places and data.normalize and data.shape and len(data.shape) == 3:
+    if "normalize" in spans and data.normalize and data.shape and len(data.shape) == 3:
         channels, given = data.shape[0], len(data.normalize[0])
         if channels != given:
-            raise error("KD0259", places["normalize"], found=counted(given, "channel"), channels=channels, name=name)
+            raise error("KD0259", spans["normalize"], found=counted(given, "channel"), channels=channels, name=name)
     ctx.session.plan.data[name] = data
     return data
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping
 from typing import Any
 
 from kdplan.diagnostics.report import error, listing
@@ -11,8 +12,9 @@ from kdplan.ir import expr as ir
 from kdplan.ir.heads import headed
 from kdplan.ir.origins import Fresh, Loaded
 from kdplan.ir.plan import Network, Plain
+from kdplan.ir.spec import Spec
 from kdplan.nn.layers import LAYERS, LOGIT_SCALES
-from kdplan.resolve.arithmetic import check_required
+from kdplan.resolve.arguments import check_required
 from kdplan.resolve.context import Context
 from kdplan.resolve.values import Choice, ListValue, Value, describe
 from kdplan.syntax import ast
@@ -26,18 +28,18 @@ def attach(network: Network, classes: int | None, node: ast.Declaration, ctx: Co
     Raises
     ------
     PlanError
-        KD0287 for verticals that are not those of the network's classes, KD0288 for layers that cannot follow one
+        KD0287 for verticals that are not those of the network's classes, KD0288 for layers that do not fit one
         another, KD0289 for a network that has its weights, or its layers, from another one.
     """
     given = {i.name: i.value for i in node.items or [] if isinstance(i, ast.Setting) and i.name in SETTINGS}
     if not given:
         return
-    place = next(iter(given.values())).span
+    span = next(iter(given.values())).span
     if not isinstance(network.origin, Fresh | Loaded):
-        raise error("KD0289", place, problem="it starts from another network and keeps its layers")
+        raise error("KD0289", span, problem="it starts from another network and keeps its layers")
     if classes is None:
         raise error(
-            "KD0289", place, problem="the number of classes of the network is unknown", help="Add `classes = …`."
+            "KD0289", span, problem="the number of classes of the network is unknown", help="Add `classes = …`."
         )
     groups: list[tuple[list[list[int]], Span]] = []
     layers = _layers(given["head"], ctx, groups) if "head" in given else []
@@ -46,7 +48,7 @@ def attach(network: Network, classes: int | None, node: ast.Declaration, ctx: Co
         return
     parts = None
     for by, span in groups:
-        positions = _places(by, network, classes, span, ctx)
+        positions = _columns(by, network, classes, span, ctx)
         if parts is not None and positions != parts:
             raise error("KD0288", span, problem="all of them must be by the same verticals", help=None)
         parts = positions
@@ -88,7 +90,7 @@ def _logit_scale(node: ast.Expr, ctx: Context, groups: list[tuple[list[list[int]
 
 
 def _chosen(
-    value: Value, name: str, wants: str, table: dict[str, Any], node: ast.Expr
+    value: Value, name: str, wants: str, table: Mapping[str, Spec], node: ast.Expr
 ) -> tuple[str, dict[str, Any], Span]:
     if not isinstance(value, Choice):
         raise error("KD0244", value.span or node.span, what=f"`{name}`", wants=wants, found=describe(value))
@@ -96,22 +98,22 @@ def _chosen(
     return value.item.name, value.item.arguments, value.span
 
 
-def _places(by: list[list[int]], network: Network, classes: int, span: Span, ctx: Context) -> list[list[int]]:
-    """Verticals as places in the network's classes, which they must partition."""
+def _columns(by: list[list[int]], network: Network, classes: int, span: Span, ctx: Context) -> list[list[int]]:
+    """Verticals as columns of the network's logits, whose classes they must partition."""
     own = network.classes.ids if network.classes is not None else list(range(classes))
-    places = {c: i for i, c in enumerate(own)}
+    columns = {c: i for i, c in enumerate(own)}
     names = ctx.session.plan.data[network.classes.data].classes if network.classes is not None else None
 
-    def told(numbers: list[int]) -> str:
+    def names_of(numbers: list[int]) -> str:
         return listing(names[c] if names else str(c) for c in dict.fromkeys(numbers))
 
     every = [c for part in by for c in part]
     wrong = {
-        "have classes that the network lacks": [c for c in every if c not in places],
+        "have classes that the network lacks": [c for c in every if c not in columns],
         "lack some of the network's classes": sorted(set(own) - set(every)),
         "have some classes twice": [c for c, count in Counter(every).items() if count > 1],
     }
     for problem, numbers in wrong.items():
         if numbers:
-            raise error("KD0287", span, problem=problem, classes=told(numbers))
-    return [[places[c] for c in part] for part in by]
+            raise error("KD0287", span, problem=problem, classes=names_of(numbers))
+    return [[columns[c] for c in part] for part in by]

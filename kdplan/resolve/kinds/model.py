@@ -9,7 +9,7 @@ from kdplan.diagnostics.span import Span
 from kdplan.ir.adapted import HELD
 from kdplan.ir.plan import ClassSet, Item, Network
 from kdplan.passes.load import Declared
-from kdplan.resolve.arithmetic import check_required
+from kdplan.resolve.arguments import check_required
 from kdplan.resolve.code import code_of, file_hash
 from kdplan.resolve.context import Context, remember
 from kdplan.resolve.values import Choice, ClassesValue, ModelValue, UserFunction, Value, describe
@@ -17,6 +17,8 @@ from kdplan.syntax import ast
 
 
 def model_value(thing: Declared, span: Span, ctx: Context) -> ModelValue:
+    """The architecture that a `model` declares."""
+
     def make(inner: Context) -> ModelValue:
         clause = thing.node.clause("=")
         assert clause is not None
@@ -28,6 +30,13 @@ def model_value(thing: Declared, span: Span, ctx: Context) -> ModelValue:
 
 
 def as_model(value: Value, node: ast.Expr, ctx: Context) -> ModelValue:
+    """A value as an architecture.
+
+    Raises
+    ------
+    PlanError
+        KD0237 where a required argument is missing, KD0249 where it is no architecture.
+    """
     if isinstance(value, ModelValue):
         return value
     if isinstance(value, Choice):
@@ -60,7 +69,7 @@ def code_hash_of(model: ModelValue) -> str | None:
 
 
 def outputs(network: Network, ctx: Context) -> int | None:
-    """How many classes a network's logits are over, where its architecture tells."""
+    """How many classes a network's logits are over, where its architecture says so."""
     if network.classes is not None:
         return len(network.classes.ids)
     spec = ctx.session.tables["model"].get(network.architecture.name)
@@ -70,6 +79,7 @@ def outputs(network: Network, ctx: Context) -> int | None:
 
 
 def over(network: Network, ctx: Context) -> str:
+    """ "10 classes of `digits`": what a network's logits are over, for a message."""
     of = f" of `{network.classes.data}`" if network.classes is not None else ""
     label = f" (`{network.classes.label}`)" if network.classes is not None and network.classes.label else ""
     return f"{outputs(network, ctx)} classes{of}{label}"

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from kdplan.constructs.table import CONSTRUCTS, KINDS, NAMED_AS_NETWORKS
 from kdplan.diagnostics.report import Gather, PlanError, error
@@ -14,7 +14,6 @@ from kdplan.ir.plan import Network
 from kdplan.passes.load import Declared
 from kdplan.resolve import axes, setting_values
 from kdplan.resolve.answers import Answers
-from kdplan.resolve.apply import weights
 from kdplan.resolve.code import file_hash
 from kdplan.resolve.context import Context, NeedAxis, remember
 from kdplan.resolve.derive.named import part
@@ -23,6 +22,7 @@ from kdplan.resolve.kinds.data import unique_name
 from kdplan.resolve.kinds.model import as_model, code_hash_of, outputs
 from kdplan.resolve.kinds.phase import make_phase
 from kdplan.resolve.seeds import says_seed, seed_setting
+from kdplan.resolve.signals import weights
 from kdplan.resolve.values import (
     Bound,
     ModelValue,
@@ -51,7 +51,9 @@ def _index(thing: Declared) -> str:
 
 def _before(thing: Declared, index: str, bound: Bound, span: Span, ctx: Context) -> None:
     """Makes the members before one, the first one first: a long line must not be a deep recursion."""
-    for m in range(bound[index][0] - 1):
+    number = bound[index][0]
+    assert isinstance(number, int)
+    for m in range(number - 1):
         earlier = {**bound, index: (m, ir.Const(m, span=span))}
         key = (thing, thing.name, tuple(repr(label) for label, _ in earlier.values()))
         if key in ctx.session.active:
@@ -60,7 +62,7 @@ def _before(thing: Declared, index: str, bound: Bound, span: Span, ctx: Context)
             inner = ctx.in_module(thing.module).child(reads=set())
             remember(inner, key, "network", span, lambda c, e=earlier: _instance(thing, e, c))  # type: ignore[misc]
         except (NeedAxis, PlanError):
-            return  # what comes to light here is told where the generation is read
+            return  # mistakes here are reported where the generation is read
 
 
 def _instance(thing: Declared, bound: Bound, ctx: Context) -> NetInstance:
@@ -77,7 +79,7 @@ def _instance(thing: Declared, bound: Bound, ctx: Context) -> NetInstance:
         line = unique_name(thing, thing.name, ctx)
         line += axes.suffix({}, {n: v for n, v in instance.coordinates.items() if n != index})
         for phase in instance.phases.values():
-            ctx.session.places[phase.name] = thing.node.head_span
+            ctx.session.construct_spans[phase.name] = thing.node.head_span
             phase.phase.construct = line
     return instance
 
@@ -120,7 +122,7 @@ def _make(written: Declared, bound: Bound, ctx: Context, name: str | None = None
     return built
 
 
-def _lowered(node: ast.Declaration, labels: dict[str, Any], ctx: Context) -> ast.Declaration:
+def _lowered(node: ast.Declaration, labels: Mapping[str, object], ctx: Context) -> ast.Declaration:
     """The declaration of one network of the core; a network is one already."""
     construct = CONSTRUCTS.get(node.kind)
     if construct is None:

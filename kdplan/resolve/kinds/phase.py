@@ -1,4 +1,4 @@
-"""`phase`: what moves, on what data, by what recipe, and the loss."""
+"""`phase`: its trainees, data, recipe and loss."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from kdplan.ir import expr as ir
 from kdplan.ir.plan import Phase, Recipe, Trainee, Validation
 from kdplan.passes.load import Declared
 from kdplan.resolve import axes, setting_values
-from kdplan.resolve.apply import family_error, trained_path
 from kdplan.resolve.code import file_hash
 from kdplan.resolve.context import Context, PhaseFrame, remember
 from kdplan.resolve.kinds.data import unique_name, view_of
 from kdplan.resolve.kinds.recipe import finish, read_settings
 from kdplan.resolve.kinds.results import measure_metrics
 from kdplan.resolve.seeds import seed_setting
+from kdplan.resolve.signals import family_error, trained_path
 from kdplan.resolve.spread import spread
 from kdplan.resolve.values import (
     SIGNALS,
@@ -94,7 +94,7 @@ def make_phase(
     return PhaseInstance(thing, phase, coords, trained)
 
 
-# ---- what moves
+# ---- trainees
 
 
 def _trainees(
@@ -195,7 +195,7 @@ def _streams(node: ast.Declaration, ctx: Context) -> list[tuple[str, DataValue]]
 
 
 def _recipes(node: ast.Declaration, networks: int | None, ctx: Context) -> list[Recipe]:
-    """One recipe, or one for each of the networks that move (None: nobody knows how many)."""
+    """One recipe, or one for each trainee (None: their number is not known)."""
     clause = node.clause("with")
     assert clause is not None
     gather = Gather()
@@ -256,7 +256,7 @@ def _loss(node: ast.Declaration, ctx: Context) -> ir.Expr:
         if isinstance(item, ast.Setting) and item.name == "loss":
             loss: ir.Expr = setting_values.read(spec, item.value, ctx)
             return loss
-    raise PlanError([])  # it has none, which the check of its form has told
+    raise PlanError([])  # it has none, which the check of its form has reported
 
 
 def _validations(

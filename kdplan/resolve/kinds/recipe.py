@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from kdplan.constructs.table import KINDS
 from kdplan.diagnostics.report import Gather, error
 from kdplan.diagnostics.span import Span
@@ -11,11 +9,12 @@ from kdplan.ir.plan import Recipe
 from kdplan.passes.load import Declared
 from kdplan.resolve import setting_values
 from kdplan.resolve.context import Context, remember
-from kdplan.resolve.values import RecipeValue, describe
+from kdplan.resolve.values import RecipeValue, Settings, describe
 from kdplan.syntax import ast
 
 
 def recipe_value(thing: Declared, span: Span, ctx: Context) -> RecipeValue:
+    """The settings that a `recipe` declares, with those of the recipe that it is based on."""
     value = remember(
         ctx.in_module(thing.module), (thing, thing.name), "recipe", span, lambda inner: _recipe(thing, inner)
     )
@@ -23,7 +22,7 @@ def recipe_value(thing: Declared, span: Span, ctx: Context) -> RecipeValue:
 
 
 def _recipe(thing: Declared, ctx: Context) -> RecipeValue:
-    settings: dict[str, tuple[Any, Span]] = {}
+    settings: Settings = {}
     clause = thing.node.clause("=")
     if clause is not None:
         base = ctx.child(exclude=thing.name).eval(clause.exprs[0], "any")
@@ -35,9 +34,9 @@ def _recipe(thing: Declared, ctx: Context) -> RecipeValue:
     return RecipeValue({**settings, **own}, thing.node.head_span)
 
 
-def read_settings(node: ast.Declaration, ctx: Context) -> dict[str, tuple[Any, Span]]:
+def read_settings(node: ast.Declaration, ctx: Context) -> Settings:
     """The recipe settings that stand in a body."""
-    settings: dict[str, tuple[Any, Span]] = {}
+    settings: Settings = {}
     gather = Gather()
     for item in node.items or []:
         if isinstance(item, ast.Setting):
@@ -49,7 +48,7 @@ def read_settings(node: ast.Declaration, ctx: Context) -> dict[str, tuple[Any, S
     return settings
 
 
-def _length(own: dict[str, Any], inherited: dict[str, Any]) -> None:
+def _length(own: Settings, inherited: Settings) -> None:
     """`epochs` said anew replaces inherited `steps`, and the other way round."""
     if "epochs" in own:
         inherited.pop("steps", None)
@@ -57,7 +56,7 @@ def _length(own: dict[str, Any], inherited: dict[str, Any]) -> None:
         inherited.pop("epochs", None)
 
 
-def finish(value: RecipeValue, overrides: dict[str, tuple[Any, Span]]) -> Recipe:
+def finish(value: RecipeValue, overrides: Settings) -> Recipe:
     """The recipe of a phase.
 
     Raises
@@ -83,11 +82,11 @@ def finish(value: RecipeValue, overrides: dict[str, tuple[Any, Span]]) -> Recipe
         )
         raise error("KD0852", value.declared, name=value.name, what=what, help=help)
     last = merged["epochs"][0] if "epochs" in merged else None
-    kept, place = merged.get("keep_epochs", ([], value.span))
+    kept, span = merged.get("keep_epochs", ([], value.span))
     for epoch in kept:
         if epoch < 1 or (last is not None and epoch > last):
             limit = "at least 1" if epoch < 1 else f"at most {last}, which is `epochs`"
-            raise error("KD0243", place, what="an epoch of `keep_epochs`", limit=limit, value=epoch)
+            raise error("KD0243", span, what="an epoch of `keep_epochs`", limit=limit, value=epoch)
     recipe = Recipe(**{name: v for name, (v, _) in merged.items()})
     recipe.span = value.span
     recipe.spans = {name: span for name, (_, span) in merged.items()}

@@ -13,13 +13,13 @@ from kdplan.passes.load import Declared
 from kdplan.passes.metric_checks import check_transfer
 from kdplan.passes.open_set import check_protocols
 from kdplan.resolve import axes
-from kdplan.resolve.apply import family_error, weights
-from kdplan.resolve.arithmetic import too_many, unknown_parameter
+from kdplan.resolve.arguments import too_many, unknown_parameter
 from kdplan.resolve.context import Context, NeedAxis, expand
 from kdplan.resolve.derive.named import part
 from kdplan.resolve.kinds.by_verticals import divided, verticals_among
 from kdplan.resolve.kinds.data import view_of
 from kdplan.resolve.setting_values import item as as_item
+from kdplan.resolve.signals import family_error, weights
 from kdplan.resolve.spread import spread
 from kdplan.resolve.values import DataValue, Family, ListValue, NetValue, Several, Value, describe
 from kdplan.syntax import ast
@@ -161,7 +161,7 @@ def measure_metrics(node: ast.Declaration, ctx: Context) -> list[Item]:
 
 
 def _plots(node: ast.Declaration) -> list[ast.Call]:
-    """`plot(…)` among the metrics: no number, but a picture of numbers."""
+    """`plot(…)` among the metrics: no number, but a plot of numbers."""
     return [
         n for n in node.listing or [] if isinstance(n, ast.Call) and isinstance(n.function, ast.Name)
         and n.function.name == "plot"
@@ -169,7 +169,7 @@ def _plots(node: ast.Declaration) -> list[ast.Call]:
 
 
 def _plot(node: ast.Call, rows: list[Row], metrics: list[Item], ctx: Context) -> Plot:
-    """A picture of one of the measure's metrics over one of its axes.
+    """A plot of one of the measure's metrics over one of its axes.
 
     Raises
     ------
@@ -190,7 +190,7 @@ def _plot(node: ast.Call, rows: list[Row], metrics: list[Item], ctx: Context) ->
             raise error("KD0237", node.span, function="plot", name=wanted)
     axis = given["x"].span.text
     known = dict.fromkeys(name for row in rows for name in row.coordinates)
-    if axis not in known and rows:  # without rows, why there are none has been told
+    if axis not in known and rows:  # without rows, why there are none has been reported
         has = f"Choose from {listing(known)}." if known else "Leave it out: no axis is swept there."
         raise error("KD0409", given["x"].span, family="the measure", name=axis, help=has)
     y = as_item("metric", _unswept(given["y"], lambda: ctx.eval(given["y"], "metric")), given["y"], "y", ctx)

@@ -15,7 +15,8 @@ from kdplan.ir import expr as ir
 from kdplan.ir.plan import ClassSet, Data, Item
 from kdplan.passes.load import Declared, Module
 from kdplan.resolve import setting_values
-from kdplan.resolve.arithmetic import check_required, integer
+from kdplan.resolve.arguments import check_required
+from kdplan.resolve.arithmetic import integer
 from kdplan.resolve.class_trees import absent, hierarchy_of, list_of_classes
 from kdplan.resolve.context import Context, remember
 from kdplan.resolve.values import Choice, ClassesValue, DataValue, ListValue, Value, VerticalsValue, describe
@@ -23,6 +24,7 @@ from kdplan.syntax import ast
 
 
 def verticals_value(thing: Declared, span: Span, ctx: Context) -> VerticalsValue:
+    """The partition of classes that a `verticals` declares."""
     value = remember(
         ctx.in_module(thing.module), (thing, thing.name), "verticals", span, lambda c: _verticals(thing, c)
     )

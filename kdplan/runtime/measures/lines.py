@@ -28,7 +28,7 @@ class Line:
 def lines(measure: Measure, rows: Sequence[Row]) -> list[Line]:
     """The table's lines, in the order of the rows: those that differ only in averaged axes become one line.
 
-    With verticals in `by` a line of all of them follows; with verticals in `over` it is the only one.
+    With verticals in `by` the last line is of all of them; with verticals in `over` it is the only one.
     """
     verticals = measure.verticals
     if not verticals:

@@ -132,7 +132,7 @@ def plain(value: Plain) -> Plain:
     return str(value) if isinstance(value, Path) else value
 
 
-def place_folder(new: Path, target: Path) -> None:
+def put_folder(new: Path, target: Path) -> None:
     """Renames the finished folder `new` to `target`, and removes the former `target`.
 
     Both lie in one file system. Killed in between, `target` is absent, the old one, or the new one.

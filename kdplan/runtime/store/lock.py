@@ -26,7 +26,7 @@ class Holder:
 
     pid: int
     token: str
-    """When that process started, by its system's clock."""
+    """When that process started, in ticks since boot, with the boot's own name."""
     host: str
     since: str
 

@@ -16,7 +16,7 @@ from pathlib import Path
 from kdplan.ir.plan import Plain
 from kdplan.runtime.store import manifest
 from kdplan.runtime.store.artifact import Folder
-from kdplan.runtime.store.atomic import Content, make_folder, place_folder, remove, sweep, temporary, write_json
+from kdplan.runtime.store.atomic import Content, make_folder, put_folder, remove, sweep, temporary, write_json
 from kdplan.runtime.store.errors import StoreCorrupt
 from kdplan.runtime.store.lock import Lock
 
@@ -75,7 +75,7 @@ class Values:
         new = temporary(target)
         try:
             manifest.build(new, {FILE: content})
-            place_folder(new, target)
+            put_folder(new, target)
         finally:
             if new.exists():
                 remove(new)

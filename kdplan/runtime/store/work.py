@@ -19,8 +19,8 @@ from kdplan.runtime.store.atomic import (
     flush_folder,
     json_bytes,
     make_folder,
-    place_folder,
     plain,
+    put_folder,
     remove,
     sweep,
     temporary,
@@ -142,7 +142,7 @@ class Work:
         new = temporary(target)
         try:
             manifest.build(new, {**tensors, "state.json": json_bytes(dict(state))})
-            place_folder(new, target)
+            put_folder(new, target)
         except BaseException:
             if new.exists():
                 remove(new)
@@ -185,7 +185,7 @@ class Work:
         new = temporary(self.folder / self.key)
         try:
             manifest.build(new, content)
-            place_folder(new, target)
+            put_folder(new, target)
         except BaseException:
             if new.exists():
                 remove(new)

@@ -1,4 +1,4 @@
-"""Values to signals: taps of networks, fields of streams, the clock."""
+"""Values to signals: taps of networks, fields of streams, step counters."""
 
 from __future__ import annotations
 
@@ -65,12 +65,20 @@ def signal(value: Value, ctx: Context) -> ir.Expr:
 
 
 def family_error(value: Family) -> Exception:
+    """KD0401: a family where one member is wanted."""
     name = value.declared.name
     slots = listing(s.name for s in value.declared.slots)
     return error("KD0401", value.span, name=name, slots=slots)
 
 
 def tap(net: NetValue, inputs: list[ir.Expr], submodule: str, path: str, span: Span, ctx: Context) -> ir.Expr:
+    """A tap of a network, or of its `submodule`, on `inputs`; `path` "" or "output" is the output.
+
+    Raises
+    ------
+    PlanError
+        KD0301 for a network that is fresh as declared, KD0401 for a branch without an index.
+    """
     network = net.instance.network
     if branches(network) and not submodule:
         check_indexed(net, path, span)
@@ -80,7 +88,7 @@ def tap(net: NetValue, inputs: list[ir.Expr], submodule: str, path: str, span: S
 
 
 def trained_path(net: NetValue) -> str:
-    """What a measure inside a phase reads of a network that moves; "" for what the network gives."""
+    """The tap that a measure inside a phase reads of a network in training; "" for the network's output."""
     path = ".".join(net.path)
     check_indexed(net, path, net.span)
     inside, rest = split(net.instance.network, path)
@@ -96,7 +104,7 @@ def check_indexed(net: NetValue, path: str, span: Span) -> None:
 
 
 def weights(net: NetValue, ctx: Context) -> ir.Version | ir.InTraining:
-    """Which weights a network value reads: a named version, the moving ones, or those that its declaration leaves."""
+    """Which weights a network value reads: a named version, those in training, or those that its declaration leaves."""
     instance = net.instance
     if net.version is not None:
         return net.version
@@ -174,6 +182,13 @@ def stream_or_counter(name: str, span: Span, ctx: Context) -> ir.Expr:
 
 
 def field(stream: int, name: str, span: Span, ctx: Context) -> ir.Expr:
+    """A field of a stream of the phase: `inputs`, `labels`, `targets` …
+
+    Raises
+    ------
+    PlanError
+        KD0702 for labels of an unlabelled stream.
+    """
     assert ctx.phase is not None
     label, view = ctx.phase.streams[stream]
     if name in ("labels", "targets") and view.unlabelled:
