@@ -121,8 +121,9 @@ def _declaration(node: ast.Declaration, outer: Kind | None, reporter: _Findings)
     if kind is None or node.kind not in allowed:
         if kind is None and node.name is None:
             reporter.report("KD0204", node.kind_span, name=node.kind)
-        elif kind is None and outer is not None and outer.name in SHORT and node.clause("="):
-            comma = f"Write `{node.kind}, {node.name} = …`: a comma follows a name alone."
+        elif kind is None and outer is not None and outer.name in SHORT:
+            second = f"{node.name} = …" if node.clause("=") else node.name
+            comma = f"Write `{node.kind}, {second}`: a comma follows a name alone."
             reporter.report("KD0201", node.kind_span, name=node.kind, help=comma)
         elif kind is None:
             reporter.report("KD0201", node.kind_span, name=node.kind, nearest=nearest(node.kind, allowed))
@@ -155,7 +156,7 @@ def _head(node: ast.Declaration, kind: Kind, outer: Kind | None, reporter: _Find
         reporter.report("KD0218", node.head_span, kind=kind.name, name=node.name)
     seen: set[str] = set()
     for clause in node.clauses:
-        if clause.word not in kind.clauses:
+        if clause.word not in kind.clauses or (outer and kind.name == "measure" and clause.word in ("by", "over")):
             reporter.report("KD0219", clause.word_span, kind=kind.name, word=clause.word, form=kind.form)
         elif clause.word in seen:
             help = "Add the missing value after the first `=`." if clause.word == "=" else None
@@ -194,7 +195,10 @@ def _unread_slots(node: ast.Declaration, reporter: _Findings) -> None:
 
 def _body(node: ast.Declaration, kind: Kind, reporter: _Findings) -> None:
     if node.listing is not None and not kind.listing:
-        reporter.report("KD0222", node.listing[0].span, kind=kind.name, form=kind.form)
+        wrong = next((e for e in node.listing if not isinstance(e, ast.Name)), node.listing[0])
+        names = "Write names alone first, then settings: `{ epochs, batch = 64 }`." if kind.name in SHORT else None
+        span = wrong.span if kind.name in SHORT else node.listing[0].span
+        reporter.report("KD0222", span, kind=kind.name, form=kind.form, help=names)
         return
     seen: dict[str, ast.Setting] = {}
     has_one = False

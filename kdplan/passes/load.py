@@ -68,7 +68,7 @@ class Module:
     scope: dict[str, Declared | Module | UserCode] = field(default_factory=dict)
     after_at: dict[str, Declared] = field(default_factory=dict)
     """Phases, measures and exports: looked up only after `@` and on the command line."""
-    inherited: dict[str, dict[Declared, Span]] = field(default_factory=dict)
+    inherited: dict[str, dict[Declared, ast.Declaration]] = field(default_factory=dict)
     """Params of files used without `as`, by name: each with the `use` that brings it in."""
     own: list[Declared] = field(default_factory=list)
     """Declarations of this very file, in order."""
@@ -147,7 +147,7 @@ def _override(module: Module, name: str, override: Override, span: Span, reporte
     target = module.scope.get(name)
     several = module.params().get(name, [])
     if len(several) > 1:
-        reporter.add(ambiguous(name, several, span).diagnostics)
+        reporter.add(ambiguous(name, module, span).diagnostics)
         return
     if not (isinstance(target, Declared) and target.kind == "param"):
         params = [n for n, d in module.scope.items() if isinstance(d, Declared) and d.kind == "param"]
@@ -156,10 +156,29 @@ def _override(module: Module, name: str, override: Override, span: Span, reporte
     target.module.overrides[name] = override
 
 
-def ambiguous(name: str, params: list[Declared], span: Span) -> PlanError:
-    """KD0278: a name that is a param of several used files."""
-    files = [p.module.source.path for p in params]
-    return error("KD0278", span, name=name, files=listing(files), first=files[0], stem=Path(files[0]).stem)
+def ambiguous(name: str, module: Module, span: Span, reader: str = "") -> PlanError:
+    """KD0278: a name that is a param of several used files; `reader` reads it without naming it."""
+    params = module.inherited[name]
+    files = list(dict.fromkeys(p.module.source.path for p in params))
+    help = f"Declare a `param {name}` in this file."
+    direct = [use for param, use in params.items() if any(u is param.module for u in module.uses)]
+    if direct and not reader:
+        stem = Path(direct[0].text or "").stem
+        help = f'Write `use "{direct[0].text}" as {stem}`, and `{stem}.{name}`.'
+    where = listing(files) if len(files) > 1 else f"{files[0]} twice, with different settings"
+    return error("KD0278", span, name=name, files=where, help=help)
+
+
+def _own(shared: dict[Path, Module], tree: ast.File, node: ast.Declaration) -> dict[Path, Module]:
+    """The modules that a file which is used with settings may share with others: none if a setting is a param that the
+    file has from a file of its own, since setting it must not reach anybody else."""
+    declared = {d.name for d in tree.declarations if d.kind == "param"}
+    settings = {i.name for i in node.items or [] if isinstance(i, ast.Setting)}
+    return shared if settings <= declared else {}
+
+
+def _is_name(node: ast.Expr, name: str) -> bool:
+    return isinstance(node, ast.Name) and node.name == name
 
 
 class _Loader:
@@ -194,18 +213,26 @@ class _Loader:
             self.inherit(module, name, params)
         return module
 
-    def inherit(self, module: Module, name: str, params: dict[Declared, Span]) -> None:
+    def inherit(self, module: Module, name: str, params: dict[Declared, ast.Declaration]) -> None:
         """Bring params of used files into scope, all of one name. This file's own param is meant before others'
         (KD0273 where it is not passed on); of two that are others' none is, and who reads the name has to say which."""
         own = module.scope.get(name)
         if isinstance(own, Declared) and own.kind == "param":
-            for param in params:
-                if name not in param.module.overrides:
+            for param, use in params.items():
+                if name not in param.module.overrides and not re.search(rf"\b{name}\b", use.span.text):
                     span, file = own.node.name_span or own.node.span, param.module.source.path
                     self.reporter.report("KD0273", span, name=name, file=file)
-        elif own is not None or len(params) == 1:
-            for param, span in params.items():
-                self.declare(module, name, param, span)
+            return
+        for param in params:
+            override = param.module.overrides.get(name)
+            if own is None and override is not None and override.module is module and _is_name(override.value, name):
+                lacking = f"Write `{name} = …`: this file has no `{name}` of its own."
+                self.reporter.report("KD0205", override.value.span, name=name, help=lacking)
+                module.lost.add(name)
+                return
+        if own is not None or len(params) == 1:
+            for param, use in params.items():
+                self.declare(module, name, param, use.span)
 
     def declare(self, module: Module, name: str, thing: Declared | Module | UserCode, span: Span) -> None:
         """Bring a name into scope. Reports KD0206 for the name of a built-in, KD0207 for a second meaning."""
@@ -268,7 +295,7 @@ class _Loader:
             if not (isinstance(thing, Declared) and thing.kind == "param"):
                 self.declare(module, name, thing, node.span)
         for name, params in used.params().items():
-            module.inherited.setdefault(name, {}).update(dict.fromkeys(params, node.span))
+            module.inherited.setdefault(name, {}).update(dict.fromkeys(params, node))
         for name, declared in used.after_at.items():
             if declared.kind in TRAINS:
                 self.declare(module, name, declared, node.span)
@@ -277,14 +304,18 @@ class _Loader:
         """The module of a used file: the same for every `use` without settings, a new one for each with settings."""
         if plain and path in self.plain:
             return self.plain[path]
-        if path in self.trees:
-            used = self.of_tree(self.trees[path], path.parent, [*chain, path])
-        else:
+        before = len(self.reporter.errors)
+        if path not in self.trees:
             text = self.text(path, node, folder)
             if text is None:
                 return None
-            used = self.module(Source(_short(path, node.span.file), text), path.parent, [*chain, path])
-            self.trees[path] = used.tree
+            self.trees[path] = parse_recovering(Source(_short(path, node.span.file), text), self.reporter)
+        tree = self.trees[path]
+        shared, self.plain = self.plain, self.plain if plain else _own(self.plain, tree, node)
+        used = self.of_tree(tree, path.parent, [*chain, path])
+        self.plain = shared
+        if len(self.reporter.errors) > before:
+            _lose(used)
         if plain:
             self.plain[path] = used
         return used
@@ -311,7 +342,11 @@ def _lose(module: Module) -> None:
     """After mistakes of syntax: the names that the lines of a file most likely declare."""
     for head in _HEAD.findall(module.source.text):
         words = _WORD.findall(head)
-        if words and words[0] in KINDS:
+        if words and words[0] == "use":
+            alias = re.search(r"\bas\s+(\w+)", head)
+            module.lost.update([alias[1]] if alias else [])
+            module.blind = module.blind or alias is None
+        elif words and words[0] in KINDS:
             module.lost.update(words[1:2])
             module.blind = module.blind or len(words) == 1
         else:

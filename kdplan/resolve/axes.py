@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 from kdplan.diagnostics.report import error
 from kdplan.ir import expr as ir
@@ -71,9 +71,21 @@ def size(ctx: Context, axis: Declared) -> int:
     return len(items(axis, ctx))
 
 
-def coordinates(ctx: Context) -> dict[str, Label]:
-    """The coordinates that have been read so far, by axis name, in the order of declaration."""
+def coordinates(ctx: Context, indices: Collection[str] = ()) -> dict[str, Label]:
+    """The coordinates that have been read so far, by axis name, in the order of declaration.
+
+    Raises
+    ------
+    PlanError
+        KD0411 where two axes have one name, or an axis that of one of the `indices` of the declaration.
+    """
     ordered = sorted(ctx.reads, key=lambda d: (d.module.source.path, d.node.span.start))
+    taken: dict[str, str] = dict.fromkeys(indices, "an index")
+    for axis in ordered:
+        span = axis.node.name_span or axis.node.span
+        if axis.name in taken:
+            raise error("KD0411", span, name=axis.name, other=taken[axis.name])
+        taken[axis.name] = f"the param of {span.file}, line {span.line}"
     return {axis.name: labels(axis, ctx)[ctx.coords[axis]] for axis in ordered}
 
 

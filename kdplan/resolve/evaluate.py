@@ -89,7 +89,7 @@ def unknown(name: str, span: Span, ctx: Context, want: str) -> Exception:
         return PlanError([])
     several = ctx.module.params().get(name, [])
     if len(several) > 1:
-        return ambiguous(name, several, span)
+        return ambiguous(name, ctx.module, span)
     table = ctx.session.tables.get(want, {})
     local = LOCAL_NAMES.get(name)
     if local is not None:

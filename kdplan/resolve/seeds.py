@@ -22,20 +22,19 @@ def seed_setting(node: ast.Declaration, ctx: Context, outer: int | None = None) 
             if outer is not None or not _has_seed(ctx):
                 names.setdefault("seed", ir.Const(outer or 0, span=item.value.span))
             return int(setting_values.read(spec, item.value, ctx.child(names=names)))
-    return outer if outer is not None else file_seed(ctx)
+    return outer if outer is not None else file_seed(node, ctx)
 
 
 def _has_seed(ctx: Context) -> bool:
     thing = ctx.module.scope.get("seed")
-    several = ctx.module.params().get("seed", [])
-    if thing is None and several:
-        raise ambiguous("seed", several, several[0].node.name_span or several[0].node.span)
     return isinstance(thing, Declared) and thing.kind == "param"
 
 
-def file_seed(ctx: Context) -> int:
-    """`param seed` of the file, or 0."""
+def file_seed(node: ast.Declaration, ctx: Context) -> int:
+    """`param seed` of the file, or 0. KD0278 where two used files have one, and this file has none."""
     if not _has_seed(ctx):
+        if len(ctx.module.params().get("seed", [])) > 1:
+            raise ambiguous("seed", ctx.module, node.head_span, "the seed of this declaration")
         return 0
     thing = ctx.module.scope["seed"]
     assert isinstance(thing, Declared)

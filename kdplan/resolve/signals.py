@@ -116,6 +116,15 @@ def weights(net: NetValue, ctx: Context) -> ir.Version | ir.InTraining:
     return ir.Version(version.network, version.phase, version.snapshot, span=net.span)
 
 
+def fixed_weights(net: NetValue, ctx: Context) -> ir.Version:
+    """`weights`, where they must not be those that the phase around is training (KD0249)."""
+    version = weights(net, ctx)
+    if isinstance(version, ir.InTraining):
+        name = net.instance.declared.name
+        raise error("KD0249", net.span, wants=f"fixed weights, such as `{name}@init`", found=f"`{name}` in training")
+    return version
+
+
 def phases_that_train(name: str, ctx: Context) -> list[str]:
     """Names of the file's phases whose `of` names the network `name`."""
     return [d.name for d in ctx.module.after_at.values() if d.kind in TRAINS and name in _names_in_of(d.node)]

@@ -73,3 +73,49 @@ def test_two_files_with_seeds_need_one_seed(tmp_path: Path) -> None:
     (tmp_path / "more.kd").write_text("param seed = 3\ndata more = digits\n")
     assert codes(USE + 'use "more.kd"\n' + PHASE, tmp_path) == ["KD0278"]
     assert codes("param seed = 1\n" + USE.replace('data.kd"', 'data.kd" { seed }') + PHASE, tmp_path) == []
+
+
+def test_a_setting_reaches_nobody_else(tmp_path: Path) -> None:
+    (tmp_path / "inner.kd").write_text(RECIPE)
+    (tmp_path / "outer.kd").write_text('use "inner.kd"\ndata digits = digits\n')
+    text = """use "outer.kd" as a { epochs = 3 }
+use "outer.kd" as b { epochs = 4 }
+use "inner.kd" as plain
+student s = digits_net(width = 2)
+phase p of s on a.digits with a.quick { loss = cross_entropy(s.logits, labels) }
+phase q of s on b.digits with b.quick { loss = cross_entropy(s.logits, labels) }
+phase r of s on b.digits with plain.quick { loss = cross_entropy(s.logits, labels) }
+"""
+    assert [p.recipes[0].epochs for p in compiled(text, tmp_path).plan.phases.values()] == [3, 4, 2]
+
+
+def test_two_axes_of_one_name_do_not_meet(tmp_path: Path) -> None:
+    (tmp_path / "a.kd").write_text("param w in [2, 3]\nstudent a = digits_net(width = w)\n")
+    one = "param w in [1, 2]\ndata digits = digits\nrecipe quick { optimizer = sgd(lr = 0.1)  epochs = 1 }\n"
+    phase = "phase q of x.a on digits with quick { loss = w * cross_entropy(x.a.logits, labels) }"
+    assert codes('use "a.kd" as x\n' + one + phase, tmp_path) == ["KD0411"]
+    assert codes('use "a.kd" as x { w }\n' + one + phase, tmp_path) == []
+    (tmp_path / "b.kd").write_text("param w in [2, 3]\nstudent b = digits_net(width = w)\n")
+    apart = (
+        phase.replace("w * ", "") + "phase r of y.b on digits with quick { loss = cross_entropy(y.b.logits, labels) }"
+    )
+    assert codes('use "a.kd" as x\nuse "b.kd" as y\n' + one + apart, tmp_path) == []
+
+
+def test_seeds_of_two_files_matter_only_where_they_are_read(tmp_path: Path) -> None:
+    (tmp_path / "more.kd").write_text("param seed = 3\ndata more = digits\n")
+    own = PHASE.replace("width = 2)", "width = 2) { seed = 5 }").replace("{ loss", "{ seed = 3  loss")
+    assert codes(USE + 'use "more.kd"\n' + own, tmp_path) == []
+    found = check_text(USE + 'use "more.kd"\n' + PHASE, folder=folder(tmp_path))
+    assert [d.code for d in found][:1] == ["KD0278"] and found[0].span and found[0].span.file == "plan.kd"
+
+
+def test_a_name_alone_that_this_file_lacks(tmp_path: Path) -> None:
+    problems = check_text(
+        'use "recipe.kd" { epochs }\n' + DATA.replace("param epochs = 3\n", "") + PHASE, folder=folder(tmp_path)
+    )
+    assert [d.code for d in problems] == ["KD0205"] and "epochs = …" in str(problems[0].help)
+
+
+def test_a_slip_in_the_body_of_use_is_one_mistake(tmp_path: Path) -> None:
+    assert codes('use "recipe.kd" { epochs, , }\ndata digits = digits\n' + PHASE, tmp_path) == ["KD0118"]

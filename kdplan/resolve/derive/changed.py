@@ -12,7 +12,7 @@ from kdplan.ir.spec import Param, Spec
 from kdplan.resolve.arguments import bind, check_range
 from kdplan.resolve.context import Context
 from kdplan.resolve.derive.named import named, part
-from kdplan.resolve.signals import family_error, weights
+from kdplan.resolve.signals import family_error, fixed_weights
 from kdplan.resolve.spread import spread
 from kdplan.resolve.values import Family, NetValue, Value, describe
 from kdplan.syntax import ast
@@ -42,8 +42,7 @@ def changed(
     given = {param.name: value for param, value in bind(spec, spread(node.args, ctx, "network"), node, ctx)}
     net = _network(given[first.name], node, ctx)
     numbers = {param.name: _number(spec, param, given, node) for param in rest}
-    version = weights(net, ctx)
-    assert isinstance(version, ir.Version)
+    version = fixed_weights(net, ctx)
     name = f"{spec.name}({', '.join([str(version), *(f'{n} = {v!r}' for n, v in numbers.items())])})"
     start = origin(version, numbers)
     network = replace(net.instance.network, name=name, origin=start, reset=[], span=node.span)

@@ -15,7 +15,7 @@ from kdplan.resolve.arguments import chosen, unknown_parameter
 from kdplan.resolve.context import Context
 from kdplan.resolve.derive.named import named, part
 from kdplan.resolve.kinds.model import outputs, over
-from kdplan.resolve.signals import family_error, weights
+from kdplan.resolve.signals import family_error, fixed_weights
 from kdplan.resolve.values import Family, NetValue, Value, describe
 from kdplan.syntax import ast
 
@@ -63,7 +63,7 @@ def from_networks(function: str, values: list[Value], node: ast.Call, ctx: Conte
         origin: Any = EmaOf(nets[0].instance.name, decay)
         name = f"ema({nets[0].instance.name}, decay = {decay!r})"
     else:
-        versions = [w for n in nets if isinstance(w := weights(n, ctx), ir.Version)]
+        versions = [fixed_weights(n, ctx) for n in nets]
         origin = Merged(versions) if function == "merge" else Averaged(versions)
         name = f"{function}({', '.join(map(str, versions))})"
     network = Network(name, first.architecture, first.role, first.classes, first.seed, origin, code=first.code)
@@ -132,7 +132,7 @@ def _of_members(
     node: ast.Call,
     ctx: Context,
 ) -> NetValue:
-    versions = [w for n in nets if isinstance(w := weights(n, ctx), ir.Version)]
+    versions = [fixed_weights(n, ctx) for n in nets]
     members = [[n.instance.network.architecture.name, n.instance.network.architecture.arguments] for n in nets]
     codes = [n.instance.network.code for n in nets]
     item = Item(ENSEMBLE, {"members": members, "mean": mean, "orders": orders}, span=node.span)

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 
 from kdplan.diagnostics.report import error
 from kdplan.diagnostics.span import Span
-from kdplan.ir import expr as ir
 from kdplan.ir.origins import Copied
 from kdplan.ir.plan import Item, Network
 from kdplan.ir.spec import Spec
@@ -15,7 +14,7 @@ from kdplan.resolve.code import code_of
 from kdplan.resolve.context import Context
 from kdplan.resolve.derive.named import named, part
 from kdplan.resolve.kinds.model import as_model
-from kdplan.resolve.signals import weights
+from kdplan.resolve.signals import fixed_weights
 from kdplan.resolve.values import ModelValue, NetValue
 from kdplan.syntax import ast
 
@@ -49,8 +48,7 @@ class Growth:
         if self.net.version is None and self.net.instance.fresh:
             model.seed = self.net.instance.network.seed
             return model
-        version = weights(self.net, self.ctx)
-        assert isinstance(version, ir.Version)
+        version = fixed_weights(self.net, self.ctx)
         text = ", ".join(f"{k} = {v}" for k, v in arguments.items() if k != "base")
         network = Network(f"{self.spec.name}({version}, {text})", model.item, classes=model.classes, span=span)
         network.origin = Copied(version, grown=True)

@@ -12,7 +12,7 @@ from kdplan.ir.origins import Copied
 from kdplan.ir.plan import Item, Network
 from kdplan.passes.load import Declared, Module
 from kdplan.resolve.context import Context
-from kdplan.resolve.signals import check_indexed, weights
+from kdplan.resolve.signals import check_indexed, fixed_weights
 from kdplan.resolve.values import ListValue, NetInstance, NetValue, Several, Value, describe
 from kdplan.syntax import ast
 
@@ -44,8 +44,7 @@ def part(net: NetValue, ctx: Context) -> NetValue:
     path = tuple(rest.split(".")) if rest else ()
     if not inside:
         return replace(net, path=path)
-    version = weights(net, ctx)
-    assert isinstance(version, ir.Version)
+    version = fixed_weights(net, ctx)
     index = int(inside.partition(".")[2])
     factory, arguments = network.architecture.arguments["base"]
     plain = Network(

@@ -104,7 +104,7 @@ def _make(written: Declared, bound: Bound, ctx: Context, name: str | None = None
     _settings(network, thing, local)
     if model is not None and model.seed is not None and not says_seed(node):
         network.seed = model.seed
-    coords = {**shown, **axes.coordinates(ctx)}
+    coords = {**shown, **axes.coordinates(ctx, shown)}
     network.name = name or unique_name(written, thing.name, ctx) + axes.suffix({}, coords)
     built = NetInstance(thing, network, coords)
     inner_phases = [i for i in node.items or [] if isinstance(i, ast.Declaration) and i.kind == "phase"]
@@ -133,7 +133,7 @@ def _lowered(node: ast.Declaration, labels: Mapping[str, object], ctx: Context) 
 
 def network_of_construct(thing: Declared, bound: Bound, construct: str, ctx: Context) -> NetInstance:
     """A network that a construct makes, called after it."""
-    coords = {**{n: label for n, (label, _) in bound.items()}, **axes.coordinates(ctx)}
+    coords = {**{n: label for n, (label, _) in bound.items()}, **axes.coordinates(ctx, bound)}
     return _make(thing, bound, ctx, f"{construct}{axes.suffix({}, coords)}.{thing.name}")
 
 

@@ -84,7 +84,7 @@ def make_phase(
     gather.raise_if_failed()
     _smooth(phase)
     phase.code = _code(phase)
-    coords = {**{n: label for n, (label, _) in bound.items()}, **axes.coordinates(ctx)}
+    coords = {**{n: label for n, (label, _) in bound.items()}, **axes.coordinates(ctx, bound)}
     if outer is not None:
         phase.name = f"{outer.name}@{thing.name}"
     elif construct is not None:

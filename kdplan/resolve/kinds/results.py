@@ -45,6 +45,10 @@ def measure(thing: Declared, ctx: Context) -> Measure:
     with gather:
         metrics = measure_metrics(node, ctx)
     named = [e for clause in (by, over) if clause for e in clause.exprs]
+    with gather:
+        _check_once(named)
+    by_axes, over_axes = ([e.span.text for e in clause.exprs] if clause else [] for clause in (by, over))
+    averaged = _averaged(by_axes, over_axes)
     verticals = None
     with gather:
         verticals = verticals_among(named, ctx)
@@ -57,7 +61,7 @@ def measure(thing: Declared, ctx: Context) -> Measure:
             rows = divided(rows, *verticals, views, ctx.session.plan)
     plots: list[Plot] = []
     with gather:
-        plots = [_plot(p, rows, metrics, ctx) for p in _plots(node)]
+        plots = [_plot(p, rows, metrics, averaged, ctx) for p in _plots(node)]
     with gather:
         session = ctx.session
         check_protocols(views, metrics, session.plan.data, session.root, session.reporter)
@@ -68,13 +72,22 @@ def measure(thing: Declared, ctx: Context) -> Measure:
         rows,
         views,
         metrics,
-        [e.span.text for e in by.exprs] if by else [],
-        _averaged([e.span.text for e in by.exprs] if by else [], [e.span.text for e in over.exprs] if over else []),
+        by_axes,
+        averaged,
         plots,
         verticals[0].span.text if verticals else "",
         verticals[1].parts if verticals else [],
         span=node.head_span,
     )
+
+
+def _check_once(named: list[ast.Expr]) -> None:
+    """KD0412 for an axis that stands twice in `by` and `over`."""
+    seen: set[str] = set()
+    for e in named:
+        if e.span.text in seen:
+            raise error("KD0412", e.span, name=e.span.text, help="Name it once, after `by` or after `over`.")
+        seen.add(e.span.text)
 
 
 def _averaged(by: list[str], over: list[str]) -> list[str]:
@@ -168,13 +181,14 @@ def _plots(node: ast.Declaration) -> list[ast.Call]:
     ]  # fmt: skip
 
 
-def _plot(node: ast.Call, rows: list[Row], metrics: list[Item], ctx: Context) -> Plot:
+def _plot(node: ast.Call, rows: list[Row], metrics: list[Item], averaged: list[str], ctx: Context) -> Plot:
     """A plot of one of the measure's metrics over one of its axes.
 
     Raises
     ------
     PlanError
-        KD0236, KD0230, KD0226, KD0237 for its arguments; KD0409 for what is no axis of the rows; KD0245 for a metric
+        KD0236, KD0230, KD0226, KD0237 for its arguments; KD0409 for what is no axis of the rows, KD0412 for one that
+        the measure averages over; KD0245 for a metric
         that the measure does not list.
     """
     names = ["x", "y", "baseline"]
@@ -193,6 +207,8 @@ def _plot(node: ast.Call, rows: list[Row], metrics: list[Item], ctx: Context) ->
     if axis not in known and rows:  # without rows, why there are none has been reported
         has = f"Choose from {listing(known)}." if known else "Leave it out: no axis is swept there."
         raise error("KD0409", given["x"].span, family="the measure", name=axis, help=has)
+    if axis in averaged:
+        raise error("KD0412", given["x"].span, name=axis, help=f"Add `by {axis}` to the measure.")
     y = as_item("metric", _unswept(given["y"], lambda: ctx.eval(given["y"], "metric")), given["y"], "y", ctx)
     if (y.name, y.arguments) not in [(m.name, m.arguments) for m in metrics]:
         texts = listing(m.span.text for m in metrics if m.span)
