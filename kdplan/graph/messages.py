@@ -34,11 +34,17 @@ def mismatch(e: ir.Op | ir.Call, signals: tuple[Signal, Signal], at: tuple[int, 
     first, second = (_written(e.args[i], s) for i, s in zip(at, signals, strict=True))
     first, second = first or "one side", second or "the other"
     alike = len(one) == len(two) and len(one) in (2, 4)
-    help = f"Write `fit({first}, like = {second})`." if alike and first != second else None
+    fitted, like = (second, first) if not _trained(e.args[at[0]]) and _trained(e.args[at[1]]) else (first, second)
+    help = f"Write `fit({fitted}, like = {like})`." if alike and first != second else None
     if differ == "size" and two[2] == two[3]:
         help = f"Write `resize({first}, size = {two[2]})`."
     differ = differ or ("dimensions" if len(one) != len(two) else "channels" if one[1] != two[1] else "size")
     return error("KD0502", e.span, first=first, second=second, one=shown(one), two=shown(two), differ=differ, help=help)
+
+
+def _trained(node: ir.Expr) -> bool:
+    """Whether a signal is of a network that the phase trains: it is the one that an adapter should fit."""
+    return any(isinstance(n, ir.Tap) and isinstance(n.of, ir.InTraining) for n in ir.walk(node))
 
 
 def _written(node: ir.Expr, signal: Signal) -> str:

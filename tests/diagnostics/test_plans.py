@@ -344,3 +344,11 @@ def test_selection_of_an_unknown_phase() -> None:
         compile_source(Source("plan.kd", START + ALONE), Path("."), only=("alnoe",))
     [message] = caught.value.diagnostics
     assert message.code == "KD0310" and message.help == "Did you mean `alone`?"
+
+
+def test_an_adapter_is_advised_for_what_is_trained() -> None:
+    text = START + "teacher big = digits_net(width = 8) { phase t on digits with quick { loss = mean(big.logits) } }\n"
+    text = text.replace("mean(big.logits)", "cross_entropy(self.logits, labels)")
+    for order in ("small.layer2, big.layer2", "big.layer2, small.layer2"):
+        problem = check_text(text + f"phase p of small on digits with quick {{ loss = mse({order}) }}")[0]
+        assert problem.code == "KD0502" and problem.help == "Write `fit(small.layer2, like = big.layer2)`."
