@@ -90,9 +90,11 @@ class MisfitError(ValueError):
             head = self.missing[0][:position]
             if {*self.missing} <= {head + n for n in self.left_over}:
                 return f'Write `rename = [["", "{head}"]]`.'
-        parts = [*dict.fromkeys(name.rpartition(".")[0] for name in (*self.different, *self.missing, *self.left_over))]
-        if self.details and 0 < len(parts) <= 2 and all(parts):
-            paths = ", ".join(re.sub(r"\.(\d+)(?=\.|$)", r"[\1]", part) for part in parts)
+        parts = {name.rpartition(".")[0] for name in (*self.different, *self.missing, *self.left_over)}
+        outermost = sorted(p for p in parts if not any(_within(p, other) for other in parts - {p}))
+        replaced = self.different or (self.missing and self.left_over)
+        if replaced and 0 < len(outermost) <= 2 and all(outermost):
+            paths = ", ".join(re.sub(r"\.(\d+)(?=\.|$)", r"[\1]", part) for part in outermost)
             return f"Write `except = [{paths}]` to draw it anew, or build the network with the file's sizes."
         return None
 
@@ -267,8 +269,9 @@ def fitted(
     kinds = {str(t.dtype).removeprefix("torch.") for t in tensors.values() if t.is_floating_point()} - {"float32"}
     if kinds:
         notes.append(f"{' and '.join(sorted(kinds))} converted to float32")
-    if len(tensors) < len(own):
-        notes.append(f"{len(tensors)} of {len(own)} tensors loaded")
+    loaded, there = ([n for n in names if not n.endswith(_COUNTER)] for names in (tensors, own))
+    if len(loaded) < len(there):
+        notes.append(f"{len(loaded)} of {len(there)} tensors loaded")
     return Fitted(tensors, (*file.notes, *notes))
 
 

@@ -15,9 +15,8 @@ import torch
 from torch import Tensor, nn
 
 from kdplan.diagnostics.report import nearest
-from kdplan.ir.plan import Part
 from kdplan.nn.models.zoo import load_fitted, read_named
-from kdplan.nn.weight_files import fitted, read_weights
+from kdplan.nn.weight_files import read_weights
 
 BACKBONES = ("resnet18", "resnet34", "resnet50", "resnet101", "resnet152", "resnext50_32x4d", "resnext101_32x8d",
              "wide_resnet50_2", "wide_resnet101_2")  # fmt: skip
@@ -100,9 +99,8 @@ def detector(
 
 def _load_body(body: nn.Module, name: str, weights: str) -> None:
     """Weights of a classifier into the part of it that the pyramid reads."""
-    own = body.state_dict()
-    part = Part(only=sorted({key.partition(".")[0] for key in own}))
-    body.load_state_dict(fitted(read_named(name, weights)[0], own, part).tensors, strict=False)
+    parts = sorted({key.partition(".")[0] for key in body.state_dict()})
+    load_fitted(body, read_named(name, weights)[0], {"from": weights, "only": parts})
 
 
 def _load_detector(net: nn.Module, weights: str) -> None:
