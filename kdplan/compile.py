@@ -40,6 +40,8 @@ class Compiled:
     keys: dict[str, PhaseKey]
     planned: dict[str, Planned]
     warnings: list[Diagnostic] = field(default_factory=list)
+    files: list[str] = field(default_factory=list)
+    """What was recognised in weights files, a line for each network that starts from one; `inspect` fills it."""
 
 
 @collector_paused()
@@ -125,7 +127,11 @@ def inspect(compiled: Compiled, names: list[str] | None = None) -> dict[str, Ins
     """
     from kdplan.graph.check_measures import check_measures
     from kdplan.graph.check_stages import check_ladders
-    from kdplan.graph.inspect import check_settings, inspect_phase  # torch comes with it: only where graphs are wanted
+    from kdplan.graph.inspect import (
+        check_files,
+        check_settings,
+        inspect_phase,
+    )  # torch comes with it: only where graphs are wanted
 
     reporter = Reporter()
     check_settings(
@@ -145,6 +151,8 @@ def inspect(compiled: Compiled, names: list[str] | None = None) -> dict[str, Ins
         if one is not None:
             inspected[name] = one
             compiled.planned[name].cost = one.cost
+    # all networks, and not only those that phases read: measures and exports read them too
+    compiled.files = check_files(compiled.plan, reporter)
     reporter.raise_if_errors()
     check_ladders(compiled.plan, inspected, reporter)
     check_measures(compiled.plan, reporter)

@@ -32,6 +32,7 @@ def check(arguments: argparse.Namespace) -> int:
         print(json.dumps(to_json(compiled.warnings), indent=2, ensure_ascii=False))
         return ExitCode.DONE
     _print_warnings(compiled)
+    _print_files(compiled)
     plan = compiled.plan
     counts = {
         "phase": len(plan.phases),
@@ -47,6 +48,11 @@ def check(arguments: argparse.Namespace) -> int:
 def _print_warnings(compiled: Compiled) -> None:
     if compiled.warnings:
         print(render_text(compiled.warnings, color=sys.stderr.isatty()), file=sys.stderr)
+
+
+def _print_files(compiled: Compiled) -> None:
+    for line in compiled.files:
+        print(f"weights: {line}")
 
 
 def expand(arguments: argparse.Namespace) -> int:
@@ -76,6 +82,7 @@ def plan(arguments: argparse.Namespace) -> int:
     else:
         _print_warnings(compiled)
         view.print_plan(compiled.planned, title=str(arguments.file), every=arguments.all)
+        _print_files(compiled)
     to_do = any(p.action not in ("cached", "blocked") for p in compiled.planned.values())
     return ExitCode.TO_DO if arguments.detailed_exitcode and to_do else ExitCode.DONE
 
@@ -197,6 +204,8 @@ def run(arguments: argparse.Namespace) -> int:
     events = observer()
     if arguments.tensorboard:
         events = Several([events, TensorBoard(arguments.tensorboard)])
+    for line in compiled.files:
+        events.note(f"weights: {line}")
     result = run_plan(compiled.plan, compiled.planned, compiled.keys, store, options, events)
     if result.interrupted is not None:
         print(f"interrupted in {result.interrupted}; `kdplan run {arguments.file}` resumes there", file=sys.stderr)

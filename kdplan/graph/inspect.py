@@ -5,14 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
 from torch import nn
 
-from kdplan.diagnostics.report import PlanError, Reporter, error, listing
+from kdplan.diagnostics.report import PlanError, Reporter, error
 from kdplan.graph.assemble import Joined, join, no_part
 from kdplan.graph.cacheable import storing
 from kdplan.graph.cost import cost as graph_cost
@@ -20,6 +18,7 @@ from kdplan.graph.cost import flops_by_node
 from kdplan.graph.fork import BranchError
 from kdplan.graph.freeze import split
 from kdplan.graph.phase_graph import Networks, StoredValue
+from kdplan.graph.weights import check_fit, refusals
 from kdplan.ir import expr as ir
 from kdplan.ir.adapted import ADAPTED
 from kdplan.ir.dag import Cost
@@ -29,6 +28,7 @@ from kdplan.ir.plan import Network, Phase, Plan
 from kdplan.nn.adapted import foldable
 from kdplan.nn.models import create, initialise
 from kdplan.nn.optim import build_optimizer
+from kdplan.nn.pretrained import named_weights
 from kdplan.nn.schedules import build_schedule
 
 
@@ -58,6 +58,8 @@ def fresh(network: Network) -> nn.Module:
 
 def _refused(network: Network, problem: Exception) -> PlanError:
     """KD0507 for a network that cannot be made, or the error of its branches."""
+    for refusal in refusals(network, problem):
+        return refusal
     cause = problem.__cause__
     span = network.architecture.span or network.span
     if isinstance(cause, BranchError):
@@ -112,44 +114,41 @@ def check_parts(network: Network, module: nn.Module) -> None:
             raise no_part(module, path, network.name, network.span) from None
 
 
-def check_weights(network: Network, module: nn.Module) -> None:
-    """KD0830 where a weights file is no safetensors file, or its tensors are not those of the architecture."""
+def check_start(network: Network, module: nn.Module) -> str | None:
+    """Checks `reset` and the weights file of a network; what was recognised in the file, as a line.
+
+    Raises
+    ------
+    PlanError
+        KD0509, KD0830, KD0835.
+    """
     check_parts(network, module)
-    origin = network.origin
-    if not isinstance(origin, Loaded):
-        return
-    span = origin.span or network.span
-    name = Path(origin.path).name
-    try:
-        with safe_open(origin.path, "pt") as file:
-            stored = {k: tuple(file.get_slice(k).get_shape()) for k in file.keys()}  # noqa: SIM118 - no mapping
-    except (SafetensorError, OSError) as problem:
-        reason = f"it cannot be read as a safetensors file ({str(problem).rstrip('.')})."
-        raise error("KD0830", span, source=f"`{name}`", network=network.name, reason=reason) from problem
-    drawn = tuple(f"{path}." for path in network.reset)
-    stored = {k: shape for k, shape in stored.items() if not k.startswith(drawn)} if drawn else stored
-    wanted = {k: tuple(v.shape) for k, v in module.state_dict().items() if not drawn or not k.startswith(drawn)}
-    missing, unknown = sorted(wanted.keys() - stored.keys()), sorted(stored.keys() - wanted.keys())
-    other = [k for k, shape in wanted.items() if k in stored and stored[k] != shape]
-    reasons = [f"the file lacks {listing(missing, 4)}"] if missing else []
-    reasons += [f"the network has no {listing(unknown, 4)}"] if unknown else []
-    reasons += [f"`{k}` is {list(stored[k])}, where {list(wanted[k])} is expected" for k in other[:2]]
-    if reasons:
-        reason = "; ".join(reasons) + "."
-        raise error("KD0830", span, source=f"`{name}`", network=network.name, reason=reason)
+    return check_fit(network, module)
+
+
+def check_files(plan: Plan, reporter: Reporter) -> list[str]:
+    """Checks every weights file of a plan, also of networks that no phase reads; a line for each network."""
+    lines = []
+    for network in plan.networks.values():
+        if isinstance(network.origin, Loaded) or named_weights(network.architecture) is not None:
+            try:
+                lines.append(check_start(network, blank(network)))
+            except PlanError as problem:
+                reporter.add(problem.diagnostics)
+    return [line for line in lines if line is not None]
 
 
 def blank_networks(plan: Plan, phase: Phase) -> Networks:
     """Modules without memory for everything that a phase trains and reads."""
     trainable = [blank(plan.networks[m.base.network]) for m in phase.trainees]
     for trainee, module in zip(phase.trainees, trainable, strict=True):
-        check_weights(plan.networks[trainee.base.network], module)
+        check_start(plan.networks[trainee.base.network], module)
     frozen: dict[str, nn.Module] = {}
     for root in (phase.loss, *phase.logged.values()):
         for e in ir.walk(root):
             if isinstance(e, ir.Tap) and isinstance(e.of, ir.Version) and str(e.of) not in frozen:
                 frozen[str(e.of)] = blank(plan.networks[e.of.network])
-                check_weights(plan.networks[e.of.network], frozen[str(e.of)])
+                check_start(plan.networks[e.of.network], frozen[str(e.of)])
     return Networks(trainable, frozen)
 
 

@@ -75,11 +75,29 @@ class Fresh(_Origin):
 
 
 @dataclass(slots=True)
+class Part:
+    """Which tensors of a weights file a network loads; the others are drawn from its seed."""
+
+    rename: list[list[str]] = field(default_factory=list)
+    """Pairs: how names begin in the file, and in the network. Applied in order, once each."""
+    only: list[str] = field(default_factory=list)
+    """Paths in the network; [] means all."""
+    excluded: list[str] = field(default_factory=list)
+    """Paths in the network; the plan calls them `except`."""
+
+    def content(self) -> Content:
+        """What differs from loading everything, as keys and arguments of architectures hold it."""
+        settings = {"rename": self.rename, "only": sorted(self.only), "except": sorted(self.excluded)}
+        return {name: value for name, value in settings.items() if value}
+
+
+@dataclass(slots=True)
 class Loaded(_Origin):
-    """Weights from a safetensors file; `fingerprint` is the hash of its content."""
+    """Weights from a file of tensors; `fingerprint` is the hash of its content."""
 
     path: str
     fingerprint: str
+    part: Part = field(default_factory=Part)
     kind: Literal["loaded"] = "loaded"
     span: Location = location()
 
@@ -89,7 +107,13 @@ class Loaded(_Origin):
 
     def content(self, seed: int, arguments: Content, hashed: Callable[[Version], str]) -> Content:
         """See `_Origin.content`."""
-        return {"loaded": self.fingerprint}
+        content: Content = {"loaded": self.fingerprint}
+        part = self.part.content()
+        if part:
+            content |= {"part": part}
+        if "only" in part or "except" in part:
+            content["seed"] = seed
+        return content
 
 
 @dataclass(slots=True)

@@ -189,7 +189,9 @@ MODELS: dict[str, Spec] = {
             "torchvision",
             (
                 Param("name", "string", REQUIRED, 'e.g. "resnet18"'),
-                Param("classes", "classes", None, "outputs; a new head where the weights have another number", low=1),
+                Param(
+                    "classes", "classes", None, "outputs; by default those of named weights, or the library's", low=1
+                ),
                 Param("weights", "string", None, "a name such as `IMAGENET1K_V1` (its file must be there), or a path"),
                 _CHANNELS,
             ),
@@ -223,8 +225,9 @@ MODELS: dict[str, Spec] = {
             "timm",
             (
                 Param("name", "string", REQUIRED, 'e.g. "vit_tiny_patch16_224"'),
-                Param("classes", "classes", None, "outputs; a new head where the checkpoint has another number", low=1),
-                Param("checkpoint", "string", None, "path of a file with weights"),
+                Param("classes", "classes", None, "outputs; by default the library's", low=1),
+                Param("weights", "string", None, "path of a file"),
+                Param("checkpoint", "string", None, "another word for `weights`"),
                 _CHANNELS,
             ),
             "Any network of timm, by its name there.",

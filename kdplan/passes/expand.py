@@ -11,6 +11,7 @@ from kdplan.diagnostics.span import Source
 from kdplan.ir.adapted import HELD
 from kdplan.ir.functions import RESERVED
 from kdplan.ir.heads import HEADED, base_of
+from kdplan.ir.origins import Loaded
 from kdplan.ir.plan import (
     DEFAULT_RECIPE,
     ClassSet,
@@ -205,12 +206,9 @@ class _Expansion:
         return _body(f"verticals {word} of {self.names.data[measure.parts[0].data]}", settings)
 
     def _network(self, network: Network) -> str:
-        settings = [f"seed = {network.seed}"]
-        if (weights := network.origin.file()) is not None:
-            settings.append(f'weights = "{weights}"')
+        settings = [f"seed = {network.seed}", *_weights(network)]
         if network.reset:
-            parts = [dotted(name(p.partition(".")[0]), p.partition(".")[2]) for p in network.reset]
-            settings.append(f"reset = {expression(ast.List(NOWHERE, [*parts]))}")
+            settings.append(f"reset = {_paths(network.reset)}")
         if network.mode != "eval":
             settings.append(f"mode = {network.mode}")
         if network.architecture.name == HEADED and network.origin.spelled() is None:
@@ -223,7 +221,7 @@ class _Expansion:
             start = self.speller.origin(spelled)
             return expression(self.speller.made(network.architecture, base=start) if spelled.held else start)
         classes = {"classes": self.speller.classes(network.classes)} if network.classes is not None else {}
-        return self.speller.item(base_of(network.architecture), **classes)
+        return self.speller.item(_with_weights_by_name(base_of(network.architecture)), **classes)
 
     def _recipe(self, recipe: Recipe) -> list[str]:
         settings = []
@@ -280,6 +278,29 @@ class _Expansion:
     def _target(self, target: Any) -> str:
         assert target.join == "single" and len(target.versions) == 1, "several versions as one have no text yet"
         return expression(dotted(self.speller.version(target.versions[0]), target.path))
+
+
+def _paths(paths: Iterable[str]) -> str:
+    parts = [dotted(name(p.partition(".")[0]), p.partition(".")[2]) for p in paths]
+    return expression(ast.List(NOWHERE, [*parts]))
+
+
+def _weights(network: Network) -> list[str]:
+    """The settings that say which weights a network loads; those that a library names stand in its architecture."""
+    given = base_of(network.architecture).arguments.get("weights")
+    part = given if isinstance(given, dict) else {}
+    settings = []
+    if isinstance(network.origin, Loaded):
+        settings.append(f'weights = "{network.origin.path}"')
+        part = network.origin.part.content()
+    if "rename" in part:
+        settings.append(f"rename = {expression(plain(part['rename']))}")
+    return settings + [f"{n} = {_paths(part[n])}" for n in ("only", "except") if n in part]
+
+
+def _with_weights_by_name(item: Item) -> Item:
+    given = item.arguments.get("weights")
+    return Item(item.name, {**item.arguments, "weights": given["from"]}) if isinstance(given, dict) else item
 
 
 def _body(head: str, items: list[str]) -> str:

@@ -170,6 +170,22 @@ def _paths(spec: SettingSpec, node: ast.Expr, ctx: Context) -> list[str]:
     return paths
 
 
+def _pairs(spec: SettingSpec, node: ast.Expr, ctx: Context) -> list[list[str]]:
+    """`[["backbone.", ""], …]`; one pair may stand without the outer list."""
+    value = ctx.eval(node, "any")
+    rows = value.items if isinstance(value, ListValue | Several) else [value]
+    if rows and not any(isinstance(row, ListValue | Several) for row in rows):
+        rows = [value]
+    pairs: list[list[str]] = []
+    for row in rows:
+        items = row.items if isinstance(row, ListValue | Several) else []
+        pairs.append([i.value for i in items if isinstance(i, ir.Const) and isinstance(i.value, str)])
+        if len(items) != 2 or len(pairs[-1]) != 2:
+            wants = 'pairs of strings, such as `[["backbone.", ""]]`'
+            raise error("KD0244", node.span, what=f"`{spec.name}`", wants=wants, found=describe(value))
+    return pairs
+
+
 def _function(spec: SettingSpec, node: ast.Expr, ctx: Context) -> ast.Expr:
     """A function of signals, or none: what is called with them is the expression itself."""
     value = ctx.eval(node, "signal")
@@ -197,4 +213,5 @@ _RULES: dict[str, Callable[[SettingSpec, ast.Expr, Context], Any]] = {
     "signal": _signal,
     "function": _function,
     "paths": _paths,
+    "pairs": _pairs,
 }

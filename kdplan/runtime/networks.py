@@ -13,6 +13,7 @@ from kdplan.diagnostics.report import error
 from kdplan.graph.branched import branch_state
 from kdplan.graph.inspect import fresh
 from kdplan.graph.phase_graph import Networks
+from kdplan.graph.weights import fit, unreadable
 from kdplan.ir.adapted import ADAPTED
 from kdplan.ir.expr import Version
 from kdplan.ir.origins import Averaged, Copied, EmaOf, Ensembled, Fresh, Loaded, Merged, Perturbed
@@ -20,6 +21,7 @@ from kdplan.ir.plan import Network, Phase
 from kdplan.ir.versions import ancestors, ema_copies, read_versions
 from kdplan.nn.adapted import adapted_state
 from kdplan.nn.ensemble import MEMBERS
+from kdplan.nn.weight_files import UnreadableError, WeightsFile, read_weights
 from kdplan.runtime.store.atomic import digest_bytes
 from kdplan.runtime.versions import Sources
 
@@ -33,7 +35,7 @@ def materialise(sources: Sources, version: Version, device: torch.device | str =
     ------
     PlanError
         KD0507 if a factory refuses its settings, KD0830 if weights do not fit the architecture, KD0831 if a file has
-        changed, KD0832 if a snapshot is not there.
+        changed, KD0832 if a snapshot is not there, KD0835 if a file cannot be read.
     StoreError
         If the artifact of a phase is missing or damaged.
     """
@@ -68,7 +70,10 @@ def _start(sources: Sources, network: Network) -> nn.Module:
         case Fresh():
             return fresh(network)
         case Loaded(path, fingerprint):
-            return _filled(network, _from_file(network, Path(path), fingerprint), path, reset=True)
+            net = fresh(network)
+            tensors = fit(network, net, _from_file(network, Path(path), fingerprint)).tensors
+            net.load_state_dict({**net.state_dict(), **tensors})
+            return net
         case Copied(version, branch, grown):
             state = materialise(sources, version).state_dict()
             if branch is not None:
@@ -109,7 +114,7 @@ def _filled(network: Network, state: State, source: str, reset: bool = False) ->
     return net
 
 
-def _from_file(network: Network, path: Path, fingerprint: str) -> State:
+def _from_file(network: Network, path: Path, fingerprint: str) -> WeightsFile:
     try:
         content = path.read_bytes()
     except OSError:
@@ -117,9 +122,9 @@ def _from_file(network: Network, path: Path, fingerprint: str) -> State:
     if not content or (fingerprint and not digest_bytes(content).startswith(fingerprint)):
         raise error("KD0831", network.span, path=path, network=network.name)
     try:
-        return load(content)
-    except Exception as problem:  # the library's own error types differ between its versions
-        raise error("KD0830", network.span, source=path, network=network.name, reason=str(problem)) from problem
+        return read_weights(content)
+    except UnreadableError as problem:
+        raise unreadable(network, path.name, network.span, problem) from problem
 
 
 def _merged(sources: Sources, network: Network, versions: list[Version]) -> State:

@@ -272,6 +272,9 @@ def _setting_plan(kind: Kind, name: str, example: str) -> str:
         body_text = "\n  ".join([*loss, example])
         return f"{frame('alone')}\n{bare}phase alone of small on digits with {recipe} {{\n  {body_text}\n}}\n"
     if kind.name in NETWORKS:
+        file = "backbone" if name == "rename" else "start"  # the files that the documents speak of
+        if name in ("rename", "only", "except"):
+            example = f'weights = "{file}.safetensors"  {example}'
         return f"{frame('small', 'alone')}\n{kind.name} small = digits_net(width = 4) {{ {example} }}\n"
     if kind.name == "data":
         source = 'arrays("unsplit.npz")' if name == "split" else "digits"

@@ -32,6 +32,7 @@ TYPES = {
     "integers": ("a list of integers", "[5, 10]"),
     "boolean": ("`true` or `false`", "true"),
     "string": ("characters in double quotes", '"a.safetensors"'),
+    "pairs": ("a list of pairs of strings", '[["backbone.", ""]]'),
     "choice": ("one of the listed words", "bf16"),
     "signal": ("an expression of signals", "cross_entropy(small.logits, labels)"),
     "optimizer": ("a row of the table of optimizers", "sgd(lr = 0.1)"),

@@ -14,7 +14,8 @@ from torch import nn
 from kdplan.graph.trace import trace
 from kdplan.nn.catalog import MODELS
 from kdplan.nn.models import create, find, initialise
-from kdplan.nn.models.zoo import load_adapted, read_weights
+from kdplan.nn.models.zoo import load_fitted
+from kdplan.nn.weight_files import MisfitError, WeightsFile
 
 
 def size(net: nn.Module) -> int:
@@ -295,26 +296,24 @@ def test_named_weights_are_read_from_the_hub_folder(tmp_path: Path, monkeypatch:
     torch.save(source.state_dict(), file)
     same = create("torchvision", name="squeezenet1_1", weights="IMAGENET1K_V1")
     assert all(torch.equal(same.state_dict()[k], v) for k, v in source.state_dict().items())
-    grey = create("torchvision", name="squeezenet1_1", weights="IMAGENET1K_V1", classes=10, channels=1).eval()
+    with pytest.raises(MisfitError, match=r"`classifier.1.weight` is \[1000, 512, 1, 1\], where \[10, 512, 1, 1\]"):
+        create("torchvision", name="squeezenet1_1", weights="IMAGENET1K_V1", classes=10)
+    but_the_head = {"from": "IMAGENET1K_V1", "except": ["classifier"]}
+    grey = create("torchvision", name="squeezenet1_1", weights=but_the_head, classes=10, channels=1).eval()
     x = torch.rand(2, 1, 64, 64)
     features = grey.get_submodule("features"), source.eval().get_submodule("features")
     assert torch.allclose(features[0](x), features[1](x.expand(-1, 3, -1, -1)), atol=1e-5)
     assert grey(x).shape == (2, 10)
 
 
-def test_weights_of_another_network_are_refused(tmp_path: Path) -> None:
+def test_weights_of_another_network_are_refused() -> None:
     net = create("mlp", inputs=4, hidden=[8], classes=3)
     other = create("mlp", inputs=4, hidden=[8], classes=5)
-    load_adapted(net, other.state_dict(), "weights")
+    file = WeightsFile(dict(other.state_dict()))
+    with pytest.raises(MisfitError, match=r"`fc.weight` is \[5, 8\]"):
+        load_fitted(net, file, "w.pth")
+    load_fitted(net, file, {"from": "w.pth", "except": ["fc"]})
     assert torch.equal(net.get_parameter("layer1.linear.weight"), other.get_parameter("layer1.linear.weight"))
-    with pytest.raises(ValueError, match=r"`layer1.linear.weight` is \[8, 6\], the network has \[8, 4\]"):
-        load_adapted(net, create("mlp", inputs=6, hidden=[8], classes=3).state_dict(), "weights")
-    with pytest.raises(ValueError, match=r"no `layer1.linear.weight` in the weights"):
-        load_adapted(net, create("mlp", inputs=4, hidden=[], classes=3).state_dict(), "weights")
-    bad = tmp_path / "bad.pth"
-    bad.write_bytes(b"nonsense")
-    with pytest.raises(ValueError, match="no readable weights"):
-        read_weights(bad)
 
 
 def test_inception_has_the_published_number_of_variables() -> None:

@@ -7,21 +7,11 @@ from collections.abc import Sequence
 
 from torch import nn
 
-from kdplan.nn.models.zoo import backbone_weights, load_adapted, replace_input
+from kdplan.nn.models.zoo import Weights, load_fitted, read_named, replace_input
+from kdplan.nn.pretrained import renames
 
 _WIDTHS = (64, 192, 384, 256, 256, 4096, 4096)
 """Channels of `conv1` to `conv5`, and sizes of `fc6` and `fc7`."""
-_NAMES = {
-    "features.0": "conv1",
-    "features.3": "conv2",
-    "features.6": "conv3",
-    "features.8": "conv4",
-    "features.10": "conv5",
-    "classifier.1": "fc6",
-    "classifier.4": "fc7",
-    "classifier.6": "fc8",
-}
-"""What torchvision calls the layers."""
 
 
 def alexnet(
@@ -29,7 +19,7 @@ def alexnet(
     width: float | Sequence[int] = 1.0,
     channels: int = 3,
     dropout: float = 0.5,
-    weights: str | None = None,
+    weights: Weights | None = None,
 ) -> nn.Module:
     """AlexNet for images of about 224 x 224, at least 63 x 63; ``[B, channels, H, W] -> [B, classes]``.
 
@@ -44,9 +34,9 @@ def alexnet(
         A factor on 64, 192, 384, 256, 256 channels and 4096, 4096 units, or these seven numbers.
     dropout : float
         Before `fc6` and `fc7`.
-    weights : str, optional
-        `IMAGENET1K_V1`, whose file must lie in torch.hub's folder, or the path of a file with torchvision's names.
-        `fc8` is fresh where it has another number of classes.
+    weights : str or mapping, optional
+        `IMAGENET1K_V1`, whose file must lie in torch.hub's folder, or the path of a file with torchvision's names; a
+        mapping as of `torchvision`.
 
     Raises
     ------
@@ -96,11 +86,5 @@ def alexnet(
     if weights is not None:
         if tuple(sizes) != _WIDTHS:
             raise ValueError("the weights are of an alexnet with width 1")
-        state = backbone_weights("alexnet", weights)
-        load_adapted(net, {_renamed(k): v for k, v in state.items()}, f"weights `{weights}`")
+        load_fitted(net, read_named("alexnet", weights)[0], weights, channels, renames("alexnet"))
     return net
-
-
-def _renamed(name: str) -> str:
-    layer, _, parameter = name.rpartition(".")
-    return f"{_NAMES.get(layer, layer)}.{parameter}"

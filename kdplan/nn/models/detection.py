@@ -8,13 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from kdplan.diagnostics.report import nearest
-from kdplan.nn.models.zoo import backbone_weights, read_weights
+from kdplan.nn.models.zoo import load_fitted, read_named
+from kdplan.nn.weight_files import read_weights
 
 BACKBONES = ("resnet18", "resnet34", "resnet50", "resnet101", "resnet152", "resnext50_32x4d", "resnext101_32x8d",
              "wide_resnet50_2", "wide_resnet101_2")  # fmt: skip
@@ -42,8 +44,7 @@ def detector(
     classes : int
         Without background; for Faster R-CNN, class 0 of its last layer is the background.
     weights : str, optional
-        A file (.safetensors, .pth, .pt) of the whole detector in torchvision's names. Tensors of another number of
-        classes stay fresh.
+        A file (.safetensors, .pth, .pt) of the whole detector in torchvision's names.
     backbone_weights : str, optional
         For the residual network, as of `torchvision`: a name such as `IMAGENET1K_V1`, or a file.
     norm : {"frozen", "batch"}, optional
@@ -98,26 +99,15 @@ def detector(
 
 def _load_body(body: nn.Module, name: str, weights: str) -> None:
     """Weights of a classifier into the part of it that the pyramid reads."""
-    state = backbone_weights(name, weights)
-    own = body.state_dict()
-    missing = [k for k in own if k not in state or state[k].shape != own[k].shape]
-    if missing:
-        raise ValueError(f"the weights `{weights}` are not of `{name}`: `{missing[0]}` is missing or of another shape")
-    body.load_state_dict({k: state[k] for k in own})
+    parts = sorted({key.partition(".")[0] for key in body.state_dict()})
+    load_fitted(body, read_named(name, weights)[0], {"from": weights, "only": parts})
 
 
 def _load_detector(net: nn.Module, weights: str) -> None:
-    from pathlib import Path
-
     path = Path(weights).expanduser()
     if not path.is_file():
         raise FileNotFoundError(f"no file with weights at {path.absolute()}")
-    state, own = read_weights(path), net.state_dict()
-    by_class = [k for k in own if k in state and state[k].shape != own[k].shape]
-    wrong = [k for k in {*own} ^ {*state}] + [k for k in by_class if not ("cls" in k or "bbox_pred" in k)]
-    if wrong:
-        raise ValueError(f"the weights {weights} are not of this detector: see `{sorted(wrong)[0]}`")
-    net.load_state_dict({k: v for k, v in state.items() if k not in by_class}, strict=False)
+    load_fitted(net, read_weights(path), weights)
 
 
 # ---- RetinaNet

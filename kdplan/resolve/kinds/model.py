@@ -9,6 +9,7 @@ from kdplan.diagnostics.span import Span
 from kdplan.ir.adapted import HELD
 from kdplan.ir.plan import ClassSet, Item, Network
 from kdplan.passes.load import Declared
+from kdplan.resolve import weight_files
 from kdplan.resolve.arguments import check_required
 from kdplan.resolve.code import code_of, file_hash
 from kdplan.resolve.context import Context, remember
@@ -26,7 +27,7 @@ def model_value(thing: Declared, span: Span, ctx: Context) -> ModelValue:
         return as_model(value, clause.exprs[0], inner)
 
     model = remember(ctx.in_module(thing.module), (thing, thing.name), "model", span, make)
-    return ModelValue(model.item, model.classes, model.code, span)
+    return ModelValue(model.item, model.classes, model.code, span, spans=model.spans)
 
 
 def as_model(value: Value, node: ast.Expr, ctx: Context) -> ModelValue:
@@ -41,7 +42,8 @@ def as_model(value: Value, node: ast.Expr, ctx: Context) -> ModelValue:
         return value
     if isinstance(value, Choice):
         check_required(ctx.session.tables["model"].get(value.item.name), value.item.arguments, value.span)
-        return ModelValue(value.item, _classes_of(node, ctx), None, node.span)
+        item, spans = weight_files.placed(value.item, node, ctx.module.folder)
+        return ModelValue(item, _classes_of(node, ctx), None, node.span, spans=spans)
     if isinstance(value, UserFunction) and value.name:
         return ModelValue(Item(f"{value.code.path}:{value.name}", {}, span=node.span), None, value.code, node.span)
     raise error("KD0249", node.span, wants="an architecture", found=describe(value))

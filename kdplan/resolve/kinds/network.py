@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 
 from kdplan.constructs.table import CONSTRUCTS, KINDS, NAMED_AS_NETWORKS
-from kdplan.diagnostics.report import Gather, PlanError, error
+from kdplan.diagnostics.report import Gather, PlanError
 from kdplan.diagnostics.span import Span
 from kdplan.ir import expr as ir
-from kdplan.ir.origins import Copied, Fresh, Loaded
+from kdplan.ir.origins import Copied, Fresh
 from kdplan.ir.plan import Network
+from kdplan.nn.pretrained import named_weights
 from kdplan.passes.load import Declared
-from kdplan.resolve import axes, setting_values
+from kdplan.resolve import axes, setting_values, weight_files
 from kdplan.resolve.answers import Answers
-from kdplan.resolve.code import file_hash
 from kdplan.resolve.context import Context, NeedAxis, remember
 from kdplan.resolve.derive.named import part
 from kdplan.resolve.kinds import head
@@ -101,15 +100,16 @@ def _make(written: Declared, bound: Bound, ctx: Context, name: str | None = None
         network.code = code_hash_of(model)
     network.role = thing.kind  # type: ignore[assignment]
     network.span = node.head_span
-    _settings(network, thing, local)
+    _settings(network, thing, local, as_written=model is not None)
     if model is not None and model.seed is not None and not says_seed(node):
         network.seed = model.seed
     coords = {**shown, **axes.coordinates(ctx, shown)}
     network.name = name or unique_name(written, thing.name, ctx) + axes.suffix({}, coords)
     built = NetInstance(thing, network, coords)
     inner_phases = [i for i in node.items or [] if isinstance(i, ast.Declaration) and i.kind == "phase"]
-    built.fresh = isinstance(network.origin, Fresh) and not inner_phases
-    if not isinstance(network.origin, Fresh):
+    starts_fresh = isinstance(network.origin, Fresh) and named_weights(network.architecture) is None
+    built.fresh = starts_fresh and not inner_phases
+    if not starts_fresh:
         built.as_declared = ir.Version(network.name, None)
     me = NetValue(built, None, (), node.head_span)
     gather = Gather()
@@ -154,7 +154,7 @@ def _register(instance: NetInstance, ctx: Context) -> None:
         plan.phases[phase.name] = phase.phase
 
 
-def _settings(network: Network, thing: Declared, ctx: Context) -> None:
+def _settings(network: Network, thing: Declared, ctx: Context, as_written: bool) -> None:
     gather = Gather()
     with gather:
         network.seed = seed_setting(thing.node, ctx)
@@ -163,25 +163,19 @@ def _settings(network: Network, thing: Declared, ctx: Context) -> None:
         if not isinstance(item, ast.Setting) or item.name == "seed":
             continue
         spec = kind.setting(item.name)
-        if spec is None or item.name in head.SETTINGS:
+        if spec is None or item.name in (*head.SETTINGS, *weight_files.SETTINGS):
             continue
         with gather:
             value = setting_values.read(spec, item.value, ctx)
             if item.name == "mode":
                 network.mode = value
-            elif item.name == "reset":
-                network.reset = value
             else:
-                network.origin = _loaded(value, item.value.span, thing.module.folder)
+                assert item.name == "reset", item.name
+                network.reset = value
+    with gather:
+        weight_files.attach(network, thing, ctx, as_written)
     gather.raise_if_failed()
     head.attach(network, outputs(network, ctx), thing.node, ctx)
-
-
-def _loaded(name: str, span: Span, folder: Path) -> Loaded:
-    path = (folder / name).resolve()
-    if not path.is_file():
-        raise error("KD0211", span, file=name, folder=str(folder))
-    return Loaded(str(path), file_hash(path), span=span)
 
 
 def _derived(net: NetValue, ctx: Context) -> Network:
