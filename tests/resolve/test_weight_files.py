@@ -9,7 +9,7 @@ import pytest
 from kdplan.compile import Compiled, compile_source
 from kdplan.diagnostics.report import PlanError
 from kdplan.diagnostics.span import Source
-from kdplan.ir.plan import Copied, Fresh, Loaded
+from kdplan.ir.origins import Copied, Fresh, Loaded
 from kdplan.passes.expand import expand
 
 PLAN = """
@@ -77,7 +77,7 @@ def test_the_seed_counts_where_it_draws_the_rest(folder: Path) -> None:
 def test_weights_alone_have_the_content_of_before(folder: Path) -> None:
     plan = compiled(folder, 'digits_net(width = 4) { weights = "w.pth" }').plan
     network = plan.networks["big"]
-    content = network.origin.content(network, str)
+    content = network.origin.content(network.seed, network.architecture.arguments, str)
     assert isinstance(network.origin, Loaded) and content == {"loaded": network.origin.fingerprint}
 
 
