@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import fx, nn
 
+from kdplan.diagnostics.boundary import foreign
 from kdplan.diagnostics.report import PlanError, Reporter, error, listing, nearest
 from kdplan.diagnostics.span import Span
 from kdplan.graph.adapter import Adapters
@@ -21,7 +22,6 @@ from kdplan.graph.freeze import split
 from kdplan.graph.law import check_graph
 from kdplan.graph.loss import Lowering
 from kdplan.graph.loss_context import LossContext
-from kdplan.graph.messages import first_line
 from kdplan.graph.module import without_unused_inputs
 from kdplan.graph.params import upto
 from kdplan.graph.phase_graph import EmaCopy, Networks, PhaseGraph, input_names
@@ -226,9 +226,7 @@ def _upto(plan: Plan, phase: Phase, trainee: Trainee, module: nn.Module) -> set[
         ) from None
     except TraceError as problem:
         shapes = f"images {shown((1, *data.shape))}"
-        raise error(
-            "KD0508", trainee.span, network=trainee.base.network, shapes=shapes, problem=first_line(problem)
-        ) from problem
+        raise foreign("KD0508", trainee.span, problem, network=trainee.base.network, shapes=shapes) from problem
 
 
 def _train_covered(module: nn.Module, trainable: set[int]) -> None:

@@ -10,12 +10,13 @@ from typing import Any
 import torch
 from torch import fx
 
+from kdplan.diagnostics.boundary import foreign
 from kdplan.diagnostics.report import error
 from kdplan.graph.adapter import ADAPTERS, Adapters
 from kdplan.graph.build import PastError, ShapeError
 from kdplan.graph.functions import built_in, user
 from kdplan.graph.loss_context import LossContext, no_tap
-from kdplan.graph.messages import first_line, mismatch
+from kdplan.graph.messages import mismatch
 from kdplan.graph.routes import Routes
 from kdplan.graph.rows import check_arguments, over_classes, result
 from kdplan.graph.signals import Role, Signal, class_set, shown
@@ -135,7 +136,7 @@ class Lowering:
             raise no_tap(self.context.builder, key, inputs, problem.path, e) from problem
         except TraceError as problem:
             shapes = f"images {shown(tuple(example.shape))}"
-            raise error("KD0508", e.span, network=key, shapes=shapes, problem=first_line(problem)) from problem
+            raise foreign("KD0508", e.span, problem, network=key, shapes=shapes) from problem
         except PastError as problem:
             raise error("KD0518", e.span, tap=path, since=e.since, network=key) from problem
         except ShapeError as problem:

@@ -9,10 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
+from kdplan.diagnostics.boundary import foreign
 from kdplan.diagnostics.report import PlanError, error, listing, nearest
 from kdplan.diagnostics.span import Span
 from kdplan.graph.build import Builder, BuildError
-from kdplan.graph.messages import first_line
 from kdplan.graph.signals import Signal, dims
 from kdplan.graph.taps import TapError
 from kdplan.graph.trace import TraceError
@@ -61,7 +61,7 @@ class LossContext:
         except BuildError as problem:
             values = [a.meta["val"] for a in args if isinstance(a, fx.Node)]
             shapes = listing(dims(tuple(v.shape)) for v in values if isinstance(v, Tensor))
-            raise error("KD0506", span, name=name, problem=first_line(problem), shapes=shapes) from problem
+            raise foreign("KD0506", span, problem, name=name, shapes=shapes) from problem
 
     def apply(self, builder: Builder, key: str, inputs: Sequence[Any], path: str, e: ir.Tap) -> fx.Node:
         """The node of a network's tap in a graph that `builder` builds.
@@ -84,7 +84,7 @@ class LossContext:
             ) from problem
         except TraceError as problem:
             shapes = listing(dims(tuple(i.meta["val"].shape)) for i in inputs if hasattr(i, "meta"))
-            raise error("KD0508", e.span, network=key, shapes=shapes, problem=first_line(problem)) from problem
+            raise foreign("KD0508", e.span, problem, network=key, shapes=shapes) from problem
 
     def reordered(self, x: Signal, order: list[int], e: ir.Call) -> fx.Node:
         """The columns of scores [B, C] in another order."""

@@ -108,7 +108,7 @@ class PathTracer(GuardingTracer):
         self.stack.append(path)
         try:
             out = self.create_proxy("call_module", path, args, kwargs) if leaf else forward(*args, **kwargs)
-        except Exception:
+        except BaseException:
             if self.failed is None:
                 self.failed = list(self.stack)
             raise
