@@ -133,10 +133,14 @@ def cause_of(problem: BaseException) -> Cause:
     >>> cause_of(KeyError()).reason
     'KeyError without a message'
     """
+    traced = None
     while isinstance(problem, ForeignError) and problem.__cause__ is not None:
+        traced = getattr(problem, "line", None)
         problem = problem.__cause__
     kind = type(problem).__name__
     file, line = place_of(problem)
+    if not file and traced is not None:
+        file, line = _short(traced[0]), traced[1]
     reason, help = _reason(problem), None
     for name, part, meaning, advice in _KNOWN:
         if name in ("", kind) and part in str(problem):

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
-from torch import fx
+from torch import Tensor, fx
 
 from kdplan.diagnostics.boundary import foreign
 from kdplan.diagnostics.report import error
@@ -190,7 +190,10 @@ class Lowering:
         only_dense(given, [*e.args, *e.keywords.values()], f"`{name}`", e)
         args = tuple(self.lower(a).value for a in e.args)
         keywords = {n: self.lower(a).value for n, a in e.keywords.items()}
-        return Signal(self.context.call(user(path, name, e.span), args, e.span, name, keywords), name=name)
+        node = self.context.call(user(path, name, e.span), args, e.span, name, keywords)
+        if not isinstance(node.meta["val"], Tensor | int | float):
+            raise error("KD0519", e.span, name=name, kind=type(node.meta["val"]).__name__)
+        return Signal(node, name=name)
 
 
 def _check_broadcast(parts: list[Signal], e: ir.Op) -> None:

@@ -13,6 +13,7 @@ from torch.utils._pytree import tree_flatten, tree_leaves, tree_map, tree_unflat
 
 from kdplan.graph.fake import FakeContext
 from kdplan.graph.guards import Guard, GuardingTracer
+from kdplan.graph.lines import calling_line
 from kdplan.graph.proxy import ValueProxy, is_plain
 from kdplan.graph.taps import Call
 
@@ -155,6 +156,7 @@ class PathTracer(GuardingTracer):
     def create_node(self, *args: Any, **kwargs: Any) -> fx.Node:
         """A node that has the path of the module that it is in, as meta["path"]."""
         node = super().create_node(*args, **kwargs)
+        node.meta["line"] = calling_line(__file__)
         node.meta["path"] = self.stack[-1].removeprefix(ROOT).removeprefix(".") if self.stack else ""
         return node
 

@@ -32,7 +32,7 @@ FORWARD = {
     "empty": ("raise ValueError()", "raise", "ValueError without a message"),
     "long": (LONG, "raise", "ValueError: First sentence (mine"),
     "base": ("raise BaseException('no Exception')", "raise", "BaseException: no Exception"),
-    "recursion": ("return self.forward(x)", "self.forward", "calls itself without an end"),
+    "recursion": ("return self.forward(x)", "", "calls itself without an end"),
     "attribute": ("f = self.nothing(f)", "self.nothing", "has no attribute 'nothing'"),
     "assert": ("assert x.shape[1] == 99", "assert", "AssertionError without a message"),
 }
