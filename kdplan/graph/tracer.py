@@ -170,7 +170,7 @@ class PathTracer(GuardingTracer):
         node = self.create_node(kind, target, self.create_arg(args), self.create_arg(kwargs), name)
         try:
             self.context.annotate(node, self.root)
-        except Exception:
+        except BaseException:
             if not node.users:
                 self.graph.erase_node(node)
             raise

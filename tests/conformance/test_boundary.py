@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from kdplan.cli import main
 from tests.conformance.user_files import DATA, LOSS, NETWORK, Outcome, command, constructor, line_of, network
 
 Capture = pytest.CaptureFixture[str]
@@ -204,6 +205,16 @@ def test_measure(tmp_path: Path, capsys: Capture) -> None:
     outcome = command(tmp_path, code, plan, "run", capsys)
     assert outcome.exit_code in (1, 2) and "KD0844" in outcome.output, outcome.output
     assert f"mine.py:{line_of(code, line)}" in outcome.output and "Traceback" not in outcome.output
+
+
+def test_export(tmp_path: Path, capsys: Capture) -> None:
+    line = "if not self.training: raise OSError('only for training')"
+    code, plan = network(line), NETWORK + "export out = small@alone\n"
+    assert command(tmp_path, code, plan, "run", capsys).exit_code == 0
+    arguments = ["export", str(tmp_path / "plan.kd"), "out", "-o", str(tmp_path / "out")]
+    exit_code = main([*arguments, "--store", str(tmp_path / "store")])
+    output = capsys.readouterr().err
+    assert exit_code == 2 and "KD0847" in output and f"mine.py:{line_of(code, line)}" in output, output
 
 
 @pytest.mark.parametrize("case", ["name", "key", "zero", "import", "exit", "empty", "long"])
