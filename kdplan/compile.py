@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import networkx as nx
 
+from kdplan.diagnostics.boundary import boundary
 from kdplan.diagnostics.report import Diagnostic, PlanError, Reporter
 from kdplan.diagnostics.span import Source
 from kdplan.ir.cuts import Cut, Layer
@@ -144,7 +145,8 @@ def inspect(compiled: Compiled, names: list[str] | None = None) -> dict[str, Ins
         if key not in seen:
             seen[key] = None
             try:
-                seen[key] = inspect_phase(compiled.plan, compiled.plan.phases[name])
+                with boundary("KD0520", compiled.plan.phases[name].span, phase=name):
+                    seen[key] = inspect_phase(compiled.plan, compiled.plan.phases[name])
             except PlanError as e:
                 reporter.add(e.diagnostics)
         one = seen[key]

@@ -7,6 +7,7 @@ import sys
 from collections.abc import Sequence
 
 from kdplan.cli.exit_codes import ExitCode
+from kdplan.diagnostics.boundary import foreign, is_foreign
 from kdplan.diagnostics.render import render_text, to_json
 from kdplan.diagnostics.report import PlanError
 
@@ -41,6 +42,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:
         sys.stderr.close()  # the reader of the output has gone
         return ExitCode.DONE
+    except BaseException as problem:  # the last resort: what has no diagnostic of its own
+        if not is_foreign(problem) or os.environ.get("KDPLAN_TRACEBACK"):
+            raise
+        print_errors(foreign("KD0016", None, problem), getattr(parsed, "format", "text"))
+        return ExitCode.FAILED if parsed.command.__name__ == "run" else ExitCode.INVALID
 
 
 def print_errors(problem: PlanError, form: str = "text") -> None:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from kdplan.cli.exit_codes import ExitCode
 from kdplan.cli.inputs import add_costs, compile_file, data_root, open_store
 from kdplan.compile import Compiled, inspect
+from kdplan.diagnostics.boundary import boundary
 from kdplan.diagnostics.render import render_text, to_json
 from kdplan.diagnostics.report import counted, error, listing, nearest
 
@@ -263,7 +264,8 @@ def export(arguments: argparse.Namespace) -> int:
 
     sources = Sources(compiled.plan, store, compiled.keys)
     options = RunOptions(data_root=data_root(arguments))
-    description = export_network(sources, declared, arguments.output, program=arguments.program, options=options)
+    with boundary("KD0847", declared.span, name=arguments.name):
+        description = export_network(sources, declared, arguments.output, program=arguments.program, options=options)
     parameters = description["parameters"]
     print(f"wrote {arguments.output}: {parameters:,} parameters; loaded again, and its outputs are equal")
     return ExitCode.DONE

@@ -10,8 +10,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 import torch
-from torch import fx, nn
+from torch import Tensor, fx, nn
 
+from kdplan.diagnostics.boundary import foreign
 from kdplan.diagnostics.report import PlanError, Reporter, error, listing, nearest
 from kdplan.diagnostics.span import Span
 from kdplan.graph.adapter import Adapters
@@ -19,9 +20,9 @@ from kdplan.graph.build import Builder, JoinedPhase
 from kdplan.graph.cacheable import storing
 from kdplan.graph.freeze import split
 from kdplan.graph.law import check_graph
+from kdplan.graph.lines import NodeError
 from kdplan.graph.loss import Lowering
-from kdplan.graph.loss_context import LossContext
-from kdplan.graph.messages import first_line
+from kdplan.graph.loss_context import LossContext, at_node
 from kdplan.graph.module import without_unused_inputs
 from kdplan.graph.params import upto
 from kdplan.graph.phase_graph import EmaCopy, Networks, PhaseGraph, input_names
@@ -119,7 +120,10 @@ def join(plan: Plan, phase: Phase, networks: Networks) -> Joined:
     result = Joined(joined, pruned.graph_module, trainable, own, names, paths, [*outputs][1:], pruned.buffers, adapters)
     result.terms = _terms(phase.loss, lowering)
     result.bridges = lowering.adapters.bridges
-    reach = gradient_reach(result.graph_module)
+    try:
+        reach = gradient_reach(result.graph_module)
+    except NodeError as problem:
+        raise at_node(problem, phase) from problem
     result.flops = reach.flops
     _check_gradients(phase, result, reach)
     return result
@@ -227,9 +231,7 @@ def _upto(plan: Plan, phase: Phase, trainee: Trainee, module: nn.Module) -> set[
         ) from None
     except TraceError as problem:
         shapes = f"images {shown((1, *data.shape))}"
-        raise error(
-            "KD0508", trainee.span, network=trainee.base.network, shapes=shapes, problem=first_line(problem)
-        ) from problem
+        raise foreign("KD0508", trainee.span, problem, network=trainee.base.network, shapes=shapes) from problem
 
 
 def _train_covered(module: nn.Module, trainable: set[int]) -> None:
@@ -320,14 +322,18 @@ def _trainable_help(trainee: Trainee, still: list[str], group: dict[str, nn.Para
 def _check_terms(phase: Phase, joined: Joined, constant: set[str], reporter: Reporter) -> None:
     """Additive terms of the loss that give no trainable parameter a gradient."""
     for term, names in joined.terms:
-        if names and constant.issuperset(names):
+        if constant.issuperset(names):
             text = term.span.text if term.span else "A term of the loss"
             reporter.report("KD0602", term.span or phase.span, term=f"`{text}`")
 
 
 def _terms(loss: ir.Expr, lowering: Lowering) -> list[tuple[ir.Expr, list[str]]]:
-    """The terms of a loss that is a sum, each with the nodes that it adds."""
+    """The terms of a loss that is a sum, each with the nodes that it adds: none for a function's Python number."""
     if not (isinstance(loss, ir.Op) and loss.op == "+"):
         return []
     signals = [(term, lowering.lower(term)) for term in loss.args]
-    return [(term, [n.name for n in additive_terms(signal.value)]) for term, signal in signals if signal.is_tensor]
+    nodes = [(term, signal.value) for term, signal in signals if isinstance(signal.value, fx.Node)]
+    return [
+        (term, [n.name for n in additive_terms(node)] if isinstance(node.meta["val"], Tensor) else [])
+        for term, node in nodes
+    ]

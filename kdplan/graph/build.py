@@ -31,6 +31,7 @@ return loss=mse_loss
 
 from __future__ import annotations
 
+import keyword
 import operator
 import re
 from collections.abc import Callable, Hashable, Mapping, Sequence
@@ -41,6 +42,7 @@ import torch
 from torch import Tensor, fx, nn
 from torch.utils._pytree import tree_flatten
 
+from kdplan.diagnostics.boundary import ForeignError, is_foreign
 from kdplan.graph.fake import EFFECTS, FakeContext
 from kdplan.graph.guards import ASK
 from kdplan.graph.module import make
@@ -51,8 +53,8 @@ from kdplan.graph.trace import Traced, trace, value_at
 from kdplan.graph.tracer import ROOT
 
 
-class BuildError(RuntimeError):
-    """A call in a phase's graph does not work on what it is given: the message is the operator's own."""
+class BuildError(RuntimeError, ForeignError):
+    """A call in a phase's graph does not work on what it is given; its cause is the operator's own exception."""
 
 
 class PastError(RuntimeError):
@@ -187,9 +189,8 @@ class Builder:
     def _register(self, box: str, name: str, module: nn.Module) -> str:
         key = re.sub(r"\W+", "_", name).strip("_") or "_"
         holder = self.root.get_submodule(box)
-        taken = dict(holder.named_children())
         unique, k = key, 1
-        while unique in taken:
+        while hasattr(holder, unique) or keyword.iskeyword(unique):  # a network may have the name of a module's method
             k += 1
             unique = f"{key}_{k}"
         holder.add_module(unique, module)
@@ -345,8 +346,10 @@ class Builder:
         node.meta.update(owner=owner, path="", call=self._calls)
         try:
             self.context.annotate(node, self.root)
-        except Exception as problem:
+        except BaseException as problem:
             self.graph.erase_node(node)
+            if not is_foreign(problem):
+                raise
             raise BuildError(str(problem)) from problem
         return node
 

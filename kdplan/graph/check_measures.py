@@ -7,9 +7,9 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
+from kdplan.diagnostics.boundary import foreign
 from kdplan.diagnostics.report import PlanError, Reporter, error, listing
 from kdplan.graph.inspect import blank
-from kdplan.graph.messages import first_line
 from kdplan.graph.signals import shown
 from kdplan.graph.trace import Traced, TraceError, trace
 from kdplan.ir.outputs import SCORES
@@ -53,10 +53,8 @@ def _check(plan: Plan, metrics: list[Item], row: Row, view: View, network: Netwo
         try:
             traced[key] = trace(blank(network), torch.zeros(2, *shape))
         except TraceError as problem:
-            raise error(
-                "KD0508", row.target.span, network=network.name, shapes=f"images {shown((1, *shape))}",
-                problem=first_line(problem),
-            ) from problem  # fmt: skip
+            shapes = f"images {shown((1, *shape))}"
+            raise foreign("KD0508", row.target.span, problem, network=network.name, shapes=shapes) from problem
     taps = traced[key].taps
     if row.target.path not in taps:
         top = [t for t in taps if "." not in t and "#" not in t]

@@ -7,10 +7,9 @@ from functools import lru_cache
 import torch
 from torch import Tensor, fx
 
-from kdplan.diagnostics.report import error
+from kdplan.diagnostics.boundary import foreign
 from kdplan.graph.fake import whole
 from kdplan.graph.inspect import blank
-from kdplan.graph.messages import first_line
 from kdplan.graph.signals import dims
 from kdplan.graph.trace import Traced, TraceError, trace
 from kdplan.graph.tracer import ROOT
@@ -59,9 +58,7 @@ def _traced(network: Network, shape: tuple[int, ...]) -> Traced:
         return trace(blank(network), torch.zeros(2, *shape))
     except TraceError as problem:
         shapes = f"images {dims((2, *shape))}"
-        raise error(
-            "KD0508", network.span, network=network.name, shapes=shapes, problem=first_line(problem)
-        ) from problem
+        raise foreign("KD0508", network.span, problem, network=network.name, shapes=shapes) from problem
 
 
 def cuts(traced: Traced) -> list[Cut]:

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import importlib.util
 import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from kdplan.diagnostics.boundary import boundary
 from kdplan.diagnostics.report import error
 from kdplan.diagnostics.span import Span
 from kdplan.ir.functions import FUNCTIONS
 from kdplan.ir.implementation import load
+from kdplan.ir.user_code import module_of_file
 from kdplan.nn import sparse
 from kdplan.nn.functions import FUNCTIONS as CODE
 
@@ -37,15 +38,8 @@ def user(path: str, name: str, span: Span | None) -> Callable[..., Any]:
     module_name = f"kdplan_user_{abs(hash(str(Path(path).resolve())))}"
     module = sys.modules.get(module_name)
     if module is None:
-        spec = importlib.util.spec_from_file_location(module_name, path)
-        assert spec is not None and spec.loader is not None
-        module = importlib.util.module_from_spec(spec)
-        sys.modules[module_name] = module
-        try:
-            spec.loader.exec_module(module)
-        except Exception as e:
-            del sys.modules[module_name]
-            raise error("KD0512", span, file=path, problem=f"{type(e).__name__}: {str(e).rstrip('.')}") from e
+        with boundary("KD0512", span, file=path):
+            module = module_of_file(Path(path), module_name)
     function = getattr(module, name, None)
     if not callable(function):
         raise error("KD0513", span, file=path, name=name)

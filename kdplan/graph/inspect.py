@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from kdplan.diagnostics.boundary import foreign
 from kdplan.diagnostics.report import PlanError, Reporter, error
 from kdplan.graph.assemble import Joined, join, no_part
 from kdplan.graph.cacheable import storing
@@ -26,7 +27,7 @@ from kdplan.ir.lengths import step_count
 from kdplan.ir.origins import Loaded
 from kdplan.ir.plan import Network, Phase, Plan
 from kdplan.nn.adapted import foldable
-from kdplan.nn.models import create, initialise
+from kdplan.nn.models import FactoryError, create, initialise
 from kdplan.nn.optim import build_optimizer
 from kdplan.nn.pretrained import named_weights
 from kdplan.nn.schedules import build_schedule
@@ -66,7 +67,7 @@ def _refused(network: Network, problem: Exception) -> PlanError:
         span = network.spans.get("gate" if cause.code == "KD0517" else "from", span)
         values: dict[str, Any] = {"network": network.name, **cause.values}
         return error(cause.code, span, **values)
-    return error("KD0507", span, network=network.name, problem=str(problem))
+    return foreign("KD0507", span, problem, network=network.name)
 
 
 def blank(network: Network) -> nn.Module:
@@ -75,8 +76,8 @@ def blank(network: Network) -> nn.Module:
     try:
         with torch.device("meta"):
             module: nn.Module = create(item.name, **item.arguments)
-    except (NotImplementedError, RuntimeError):
-        return fresh(network)  # its constructor computes with its weights, which needs real ones
+    except (NotImplementedError, RuntimeError, FactoryError):
+        return fresh(network)  # its constructor may compute with its weights, which needs real ones
     except (ValueError, TypeError, FileNotFoundError) as problem:
         raise _refused(network, problem) from problem
     return module.eval()

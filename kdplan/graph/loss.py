@@ -8,14 +8,15 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
-from torch import fx
+from torch import Tensor, fx
 
+from kdplan.diagnostics.boundary import foreign
 from kdplan.diagnostics.report import error
 from kdplan.graph.adapter import ADAPTERS, Adapters
 from kdplan.graph.build import PastError, ShapeError
 from kdplan.graph.functions import built_in, user
 from kdplan.graph.loss_context import LossContext, no_tap
-from kdplan.graph.messages import first_line, mismatch
+from kdplan.graph.messages import mismatch
 from kdplan.graph.routes import Routes
 from kdplan.graph.rows import check_arguments, over_classes, result
 from kdplan.graph.signals import Role, Signal, class_set, shown
@@ -135,7 +136,7 @@ class Lowering:
             raise no_tap(self.context.builder, key, inputs, problem.path, e) from problem
         except TraceError as problem:
             shapes = f"images {shown(tuple(example.shape))}"
-            raise error("KD0508", e.span, network=key, shapes=shapes, problem=first_line(problem)) from problem
+            raise foreign("KD0508", e.span, problem, network=key, shapes=shapes) from problem
         except PastError as problem:
             raise error("KD0518", e.span, tap=path, since=e.since, network=key) from problem
         except ShapeError as problem:
@@ -189,7 +190,10 @@ class Lowering:
         only_dense(given, [*e.args, *e.keywords.values()], f"`{name}`", e)
         args = tuple(self.lower(a).value for a in e.args)
         keywords = {n: self.lower(a).value for n, a in e.keywords.items()}
-        return Signal(self.context.call(user(path, name, e.span), args, e.span, name, keywords), name=name)
+        node = self.context.call(user(path, name, e.span), args, e.span, name, keywords)
+        if not isinstance(node.meta["val"], Tensor | int | float):
+            raise error("KD0519", e.span, name=name, kind=type(node.meta["val"]).__name__)
+        return Signal(node, name=name)
 
 
 def _check_broadcast(parts: list[Signal], e: ir.Op) -> None:

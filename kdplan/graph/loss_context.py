@@ -9,10 +9,11 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
+from kdplan.diagnostics.boundary import foreign
 from kdplan.diagnostics.report import PlanError, error, listing, nearest
 from kdplan.diagnostics.span import Span
 from kdplan.graph.build import Builder, BuildError
-from kdplan.graph.messages import first_line
+from kdplan.graph.lines import NodeError
 from kdplan.graph.signals import Signal, dims
 from kdplan.graph.taps import TapError
 from kdplan.graph.trace import TraceError
@@ -58,11 +59,13 @@ class LossContext:
             KD0506, with the shapes of the arguments, where the function refuses them.
         """
         try:
-            return self.builder.call(fn, *args, **keywords or {})
+            node = self.builder.call(fn, *args, **keywords or {})
         except BuildError as problem:
             values = [a.meta["val"] for a in args if isinstance(a, fx.Node)]
             shapes = listing(dims(tuple(v.shape)) for v in values if isinstance(v, Tensor))
-            raise error("KD0506", span, name=name, problem=first_line(problem), shapes=shapes) from problem
+            raise foreign("KD0506", span, problem, name=name, shapes=shapes) from problem
+        node.meta.setdefault("span", span)
+        return node
 
     def apply(self, builder: Builder, key: str, inputs: Sequence[Any], path: str, e: ir.Tap) -> fx.Node:
         """The node of a network's tap in a graph that `builder` builds.
@@ -85,11 +88,23 @@ class LossContext:
             ) from problem
         except TraceError as problem:
             shapes = listing(dims(tuple(i.meta["val"].shape)) for i in inputs if hasattr(i, "meta"))
-            raise error("KD0508", e.span, network=key, shapes=shapes, problem=first_line(problem)) from problem
+            raise foreign("KD0508", e.span, problem, network=key, shapes=shapes) from problem
 
     def reordered(self, x: Signal, order: list[int], e: ir.Call) -> fx.Node:
         """The columns of scores [B, C] in another order."""
         return self.call(_reordered, (x.value, order), e.span, e.function)
+
+
+def at_node(problem: NodeError, phase: Phase) -> PlanError:
+    """KD0508 for a node of a network, KD0506 for one of the loss, where it cannot run on fake tensors."""
+    node = problem.node
+    values = [a.meta["val"] for a in node.all_input_nodes]
+    shapes = listing(dims(tuple(v.shape)) for v in values if isinstance(v, Tensor))
+    owner = str(node.meta.get("owner", ""))
+    if owner.startswith("net "):
+        return foreign("KD0508", phase.span, problem, network=owner.removeprefix("net "), shapes=shapes)
+    name = getattr(node.target, "__name__", str(node.target))
+    return foreign("KD0506", node.meta.get("span") or phase.loss.span, problem, name=name, shapes=shapes)
 
 
 def no_tap(builder: Builder, key: str, inputs: Sequence[Any], path: str, e: ir.Tap) -> PlanError:

@@ -7,16 +7,6 @@ from kdplan.graph.signals import Signal, shown
 from kdplan.ir import expr as ir
 
 
-def first_line(problem: Exception) -> str:
-    """The first line of a library's message, for the end of a sentence.
-
-    >>> first_line(ValueError("sizes differ.\\nsee the log"))
-    'sizes differ'
-    """
-    line = (str(problem).strip().splitlines() or [type(problem).__name__])[0]
-    return " ".join(line.split()).rstrip(".")
-
-
 def other_classes(a: Signal, b: Signal, e: ir.Call) -> PlanError:
     """KD0503: two signals are over different classes."""
 

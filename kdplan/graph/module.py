@@ -23,9 +23,18 @@ def make(root: nn.Module, graph: fx.Graph) -> fx.GraphModule:
     True
     """
     gm = fx.GraphModule(root, graph)
+    # torch's own prints the generated code and drops the traceback when a node raises.
+    type(gm)._wrapped_call = _Call()  # type: ignore[attr-defined]
     for name, child in root.named_children():
         gm._modules[name] = child
     return gm
+
+
+class _Call:
+    """Calls a graph module like any module."""
+
+    def __call__(self, gm: nn.Module, *args: Any, **kwargs: Any) -> Any:
+        return nn.Module.__call__(gm, *args, **kwargs)
 
 
 def copy_of(gm: fx.GraphModule) -> fx.GraphModule:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import operator
+import sys
 from collections.abc import Iterator
 from typing import Any
 
@@ -10,6 +11,7 @@ import torch
 from torch import Tensor, fx
 from torch.fx.proxy import Attribute
 
+from kdplan.graph.callers import check_caller
 from kdplan.graph.guards import GuardingTracer
 
 
@@ -25,7 +27,10 @@ class ValueProxy(fx.Proxy):
     @property
     def __class__(self) -> type:
         value = self.node.meta["val"]
-        return Tensor if isinstance(value, Tensor) else type(value)
+        if not isinstance(value, Tensor):
+            return type(value)
+        check_caller(sys._getframe(1))
+        return Tensor
 
     @__class__.setter
     def __class__(self, _: type) -> None:

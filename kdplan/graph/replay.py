@@ -24,8 +24,10 @@ from typing import Any
 from torch import Tensor, fx
 from torch._subclasses.fake_tensor import FakeTensor
 
+from kdplan.diagnostics.boundary import is_foreign
 from kdplan.graph.fake import FakeContext
 from kdplan.graph.freeze import parameter_names
+from kdplan.graph.lines import NodeError
 
 
 class Replay(fx.Interpreter):
@@ -41,7 +43,13 @@ class Replay(fx.Interpreter):
         self.seen: dict[str, Any] = {}
 
     def run_node(self, n: fx.Node) -> Any:
-        """Run a node on fake tensors, and keep its value if `keep` names it."""
+        """Run a node on fake tensors, and keep its value if `keep` names it.
+
+        Raises
+        ------
+        NodeError
+            With what the node raised as its cause.
+        """
         if n.op in ("placeholder", "output"):
             value = super().run_node(n)
             if n.name in self.keep:
@@ -49,7 +57,12 @@ class Replay(fx.Interpreter):
             return value
         args, kwargs = self.fetch_args_kwargs_from_env(n)
         assert isinstance(self.module, fx.GraphModule)
-        value = self.context.run(n, self.module, args, kwargs)
+        try:
+            value = self.context.run(n, self.module, args, kwargs)
+        except BaseException as problem:
+            if not is_foreign(problem):
+                raise
+            raise NodeError(n, problem) from problem
         if n.name in self.keep:
             self.seen[n.name] = value
         return value

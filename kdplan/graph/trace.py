@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
+from kdplan.diagnostics.boundary import ForeignError, is_foreign
 from kdplan.graph.fake import DATA_DEPENDENT, FakeContext
 from kdplan.graph.guards import ASK, Guard
 from kdplan.graph.law import check_graph
@@ -18,8 +19,8 @@ from kdplan.graph.taps import Call, Tap, collect
 from kdplan.graph.tracer import ROOT, Holder, PathTracer
 
 
-class TraceError(RuntimeError):
-    """A module cannot be run on inputs of these shapes."""
+class TraceError(RuntimeError, ForeignError):
+    """A module cannot be run on inputs of these shapes; its cause is the module's own exception."""
 
 
 @dataclass
@@ -139,6 +140,7 @@ def trace(
     types = tuple(t for t in leaves if isinstance(t, type))
     args, named = context.fake_tree((inputs, kwargs or {}))
     whole: list[str] = []
+    first: BaseException | None = None
     holder = Holder(module)
     while True:
         tracer = PathTracer(context, types, paths)
@@ -146,12 +148,15 @@ def trace(
         try:
             graph = tracer.run(holder, args, named)
             break
-        except Exception as problem:
+        except BaseException as problem:
+            if not is_foreign(problem):
+                raise
+            first = first or problem
             if not whole:
                 _check_runs(context, module, args, named, problem)
             path = next((p for p in reversed(tracer.failed or []) if _can_be_leaf(tracer, p, holder)), None)
             if path is None:
-                raise TraceError(str(problem)) from problem
+                raise TraceError(str(first)) from first
             paths.add(path)
             whole.append(path.removeprefix(ROOT).removeprefix("."))
     taps = collect(tracer.calls, _aliases(module), tracer.calls[-1].output)
@@ -166,7 +171,7 @@ def _can_be_leaf(tracer: PathTracer, path: str, holder: Holder) -> bool:
     return not tracer.is_leaf(holder.get_submodule(path), path)
 
 
-def _check_runs(context: FakeContext, module: nn.Module, args: Any, kwargs: Any, problem: Exception) -> None:
+def _check_runs(context: FakeContext, module: nn.Module, args: Any, kwargs: Any, problem: BaseException) -> None:
     """Raise the module's own complaint where it cannot run on such inputs at all."""
     was, context.running = context.running, True
     try:
@@ -174,8 +179,10 @@ def _check_runs(context: FakeContext, module: nn.Module, args: Any, kwargs: Any,
             module(*args, **kwargs)
     except DATA_DEPENDENT:
         return
-    except Exception as own:
-        raise TraceError(str(own)) from problem
+    except BaseException as own:
+        if not is_foreign(own):
+            raise
+        raise TraceError(str(own)) from own
     finally:
         context.running = was
 

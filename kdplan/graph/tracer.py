@@ -13,6 +13,7 @@ from torch.utils._pytree import tree_flatten, tree_leaves, tree_map, tree_unflat
 
 from kdplan.graph.fake import FakeContext
 from kdplan.graph.guards import Guard, GuardingTracer
+from kdplan.graph.lines import calling_line
 from kdplan.graph.proxy import ValueProxy, is_plain
 from kdplan.graph.taps import Call
 
@@ -108,7 +109,7 @@ class PathTracer(GuardingTracer):
         self.stack.append(path)
         try:
             out = self.create_proxy("call_module", path, args, kwargs) if leaf else forward(*args, **kwargs)
-        except Exception:
+        except BaseException:
             if self.failed is None:
                 self.failed = list(self.stack)
             raise
@@ -155,6 +156,7 @@ class PathTracer(GuardingTracer):
     def create_node(self, *args: Any, **kwargs: Any) -> fx.Node:
         """A node that has the path of the module that it is in, as meta["path"]."""
         node = super().create_node(*args, **kwargs)
+        node.meta["line"] = calling_line(__file__)
         node.meta["path"] = self.stack[-1].removeprefix(ROOT).removeprefix(".") if self.stack else ""
         return node
 
@@ -168,7 +170,7 @@ class PathTracer(GuardingTracer):
         node = self.create_node(kind, target, self.create_arg(args), self.create_arg(kwargs), name)
         try:
             self.context.annotate(node, self.root)
-        except Exception:
+        except BaseException:
             if not node.users:
                 self.graph.erase_node(node)
             raise

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import time
-import traceback
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import torch
 
 from kdplan.data.loader import Loader
+from kdplan.diagnostics.boundary import cause_of, foreign, is_foreign
 from kdplan.diagnostics.report import PlanError, error
 from kdplan.graph.assemble import assemble
+from kdplan.graph.lines import at_node
 from kdplan.graph.phase_graph import Networks, PhaseGraph
 from kdplan.ir.dag import PhaseKey
 from kdplan.ir.lengths import extendable
@@ -86,7 +86,9 @@ def run_phase(run: PhaseRun, phase: Phase, key: PhaseKey, work: Work) -> Artifac
         raise
     except torch.OutOfMemoryError as problem:
         raise error("KD0813", phase.span, phase=phase.name, device=device) from problem
-    except Exception as problem:
+    except BaseException as problem:
+        if not is_foreign(problem):
+            raise
         step = training.step if training is not None else 0
         raise failure(phase, step, problem) from problem
     return _commit(run, phase, key, work, training)
@@ -163,19 +165,8 @@ def _commit(run: PhaseRun, phase: Phase, key: PhaseKey, work: Work, training: Tr
     return artifact
 
 
-def failure(phase: Phase, step: int, problem: Exception) -> PlanError:
+def failure(phase: Phase, step: int, problem: BaseException) -> PlanError:
     """KD0821 for an exception of code that the phase calls, with the innermost line that is the user's."""
-    frames = traceback.extract_tb(problem.__traceback__)
-    own = str(Path(__file__).parents[1])
-    theirs = [f for f in frames if "site-packages" not in f.filename and not f.filename.startswith((own, "<"))]
-    frame = theirs[-1] if theirs else frames[-1]
-    reason = str(problem).strip() or "no message"
-    return error(
-        "KD0821",
-        phase.span,
-        phase=phase.name,
-        step=step,
-        place=f"{frame.filename}:{frame.lineno}",
-        kind=type(problem).__name__,
-        reason=reason,
-    )
+    cause = cause_of(at_node(problem))
+    return foreign("KD0821", phase.span, at_node(problem), phase=phase.name, step=step,
+                   place=f" in {cause.place}" if cause.place else "", kind=cause.kind, reason=cause.reason)  # fmt: skip

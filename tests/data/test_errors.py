@@ -112,12 +112,12 @@ def test_user_function_raises(tmp_path):
     path.write_text("def make():\n    x = 1\n    return x / 0\n")
     found = _code(describe, "source", {"function": f"{path}:make"}, None)
     assert found.code == "KD0718"
-    assert "ZeroDivisionError" in found.message and f"{path}, line 3" in found.message
+    assert "ZeroDivisionError" in found.message and f"{path}:3" in found.message
     path.write_text("import nothing_of_this_name\n")
     found = _code(describe, "source", {"function": f"{path}:make"}, None)
-    assert found.code == "KD0718" and f"{path}, line 1" in found.message
+    assert found.code == "KD0718" and f"{path}:1" in found.message
     path.write_text("def make(:\n")
-    assert f"{path}, line 1" in _code(describe, "source", {"function": f"{path}:make"}, None).message
+    assert f"{path}:1" in _code(describe, "source", {"function": f"{path}:make"}, None).message
     found = _code(describe, "source", {"function": "no_module_of_this_name:make"}, None)
     assert found.code == "KD0718" and "no_module_of_this_name" in found.message
     path.write_text("def make(n):\n    return n\n")

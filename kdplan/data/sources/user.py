@@ -5,10 +5,8 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import importlib
-import importlib.util
 import os
 import sys
-import traceback
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
@@ -20,8 +18,10 @@ from kdplan.data.files import Where
 from kdplan.data.params import Arguments
 from kdplan.data.sources.arrays import arrange, whole
 from kdplan.data.sources.base import Array, Opened, Part, SourceSpec
+from kdplan.diagnostics.boundary import boundary
 from kdplan.diagnostics.report import error
 from kdplan.ir.spec import REQUIRED, Param
+from kdplan.ir.user_code import module_of_file
 
 _FACTS = ("classes", "superclasses", "mean", "std")
 _given: dict[tuple[object, ...], Mapping[str, Any]] = {}
@@ -36,25 +36,15 @@ def load_function(name: str, where: Where) -> Any:
     if not module_name or not function:
         expected = '"module:function" or "file.py:function"'
         raise error("KD0721", where.span, owner="source", arg="function", expected=expected, found=repr(name))
-    try:
-        module = _load_file(Path(module_name)) if module_name.endswith(".py") else _import(module_name)
-    except Exception as e:
-        raise _failed(name, e, where) from e
+    with boundary("KD0718", where.span, function=name):
+        if module_name.endswith(".py"):
+            module = module_of_file(Path(module_name), f"_kdplan_user_{Path(module_name).stem}")
+        else:
+            module = _import(module_name)
     code = getattr(module, function, None)
     if not callable(code):
         raise error("KD0719", where.span, function=name, why=f"`{module_name}` has no function `{function}`")
     return code
-
-
-def _load_file(path: Path) -> ModuleType:
-    path = path.expanduser().resolve()
-    if not path.is_file():
-        raise FileNotFoundError(f"there is no file {path}")
-    spec = importlib.util.spec_from_file_location(f"_kdplan_user_{path.stem}", path)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 def _import(name: str) -> ModuleType:
@@ -66,20 +56,6 @@ def _import(name: str) -> ModuleType:
         sys.path.remove(os.getcwd())
 
 
-def _failed(name: str, e: BaseException, where: Where) -> Exception:
-    """KD0718: what a user's code raised, and where: the last line that is not ours or the importer's."""
-    frames = [
-        f for f in traceback.extract_tb(e.__traceback__) if "importlib" not in f.filename and f.filename != __file__
-    ]
-    if isinstance(e, SyntaxError) and e.filename:
-        location = f"{e.filename}, line {e.lineno}"
-    else:
-        location = f"{frames[-1].filename}, line {frames[-1].lineno}" if frames else "while it was loaded"
-    return error(
-        "KD0718", where.span, function=name, type=type(e).__name__, why=str(e) or "no message", location=location
-    )
-
-
 def _call(name: str, args: Arguments, where: Where) -> Mapping[str, Any]:
     """What the function gives; asked once a process, unless its file changes."""
     file = Path(name.rpartition(":")[0])
@@ -87,10 +63,8 @@ def _call(name: str, args: Arguments, where: Where) -> Mapping[str, Any]:
     key = (name, os.getcwd(), repr(sorted(args.items())), state)
     if key not in _given:
         function = load_function(name, where)
-        try:
+        with boundary("KD0718", where.span, function=name):
             content = function(**args)
-        except Exception as e:
-            raise _failed(name, e, where) from e
         if dataclasses.is_dataclass(content) and not isinstance(content, type):
             content = {f.name: getattr(content, f.name) for f in dataclasses.fields(content)}
         if not isinstance(content, Mapping):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import importlib.util
 import inspect
 import random
 from collections.abc import Callable, Mapping
@@ -14,10 +13,17 @@ from typing import Any
 import numpy as np
 import torch
 from torch import nn
+from torch.nn.parameter import is_lazy
 
+from kdplan.diagnostics.boundary import ForeignError, is_foreign
 from kdplan.diagnostics.report import listing, nearest
 from kdplan.ir.implementation import load
+from kdplan.ir.user_code import module_of_file
 from kdplan.nn.catalog import MODELS
+
+
+class FactoryError(ValueError, ForeignError):
+    """Code of the user, or of a library, cannot make a network; its cause is the code's own exception."""
 
 
 def create(factory: str, /, **args: Any) -> nn.Module:
@@ -55,13 +61,26 @@ def create(factory: str, /, **args: Any) -> nn.Module:
     _check_arguments(factory, build, args)
     try:
         net = build(**args)
-    except Exception as e:  # a user's factory, or a library's with these settings, may raise anything
-        if isinstance(e, ValueError | FileNotFoundError) and ":" not in factory:
+    except BaseException as e:  # a user's factory, or a library's with these settings, may raise anything
+        own = isinstance(e, ValueError | FileNotFoundError) and ":" not in factory
+        if own or not is_foreign(e):
             raise  # our own factories' messages stand alone
-        raise ValueError(f"`{factory}` failed with these settings: {type(e).__name__}: {e}") from e
+        raise FactoryError(f"`{factory}` failed with these settings: {type(e).__name__}: {e}") from e
     if not isinstance(net, nn.Module):
         raise ValueError(f"`{factory}` returned a {type(net).__name__}, not a torch module")
+    _check_traceable(net)
     return net
+
+
+def _check_traceable(net: nn.Module) -> None:
+    """Refuse modules without weights or without Python code."""
+    for path, module in net.named_modules():
+        name = f"its part `{path}`" if path else "it"
+        if isinstance(module, torch.jit.ScriptModule):
+            raise ValueError(f"{name} is a TorchScript module, which cannot be traced; return the module itself")
+        if any(is_lazy(t) for t in (*module._parameters.values(), *module._buffers.values())):
+            kind = type(module).__name__
+            raise ValueError(f"{name} is {kind}, without a size before its first batch; write the layer with its size")
 
 
 def find(factory: str) -> Callable[..., Any]:
@@ -90,22 +109,19 @@ def find(factory: str) -> Callable[..., Any]:
 def _module(name: str) -> ModuleType:
     try:
         return importlib.import_module(name)
-    except Exception as e:  # a user's module may raise anything while it loads
-        raise ValueError(f"module `{name}` cannot be imported: {type(e).__name__}: {e}") from e
+    except BaseException as e:  # a user's module may raise anything while it loads
+        if not is_foreign(e):
+            raise
+        raise FactoryError(f"module `{name}` cannot be imported: {type(e).__name__}: {e}") from e
 
 
 def _module_of_file(path: Path) -> ModuleType:
-    path = path.resolve()
-    if not path.is_file():
-        raise FileNotFoundError(f"there is no file {path}")
-    spec = importlib.util.spec_from_file_location(f"kdplan_user_{path.stem}", path)
-    assert spec is not None and spec.loader is not None, path
-    module = importlib.util.module_from_spec(spec)
     try:
-        spec.loader.exec_module(module)
-    except Exception as e:  # a user's file may raise anything while it loads
-        raise ValueError(f"{path} cannot be loaded: {type(e).__name__}: {e}") from e
-    return module
+        return module_of_file(path, f"kdplan_user_{path.stem}")
+    except BaseException as e:  # a user's file may raise anything while it loads
+        if (isinstance(e, FileNotFoundError) and not path.is_file()) or not is_foreign(e):
+            raise
+        raise FactoryError(f"{path} cannot be loaded: {type(e).__name__}: {e}") from e
 
 
 def _check_arguments(factory: str, build: Callable[..., object], args: Mapping[str, object]) -> None:

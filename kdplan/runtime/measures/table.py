@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 
+from kdplan.diagnostics.boundary import boundary
 from kdplan.ir.dag import PhaseKey
 from kdplan.ir.plan import Item, Measure, Plan, Plot, Row, View
 from kdplan.runtime.events import Events, NoEvents
@@ -61,8 +62,9 @@ def run_measures(
             events.note(f"Measure {measure.name}: {lost} of {len(measure.rows)} rows have no weights yet.")
         if not rows:
             continue
-        result = _table(sources, measure, rows, _numbers(sources, measure, rows, options))
-        result.plots = [_curves(sources, measure, p, result, options) for p in measure.plots]
+        with boundary("KD0844", measure.span, name=measure.name):
+            result = _table(sources, measure, rows, _numbers(sources, measure, rows, options))
+            result.plots = [_curves(sources, measure, p, result, options) for p in measure.plots]
         events.measured(measure.name, result)
         results.append(result)
     return results
