@@ -46,6 +46,7 @@ DEPENDENT = {
     "nonzero": ("f = f + f[:, 0].nonzero().shape[0]", "nonzero", "(x * mask).sum()"),
     "unique": ("f = f + f.argmax(1).unique().shape[0]", "unique", "(x * mask).sum()"),
     "range": ("for i in range(int(f.argmax(1).max())):\n    f = f + 1", "range", "torch.where"),
+    "format": ("f = f + len(f'{f.mean():.2f}')", "len", "Format shapes only"),
     "numpy": ("f = f * float(f.detach().numpy().mean())", "numpy", "functions of torch"),
 }
 
