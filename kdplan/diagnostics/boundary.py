@@ -69,13 +69,13 @@ class Cause:
     shapes: bool = False
 
     @property
-    def place(self) -> str:
+    def location(self) -> str:
         """The file and line; "" where no line of the user's is involved."""
         return f"{self.file}:{self.line}" if self.file else ""
 
     def __str__(self) -> str:
         typed = f"{self.kind}: {self.reason}" if self.file and self.help is None else self.reason
-        return f"{typed} ({self.place})" if self.file else typed
+        return f"{typed} ({self.location})" if self.file else typed
 
     @property
     def notes(self) -> list[Note]:
@@ -139,7 +139,7 @@ def cause_of(problem: BaseException) -> Cause:
         traced = getattr(problem, "line", None)
         problem = problem.__cause__
     kind = type(problem).__name__
-    file, line = place_of(problem)
+    file, line = location_of(problem)
     if not file and traced is not None:
         file, line = _short(traced[0]), traced[1]
     reason, help = _reason(problem), None
@@ -168,7 +168,7 @@ def _reason(problem: BaseException) -> str:
     return first if len(first) <= LONGEST else first[: LONGEST - 1] + "…"
 
 
-def place_of(problem: BaseException) -> tuple[str, int]:
+def location_of(problem: BaseException) -> tuple[str, int]:
     """The file and line of the innermost frame that is the user's, or of a syntax error; ("", 0) for none."""
     if isinstance(problem, SyntaxError) and problem.filename and not isinstance(problem.filename, builtins.bytes):
         return (_short(problem.filename), problem.lineno or 1) if is_users(problem.filename) else ("", 0)

@@ -219,7 +219,7 @@ class _Expansion:
         spelled = network.origin.spelled()
         if spelled is not None:
             start = self.speller.origin(spelled)
-            return expression(self.speller.made(network.architecture, base=start) if spelled.held else start)
+            return expression(self.speller.architecture(network.architecture, base=start) if spelled.held else start)
         classes = {"classes": self.speller.classes(network.classes)} if network.classes is not None else {}
         return self.speller.item(_with_weights_by_name(base_of(network.architecture)), **classes)
 
@@ -238,7 +238,7 @@ class _Expansion:
         return settings
 
     def _phase(self, phase: Phase) -> str:
-        trainees = ", ".join(text for m in phase.trainees for text in self._move(m))
+        trainees = ", ".join(text for m in phase.trainees for text in self._trained(m))
         streams = ", ".join(expression(self.speller.view(v, split=False)) for v in phase.streams)
         recipes = ", ".join(self.recipes[repr(r)][0] for r in phase.recipes)
         items = [f"seed = {phase.seed}"]
@@ -251,7 +251,7 @@ class _Expansion:
         items.append(f"loss = {lines(self.speller.signal(phase.loss, phase))}")
         return _body(f"phase {self.names.phases[phase.name]} of {trainees} on {streams} with {recipes}", items)
 
-    def _move(self, trainee: Trainee) -> Iterator[str]:
+    def _trained(self, trainee: Trainee) -> Iterator[str]:
         plainly = trainee.base.phase is None and trainee.base.snapshot == "last"
         base: ast.Expr = (
             name(self.names.networks[trainee.base.network]) if plainly else self.speller.version(trainee.base)

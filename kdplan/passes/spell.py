@@ -21,7 +21,7 @@ from kdplan.syntax.write import expression
 
 NOWHERE = Span(Source("", ""), 0, 0)
 FLAT = 1000
-"""A sum or product of more terms than this is made of several when it is read (`arithmetic.binary`)."""
+"""A sum or product of more terms than this is several when it is read (`arithmetic.binary`)."""
 
 _WORD = re.compile(r"[A-Za-z_][A-Za-z0-9_]*\Z")
 
@@ -40,7 +40,7 @@ class Names:
 
 
 def is_word(text: str) -> bool:
-    """Whether a text can stand where the language wants a name.
+    """Whether a string can stand where the language wants a name.
 
     >>> is_word("layer1"), is_word("0"), is_word("kd[w=5]")
     (True, False, False)
@@ -103,7 +103,7 @@ def dotted(base: ast.Expr, path: str) -> ast.Expr:
 
 
 def _path(path: str) -> ast.Expr:
-    """A place within a network, which begins with a word."""
+    """A path within a network, which begins with a word."""
     first, _, rest = path.partition(".")
     return dotted(name(first), rest)
 
@@ -120,9 +120,9 @@ class Speller:
 
     def item(self, item: Item, **replaced: ast.Expr) -> str:
         """`sgd(lr = 0.1)`; `replaced` are arguments that are spelled otherwise than by their value."""
-        return expression(self.made(item, **replaced))
+        return expression(self.architecture(item, **replaced))
 
-    def made(self, item: Item, **replaced: ast.Expr) -> ast.Expr:
+    def architecture(self, item: Item, **replaced: ast.Expr) -> ast.Expr:
         """An item's expression; of a network with branches, `base` may be replaced too."""
         if item.name == BRANCHED:
             return self._branched(item, **replaced)
@@ -139,10 +139,10 @@ class Speller:
         keywords = {
             "from": _path(item.arguments["at"]),
             "count": plain(item.arguments["count"]),
-            "gate": self.made(gate),
+            "gate": self.architecture(gate),
             "shape": plain(item.arguments["shape"]),
         }
-        return call(name("branched"), [base or self.made(plain_one, **replaced)], keywords)
+        return call(name("branched"), [base or self.architecture(plain_one, **replaced)], keywords)
 
     def _adapted(self, item: Item, base: ast.Expr | None = None, **replaced: ast.Expr) -> ast.Expr:
         keywords = {
@@ -152,7 +152,7 @@ class Speller:
         if item.arguments.get("entries") is not None:
             path, of = item.arguments["entries"]
             keywords["entries"] = ast.List(NOWHERE, [_path(path), plain(of)])
-        return call(name("adapted"), [base or self.made(Item(*item.arguments["base"]), **replaced)], keywords)
+        return call(name("adapted"), [base or self.architecture(Item(*item.arguments["base"]), **replaced)], keywords)
 
     def classes(self, classes: ClassSet) -> ast.Expr:
         """`digits.classes` where it is all of them in their order, else a part of the verticals that hold them."""

@@ -169,4 +169,4 @@ def failure(phase: Phase, step: int, problem: BaseException) -> PlanError:
     """KD0821 for an exception of code that the phase calls, with the innermost line that is the user's."""
     cause = cause_of(at_node(problem))
     return foreign("KD0821", phase.span, at_node(problem), phase=phase.name, step=step,
-                   place=f" in {cause.place}" if cause.place else "", kind=cause.kind, reason=cause.reason)  # fmt: skip
+                   place=f" in {cause.location}" if cause.location else "", kind=cause.kind, reason=cause.reason)  # fmt: skip

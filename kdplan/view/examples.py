@@ -14,6 +14,7 @@ from kdplan.ir.optimizers import OPTIMIZERS
 from kdplan.ir.spec import Kind, Param, SettingSpec, Spec
 from kdplan.nn.catalog import METRICS
 from kdplan.resolve.choices import choices
+from kdplan.resolve.weight_files import PART
 
 FRAME = {
     "digits": "data digits = digits",
@@ -273,7 +274,7 @@ def _setting_plan(kind: Kind, name: str, example: str) -> str:
         return f"{frame('alone')}\n{bare}phase alone of small on digits with {recipe} {{\n  {body_text}\n}}\n"
     if kind.name in NETWORKS:
         file = "backbone" if name == "rename" else "start"  # the files that the documents speak of
-        if name in ("rename", "only", "except"):
+        if name in PART:
             example = f'weights = "{file}.safetensors"  {example}'
         return f"{frame('small', 'alone')}\n{kind.name} small = digits_net(width = 4) {{ {example} }}\n"
     if kind.name == "data":
