@@ -202,11 +202,17 @@ class Builder:
     # nodes
 
     def apply(
-        self, name: str, inputs: Sequence[Any] | Mapping[str, Any], tap: str = "output", path: str = ""
+        self,
+        name: str,
+        inputs: Sequence[Any] | Mapping[str, Any],
+        tap: str = "output",
+        path: str = "",
+        call: int = 0,
     ) -> fx.Node:
         """Run a network (or its sub-module at `path`) on nodes and give the value of one of its taps.
 
-        Equal calls are one call. A mapping gives keyword arguments.
+        Equal calls are one call, but for other numbers `call` where random numbers are drawn. A mapping gives keyword
+        arguments.
 
         Raises
         ------
@@ -215,7 +221,7 @@ class Builder:
         TraceError
             If the network cannot run on such inputs.
         """
-        inlined = self._inline(name, path, inputs)
+        inlined = self._inline(name, path, inputs, call)
         location = inlined.traced.taps.get(tap)
         if location is None:
             raise TapError(tap, inlined.traced.taps)
@@ -259,10 +265,10 @@ class Builder:
         return self._tap_node(known, traced.taps[tap], tap)
 
     def apply_submodule(
-        self, name: str, path: str, inputs: Sequence[Any] | Mapping[str, Any], tap: str = "output"
+        self, name: str, path: str, inputs: Sequence[Any] | Mapping[str, Any], tap: str = "output", call: int = 0
     ) -> fx.Node:
         """`apply` for the sub-module at `path`."""
-        return self.apply(name, inputs, tap, path)
+        return self.apply(name, inputs, tap, path, call)
 
     def taps(self, name: str, inputs: Sequence[Any] | Mapping[str, Any], path: str = "") -> list[str]:
         """The taps that such a call has."""
@@ -350,13 +356,22 @@ class Builder:
             raise BuildError(str(problem)) from problem
         return node
 
-    def _inline(self, name: str, path: str, inputs: Sequence[Any] | Mapping[str, Any]) -> _Inlined:
+    def _inline(self, name: str, path: str, inputs: Sequence[Any] | Mapping[str, Any], call: int = 0) -> _Inlined:
         args: tuple[Any, ...] = () if isinstance(inputs, Mapping) else tuple(inputs)
         kwargs = dict(inputs) if isinstance(inputs, Mapping) else {}
         module = self.networks[name].get_submodule(path)
         modes = tuple(m.training for m in module.modules())
         leaves, spec = tree_flatten((args, kwargs))
-        key = (name, path, modes, str(spec), tuple(v if isinstance(v, fx.Node) else repr(v) for v in leaves))
+        key: tuple[Any, ...] = (
+            name,
+            path,
+            modes,
+            str(spec),
+            tuple(v if isinstance(v, fx.Node) else repr(v) for v in leaves),
+        )
+        known = self._inlined.get(key)
+        if known is not None and call and any(n.meta.get("random") for n in known.traced.graph.nodes):
+            key = (*key, call)  # what draws random numbers is never equal content
         if key not in self._inlined:
             fakes = fx.map_arg((args, kwargs), lambda n: n.meta["val"])
             traced = trace(module, *fakes[0], kwargs=fakes[1], context=self.context)
@@ -378,10 +393,10 @@ class Builder:
         traced, mapped, prefix = inlined.traced, inlined.mapped, inlined.prefix
         for node in nodes:
             target = node.target
-            if node.op == "call_module" or (node.op == "get_attr" and str(target).startswith(ROOT + ".")):
-                target = prefix + str(target).removeprefix(ROOT)
-            elif node.op == "get_attr":
+            if node.op == "get_attr" and str(target) in traced.constants:
                 target = self._constant(traced.constants[str(target)])
+            elif node.op in ("get_attr", "call_module"):
+                target = prefix + str(target).removeprefix(ROOT)
             args, kwargs = fx.map_arg((node.args, node.kwargs), mapped.__getitem__)
             label = f"{self._keys[name]}_{node.name.removeprefix(ROOT + '_')}"
             new = self.graph.create_node(node.op, target, args, kwargs, name=label)

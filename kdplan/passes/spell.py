@@ -235,7 +235,7 @@ class _Signals:
         if e.since:
             since = {"from": dotted(name(expression(base).partition("@")[0]), e.since)}
             return call(name("through"), [self.spell(e.inputs[0]), dotted(base, e.path or "output")], since)
-        usual = self.alone and e.inputs == [ir.StreamField(0, "inputs")] and not e.submodule
+        usual = self.alone and e.inputs == [ir.StreamField(0, "inputs")] and not e.submodule and not e.call
         if usual and not e.path.partition(".")[0].isdecimal():
             return dotted(base, e.path or "output")
         return dotted(call(dotted(base, e.submodule), [self.spell(i) for i in e.inputs], {}), e.path)

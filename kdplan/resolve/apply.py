@@ -48,7 +48,7 @@ def signal(value: Value, ctx: Context) -> ir.Expr:
         return tap(value, [default_inputs(value.span, ctx)], "", ".".join(value.path), value.span, ctx)
     if isinstance(value, Applied):
         path = ".".join(value.path)
-        return tap(value.net, value.inputs, ".".join(value.net.path), path, value.span, ctx)
+        return tap(value.net, value.inputs, ".".join(value.net.path), path, value.span, ctx, value.call)
     if isinstance(value, Family):
         raise family_error(value)
     if isinstance(value, Routing):
@@ -70,13 +70,16 @@ def family_error(value: Family) -> Exception:
     return error("KD0401", value.span, name=name, slots=slots)
 
 
-def tap(net: NetValue, inputs: list[ir.Expr], submodule: str, path: str, span: Span, ctx: Context) -> ir.Expr:
+def tap(
+    net: NetValue, inputs: list[ir.Expr], submodule: str, path: str, span: Span, ctx: Context, call: int = 0
+) -> ir.Expr:
+    """The value at `path` of a network, or of its sub-module, that is called on `inputs`."""
     network = net.instance.network
     if branches(network) and not submodule:
         check_indexed(net, path, span)
         inside, rest = split(network, path)
         path = ".".join(p for p in (inside, rest or "logits") if p)  # one name for one thing
-    return ir.Tap(weights(net, ctx), inputs, "" if path == "output" else path, submodule, span=span)
+    return ir.Tap(weights(net, ctx), inputs, "" if path == "output" else path, submodule, call=call, span=span)
 
 
 def trained_path(net: NetValue) -> str:

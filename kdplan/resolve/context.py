@@ -35,6 +35,8 @@ class PhaseFrame:
     name: str
     streams: list[tuple[str, DataValue]]
     trainable: dict[NetInstance, int]
+    calls: dict[str, list[tuple[int, ...]]] = field(default_factory=dict)
+    """Network and inputs -> where in the plan the one is called on the other."""
 
 
 @dataclass

@@ -84,6 +84,8 @@ class Applied:
     inputs: list[ir.Expr]
     path: tuple[str, ...]
     span: Span
+    call: int = 0
+    """Calls of one network on equal inputs are numbered: each draws its own random numbers."""
 
 
 @dataclass
