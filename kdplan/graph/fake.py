@@ -200,19 +200,29 @@ class FakeContext:
                 return self.fake_tree(node.target(*args, **kwargs))
             module = root.get_submodule(str(node.target))
             inner = whole(module)
-            if any(isinstance(p, FakeTensor) or p.is_meta for p in [*inner.parameters(), *inner.buffers()]):
+            if any(isinstance(p, FakeTensor) for p in [*inner.parameters(), *inner.buffers()]):
                 raise RuntimeError(f"the shapes that {node.target} returns depend on its weights, which are not there")
             with torch.random.fork_rng(devices=[]):
-                return self.fake_tree(copy.deepcopy(module)(*args, **kwargs))
+                return self.fake_tree(self._filled(copy.deepcopy(module))(*args, **kwargs))
         finally:
             self.running = was
+
+    def _filled(self, module: nn.Module) -> nn.Module:
+        """The module with zeros and random numbers where it has no memory: enough for shapes."""
+        for m in whole(module).modules():
+            for held in (m._parameters, m._buffers):
+                for name, tensor in held.items():
+                    if tensor is not None and tensor.is_meta:
+                        value = self._real(torch.empty_like(tensor, device="meta").detach())
+                        held[name] = nn.Parameter(value, tensor.requires_grad) if held is m._parameters else value
+        return module
 
     def _real(self, tree: Any) -> Any:
         def real(v: Any) -> Any:
             if not isinstance(v, Tensor):
                 return v
             make = torch.rand if v.is_floating_point() else torch.zeros
-            return make(v.shape, dtype=v.dtype, device=v.device)
+            return make(v.shape, dtype=v.dtype, device="cpu" if v.is_meta else v.device)
 
         return tree_map(real, tree)
 

@@ -48,7 +48,7 @@ def signal(value: Value, ctx: Context) -> ir.Expr:
         return tap(value, [default_inputs(value.span, ctx)], "", ".".join(value.path), value.span, ctx)
     if isinstance(value, Applied):
         path = ".".join(value.path)
-        return tap(value.net, value.inputs, ".".join(value.net.path), path, value.span, ctx, value.call)
+        return tap(value.net, value.inputs, ".".join(value.net.path), path, value.span, ctx, _call_number(value, ctx))
     if isinstance(value, Family):
         raise family_error(value)
     if isinstance(value, Routing):
@@ -62,6 +62,18 @@ def signal(value: Value, ctx: Context) -> ir.Expr:
         raise error("KD0403", value.span, name="x", text=value.span.text)
     call = f"Call it: `{value.span.text}(…)`." if isinstance(value, Builtin | FunctionValue | UserFunction) else None
     raise error("KD0246", value.span, what=describe(value), help=call)
+
+
+def _call_number(value: Applied, ctx: Context) -> int:
+    """How many calls have read this value of the network before; a call that is evaluated again keeps its number."""
+    if ctx.phase is None:
+        return 0
+    net = value.net
+    key = f"{id(net.instance)} {net.version} {net.path} {value.inputs} {value.path}"
+    calls = ctx.phase.calls.setdefault(key, [])
+    if value.call not in calls:
+        calls.append(value.call)
+    return calls.index(value.call)
 
 
 def family_error(value: Family) -> Exception:

@@ -36,7 +36,7 @@ class PhaseFrame:
     streams: list[tuple[str, DataValue]]
     trainable: dict[NetInstance, int]
     calls: dict[str, list[tuple[int, ...]]] = field(default_factory=dict)
-    """Network and inputs -> where in the plan the one is called on the other."""
+    """A value of a network on some inputs -> where in the plan calls of the network read it."""
 
 
 @dataclass

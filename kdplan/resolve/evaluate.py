@@ -191,7 +191,7 @@ def call(function: Value, node: ast.Call, ctx: Context, want: str) -> Value:
         inputs = [apply.signal(ctx.eval(a), ctx) for a in node.args]
         if node.keywords:
             raise arithmetic.unknown_parameter(node.keywords[0], "a network", [])
-        return Applied(function, inputs, (), node.span, _call_number(function, inputs, node, ctx))
+        return Applied(function, inputs, (), node.span, (id(node), *map(id, ctx.session.active.values())))
     if isinstance(function, UserFunction):
         if want in ("model", "source", "gate"):
             return Choice(
@@ -220,17 +220,6 @@ def call(function: Value, node: ast.Call, ctx: Context, want: str) -> Value:
     if isinstance(function, VerticalsValue):
         return PartOf(function, apply.labels_for(function, node, ctx), node.span)
     raise error("KD0234", node.function.span, what=describe(function))
-
-
-def _call_number(net: NetValue, inputs: list[ir.Expr], node: ast.Call, ctx: Context) -> int:
-    """The how-manieth call of a network on equal inputs this is; a call that is evaluated again keeps its number."""
-    if ctx.phase is None:
-        return 0
-    calls = ctx.phase.calls.setdefault(f"{id(net.instance)} {net.version} {net.path} {inputs}", [])
-    place = (id(node), *(id(span) for span in ctx.session.active.values()))
-    if place not in calls:
-        calls.append(place)
-    return calls.index(place)
 
 
 def _inline(function: FunctionValue, node: ast.Call, ctx: Context, want: str) -> Value:

@@ -84,8 +84,8 @@ class Applied:
     inputs: list[ir.Expr]
     path: tuple[str, ...]
     span: Span
-    call: int = 0
-    """Calls of one network on equal inputs are numbered: each draws its own random numbers."""
+    call: tuple[int, ...] = ()
+    """Where the call stands: a value that another call reads again is another draw of random numbers."""
 
 
 @dataclass
