@@ -156,6 +156,7 @@ class Builder:
         self._inlined: dict[Any, _Inlined] = {}
         self._called: dict[Any, fx.Node] = {}
         self._traced: dict[Any, Traced] = {}
+        self._leaves: dict[str, tuple[str, ...]] = {}
         self._calls = 0
         self._last_input: fx.Node | None = None
         self._inputs: dict[str, fx.Node] = {}
@@ -178,10 +179,11 @@ class Builder:
         """A number that the run supplies each step (`epoch`, `step`, `progress`), as a float tensor of shape []."""
         return self.input(name, torch.zeros(()))
 
-    def network(self, name: str, module: nn.Module) -> None:
-        """Register a network under `nets.<name>`, in the mode that its sub-modules have when it is applied."""
+    def network(self, name: str, module: nn.Module, whole: bool = False) -> None:
+        """Register a network under `nets.<name>`, in the mode that it is applied in; `whole` is not traced."""
         assert name not in self.networks, f"network {name} is registered twice"
         self.networks[name] = module
+        self._leaves[name] = ("",) if whole else ()
         self._keys[name] = self._register("nets", name, module)
 
     def _register(self, box: str, name: str, module: nn.Module) -> str:
@@ -202,12 +204,7 @@ class Builder:
     # nodes
 
     def apply(
-        self,
-        name: str,
-        inputs: Sequence[Any] | Mapping[str, Any],
-        tap: str = "output",
-        path: str = "",
-        call: int = 0,
+        self, name: str, inputs: Sequence[Any] | Mapping[str, Any], tap: str = "output", path: str = "", call: int = 0
     ) -> fx.Node:
         """Run a network (or its sub-module at `path`) on nodes and give the value of one of its taps.
 
@@ -246,7 +243,9 @@ class Builder:
         module = self.networks[name]
         key = (name, tuple(m.training for m in module.modules()), tuple(example.shape))
         if key not in self._traced:
-            self._traced[key] = trace(module, self.context.fake(example), context=self.context)
+            self._traced[key] = trace(
+                module, self.context.fake(example), leaves=self._leaves[name], context=self.context
+            )
         traced = self._traced[key]
         for path in (since, tap):
             location = traced.taps.get(path)
@@ -374,7 +373,7 @@ class Builder:
             key = (*key, call)  # what draws random numbers is never equal content
         if key not in self._inlined:
             fakes = fx.map_arg((args, kwargs), lambda n: n.meta["val"])
-            traced = trace(module, *fakes[0], kwargs=fakes[1], context=self.context)
+            traced = trace(module, *fakes[0], kwargs=fakes[1], leaves=self._leaves[name], context=self.context)
             nodes = [v for v in leaves if isinstance(v, fx.Node)]
             self._inlined[key] = self._copied(name, path, traced, nodes)
         return self._inlined[key]

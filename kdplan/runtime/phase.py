@@ -9,11 +9,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from kdplan.data.loader import Loader
 from kdplan.diagnostics.report import PlanError, error
 from kdplan.graph.assemble import assemble
 from kdplan.graph.phase_graph import Networks, PhaseGraph
+from kdplan.graph.verify import SAMPLES, verify
 from kdplan.ir.dag import PhaseKey
 from kdplan.ir.lengths import extendable
 from kdplan.ir.plan import Phase, Plain, Plan
@@ -95,10 +97,18 @@ def run_phase(run: PhaseRun, phase: Phase, key: PhaseKey, work: Work) -> Artifac
 def make_job(run: PhaseRun, phase: Phase, work: Work, device: torch.device) -> Job:
     """The phase's networks, graphs, data and validation, put together."""
     plan, root, recipe = run.sources.plan, run.options.data_root, phase.recipes[0]
-    phase_graph = run.assemble(plan, phase, modules_of(run.sources, phase))
+    networks = modules_of(run.sources, phase)
+    sets = [require_samples(opened(plan, view, root, device), view, phase.name) for view in phase.streams]
+
+    def images(stream: int) -> Tensor:
+        loader = Loader(sets[stream], SAMPLES, phase.seed, train=True, stream=stream)
+        return next(iter(loader.epoch(0)))["inputs"].cpu()
+
+    for warning in verify(plan, phase, networks, images):
+        run.events.note(f"{warning.code}: {warning.message}")
+    phase_graph = run.assemble(plan, phase, networks)
     assert [f.name for f in phase_graph.ema_copies] == ema_copies(plan, phase)
     read = {*phase_graph.trainable_inputs, *(phase_graph.frozen_inputs if not phase_graph.stored else ())}
-    sets = [require_samples(opened(plan, view, root, device), view, phase.name) for view in phase.streams]
     loaders = [
         Loader(data, recipe.batch_of(number) * recipe.accumulate, phase.seed, train=True, workers=recipe.workers,
                stream=number, inputs=f"inputs_{number}" in read)
