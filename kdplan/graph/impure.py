@@ -14,7 +14,7 @@ _missing = object()
 
 
 class Watcher(Protocol):
-    """A tracer that is told of such things."""
+    """A tracer that hears of such things."""
 
     @property
     def watching(self) -> bool:
@@ -33,9 +33,9 @@ class Watcher(Protocol):
 @contextmanager
 def watched(watcher: Watcher) -> Iterator[None]:
     """Inside, `watcher` hears of changed attributes and buffers, of autocast and of a generator that is set."""
-    places: list[tuple[Any, str, Callable[..., Any]]] = [(torch, name, getattr(torch, name)) for name in _GENERATOR]
-    places.append((torch.random, "fork_rng", torch.random.fork_rng))
-    places.append((torch.autocast, "__enter__", torch.autocast.__enter__))
+    patched: list[tuple[Any, str, Callable[..., Any]]] = [(torch, name, getattr(torch, name)) for name in _GENERATOR]
+    patched.append((torch.random, "fork_rng", torch.random.fork_rng))
+    patched.append((torch.autocast, "__enter__", torch.autocast.__enter__))
     setter = nn.Module.__setattr__
 
     def reported(name: str, fn: Callable[..., Any]) -> Callable[..., Any]:
@@ -52,13 +52,13 @@ def watched(watcher: Watcher) -> Iterator[None]:
         setter(module, name, value)
 
     try:
-        for owner, name, fn in places:
+        for owner, name, fn in patched:
             setattr(owner, name, reported(name, fn))
         nn.Module.__setattr__ = set_attribute  # type: ignore[method-assign, assignment]
         yield
     finally:
         nn.Module.__setattr__ = setter  # type: ignore[method-assign]
-        for owner, name, fn in places:
+        for owner, name, fn in patched:
             setattr(owner, name, fn)
 
 
