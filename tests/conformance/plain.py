@@ -36,12 +36,14 @@ def batches(steps: int, shape: tuple[int, ...] = (6, 4), classes: int = 4) -> li
     return [(torch.randn(shape), torch.randint(classes, shape[:1])) for _ in range(steps)]
 
 
-def loop(net: nn.Module, loss_of: Callable[[Tensor, Tensor], Tensor], data: list[tuple[Tensor, Tensor]]) -> Steps:
+def loop(
+    net: nn.Module, loss_of: Callable[[Tensor, Tensor], Tensor], data: list[tuple[Tensor, Tensor]], first: int = 0
+) -> Steps:
     """Train for one step a batch, and keep what there is to compare."""
     steps = Steps([], [], [], [])
     parameters = dict(net.named_parameters())
     optimizer = torch.optim.SGD(parameters.values(), lr=0.1)
-    for number, (x, y) in enumerate(data):
+    for number, (x, y) in enumerate(data, first):
         reseed(number, CPU)
         optimizer.zero_grad()
         loss = loss_of(x, y)

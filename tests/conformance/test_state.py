@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from kdplan.graph.trace import trace
-from tests.conformance.plain import by_graph, compare
+from tests.conformance.plain import Steps, batches, by_graph, compare, loop, same
 
 Step = Callable[[Any, Tensor], Tensor]
 
@@ -210,3 +210,16 @@ class Input(nn.Module):
 
 def test_state_that_no_trained_parameter_reaches() -> None:
     compare(Input)
+
+
+@pytest.mark.parametrize("step", [*IN_THE_GRAPH, queue_with_a_pointer], ids=lambda s: s.__name__)
+def test_buffers_are_all_that_a_stopped_run_needs(step: Step) -> None:
+    torch.manual_seed(0)
+    whole, stopped, resumed = Stateful(step), Stateful(step), Stateful(step)
+    stopped.load_state_dict(whole.state_dict())
+    data = batches(3)
+    steps = loop(whole, by_graph(whole, *data[0]), data)
+    loop(stopped, by_graph(stopped, *data[0]), data[:2])
+    resumed.load_state_dict(stopped.state_dict())
+    last = loop(resumed, by_graph(resumed, *data[0]), data[2:], first=2)
+    same(last, Steps(steps.losses[2:], steps.gradients[2:], steps.buffers[2:], steps.draws[2:]))
