@@ -68,7 +68,9 @@ _VERDICTS: dict[str, Verdict] = {}
 """By the hash of all that decides about them: source, settings, modes, shapes."""
 
 
-def verify(plan: Plan, phase: Phase, networks: Networks, inputs_of: Callable[[int], Tensor | None]) -> list[Diagnostic]:
+def verify(
+    plan: Plan, phase: Phase, networks: Networks, inputs_of: Callable[[int], Tensor | None], batch: bool = False
+) -> list[Diagnostic]:
     """Compare a phase's networks with their graphs; those that differ are added to `networks.whole`.
 
     Parameters
@@ -79,6 +81,8 @@ def verify(plan: Plan, phase: Phase, networks: Networks, inputs_of: Callable[[in
         Modules with real weights. Their modes are set; nothing else in them changes.
     inputs_of
         The number of a stream -> some of its images [B, C, H, W]; None where there are none.
+    batch
+        Whether the images are of a real batch, and the weights those of the phase: compared apart from a check's.
 
     Returns
     -------
@@ -97,7 +101,7 @@ def verify(plan: Plan, phase: Phase, networks: Networks, inputs_of: Callable[[in
         inputs = inputs_of(taps[0].inputs[0].stream) if taps else None  # type: ignore[union-attr]
         if inputs is None:
             continue
-        key = fingerprint(module, (inputs,), half)
+        key = f"{fingerprint(module, (inputs,), half)} {batch}"
         if key not in _VERDICTS:
             _VERDICTS[key] = compare(module, (inputs,), half)
         verdict, span = _VERDICTS[key], network.architecture.span or network.span

@@ -104,7 +104,7 @@ def make_job(run: PhaseRun, phase: Phase, work: Work, device: torch.device) -> J
         loader = Loader(sets[stream], SAMPLES, phase.seed, train=True, stream=stream)
         return next(iter(loader.epoch(0)))["inputs"].cpu()
 
-    for warning in verify(plan, phase, networks, images):
+    for warning in verify(plan, phase, networks, images, batch=True):
         run.events.note(f"{warning.code}: {warning.message}")
     phase_graph = run.assemble(plan, phase, networks)
     assert [f.name for f in phase_graph.ema_copies] == ema_copies(plan, phase)
