@@ -146,7 +146,9 @@ def inspect(compiled: Compiled, names: list[str] | None = None) -> dict[str, Ins
             seen[key] = None
             try:
                 with boundary("KD0520", compiled.plan.phases[name].span, phase=name):
-                    seen[key] = inspect_phase(compiled.plan, compiled.plan.phases[name])
+                    inspected_phase = inspect_phase(compiled.plan, compiled.plan.phases[name])
+                compiled.warnings += [w for w in inspected_phase.warnings if w not in compiled.warnings]
+                seen[key] = inspected_phase
             except PlanError as e:
                 reporter.add(e.diagnostics)
         one = seen[key]

@@ -92,7 +92,7 @@ def join(plan: Plan, phase: Phase, networks: Networks) -> Joined:
         module.requires_grad_(False)
         own.append(trainable_parameters(plan, phase, trainee, module))
         names[str(slot)] = _name(trainee.base.network, names.values())
-        builder.network(names[str(slot)], module)
+        builder.network(names[str(slot)], module, whole=str(slot) in networks.whole)
     _add_frozen(plan, phase, networks, builder, names)
     for group in own:
         for parameter in group.values():
@@ -131,12 +131,12 @@ def join(plan: Plan, phase: Phase, networks: Networks) -> Joined:
 
 def _add_frozen(plan: Plan, phase: Phase, networks: Networks, builder: Builder, names: dict[str, str]) -> None:
     """Register the frozen versions with the builder, in the mode that the plan says, and add their names."""
-    for version in _frozen_versions(phase):
+    for version in frozen_versions(phase):
         module = networks.of(version)
         module.requires_grad_(False)
         module.train(plan.networks[version.network].mode == "train")
         names[str(version)] = _name(_short(version), names.values())
-        builder.network(names[str(version)], module)
+        builder.network(names[str(version)], module, whole=str(version) in networks.whole)
 
 
 def assemble(plan: Plan, phase: Phase, networks: Networks) -> PhaseGraph:
@@ -244,7 +244,8 @@ def _train_covered(module: nn.Module, trainable: set[int]) -> None:
             _train_covered(child, trainable)
 
 
-def _frozen_versions(phase: Phase) -> list[ir.Version]:
+def frozen_versions(phase: Phase) -> list[ir.Version]:
+    """The versions that a phase reads and does not train."""
     versions: dict[str, ir.Version] = {}
     for root in (phase.loss, *phase.logged.values()):
         for e in ir.walk(root):
@@ -256,7 +257,7 @@ def _frozen_versions(phase: Phase) -> list[ir.Version]:
 def _ema_copies(plan: Plan, phase: Phase, networks: Networks) -> list[EmaCopy]:
     copies = []
     slots = {m.base.network: i for i, m in enumerate(phase.trainees)}
-    for version in _frozen_versions(phase):
+    for version in frozen_versions(phase):
         origin = plan.networks[version.network].origin
         if isinstance(origin, EmaOf) and version.phase is None:
             if origin.network not in slots:

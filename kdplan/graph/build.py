@@ -158,6 +158,7 @@ class Builder:
         self._inlined: dict[Any, _Inlined] = {}
         self._called: dict[Any, fx.Node] = {}
         self._traced: dict[Any, Traced] = {}
+        self._leaves: dict[str, tuple[str, ...]] = {}
         self._calls = 0
         self._last_input: fx.Node | None = None
         self._inputs: dict[str, fx.Node] = {}
@@ -180,10 +181,11 @@ class Builder:
         """A number that the run supplies each step (`epoch`, `step`, `progress`), as a float tensor of shape []."""
         return self.input(name, torch.zeros(()))
 
-    def network(self, name: str, module: nn.Module) -> None:
-        """Register a network under `nets.<name>`, in the mode that its sub-modules have when it is applied."""
+    def network(self, name: str, module: nn.Module, whole: bool = False) -> None:
+        """Register a network under `nets.<name>`, in the mode that it is applied in; `whole` is not traced."""
         assert name not in self.networks, f"network {name} is registered twice"
         self.networks[name] = module
+        self._leaves[name] = ("",) if whole else ()
         self._keys[name] = self._register("nets", name, module)
 
     def _register(self, box: str, name: str, module: nn.Module) -> str:
@@ -203,11 +205,12 @@ class Builder:
     # nodes
 
     def apply(
-        self, name: str, inputs: Sequence[Any] | Mapping[str, Any], tap: str = "output", path: str = ""
+        self, name: str, inputs: Sequence[Any] | Mapping[str, Any], tap: str = "output", path: str = "", call: int = 0
     ) -> fx.Node:
         """Run a network (or its sub-module at `path`) on nodes and give the value of one of its taps.
 
-        Equal calls are one call. A mapping gives keyword arguments.
+        Equal calls are one call, but for other numbers `call` where random numbers are drawn. A mapping gives keyword
+        arguments.
 
         Raises
         ------
@@ -216,7 +219,7 @@ class Builder:
         TraceError
             If the network cannot run on such inputs.
         """
-        inlined = self._inline(name, path, inputs)
+        inlined = self._inline(name, path, inputs, call)
         location = inlined.traced.taps.get(tap)
         if location is None:
             raise TapError(tap, inlined.traced.taps)
@@ -241,7 +244,9 @@ class Builder:
         module = self.networks[name]
         key = (name, tuple(m.training for m in module.modules()), tuple(example.shape))
         if key not in self._traced:
-            self._traced[key] = trace(module, self.context.fake(example), context=self.context)
+            self._traced[key] = trace(
+                module, self.context.fake(example), leaves=self._leaves[name], context=self.context
+            )
         traced = self._traced[key]
         for path in (since, tap):
             location = traced.taps.get(path)
@@ -260,10 +265,10 @@ class Builder:
         return self._tap_node(known, traced.taps[tap], tap)
 
     def apply_submodule(
-        self, name: str, path: str, inputs: Sequence[Any] | Mapping[str, Any], tap: str = "output"
+        self, name: str, path: str, inputs: Sequence[Any] | Mapping[str, Any], tap: str = "output", call: int = 0
     ) -> fx.Node:
         """`apply` for the sub-module at `path`."""
-        return self.apply(name, inputs, tap, path)
+        return self.apply(name, inputs, tap, path, call)
 
     def taps(self, name: str, inputs: Sequence[Any] | Mapping[str, Any], path: str = "") -> list[str]:
         """The taps that such a call has."""
@@ -353,16 +358,25 @@ class Builder:
             raise BuildError(str(problem)) from problem
         return node
 
-    def _inline(self, name: str, path: str, inputs: Sequence[Any] | Mapping[str, Any]) -> _Inlined:
+    def _inline(self, name: str, path: str, inputs: Sequence[Any] | Mapping[str, Any], call: int = 0) -> _Inlined:
         args: tuple[Any, ...] = () if isinstance(inputs, Mapping) else tuple(inputs)
         kwargs = dict(inputs) if isinstance(inputs, Mapping) else {}
         module = self.networks[name].get_submodule(path)
         modes = tuple(m.training for m in module.modules())
         leaves, spec = tree_flatten((args, kwargs))
-        key = (name, path, modes, str(spec), tuple(v if isinstance(v, fx.Node) else repr(v) for v in leaves))
+        key: tuple[Any, ...] = (
+            name,
+            path,
+            modes,
+            str(spec),
+            tuple(v if isinstance(v, fx.Node) else repr(v) for v in leaves),
+        )
+        known = self._inlined.get(key)
+        if known is not None and call and any(n.meta.get("random") for n in known.traced.graph.nodes):
+            key = (*key, call)  # what draws random numbers is never equal content
         if key not in self._inlined:
             fakes = fx.map_arg((args, kwargs), lambda n: n.meta["val"])
-            traced = trace(module, *fakes[0], kwargs=fakes[1], context=self.context)
+            traced = trace(module, *fakes[0], kwargs=fakes[1], leaves=self._leaves[name], context=self.context)
             nodes = [v for v in leaves if isinstance(v, fx.Node)]
             self._inlined[key] = self._copied(name, path, traced, nodes)
         return self._inlined[key]
@@ -381,10 +395,10 @@ class Builder:
         traced, mapped, prefix = inlined.traced, inlined.mapped, inlined.prefix
         for node in nodes:
             target = node.target
-            if node.op == "call_module" or (node.op == "get_attr" and str(target).startswith(ROOT + ".")):
-                target = prefix + str(target).removeprefix(ROOT)
-            elif node.op == "get_attr":
+            if node.op == "get_attr" and str(target) in traced.constants:
                 target = self._constant(traced.constants[str(target)])
+            elif node.op in ("get_attr", "call_module"):
+                target = prefix + str(target).removeprefix(ROOT)
             args, kwargs = fx.map_arg((node.args, node.kwargs), mapped.__getitem__)
             label = f"{self._keys[name]}_{node.name.removeprefix(ROOT + '_')}"
             new = self.graph.create_node(node.op, target, args, kwargs, name=label)

@@ -186,14 +186,15 @@ def _module(module: nn.Module) -> str:
     """A module by its code, settings and numbers."""
     parts: list[object] = [repr(module), _source(type(module))]
     for name, part in module.named_modules():
-        parts.append([name, type(part).__qualname__, part.training, [[k, repr(v)] for k, v in _settings(part)]])
+        parts.append([name, type(part).__qualname__, part.training, [[k, repr(v)] for k, v in settings(part)]])
         if isinstance(part, fx.GraphModule):
             parts.append(part.code)
     parts += [[n, _tensor(t)] for n, t in (*module.named_parameters(), *module.named_buffers())]
     return _hash(parts)
 
 
-def _settings(module: nn.Module) -> Iterator[tuple[str, object]]:
+def settings(module: nn.Module) -> Iterator[tuple[str, object]]:
+    """The plain attributes of a module, by name."""
     plain = (bool, int, float, str, type(None))
     for name, value in sorted(vars(module).items()):
         several = isinstance(value, tuple | list) and all(isinstance(v, plain) for v in value)

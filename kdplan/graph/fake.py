@@ -21,6 +21,8 @@ from torch._subclasses.fake_tensor import (
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
 
+from kdplan.graph.state import Attributes, PythonDraws, is_user_code, is_write
+
 # A shape that does not fit is the user's to read once, in our words, not also in a log.
 logging.getLogger("torch._subclasses.fake_tensor").setLevel(logging.CRITICAL)
 
@@ -66,6 +68,8 @@ class FakeContext:
     def __init__(self, mode: FakeTensorMode | None = None) -> None:
         self.mode = mode or FakeTensorMode(allow_non_fake_inputs=True)
         self.running = False
+        self.changed = False
+        """Whether a module that ran bound a buffer or an attribute anew."""
         # The key holds the tensor too, so that an id is never reused.
         self._twins: dict[int, tuple[Tensor, FakeTensor]] = {}
 
@@ -102,32 +106,36 @@ class FakeContext:
     @contextmanager
     def swapped(self, module: nn.Module) -> Iterator[list[FakeTensor]]:
         """Inside, the module's parameters and buffers are their twins; yields the buffers' twins."""
-        saved = [(m, dict(m._parameters), dict(m._buffers), dict(m.__dict__)) for m in whole(module).modules()]
+        modules = list(whole(module).modules())
+        attributes = Attributes(whole(module))
+        saved = [(m, dict(m._parameters)) for m in modules]
         buffers: list[FakeTensor] = []
         try:
-            for m, parameters, held, _ in saved:
+            for m, parameters in saved:
                 for key, p in parameters.items():
                     if p is not None:
                         m._parameters[key] = self.fake(p)  # type: ignore[assignment]
-                for key, b in held.items():
+                for key, b in m._buffers.items():
                     if b is not None:
                         buffers.append(self.fake(b))
                         m._buffers[key] = buffers[-1]
             yield buffers
+            now = [b for m in modules for b in m._buffers.values() if b is not None]
+            self.changed |= len(now) != len(buffers) or any(a is not b for a, b in zip(now, buffers, strict=True))
+            self.changed |= is_user_code(whole(module)) and bool(attributes.changed())
         finally:
-            for m, parameters, held, attributes in saved:
-                m.__dict__.clear()
-                m.__dict__.update(attributes)
+            for m, parameters in saved:
                 m._parameters.clear()
                 m._parameters.update(parameters)
-                m._buffers.clear()
-                m._buffers.update(held)
+            attributes.restore()
 
     def run(self, node: fx.Node, root: nn.Module, args: Any, kwargs: Any) -> Any:
         """The node's value for these argument values; gradients are recorded as the caller's grad mode says."""
         was, self.running = self.running, True
         try:
             with self.mode:
+                if is_write(node):
+                    return None  # the buffer itself stays
                 if node.op == "call_function":
                     assert callable(node.target)
                     return node.target(*args, **kwargs)
@@ -155,16 +163,28 @@ class FakeContext:
         before = {n: [v._version for v in values] for n, values in inputs.items()}
         held = self._buffer_versions(node, root)
         watch = _RandomWatch()
+        self.changed = False
+        draws = PythonDraws() if self._may_draw(node, root) else None
         with torch.no_grad():
             try:
                 with self.mode, watch:
                     value = self.run(node, root, args, kwargs)
             except DATA_DEPENDENT:
                 value = self._run_really(node, root, args, kwargs)
+        drawn = watch.seen or (draws is not None and draws.used)
+        if draws is not None:
+            draws.restore()
         node.meta["val"] = value
         node.meta["mutates"] = tuple(n for n in inputs if before[n] != [v._version for v in inputs[n]])
-        node.meta["buffers"] = held != self._buffer_versions(node, root) or _functional_batch_norm(node)
-        node.meta["random"] = watch.seen
+        written = self.changed or is_write(node) or held != self._buffer_versions(node, root)
+        node.meta["buffers"] = written or _functional_batch_norm(node)
+        node.meta["random"] = drawn
+
+    def _may_draw(self, node: fx.Node, root: nn.Module) -> bool:
+        """Whether the node may use Python's or NumPy's generator."""
+        if node.op == "call_module":
+            return is_user_code(whole(root.get_submodule(str(node.target))))
+        return node.op == "call_function" and is_user_code(node.target)
 
     def _buffer_versions(self, node: fx.Node, root: nn.Module) -> list[int]:
         if node.op != "call_module":
@@ -183,19 +203,29 @@ class FakeContext:
                 return self.fake_tree(node.target(*args, **kwargs))
             module = root.get_submodule(str(node.target))
             inner = whole(module)
-            if any(isinstance(p, FakeTensor) or p.is_meta for p in [*inner.parameters(), *inner.buffers()]):
+            if any(isinstance(p, FakeTensor) for p in [*inner.parameters(), *inner.buffers()]):
                 raise RuntimeError(f"the shapes that {node.target} returns depend on its weights, which are not there")
             with torch.random.fork_rng(devices=[]):
-                return self.fake_tree(copy.deepcopy(module)(*args, **kwargs))
+                return self.fake_tree(self._filled(copy.deepcopy(module))(*args, **kwargs))
         finally:
             self.running = was
+
+    def _filled(self, module: nn.Module) -> nn.Module:
+        """The module with zeros and random numbers where it has no memory: enough for shapes."""
+        for m in whole(module).modules():
+            for held in (m._parameters, m._buffers):
+                for name, tensor in held.items():
+                    if tensor is not None and tensor.is_meta:
+                        value = self._real(torch.empty_like(tensor, device="meta").detach())
+                        held[name] = nn.Parameter(value, tensor.requires_grad) if held is m._parameters else value
+        return module
 
     def _real(self, tree: Any) -> Any:
         def real(v: Any) -> Any:
             if not isinstance(v, Tensor):
                 return v
             make = torch.rand if v.is_floating_point() else torch.zeros
-            return make(v.shape, dtype=v.dtype, device=v.device)
+            return make(v.shape, dtype=v.dtype, device="cpu" if v.is_meta else v.device)
 
         return tree_map(real, tree)
 

@@ -37,10 +37,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, fx, nn
 
-from kdplan.graph.fake import whole
+from kdplan.graph.fake import storages, whole
 from kdplan.graph.law import check_graph
 from kdplan.graph.module import output_of, outputs_of, subset
-from kdplan.graph.prune import counters, counts, needed
+from kdplan.graph.prune import needed, writers
+from kdplan.graph.state import is_write, written_buffer
 
 
 @dataclass(frozen=True)
@@ -103,14 +104,14 @@ def split(gm: fx.GraphModule, trainable: Collection[str]) -> Split:
     crossing = _frontier(gm, set(core), trainable_graph)
     if not crossing:
         return Split(None, gm, (), True)
-    kept = needed(gm, crossing) & {n for n in gm.graph.nodes if n not in trainable_graph}
+    kept = needed(gm, crossing, without=trainable_graph)
     frozen = subset(gm, kept, outputs={n.name: n for n in crossing})
-    rest = _back_from(gm, crossing)
-    # A counter goes with the part that runs its module; once is enough.
-    result = subset(gm, rest | (counters(gm, rest) - (kept - rest)), inputs=crossing)
+    # A write goes with the part that runs its module; once is enough.
+    result = subset(gm, _back_from(gm, crossing, kept), inputs=crossing)
     for part in (frozen, result):
         check_graph(part.graph, part, before=gm.graph, pruned=True)
-    effects = any(n.meta.get("random") or n.meta.get("buffers") or counts(n) for n in frozen.graph.nodes)
+    effects = any(n.meta.get("random") or n.meta.get("buffers") for n in frozen.graph.nodes)
+    effects |= bool(writers(frozen.graph))
     return Split(frozen, result, tuple(n.name for n in crossing), not effects)
 
 
@@ -134,7 +135,35 @@ def classify(gm: fx.GraphModule, trainable: Collection[str]) -> tuple[set[fx.Nod
     for node in gm.graph.nodes:
         if node in trainable_graph:
             trainable_graph.update(t for t in node.meta.get("mutates", ()) if t.op != "placeholder" and t in stateful)
+    _with_state(gm, wanted, trainable_graph)
     return trainable_graph, stateful
+
+
+def _with_state(gm: fx.GraphModule, trainable: set[str], trainable_graph: set[fx.Node]) -> None:
+    """Add what reads or writes a buffer that a trained network, or what depends on one, writes into."""
+    boxes = {_network(name) for name in trainable}
+    buffers = [n for n in gm.graph.nodes if n.op == "get_attr"]
+    written = writers(gm.graph)
+    size = -1
+    while size != len(trainable_graph):
+        size = len(trainable_graph)
+        own = [n for n in written if n in trainable_graph or any(_network(t) in boxes for t in _targets(n, buffers))]
+        targets = {t for n in own for t in _targets(n, buffers)}
+        trainable_graph.update(own, (n for n in buffers if n.target in targets))
+        if own:
+            trainable_graph.update(n for n in gm.graph.nodes if not trainable_graph.isdisjoint(n.all_input_nodes))
+
+
+def _network(path: str) -> str:
+    return ".".join(path.split(".")[:2])
+
+
+def _targets(writer: fx.Node, buffers: list[fx.Node]) -> set[str]:
+    """The paths of the buffers that a node writes into or binds anew."""
+    if is_write(writer):
+        return {written_buffer(writer)}
+    memory = frozenset().union(*map(storages, writer.meta["mutates"]))
+    return {str(n.target) for n in buffers if storages(n) & memory}
 
 
 def parameter_names(gm: nn.Module) -> dict[int, str]:
@@ -162,11 +191,11 @@ def _bytes(node: fx.Node) -> int:
 _HEAVY = ("conv", "linear", "matmul", "bmm", "attention", "einsum", "addmm", "_norm", "mm")
 
 
-def _cheap(gm: fx.GraphModule, node: fx.Node) -> bool:
-    """Whether computing the node twice, or each step, costs next to nothing and does nothing else."""
+def _cheap(node: fx.Node, changing: Collection[fx.Node]) -> bool:
+    """Whether computing the node twice, or later, costs next to nothing and gives the same."""
     if node.meta.get("random") or node.meta.get("buffers") or node.meta.get("mutates"):
         return False
-    if node.op == "call_module":
+    if node.op == "call_module" or any(n in changing for n in node.all_input_nodes):
         return False
     name = getattr(node.target, "__name__", str(node.target))
     return node.op in ("call_function", "call_method") and not any(h in name for h in _HEAVY)
@@ -176,13 +205,16 @@ def _frontier(gm: fx.GraphModule, core: set[fx.Node], trainable_graph: set[fx.No
     """The frozen nodes whose values cross."""
     order = {n: i for i, n in enumerate(gm.graph.nodes)}
     crossing = {n for n in core if any(u not in core for u in n.users)}
+    buffers = [n for n in gm.graph.nodes if n.op == "get_attr"]
+    targets = {t for n in writers(gm.graph) for t in _targets(n, buffers)}
+    changing = {n for n in buffers if n.target in targets}
     results = set(outputs_of(gm).values()) if isinstance(output_of(gm).args[0], dict) else set()
     changed = True
     while changed:
         changed = False
         for node in sorted(crossing, key=order.__getitem__, reverse=True):
             feeding = {n for n in node.all_input_nodes if n in core}
-            if not feeding or not _cheap(gm, node) or node in results:
+            if not feeding or not _cheap(node, changing) or node in results:
                 continue
             after = (crossing - {node}) | feeding
             if sum(map(_bytes, after)) <= sum(map(_bytes, crossing)):
@@ -192,11 +224,13 @@ def _frontier(gm: fx.GraphModule, core: set[fx.Node], trainable_graph: set[fx.No
     return sorted(crossing, key=order.__getitem__)
 
 
-def _back_from(gm: fx.GraphModule, crossing: list[fx.Node]) -> set[fx.Node]:
-    """What the output needs when the crossing values are given."""
+def _back_from(gm: fx.GraphModule, crossing: list[fx.Node], frozen: Collection[fx.Node]) -> set[fx.Node]:
+    """What the output, and writes that the frozen part lacks, need when the crossing values are given."""
     given = set(crossing)
     kept = {n for n in gm.graph.nodes if n.op == "placeholder"}
-    todo = [output_of(gm)]
+    whole_graph = needed(gm)
+    written = writers(gm.graph)
+    todo = [output_of(gm), *(n for n in written if n in whole_graph and n not in frozen)]
     while todo:
         node = todo.pop()
         if node in kept or node in given:
@@ -204,8 +238,9 @@ def _back_from(gm: fx.GraphModule, crossing: list[fx.Node]) -> set[fx.Node]:
         kept.add(node)
         todo += node.all_input_nodes
     # Writes into kept values.
-    for node in needed(gm):
-        writes = node.meta.get("mutates", ()) if node not in kept and node not in given else ()
+    for node in whole_graph:
+        done = node in kept or node in given or (node in written and node in frozen)
+        writes = () if done else node.meta.get("mutates", ())
         if writes and all(n in kept for n in [*writes, *node.all_input_nodes]):
             kept.add(node)
     return kept

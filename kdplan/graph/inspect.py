@@ -3,22 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from kdplan.diagnostics.boundary import foreign
-from kdplan.diagnostics.report import PlanError, Reporter, error
-from kdplan.graph.assemble import Joined, join, no_part
+from kdplan.diagnostics.report import Diagnostic, PlanError, Reporter, error
+from kdplan.graph.assemble import Joined, frozen_versions, join, no_part
 from kdplan.graph.cacheable import storing
 from kdplan.graph.cost import cost as graph_cost
 from kdplan.graph.cost import flops_by_node
 from kdplan.graph.fork import BranchError
 from kdplan.graph.freeze import split
 from kdplan.graph.phase_graph import Networks, StoredValue
+from kdplan.graph.verify import SAMPLES, is_users, verify
 from kdplan.graph.weights import check_fit, refusals
 from kdplan.ir import expr as ir
 from kdplan.ir.adapted import ADAPTED
@@ -39,6 +40,7 @@ class Inspected:
 
     joined: Joined
     cost: Cost
+    warnings: list[Diagnostic] = field(default_factory=list)
 
 
 def fresh(network: Network) -> nn.Module:
@@ -161,7 +163,9 @@ def inspect_phase(plan: Plan, phase: Phase) -> Inspected:
     PlanError
         KD05xx and KD06xx, see `join`.
     """
-    joined = join(plan, phase, blank_networks(plan, phase))
+    networks = blank_networks(plan, phase)
+    warnings = _verified(plan, phase, networks)
+    joined = join(plan, phase, networks)
     step = graph_cost(joined.graph_module, joined.trainable)
     kept = storing(plan, phase, joined.graph_module, split(joined.graph_module, joined.trainable), joined.trainable)
     steps = step_count(plan, phase)
@@ -190,7 +194,34 @@ def inspect_phase(plan: Plan, phase: Phase) -> Inspected:
             stored=[_stored_line(phase, v) for v in kept],
             stored_bytes=sum(v.bytes for v in kept),
         ),
+        warnings,
     )
+
+
+SMALL = 20_000_000
+"""Parameters: larger networks of a user's are compared with their graphs only when the phase starts."""
+
+
+def _verified(plan: Plan, phase: Phase, networks: Networks) -> list[Diagnostic]:
+    """Compare users' networks, with fresh weights, with their graphs; `networks.whole` has those that differ."""
+    modules = [*networks.trainable, *networks.frozen.values()]
+    if not any(map(is_users, modules)) or sum(p.numel() for m in modules for p in m.parameters()) > SMALL:
+        return []
+
+    def images(stream: int) -> Tensor | None:
+        shape = plan.data[phase.streams[stream].data].shape
+        if shape is None:
+            return None
+        return torch.randn(SAMPLES, *shape, generator=torch.Generator().manual_seed(0))
+
+    real = Networks(
+        [fresh(plan.networks[m.base.network]) if is_users(n) else n
+         for m, n in zip(phase.trainees, networks.trainable, strict=True)],
+        {str(v): fresh(plan.networks[v.network]) if is_users(networks.of(v)) else networks.of(v)
+         for v in frozen_versions(phase)},
+        networks.whole,
+    )  # fmt: skip
+    return verify(plan, phase, real, images)
 
 
 def _auxiliary(plan: Plan, phase: Phase) -> list[str]:

@@ -77,8 +77,8 @@ class LossContext:
         """
         try:
             if e.submodule:
-                return builder.apply_submodule(key, e.submodule, tuple(inputs), path)
-            return builder.apply(key, tuple(inputs), path)
+                return builder.apply_submodule(key, e.submodule, tuple(inputs), path, e.call)
+            return builder.apply(key, tuple(inputs), path, call=e.call)
         except TapError as problem:
             raise no_tap(builder, key, inputs, path, e) from problem
         except AttributeError as problem:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import operator
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -91,6 +91,24 @@ class ValueProxy(fx.Proxy):
 
     def __setitem__(self, index: Any, value: Any) -> None:
         self.tracer.create_proxy("call_function", operator.setitem, (self, index, value), {})
+
+    def _in_place(self, op: Callable[[Any, Any], Any], plain: Callable[[Any, Any], Any], other: Any) -> Any:
+        # `self.buffer += …` writes into the buffer; elsewhere a new value is as good, and lets taps stay as they are.
+        if self.node.op == "get_attr" and isinstance(self.node.meta["val"], Tensor):
+            return self.tracer.create_proxy("call_function", op, (self, other), {})
+        return plain(self, other)
+
+    def __iadd__(self, other: Any) -> Any:
+        return self._in_place(operator.iadd, operator.add, other)
+
+    def __isub__(self, other: Any) -> Any:
+        return self._in_place(operator.isub, operator.sub, other)
+
+    def __imul__(self, other: Any) -> Any:
+        return self._in_place(operator.imul, operator.mul, other)
+
+    def __itruediv__(self, other: Any) -> Any:
+        return self._in_place(operator.itruediv, operator.truediv, other)
 
     def keys(self) -> Any:
         """The keys of a traced dict, as Python values."""

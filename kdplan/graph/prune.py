@@ -26,7 +26,7 @@ because the phase trains the network up to the tap. The result names the removed
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 
 from torch import fx
@@ -34,6 +34,7 @@ from torch import fx
 from kdplan.graph.fake import storages
 from kdplan.graph.law import check_graph
 from kdplan.graph.module import output_of, subset
+from kdplan.graph.state import is_write
 
 
 @dataclass(frozen=True)
@@ -77,49 +78,69 @@ def prune(gm: fx.GraphModule) -> Pruned:
     check_graph(gm.graph, gm)
     kept = needed(gm)
     gone = [n for n in gm.graph.nodes if n not in kept]
-    buffers = tuple(dict.fromkeys(_path(n) for n in gone if n.meta.get("buffers") or counts(n)))
+    written = writers(gm.graph)
+    buffers = tuple(dict.fromkeys(_path(n) for n in gone if n.meta.get("buffers") or n in written))
     random = tuple(dict.fromkeys(_path(n) for n in gone if n.meta.get("random")))
     result = subset(gm, kept) if gone else gm
     check_graph(result.graph, result, before=gm.graph, pruned=True)
     return Pruned(result, buffers, random, len(gone))
 
 
-def needed(gm: fx.GraphModule, roots: list[fx.Node] | None = None) -> set[fx.Node]:
-    """The nodes that `roots` (default: the output) need."""
-    kept: set[fx.Node] = {n for n in gm.graph.nodes if n.op == "placeholder"}
-    kept.update(roots if roots is not None else [output_of(gm)])
+def needed(
+    gm: fx.GraphModule, roots: Iterable[fx.Node] | None = None, without: Collection[fx.Node] = ()
+) -> set[fx.Node]:
+    """The nodes that `roots` (default: the output) need, and the writes into buffers by modules that they run.
+
+    Nothing of `without` is among them, nor what only that needs.
+    """
+    start = [*(roots if roots is not None else [output_of(gm)]), *(n for n in gm.graph.nodes if n.op == "placeholder")]
+    written = writers(gm.graph).difference(without)
+    kept: set[fx.Node] = set()
+    while True:
+        kept = _behind(gm, [*start, *kept], without)
+        running = {c for n in kept if n.op not in ("get_attr", "placeholder", "output") for c in _callers(n)}
+        more = [n for n in written if n not in kept and _caller(n) in running]
+        if not more:
+            return kept
+        kept.update(more)
+
+
+def _behind(gm: fx.GraphModule, roots: Iterable[fx.Node], without: Collection[fx.Node]) -> set[fx.Node]:
+    """What `roots` depend on, also by writes into what is read later."""
+    kept = set(roots)
     read: set[int] = set()
-    later: list[fx.Node] = []
     for node in reversed(gm.graph.nodes):
+        if node in without and node not in kept:
+            continue
         writes = [t for t in node.meta.get("mutates", ()) if t.op != "get_attr"]
         if any(storages(t) & read for t in writes):
             kept.add(node)
         if node in kept and node.op != "placeholder":
-            kept.update(node.all_input_nodes)
+            kept.update(n for n in node.all_input_nodes if n not in without)
             for n in node.all_input_nodes:
                 read |= storages(n)
-            later.append(node)
-    return kept | counters(gm, later)
-
-
-def counters(gm: fx.GraphModule, kept: Iterable[fx.Node]) -> set[fx.Node]:
-    """Writes into a network's own buffers (a batch norm's counter) by modules that `kept` nodes run, with inputs."""
-    running = {_caller(n) for n in kept if n.op not in ("get_attr", "placeholder", "output")}
-    nodes: set[fx.Node] = set()
-    for node in gm.graph.nodes:
-        if counts(node) and _caller(node) in running:
-            nodes.add(node)
-            nodes.update(node.all_input_nodes)
-    return nodes
+    return kept
 
 
 def _caller(node: fx.Node) -> tuple[object, object, object]:
     return node.meta.get("owner"), node.meta.get("call"), node.meta.get("path")
 
 
-def counts(node: fx.Node) -> bool:
-    """Whether the node writes into a buffer that it read as an attribute."""
-    return any(t.op == "get_attr" for t in node.meta.get("mutates", ()))
+def _callers(node: fx.Node) -> list[tuple[object, object, object]]:
+    """The module that a node is in, and the modules around it, which ran too."""
+    owner, call, path = _caller(node)
+    words = str(path or "").split(".")
+    return [(owner, call, ".".join(words[:i])) for i in range(len(words) + 1)]
+
+
+def writers(graph: fx.Graph) -> set[fx.Node]:
+    """The nodes that write into a buffer that was read as an attribute, or that bind one anew."""
+    memory = frozenset().union(*(storages(n) for n in graph.nodes if n.op == "get_attr"))
+    return {
+        n
+        for n in graph.nodes
+        if is_write(n) or any(t.op == "get_attr" or storages(t) & memory for t in n.meta.get("mutates", ()))
+    }
 
 
 def _path(node: fx.Node) -> str:

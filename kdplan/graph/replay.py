@@ -21,11 +21,13 @@ from __future__ import annotations
 from collections.abc import Collection
 from typing import Any
 
+import torch
 from torch import Tensor, fx
 from torch._subclasses.fake_tensor import FakeTensor
+from torch.utils._pytree import tree_leaves, tree_map
 
 from kdplan.diagnostics.boundary import is_foreign
-from kdplan.graph.fake import FakeContext
+from kdplan.graph.fake import DATA_DEPENDENT, FakeContext, whole
 from kdplan.graph.freeze import parameter_names
 from kdplan.graph.lines import NodeError
 
@@ -60,12 +62,31 @@ class Replay(fx.Interpreter):
         try:
             value = self.context.run(n, self.module, args, kwargs)
         except BaseException as problem:
-            if not is_foreign(problem):
+            if isinstance(problem, DATA_DEPENDENT) and n.op == "call_module":
+                value = self._stand_in(n, args, kwargs)
+            elif is_foreign(problem):
+                raise NodeError(n, problem) from problem
+            else:
                 raise
-            raise NodeError(n, problem) from problem
         if n.name in self.keep:
             self.seen[n.name] = value
         return value
+
+    def _stand_in(self, n: fx.Node, args: object, kwargs: object) -> Any:
+        """What a node that asks for numbers returns, as its fake value says; it depends on all that the node reads."""
+        read = [v for v in tree_leaves((args, kwargs)) if isinstance(v, Tensor)]
+        if n.op == "call_module":
+            assert isinstance(self.module, fx.GraphModule)
+            read += [self.context.fake(p) for p in whole(self.module.get_submodule(str(n.target))).parameters()]
+        with self.context.mode:
+            total = sum((v.sum() for v in read if v.requires_grad), torch.zeros(()))
+
+            def like(v: object) -> object:
+                if not isinstance(v, Tensor):
+                    return v
+                return torch.zeros_like(v) + total if v.is_floating_point() else torch.zeros_like(v)
+
+            return tree_map(like, n.meta["val"])
 
 
 def context_for(gm: fx.GraphModule, trainable: Collection[str] | None = None) -> FakeContext:

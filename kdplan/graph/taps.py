@@ -136,7 +136,7 @@ def collect(calls: Iterable[Call], aliases: Mapping[str, list[str]], output: obj
             if call.leaf and isinstance(call.output, fx.Node):
                 for inner, _ in call.module.named_modules():
                     if inner:
-                        taps.setdefault(f"{path}.{inner}", Tap(call.output, inner=inner))
+                        taps.setdefault(f"{path}.{inner}".lstrip("."), Tap(call.output, inner=inner))
     _add_parts(taps, "output", output)
     for index, _ in _parts(output):
         if index and isinstance(index[0], str):  # a part of the output by its name alone

@@ -15,6 +15,7 @@ from kdplan.diagnostics.boundary import ForeignError, is_foreign
 from kdplan.graph.fake import DATA_DEPENDENT, FakeContext
 from kdplan.graph.guards import ASK, Guard
 from kdplan.graph.law import check_graph
+from kdplan.graph.state import draws_undone
 from kdplan.graph.taps import Call, Tap, collect
 from kdplan.graph.tracer import ROOT, Holder, PathTracer
 
@@ -38,7 +39,7 @@ class Traced:
     constants
         Tensors made while tracing, by their target in the graph.
     leaves
-        Paths that could not be traced and are called as they are.
+        Paths of modules that are called whole -> what they do that no graph holds; "" where they cannot be traced.
     """
 
     module: nn.Module
@@ -46,7 +47,7 @@ class Traced:
     taps: dict[str, Tap]
     guards: list[Guard]
     constants: dict[str, Tensor]
-    leaves: tuple[str, ...]
+    leaves: dict[str, str]
     context: FakeContext
     calls: list[Call] = field(repr=False, default_factory=list)
 
@@ -139,15 +140,20 @@ def trace(
     paths = {f"{ROOT}.{p}" if p else ROOT for p in leaves if isinstance(p, str)}
     types = tuple(t for t in leaves if isinstance(t, type))
     args, named = context.fake_tree((inputs, kwargs or {}))
-    whole: list[str] = []
+    whole: dict[str, str] = {}
     first: BaseException | None = None
     holder = Holder(module)
     while True:
         tracer = PathTracer(context, types, paths)
         holder._modules.pop("constants", None)
         try:
-            graph = tracer.run(holder, args, named)
-            break
+            with draws_undone():
+                graph = tracer.run(holder, args, named)
+            if not (new := {p: why for p, why in tracer.impure.items() if _can_be_leaf(tracer, p, holder)}):
+                break
+            # What a graph does not hold is the module's own to do.
+            paths.update(new)
+            whole.update({p.removeprefix(ROOT).removeprefix("."): why for p, why in new.items()})
         except BaseException as problem:
             if not is_foreign(problem):
                 raise
@@ -158,11 +164,11 @@ def trace(
             if path is None:
                 raise TraceError(str(first)) from first
             paths.add(path)
-            whole.append(path.removeprefix(ROOT).removeprefix("."))
+            whole[path.removeprefix(ROOT).removeprefix(".")] = ""
     taps = collect(tracer.calls, _aliases(module), tracer.calls[-1].output)
     if more := getattr(module, "more_taps", None):  # a module may give its values further names
         taps |= more(tracer.calls, taps)
-    traced = Traced(module, graph, taps, tracer.guards, tracer.constants, tuple(whole), context, tracer.calls)
+    traced = Traced(module, graph, taps, tracer.guards, tracer.constants, whole, context, tracer.calls)
     check_graph(graph, traced.root)
     return traced
 

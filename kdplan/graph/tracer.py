@@ -11,10 +11,12 @@ import torch
 from torch import Tensor, fx, nn
 from torch.utils._pytree import tree_flatten, tree_leaves, tree_map, tree_unflatten
 
-from kdplan.graph.fake import FakeContext
+from kdplan.graph.fake import FakeContext, storages
 from kdplan.graph.guards import Guard, GuardingTracer
+from kdplan.graph.impure import watched
 from kdplan.graph.lines import calling_line
 from kdplan.graph.proxy import ValueProxy, is_plain
+from kdplan.graph.state import Attributes, PythonDraws, assign_buffer, is_user_code
 from kdplan.graph.taps import Call
 
 _MAKERS = ("zeros", "ones", "full", "empty", "arange", "linspace", "eye", "tensor", "as_tensor", "tril_indices")
@@ -48,6 +50,8 @@ class PathTracer(GuardingTracer):
         self.failed: list[str] | None = None
         self.calls: list[Call] = []
         self.constants: dict[str, Tensor] = {}
+        self.impure: dict[str, str] = {}
+        """Paths of modules whose `forward` does what no graph holds -> what it does."""
         self._constant_names: dict[int, str] = {}
         self._names: dict[int, str] = {}
         self._attributes: dict[str, ValueProxy] = {}
@@ -60,17 +64,20 @@ class PathTracer(GuardingTracer):
         named = [*holder.named_parameters(remove_duplicate=False), *holder.named_buffers(remove_duplicate=False)]
         for name, tensor in reversed(named):
             self._names[id(tensor)] = name
-        saved = [(m, dict(m.__dict__), dict(m._buffers)) for m in holder.modules()]
+        self._tensors: dict[str, Tensor] = dict(named)
+        self._parameters = {id(p) for p in holder.parameters()}
+        saved = Attributes(holder)
         try:
-            with torch.enable_grad(), _makers_recorded(self):
-                return self.trace(holder)
+            with torch.enable_grad(), _makers_recorded(self), watched(self):
+                graph = self.trace(holder)
+            for name in saved.changed():
+                owner, _, attribute = name.rpartition(".")
+                if not any(owner == path or owner.startswith(f"{path}.") for path in self.impure):
+                    self.impure[owner] = f"it changes the Python attribute `{attribute}`"
+            return graph
         finally:
             # A forward that stores values on its module must not leave proxies behind.
-            for module, attributes, buffers in saved:
-                module.__dict__.clear()
-                module.__dict__.update(attributes)
-                module._buffers.clear()
-                module._buffers.update(buffers)
+            saved.restore()
 
     def create_args_for_root(self, root_fn: Callable[..., Any], is_module: bool, concrete_args: Any = None) -> Any:
         """A placeholder for every tensor among the inputs; all else goes in as it is."""
@@ -85,6 +92,53 @@ class PathTracer(GuardingTracer):
                 proxies.append(leaf)
         args, kwargs = tree_unflatten(proxies, spec)
         return partial(root_fn, **kwargs), [self.root, *args]
+
+    # what a graph does not hold
+
+    @property
+    def watching(self) -> bool:
+        """Whether a user's code runs on traced values now."""
+        return bool(self.stack) and not self.context.running
+
+    def mark(self, reason: str) -> None:
+        """Note that the module whose `forward` runs now must be called whole, and why."""
+        self.impure.setdefault(self.stack[-1], reason)
+
+    def assign(self, module: nn.Module, name: str, value: fx.Proxy) -> bool:
+        """Record that a buffer is bound to a traced value; False where its shape or type would be another."""
+        old, new = module._buffers[name], value.node.meta["val"]
+        path = self.submodule_paths.get(module) if self.submodule_paths else None
+        if not isinstance(new, Tensor) or old is None or path is None:
+            return False
+        if (old.shape, old.dtype) != (new.shape, new.dtype):
+            return False
+        twin = self.context.fake(self._tensors.get(f"{path}.{name}", old))
+        if _one_memory(twin, new):
+            return True  # `self.buffer += …` has written already
+        owner = self.create_node("get_attr", path, (), {})
+        self.context.annotate(owner, self.root)
+        node = self.create_node("call_function", assign_buffer, (owner, name, value.node), {})
+        self.context.annotate(node, self.root)
+        return True
+
+    def _check_write(self, node: fx.Node) -> None:
+        if not self.stack or self.context.running:
+            return
+        written = frozenset().union(*map(storages, node.meta["mutates"]))
+        for name, proxy in self._attributes.items():
+            if id(self._tensors[name]) in self._parameters and storages(proxy.node) & written:
+                self.mark(f"it writes into the parameter `{name.removeprefix(f'{ROOT}.')}`")
+        if not torch.is_grad_enabled():
+            self._cut_writes(node)
+
+    def _cut_writes(self, node: fx.Node) -> None:
+        """Cut what is written without gradients: `with torch.no_grad()` leaves no trace in a graph."""
+        for n in node.all_input_nodes:
+            if n not in node.meta["mutates"] and n.op != "get_attr" and _differentiable(n.meta["val"]):
+                with self.graph.inserting_before(node):
+                    cut = self.create_node("call_method", "detach", (n,), {})
+                self.context.annotate(cut, self.root)
+                node.replace_input_with(n, cut)
 
     # modules and their attributes
 
@@ -106,15 +160,20 @@ class PathTracer(GuardingTracer):
         if path is None:
             return forward(*args, **kwargs)
         leaf = self.is_leaf(m, path)
+        draws = PythonDraws() if not leaf and is_user_code(type(m)) else None
         self.stack.append(path)
         try:
             out = self.create_proxy("call_module", path, args, kwargs) if leaf else forward(*args, **kwargs)
+            if draws is not None and draws.used:
+                self.mark("it draws from the generator of Python or NumPy")
         except BaseException:
             if self.failed is None:
                 self.failed = list(self.stack)
             raise
         finally:
             self.stack.pop()
+            if draws is not None:
+                draws.restore()
         name = path.removeprefix(ROOT).removeprefix(".")
         self.calls.append(Call(name, m, _nodes(args), _nodes(out), leaf))
         return out
@@ -174,6 +233,8 @@ class PathTracer(GuardingTracer):
             if not node.users:
                 self.graph.erase_node(node)
             raise
+        if node.meta["mutates"]:
+            self._check_write(node)
         if not torch.is_grad_enabled() and not self.context.running and _differentiable(node.meta["val"]):
             # `with torch.no_grad()` leaves no trace in a graph; cutting the result does the same.
             node = self.create_node("call_method", "detach", (node,), {})
@@ -214,6 +275,11 @@ def _nodes(tree: Any) -> Any:
 
 def _differentiable(value: object) -> bool:
     return isinstance(value, Tensor) and (value.is_floating_point() or value.is_complex())
+
+
+def _one_memory(a: Tensor, b: Tensor) -> bool:
+    same = a.untyped_storage()._cdata == b.untyped_storage()._cdata
+    return same and (a.stride(), a.storage_offset()) == (b.stride(), b.storage_offset())
 
 
 @contextmanager

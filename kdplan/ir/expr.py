@@ -88,7 +88,7 @@ class Tap:
     """Network `of`, or its submodule `submodule`, applied to `inputs`; the inner value at `path` ("" is the output).
 
     `path` is a dotted module path, or `logits`, `probabilities`, `features`. With `since`, `inputs` replace the
-    value at that path, and nothing before it runs.
+    value at that path, and nothing before it runs. Taps with one `call` share what the network draws at random.
     """
 
     of: Version | InTraining
@@ -97,6 +97,7 @@ class Tap:
     submodule: str = ""
     since: str = ""
     kind: Literal["tap"] = "tap"
+    call: int = 0
     span: Location = location()
 
 

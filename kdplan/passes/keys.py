@@ -104,7 +104,7 @@ def _graph_node(plan: Plan, e: ir.Expr, teachers: dict[str, int]) -> list[object
         return [e.function, len(e.args), sorted(e.keywords), fixed]
     if isinstance(e, ir.Tap):
         if isinstance(e.of, ir.InTraining):
-            return [e.of.slot, e.submodule, e.path, e.since]
+            return [e.of.slot, e.submodule, e.path, e.since, *([e.call] if e.call else [])]
         network = plan.networks[e.of.network]
         classes = network.classes
         return [
@@ -114,6 +114,7 @@ def _graph_node(plan: Plan, e: ir.Expr, teachers: dict[str, int]) -> list[object
             e.submodule,
             e.path,
             e.since,
+            *([e.call] if e.call else []),
             str(e.of) if e.of.phase is None else teachers.setdefault(str(e.of), len(teachers)),
         ]
     if isinstance(e, ir.Op):
@@ -225,6 +226,7 @@ class _Hasher:
 
     def _tap(self, e: ir.Tap) -> str:
         since = f" since {e.since}" if e.since else ""
+        since += f" call {e.call}" if e.call else ""
         if isinstance(e.of, ir.InTraining):
             classes = self._classes(e, self.phase.trainees[e.of.slot].base.network)
             return f"{e.path or 'output'} of {e.submodule} moves/{e.of.slot}{since}{classes}"

@@ -219,6 +219,8 @@ class _Signals:
         self.speller = speller
         self.phase = phase
         self.alone = len(phase.streams) == 1
+        taps = [e for root in (phase.loss, *phase.logged.values()) for e in ir.walk(root) if isinstance(e, ir.Tap)]
+        self.called = {str(e.of) for e in taps if e.call}
 
     def spell(self, e: ir.Expr) -> ast.Expr:
         if isinstance(e, ir.Const):
@@ -245,10 +247,16 @@ class _Signals:
         if e.since:
             since = {"from": dotted(name(expression(base).partition("@")[0]), e.since)}
             return call(name("through"), [self.spell(e.inputs[0]), dotted(base, e.path or "output")], since)
-        usual = self.alone and e.inputs == [ir.StreamField(0, "inputs")] and not e.submodule
+        usual = self.alone and e.inputs == [ir.StreamField(0, "inputs")] and not e.submodule and not self._is_call(e)
         if usual and not e.path.partition(".")[0].isdecimal():
             return dotted(base, e.path or "output")
         return dotted(call(dotted(base, e.submodule), [self.spell(i) for i in e.inputs], {}), e.path)
+
+    def _is_call(self, e: ir.Tap) -> bool:
+        """Whether a tap is written as a call: the first and each further one of a network that is called again."""
+        first = str(e.of) in self.called
+        self.called.discard(str(e.of))
+        return first or bool(e.call)
 
     def call(self, e: ir.Call) -> ast.Expr:
         keywords = {k: self.spell(v) for k, v in e.keywords.items()}

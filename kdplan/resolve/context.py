@@ -39,6 +39,8 @@ class PhaseFrame:
     name: str
     streams: list[tuple[str, DataValue]]
     trainable: dict[NetInstance, int]
+    calls: dict[str, list[tuple[int, ...]]] = field(default_factory=dict)
+    """A value of a network on some inputs -> where in the plan calls of the network read it."""
 
 
 @dataclass

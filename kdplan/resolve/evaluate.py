@@ -158,7 +158,7 @@ def attribute(base: Value, word: str, node: ast.Attr, ctx: Context, want: str) -
     if isinstance(base, NetValue):
         return replace(base, path=(*base.path, word), span=span)
     if isinstance(base, Applied):
-        return Applied(base.net, base.inputs, (*base.path, word), span)
+        return Applied(base.net, base.inputs, (*base.path, word), span, base.call)
     if isinstance(base, DataValue):
         return signals.data_attribute(base, word, node.word_span, span, ctx)
     if isinstance(base, Case):
@@ -214,7 +214,7 @@ def call(function: Value, node: ast.Call, ctx: Context, want: str) -> Value:
         inputs = [signals.signal(ctx.eval(a), ctx) for a in node.args]
         if node.keywords:
             raise arguments.unknown_parameter(node.keywords[0], "a network", [])
-        return Applied(function, inputs, (), node.span)
+        return Applied(function, inputs, (), node.span, (id(node), *map(id, ctx.session.active.values())))
     if isinstance(function, UserFunction):
         if want in ("model", "source", "gate"):
             return Choice(

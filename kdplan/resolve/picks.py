@@ -157,7 +157,7 @@ def _choose(base: Value, rest: list[ast.Expr], node: ast.Pick, ctx: Context) -> 
     if isinstance(base, Applied) and len(rest) == 1:
         key = ctx.eval(rest[0], "any")
         if isinstance(key, ir.Const):
-            return Applied(base.net, base.inputs, (*base.path, str(key.value)), node.span)
+            return Applied(base.net, base.inputs, (*base.path, str(key.value)), node.span, base.call)
     if isinstance(base, DataValue) and len(rest) == 1:
         part = ctx.eval(rest[0], "any")
         if isinstance(part, ClassesValue):

@@ -48,7 +48,7 @@ def signal(value: Value, ctx: Context) -> ir.Expr:
         return tap(value, [default_inputs(value.span, ctx)], "", ".".join(value.path), value.span, ctx)
     if isinstance(value, Applied):
         path = ".".join(value.path)
-        return tap(value.net, value.inputs, ".".join(value.net.path), path, value.span, ctx)
+        return tap(value.net, value.inputs, ".".join(value.net.path), path, value.span, ctx, _call_number(value, ctx))
     if isinstance(value, Family):
         raise family_error(value)
     if isinstance(value, Routing):
@@ -64,6 +64,18 @@ def signal(value: Value, ctx: Context) -> ir.Expr:
     raise error("KD0246", value.span, what=describe(value), help=call)
 
 
+def _call_number(value: Applied, ctx: Context) -> int:
+    """How many calls have read this value of the network before; a call that is evaluated again keeps its number."""
+    if ctx.phase is None:
+        return 0
+    net = value.net
+    key = f"{id(net.instance)} {net.version} {net.path} {value.inputs} {value.path}"
+    calls = ctx.phase.calls.setdefault(key, [])
+    if value.call not in calls:
+        calls.append(value.call)
+    return calls.index(value.call)
+
+
 def family_error(value: Family) -> Exception:
     """KD0401: a family where one member is wanted."""
     name = value.declared.name
@@ -71,7 +83,9 @@ def family_error(value: Family) -> Exception:
     return error("KD0401", value.span, name=name, slots=slots)
 
 
-def tap(net: NetValue, inputs: list[ir.Expr], submodule: str, path: str, span: Span, ctx: Context) -> ir.Expr:
+def tap(
+    net: NetValue, inputs: list[ir.Expr], submodule: str, path: str, span: Span, ctx: Context, call: int = 0
+) -> ir.Expr:
     """A tap of a network, or of its `submodule`, on `inputs`; `path` "" or "output" is the output.
 
     Raises
@@ -84,7 +98,7 @@ def tap(net: NetValue, inputs: list[ir.Expr], submodule: str, path: str, span: S
         check_indexed(net, path, span)
         inside, rest = split(network, path)
         path = ".".join(p for p in (inside, rest or "logits") if p)  # one name for one thing
-    return ir.Tap(weights(net, ctx), inputs, "" if path == "output" else path, submodule, span=span)
+    return ir.Tap(weights(net, ctx), inputs, "" if path == "output" else path, submodule, call=call, span=span)
 
 
 def trained_path(net: NetValue) -> str:

@@ -92,6 +92,8 @@ class Applied:
     inputs: list[ir.Expr]
     path: tuple[str, ...]
     span: Span
+    call: tuple[int, ...] = ()
+    """Where the call stands: a value that another call reads again is another draw of random numbers."""
 
 
 @dataclass

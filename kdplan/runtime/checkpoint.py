@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
+import numpy as np
 import torch
 from safetensors.torch import load, save_file
 from torch import Tensor
@@ -55,10 +57,12 @@ def read_tensors(folder: Folder, name: str = TENSORS) -> dict[str, Tensor]:
 
 
 def reseed(seed: int, device: torch.device) -> None:
-    """Makes what layers draw on `device` from here on a function of `seed` alone.
+    """Makes what layers draw on `device`, and from Python's and NumPy's generators, a function of `seed` alone.
 
-    Only generators that are in use are set: `torch.manual_seed` remembers a call for every kind of device that is not.
+    Of torch only generators that are in use are set: `torch.manual_seed` remembers a call for every device that is not.
     """
+    random.seed(seed)
+    np.random.seed(seed % 2**32)
     torch.default_generator.manual_seed(seed)
     if device.type == "cuda":
         torch.cuda.default_generators[device.index or 0].manual_seed(seed)

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import torch
+from torch import Tensor
 
 from kdplan.data.loader import Loader
 from kdplan.diagnostics.boundary import cause_of, foreign, is_foreign
@@ -14,6 +15,7 @@ from kdplan.diagnostics.report import PlanError, error
 from kdplan.graph.assemble import assemble
 from kdplan.graph.lines import at_node
 from kdplan.graph.phase_graph import Networks, PhaseGraph
+from kdplan.graph.verify import SAMPLES, verify
 from kdplan.ir.dag import PhaseKey
 from kdplan.ir.lengths import extendable
 from kdplan.ir.plan import Phase, Plain, Plan
@@ -97,10 +99,18 @@ def run_phase(run: PhaseRun, phase: Phase, key: PhaseKey, work: Work) -> Artifac
 def make_job(run: PhaseRun, phase: Phase, work: Work, device: torch.device) -> Job:
     """The phase's networks, graphs, data and validation, put together."""
     plan, root, recipe = run.sources.plan, run.options.data_root, phase.recipes[0]
-    phase_graph = run.assemble(plan, phase, modules_of(run.sources, phase))
+    networks = modules_of(run.sources, phase)
+    sets = [require_samples(opened(plan, view, root, device), view, phase.name) for view in phase.streams]
+
+    def images(stream: int) -> Tensor:
+        loader = Loader(sets[stream], SAMPLES, phase.seed, train=True, stream=stream)
+        return next(iter(loader.epoch(0)))["inputs"].cpu()
+
+    for warning in verify(plan, phase, networks, images, batch=True):
+        run.events.note(f"{warning.code}: {warning.message}")
+    phase_graph = run.assemble(plan, phase, networks)
     assert [f.name for f in phase_graph.ema_copies] == ema_copies(plan, phase)
     read = {*phase_graph.trainable_inputs, *(phase_graph.frozen_inputs if not phase_graph.stored else ())}
-    sets = [require_samples(opened(plan, view, root, device), view, phase.name) for view in phase.streams]
     loaders = [
         Loader(data, recipe.batch_of(number) * recipe.accumulate, phase.seed, train=True, workers=recipe.workers,
                stream=number, inputs=f"inputs_{number}" in read)
@@ -169,4 +179,5 @@ def failure(phase: Phase, step: int, problem: BaseException) -> PlanError:
     """KD0821 for an exception of code that the phase calls, with the innermost line that is the user's."""
     cause = cause_of(at_node(problem))
     return foreign("KD0821", phase.span, at_node(problem), phase=phase.name, step=step,
-                   place=f" in {cause.location}" if cause.location else "", kind=cause.kind, reason=cause.reason)  # fmt: skip
+                   place=f" in {cause.location}" if cause.location else "",
+                   kind=cause.kind, reason=cause.reason)  # fmt: skip

@@ -1,0 +1,161 @@
+"""What a module's `forward` leaves behind: buffers that it binds anew, Python attributes, draws of Python and NumPy."""
+
+from __future__ import annotations
+
+import random
+from collections import deque
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+from torch import Tensor, fx, nn
+
+_PLAIN = (bool, int, float, complex, str, type(None), tuple)
+_CONTAINERS = (list, dict, set, deque)
+_OWN = frozenset(nn.Module().__dict__)
+
+
+def assign_buffer(owner: nn.Module, name: str, value: Tensor) -> None:
+    """Bind a buffer of `owner` to another tensor, as `self.name = value` in a `forward` does."""
+    owner._buffers[name] = value
+
+
+class Attributes:
+    """The attributes and buffers of a module and its sub-modules, to see what a call changed and to put it back.
+
+    Examples
+    --------
+    >>> net = nn.Linear(2, 2)
+    >>> net.calls, net.keys = 0, "a"
+    >>> before = Attributes(net)
+    >>> net.calls, net.rate = 3, 0.5
+    >>> before.changed()
+    ['calls']
+    >>> before.restore()
+    >>> net.calls, net.keys, hasattr(net, "rate")
+    (0, 'a', False)
+    """
+
+    def __init__(self, module: nn.Module) -> None:
+        self._held = [
+            (path, m, dict(m.__dict__), dict(m._buffers), _containers(m)) for path, m in module.named_modules()
+        ]
+
+    def changed(self) -> list[str]:
+        """Paths of attributes that hold other plain values than before; new attributes are none."""
+        names: list[str] = []
+        for path, m, attributes, _, containers in self._held:
+            for name, old in attributes.items():
+                if name in _OWN or name.startswith("_forward") or name == "training":
+                    continue
+                new = m.__dict__.get(name)
+                if name in containers:
+                    differs = new is not old or not _same(new, containers[name])
+                else:
+                    plain = isinstance(old, _PLAIN) and type(new) in _PLAIN
+                    differs = new is not old and plain and not _same(new, old)
+                if differs:
+                    names.append(f"{path}.{name}".lstrip("."))
+        return names
+
+    def rebound(self) -> list[str]:
+        """Paths of buffers that are other tensors than before."""
+        return [
+            f"{path}.{name}".lstrip(".")
+            for path, m, _, buffers, _ in self._held
+            for name, old in buffers.items()
+            if m._buffers.get(name) is not old
+        ]
+
+    def restore(self) -> None:
+        """Give the modules back the attributes and buffers of before; what was written in place stays."""
+        for _, m, attributes, buffers, containers in self._held:
+            m.__dict__.clear()
+            m.__dict__.update(attributes)
+            m._buffers.clear()
+            m._buffers.update(buffers)
+            for name, old in containers.items():
+                _refill(m.__dict__[name], old)
+
+
+def _containers(module: nn.Module) -> dict[str, Any]:
+    """Copies of the attributes that a `forward` may change without binding them anew."""
+    if type(module).__module__.startswith("torch.nn."):
+        return {}
+    return {n: v.copy() for n, v in module.__dict__.items() if type(v) in _CONTAINERS and n not in _OWN}
+
+
+def _same(a: Any, b: Any) -> bool:
+    if isinstance(a, list | tuple | deque):
+        return type(a) is type(b) and len(a) == len(b) and all(map(_same, a, b))
+    if isinstance(a, dict):
+        return isinstance(b, dict) and a.keys() == b.keys() and all(_same(v, b[k]) for k, v in a.items())
+    return a is b or (isinstance(a, (*_PLAIN, set)) and type(a) is type(b) and bool(a == b))
+
+
+def _refill(container: Any, old: Any) -> None:
+    if _same(container, old):
+        return
+    container.clear()
+    if isinstance(container, list | deque):
+        container.extend(old)
+    else:
+        container.update(old)
+
+
+class PythonDraws:
+    """Whether Python's or NumPy's global generator was used since."""
+
+    def __init__(self) -> None:
+        self._python = random.getstate()
+        self._numpy: Any = np.random.get_state()
+
+    @property
+    def used(self) -> bool:
+        """Whether either generator is in another state than at first."""
+        numpy: Any = np.random.get_state()
+        same = numpy[2:] == self._numpy[2:] and bool((numpy[1] == self._numpy[1]).all())
+        return not same or random.getstate() != self._python
+
+    def restore(self) -> None:
+        """Put both generators back."""
+        if self.used:
+            random.setstate(self._python)
+            np.random.set_state(self._numpy)
+
+
+_KNOWN = ("torch", "_operator", "builtins", "math", "kdplan")
+
+
+def is_user_code(code: object) -> bool:
+    """Whether a function, a module or one of its sub-modules is neither torch's nor ours, and so may do anything.
+
+    >>> is_user_code(nn.Sequential(nn.Linear(2, 2))), is_user_code(random.random)
+    (False, True)
+    """
+    if isinstance(code, nn.Module):
+        return any(type(m).__module__.partition(".")[0] not in _KNOWN for m in code.modules())
+    return (getattr(code, "__module__", None) or "torch").partition(".")[0] not in _KNOWN
+
+
+@contextmanager
+def draws_undone() -> Iterator[PythonDraws]:
+    """Inside, Python's and NumPy's generators may be used; afterwards they are as before."""
+    draws = PythonDraws()
+    try:
+        yield draws
+    finally:
+        draws.restore()
+
+
+def is_write(node: fx.Node) -> bool:
+    """Whether a node binds a buffer anew."""
+    return node.target is assign_buffer
+
+
+def written_buffer(node: fx.Node) -> str:
+    """The path of the buffer that a node binds anew."""
+    owner = node.args[0]
+    assert isinstance(owner, fx.Node)
+    return f"{owner.target}.{node.args[1]}"
