@@ -131,7 +131,7 @@ _KNOWN = ("torch", "_operator", "builtins", "math", "kdplan")
 def is_user_code(code: object) -> bool:
     """Whether a function, a module or one of its sub-modules is neither torch's nor ours, and so may do anything.
 
-    >>> is_user_code(nn.Sequential(nn.Linear(2, 2))), is_user_code(random.random)
+    >>> is_user_code(nn.Sequential(nn.Linear(2, 2))), is_user_code(random.choice)
     (False, True)
     """
     if isinstance(code, nn.Module):

@@ -47,6 +47,7 @@ def expand(plan: Plan) -> str:
 
     Examples
     --------
+    >>> from kdplan.ir import expr as ir
     >>> from kdplan.ir.plan import Trainee, View
     >>> loss = ir.Call("cross_entropy", [ir.Tap(ir.InTraining(0), [ir.StreamField(0, "inputs")], "logits"),
     ...                                  ir.StreamField(0, "labels")])

@@ -65,10 +65,14 @@ def signal(value: Value, ctx: Context) -> ir.Expr:
 
 
 def _call_number(value: Applied, ctx: Context) -> int:
-    """How many calls have read this value of the network before; a call that is evaluated again keeps its number."""
-    if ctx.phase is None:
-        return 0
+    """How many calls have read this value of the network before; a call that is evaluated again keeps its number.
+
+    0 for a frozen network in eval mode, which draws nothing.
+    """
     net = value.net
+    frozen = net.version is not None or ctx.phase is None or net.instance not in ctx.phase.trainable
+    if ctx.phase is None or (frozen and net.instance.network.mode == "eval"):
+        return 0
     key = f"{id(net.instance)} {net.version} {net.path} {value.inputs} {value.path}"
     calls = ctx.phase.calls.setdefault(key, [])
     if value.call not in calls:
