@@ -28,7 +28,7 @@ def make(epochs: int) -> PlanBuilder:
     students = []
     for width in (2, 4):
         small = p.student(f"small{width}", "digits_net", width=width)
-        loss = fn.kd((big @ train).logits, small.logits, temperature=4)
+        loss = fn.kd(small.logits, (big @ train).logits, temperature=4)
         students.append(small @ p.phase(f"imitate{width}", of=small, on=digits, with_=quick, loss=loss))
     p.measure("table", of=[big @ train, *students], on=digits.test, metrics=["top1", "parameters"])
     return p

@@ -67,7 +67,7 @@ class PlanBuilder:
     >>> weight = p.param("weight", values=[1, 5])
     >>> train = p.phase("train", of=big, on=digits, with_=quick, loss=fn.cross_entropy(big.logits, labels))
     >>> kd = p.phase("kd", of=small, on=digits, with_=quick,
-    ...              loss=weight * fn.kd((big @ train).logits, small.logits, temperature=4))
+    ...              loss=weight * fn.kd(small.logits, (big @ train).logits, temperature=4))
     >>> _ = p.measure("table", of=[big @ train, small @ kd], on=digits.test, metrics=["top1"])
     >>> list(p.build().phases)
     ['train', 'kd[weight=1]', 'kd[weight=5]']

@@ -56,6 +56,8 @@ class Spec:
     example: str = ""
     version: int = 1
     """Raised when what it computes changes: part of every key that uses it."""
+    keyed: tuple[str, ...] = ()
+    """Its signals in the order in which keys number them, where calls had another order once."""
     implementation: str = ""
     """`module:function`, where its name alone does not say it."""
     one_of: tuple[str, ...] = ()

@@ -214,7 +214,7 @@ class _Hasher:
                 stack.extend((f"{at}/{i}", a) for i, a in enumerate(e.args))
             elif isinstance(e, ir.Call):
                 yield Component(at, self._function(e.function), span=e.span)
-                stack.extend((f"{at}/{i}", a) for i, a in enumerate(e.args))
+                stack.extend((f"{at}/{i}", a) for i, a in _numbered(e))
                 stack.extend((f"{at}/{n}", a) for n, a in e.keywords.items())
             elif isinstance(e, ir.Tap):
                 yield Component(at, self._tap(e), span=e.span)
@@ -251,6 +251,21 @@ class _Hasher:
         if spec is None:
             return name.rpartition(":")[2]  # the code itself is a component
         return name if spec.version == 1 else f"{name} {spec.version}"
+
+
+def _numbered(e: ir.Call) -> Iterator[tuple[int, ir.Expr]]:
+    """The arguments of a call with their numbers in keys.
+
+    >>> small, big = ir.Const(1), ir.Const(2)
+    >>> [(i, a.value) for i, a in _numbered(ir.Call("kd", [small, big]))]  # keys are older than the order of calls
+    [(1, 1), (0, 2)]
+    """
+    spec = FUNCTIONS.get(e.function)
+    if spec is None or not spec.keyed:
+        yield from enumerate(e.args)
+        return
+    signals = [p.name for p in spec.params if p.type == "signal"]
+    yield from ((spec.keyed.index(name), a) for name, a in zip(signals, e.args, strict=True))
 
 
 def architecture(n: Network) -> list[object]:

@@ -150,7 +150,7 @@ def test_the_plans_of_the_project_parse(path: Path) -> None:
 def test_time_grows_linearly_and_a_thousand_phases_take_little() -> None:
     part = (
         "student s{0} = resnet20\nphase p{0} of s{0} on cifar with sgd240 {{ loss = cross_entropy(s{0}.logits, labels) "
-        "+ 0.5 * kl(big.logits, s{0}.logits, temperature = 4) }}\n"
+        "+ 0.5 * kl(s{0}.logits, big.logits, temperature = 4) }}\n"
     )
     read("a = 1")  # the grammar is compiled once
     times = []
