@@ -12,6 +12,7 @@ import networkx as nx
 from kdplan.diagnostics.boundary import boundary
 from kdplan.diagnostics.report import Diagnostic, PlanError, Reporter
 from kdplan.diagnostics.span import Source
+from kdplan.ir import user_code
 from kdplan.ir.cuts import Cut, Layer
 from kdplan.ir.dag import PhaseKey, Planned
 from kdplan.ir.plan import Network, Plan
@@ -79,6 +80,7 @@ def compile_source(
         With every mistake that was found.
     """
     reporter = Reporter()
+    user_code.begin()
     # first of all: names have a meaning only once every file that is used is read
     module = load(source, folder, reporter, overrides=_overrides(params or {}))
     # before evaluation: a declaration of a wrong form is evaluated by nobody, and reported once

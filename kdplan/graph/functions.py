@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -35,11 +34,8 @@ def user(path: str, name: str, span: Span | None) -> Callable[..., Any]:
     PlanError
         KD0512 if the file raises when it is read, KD0513 if it has no such function.
     """
-    module_name = f"kdplan_user_{abs(hash(str(Path(path).resolve())))}"
-    module = sys.modules.get(module_name)
-    if module is None:
-        with boundary("KD0512", span, file=path):
-            module = module_of_file(Path(path), module_name)
+    with boundary("KD0512", span, file=path):
+        module = module_of_file(Path(path))
     function = getattr(module, name, None)
     if not callable(function):
         raise error("KD0513", span, file=path, name=name)

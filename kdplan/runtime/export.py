@@ -23,10 +23,12 @@ from kdplan.graph.deploy import (
     verify_equal,
 )
 from kdplan.graph.taps import TapError
+from kdplan.ir import user_code
 from kdplan.ir.adapted import HELD
 from kdplan.ir.branches import BRANCH
 from kdplan.ir.expr import Version
 from kdplan.ir.heads import HEADED
+from kdplan.ir.imports import Code
 from kdplan.ir.origins import ENSEMBLE, Copied
 from kdplan.ir.outputs import WHOLE
 from kdplan.ir.plan import Export, Plain, Plan, View
@@ -110,6 +112,8 @@ def _write(
         if program:
             export_program(again, new / "model.pt2", example)
         for file in sorted(new.iterdir()):
+            if (folder / file.name).is_dir():
+                shutil.rmtree(folder / file.name)
             os.replace(file, folder / file.name)
     flush_folder(folder)
 
@@ -139,6 +143,7 @@ def load(folder: Path | str) -> nn.Module:
     nn.Module
     """
     folder = Path(folder)
+    user_code.begin(folder)
     about = json.loads((folder / "model.json").read_text(encoding="utf-8"))
     item = _at(about["architecture"], folder)
     net = create(item["factory"], **item["arguments"]).eval()
@@ -218,11 +223,23 @@ def _with_code(architecture: dict[str, Plain], folder: Path) -> dict[str, Plain]
         if not where.endswith(".py"):
             return factory
         if where not in copied:
-            copied[where] = f"model{len(copied) + 1 if copied else ''}.py"
-            shutil.copyfile(where, folder / copied[where])
+            copied[where] = _copy(user_code.code(Path(where)), folder, f"{len(copied) + 1 if copied else ''}")
         return f"{copied[where]}:{function}"
 
     return _renamed(architecture, copy)
+
+
+def _copy(code: Code, folder: Path, number: str) -> str:
+    """Writes a user's file, as `model.py`, or under its own name in a folder with the modules that it imports."""
+    main, at = f"model{number}.py", folder
+    if len(code.local) > 1:
+        at = folder / f"model{number}"
+        main = f"{at.name}/{code.path.name}"
+    for module in code.local.values():
+        path = folder / main if module.path == code.path else at / module.path.relative_to(code.path.parent)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(module.content)
+    return main
 
 
 def _at(architecture: dict[str, Plain], folder: Path) -> dict[str, Plain]:

@@ -11,11 +11,12 @@ from torch import Tensor
 
 from kdplan.data.loader import Loader
 from kdplan.diagnostics.boundary import cause_of, foreign, is_foreign
-from kdplan.diagnostics.report import PlanError, error
+from kdplan.diagnostics.report import PlanError, diagnostic, error, listing
 from kdplan.graph.assemble import assemble
 from kdplan.graph.lines import at_node
 from kdplan.graph.phase_graph import Networks, PhaseGraph
 from kdplan.graph.verify import SAMPLES, verify
+from kdplan.ir import user_code
 from kdplan.ir.dag import PhaseKey
 from kdplan.ir.lengths import extendable
 from kdplan.ir.plan import Phase, Plain, Plan
@@ -73,6 +74,8 @@ def run_phase(run: PhaseRun, phase: Phase, key: PhaseKey, work: Work) -> Artifac
     if device.type == "cuda":
         torch.cuda.set_device(device)
     check_recipes(phase.name, len(phase.trainees), phase.recipes)
+    user_code.forget_modules()  # state in them is no part of a phase
+    _check_code(run, phase)
     training: Training | None = None
     try:
         job = make_job(run, phase, work, device)
@@ -169,10 +172,24 @@ def _commit(run: PhaseRun, phase: Phase, key: PhaseKey, work: Work, training: Tr
         files[FINAL], files[FINAL_STATE] = tensor_file(tensors), state
     files["summary.json"] = summary
     files["phase.json"] = phase_json(phase.name, options.plan_file, key)
-    files["environment.json"] = environment(job.device, options.deterministic) | {"finished": time.time()}
+    files["environment.json"] = environment(job.device, options.deterministic) | {
+        "code": user_code.listed(),
+        "finished": time.time(),
+    }
+    _check_code(run, phase)
     artifact = work.commit(files)
     run.events.phase_done(phase.name, summary["seconds"], summary)
     return artifact
+
+
+def _check_code(run: PhaseRun, phase: Phase) -> None:
+    """Look at the user's files again: KD0825 once for what runs as it was read, KD0824 for what may not."""
+    as_read, unknown = user_code.edited()
+    if unknown:
+        raise error("KD0824", phase.span, files=listing(map(str, unknown)), phase=phase.name)
+    if as_read:
+        notice = diagnostic("KD0825", None, files=listing(p.name for p in as_read))
+        run.events.note(f"{notice.code}: {notice.message}")
 
 
 def failure(phase: Phase, step: int, problem: BaseException) -> PlanError:

@@ -38,7 +38,7 @@ def load_function(name: str, where: Where) -> Any:
         raise error("KD0721", where.span, owner="source", arg="function", expected=expected, found=repr(name))
     with boundary("KD0718", where.span, function=name):
         if module_name.endswith(".py"):
-            module = module_of_file(Path(module_name), f"_kdplan_user_{Path(module_name).stem}")
+            module = module_of_file(Path(module_name))
         else:
             module = _import(module_name)
     code = getattr(module, function, None)

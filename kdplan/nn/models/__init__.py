@@ -117,7 +117,7 @@ def _module(name: str) -> ModuleType:
 
 def _module_of_file(path: Path) -> ModuleType:
     try:
-        return module_of_file(path, f"kdplan_user_{path.stem}")
+        return module_of_file(path)
     except BaseException as e:  # a user's file may raise anything while it loads
         if (isinstance(e, FileNotFoundError) and not path.is_file()) or not is_foreign(e):
             raise

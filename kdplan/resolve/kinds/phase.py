@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from kdplan.constructs.table import KINDS
 from kdplan.diagnostics.report import Gather, PlanError, error
 from kdplan.diagnostics.span import Span
@@ -11,7 +9,7 @@ from kdplan.ir import expr as ir
 from kdplan.ir.plan import Phase, Recipe, Trainee, Validation
 from kdplan.passes.load import Declared
 from kdplan.resolve import axes, setting_values
-from kdplan.resolve.code import file_hash
+from kdplan.resolve.code import code_hash
 from kdplan.resolve.context import Context, PhaseFrame, remember
 from kdplan.resolve.kinds.data import unique_name, view_of
 from kdplan.resolve.kinds.recipe import finish, read_settings
@@ -300,6 +298,6 @@ def _code(phase: Phase) -> dict[str, str]:
     hashes: dict[str, str] = {}
     for root in (phase.loss, *phase.logged.values()):
         for e in ir.walk(root):
-            if isinstance(e, ir.Call) and ":" in e.function:
-                hashes[e.function] = file_hash(Path(e.function.rpartition(":")[0]))
+            if isinstance(e, ir.Call) and (code := code_hash(e.function)) is not None:
+                hashes[e.function] = code
     return hashes
