@@ -20,8 +20,8 @@ from kdplan.data.sources.arrays import arrange, whole
 from kdplan.data.sources.base import Array, Opened, Part, SourceSpec
 from kdplan.diagnostics.boundary import boundary
 from kdplan.diagnostics.report import error
+from kdplan.ir import user_code
 from kdplan.ir.spec import REQUIRED, Param
-from kdplan.ir.user_code import module_of_file
 
 _FACTS = ("classes", "superclasses", "mean", "std")
 _given: dict[tuple[object, ...], Mapping[str, Any]] = {}
@@ -38,7 +38,7 @@ def load_function(name: str, where: Where) -> Any:
         raise error("KD0721", where.span, owner="source", arg="function", expected=expected, found=repr(name))
     with boundary("KD0718", where.span, function=name):
         if module_name.endswith(".py"):
-            module = module_of_file(Path(module_name))
+            module = user_code.module_of_file(Path(module_name))
         else:
             module = _import(module_name)
     code = getattr(module, function, None)
@@ -57,10 +57,10 @@ def _import(name: str) -> ModuleType:
 
 
 def _call(name: str, args: Arguments, where: Where) -> Mapping[str, Any]:
-    """What the function gives; asked once a process, unless its file changes."""
+    """What the function gives; asked once a process, unless its code changes."""
     file = Path(name.rpartition(":")[0])
-    state = (file.stat().st_mtime_ns, file.stat().st_size) if file.suffix == ".py" and file.is_file() else None
-    key = (name, os.getcwd(), repr(sorted(args.items())), state)
+    code = user_code.code(file).digest if file.suffix == ".py" and file.is_file() else None
+    key = (name, os.getcwd(), repr(sorted(args.items())), code)
     if key not in _given:
         function = load_function(name, where)
         with boundary("KD0718", where.span, function=name):
