@@ -47,6 +47,7 @@ class Stores:
         self.stopped = folder / "stopped"
         self._run_until_stopped()
         assert main(["run", str(folder / "plan.kd"), "--store", str(folder / "half"), "--only", "big@train"]) == 0
+        assert main(["plan", str(folder / "plan.kd"), "--store", str(folder / "half")]) == 0
         for name in ("measures", "speeds.json", "costs", "plans"):
             if not (self.stopped / name).exists():
                 source = folder / "half" / name
@@ -114,12 +115,20 @@ def logged(stores: Stores, capsys: pytest.CaptureFixture[str]) -> list[float]:
     return [v for line in lines for v in [*line.values(), *line.get("val", {}).values()] if isinstance(v, float)]
 
 
+@pytest.mark.slow
 def test_every_kind_of_file(stores: Stores, capsys: pytest.CaptureFixture[str]) -> None:
     stores.logged = logged(stores, capsys)  # type: ignore[attr-defined]
     kinds = stores.kinds()
     assert len(kinds) > 15
     for number, paths in enumerate(kinds):
         draw = random.Random(number)
+        check(stores, draw, draw.choice(paths), capsys)
+
+
+def test_a_few_kinds_of_file(stores: Stores, capsys: pytest.CaptureFixture[str]) -> None:
+    stores.logged = logged(stores, capsys)  # type: ignore[attr-defined]
+    draw = random.Random(5)
+    for paths in draw.sample(stores.kinds(), 4):
         check(stores, draw, draw.choice(paths), capsys)
 
 
