@@ -181,9 +181,10 @@ def run(arguments: argparse.Namespace) -> int:
         With every error that can be found before training.
     """
     from kdplan.runtime.events import Several
-    from kdplan.runtime.execute import run_plan
+    from kdplan.runtime.execute import run_plan, with_repairs
     from kdplan.runtime.measures.table import run_measures
     from kdplan.runtime.options import RunOptions
+    from kdplan.runtime.store import StoreCorrupt
     from kdplan.view.progress import TensorBoard, observer
 
     store = open_store(arguments)
@@ -211,7 +212,15 @@ def run(arguments: argparse.Namespace) -> int:
     if result.interrupted is not None:
         print(f"interrupted in {result.interrupted}; `kdplan run {arguments.file}` resumes there", file=sys.stderr)
     if result.exit_code == 0 or (arguments.keep_going and result.interrupted is None):
-        tables = run_measures(compiled.plan, compiled.keys, store, options)
+        tables = None
+        while tables is None:
+            try:
+                tables = run_measures(compiled.plan, compiled.keys, store, options)
+            except StoreCorrupt as damage:
+                repairs = with_repairs(compiled.planned, compiled.keys, store, events, damage.folder)
+                again = run_plan(compiled.plan, repairs, compiled.keys, store, options, events)
+                if again.exit_code or not again.trained:
+                    raise
         _print_tables(arguments, tables, arguments.plots or store.root / "plots" / arguments.file.stem)
     return result.exit_code
 

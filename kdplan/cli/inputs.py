@@ -11,7 +11,7 @@ from kdplan.diagnostics.report import error
 from kdplan.diagnostics.span import Source
 from kdplan.ir.dag import Cost, PhaseKey
 from kdplan.passes.schedule import Facts
-from kdplan.runtime.store import Store
+from kdplan.runtime.store import Store, StoreError
 
 
 def read_source(path: Path) -> Source:
@@ -93,11 +93,17 @@ def store_facts(store: Store, plan_file: Path) -> Facts:
         key = last.get(name)
         if key is None or not store.has(key):
             return None
-        return store.artifact(key).phase_key()
+        try:
+            return store.artifact(key).phase_key()
+        except StoreError:
+            return None  # damaged, and wanted for a reason only
 
     def is_extendable(key: str) -> bool:
         """Whether a longer phase can start from the artifact under a key."""
-        return store.has(key) and store.artifact(key).extendable
+        try:
+            return store.has(key) and store.verify(key).extendable
+        except StoreError:
+            return False
 
     return Facts(store.has, store.resume_step, store.problem, last_key, is_extendable)
 

@@ -88,6 +88,14 @@ class Snapshots:
         self.best, self.kept, self.digests = state["best"], dict(state["kept"]), dict(state["digests"])
         self._saved = self._wanted()
 
+    def problem(self, state: dict[str, Plain]) -> str | None:
+        """What is wrong with the files that a checkpoint's plain values name, in a sentence, or None."""
+        for name, digest in state["digests"].items():
+            path = self.folder / name
+            if not path.is_file() or digest_file(path) != digest:
+                return f"{path} is missing or altered."
+        return None
+
     def tidy(self) -> None:
         """Removes files that neither of the two newest checkpoints names. Call it after a checkpoint."""
         wanted = self._wanted()

@@ -10,6 +10,7 @@ from kdplan.ir.dag import Component, PhaseKey
 from kdplan.ir.plan import Plain
 from kdplan.runtime.store import manifest
 from kdplan.runtime.store.errors import StoreCorrupt, StoreMissing
+from kdplan.runtime.store.sealed import CHECK
 
 FINAL, FINAL_STATE = "final.safetensors", "final.json"
 """An artifact's files with its phase's last state, where the phase may be trained further."""
@@ -112,7 +113,8 @@ class Artifact(Folder):
 
     def metrics(self) -> list[dict[str, Plain]]:
         """The lines of metrics.jsonl."""
-        return [json.loads(line) for line in self.read("metrics.jsonl").splitlines() if line.strip()]
+        records = [json.loads(line) for line in self.read("metrics.jsonl").splitlines() if line.strip()]
+        return [{name: value for name, value in record.items() if name != CHECK} for record in records]
 
     def phase_key(self) -> PhaseKey:
         """The components of the phase's key, for reporting what has changed since."""

@@ -11,7 +11,6 @@ measures/<key>.json  costs/<key>.json  speeds.json    numbers that need not be c
 from __future__ import annotations
 
 import hashlib
-import json
 import time
 from collections.abc import Mapping
 from contextlib import suppress
@@ -22,9 +21,10 @@ from typing import Literal
 from kdplan.ir.plan import Plain
 from kdplan.runtime.store import manifest
 from kdplan.runtime.store.artifact import Artifact
-from kdplan.runtime.store.atomic import make_folder, remove, write_json
-from kdplan.runtime.store.errors import StoreCorrupt, StoreLocked, StoreMissing
+from kdplan.runtime.store.atomic import make_folder, remove
+from kdplan.runtime.store.errors import StoreCorrupt, StoreError, StoreLocked, StoreMissing
 from kdplan.runtime.store.lock import Holder, read_holder
+from kdplan.runtime.store.sealed import read_sealed, write_sealed
 from kdplan.runtime.store.values import Values
 from kdplan.runtime.store.work import Work, checkpoint_folders, discard
 
@@ -164,46 +164,34 @@ class Store:
 
     def last_keys(self, plan: Path | str) -> dict[str, str]:
         """Phase name -> key, as plan file `plan` was last run; {} where that is not known."""
-        data = self._load(self._plan_file(plan))
-        phases = data.get("phases")
-        return {str(n): str(k) for n, k in phases.items()} if isinstance(phases, dict) else {}
+        return dict(read_sealed(self._plan_file(plan)).get("phases", {}))
 
     def remember(self, plan: Path | str, keys: Mapping[str, str]) -> None:
         """Sets the last keys of plan file `plan`; phases that it does not name keep theirs."""
         path = self._plan_file(plan)
         make_folder(path.parent)
-        write_json(path, {"plan": str(Path(plan).resolve()), "phases": {**self.last_keys(plan), **keys}})
+        write_sealed(path, {"plan": str(Path(plan).resolve()), "phases": {**self.last_keys(plan), **keys}})
 
     # ---- numbers
 
     def number(self, kind: Numbers, key: str) -> dict[str, Plain] | None:
         """The stored value of `kind` under `key`, or None."""
-        return self._load(self.root / kind / f"{key}.json") or None
+        return read_sealed(self.root / kind / f"{key}.json") or None
 
     def keep_number(self, kind: Numbers, key: str, value: Mapping[str, Plain]) -> None:
         """Stores a value of `kind` under `key`."""
         path = self.root / kind / f"{key}.json"
         make_folder(path.parent)
-        write_json(path, dict(value))
+        write_sealed(path, dict(value))
 
     def speeds(self) -> dict[str, float]:
         """Device and arithmetic -> the floating-point operations a second that were measured there."""
-        data = self._load(self.root / "speeds.json")
-        return {name: float(v) for name, v in data.items() if isinstance(v, int | float)}
+        return {name: float(v) for name, v in read_sealed(self.root / "speeds.json").items()}
 
     def keep_speed(self, device: str, value: float) -> None:
         """Sets the speed measured on `device`."""
         make_folder(self.root)
-        write_json(self.root / "speeds.json", {**self.speeds(), device: value})
-
-    @staticmethod
-    def _load(path: Path) -> dict[str, Plain]:
-        # These files only spare work: one that cannot be read is one that is not there.
-        try:
-            data = json.loads(path.read_bytes())
-        except (OSError, ValueError):
-            return {}
-        return data if isinstance(data, dict) else {}
+        write_sealed(self.root / "speeds.json", {**self.speeds(), device: value})
 
     # ---- clearing up
 
@@ -215,12 +203,19 @@ class Store:
             for entry in folder.iterdir() if folder.is_dir() else ():
                 if entry.is_dir() and not entry.name.startswith("."):
                     files = [f.stat() for f in entry.rglob("*") if f.is_file()]
-                    about = self._load(entry / "about.json")
-                    name = str(self._load(entry / "phase.json").get("name", about.get("of", "")))
+                    about = read_sealed(entry / "about.json") if part == "values" else {}
+                    name = self._name(entry.name) if part == "phases" else str(about.get("of", ""))
                     state: State = "done" if part == "phases" or about else self.state(entry.name)
                     size = sum(s.st_size for s in files)
                     entries.append(Entry(entry.name, name, state, size, max((s.st_mtime for s in files), default=0.0)))
         return sorted(entries, key=lambda e: (-e.bytes, e.key))
+
+    def _name(self, key: str) -> str:
+        """The name that a finished phase had in its plan; "" where that cannot be read."""
+        try:
+            return str(self.artifact(key).json("phase.json")["name"])
+        except StoreError:
+            return ""
 
     def drop(self, key: str) -> None:
         """Removes everything of phase `key`: it will be trained anew.
