@@ -6,7 +6,7 @@ Before: a plan file. After: a `Module` with a scope in which every declared name
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -56,6 +56,8 @@ class Override:
 
     value: ast.Expr
     module: Module
+    set: bool = False
+    """Whether `--set` gives it, and no file."""
 
 
 @dataclass(eq=False)
@@ -124,11 +126,12 @@ def load(
     folder: Path,
     reporter: Reporter,
     read: Reader = read_file,
-    overrides: dict[str, ast.Expr] | None = None,
+    overrides: Mapping[str, tuple[ast.Expr, Span]] | None = None,
 ) -> Module:
     """Parse `source` and every file that it uses.
 
-    Mistakes go to `reporter`; what could be read is returned. `overrides` are values for the file's own params.
+    Mistakes go to `reporter`; what could be read is returned. `overrides` are values of `--set` for the file's own params, each
+    with where its name stands.
 
     Examples
     --------
@@ -138,8 +141,8 @@ def load(
     """
     loader = _Loader(reporter, read)
     module = loader.module(source, folder, [(folder / Path(source.path).name).resolve()])
-    for name, value in (overrides or {}).items():
-        _override(module, name, Override(value, module), value.span, reporter)
+    for name, (value, span) in (overrides or {}).items():
+        _override(module, name, Override(value, module, set=True), span, reporter)
     return module
 
 

@@ -24,7 +24,7 @@ from kdplan.resolve.evaluate import RULES
 from kdplan.resolve.kinds.construct import construct_instance
 from kdplan.resolve.kinds.network import network_instance
 from kdplan.resolve.kinds.phase import phase_instance
-from kdplan.resolve.kinds.results import export, measure
+from kdplan.resolve.kinds.results import exports, measure
 from kdplan.resolve.picks import bindings
 from kdplan.resolve.unread import check_names
 from kdplan.resolve.values import Family
@@ -98,7 +98,7 @@ def _declaration(declared: Declared, ctx: Context) -> None:
     elif declared.kind == "measure":
         ctx.session.plan.measures[declared.name] = measure(declared, ctx)
     elif declared.kind == "export":
-        ctx.session.plan.exports[declared.name] = export(declared, ctx)
+        ctx.session.plan.exports.update({e.name: e for e in exports(declared, ctx)})
     elif declared.kind == "def":
         return  # has meaning only where it is read
     elif declared.kind == "param":
