@@ -154,7 +154,10 @@ def _override(module: Module, name: str, override: Override, span: Span, reporte
         return
     if not (isinstance(target, Declared) and target.kind == "param"):
         params = [n for n, d in module.scope.items() if isinstance(d, Declared) and d.kind == "param"]
-        reporter.report("KD0210", span, name=name, file=module.source.path, nearest=nearest(name, params))
+        near = nearest(name, params)
+        known = f"Choose from {listing(sorted(params))}." if params else "Declare one: `param NAME = VALUE`."
+        help = f"Did you mean `{near}`?" if near else known
+        reporter.report("KD0210", span, name=name, file=module.source.path, help=help)
         return
     target.module.overrides[name] = override
 

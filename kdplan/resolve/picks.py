@@ -177,10 +177,9 @@ def _indices(base: Value) -> set[str]:
 def _shown(param: Declared, span: Span, ctx: Context) -> Label:
     """How a param's only value is shown: a number or string as itself, a choice from a table as it is written."""
     given = axes.given(param)
-    label = axes.label(given, 0)
     if isinstance(given.node, ast.Name) and given.node.name not in given.module.scope:
-        return label
-    return axes.label(declared_value(param, span, ctx, "any"), label)
+        return given.node.name
+    return axes.label(declared_value(param, span, ctx, "any"), 0)
 
 
 def _choose(base: Value, rest: list[ast.Expr], node: ast.Pick, ctx: Context) -> Value:

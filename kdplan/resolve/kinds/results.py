@@ -231,7 +231,8 @@ def _unswept(node: ast.Expr, make: Callable[[], T]) -> T:
     try:
         return make()
     except NeedAxis as need:
-        raise error("KD0410", node.span, name=need.axis.name) from None
+        one = f"Give `{need.axis.name}` one value, and set another one in a run of its own."
+        raise error("KD0410", node.span, name=need.axis.name, help=one if axes.is_set(need.axis) else None) from None
 
 
 def exports(thing: Declared, ctx: Context) -> list[Export]:
