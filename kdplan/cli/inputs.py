@@ -9,8 +9,8 @@ from pathlib import Path
 from kdplan.compile import Compiled, compile_source, inspect
 from kdplan.diagnostics.report import error
 from kdplan.diagnostics.span import Source
-from kdplan.ir.dag import Cost, PhaseKey
-from kdplan.passes.schedule import Facts
+from kdplan.ir.dag import Cost
+from kdplan.runtime.facts import store_facts
 from kdplan.runtime.store import Store
 
 
@@ -82,24 +82,6 @@ def compile_file(arguments: argparse.Namespace, store: Store | None = None) -> C
         only=tuple(getattr(arguments, "only", ())),
         until=tuple(getattr(arguments, "until", ())),
     )
-
-
-def store_facts(store: Store, plan_file: Path) -> Facts:
-    """Return what the planner asks of the store, with the keys of the last run of `plan_file`."""
-    last = store.last_keys(plan_file)
-
-    def last_key(name: str) -> PhaseKey | None:
-        """The key that a phase of this name had in the last run, where its artifact is still stored."""
-        key = last.get(name)
-        if key is None or not store.has(key):
-            return None
-        return store.artifact(key).phase_key()
-
-    def is_extendable(key: str) -> bool:
-        """Whether a longer phase can start from the artifact under a key."""
-        return store.has(key) and store.artifact(key).extendable
-
-    return Facts(store.has, store.resume_step, store.problem, last_key, is_extendable)
 
 
 def add_costs(compiled: Compiled, store: Store) -> None:

@@ -130,8 +130,8 @@ def load(
 ) -> Module:
     """Parse `source` and every file that it uses.
 
-    Mistakes go to `reporter`; what could be read is returned. `overrides` are values of `--set` for the file's own params, each
-    with where its name stands.
+    Mistakes go to `reporter`; what could be read is returned. `overrides` are values of `--set` for the file's own
+    params, each with where its name stands.
 
     Examples
     --------

@@ -79,13 +79,16 @@ def test_every_plan_takes_one_value_of_an_axis_and_several_of_a_number(
             assert _keys(same[0]) == _keys(whole)
 
 
-SWEPT = HEAD + """
+SWEPT = (
+    HEAD
+    + """
 param weight = 0.9
 param seed in 0..2
 student small = digits_net(width = 2)
 phase a of small on digits with quick { loss = weight * cross_entropy(small.logits, labels) }
 measure table of small@a by weight on digits.test { top1, plot(x = weight, y = top1) }
 """
+)
 
 
 def test_one_value_of_an_axis_is_in_names_rows_and_plots() -> None:
@@ -108,13 +111,16 @@ def test_an_export_follows_what_set_has_made_an_axis() -> None:
     assert codes(text.replace("= 0.9", "in [0.5, 0.9]")) == ["KD0404"]  # who writes an axis picks from it
 
 
-FIXED = HEAD + """
+FIXED = (
+    HEAD
+    + """
 param seed = 0
 student small = digits_net(width = 2)
 student crowd[i in 0..1] = digits_net(width = 2) { seed = fold(seed, i) }
 phase a of small on digits with quick { loss = cross_entropy(small.logits, labels) }
 phase b[i in 0..1] of crowd[i] on digits with quick { loss = cross_entropy(crowd[i].logits, labels) }
 """
+)
 
 
 @pytest.mark.parametrize(
@@ -153,11 +159,14 @@ def test_a_choice_is_picked_as_it_is_written(picked: str, expected: list[str]) -
 
 
 def test_data_exist_once_for_each_value_of_what_they_read() -> None:
-    text = HEAD.replace("= digits", "= digits { limit = images }") + """
+    text = (
+        HEAD.replace("= digits", "= digits { limit = images }")
+        + """
     param images = 1000
     student small = digits_net(width = 2)
     phase a of small on digits with quick { loss = cross_entropy(small.logits, labels) }
     """
+    )
     swept = compiled(text, params={"images": "[1000, 500]"})
     assert {n: d.limit for n, d in swept.plan.data.items()} == {"digits[images=1000]": 1000, "digits[images=500]": 500}
     one, other = keys(text), keys(text, params={"images": "500"})
