@@ -9,6 +9,7 @@ from pathlib import Path
 from kdplan.compile import Compiled, compile_source, inspect
 from kdplan.diagnostics.report import error
 from kdplan.diagnostics.span import Source
+from kdplan.diagnostics.text import read_text
 from kdplan.ir.dag import Cost
 from kdplan.runtime.facts import store_facts
 from kdplan.runtime.store import Store
@@ -23,7 +24,7 @@ def read_source(path: Path) -> Source:
         KD0010 if it cannot be read.
     """
     try:
-        return Source(str(path), path.read_text(encoding="utf-8"))
+        return Source(str(path), read_text(path))
     except OSError as problem:
         raise error("KD0010", None, file=path, problem=problem.strerror or str(problem)) from None
     except UnicodeDecodeError as problem:

@@ -14,6 +14,7 @@ from pathlib import Path
 from kdplan.constructs.table import AFTER_AT, KINDS, TRAINS, slots
 from kdplan.diagnostics.report import Note, PlanError, Reporter, error, listing, nearest
 from kdplan.diagnostics.span import Source, Span
+from kdplan.diagnostics.text import read_text
 from kdplan.ir.functions import RESERVED
 from kdplan.syntax import ast
 from kdplan.syntax.parse import parse_recovering
@@ -118,7 +119,7 @@ def read_file(path: Path) -> str:
     OSError, UnicodeDecodeError
         Where it cannot be read; `load` reports KD0211 or KD0225.
     """
-    return path.read_text(encoding="utf-8")
+    return read_text(path)
 
 
 def load(
