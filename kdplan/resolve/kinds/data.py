@@ -85,4 +85,7 @@ def view_of(value: DataValue) -> View:
     chosen = value.classes
     if chosen is not None and chosen.ids == list(range(len(value.data.classes))):
         chosen = None
+    split = value.split or "train"
+    if value.data.sizes.get(split) == 0:
+        raise error("KD0729", value.span, name=value.data.name, split=split)
     return View(value.data.name, value.split or "train", chosen, value.unlabelled, span=value.span)
