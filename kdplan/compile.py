@@ -101,9 +101,9 @@ def compile_plan(
     only: tuple[str, ...] = (),
     until: tuple[str, ...] = (),
 ) -> Compiled:
-    """The same from the core plan on, for plans that are written in Python."""
+    """The same from the core plan on, for plans that come as JSON or were changed in Python."""
     reporter = reporter or Reporter()
-    # here, and not in the evaluator: plans from Python enter at this point, and all that follows relies on this law
+    # here, and not in the evaluator: plans from JSON enter at this point, and all that follows relies on this law
     check_plan(plan, reporter)
     reporter.raise_if_errors()
     # before keys: a phase's key contains those of the phases that it reads

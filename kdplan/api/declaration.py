@@ -111,10 +111,10 @@ class _Parts:
             near = nearest(kind, PARTS)
             raise AttributeError(f"no declaration has a `{kind}`" + (f"; did you mean `{near}`?" if near else ""))
 
-        def made(name: str | None = None, /, *parts: Part, **given: Any) -> Part:
+        def declared(name: str | None = None, /, *parts: Part, **given: Any) -> Part:
             return declaration(kind, name, given, parts)
 
-        return made
+        return declared
 
     def __dir__(self) -> list[str]:
         return sorted(PARTS)

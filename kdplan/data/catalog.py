@@ -147,9 +147,9 @@ def sample_shape(opened: Opened, augment: Sequence[Transform], cache: Path | Non
         return "" if size is None else f"{size[0]} {size[1]}"
 
     remembered = HashCache(cache)
-    found = remembered.of_content("size", opened.fingerprint(), sizes)
+    stored = remembered.of_content("size", opened.fingerprint(), sizes)
     remembered.save()
-    return (3, *map(int, found.split())) if found else None
+    return (3, *map(int, stored.split())) if stored else None
 
 
 def verify(name: str, opened: Opened, cache: Path | None = None, span: Span | None = None) -> None:

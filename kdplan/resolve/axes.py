@@ -67,7 +67,7 @@ def items(axis: Declared, ctx: Context) -> list[Value | Lazy]:
     node, module = whole.node, whole.module
     inner = ctx.in_module(module).child(exclude=axis.name)
     if axis.name in axis.module.overrides and not isinstance(node, ast.List | ast.Range):
-        return [whole]
+        return [inner.eval(node, "any") if isinstance(node, ast.Binary) else whole]  # `1/3` is shown as a number
     if isinstance(node, ast.List):
         values: list[Value | Lazy] = []
         for item in node.items:

@@ -92,10 +92,29 @@ measure table of small@a by weight on digits.test { top1, plot(x = weight, y = t
 
 
 def test_one_value_of_an_axis_is_in_names_rows_and_plots() -> None:
-    one = compiled(SWEPT, params={"weight": "[0.5]", "seed": "1"})
+    one = compiled(SWEPT, params={"weight": "[0.5]", "seed": "2 - 1"})
     assert list(one.plan.phases) == ["a[weight=0.5, seed=1]"]
     assert one.plan.measures["table"].rows[0].coordinates == {"weight": 0.5, "seed": 1}
     assert one.plan.measures["table"].plots[0].x == "weight"
+
+
+@pytest.mark.parametrize("declared", ["in 0..2", "= 0"])
+def test_all_values_of_an_axis_are_one_where_it_has_one(declared: str) -> None:
+    text = (
+        HEAD
+        + f"""
+    param seed {declared}
+    student small = digits_net(width = 2)
+    phase a of small on digits with quick {{ loss = cross_entropy(small.logits, labels) }}
+    ensemble every of small@a[seed = *]
+    phase b of small on digits with quick {{ loss = mse(small.logits, every.logits) }}
+    measure table of every, small@b by seed on digits.test {{ top1 }}
+    measure means of small@b on digits.test over seed {{ top1 }}
+    """
+    )
+    one = compiled(text, params={"seed": "1"} if declared.startswith("in") else {})
+    assert len(one.plan.phases) == 2
+    assert len(one.plan.measures["table"].rows) == 2 and len(one.plan.measures["means"].rows) == 1
 
 
 def test_an_export_follows_what_set_has_made_an_axis() -> None:
