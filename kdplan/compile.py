@@ -11,7 +11,7 @@ import networkx as nx
 
 from kdplan.diagnostics.boundary import boundary
 from kdplan.diagnostics.report import Diagnostic, PlanError, Reporter
-from kdplan.diagnostics.span import Source
+from kdplan.diagnostics.span import Source, Span
 from kdplan.ir import user_code
 from kdplan.ir.cuts import Cut, Layer
 from kdplan.ir.dag import PhaseKey, Planned
@@ -103,9 +103,9 @@ def compile_plan(
     only: tuple[str, ...] = (),
     until: tuple[str, ...] = (),
 ) -> Compiled:
-    """The same from the core plan on, for plans that are written in Python."""
+    """The same from the core plan on, for plans that come as JSON or were changed in Python."""
     reporter = reporter or Reporter()
-    # here, and not in the evaluator: plans from Python enter at this point, and all that follows relies on this law
+    # here, and not in the evaluator: plans from JSON enter at this point, and all that follows relies on this law
     check_plan(plan, reporter)
     reporter.raise_if_errors()
     # before keys: a phase's key contains those of the phases that it reads
@@ -196,11 +196,12 @@ def _layers(network: Network, shape: Sequence[int]) -> list[Layer]:
     return layers_of(network, tuple(shape))
 
 
-def _overrides(params: Mapping[str, str]) -> dict[str, ast.Expr]:
-    """Values of `--set`, each parsed as the right side of a declaration."""
-    values: dict[str, ast.Expr] = {}
+def _overrides(params: Mapping[str, str]) -> dict[str, tuple[ast.Expr, Span]]:
+    """Values of `--set`, each parsed as the right side of a declaration, and where the names stand."""
+    values: dict[str, tuple[ast.Expr, Span]] = {}
     for name, text in params.items():
-        clause = parse(Source(f"--set {name}", f"param {name} = {text}")).declarations[0].clause("=")
-        assert clause is not None
-        values[name] = clause.exprs[0]
+        declared = parse(Source(f"--set {name}", f"param {name} = {text}")).declarations[0]
+        clause = declared.clause("=")
+        assert clause is not None and declared.name_span is not None
+        values[name] = clause.exprs[0], declared.name_span
     return values

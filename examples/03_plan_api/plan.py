@@ -10,12 +10,6 @@ import argparse
 from pathlib import Path
 
 from kdplan.api import PlanBuilder, fn, item, labels
-from kdplan.compile import compile_plan
-from kdplan.passes.schedule import Facts
-from kdplan.runtime.execute import run_plan
-from kdplan.runtime.measures.table import run_measures
-from kdplan.runtime.store import Store
-from kdplan.view.tables import to_markdown
 
 
 def make(epochs: int) -> PlanBuilder:
@@ -41,17 +35,14 @@ def main() -> None:
     parser.add_argument("--store", type=Path, default=Path(".kdplan"))
     given = parser.parse_args()
     builder = make(given.epochs)
-    plan = builder.build()
     if not given.run:
         print(builder.text())
-        print(f"# {len(plan.phases)} phases")
+        print(f"# {len(builder.build().phases)} phases")
         return
-    store = Store(given.store)
-    compiled = compile_plan(plan, facts=Facts(store.has, store.resume_step, store.problem, lambda name: None))
-    result = run_plan(compiled.plan, compiled.planned, compiled.keys, store)
-    print(f"trained {', '.join(result.trained) or 'nothing'}; there already: {', '.join(result.cached) or 'nothing'}")
-    for table in run_measures(compiled.plan, compiled.keys, store):
-        print(to_markdown(table))
+    results = builder.run(given.store)
+    trained, cached = results.run.trained, results.run.cached
+    print(f"trained {', '.join(trained) or 'nothing'}; there already: {', '.join(cached) or 'nothing'}")
+    print(results["table"])
 
 
 if __name__ == "__main__":

@@ -9,9 +9,10 @@ from pathlib import Path
 from kdplan.compile import Compiled, compile_source, inspect
 from kdplan.diagnostics.report import error
 from kdplan.diagnostics.span import Source
-from kdplan.ir.dag import Cost, PhaseKey
-from kdplan.passes.schedule import Facts
-from kdplan.runtime.store import Store, StoreError
+from kdplan.diagnostics.text import read_text
+from kdplan.ir.dag import Cost
+from kdplan.runtime.facts import store_facts
+from kdplan.runtime.store import Store
 
 
 def read_source(path: Path) -> Source:
@@ -23,7 +24,7 @@ def read_source(path: Path) -> Source:
         KD0010 if it cannot be read.
     """
     try:
-        return Source(str(path), path.read_text(encoding="utf-8"))
+        return Source(str(path), read_text(path))
     except OSError as problem:
         raise error("KD0010", None, file=path, problem=problem.strerror or str(problem)) from None
     except UnicodeDecodeError as problem:
@@ -82,30 +83,6 @@ def compile_file(arguments: argparse.Namespace, store: Store | None = None) -> C
         only=tuple(getattr(arguments, "only", ())),
         until=tuple(getattr(arguments, "until", ())),
     )
-
-
-def store_facts(store: Store, plan_file: Path) -> Facts:
-    """Return what the planner asks of the store, with the keys of the last run of `plan_file`."""
-    last = store.last_keys(plan_file)
-
-    def last_key(name: str) -> PhaseKey | None:
-        """The key that a phase of this name had in the last run, where its artifact is still stored."""
-        key = last.get(name)
-        if key is None or not store.has(key):
-            return None
-        try:
-            return store.artifact(key).phase_key()
-        except StoreError:
-            return None  # damaged, and wanted for a reason only
-
-    def is_extendable(key: str) -> bool:
-        """Whether a longer phase can start from the artifact under a key."""
-        try:
-            return store.has(key) and store.verify(key).extendable
-        except StoreError:
-            return False
-
-    return Facts(store.has, store.resume_step, store.problem, last_key, is_extendable)
 
 
 def add_costs(compiled: Compiled, store: Store) -> None:

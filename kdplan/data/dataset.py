@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 
 from kdplan.data.augment import Draws, HeldNumbers, Numbers, augment, flipped
-from kdplan.data.catalog import open_source
+from kdplan.data.catalog import open_source, sample_shape
+from kdplan.data.images import pixels
 from kdplan.data.select import choose, view_protocol
 from kdplan.data.sources.base import Array, Canvas, Part
 from kdplan.data.sources.coco import check_size
@@ -261,25 +262,8 @@ class BoxDataset(FileDataset):
 
 
 def read_image(path: str | Path, box: tuple[int, int, int, int] | None = None) -> Tensor:
-    """An image file, or what lies in a box (left, top, right, bottom) of it, as uint8 [3, H, W].
-
-    A box that reaches beyond the image is cut off at its edge.
-    """
-    from PIL import Image, UnidentifiedImageError
-
-    try:
-        with Image.open(path) as file:
-            image: Image.Image = file
-            if box is not None:
-                left, top = max(box[0], 0), max(box[1], 0)
-                right, bottom = min(box[2], image.width), min(box[3], image.height)
-                if left >= right or top >= bottom:
-                    raise ValueError(f"the box {box} lies outside of its {image.width} x {image.height} pixels")
-                image = image.crop((left, top, right, bottom))
-            pixels = np.asarray(image.convert("RGB"))
-    except (UnidentifiedImageError, OSError, SyntaxError, ValueError) as e:
-        raise error("KD0731", None, path=str(path), why=str(e).splitlines()[0] if str(e) else type(e).__name__) from e
-    return torch.from_numpy(pixels.copy()).permute(2, 0, 1)
+    """An image file, or what lies in a box (left, top, right, bottom) of it, as uint8 [3, H, W]; see `pixels`."""
+    return torch.from_numpy(pixels(path, box).copy()).permute(2, 0, 1)
 
 
 def open_view(
@@ -317,8 +301,9 @@ def open_view(
     if part.labels is not None and not spec.unlabelled:
         labels, classes = _labels(part.labels()[rows], spec, opened.classes)
         labels = labels.to(device)
-    shape = out_shape(opened.shape, spec.augment, True, span)
-    measured = out_shape(opened.shape, spec.augment, False, span)
+    sample = sample_shape(opened, spec.augment, cache)
+    shape = out_shape(sample, spec.augment, True, span)
+    measured = out_shape(sample, spec.augment, False, span)
     if shape != measured:
         why = f"training images are {list(shape)}, and images for measuring {list(measured)}"
         raise error("KD0730", span, name="augment", why=why)

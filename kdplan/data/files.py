@@ -16,7 +16,7 @@ from pathlib import Path
 from kdplan.diagnostics.report import error
 from kdplan.diagnostics.span import Span
 
-IMAGE_ENDINGS = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".ppm", ".pgm", ".tif", ".tiff", ".gif")
+IMAGE_ENDINGS = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".webp", ".ppm", ".pgm", ".tif", ".tiff", ".gif")
 _FRESH_SECONDS = 2.0
 
 
@@ -117,7 +117,7 @@ class HashCache:
 
     def of_tree(self, folder: Path, names: Sequence[str], label: str, span: Span | None = None) -> str:
         """The sha256 of `label` and many files' names and contents; one entry stands for all of them."""
-        states = [(folder / name).stat() for name in names]
+        states = [self._state(folder / name, span) for name in names]
         for name, s in zip(names, states, strict=True):
             if s.st_size == 0:
                 raise error("KD0715", span, path=str(folder / name), found="0", expected="more")
@@ -129,11 +129,22 @@ class HashCache:
         def contents() -> str:
             whole = hashlib.sha256(label.encode())
             with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
-                for name, digest in zip(names, pool.map(lambda n: hash_file(folder / n), names), strict=True):
-                    whole.update(f"{name}\0{digest}\n".encode())
+                try:
+                    for name, digest in zip(names, pool.map(lambda n: hash_file(folder / n), names), strict=True):
+                        whole.update(f"{name}\0{digest}\n".encode())
+                except OSError as e:
+                    raise error("KD0731", span, path=e.filename, why=e.strerror) from e
             return whole.hexdigest()
 
         return self._remembered(f"{folder.resolve()}/ {label}", [seen.hexdigest()], newest, contents)
+
+    @staticmethod
+    def _state(path: Path, span: Span | None) -> os.stat_result:
+        """KD0731 for a link to nothing."""
+        try:
+            return path.stat()
+        except OSError as e:
+            raise error("KD0731", span, path=str(path), why=e.strerror) from e
 
     def _remembered(self, key: str, tag: list[object], mtime_ns: int, compute: Callable[[], str]) -> str:
         entry = self.known.get(key)
@@ -143,6 +154,10 @@ class HashCache:
         if time.time() - mtime_ns / 1e9 > _FRESH_SECONDS:
             self.new[key] = [*tag, digest]
         return digest
+
+    def of_content(self, name: str, fingerprint: str, compute: Callable[[], str]) -> str:
+        """What follows from a data set's content, of which `fingerprint` is the hash."""
+        return self._remembered(f"{name} {fingerprint}", [], 0, compute)
 
     def save(self) -> None:
         """Write what is new; another process's entries are kept."""

@@ -17,6 +17,7 @@ from pathlib import Path
 
 from kdplan.diagnostics.report import Note, PlanError, error
 from kdplan.diagnostics.span import Source, Span
+from kdplan.diagnostics.text import read_text
 
 LONGEST = 300  # characters of a message that is quoted
 _OWN = str(Path(__file__).parents[1])
@@ -81,7 +82,7 @@ class Cause:
     def notes(self) -> list[Note]:
         """The user's line, to be shown."""
         try:
-            source = Source(self.file, Path(self.file).read_text(encoding="utf-8")) if self.file else None
+            source = Source(self.file, read_text(Path(self.file))) if self.file else None
         except (OSError, UnicodeDecodeError):
             source = None
         if source is None or not (text := source.line(self.line).rstrip()).strip():

@@ -60,6 +60,8 @@ class Data:
     """Class-balanced part of the training split."""
     limit: int | None = None
     """At most this many training images."""
+    verify: bool = False
+    """Whether all of its files are read once before anything else; no part of a key."""
     seed: int = 0
     classes: list[str] = field(default_factory=list)
     superclasses: dict[str, list[int]] = field(default_factory=dict)

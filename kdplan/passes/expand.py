@@ -187,7 +187,7 @@ class _Expansion:
             settings.append(f"split = {self.speller.item(data.split)}")
         if data.protocol is not None:
             settings.append(f"protocol = {self.speller.item(data.protocol)}")
-        for setting, default in (("fraction", 1.0), ("limit", None), ("seed", 0)):
+        for setting, default in (("fraction", 1.0), ("limit", None), ("verify", False), ("seed", 0)):
             value = getattr(data, setting)
             if value != default:
                 settings.append(f"{setting} = {expression(plain(value))}")

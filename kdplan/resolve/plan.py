@@ -10,7 +10,7 @@ from kdplan.constructs.table import CONSTRUCTS, LADDERS, NAMED_AS_NETWORKS, TRAI
 from kdplan.data import catalog
 from kdplan.data.of_plan import view_of_data
 from kdplan.data.select import split_sizes
-from kdplan.data.transforms import check_boxes, out_shape, transform
+from kdplan.data.transforms import check_boxes, fixes_size, out_shape, transform
 from kdplan.diagnostics.report import PlanError, Reporter
 from kdplan.diagnostics.span import Span
 from kdplan.ir.cuts import Cut, Layer
@@ -24,7 +24,7 @@ from kdplan.resolve.evaluate import RULES
 from kdplan.resolve.kinds.construct import construct_instance
 from kdplan.resolve.kinds.network import network_instance
 from kdplan.resolve.kinds.phase import phase_instance
-from kdplan.resolve.kinds.results import export, measure
+from kdplan.resolve.kinds.results import exports, measure
 from kdplan.resolve.picks import bindings
 from kdplan.resolve.unread import check_names
 from kdplan.resolve.values import Family
@@ -98,7 +98,7 @@ def _declaration(declared: Declared, ctx: Context) -> None:
     elif declared.kind == "measure":
         ctx.session.plan.measures[declared.name] = measure(declared, ctx)
     elif declared.kind == "export":
-        ctx.session.plan.exports[declared.name] = export(declared, ctx)
+        ctx.session.plan.exports.update({e.name: e for e in exports(declared, ctx)})
     elif declared.kind == "def":
         return  # has meaning only where it is read
     elif declared.kind == "param":
@@ -141,24 +141,24 @@ def _describe(
     data.sizes = dict(info.splits)
     data.fingerprint = info.fingerprint
     chain = [transform(t.name, (), t.arguments, t.span) for t in data.augment]
+    assert info.opened is not None
     if info.task == "detection":
         check_boxes(data.name, chain)
-    if info.shape is not None or any(t.name in _SIZED for t in chain):
-        data.shape = list(out_shape(info.shape, chain, True, span))
+    if data.verify:
+        catalog.verify(data.name, info.opened, span=span)
+    shape = catalog.sample_shape(info.opened, chain)
+    if shape is not None or fixes_size(chain):
+        data.shape = list(out_shape(shape, chain, True, span))
     if data.split is not None:
         rule = view_of_data(data, View(data.name, "train")).rule
         assert rule is not None
-        data.sizes = split_sizes(data.sizes, rule, len(data.classes))
+        data.sizes = split_sizes(data.name, info.opened, rule, data.split.span or span)
     if data.normalize is None and info.mean is not None and info.std is not None:
         data.normalize = (list(info.mean), list(info.std))
     if info.superclasses:
         order = {name: i for i, name in enumerate(info.classes)}
         data.superclasses = {g: [order[c] for c in members] for g, members in info.superclasses.items()}
         superclasses[data.name] = data.superclasses
-
-
-_SIZED = frozenset({"center_crop", "random_crop", "random_resized_crop"})
-"""Transforms after which images are all alike."""
 
 
 def _in_order(session: Session) -> None:

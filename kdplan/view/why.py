@@ -10,6 +10,7 @@ from rich.text import Text
 
 from kdplan.diagnostics.report import error, listing, nearest
 from kdplan.diagnostics.span import Source, Span
+from kdplan.diagnostics.text import read_text
 from kdplan.ir.dag import SYMBOLS, Planned, Reason
 from kdplan.view import words
 
@@ -81,7 +82,7 @@ def changed_span(reason: Reason) -> Span | None:
     if not (file and line.isdigit() and rest.isdigit()):
         return None
     try:
-        source = Source(file, Path(file).read_text(encoding="utf-8"))
+        source = Source(file, read_text(Path(file)))
     except (OSError, UnicodeDecodeError):
         return None
     text = source.line(int(line))

@@ -12,7 +12,7 @@ import numpy as np
 
 from kdplan.data.files import Where, fingerprint
 from kdplan.data.params import Arguments
-from kdplan.data.sources.base import Array, Opened, Part, SourceSpec
+from kdplan.data.sources.base import Array, Opened, Part, SourceSpec, check_labels
 from kdplan.data.view import SPLIT_NAMES
 from kdplan.diagnostics.report import error
 from kdplan.ir.spec import REQUIRED, Param
@@ -45,11 +45,16 @@ def arrange(x: Array, layout: str = "auto") -> Array:
         return np.ascontiguousarray(x)
     if np.issubdtype(x.dtype, np.integer):
         return np.ascontiguousarray(x, dtype=np.int64)
-    if not np.issubdtype(x.dtype, np.floating):
-        raise ValueError(f"inputs of type {x.dtype}; expected uint8, float or integers")
+    check_type(x.dtype)
     if not np.isfinite(x).all():
         raise ValueError("inputs that are not finite")
     return np.ascontiguousarray(x, dtype=np.float32)
+
+
+def check_type(dtype: np.dtype[Any]) -> None:
+    """ValueError unless inputs may have this type."""
+    if not np.issubdtype(dtype, np.floating) and not np.issubdtype(dtype, np.integer):
+        raise ValueError(f"inputs of type {dtype}; expected uint8, float or integers")
 
 
 def arranged_shape(shape: tuple[int, ...], layout: str = "auto") -> tuple[int, ...]:
@@ -106,7 +111,8 @@ class _File:
             return [n.removesuffix(".npy") for n in z.namelist()]
 
     def shape(self, name: str) -> tuple[int, ...]:
-        """The shape of an array, from its header; KD0715 where the file has another size."""
+        """The shape of some inputs, from their header; KD0715 where the file has another size, KD0726 for a type that
+        inputs cannot have."""
 
         def header() -> tuple[int, ...]:
             if self.path.suffix == ".npy":
@@ -122,6 +128,7 @@ class _File:
         version = np.lib.format.read_magic(file)
         read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
         shape, _, dtype = read(file)
+        check_type(dtype)
         expected = file.tell() + math.prod(shape) * dtype.itemsize
         if size is not None and size != expected:
             raise error("KD0715", self.where.span, path=str(self.path), found=f"{size:,}", expected=f"{expected:,}")
@@ -171,6 +178,9 @@ def open_arrays(args: Arguments, where: Where) -> Opened:
     if len(shapes) > 1:
         raise file.damaged(f"its splits have different shapes, {sorted(map(list, shapes))}")
     classes = tuple(str(c) for c in file.array("classes")) if "classes" in names else tuple(map(str, range(top)))
+    for split, part in parts.items():
+        if part.labels is not None:
+            check_labels("arrays", split, part.labels(), len(classes), where.span)
     return Opened(parts, lambda: fingerprint(where, [path], f"/{layout}"), classes=classes, shape=shapes.pop())
 
 

@@ -10,6 +10,8 @@ import numpy as np
 
 from kdplan.data.files import Where
 from kdplan.data.params import Arguments
+from kdplan.diagnostics.report import error
+from kdplan.diagnostics.span import Span
 from kdplan.ir.protocol import Protocol
 from kdplan.ir.spec import Spec
 
@@ -140,3 +142,11 @@ class SourceSpec(Spec):
     def label(self) -> str:
         """Name and version, as fingerprints hash them: `digits/1`."""
         return f"{self.name}/{self.version}"
+
+
+def check_labels(name: str, split: str, labels: Array, classes: int, span: Span | None = None) -> Array:
+    """`labels` [N], which must all be in 0..classes-1."""
+    if len(labels) and (labels.min() < 0 or labels.max() >= classes):
+        low, high = int(labels.min()), int(labels.max())
+        raise error("KD0717", span, name=name, split=split, low=low, high=high, count=classes, last=classes - 1)
+    return labels

@@ -231,11 +231,12 @@ def _unswept(node: ast.Expr, make: Callable[[], T]) -> T:
     try:
         return make()
     except NeedAxis as need:
-        raise error("KD0410", node.span, name=need.axis.name) from None
+        one = f"Give `{need.axis.name}` one value, and set another one in a run of its own."
+        raise error("KD0410", node.span, name=need.axis.name, help=one if axes.is_set(need.axis) else None) from None
 
 
-def export(thing: Declared, ctx: Context) -> Export:
-    """An export: exactly one network.
+def exports(thing: Declared, ctx: Context) -> list[Export]:
+    """An export: one network, or one for each value of the params that `--set` made axes.
 
     Raises
     ------
@@ -245,9 +246,19 @@ def export(thing: Declared, ctx: Context) -> Export:
     clause = thing.node.clause("=")
     assert clause is not None
     e = clause.exprs[0]
-    members = [t for targets in expand(ctx, lambda inner: _rows(e, inner), axes.size) for t in targets]
-    if len(members) != 1:
-        picks = ", ".join(f"{n} = {v}" for n, v in members[0].coordinates.items()) if members else ""
-        example = f"{members[0].label}[{picks}]" if members else ""
-        raise error("KD0404", e.span, text=f"export {thing.name}", count=len(members), example=example)
-    return Export(thing.name, members[0].target, span=thing.node.head_span)
+    networks: dict[str, list[Row]] = {}
+    for suffix, rows in expand(ctx, lambda inner: (_of_set(inner), _rows(e, inner)), axes.size):
+        networks.setdefault(suffix, []).extend(rows)
+    for members in networks.values():
+        if len(members) != 1:
+            picks = ", ".join(f"{n} = {v}" for n, v in members[0].coordinates.items()) if members else ""
+            example = f"{members[0].label}[{picks}]" if members else ""
+            raise error("KD0404", e.span, text=f"export {thing.name}", count=len(members), example=example)
+    names = {suffix: f"{thing.name}{suffix if len(networks) > 1 else ''}" for suffix in networks}
+    return [Export(names[s], rows[0].target, span=thing.node.head_span) for s, rows in networks.items()]
+
+
+def _of_set(ctx: Context) -> str:
+    """`[weight=0.5]`: the point on the axes that `--set` has made of params, which no author of an export knew of."""
+    chosen = {axis.name: axes.labels(axis, ctx)[i] for axis, i in ctx.coords.items() if axes.is_set(axis)}
+    return axes.suffix({}, chosen)

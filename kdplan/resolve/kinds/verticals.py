@@ -11,6 +11,7 @@ from kdplan.constructs.table import KINDS
 from kdplan.data.rules import PARTITIONS
 from kdplan.diagnostics.report import error, listing, nearest
 from kdplan.diagnostics.span import Span
+from kdplan.diagnostics.text import read_text
 from kdplan.ir import expr as ir
 from kdplan.ir.plan import ClassSet, Data, Item
 from kdplan.passes.load import Declared, Module
@@ -127,7 +128,7 @@ def _from_file(node: ast.Expr, data: Data, thing: Declared, ctx: Context) -> lis
     if not (isinstance(name, ir.Const) and isinstance(name.value, str)):
         raise error("KD0249", node.span, wants="a file name", found=describe(name))
     path = list_of_classes(name.value, thing.module, ctx.session.root, node.span)
-    text = path.read_text(encoding="utf-8")
+    text = read_text(path)
     groups: dict[str, list[str]] = {}
     if path.suffix == ".json":
         try:
