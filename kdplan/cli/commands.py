@@ -132,8 +132,6 @@ def find_phase(compiled: Compiled, name: str) -> str:
     names = sorted(select(compiled.planned, compiled.dag, only=[name]) or set())
     if name in names:
         return name
-    if not names:
-        raise error("KD0310", None, name=name, nearest=nearest(name, compiled.planned))
     if len(names) > 1:
         raise error("KD0012", None, name=name, names=listing(names))
     return names[0]

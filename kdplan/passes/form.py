@@ -96,7 +96,8 @@ def _declarations(items: list[ast.Item], outer: Kind | None) -> list[tuple[ast.D
             before[1].codes.add("KD0204")
             lacks = [d for d in before[1].diagnostics if d.code in ("KD0221", "KD0223")]
             before[1].diagnostics = [d for d in before[1].diagnostics if d not in lacks]
-            _torn(item, before[0], findings)
+            if "KD0201" not in before[1].codes:  # else its line has been reported
+                _torn(item, before[0], findings)
         checked.append((item, findings))
     return checked
 
@@ -156,7 +157,9 @@ def _head(node: ast.Declaration, kind: Kind, outer: Kind | None, reporter: _Find
         reporter.report("KD0218", node.head_span, kind=kind.name, name=node.name)
     seen: set[str] = set()
     for clause in node.clauses:
-        if clause.word not in kind.clauses or (outer and kind.name == "measure" and clause.word in ("by", "over")):
+        if clause.word not in kind.clauses and clause.word_span.column == 1:  # `from torch import nn`
+            reporter.report("KD0201", clause.word_span, name=clause.word, nearest=nearest(clause.word, KINDS))
+        elif clause.word not in kind.clauses or (outer and kind.name == "measure" and clause.word in ("by", "over")):
             reporter.report("KD0219", clause.word_span, kind=kind.name, word=clause.word, form=kind.form)
         elif clause.word in seen:
             help = "Add the missing value after the first `=`." if clause.word == "=" else None

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import networkx as nx
 
-from kdplan.diagnostics.report import error, nearest
+from kdplan.diagnostics.report import error, suggestion
 from kdplan.ir.dag import Action, Component, PhaseKey, Planned, Reason
 from kdplan.ir.lengths import longer
 from kdplan.passes.dag import order
@@ -173,11 +173,24 @@ def select(
     chosen: set[str] = set()
     asked = [*only, *until]
     for name in asked:
-        matching = [n for n in known if name in (n, n.partition("[")[0], n.rpartition("@")[2], _without_coordinates(n))]
+        matching = [n for n in known if name in _called(n)]
         if not matching:
-            raise error("KD0310", None, name=name, nearest=nearest(name, known))
+            raise error("KD0310", None, name=name, help=suggestion(name, called(known)))
         chosen.update(matching)
     return chosen if asked else None
+
+
+def called(names: Iterable[str]) -> list[str]:
+    """All that `select` takes for some phases, the shortest forms first.
+
+    >>> called(["kd[seed=0]", "kd[seed=1]"])
+    ['kd', 'kd[seed=0]', 'kd[seed=1]']
+    """
+    return sorted(dict.fromkeys(form for name in names for form in _called(name)), key=len)
+
+
+def _called(name: str) -> tuple[str, ...]:
+    return name, name.partition("[")[0], name.rpartition("@")[2], _without_coordinates(name)
 
 
 def _without_coordinates(name: str) -> str:

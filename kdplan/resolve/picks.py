@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-from kdplan.diagnostics.report import PlanError, counted, error, listing
+from kdplan.diagnostics.report import PlanError, counted, error, listing, nearest, suggestion
 from kdplan.diagnostics.span import Span
 from kdplan.ir import expr as ir
 from kdplan.ir.versions import slot_in
@@ -129,7 +129,8 @@ def position(value: Value, labels: Sequence[Label], span: Span, name: str) -> in
     if not numeric and isinstance(wanted, int) and 0 <= wanted < len(labels):
         return wanted
     shown = [str(v) if v is not None else str(i) for i, v in enumerate(labels)]
-    raise error("KD0402", span, text=span.text, name=name, known=listing(shown))
+    near = nearest(str(wanted if wanted is not None else span.text), shown) if not numeric else None
+    raise error("KD0402", span, text=span.text, name=name, known=listing(shown), nearest=near)
 
 
 def _positions(node: ast.Pick, rest: list[ast.Expr], ctx: Context, want: str) -> Value:
@@ -251,7 +252,7 @@ def _members(base: Family, rest: list[ast.Expr], node: ast.Pick, ctx: Context) -
     for name in named:
         if name not in [s.name for s in slots]:
             span = next(p.span for p in rest if isinstance(p, ast.Coordinate) and p.name == name)
-            has = f"Choose from {listing(s.name for s in slots)}."
+            has = suggestion(name, [s.name for s in slots])
             raise error("KD0409", span, name=name, family=base.declared.name, help=has)
     ordered = iter([p for p in rest if not isinstance(p, ast.Coordinate)])
     chosen = [named[s.name] if s.name in named else next(ordered, ast.All(node.span)) for s in slots]

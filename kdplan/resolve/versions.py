@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from kdplan.constructs.table import LADDERS, TRAINS
-from kdplan.diagnostics.report import PlanError, error, listing, nearest
+from kdplan.diagnostics.report import PlanError, error, listing, suggestion
 from kdplan.diagnostics.span import Span
 from kdplan.ir import expr as ir
 from kdplan.ir.origins import EmaOf
@@ -137,8 +137,7 @@ def _trained_by(base: NetValue, phase: PhaseInstance, span: Span, word: str) -> 
 def _no_such_stage(base: NetValue, node: ast.Version) -> Exception:
     assert base.construct is not None
     known = [*base.construct.phases]
-    near = nearest(node.phase, known)
-    help = f"Did you mean `{near}`?" if near else f"Choose from {listing(known)}."
+    help = suggestion(node.phase, known)
     return error("KD0302", node.phase_span, phase=node.phase, name=f"{base.left_by}", help=help)
 
 
@@ -153,12 +152,5 @@ def _no_such_phase(base: NetValue, node: ast.Version, ctx: Context) -> Exception
     if ctx.module.knows_of(node.phase):
         return PlanError([])
     phases = [*base.instance.phases, *phases_that_train(name, ctx)]
-    near = nearest(node.phase, phases)
-    help = (
-        f"Did you mean `{near}`?"
-        if near
-        else f"Choose from {listing(phases)}."
-        if phases
-        else f"Write `{name}@init` for its initial weights."
-    )
+    help = suggestion(node.phase, phases) or f"Write `{name}@init` for its initial weights."
     return error("KD0302", node.phase_span, phase=node.phase, name=name, help=help)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, TypeVar
 
-from kdplan.diagnostics.report import Gather, error, listing
+from kdplan.diagnostics.report import Gather, error, suggestion
 from kdplan.ir import expr as ir
 from kdplan.ir.branches import BRANCH
 from kdplan.ir.plan import Export, Item, Measure, Plot, Row, Target, View
@@ -13,7 +13,7 @@ from kdplan.passes.load import Declared
 from kdplan.passes.metric_checks import check_transfer
 from kdplan.passes.open_set import check_protocols
 from kdplan.resolve import axes
-from kdplan.resolve.arguments import too_many, unknown_parameter
+from kdplan.resolve.arguments import no_such_choice, too_many, unknown_parameter
 from kdplan.resolve.context import Context, NeedAxis, expand
 from kdplan.resolve.derive.named import part
 from kdplan.resolve.kinds.by_verticals import divided, verticals_among
@@ -102,7 +102,7 @@ def _check_axis(e: ast.Expr, thing: Declared, rows: list[Row], ctx: Context) -> 
     declared = ctx.module.scope.get(text)
     usable = isinstance(declared, Declared) and axes.is_axis(declared)
     if text not in known and not usable and text != "seed" and rows and not ctx.module.knows_of(text):
-        has = f"Choose from {listing(known)}." if known else "Leave it out: no axis is swept there."
+        has = suggestion(text, known) or "Leave it out: no axis is swept there."
         raise error("KD0409", e.span, family=thing.name, name=text, help=has)
 
 
@@ -205,14 +205,13 @@ def _plot(node: ast.Call, rows: list[Row], metrics: list[Item], averaged: list[s
     axis = given["x"].span.text
     known = dict.fromkeys(name for row in rows for name in row.coordinates)
     if axis not in known and rows:  # without rows, why there are none has been reported
-        has = f"Choose from {listing(known)}." if known else "Leave it out: no axis is swept there."
+        has = suggestion(axis, known) or "Leave it out: no axis is swept there."
         raise error("KD0409", given["x"].span, family="the measure", name=axis, help=has)
     if axis in averaged:
         raise error("KD0412", given["x"].span, name=axis, help=f"Add `by {axis}` to the measure.")
     y = as_item("metric", _unswept(given["y"], lambda: ctx.eval(given["y"], "metric")), given["y"], "y", ctx)
     if (y.name, y.arguments) not in [(m.name, m.arguments) for m in metrics]:
-        texts = listing(m.span.text for m in metrics if m.span)
-        raise error("KD0245", given["y"].span, name="y", value=given["y"].span.text, choices=texts)
+        raise no_such_choice("y", given["y"], [m.span.text for m in metrics if m.span])
     baseline: list[Row] = []
     if "baseline" in given:
         for baselines in expand(ctx, lambda inner: _rows(given["baseline"], inner), axes.size):
