@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 
 import networkx as nx
 
-from kdplan.diagnostics.boundary import boundary
+from kdplan.diagnostics.boundary import boundary, with_uses
 from kdplan.diagnostics.report import Diagnostic, PlanError, Reporter
-from kdplan.diagnostics.span import Source
+from kdplan.diagnostics.span import Source, Span
 from kdplan.ir.cuts import Cut, Layer
 from kdplan.ir.dag import PhaseKey, Planned
 from kdplan.ir.plan import Network, Plan
@@ -20,7 +20,7 @@ from kdplan.passes.form import check_form
 from kdplan.passes.keys import graph_key, keys
 from kdplan.passes.legal import check_plan
 from kdplan.passes.lint import lint
-from kdplan.passes.load import load
+from kdplan.passes.load import UserCode, load
 from kdplan.passes.schedule import Facts, nothing_known, schedule, select
 from kdplan.resolve.plan import resolve
 from kdplan.syntax import ast
@@ -41,6 +41,8 @@ class Compiled:
     keys: dict[str, PhaseKey]
     planned: dict[str, Planned]
     warnings: list[Diagnostic] = field(default_factory=list)
+    uses: dict[str, Span] = field(default_factory=dict)
+    """The path of each Python file that the plan uses → its `use`."""
     files: list[str] = field(default_factory=list)
     """What was recognised in weights files, a line for each network that starts from one; `inspect` fills it."""
 
@@ -88,7 +90,9 @@ def compile_source(
     # evaluation last: behind it there are no names, axes, functions or constructs
     plan = resolve(module, root, reporter, _cuts, _layers)
     reporter.raise_if_errors()
-    return compile_plan(plan, source, reporter, facts=facts, only=only, until=until)
+    compiled = compile_plan(plan, source, reporter, facts=facts, only=only, until=until)
+    compiled.uses = {c.path: c.span for m in module.every() for c in m.scope.values() if isinstance(c, UserCode)}
+    return compiled
 
 
 @collector_paused()
@@ -150,7 +154,7 @@ def inspect(compiled: Compiled, names: list[str] | None = None) -> dict[str, Ins
                 compiled.warnings += [w for w in inspected_phase.warnings if w not in compiled.warnings]
                 seen[key] = inspected_phase
             except PlanError as e:
-                reporter.add(e.diagnostics)
+                reporter.add(with_uses(e.diagnostics, compiled.uses))
         one = seen[key]
         if one is not None:
             inspected[name] = one

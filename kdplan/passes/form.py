@@ -90,10 +90,14 @@ def _without_braces(items: list[ast.Item]) -> set[int]:
         if isinstance(item, ast.Declaration):
             kind = KINDS.get(item.kind)
             before = item if kind is not None and (kind.settings or kind.free) else None
-        elif before is not None and before.items is None and before.listing is None:
-            if item.span.column > before.span.column and item.span.line > before.span.end_position[0]:
-                torn |= {id(before), id(item)}
+        elif before is not None and before.items is None and before.listing is None and _right_of(item, before):
+            torn |= {id(before), id(item)}
     return torn
+
+
+def _right_of(item: ast.Setting | ast.Pair, before: ast.Declaration) -> bool:
+    """Whether an item stands on a later line than a declaration, and further to the right."""
+    return item.span.column > before.span.column and item.span.line > before.span.end_position[0]
 
 
 def _declarations(items: list[ast.Item], outer: Kind | None) -> list[tuple[ast.Declaration, _Findings]]:

@@ -19,6 +19,7 @@ from kdplan.ir.plan import Item
 from kdplan.passes.load import Declared, Module, UserCode, ambiguous
 from kdplan.resolve import arguments, arithmetic, declared, picks, signals, versions
 from kdplan.resolve.context import Context, Rule, cycle
+from kdplan.resolve.expected import versions_by
 from kdplan.resolve.kinds.model import argument_classes
 from kdplan.resolve.plan_functions import plan_function
 from kdplan.resolve.spread import comprehend, spread
@@ -63,11 +64,11 @@ def _name(node: ast.Name, ctx: Context, want: str) -> Value:
     if name in ctx.names:
         return force(ctx.names[name], span, ctx, want)
     thing = ctx.module.scope.get(name)
-    if thing is not None and name != ctx.exclude:
+    table = ctx.session.tables.get(want, {})
+    if thing is not None and name != ctx.exclude and not (name in table and _is_no_choice(thing, want)):
         return declared_value(thing, span, ctx, want)
     if name in ctx.module.lost:
         raise PlanError([])  # its declaration is wrong, which was reported already
-    table = ctx.session.tables.get(want, {})
     if name in table:
         return Choice(Item(name, span=span), span)
     if name in CONSTANTS:
@@ -80,6 +81,11 @@ def _name(node: ast.Name, ctx: Context, want: str) -> Value:
     if name in SIGNALS:
         return signals.stream_or_counter(name, span, ctx)
     raise unknown(name, span, ctx, want)
+
+
+def _is_no_choice(thing: Declared | Module | UserCode, want: str) -> bool:
+    """Whether a declaration never stands for a choice of a table: `recipe sgd` is no optimizer."""
+    return want != "model" and isinstance(thing, Declared) and thing.kind not in ("param", "def")
 
 
 def unknown(name: str, span: Span, ctx: Context, want: str) -> Exception:
@@ -106,6 +112,8 @@ def unknown(name: str, span: Span, ctx: Context, want: str) -> Exception:
     call = network_call(name) if want == "model" else None
     if call is not None:
         help = f"Write `{call}`."
+    elif want == "network" and (versions_by_it := versions_by(name, ctx.module)):
+        help = versions_by_it
     elif near:
         help = f"Did you mean {where(near, ctx)}?"
     elif table:

@@ -12,6 +12,7 @@ from kdplan.ir.origins import EmaOf
 from kdplan.ir.versions import read_versions
 from kdplan.passes.load import Declared
 from kdplan.resolve.context import Context
+from kdplan.resolve.expected import no_network
 from kdplan.resolve.kinds.construct import construct_instance
 from kdplan.resolve.kinds.network import network_instance
 from kdplan.resolve.kinds.phase import phase_instance
@@ -25,7 +26,6 @@ from kdplan.resolve.values import (
     Routing,
     Several,
     Value,
-    describe,
 )
 from kdplan.syntax import ast
 
@@ -56,7 +56,7 @@ def version(base: Value, node: ast.Version, ctx: Context) -> Value:
             raise error(
                 "KD0401", base.span, name=base.declared.name, slots=listing(s.name for s in base.declared.slots)
             )
-        raise error("KD0250", node.span, what=describe(base))
+        raise no_network(base, node.base.span, ctx.module)
     instance = base.instance
     if node.phase == "init":
         return NetValue(

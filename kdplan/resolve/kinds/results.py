@@ -16,6 +16,7 @@ from kdplan.resolve import axes
 from kdplan.resolve.arguments import no_such_choice, too_many, unknown_parameter
 from kdplan.resolve.context import Context, NeedAxis, expand
 from kdplan.resolve.derive.named import part
+from kdplan.resolve.expected import no_network
 from kdplan.resolve.kinds.by_verticals import divided, verticals_among
 from kdplan.resolve.kinds.data import view_of
 from kdplan.resolve.setting_values import item as as_item
@@ -136,7 +137,7 @@ def _target(v: Value, e: ast.Expr, ctx: Context) -> Target:
     if isinstance(v, Family):
         raise family_error(v)
     if not isinstance(v, NetValue):
-        raise error("KD0250", e.span, what=describe(v))
+        raise no_network(v, e.span, ctx.module)
     v = part(v, ctx)
     version = weights(v, ctx)
     assert isinstance(version, ir.Version)
