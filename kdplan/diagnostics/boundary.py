@@ -195,7 +195,7 @@ def _reason(problem: BaseException) -> str:
     if isinstance(problem, KeyError) and len(problem.args) == 1 and text:
         text = f"there is no key {text}"
     first = _SENTENCE.split(text.splitlines()[0].strip(), maxsplit=1)[0] if text else f"{kind} without a message"
-    first = " ".join(first.split()).rstrip(".:")
+    first = " ".join(first.split()).rstrip(".:?")
     return first if len(first) <= LONGEST else first[: LONGEST - 1] + "…"
 
 

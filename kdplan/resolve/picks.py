@@ -17,6 +17,7 @@ from kdplan.resolve import axes
 from kdplan.resolve.context import Context, pinned
 from kdplan.resolve.declared import slot_items
 from kdplan.resolve.derive.named import is_branches, pick_branch
+from kdplan.resolve.kinds.verticals import class_numbers
 from kdplan.resolve.spread import iterate
 from kdplan.resolve.values import (
     Applied,
@@ -163,6 +164,11 @@ def _choose(base: Value, rest: list[ast.Expr], node: ast.Pick, ctx: Context) -> 
         part = ctx.eval(rest[0], "any")
         if isinstance(part, ClassesValue):
             return DataValue(base.data, base.split, part.classes, base.unlabelled, node.span)
+        if isinstance(part, ListValue | ir.Const) and base.data.classes:
+            class_numbers(part, base.data, rest[0].span)
+            named = f"`verticals part of {base.data.name} {{ some = {rest[0].span.text}  disjoint = false }}`"
+            help = f"Name the classes, such as {named}, and write `{node.base.span.text}[part[some]]`."
+            raise error("KD0406", node.span, what="Data", help=help)
     raise error("KD0406", node.span, what=describe(base))
 
 

@@ -47,11 +47,12 @@ def measure(thing: Declared, ctx: Context) -> Measure:
         metrics = measure_metrics(node, ctx)
     named = [e for clause in (by, over) if clause for e in clause.exprs]
     with gather:
-        _check_once(named)
+        _check_once(named, thing.name)
     by_axes, over_axes = ([e.span.text for e in clause.exprs] if clause else [] for clause in (by, over))
     averaged = _averaged(by_axes, over_axes)
     verticals = None
     with gather:
+        named = [] if gather.failed else named
         verticals = verticals_among(named, ctx)
         for e in named:
             if verticals is None or e.span.text != verticals[0].span.text:
@@ -82,10 +83,13 @@ def measure(thing: Declared, ctx: Context) -> Measure:
     )
 
 
-def _check_once(named: list[ast.Expr]) -> None:
-    """KD0412 for an axis that stands twice in `by` and `over`."""
+def _check_once(named: list[ast.Expr], measure: str) -> None:
+    """KD0412 for an axis that stands twice in `by` and `over`, KD0409 for axes in brackets."""
     seen: set[str] = set()
     for e in named:
+        if isinstance(e, ast.List):
+            plain = ", ".join(i.span.text for i in e.items)
+            raise error("KD0409", e.span, family=measure, name=e.span.text, help=f"Write `{plain}`.")
         if e.span.text in seen:
             raise error("KD0412", e.span, name=e.span.text, help="Name it once, after `by` or after `over`.")
         seen.add(e.span.text)
