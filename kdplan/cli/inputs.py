@@ -4,14 +4,26 @@ from __future__ import annotations
 
 import argparse
 import os
+from contextlib import suppress
 from pathlib import Path
 
+from kdplan.cli.outputs import named_folder, writable_folder
 from kdplan.compile import Compiled, compile_source, inspect
 from kdplan.diagnostics.report import error
 from kdplan.diagnostics.span import Source
 from kdplan.ir.dag import Cost, PhaseKey
 from kdplan.passes.schedule import Facts
 from kdplan.runtime.store import Store
+
+_OTHER = {
+    ".py": "a Python file",
+    ".ipynb": "a notebook",
+    ".json": "a JSON file",
+    ".toml": "a TOML file",
+    ".yaml": "a YAML file",
+    ".yml": "a YAML file",
+}
+"""What the endings of files say that are no plans."""
 
 
 def read_source(path: Path) -> Source:
@@ -20,8 +32,10 @@ def read_source(path: Path) -> Source:
     Raises
     ------
     PlanError
-        KD0010 if it cannot be read.
+        KD0010 if it cannot be read, KD0018 if it is of another language.
     """
+    if path.suffix in _OTHER:
+        raise error("KD0018", None, file=path, what=_OTHER[path.suffix])
     try:
         return Source(str(path), path.read_text(encoding="utf-8"))
     except OSError as problem:
@@ -36,9 +50,18 @@ def data_root(arguments: argparse.Namespace) -> Path | None:
     return Path(folder) if folder else None
 
 
-def open_store(arguments: argparse.Namespace) -> Store:
-    """Return the store in `--store`, else in `KDPLAN_STORE`, else in `./.kdplan`."""
-    return Store(Path(arguments.store or os.environ.get("KDPLAN_STORE") or ".kdplan"))
+def open_store(arguments: argparse.Namespace, write: bool = False) -> Store:
+    """Return the store in `--store`, else in `KDPLAN_STORE`, else in `./.kdplan`.
+
+    Raises
+    ------
+    PlanError
+        KD0017 if it can be no folder; with `write`, also if nothing can be written there.
+    """
+    option, name = "--store", arguments.store
+    if name is None:
+        option, name = "KDPLAN_STORE", os.environ.get("KDPLAN_STORE") or ".kdplan"
+    return Store((writable_folder if write else named_folder)(option, name))
 
 
 def param_values(settings: list[str]) -> dict[str, str]:
@@ -118,7 +141,8 @@ def add_costs(compiled: Compiled, store: Store) -> None:
     for name in missing:
         cost = compiled.planned[name].cost
         assert cost is not None
-        store.keep_number("costs", compiled.planned[name].key, {f: getattr(cost, f) for f in Cost.__slots__})
+        with suppress(OSError):  # a store that cannot be written is read all the same
+            store.keep_number("costs", compiled.planned[name].key, {f: getattr(cost, f) for f in Cost.__slots__})
     speeds = store.speeds()
     if speeds:
         fastest = max(speeds.values())
