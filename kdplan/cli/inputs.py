@@ -5,13 +5,14 @@ from __future__ import annotations
 import argparse
 import os
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 
 from kdplan.cli.outputs import named_folder, writable_folder
 from kdplan.compile import Compiled, compile_source, inspect
 from kdplan.diagnostics.report import error
 from kdplan.diagnostics.span import Source
-from kdplan.ir.dag import Cost, PhaseKey
+from kdplan.ir.dag import Cost, PhaseKey, Planned
 from kdplan.passes.schedule import Facts
 from kdplan.runtime.store import Store
 
@@ -125,9 +126,19 @@ def store_facts(store: Store, plan_file: Path) -> Facts:
     return Facts(store.has, store.resume_step, store.problem, last_key, is_extendable)
 
 
+def finished_steps(phase: Planned, store: Store) -> int:
+    """Return the steps that a run would not repeat: up to the checkpoint, or those of the shorter phase."""
+    if phase.action == "resume":
+        return phase.resume_step or 0
+    if phase.action == "extend" and phase.extends is not None:
+        return int(str(store.artifact(phase.extends).summary["steps"]))
+    return 0
+
+
 def add_costs(compiled: Compiled, store: Store) -> None:
     """Set the cost of every phase: from the store, else from the phase's graph, which is then stored.
 
+    Of a phase that resumes or is extended, the steps that are left count.
     Seconds follow from the highest speed that was measured on this machine; without one they stay None.
     """
     missing = []
@@ -143,6 +154,10 @@ def add_costs(compiled: Compiled, store: Store) -> None:
         assert cost is not None
         with suppress(OSError):  # a store that cannot be written is read all the same
             store.keep_number("costs", compiled.planned[name].key, {f: getattr(cost, f) for f in Cost.__slots__})
+    for phase in compiled.planned.values():
+        if phase.cost is not None:
+            left = max(0, phase.cost.steps - finished_steps(phase, store))
+            phase.cost = replace(phase.cost, steps=left)
     speeds = store.speeds()
     if speeds:
         fastest = max(speeds.values())

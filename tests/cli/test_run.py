@@ -142,3 +142,20 @@ def test_interrupted_and_resumed(kdplan: Kdplan, folder: Path) -> None:
 
 def environment() -> dict[str, str]:
     return {**os.environ, "PYTHONPATH": str(ROOT)}
+
+
+def test_finished_steps_cost_nothing(kdplan: Kdplan, done: Path) -> None:
+    """Of a longer phase and of an interrupted one, the plan shows what is left."""
+    short = kdplan("plan", "a.kd", "--json").phases["big@train"]["cost"]
+    ran = kdplan("plan", "a.kd", "--json", "--set", "epochs=5")
+    extended = ran.phases["big@train"]
+    assert extended["action"] == "extend"
+    assert extended["cost"]["steps"] == 4 * short["steps"]
+    assert extended["cost"]["flops_step"] == short["flops_step"]
+    assert extended["cost"]["seconds"] < 4.5 * short["seconds"]
+    key = extended["key"]
+    store = Store(done / ".kdplan")
+    with store.begin(key) as work:
+        work.save_checkpoint(3, {"state": b"1"}, {})
+    resumed = kdplan("plan", "a.kd", "--json", "--set", "epochs=5").phases["big@train"]
+    assert (resumed["action"], resumed["cost"]["steps"]) == ("resume", 5 * short["steps"] - 3)
