@@ -178,7 +178,17 @@ class _Hasher:
         lines = [f"{c.path}={c.value}" for c in components]
         key = _hash(f"kdplan {FORMAT}\n" + "\n".join(sorted(lines)))
         reads = {m: self.done[m].key for v in versions_of(phase) for m in makers(self.plan, v)}
-        self.done[phase.name] = PhaseKey(key, components, reads)
+        self.done[phase.name] = PhaseKey(key, components, reads, list(self.details(phase)))
+
+    def details(self, phase: Phase) -> Iterator[Component]:
+        """What networks and data are made of, whose hashes stand among the components."""
+        for i, trainee in enumerate(phase.trainees):
+            if trainee.base.phase is None:
+                yield from _details(f"moves/{i}", _start(self.plan.networks[trainee.base.network]))
+        for i, view in enumerate(phase.streams):
+            data = self.plan.data[view.data]
+            made = {"source": data.source.name, **data.source.arguments, **_view(data, view)}
+            yield from _details(f"data/{i}", [(name, value, data.span) for name, value in made.items()])
 
     def components(self, phase: Phase) -> Iterator[Component]:
         """Everything that can change the trained weights of a phase, part by part."""
@@ -263,6 +273,28 @@ class _Hasher:
     def _function(name: str) -> str:
         spec = FUNCTIONS.get(name)
         return spec.content if spec is not None else name.rpartition(":")[2]  # the code itself is a component
+
+
+Detail = tuple[str, Any, Any]
+"""A name, a value, and where it stands."""
+
+
+def _details(path: str, details: list[Detail]) -> Iterator[Component]:
+    for name, value, span in details:
+        text = number_text(value) if isinstance(value, int | float) else json.dumps(value, default=str)
+        text = value if isinstance(value, str) else text
+        yield Component(f"{path}/{name}", text, span=span, at=str(span) if span is not None else "")
+
+
+def _start(n: Network) -> list[Detail]:
+    """What a network is made of, and where it stands: its architecture's arguments at the architecture."""
+    item = n.architecture
+    span = item.span or n.span
+    name, arguments = architecture(n)
+    parts: list[Detail] = [("architecture", str(name).rpartition(":")[2], span), ("code", n.code or "", span)]
+    if isinstance(arguments, Mapping):
+        parts += [(k, v, span) for k, v in arguments.items()]
+    return [*parts, ("seed", n.seed, n.span), ("reset", sorted(n.reset), n.span)]
 
 
 def architecture(n: Network) -> list[object]:
