@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import networkx as nx
 
-from kdplan.diagnostics.boundary import boundary
+from kdplan.diagnostics.boundary import boundary, with_uses
 from kdplan.diagnostics.report import Diagnostic, PlanError, Reporter
 from kdplan.diagnostics.span import Source, Span
 from kdplan.ir import user_code
@@ -21,7 +21,7 @@ from kdplan.passes.form import check_form
 from kdplan.passes.keys import graph_key, keys
 from kdplan.passes.legal import check_plan
 from kdplan.passes.lint import lint
-from kdplan.passes.load import load
+from kdplan.passes.load import UserCode, load
 from kdplan.passes.schedule import Facts, nothing_known, schedule, select
 from kdplan.resolve.plan import resolve
 from kdplan.syntax import ast
@@ -42,6 +42,8 @@ class Compiled:
     keys: dict[str, PhaseKey]
     planned: dict[str, Planned]
     warnings: list[Diagnostic] = field(default_factory=list)
+    uses: dict[str, Span] = field(default_factory=dict)
+    """The path of each Python file that the plan uses → its `use`."""
     files: list[str] = field(default_factory=list)
     """What was recognised in weights files, a line for each network that starts from one; `inspect` fills it."""
 
@@ -90,7 +92,9 @@ def compile_source(
     # evaluation last: behind it there are no names, axes, functions or constructs
     plan = resolve(module, root, reporter, _cuts, _layers)
     reporter.raise_if_errors()
-    return compile_plan(plan, source, reporter, facts=facts, only=only, until=until)
+    compiled = compile_plan(plan, source, reporter, facts=facts, only=only, until=until)
+    compiled.uses = {c.path: c.span for m in module.every() for c in m.scope.values() if isinstance(c, UserCode)}
+    return compiled
 
 
 @collector_paused()
@@ -152,7 +156,7 @@ def inspect(compiled: Compiled, names: list[str] | None = None) -> dict[str, Ins
                 compiled.warnings += [w for w in inspected_phase.warnings if w not in compiled.warnings]
                 seen[key] = inspected_phase
             except PlanError as e:
-                reporter.add(e.diagnostics)
+                reporter.add(with_uses(e.diagnostics, compiled.uses))
         one = seen[key]
         if one is not None:
             inspected[name] = one

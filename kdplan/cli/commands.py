@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING
 
 from kdplan.cli.exit_codes import ExitCode
 from kdplan.cli.inputs import add_costs, compile_file, data_root, open_store
+from kdplan.cli.outputs import writable_file, writable_folder
 from kdplan.compile import Compiled, inspect
 from kdplan.diagnostics.boundary import boundary
 from kdplan.diagnostics.render import render_text, to_json
-from kdplan.diagnostics.report import counted, error, listing, nearest
+from kdplan.diagnostics.report import counted, error, listing, suggestion
 
 if TYPE_CHECKING:
     from kdplan.runtime.measures.results import MeasureResult
@@ -96,6 +97,7 @@ def graph(arguments: argparse.Namespace) -> int:
     PlanError
         KD0911 without the `dot` program for svg and png, KD0912 for an unknown format.
     """
+    arguments.output = writable_file("-o", arguments.output)
     store = open_store(arguments)
     compiled = compile_file(arguments, store)
     if arguments.phase:
@@ -132,8 +134,6 @@ def find_phase(compiled: Compiled, name: str) -> str:
     names = sorted(select(compiled.planned, compiled.dag, only=[name]) or set())
     if name in names:
         return name
-    if not names:
-        raise error("KD0310", None, name=name, nearest=nearest(name, compiled.planned))
     if len(names) > 1:
         raise error("KD0012", None, name=name, names=listing(names))
     return names[0]
@@ -188,6 +188,9 @@ def run(arguments: argparse.Namespace) -> int:
     from kdplan.view.progress import TensorBoard, observer
 
     store = open_store(arguments)
+    for option in ("csv", "plots", "tensorboard"):
+        if (name := getattr(arguments, option)) is not None:
+            setattr(arguments, option, writable_folder(f"--{option}", name))
     compiled = compile_file(arguments, store)
     _print_warnings(compiled)
     to_do = [n for n, p in compiled.planned.items() if p.action not in ("cached", "blocked") and p.same_as is None]
@@ -201,6 +204,7 @@ def run(arguments: argparse.Namespace) -> int:
         tensorboard=arguments.tensorboard,
     )
     if to_do:
+        open_store(arguments, write=True)
         _check_before_training(compiled, to_do, options.device)
         store.sweep()
     events = observer()
@@ -257,12 +261,13 @@ def export(arguments: argparse.Namespace) -> int:
     PlanError
         KD0013 if the plan has no such export, KD0014 if its phase is not trained.
     """
+    folder = writable_folder("-o", arguments.output)
     store = open_store(arguments)
     compiled = compile_file(arguments, store)
     exports = compiled.plan.exports
     if arguments.name not in exports:
-        near = nearest(arguments.name, exports)
-        raise error("KD0013", None, name=arguments.name, nearest=near, known=listing(exports))
+        help = suggestion(arguments.name, exports) or _first_export(compiled, arguments.name)
+        raise error("KD0013", None, name=arguments.name, help=help)
     declared = exports[arguments.name]
     for version in declared.target.versions:
         if version.phase is not None and not store.has(compiled.keys[version.phase].key):
@@ -274,7 +279,16 @@ def export(arguments: argparse.Namespace) -> int:
     sources = Sources(compiled.plan, store, compiled.keys)
     options = RunOptions(data_root=data_root(arguments))
     with boundary("KD0847", declared.span, name=arguments.name):
-        description = export_network(sources, declared, arguments.output, program=arguments.program, options=options)
+        description = export_network(sources, declared, folder, program=arguments.program, options=options)
     parameters = description["parameters"]
-    print(f"wrote {arguments.output}: {parameters:,} parameters; loaded again, and its outputs are equal")
+    print(f"wrote {folder}: {parameters:,} parameters; loaded again, and its outputs are equal")
     return ExitCode.DONE
+
+
+def _first_export(compiled: Compiled, name: str) -> str | None:
+    """The declaration of an export, for a plan that has none."""
+    for phase in reversed(compiled.plan.phases.values()):
+        network = phase.trainees[0].base.network.partition("[")[0]
+        made = phase.name.rpartition("@")[2].partition("[")[0]
+        return f"Declare it in the plan, such as `export {name if name.isidentifier() else 'best'} = {network}@{made}`."
+    return None

@@ -4,15 +4,28 @@ from __future__ import annotations
 
 import argparse
 import os
+from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 
+from kdplan.cli.outputs import named_folder, writable_folder
 from kdplan.compile import Compiled, compile_source, inspect
 from kdplan.diagnostics.report import error
 from kdplan.diagnostics.span import Source
 from kdplan.diagnostics.text import read_text
-from kdplan.ir.dag import Cost
+from kdplan.ir.dag import Cost, Planned
 from kdplan.runtime.facts import store_facts
 from kdplan.runtime.store import Store
+
+_OTHER = {
+    ".py": "a Python file",
+    ".ipynb": "a notebook",
+    ".json": "a JSON file",
+    ".toml": "a TOML file",
+    ".yaml": "a YAML file",
+    ".yml": "a YAML file",
+}
+"""What the endings of files say that are no plans."""
 
 
 def read_source(path: Path) -> Source:
@@ -21,8 +34,10 @@ def read_source(path: Path) -> Source:
     Raises
     ------
     PlanError
-        KD0010 if it cannot be read.
+        KD0010 if it cannot be read, KD0018 if it is of another language.
     """
+    if path.suffix in _OTHER:
+        raise error("KD0018", None, file=path, what=_OTHER[path.suffix])
     try:
         return Source(str(path), read_text(path))
     except OSError as problem:
@@ -37,9 +52,18 @@ def data_root(arguments: argparse.Namespace) -> Path | None:
     return Path(folder) if folder else None
 
 
-def open_store(arguments: argparse.Namespace) -> Store:
-    """Return the store in `--store`, else in `KDPLAN_STORE`, else in `./.kdplan`."""
-    return Store(Path(arguments.store or os.environ.get("KDPLAN_STORE") or ".kdplan"))
+def open_store(arguments: argparse.Namespace, write: bool = False) -> Store:
+    """Return the store in `--store`, else in `KDPLAN_STORE`, else in `./.kdplan`.
+
+    Raises
+    ------
+    PlanError
+        KD0017 if it can be no folder; with `write`, also if nothing can be written there.
+    """
+    option, name = "--store", arguments.store
+    if name is None:
+        option, name = "KDPLAN_STORE", os.environ.get("KDPLAN_STORE") or ".kdplan"
+    return Store((writable_folder if write else named_folder)(option, name))
 
 
 def param_values(settings: list[str]) -> dict[str, str]:
@@ -85,9 +109,19 @@ def compile_file(arguments: argparse.Namespace, store: Store | None = None) -> C
     )
 
 
+def finished_steps(phase: Planned, store: Store) -> int:
+    """Return the steps that a run would not repeat: up to the checkpoint, or those of the shorter phase."""
+    if phase.action == "resume":
+        return phase.resume_step or 0
+    if phase.action == "extend" and phase.extends is not None:
+        return int(str(store.artifact(phase.extends).summary["steps"]))
+    return 0
+
+
 def add_costs(compiled: Compiled, store: Store) -> None:
     """Set the cost of every phase: from the store, else from the phase's graph, which is then stored.
 
+    Of a phase that resumes or is extended, the steps that are left count.
     Seconds follow from the highest speed that was measured on this machine; without one they stay None.
     """
     missing = []
@@ -101,7 +135,12 @@ def add_costs(compiled: Compiled, store: Store) -> None:
     for name in missing:
         cost = compiled.planned[name].cost
         assert cost is not None
-        store.keep_number("costs", compiled.planned[name].key, {f: getattr(cost, f) for f in Cost.__slots__})
+        with suppress(OSError):  # a store that cannot be written is read all the same
+            store.keep_number("costs", compiled.planned[name].key, {f: getattr(cost, f) for f in Cost.__slots__})
+    for phase in compiled.planned.values():
+        if phase.cost is not None:
+            left = max(0, phase.cost.steps - finished_steps(phase, store))
+            phase.cost = replace(phase.cost, steps=left)
     speeds = store.speeds()
     if speeds:
         fastest = max(speeds.values())

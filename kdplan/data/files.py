@@ -13,7 +13,8 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-from kdplan.diagnostics.report import error
+from kdplan.diagnostics.missing import near_file
+from kdplan.diagnostics.report import PlanError, error
 from kdplan.diagnostics.span import Span
 
 IMAGE_ENDINGS = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".webp", ".ppm", ".pgm", ".tif", ".tiff", ".gif")
@@ -47,10 +48,14 @@ class Where:
         if not path.is_absolute():
             path = self.base(name) / path
         if not path.is_dir():
-            raise error("KD0713", self.span, name=name, looked=str(path))
+            raise self._missing(name, [path])
         if not any(path.iterdir()):
             raise error("KD0714", self.span, path=str(path), what="files")
         return path
+
+    def _missing(self, name: str, paths: Sequence[Path]) -> PlanError:
+        near = next((n for path in paths if (n := near_file(path))), None)
+        return error("KD0713", self.span, name=name, looked=" or ".join(map(str, paths)), nearest=near)
 
     def base(self, name: str) -> Path:
         """The root, which must exist."""
@@ -66,12 +71,12 @@ class Where:
         for candidate in candidates:
             if (base / candidate).exists():
                 return base / candidate
-        raise error("KD0713", self.span, name=name, looked=" or ".join(str(base / c) for c in candidates))
+        raise self._missing(name, [base / c for c in candidates])
 
     def file(self, name: str, path: Path, size: int | None = None, at_least: int | None = None) -> Path:
         """`path`, which must be a file of the right size."""
         if not path.is_file():
-            raise error("KD0713", self.span, name=name, looked=str(path))
+            raise self._missing(name, [path])
         actual = path.stat().st_size
         if size is not None and actual != size:
             raise error("KD0715", self.span, path=str(path), found=f"{actual:,}", expected=f"{size:,}")

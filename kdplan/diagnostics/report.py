@@ -17,6 +17,7 @@ from importlib import resources
 from typing import Any, Literal
 
 from kdplan.diagnostics.span import Span
+from kdplan.diagnostics.synonyms import SYNONYMS, forms, plain
 
 Severity = Literal["error", "warning"]
 EXCERPT = 60  # characters of a plan that a message quotes
@@ -238,11 +239,37 @@ def _location(d: Diagnostic) -> tuple[str, int, str]:
 def nearest(name: str, known: Iterable[str]) -> str | None:
     """The known name that `name` was most likely meant to be, or None.
 
+    In this order: another spelling of it, a synonym in the field, the one with the most letters in common.
+
     >>> nearest("smal", ["small", "big"])
     'small'
+    >>> nearest("MultiStepLR", ["constant", "steps"]), nearest("CrossEntropyLoss", ["cross_entropy"])
+    ('steps', 'cross_entropy')
     """
-    close = difflib.get_close_matches(name, list(known), n=1, cutoff=0.6)
-    return close[0] if close else None
+    names: dict[str, str] = {}
+    for one in known:
+        names.setdefault(plain(one), one)
+    for form in forms(name):
+        for word in (form, *SYNONYMS.get(form, ())):
+            if plain(word) in names:
+                return names[plain(word)]
+    close = difflib.get_close_matches(plain(name), names, n=1, cutoff=0.6)
+    return names[close[0]] if close else None
+
+
+def suggestion(name: str, known: Iterable[str], limit: int = 12) -> str | None:
+    """The help for a name that is not among `known`: the nearest one, else all of them.
+
+    >>> suggestion("smal", ["small", "big"])
+    'Did you mean `small`?'
+    >>> suggestion("x", ["small", "big"])
+    'Choose from `small` and `big`.'
+    """
+    known = list(known)
+    near = nearest(name, known)
+    if near:
+        return f"Did you mean `{near}`?"
+    return f"Choose from {listing(known, limit)}." if known else None
 
 
 def counted(number: int, what: str, plural: str | None = None) -> str:

@@ -6,7 +6,7 @@ that can be known before training is checked here: taps, shapes, classes, gradie
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
 
 import torch
@@ -32,8 +32,10 @@ from kdplan.graph.signals import shown
 from kdplan.graph.taps import TapError
 from kdplan.graph.trace import TraceError, trace
 from kdplan.ir import expr as ir
+from kdplan.ir.branches import BRANCH
 from kdplan.ir.origins import EmaOf
 from kdplan.ir.plan import Phase, Plan, Trainee
+from kdplan.passes.spell import written
 
 
 @dataclass
@@ -300,8 +302,8 @@ def _check_gradients(phase: Phase, joined: Joined, reach: Reach) -> None:
         prefix = joined.paths[str(slot)]
         still = [n for n in group if f"{prefix}.{n}" not in reach.whole]
         if still:
-            modules = list(dict.fromkeys(n.rpartition(".")[0].partition(".")[0] or n for n in still))
-            what = "All parameters" if len(still) == len(group) else f"The parameters of {listing(modules)}"
+            parts = listing(_parts(still, group))
+            what = "All parameters" if len(still) == len(group) else f"The parameters of {parts}"
             reporter.report("KD0601", trainee.span or phase.span, network=trainee.base.network, phase=phase.name,
                             parameters=what, help=_trainable_help(trainee, still, group, phase))  # fmt: skip
     _check_terms(phase, joined, reach.constant(joined.trainable), reporter)
@@ -309,15 +311,33 @@ def _check_gradients(phase: Phase, joined: Joined, reach: Reach) -> None:
         raise PlanError(reporter.errors)
 
 
+def _parts(still: Collection[str], group: Collection[str]) -> list[str]:
+    """The largest parts of a network of which all parameters are among `still`, as a plan writes them.
+
+    >>> _parts(["gate.w", "branch.1.fc.w"], ["gate.w", "branch.0.fc.w", "branch.1.fc.w"])
+    ['gate', 'branch[1]']
+    """
+    others = [n for n in group if n not in set(still)]
+    parts: dict[str, None] = {}
+    for name in still:
+        steps = name.split(".")
+        prefixes = [".".join(steps[: i + 1]) for i in range(len(steps))]
+        whole = (p for p in prefixes if p != BRANCH and not any(o.startswith(f"{p}.") for o in others))
+        parts[next(whole, name)] = None
+    return [written(p) for p in parts]
+
+
 def _trainable_help(trainee: Trainee, still: list[str], group: dict[str, nn.Parameter], phase: Phase) -> str | None:
     if len(still) == len(group):
         return "Remove the network from `of`, or add a term that depends on it."
     if trainee.paths or trainee.upto:
         return None
+    if any(n.startswith(f"{BRANCH}.") for n in group):
+        return f"Add terms of every branch, such as `sum(cross_entropy(b.logits, labels) for b in {BRANCH})`."
     trained = [e for e in ir.walk(phase.loss) if isinstance(e, ir.Tap) and isinstance(e.of, ir.InTraining)]
     taps = [e.path for e in trained if e.path and len(e.inputs) == 1]
     inner = [t for t in taps if t not in ("logits", "probabilities")]
-    return f"Write `of upto({trainee.base.network.partition('[')[0]}.{inner[-1]})`." if inner else None
+    return f"Write `of upto({trainee.base.network.partition('[')[0]}.{written(inner[-1])})`." if inner else None
 
 
 def _check_terms(phase: Phase, joined: Joined, constant: set[str], reporter: Reporter) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from kdplan.diagnostics.boundary import boundary
-from kdplan.diagnostics.report import error
+from kdplan.diagnostics.report import error, suggestion
 from kdplan.diagnostics.span import Span
 from kdplan.ir.functions import FUNCTIONS
 from kdplan.ir.implementation import load
@@ -38,7 +38,8 @@ def user(path: str, name: str, span: Span | None) -> Callable[..., Any]:
         module = module_of_file(Path(path))
     function = getattr(module, name, None)
     if not callable(function):
-        raise error("KD0513", span, file=path, name=name)
+        own = [n for n, v in vars(module).items() if getattr(v, "__module__", "") == module.__name__ and callable(v)]
+        raise error("KD0513", span, file=path, name=name, help=suggestion(name, own))
     return function  # type: ignore[no-any-return]
 
 

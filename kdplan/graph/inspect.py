@@ -54,7 +54,7 @@ def fresh(network: Network) -> nn.Module:
     item = network.architecture
     try:
         module = initialise(partial(create, item.name, **item.arguments), network.seed)
-    except (ValueError, TypeError, FileNotFoundError) as problem:
+    except (ValueError, TypeError, FileNotFoundError, ImportError) as problem:
         raise _refused(network, problem) from problem
     return module.eval()
 
@@ -80,7 +80,7 @@ def blank(network: Network) -> nn.Module:
             module: nn.Module = create(item.name, **item.arguments)
     except (NotImplementedError, RuntimeError, FactoryError):
         return fresh(network)  # its constructor may compute with its weights, which needs real ones
-    except (ValueError, TypeError, FileNotFoundError) as problem:
+    except (ValueError, TypeError, FileNotFoundError, ImportError) as problem:
         raise _refused(network, problem) from problem
     return module.eval()
 

@@ -40,6 +40,8 @@ class PhaseKey:
     """The phase's own content; what it reads from other phases stands in `reads`."""
     reads: dict[str, str]
     """Phase name -> that phase's key, for every phase whose weights this one reads."""
+    details: list[Component] = field(default_factory=list)
+    """What the hashes among the components are made of, below their paths: `moves/0/width`. No part of the key."""
 
 
 @dataclass(slots=True)

@@ -81,6 +81,15 @@ class Spec:
     first argument is; probabilities over the classes of its first argument; scores over the classes of all arguments;
     some of the first argument's classes, by the parameter `at`."""
 
+    @property
+    def content(self) -> str:
+        """The name as keys hold it: with the version, once there was an earlier one.
+
+        >>> Spec("kl").content, Spec("kl", version=2).content
+        ('kl', 'kl 2')
+        """
+        return self.name if self.version == 1 else f"{self.name} {self.version}"
+
     def param(self, name: str) -> Param | None:
         """The parameter of this name, if there is one."""
         return next((p for p in self.params if p.name == name), None)

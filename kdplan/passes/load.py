@@ -12,6 +12,7 @@ from functools import cached_property
 from pathlib import Path
 
 from kdplan.constructs.table import AFTER_AT, KINDS, TRAINS, slots
+from kdplan.diagnostics.missing import no_such_file
 from kdplan.diagnostics.report import Note, PlanError, Reporter, error, listing, nearest
 from kdplan.diagnostics.span import Source, Span
 from kdplan.diagnostics.text import read_text
@@ -276,7 +277,7 @@ class _Loader:
         alias = as_clause.exprs[0].name if as_clause and isinstance(as_clause.exprs[0], ast.Name) else None
         if path.suffix == ".py":
             if not path.is_file():
-                self.reporter.report("KD0211", node.span, file=node.text, folder=str(module.folder))
+                self.reporter.add(no_such_file(node.text, [module.folder], node.span).diagnostics)
                 module.lost.update([alias] if alias else [])
             elif alias is None:
                 self.reporter.report("KD0212", node.span, file=node.text, stem=path.stem)
@@ -332,7 +333,7 @@ class _Loader:
         try:
             return self.read(path)
         except FileNotFoundError:
-            self.reporter.report("KD0211", node.span, file=node.text, folder=str(folder))
+            self.reporter.add(no_such_file(node.text or "", [folder], node.span).diagnostics)
         except UnicodeDecodeError as problem:
             why = f"byte {problem.start} is not UTF-8"
             self.reporter.report("KD0225", node.span, file=node.text, problem=why)

@@ -13,6 +13,7 @@ from kdplan.ir.plan import ClassSet, Network
 from kdplan.ir.versions import makers
 from kdplan.resolve import setting_values
 from kdplan.resolve.context import Context
+from kdplan.resolve.expected import no_network
 from kdplan.resolve.signals import family_error
 from kdplan.resolve.spread import spread
 from kdplan.resolve.values import DataValue, Family, NetValue, describe
@@ -75,7 +76,7 @@ class Answers:
             if isinstance(value, Family):
                 raise family_error(value)
             if not isinstance(value, NetValue) or value.path:
-                raise error("KD0250", networks.span, what=describe(value))
+                raise no_network(value, networks.span, self.ctx.module)
             word = f"from {len(self.ctx.names)}"  # no word of the language, so that it hides none
             self.ctx.names[word] = value
             names.append(ast.Name(networks.span, word))
@@ -111,7 +112,7 @@ class Answers:
         if isinstance(value, Family):
             raise family_error(value)
         if not isinstance(value, NetValue) or value.path:
-            raise error("KD0250", network.span, what=describe(value))
+            raise no_network(value, network.span, self.ctx.module)
         return value
 
     def _network(self, network: ast.Expr) -> Network:

@@ -174,11 +174,11 @@ def cycle(session: Session, key: Key, span: Span) -> PlanError:
     kinds = {d.kind for d in around}
     names = [d.name for d in around]
     what = _PLURALS.get(kinds.pop(), "Declarations") if len(kinds) == 1 else "Declarations"
-    first = around[0]
-    help = "Read an earlier version, such as `a@init`." if what == "Phases" else "Remove one of these references."
     if len(around) == 1:
-        return error("KD0235", span, name=first.name)
-    return error("KD0303", span, what=what, cycle=" → ".join([*names, names[0]]), help=help)
+        return error("KD0235", span, name=names[0])
+    network, at, _ = span.text.partition("@")
+    help = None if at else "Remove one of these references."
+    return error("KD0303", span, what=what, cycle=" → ".join([*names, names[0]]), network=network, help=help)
 
 
 def expand(ctx: Context, make: Callable[[Context], T], size: Callable[[Context, Declared], int]) -> Iterator[T]:

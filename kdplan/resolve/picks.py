@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-from kdplan.diagnostics.report import PlanError, counted, error, listing
+from kdplan.diagnostics.report import PlanError, counted, error, listing, nearest, suggestion
 from kdplan.diagnostics.span import Span
 from kdplan.ir import expr as ir
 from kdplan.ir.branches import BRANCH
@@ -19,6 +19,7 @@ from kdplan.resolve.context import Context, pinned
 from kdplan.resolve.declared import slot_items
 from kdplan.resolve.declared import value as declared_value
 from kdplan.resolve.derive.named import is_branches, pick_branch
+from kdplan.resolve.kinds.verticals import class_numbers
 from kdplan.resolve.spread import iterate
 from kdplan.resolve.values import (
     Applied,
@@ -133,7 +134,8 @@ def position(value: Value, labels: Sequence[Label], span: Span, name: str) -> in
     if not numeric and isinstance(wanted, int) and 0 <= wanted < len(labels):
         return wanted
     shown = [str(v) if v is not None else str(i) for i, v in enumerate(labels)]
-    raise error("KD0402", span, text=span.text, name=name, known=listing(shown))
+    near = nearest(str(wanted if wanted is not None else span.text), shown) if not numeric else None
+    raise error("KD0402", span, text=span.text, name=name, known=listing(shown), nearest=near)
 
 
 def _positions(node: ast.Pick, rest: list[ast.Expr], ctx: Context, want: str) -> Value:
@@ -207,6 +209,11 @@ def _choose(base: Value, rest: list[ast.Expr], node: ast.Pick, ctx: Context) -> 
         part = ctx.eval(rest[0], "any")
         if isinstance(part, ClassesValue):
             return DataValue(base.data, base.split, part.classes, base.unlabelled, node.span)
+        if isinstance(part, ListValue | ir.Const) and base.data.classes:
+            class_numbers(part, base.data, rest[0].span)
+            named = f"`verticals part of {base.data.name} {{ some = {rest[0].span.text}  disjoint = false }}`"
+            help = f"Name the classes, such as {named}, and write `{node.base.span.text}[part[some]]`."
+            raise error("KD0406", node.span, what="Data", help=help)
     raise error("KD0406", node.span, what=describe(base))
 
 
@@ -296,7 +303,7 @@ def _members(base: Family, rest: list[ast.Expr], node: ast.Pick, ctx: Context) -
     for name in named:
         if name not in [s.name for s in slots]:
             span = next(p.span for p in rest if isinstance(p, ast.Coordinate) and p.name == name)
-            has = f"Choose from {listing(s.name for s in slots)}."
+            has = suggestion(name, [s.name for s in slots])
             raise error("KD0409", span, name=name, family=base.declared.name, help=has)
     ordered = iter([p for p in rest if not isinstance(p, ast.Coordinate)])
     chosen = [named[s.name] if s.name in named else next(ordered, ast.All(node.span)) for s in slots]

@@ -145,17 +145,20 @@ def fixed_weights(net: NetValue, ctx: Context) -> ir.Version:
 
 def phases_that_train(name: str, ctx: Context) -> list[str]:
     """Names of the file's phases whose `of` names the network `name`."""
-    return [d.name for d in ctx.module.after_at.values() if d.kind in TRAINS and name in _names_in_of(d.node)]
+    return [d.name for d in ctx.module.after_at.values() if d.kind in TRAINS and name in names_in_of(d.node)]
 
 
 def versions_help(net: NetValue, ctx: Context) -> str:
     """The versions of a network that could be meant, for a message."""
     name = net.instance.declared.name
     versions = [f"{name}@{p}" for p in [*net.instance.phases, *phases_that_train(name, ctx)]]
+    if not versions:
+        return f'Add a phase that trains it, load its `weights = "…"`, or write `{name}@init` for the fresh ones.'
     return f"Choose from the versions {listing([*dict.fromkeys(versions), f'{name}@init'])}."
 
 
-def _names_in_of(node: ast.Declaration) -> set[str]:
+def names_in_of(node: ast.Declaration) -> set[str]:
+    """The names after a declaration's `of`."""
     clause = node.clause("of")
     names: set[str] = set()
     stack: list[object] = list(clause.exprs) if clause else []

@@ -11,11 +11,12 @@ from kdplan.passes.load import Declared
 from kdplan.resolve import axes, setting_values
 from kdplan.resolve.code import code_hash
 from kdplan.resolve.context import Context, PhaseFrame, remember
+from kdplan.resolve.expected import no_network
 from kdplan.resolve.kinds.data import unique_name, view_of
 from kdplan.resolve.kinds.recipe import finish, read_settings
 from kdplan.resolve.kinds.results import measure_metrics
 from kdplan.resolve.seeds import seed_setting
-from kdplan.resolve.signals import family_error, trained_path
+from kdplan.resolve.signals import family_error, trained_path, versions_help
 from kdplan.resolve.spread import spread
 from kdplan.resolve.values import (
     SIGNALS,
@@ -110,8 +111,8 @@ def _trainees(
         if isinstance(net, Family):
             raise family_error(net)
         if not isinstance(net, NetValue):
-            raise error("KD0250", net.span or clause.word_span, what=describe(net))
-        base = _base(net, outer)
+            raise no_network(net, net.span or clause.word_span, ctx.module)
+        base = _base(net, outer, ctx)
         slot = trained.get(net.instance)
         if slot is None:
             slot = len(trainees)
@@ -153,7 +154,7 @@ def _before(outer: NetInstance) -> str | None:
     return None
 
 
-def _base(net: NetValue, outer: NetInstance | None) -> ir.Version:
+def _base(net: NetValue, outer: NetInstance | None, ctx: Context) -> ir.Version:
     if net.version is not None:
         return net.version
     instance = net.instance
@@ -167,7 +168,7 @@ def _base(net: NetValue, outer: NetInstance | None) -> ir.Version:
             "KD0301",
             net.span,
             name=instance.declared.name,
-            help=f"Choose from the versions {', '.join(instance.phases)}.",
+            help=versions_help(net, ctx),
         )
     return ir.Version(instance.name, None, span=net.span)
 

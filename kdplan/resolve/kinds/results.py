@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, TypeVar
 
-from kdplan.diagnostics.report import Gather, error, listing
+from kdplan.diagnostics.report import Gather, error, suggestion
 from kdplan.ir import expr as ir
 from kdplan.ir.branches import BRANCH
 from kdplan.ir.plan import Export, Item, Measure, Plot, Row, Target, View
@@ -13,9 +13,10 @@ from kdplan.passes.load import Declared
 from kdplan.passes.metric_checks import check_transfer
 from kdplan.passes.open_set import check_protocols
 from kdplan.resolve import axes
-from kdplan.resolve.arguments import too_many, unknown_parameter
+from kdplan.resolve.arguments import no_such_choice, too_many, unknown_parameter
 from kdplan.resolve.context import Context, NeedAxis, expand
 from kdplan.resolve.derive.named import part
+from kdplan.resolve.expected import no_network
 from kdplan.resolve.kinds.by_verticals import divided, verticals_among
 from kdplan.resolve.kinds.data import view_of
 from kdplan.resolve.setting_values import item as as_item
@@ -46,11 +47,12 @@ def measure(thing: Declared, ctx: Context) -> Measure:
         metrics = measure_metrics(node, ctx)
     named = [e for clause in (by, over) if clause for e in clause.exprs]
     with gather:
-        _check_once(named)
+        _check_once(named, thing.name)
     by_axes, over_axes = ([e.span.text for e in clause.exprs] if clause else [] for clause in (by, over))
     averaged = _averaged(by_axes, over_axes)
     verticals = None
     with gather:
+        named = [] if gather.failed else named
         verticals = verticals_among(named, ctx)
         for e in named:
             if verticals is None or e.span.text != verticals[0].span.text:
@@ -81,10 +83,13 @@ def measure(thing: Declared, ctx: Context) -> Measure:
     )
 
 
-def _check_once(named: list[ast.Expr]) -> None:
-    """KD0412 for an axis that stands twice in `by` and `over`."""
+def _check_once(named: list[ast.Expr], measure: str) -> None:
+    """KD0412 for an axis that stands twice in `by` and `over`, KD0409 for axes in brackets."""
     seen: set[str] = set()
     for e in named:
+        if isinstance(e, ast.List):
+            plain = ", ".join(i.span.text for i in e.items)
+            raise error("KD0409", e.span, family=measure, name=e.span.text, help=f"Write `{plain}`.")
         if e.span.text in seen:
             raise error("KD0412", e.span, name=e.span.text, help="Name it once, after `by` or after `over`.")
         seen.add(e.span.text)
@@ -102,7 +107,7 @@ def _check_axis(e: ast.Expr, thing: Declared, rows: list[Row], ctx: Context) -> 
     declared = ctx.module.scope.get(text)
     usable = isinstance(declared, Declared) and axes.is_axis(declared)
     if text not in known and not usable and text != "seed" and rows and not ctx.module.knows_of(text):
-        has = f"Choose from {listing(known)}." if known else "Leave it out: no axis is swept there."
+        has = suggestion(text, known) or "Leave it out: no axis is swept there."
         raise error("KD0409", e.span, family=thing.name, name=text, help=has)
 
 
@@ -136,7 +141,7 @@ def _target(v: Value, e: ast.Expr, ctx: Context) -> Target:
     if isinstance(v, Family):
         raise family_error(v)
     if not isinstance(v, NetValue):
-        raise error("KD0250", e.span, what=describe(v))
+        raise no_network(v, e.span, ctx.module)
     v = part(v, ctx)
     version = weights(v, ctx)
     assert isinstance(version, ir.Version)
@@ -205,14 +210,13 @@ def _plot(node: ast.Call, rows: list[Row], metrics: list[Item], averaged: list[s
     axis = given["x"].span.text
     known = dict.fromkeys(name for row in rows for name in row.coordinates)
     if axis not in known and rows:  # without rows, why there are none has been reported
-        has = f"Choose from {listing(known)}." if known else "Leave it out: no axis is swept there."
+        has = suggestion(axis, known) or "Leave it out: no axis is swept there."
         raise error("KD0409", given["x"].span, family="the measure", name=axis, help=has)
     if axis in averaged:
         raise error("KD0412", given["x"].span, name=axis, help=f"Add `by {axis}` to the measure.")
     y = as_item("metric", _unswept(given["y"], lambda: ctx.eval(given["y"], "metric")), given["y"], "y", ctx)
     if (y.name, y.arguments) not in [(m.name, m.arguments) for m in metrics]:
-        texts = listing(m.span.text for m in metrics if m.span)
-        raise error("KD0245", given["y"].span, name="y", value=given["y"].span.text, choices=texts)
+        raise no_such_choice("y", given["y"], [m.span.text for m in metrics if m.span])
     baseline: list[Row] = []
     if "baseline" in given:
         for baselines in expand(ctx, lambda inner: _rows(given["baseline"], inner), axes.size):

@@ -51,7 +51,8 @@ def _verticals(thing: Declared, ctx: Context) -> VerticalsValue:
             assert spec is not None
             disjoint = setting_values.read(spec, item.value, ctx)
         else:
-            parts.append(ClassSet(data.name, _ids(ctx.eval(item.value, "any"), data, item.value.span), item.name))
+            ids = class_numbers(ctx.eval(item.value, "any"), data, item.value.span)
+            parts.append(ClassSet(data.name, ids, item.name))
     if expression is not None:
         value = ctx.child(exclude=thing.name).eval(expression.exprs[0], "partition")
         parts += _given(value, data, expression.exprs[0].span, thing.module, ctx.session.root)
@@ -94,8 +95,14 @@ def _hierarchy(item: Item, data: Data, span: Span, module: Module, root: Path | 
     return [ClassSet(data.name, ids, label) for label, ids in groups.items()]
 
 
-def _ids(value: Value, data: Data, span: Span) -> list[int]:
-    """Class numbers of a list of numbers, of names, or of a class set."""
+def class_numbers(value: Value, data: Data, span: Span) -> list[int]:
+    """Class numbers of a list of numbers, of names, or of a class set.
+
+    Raises
+    ------
+    PlanError
+        KD0260 for a class that the data lacks.
+    """
     if isinstance(value, ClassesValue):
         return list(value.classes.ids)
     items = value.items if isinstance(value, ListValue) else [value]

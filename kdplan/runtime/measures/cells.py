@@ -61,7 +61,7 @@ def cell_key(sources: Sources, cell: Cell) -> str:
     plan, metric = sources.plan, cell.metric
     versions = [[content(plan, sources.keys, v), _classes(plan, v)] for v in cell.target.versions]
     parts: list[Plain] = [REVISION, cell.target.join, cell.target.path, versions, _data(plan, cell.view)]
-    parts.append([metric.name, metric.arguments])
+    parts.append([METRICS[metric.name].content if metric.name in METRICS else metric.name, metric.arguments])
     if metric.name in METRICS and METRICS[metric.name].needs == "transfer":
         parts.append(_data(plan, replace(cell.view, split="train")))
     return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()[:40]

@@ -141,9 +141,14 @@ def phase_json(name: str, plan_file: str, key: PhaseKey) -> dict[str, Plain]:
         "name": name,
         "plan": plan_file,
         "key": key.key,
-        "components": [{"path": c.path, "value": c.value, "at": c.at} for c in key.components],
+        "components": _plain(key.components),
         "reads": dict(key.reads),
+        "details": _plain(key.details),
     }
+
+
+def _plain(components: list[Component]) -> list[Plain]:
+    return [{"path": c.path, "value": c.value, "at": c.at} for c in components]
 
 
 def phase_key_from_json(data: dict[str, Plain]) -> PhaseKey:
@@ -153,5 +158,7 @@ def phase_key_from_json(data: dict[str, Plain]) -> PhaseKey:
     >>> phase_key_from_json(phase_json("kd", "a.kd", key)) == key
     True
     """
-    components = [Component(c["path"], c["value"], at=c["at"]) for c in data["components"]]
-    return PhaseKey(data["key"], components, dict(data["reads"]))
+    components, details = (
+        [Component(c["path"], c["value"], at=c["at"]) for c in data.get(name, [])] for name in ("components", "details")
+    )
+    return PhaseKey(data["key"], components, dict(data["reads"]), details)

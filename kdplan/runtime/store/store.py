@@ -34,6 +34,20 @@ STALE = 24 * 3600
 """After so many seconds a temporary file of a folder without a lock is nobody's."""
 
 
+LINES = 1000
+"""So many different lines of a plan are enough to know a copy of it."""
+
+
+def _lines(plan: Path | str) -> set[str]:
+    """Hashes of a plan's lines, without comments and space; empty for a file that is not there."""
+    try:
+        text = Path(plan).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError):
+        return set()
+    lines = dict.fromkeys(" ".join(line.partition("#")[0].split()) for line in text.splitlines())
+    return {hashlib.sha256(line.encode()).hexdigest()[:8] for line in list(lines)[:LINES] if line}
+
+
 @dataclass(frozen=True, slots=True)
 class Entry:
     """One key in the store, for listings and for clearing up."""
@@ -163,14 +177,31 @@ class Store:
         return self.root / "plans" / f"{name}.json"
 
     def last_keys(self, plan: Path | str) -> dict[str, str]:
-        """Phase name -> key, as plan file `plan` was last run; {} where that is not known."""
-        return dict(read_sealed(self._plan_file(plan)).get("phases", {}))
+        """Phase name -> key, as plan file `plan` was last run; {} where that is not known.
+
+        A file that was copied, renamed or moved has those of the file most like it, of which it has half the lines.
+        """
+        own = self._plan_file(plan)
+        record = own if own.is_file() else self._likest(_lines(plan)) or own
+        return dict(read_sealed(record).get("phases", {}))
 
     def remember(self, plan: Path | str, keys: Mapping[str, str]) -> None:
         """Sets the last keys of plan file `plan`; phases that it does not name keep theirs."""
         path = self._plan_file(plan)
         make_folder(path.parent)
-        write_sealed(path, {"plan": str(Path(plan).resolve()), "phases": {**self.last_keys(plan), **keys}})
+        phases = {**self.last_keys(plan), **keys}
+        write_sealed(path, {"plan": str(Path(plan).resolve()), "phases": phases, "lines": sorted(_lines(plan))})
+
+    def _likest(self, lines: set[str]) -> Path | None:
+        """The record of the plan that shares the most lines with these: at least half of both together."""
+        best: tuple[float, float, Path] | None = None
+        folder = self.root / "plans"
+        for path in folder.glob("*.json") if lines and folder.is_dir() else ():
+            theirs = set(read_sealed(path).get("lines", []))
+            alike = len(lines & theirs) / len(lines | theirs)
+            if alike >= 0.5 and (best is None or (alike, path.stat().st_mtime) > best[:2]):
+                best = (alike, path.stat().st_mtime, path)
+        return best[2] if best is not None else None
 
     # ---- numbers
 
