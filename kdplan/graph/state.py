@@ -21,6 +21,21 @@ def assign_buffer(owner: nn.Module, name: str, value: Tensor) -> None:
     owner._buffers[name] = value
 
 
+def place_buffer(root: nn.Module, path: str, value: Tensor | None) -> None:
+    """Give the buffer at `path` below `root` another value; it is registered where it is new.
+
+    >>> net = nn.Sequential(nn.BatchNorm1d(2))
+    >>> place_buffer(net, "0.center", net[0].running_mean)
+    >>> "0.center" in net.state_dict()
+    True
+    """
+    owner, _, name = path.rpartition(".")
+    module = root.get_submodule(owner)
+    if name not in module._buffers:
+        module.register_buffer(name, value)
+    module._buffers[name] = value
+
+
 class Attributes:
     """The attributes and buffers of a module and its sub-modules, to see what a call changed and to put it back.
 
@@ -41,9 +56,10 @@ class Attributes:
         self._held = [
             (path, m, dict(m.__dict__), dict(m._buffers), _containers(m)) for path, m in module.named_modules()
         ]
+        self._versions = {id(v): v._version for _, m, *_ in self._held for v in vars(m).values() if _is_tensor(v)}
 
     def changed(self) -> list[str]:
-        """Paths of attributes that hold other plain values than before; new attributes are none."""
+        """Paths of attributes that hold other plain values or tensors than before; new attributes are none."""
         names: list[str] = []
         for path, m, attributes, _, containers in self._held:
             for name, old in attributes.items():
@@ -52,6 +68,8 @@ class Attributes:
                 new = m.__dict__.get(name)
                 if name in containers:
                     differs = new is not old or not _same(new, containers[name])
+                elif _is_tensor(old):
+                    differs = new is not old or old._version != self._versions[id(old)]
                 else:
                     plain = isinstance(old, _PLAIN) and type(new) in _PLAIN
                     differs = new is not old and plain and not _same(new, old)
@@ -77,6 +95,10 @@ class Attributes:
             m._buffers.update(buffers)
             for name, old in containers.items():
                 _refill(m.__dict__[name], old)
+
+
+def _is_tensor(value: object) -> bool:
+    return isinstance(value, Tensor)
 
 
 def _containers(module: nn.Module) -> dict[str, Any]:

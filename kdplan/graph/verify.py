@@ -23,7 +23,6 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_leaves
 
 from kdplan.diagnostics.boundary import is_foreign
 from kdplan.diagnostics.report import Diagnostic, diagnostic, error, listing
@@ -32,7 +31,9 @@ from kdplan.graph.cacheable import settings
 from kdplan.graph.module import make
 from kdplan.graph.phase_graph import Networks
 from kdplan.graph.state import Attributes, draws_undone, is_user_code
+from kdplan.graph.taps import tensors
 from kdplan.graph.trace import TraceError, trace
+from kdplan.graph.uncompiled import uncompiled
 from kdplan.ir import expr as ir
 from kdplan.ir.plan import Network, Phase, Plan
 
@@ -188,11 +189,11 @@ def compare(module: nn.Module, inputs: Sequence[Tensor], half: bool = False) -> 
 
     A module that does not run on such inputs has an empty verdict: whoever builds the phase reports that.
     """
-    with torch.random.fork_rng(devices=[]), draws_undone(), torch.enable_grad():
+    with torch.random.fork_rng(devices=[]), draws_undone(), uncompiled(), torch.enable_grad():
         try:
             first, second, traced = (copy.deepcopy(module) for _ in range(3))
             attributes = Attributes(first)
-            values = {n: repr(v) for m in first.modules() for n, v in vars(m).items()}
+            values = {n: _shown(v) for m in first.modules() for n, v in vars(m).items()}
             expected = _observe(first, first, inputs, half)
             changed = tuple((n, values[n.rpartition(".")[2]]) for n in attributes.changed())
             again = _observe(second, second, inputs, half)
@@ -225,7 +226,7 @@ def _observe(call: nn.Module, module: nn.Module, inputs: Sequence[Tensor], half:
         for p in module.parameters():
             p.grad = None
         with torch.autocast("cpu", torch.bfloat16, enabled=half):
-            outputs = [v for v in tree_leaves(call(*inputs)) if isinstance(v, Tensor)]
+            outputs = tensors(call(*(v.clone() for v in inputs)))
         seen.append(("outputs", [v.detach().clone() for v in outputs]))
         total = sum(((v.float() * _weights(v)).sum() for v in outputs if v.requires_grad), torch.zeros(()))
         if total.requires_grad:
@@ -236,6 +237,11 @@ def _observe(call: nn.Module, module: nn.Module, inputs: Sequence[Tensor], half:
         seen.append(("draws of Python's generator", [random.random()]))
         seen.append(("draws of NumPy's generator", [float(np.random.rand())]))
     return seen
+
+
+def _shown(value: object) -> str:
+    """A value as Python writes it; of a tensor only its shape."""
+    return f"Tensor{list(value.shape)}" if isinstance(value, Tensor) else repr(value)
 
 
 def _kept(value: Tensor | None) -> Tensor | None:
