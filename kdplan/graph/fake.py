@@ -184,7 +184,7 @@ class FakeContext:
             except BaseException as problem:
                 if not self._may_be_real(node, root, problem):
                     raise
-                value, written = self._run_really(node, root, watch)
+                value, written = self._run_really(node, root, watch, problem)
                 node.meta["real"] = True
         drawn = watch.seen or (draws is not None and draws.used)
         if draws is not None:
@@ -215,7 +215,9 @@ class FakeContext:
         users = node.op == "call_module" and is_user_code(whole(root.get_submodule(str(node.target))))
         return users and is_foreign(problem)
 
-    def _run_really(self, node: fx.Node, root: nn.Module, watch: _RandomWatch) -> tuple[Any, set[fx.Node]]:
+    def _run_really(
+        self, node: fx.Node, root: nn.Module, watch: _RandomWatch, problem: BaseException
+    ) -> tuple[Any, set[fx.Node]]:
         """The value of a node that asks for numbers, from runs on real ones, and the nodes that it writes into.
 
         A module runs as a copy, and only with real weights. Its shapes must be those of every run.
@@ -223,7 +225,7 @@ class FakeContext:
         Raises
         ------
         DynamicOutputShapeException
-            If a module returns other shapes for other numbers.
+            If a module returns other shapes for other numbers; at the line where fake tensors raised `problem`.
         """
         was, self.running = self.running, True
         try:
@@ -234,7 +236,7 @@ class FakeContext:
                 except Exception:  # noqa: S112 - such numbers need not be ones that it works with
                     continue
                 if [v.shape for v in _tensors(other)] != [v.shape for v in _tensors(value)]:
-                    raise DynamicOutputShapeException(str(node.target))
+                    raise DynamicOutputShapeException(str(node.target)).with_traceback(problem.__traceback__)
             return self.fake_tree(value), written
         finally:
             self.running = was

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor, fx, nn
 
 _PLAIN = (bool, int, float, complex, str, type(None), tuple)
@@ -34,6 +35,15 @@ def place_buffer(root: nn.Module, path: str, value: Tensor | None) -> None:
     if name not in module._buffers:
         module.register_buffer(name, value)
     module._buffers[name] = value
+
+
+def carry(one: nn.Module, other: nn.Module) -> None:
+    """Give another copy of a module the weights and buffers of this one, as a checkpoint does."""
+    with torch.no_grad():
+        for mine, theirs in zip(one.parameters(), other.parameters(), strict=True):
+            theirs.copy_(mine)
+    for path, value in one.named_buffers():
+        place_buffer(other, path, value.detach().clone())
 
 
 class Attributes:
