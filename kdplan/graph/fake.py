@@ -30,6 +30,11 @@ logging.getLogger("torch._subclasses.fake_tensor").setLevel(logging.CRITICAL)
 
 DATA_DEPENDENT = (DataDependentOutputException, DynamicOutputShapeException, UnsupportedOperatorException)
 
+
+class ValueShapeError(RuntimeError):
+    """A module returns other shapes for other numbers."""
+
+
 EFFECTS = ("mutates", "buffers", "random")
 """Keys of a node's meta: what it does besides giving a value."""
 
@@ -186,16 +191,16 @@ class FakeContext:
                     raise
                 value, written = self._run_really(node, root, watch, problem)
                 node.meta["real"] = True
-        drawn = watch.seen or (draws is not None and draws.used)
+        by_python = draws is not None and draws.used
         if draws is not None:
             draws.restore()
         node.meta["val"] = value
         node.meta["mutates"] = tuple(n for n in inputs if n in written)
         state = self.changed or is_write(node) or held != self._buffer_versions(node, root)
         node.meta["buffers"] = state or _functional_batch_norm(node)
-        node.meta["random"] = drawn
-        if node.op == "call_module" and draws is not None and draws.used:
-            node.meta["varies"] = True
+        node.meta["random"] = watch.seen or by_python
+        if by_python and node.op == "call_module":
+            node.meta["varies"] = True  # such draws lead Python: another one may read other parameters
 
     def _may_draw(self, node: fx.Node, root: nn.Module) -> bool:
         """Whether the node may use Python's or NumPy's generator."""
@@ -224,7 +229,7 @@ class FakeContext:
 
         Raises
         ------
-        DynamicOutputShapeException
+        ValueShapeError
             If a module returns other shapes for other numbers; at the line where fake tensors raised `problem`.
         """
         was, self.running = self.running, True
@@ -233,10 +238,10 @@ class FakeContext:
             for make in _REAL[1:] if node.op == "call_module" else ():
                 try:
                     other, _ = self._once(node, root, watch, make)
-                except Exception:  # noqa: S112 - such numbers need not be ones that it works with
-                    continue
+                except Exception:
+                    continue  # such numbers need not be ones that it works with
                 if [v.shape for v in _tensors(other)] != [v.shape for v in _tensors(value)]:
-                    raise DynamicOutputShapeException(str(node.target)).with_traceback(problem.__traceback__)
+                    raise ValueShapeError(f"the shape that {node.target} returns").with_traceback(problem.__traceback__)
             return self.fake_tree(value), written
         finally:
             self.running = was

@@ -81,9 +81,12 @@ class Replay(fx.Interpreter):
         assert isinstance(self.module, fx.GraphModule)
         module = self.module.get_submodule(str(n.target))
         value = n.meta["val"] if given == known else self.context.really(module, args, kwargs)
+
+        def like(v: Any) -> Any:
+            return torch.zeros(v.shape, dtype=v.dtype, device=v.device) if isinstance(v, Tensor) else v
+
         with self.context.mode:
-            like = lambda v: torch.zeros(v.shape, dtype=v.dtype, device=v.device)  # noqa: E731
-            return tree_map(lambda v: like(v) if isinstance(v, Tensor) else v, value)
+            return tree_map(like, value)
 
     def _reading(self, n: fx.Node, args: Any, kwargs: Any, value: Any) -> Any:
         """The value of a module that numbers or draws lead; by other ones it reads any of its parameters and inputs."""

@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from tests.conformance.phases import MODULES, Case, file
+from tests.conformance.phases import MODULES, Case
 
 PARTS = {"Base", "Part", "Running", "Symmetric", "Standardised", "Inner", "Halves", "OwnNorm", "Normed", "Sign",
          "Reverse", "Own", "Mapping", "Output", "Center", "Centering"}  # fmt: skip
@@ -17,8 +17,8 @@ HELPERS = {"update", "gated", "scripted_mean"}
 """Functions of the files that are no losses."""
 
 LEAVES = {
-    "state": "CenterData CenterInBuffers CenterLazy CenterOfNone CenterAsAttribute FrozenParameter BankWithPointer Warmup "
-             "EmaTeacher History Ticking Growing WholeState",
+    "state": "CenterData CenterInBuffers CenterLazy CenterOfNone CenterAsAttribute FrozenParameter BankWithPointer "
+             "Warmup EmaTeacher History Ticking Growing WholeState",
     "draws": "DepthByTorchNumber DepthByRandom DepthByNumpy DepthBySampledLayer Variational Categorical MixUp "
              "OwnGenerator Shuffled Forked",
     "control": "IfMean IfAny Item ItemAsIndex ToList ToNumpy FromNumpy Formatted Printed Masked MaskedRows NonZero "

@@ -84,7 +84,8 @@ class Case:
     def declarations(self) -> str:
         """The networks and the phase of this case in a plan that uses its file."""
         maker = f"{self.file}.{self.name}()" if self.is_network else "mlp(inputs = 64, hidden = [8])"
-        loss = "cross_entropy(NET.logits, labels)" if self.is_network else f"{self.file}.{self.name}(NET.logits, labels)"
+        function = "cross_entropy" if self.is_network else f"{self.file}.{self.name}"
+        loss = f"{function}(NET.logits, labels)"
         other, of = f"{self.id}_other", self.of
         lines = [f"student {self.id} = {maker}"]
         if self.other:

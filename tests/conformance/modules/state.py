@@ -1,4 +1,4 @@
-"""Networks that keep state: buffers that are bound anew or written, through views, by index, in parts that are shared."""
+"""Networks that keep state: buffers bound anew or written, through views, by index, in parts that are shared."""
 
 import torch
 from torch import Tensor, nn

@@ -1,4 +1,4 @@
-"""Networks built in unusual ways: shared and reparametrised weights, hooks, foreign kinds of modules, several outputs."""
+"""Networks built in unusual ways: shared and reparametrised weights, hooks, compiled parts, several outputs."""
 
 import copy
 from collections import namedtuple
@@ -184,6 +184,7 @@ class ForwardHook(Part):
     def __init__(self):
         super().__init__()
         self.part.register_forward_hook(lambda m, args, out: out * 2)
+
 
 class ForwardPreHook(Part):
     def __init__(self):
