@@ -39,6 +39,7 @@ _KNOWN = (
     ("DataDependentOutputException", "", _TENSOR_VALUE, _WHERE),
     ("GuardOnDataDependentSymNode", "", _TENSOR_VALUE, _WHERE),
     ("DynamicOutputShapeException", "", _TENSOR_SHAPE, _MULTIPLY),
+    ("ValueShapeError", "", _TENSOR_SHAPE, _MULTIPLY),
     ("", "not supported for tensor subclasses", "it leaves torch", "Use functions of torch instead of NumPy's."),
     ("", "FakeTensor.__format__", "it formats the value of a tensor", "Format shapes only, such as `{x.shape}`."),
     ("", "cannot be called on meta tensors", _TENSOR_VALUE, _WHERE),

@@ -210,7 +210,8 @@ def trainable_parameters(plan: Plan, phase: Phase, trainee: Trainee, module: nn.
     if not parameters and trainee.since:
         taps, since = listing(trainee.upto), listing(trainee.since)
         raise error("KD0604", trainee.span, name=trainee.base.network, taps=taps, since=since)
-    if not parameters:
+    stateful = not named and any(True for _ in module.buffers())  # it is trained all the same: its state changes
+    if not parameters and not stateful:
         raise error("KD0603", trainee.span, name=trainee.base.network)
     return parameters
 

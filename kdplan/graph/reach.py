@@ -35,14 +35,16 @@ a real step.
 from __future__ import annotations
 
 import operator
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, fx
+from torch.autograd.function import BackwardCFunction
 from torch.utils.flop_counter import FlopCounterMode
 
+from kdplan.diagnostics.boundary import is_foreign
 from kdplan.graph.freeze import parameter_names
 from kdplan.graph.module import outputs_of
 from kdplan.graph.replay import Replay, context_for, example_inputs
@@ -86,13 +88,25 @@ def gradient_reach(gm: fx.GraphModule, output: str = "loss") -> Reach:
     with torch.enable_grad(), counter:
         result = replay.run(*example_inputs(gm, context))
     known = parameter_names(gm)
-    names = {id(context.fake(p)): known[id(p)] for p in gm.parameters()}
-    by_term = {t: _reached(replay.seen.get(t), names) for t in terms}
-    return Reach(_reached(result[output], names), by_term, int(counter.get_total_flops()))
+    twins = {known[id(p)]: context.fake(p) for p in gm.parameters()}
+    values = {name: replay.seen.get(name) for name in terms}
+    flops = int(counter.get_total_flops())
+
+    def run(value: Tensor) -> None:
+        with context.mode, context.swapped(gm):
+            torch.autograd.backward(value, retain_graph=True)
+
+    by_term = {t: _reached(value, twins, run) for t, value in values.items()}
+    return Reach(_reached(result[output], twins, run), by_term, flops)
 
 
-def _reached(value: object, names: Mapping[int, str]) -> set[str]:
-    """The parameters that autograd would go back to; `names` by the identities of their fake twins."""
+def _reached(value: object, twins: Mapping[str, Tensor], run: Callable[[Tensor], None]) -> set[str]:
+    """The parameters that autograd would go back to; `twins` are their fake tensors by name.
+
+    A function with a backward of its own, as checkpointing has, may go back to parameters that are no inputs of it:
+    there `run` goes backward.
+    """
+    names = {id(twin): name for name, twin in twins.items()}
     reached: set[str] = set()
     seen: set[object] = set()
     todo = [value.grad_fn] if isinstance(value, Tensor) else []
@@ -105,7 +119,23 @@ def _reached(value: object, names: Mapping[int, str]) -> set[str]:
         if variable is not None and id(variable) in names:
             reached.add(names[id(variable)])
         todo += [f for f, _ in fn.next_functions]
+    if isinstance(value, Tensor) and any(isinstance(fn, BackwardCFunction) for fn in seen):
+        reached |= _by_running(value, twins, run)
     return reached
+
+
+def _by_running(value: Tensor, twins: Mapping[str, Tensor], run: Callable[[Tensor], None]) -> set[str]:
+    """The parameters that have a gradient afterwards; all of them where fake tensors do not go backward."""
+    try:
+        run(value.sum())
+        return {name for name, twin in twins.items() if twin.grad is not None}
+    except BaseException as problem:
+        if not is_foreign(problem):
+            raise
+        return set(twins)
+    finally:
+        for twin in twins.values():
+            twin.grad = None
 
 
 _SUMS: tuple[Any, ...] = (operator.add, torch.add, operator.sub, torch.sub)

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor, fx, nn
 
 _PLAIN = (bool, int, float, complex, str, type(None), tuple)
@@ -19,6 +20,30 @@ _OWN = frozenset(nn.Module().__dict__)
 def assign_buffer(owner: nn.Module, name: str, value: Tensor) -> None:
     """Bind a buffer of `owner` to another tensor, as `self.name = value` in a `forward` does."""
     owner._buffers[name] = value
+
+
+def place_buffer(root: nn.Module, path: str, value: Tensor | None) -> None:
+    """Give the buffer at `path` below `root` another value; it is registered where it is new.
+
+    >>> net = nn.Sequential(nn.BatchNorm1d(2))
+    >>> place_buffer(net, "0.center", net[0].running_mean)
+    >>> "0.center" in net.state_dict()
+    True
+    """
+    owner, _, name = path.rpartition(".")
+    module = root.get_submodule(owner)
+    if name not in module._buffers:
+        module.register_buffer(name, value)
+    module._buffers[name] = value
+
+
+def carry(one: nn.Module, other: nn.Module) -> None:
+    """Give another copy of a module the weights and buffers of this one, as a checkpoint does."""
+    with torch.no_grad():
+        for mine, theirs in zip(one.parameters(), other.parameters(), strict=True):
+            theirs.copy_(mine)
+    for path, value in one.named_buffers():
+        place_buffer(other, path, value.detach().clone())
 
 
 class Attributes:
@@ -41,9 +66,10 @@ class Attributes:
         self._held = [
             (path, m, dict(m.__dict__), dict(m._buffers), _containers(m)) for path, m in module.named_modules()
         ]
+        self._versions = {id(v): v._version for _, m, *_ in self._held for v in vars(m).values() if _is_tensor(v)}
 
     def changed(self) -> list[str]:
-        """Paths of attributes that hold other plain values than before; new attributes are none."""
+        """Paths of attributes that hold other plain values or tensors than before; new attributes are none."""
         names: list[str] = []
         for path, m, attributes, _, containers in self._held:
             for name, old in attributes.items():
@@ -52,6 +78,8 @@ class Attributes:
                 new = m.__dict__.get(name)
                 if name in containers:
                     differs = new is not old or not _same(new, containers[name])
+                elif _is_tensor(old):
+                    differs = new is not old or old._version != self._versions[id(old)]
                 else:
                     plain = isinstance(old, _PLAIN) and type(new) in _PLAIN
                     differs = new is not old and plain and not _same(new, old)
@@ -77,6 +105,10 @@ class Attributes:
             m._buffers.update(buffers)
             for name, old in containers.items():
                 _refill(m.__dict__[name], old)
+
+
+def _is_tensor(value: object) -> bool:
+    return isinstance(value, Tensor)
 
 
 def _containers(module: nn.Module) -> dict[str, Any]:

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, is_dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
-from torch.utils._pytree import tree_leaves
 
 
 @dataclass(frozen=True)
@@ -99,8 +98,8 @@ def _parts(value: object, index: tuple[int | str, ...] = ()) -> list[tuple[tuple
         return [(index + i, value) for i, v in _parts(inner) if i]
     if isinstance(value, Tensor):
         return [(index, value)]
-    if isinstance(value, Mapping):
-        return [p for k, v in value.items() for p in _parts(v, (*index, str(k)))]
+    if (fields := named_parts(value)) is not None:
+        return [p for k, v in fields.items() for p in _parts(v, (*index, str(k)))]
     if isinstance(value, tuple | list):
         named = getattr(type(value), "_fields", None)
         keys: Iterable[Any] = named or range(len(value))
@@ -189,4 +188,17 @@ def _behind(node: fx.Node, without: object = None) -> set[fx.Node]:
 
 def tensors(value: object) -> list[Tensor]:
     """The tensors in a structure, in order."""
-    return [v for v in tree_leaves(value) if isinstance(v, torch.Tensor)]
+    return [v for _, v in _parts(value) if isinstance(v, torch.Tensor)]
+
+
+def named_parts(value: object) -> dict[str, Any] | None:
+    """The parts of a mapping or a data class by name; None for anything else.
+
+    >>> named_parts({"logits": 1}), named_parts([1])
+    ({'logits': 1}, None)
+    """
+    if isinstance(value, Mapping):
+        return {str(k): v for k, v in value.items()}
+    if is_dataclass(value) and not isinstance(value, type):
+        return {f.name: getattr(value, f.name) for f in fields(value)}
+    return None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from typing import Any
@@ -11,13 +11,13 @@ import torch
 from torch import Tensor, fx, nn
 from torch.utils._pytree import tree_flatten, tree_leaves, tree_map, tree_unflatten
 
-from kdplan.graph.fake import FakeContext, storages
+from kdplan.graph.fake import FakeContext, is_differentiable, storages
 from kdplan.graph.guards import Guard, GuardingTracer
 from kdplan.graph.impure import watched
 from kdplan.graph.lines import calling_line
 from kdplan.graph.proxy import ValueProxy, is_plain
 from kdplan.graph.state import Attributes, PythonDraws, assign_buffer, is_user_code
-from kdplan.graph.taps import Call
+from kdplan.graph.taps import Call, named_parts
 
 _MAKERS = ("zeros", "ones", "full", "empty", "arange", "linspace", "eye", "tensor", "as_tensor", "tril_indices")
 _RANDOM_MAKERS = ("rand", "randn", "randint", "randperm", "normal")
@@ -195,6 +195,8 @@ class PathTracer(GuardingTracer):
         """An argument of a node; a tensor that the forward made becomes a constant of the graph."""
         if isinstance(a, fx.Proxy):
             return a.node
+        if isinstance(a, Mapping) and not isinstance(a, fx.Node):
+            a = dict(a)
         if isinstance(a, Tensor):
             name = self._names.get(id(a))
             if name is None:
@@ -233,6 +235,8 @@ class PathTracer(GuardingTracer):
             if not node.users:
                 self.graph.erase_node(node)
             raise
+        if node.meta.get("real") and kind != "call_module" and self.stack:
+            self.mark("it asks for the values of tensors")
         if node.meta["mutates"]:
             self._check_write(node)
         if not torch.is_grad_enabled() and not self.context.running and _differentiable(node.meta["val"]):
@@ -269,12 +273,16 @@ class PathTracer(GuardingTracer):
 
 
 def _nodes(tree: Any) -> Any:
-    """A structure of proxies as the same structure of nodes."""
-    return tree_map(lambda v: v.node if isinstance(v, fx.Proxy) else v, tree)
+    """A structure of proxies as one of nodes, in which mappings and data classes are dicts."""
+    if isinstance(tree, fx.Proxy):
+        return tree.node
+    if (fields := named_parts(tree)) is not None:
+        return {name: _nodes(value) for name, value in fields.items()}
+    return tree_map(lambda v: _nodes(v) if isinstance(v, fx.Proxy) or named_parts(v) is not None else v, tree)
 
 
 def _differentiable(value: object) -> bool:
-    return isinstance(value, Tensor) and (value.is_floating_point() or value.is_complex())
+    return isinstance(value, Tensor) and is_differentiable(value)
 
 
 def _one_memory(a: Tensor, b: Tensor) -> bool:

@@ -5,7 +5,7 @@ state. Where they differ, the network is called whole.
 
 >>> from torch import nn
 >>> compare(nn.Linear(3, 2), (torch.ones(4, 3),))
-Verdict(differs='', unstable='', leaves=(), attributes=())
+Verdict(differs='', unstable='', leaves=(), attributes=(), lost='')
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import copy
 import hashlib
 import json
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import FunctionType
@@ -23,7 +23,6 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_leaves
 
 from kdplan.diagnostics.boundary import is_foreign
 from kdplan.diagnostics.report import Diagnostic, diagnostic, error, listing
@@ -31,8 +30,10 @@ from kdplan.graph.assemble import frozen_versions, trainable_parameters
 from kdplan.graph.cacheable import settings
 from kdplan.graph.module import make
 from kdplan.graph.phase_graph import Networks
-from kdplan.graph.state import Attributes, draws_undone, is_user_code
+from kdplan.graph.state import Attributes, carry, draws_undone, is_user_code
+from kdplan.graph.taps import tensors
 from kdplan.graph.trace import TraceError, trace
+from kdplan.graph.uncompiled import uncompiled
 from kdplan.ir import expr as ir
 from kdplan.ir.plan import Network, Phase, Plan
 
@@ -57,12 +58,15 @@ class Verdict:
         Paths of parts that are called whole, each with the reason.
     attributes
         Python attributes that `forward` changes, each with its first value.
+    lost
+        What differs in the second step where only weights and buffers come from the first; "" for nothing.
     """
 
     differs: str = ""
     unstable: str = ""
     leaves: tuple[tuple[str, str], ...] = ()
     attributes: tuple[tuple[str, str], ...] = ()
+    lost: str = ""
 
 
 _VERDICTS: dict[str, Verdict] = {}
@@ -114,6 +118,8 @@ def verify(
         for path, reason in reasons:
             part = f"{network.name}.{path}".rstrip(".")
             warnings.append(diagnostic("KD0540", span, network=part, reason=reason))
+        if verdict.lost and not verdict.attributes:
+            warnings.append(diagnostic("KD0544", span, network=network.name, what=verdict.lost))
         for name, value in verdict.attributes:
             leaf = name.rpartition(".")[2]
             warnings.append(diagnostic("KD0541", span, network=network.name, name=name, leaf=leaf, value=value))
@@ -188,14 +194,17 @@ def compare(module: nn.Module, inputs: Sequence[Tensor], half: bool = False) -> 
 
     A module that does not run on such inputs has an empty verdict: whoever builds the phase reports that.
     """
-    with torch.random.fork_rng(devices=[]), draws_undone(), torch.enable_grad():
+    with torch.random.fork_rng(devices=[]), draws_undone(), uncompiled(), torch.enable_grad():
         try:
-            first, second, traced = (copy.deepcopy(module) for _ in range(3))
+            first, second, resumed, traced = (copy.deepcopy(module) for _ in range(4))
             attributes = Attributes(first)
-            values = {n: repr(v) for m in first.modules() for n, v in vars(m).items()}
+            values = {n: _shown(v) for m in first.modules() for n, v in vars(m).items()}
             expected = _observe(first, first, inputs, half)
             changed = tuple((n, values[n.rpartition(".")[2]]) for n in attributes.changed())
-            again = _observe(second, second, inputs, half)
+            again = _observe(second, second, inputs, half, steps=[0])
+            carry(second, resumed)
+            again += _observe(second, second, inputs, half, steps=[1])
+            lost = _difference(again[len(again) // STEPS :], _observe(resumed, resumed, inputs, half, steps=[1]))
         except BaseException as problem:
             if not is_foreign(problem):
                 raise
@@ -207,25 +216,27 @@ def compare(module: nn.Module, inputs: Sequence[Tensor], half: bool = False) -> 
             leaves = tuple((path, why) for path, why in graph.leaves.items() if why)
             result = _observe(make(graph.root, graph.graph), traced, inputs, half)
         except TraceError:
-            return Verdict(attributes=changed)
+            return Verdict(attributes=changed, lost=lost)
         except BaseException as problem:  # the graph itself may be wrong in any way
             if not is_foreign(problem):
                 raise
-            return Verdict(differs=f"results: it fails with {type(problem).__name__}", attributes=changed)
-        return Verdict(_difference(expected, result), "", leaves, changed)
+            return Verdict(differs=f"results: it fails with {type(problem).__name__}", attributes=changed, lost=lost)
+        return Verdict(_difference(expected, result), "", leaves, changed, lost)
 
 
-def _observe(call: nn.Module, module: nn.Module, inputs: Sequence[Tensor], half: bool) -> list[tuple[str, Any]]:
+def _observe(
+    call: nn.Module, module: nn.Module, inputs: Sequence[Tensor], half: bool, steps: Iterable[int] = range(STEPS)
+) -> list[tuple[str, Any]]:
     """What each step leaves, by what it is."""
     seen: list[tuple[str, Any]] = []
-    for step in range(STEPS):
+    for step in steps:
         torch.default_generator.manual_seed(step)
         random.seed(step)
         np.random.seed(step)
         for p in module.parameters():
             p.grad = None
         with torch.autocast("cpu", torch.bfloat16, enabled=half):
-            outputs = [v for v in tree_leaves(call(*inputs)) if isinstance(v, Tensor)]
+            outputs = tensors(call(*(v.clone() for v in inputs)))
         seen.append(("outputs", [v.detach().clone() for v in outputs]))
         total = sum(((v.float() * _weights(v)).sum() for v in outputs if v.requires_grad), torch.zeros(()))
         if total.requires_grad:
@@ -236,6 +247,11 @@ def _observe(call: nn.Module, module: nn.Module, inputs: Sequence[Tensor], half:
         seen.append(("draws of Python's generator", [random.random()]))
         seen.append(("draws of NumPy's generator", [float(np.random.rand())]))
     return seen
+
+
+def _shown(value: object) -> str:
+    """A value as Python writes it; of a tensor only its shape."""
+    return f"Tensor{list(value.shape)}" if isinstance(value, Tensor) else repr(value)
 
 
 def _kept(value: Tensor | None) -> Tensor | None:

@@ -66,7 +66,8 @@ def test_what_is_called_whole_is_equal(step: Step) -> None:
 
 
 def test_what_the_trace_does_not_see_is_a_difference() -> None:
-    assert compare(Layered(previous), X).differs == "outputs"
+    verdict = compare(Layered(previous), X)
+    assert verdict.differs == verdict.lost == "outputs"
 
 
 @pytest.mark.parametrize("step", [clock, previous_in_a_list], ids=lambda s: s.__name__)
@@ -138,10 +139,24 @@ def test_what_a_graph_does_not_hold_is_a_warning(tmp_path: Path) -> None:
     assert "register_buffer" in str(found[1].help)
 
 
+def test_state_in_no_buffer_is_a_warning(tmp_path: Path) -> None:
+    body = "self.drawn = getattr(self, 'drawn', None) or torch.Generator().manual_seed(3)\n"
+    body += "return self.head(f + torch.randn(16, generator=self.drawn))"
+    assert "KD0544" in [d.code for d in check_text(write(tmp_path, body), folder=tmp_path)]
+
+
+def test_values_that_are_only_kept_are_no_state(tmp_path: Path) -> None:
+    body = "self.seen = f.detach()\nreturn self.head(f)"
+    assert check_text(write(tmp_path, body), folder=tmp_path) == []
+
+
 def test_a_difference_is_a_warning(tmp_path: Path) -> None:
     body = "out = f if self.before is None else f + self.before\nself.before = f.detach()\nreturn self.head(out)"
     found = check_text(write(tmp_path, body), folder=tmp_path)
-    assert [d.message for d in found] == ["`small` is called whole: its graph gives other outputs and gradients."]
+    assert [d.message for d in found] == [
+        "`small` is called whole: its graph gives other outputs and gradients.",
+        "`small` has state that is in no buffer: a resumed run gives other outputs and gradients.",
+    ]
 
 
 def test_a_network_that_differs_from_itself_is_an_error(tmp_path: Path) -> None:
