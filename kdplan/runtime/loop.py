@@ -205,7 +205,7 @@ class Training:
     def check_weights(self) -> None:
         """Stops the phase if a weight or buffer is no longer finite: no checkpoint, snapshot or artifact has such."""
         state = self.job.phase_graph.state()
-        if broken := sorted(n for n in self.finite if not _is_finite(state[n])):
+        if broken := sorted(n for n in self.finite & state.keys() if not _is_finite(state[n])):
             names = listing(dict.fromkeys(n.removeprefix("buffer/").removeprefix("nets.") for n in broken), 4)
             raise error("KD0826", self.job.span, phase=self.job.name, names=names, step=self.step)
 
