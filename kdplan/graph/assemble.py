@@ -29,6 +29,7 @@ from kdplan.graph.phase_graph import EmaCopy, Networks, PhaseGraph, input_names
 from kdplan.graph.prune import prune
 from kdplan.graph.reach import Reach, additive_terms, gradient_reach
 from kdplan.graph.signals import shown
+from kdplan.graph.swapped import Swapped, positions, swapped
 from kdplan.graph.taps import TapError
 from kdplan.graph.trace import TraceError, trace
 from kdplan.ir import expr as ir
@@ -68,6 +69,7 @@ class Joined:
     terms: list[tuple[ir.Expr, list[str]]] = field(default_factory=list)
     bridges: list[str] = field(default_factory=list)
     flops: int = 0
+    swapped: Swapped = field(default_factory=dict)
 
 
 def join(plan: Plan, phase: Phase, networks: Networks) -> Joined:
@@ -121,11 +123,13 @@ def join(plan: Plan, phase: Phase, networks: Networks) -> Joined:
     result.terms = _terms(phase.loss, lowering)
     result.bridges = lowering.adapters.bridges
     try:
-        reach = gradient_reach(result.graph_module)
+        compared = {n for c in lowering.compared for n in (*c.student, *c.teacher)}
+        reach = gradient_reach(result.graph_module, nodes=compared)
     except NodeError as problem:
         raise at_node(problem, phase) from problem
     result.flops = reach.flops
     _check_gradients(phase, result, reach)
+    result.swapped = positions(phase, swapped(lowering.compared, reach.nodes, result.trainable))
     return result
 
 

@@ -21,6 +21,7 @@ from kdplan.graph.routes import Routes
 from kdplan.graph.rows import check_arguments, over_classes, result
 from kdplan.graph.signals import Role, Signal, class_set, shown
 from kdplan.graph.sparse_signals import SPARSE, only_dense, sparse_loss
+from kdplan.graph.swapped import Sides, parameters_of, sides
 from kdplan.graph.taps import TapError
 from kdplan.graph.trace import TraceError
 from kdplan.ir import expr as ir
@@ -36,6 +37,8 @@ class Lowering:
     context: LossContext
     adapters: Adapters
     memo: dict[int, Signal] = field(default_factory=dict)
+    compared: list[Sides] = field(default_factory=list)
+    """Calls of functions of a student and a teacher."""
 
     def __post_init__(self) -> None:
         self.routes = Routes(self.context)
@@ -171,6 +174,7 @@ class Lowering:
         if not spec.sparse:
             only_dense(args, e.args, f"`{e.function}`", e)
         keywords = {n: self.lower(a).value for n, a in e.keywords.items()}
+        self._note(sides(e, parameters_of(e), args, {}))
         args = check_arguments(self.context, spec, args, keywords, e)
         if spec.built == "adapter":
             return ADAPTERS[e.function](self.adapters, *args, **keywords, span=e.span)
@@ -186,14 +190,20 @@ class Lowering:
 
     def _user_call(self, e: ir.Call) -> Signal:
         path, _, name = e.function.rpartition(":")
-        given = [self.lower(a) for a in [*e.args, *e.keywords.values()]]
-        only_dense(given, [*e.args, *e.keywords.values()], f"`{name}`", e)
-        args = tuple(self.lower(a).value for a in e.args)
-        keywords = {n: self.lower(a).value for n, a in e.keywords.items()}
-        node = self.context.call(user(path, name, e.span), args, e.span, name, keywords)
+        args = [self.lower(a) for a in e.args]
+        keywords = {n: self.lower(a) for n, a in e.keywords.items()}
+        only_dense([*args, *keywords.values()], [*e.args, *e.keywords.values()], f"`{name}`", e)
+        code = user(path, name, e.span)
+        self._note(sides(e, parameters_of(e, code), args, keywords))
+        values = {n: a.value for n, a in keywords.items()}
+        node = self.context.call(code, tuple(a.value for a in args), e.span, name, values)
         if not isinstance(node.meta["val"], Tensor | int | float):
             raise error("KD0519", e.span, name=name, kind=type(node.meta["val"]).__name__)
         return Signal(node, name=name)
+
+    def _note(self, found: Sides | None) -> None:
+        if found is not None:
+            self.compared.append(found)
 
 
 def _check_broadcast(parts: list[Signal], e: ir.Op) -> None:

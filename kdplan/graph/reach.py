@@ -36,11 +36,12 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor, fx
+from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
 from kdplan.graph.freeze import parameter_names
@@ -56,14 +57,16 @@ class Reach:
     terms: dict[str, set[str]]
     flops: int
     """Of the graph forward, with the batch that it was built with."""
+    nodes: dict[str, set[str]] = field(default_factory=dict)
+    """The same of other nodes that the graph still has."""
 
     def constant(self, trainable: Collection[str]) -> set[str]:
         """Names of the nodes that are terms and depend on no trainable parameter."""
         return {name for name, reached in self.terms.items() if reached.isdisjoint(trainable)}
 
 
-def gradient_reach(gm: fx.GraphModule, output: str = "loss") -> Reach:
-    """What an output and its additive terms give a gradient.
+def gradient_reach(gm: fx.GraphModule, output: str = "loss", nodes: Collection[str] = ()) -> Reach:
+    """What an output, its additive terms, and further `nodes` give a gradient.
 
     Examples
     --------
@@ -82,20 +85,21 @@ def gradient_reach(gm: fx.GraphModule, output: str = "loss") -> Reach:
     """
     terms = [n.name for n in additive_terms(outputs_of(gm)[output])]
     context = context_for(gm)
-    replay, counter = Replay(gm, context, keep=terms), FlopCounterMode(display=False)
+    replay, counter = Replay(gm, context, keep={*terms, *nodes}), FlopCounterMode(display=False)
     with torch.enable_grad(), counter:
         result = replay.run(*example_inputs(gm, context))
     known = parameter_names(gm)
     names = {id(context.fake(p)): known[id(p)] for p in gm.parameters()}
     by_term = {t: _reached(replay.seen.get(t), names) for t in terms}
-    return Reach(_reached(result[output], names), by_term, int(counter.get_total_flops()))
+    others = {n: _reached(replay.seen[n], names) for n in nodes if n in replay.seen}
+    return Reach(_reached(result[output], names), by_term, int(counter.get_total_flops()), others)
 
 
 def _reached(value: object, names: Mapping[int, str]) -> set[str]:
     """The parameters that autograd would go back to; `names` by the identities of their fake twins."""
     reached: set[str] = set()
     seen: set[object] = set()
-    todo = [value.grad_fn] if isinstance(value, Tensor) else []
+    todo = [v.grad_fn for v in tree_leaves(value) if isinstance(v, Tensor)]
     while todo:
         fn = todo.pop()
         if fn is None or fn in seen:
