@@ -34,6 +34,7 @@ from kdplan.graph.taps import TapError
 from kdplan.graph.trace import TraceError, trace
 from kdplan.ir import expr as ir
 from kdplan.ir.origins import EmaOf
+from kdplan.ir.outputs import is_scores
 from kdplan.ir.plan import Phase, Plan, Trainee
 
 
@@ -320,7 +321,7 @@ def _trainable_help(trainee: Trainee, still: list[str], group: dict[str, nn.Para
         return None
     trained = [e for e in ir.walk(phase.loss) if isinstance(e, ir.Tap) and isinstance(e.of, ir.InTraining)]
     taps = [e.path for e in trained if e.path and len(e.inputs) == 1]
-    inner = [t for t in taps if t not in ("logits", "probabilities")]
+    inner = [t for t in taps if not is_scores(t)]
     return f"Write `of upto({trainee.base.network.partition('[')[0]}.{inner[-1]})`." if inner else None
 
 

@@ -28,6 +28,7 @@ from kdplan.ir import expr as ir
 from kdplan.ir.branches import split
 from kdplan.ir.functions import FUNCTIONS
 from kdplan.ir.operators import OPERATORS
+from kdplan.ir.outputs import PROBABILITIES, is_scores
 
 
 @dataclass
@@ -105,22 +106,21 @@ class Lowering:
         key = self.context.names[str(e.of.slot) if isinstance(e.of, ir.InTraining) else str(e.of)]
         label = f"{key}.{e.path or e.submodule or 'output'}"
         branch, path = split(network, e.path)
-        path = path or "output"
-        role: Role = "features"
-        if path in ("logits", "probabilities") or (path == "output" and not e.submodule):
-            role = "logits"
-        inside = "logits" if path == "probabilities" else path
+        role: Role = "logits" if is_scores(path) else "features"
+        if e.submodule and path in ("", "output"):
+            role = "features"  # what a part gives is no scores, unless the plan says so
+        inside = "output" if is_scores(path) else path
         inside = f"{branch}.{inside}" if branch else inside
         node = (
             self._since(key, given[0], inside, e)
             if e.since
             else self.context.apply(self.context.builder, key, inputs, inside, e)
         )
-        if path == "probabilities":
+        if path == PROBABILITIES:
             node = self.context.call(built_in("softmax"), (node,), e.span, "softmax")
             role = "probabilities"
         signal = Signal(node, role, name=label)
-        if role in ("logits", "probabilities") and signal.is_tensor and len(signal.shape) == 2:
+        if role != "features" and signal.is_tensor and len(signal.shape) == 2:
             signal = replace(signal, classes=class_set(network.classes), count=signal.shape[1])
         return signal
 

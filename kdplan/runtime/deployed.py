@@ -11,6 +11,7 @@ from kdplan.graph.deploy import DeployError, verify_equal
 from kdplan.ir.adapted import ADAPTED
 from kdplan.ir.plan import Item, Network, Plain
 from kdplan.nn.adapted import folded
+from kdplan.nn.outputs import scores
 
 _RELATIVE = 1e-4
 """How far outputs may differ after two matrices were multiplied into one, against their size."""
@@ -50,7 +51,7 @@ def check_equal(trained: nn.Module, exported: nn.Module, example: torch.Tensor) 
     if exported is trained:
         return
     with torch.no_grad():
-        size = float(trained(torch.ones_like(example)).abs().max())
+        size = float(scores(trained(torch.ones_like(example))).abs().max())
     if not math.isfinite(size):
         raise DeployError("outputs are not finite")
     verify_equal(trained, exported, example, tolerance=_RELATIVE * max(size, 1.0))
