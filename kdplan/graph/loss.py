@@ -201,9 +201,9 @@ class Lowering:
             raise error("KD0519", e.span, name=name, kind=type(node.meta["val"]).__name__)
         return Signal(node, name=name)
 
-    def _note(self, found: Sides | None) -> None:
-        if found is not None:
-            self.compared.append(found)
+    def _note(self, seen: Sides | None) -> None:
+        if seen is not None:
+            self.compared.append(seen)
 
 
 def _check_broadcast(parts: list[Signal], e: ir.Op) -> None:

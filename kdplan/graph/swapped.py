@@ -84,19 +84,19 @@ def swapped(compared: Iterable[Sides], reached: Mapping[str, set[str]], trainabl
     return [c for c in known if learns(c.teacher) and not learns(c.student)]
 
 
-def positions(phase: Phase, found: Iterable[Sides]) -> Swapped:
+def positions(phase: Phase, calls: Iterable[Sides]) -> Swapped:
     """Where calls stand among a phase's expressions."""
-    at = {id(c.call): c.parameters for c in found}
+    at = {id(c.call): c.parameters for c in calls}
     return {i: at[id(e)] for i, e in enumerate(_expressions(phase)) if id(e) in at} if at else {}
 
 
-def warnings(phase: Phase, found: Swapped) -> list[Diagnostic]:
+def warnings(phase: Phase, calls: Swapped) -> list[Diagnostic]:
     """KD0363 for the calls of a phase at these positions, which another phase with the same graph may have given."""
     reporter = Reporter()
-    for i, e in enumerate(_expressions(phase) if found else ()):
-        if i in found and isinstance(e, ir.Call):
+    for i, e in enumerate(_expressions(phase) if calls else ()):
+        if i in calls and isinstance(e, ir.Call):
             name = e.function.rpartition(":")[2]
-            reporter.report("KD0363", e.span, function=name, call=_fixed(e.span, found[i]))
+            reporter.report("KD0363", e.span, function=name, call=_fixed(e.span, calls[i]))
     return reporter.diagnostics
 
 

@@ -32,7 +32,7 @@ from kdplan.ir.outputs import is_output
 from kdplan.ir.plan import Export, Plain, Plan, View
 from kdplan.ir.versions import parts
 from kdplan.nn.models import create
-from kdplan.runtime.deployed import architecture, check_equal, deployed
+from kdplan.runtime.deployed import architecture, check_equal, deployed, part_at
 from kdplan.runtime.networks import materialise
 from kdplan.runtime.options import RunOptions
 from kdplan.runtime.store.atomic import flush_folder
@@ -150,10 +150,8 @@ def load(folder: Path | str) -> nn.Module:
 
 def cut(net: nn.Module, path: str, example: torch.Tensor, export: Export) -> nn.Module:
     """The network, or the part of it that gives the value at `path`."""
-    if is_output(path):
-        return net
     try:
-        return deploy(net, path, example)
+        return part_at(net, path, example)
     except TapError as problem:
         raise error("KD0841", export.span, export=export.name, reason=str(problem)) from problem
 
