@@ -132,6 +132,7 @@ def inspect(compiled: Compiled, names: list[str] | None = None) -> dict[str, Ins
     PlanError
         With every mistake that was found in any of them.
     """
+    from kdplan.graph import swapped
     from kdplan.graph.check_measures import check_measures
     from kdplan.graph.check_stages import check_ladders
     from kdplan.graph.inspect import (
@@ -160,6 +161,8 @@ def inspect(compiled: Compiled, names: list[str] | None = None) -> dict[str, Ins
         one = seen[key]
         if one is not None:
             inspected[name] = one
+            mixed_up = swapped.warnings(compiled.plan.phases[name], one.joined.swapped)
+            compiled.warnings += [w for w in mixed_up if w not in compiled.warnings]
             compiled.planned[name].cost = one.cost
     # all networks, and not only those that phases read: measures and exports read them too
     compiled.files = check_files(compiled.plan, reporter)

@@ -29,11 +29,13 @@ from kdplan.graph.phase_graph import EmaCopy, Networks, PhaseGraph, input_names
 from kdplan.graph.prune import prune
 from kdplan.graph.reach import Reach, additive_terms, gradient_reach
 from kdplan.graph.signals import shown
+from kdplan.graph.swapped import Swapped, positions, swapped
 from kdplan.graph.taps import TapError
 from kdplan.graph.trace import TraceError, trace
 from kdplan.ir import expr as ir
 from kdplan.ir.branches import BRANCH
 from kdplan.ir.origins import EmaOf
+from kdplan.ir.outputs import is_scores
 from kdplan.ir.plan import Phase, Plan, Trainee
 from kdplan.passes.spell import written
 
@@ -70,6 +72,7 @@ class Joined:
     terms: list[tuple[ir.Expr, list[str]]] = field(default_factory=list)
     bridges: list[str] = field(default_factory=list)
     flops: int = 0
+    swapped: Swapped = field(default_factory=dict)
 
 
 def join(plan: Plan, phase: Phase, networks: Networks) -> Joined:
@@ -123,11 +126,13 @@ def join(plan: Plan, phase: Phase, networks: Networks) -> Joined:
     result.terms = _terms(phase.loss, lowering)
     result.bridges = lowering.adapters.bridges
     try:
-        reach = gradient_reach(result.graph_module)
+        compared = {n for c in lowering.compared for n in (*c.student, *c.teacher)}
+        reach = gradient_reach(result.graph_module, nodes=compared)
     except NodeError as problem:
         raise at_node(problem, phase) from problem
     result.flops = reach.flops
     _check_gradients(phase, result, reach)
+    result.swapped = positions(phase, swapped(lowering.compared, reach.nodes, result.trainable))
     return result
 
 
@@ -337,7 +342,7 @@ def _trainable_help(trainee: Trainee, still: list[str], group: dict[str, nn.Para
         return f"Add terms of every branch, such as `sum(cross_entropy(b.logits, labels) for b in {BRANCH})`."
     trained = [e for e in ir.walk(phase.loss) if isinstance(e, ir.Tap) and isinstance(e.of, ir.InTraining)]
     taps = [e.path for e in trained if e.path and len(e.inputs) == 1]
-    inner = [t for t in taps if t not in ("logits", "probabilities")]
+    inner = [t for t in taps if not is_scores(t)]
     return f"Write `of upto({trainee.base.network.partition('[')[0]}.{written(inner[-1])})`." if inner else None
 
 

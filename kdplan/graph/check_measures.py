@@ -12,7 +12,7 @@ from kdplan.diagnostics.report import PlanError, Reporter, error, listing
 from kdplan.graph.inspect import blank
 from kdplan.graph.signals import shown
 from kdplan.graph.trace import Traced, TraceError, trace
-from kdplan.ir.outputs import SCORES
+from kdplan.ir.outputs import is_scores
 from kdplan.ir.plan import Item, Network, Plan, Row, Target, View
 from kdplan.nn.catalog import METRICS
 
@@ -25,7 +25,7 @@ def check_measures(plan: Plan, reporter: Reporter) -> None:
     for row, view, metrics in _measured(plan):
         network = plan.networks[row.target.versions[0].network]
         content = repr((network.architecture, network.code, plan.data[view.data].shape, row.target.path))
-        if row.target.path in SCORES or plan.data[view.data].shape is None or content in reported:
+        if is_scores(row.target.path) or plan.data[view.data].shape is None or content in reported:
             continue
         try:
             _check(plan, metrics, row, view, network, traced)

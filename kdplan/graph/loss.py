@@ -21,12 +21,14 @@ from kdplan.graph.routes import Routes
 from kdplan.graph.rows import check_arguments, over_classes, result
 from kdplan.graph.signals import Role, Signal, class_set, shown
 from kdplan.graph.sparse_signals import SPARSE, only_dense, sparse_loss
+from kdplan.graph.swapped import Sides, parameters_of, sides
 from kdplan.graph.taps import TapError
 from kdplan.graph.trace import TraceError
 from kdplan.ir import expr as ir
 from kdplan.ir.branches import split
 from kdplan.ir.functions import FUNCTIONS
 from kdplan.ir.operators import OPERATORS
+from kdplan.ir.outputs import PROBABILITIES, is_scores
 
 
 @dataclass
@@ -36,6 +38,8 @@ class Lowering:
     context: LossContext
     adapters: Adapters
     memo: dict[int, Signal] = field(default_factory=dict)
+    compared: list[Sides] = field(default_factory=list)
+    """Calls of functions of a student and a teacher."""
 
     def __post_init__(self) -> None:
         self.routes = Routes(self.context)
@@ -102,22 +106,21 @@ class Lowering:
         key = self.context.names[str(e.of.slot) if isinstance(e.of, ir.InTraining) else str(e.of)]
         label = f"{key}.{e.path or e.submodule or 'output'}"
         branch, path = split(network, e.path)
-        path = path or "output"
-        role: Role = "features"
-        if path in ("logits", "probabilities") or (path == "output" and not e.submodule):
-            role = "logits"
-        inside = "logits" if path == "probabilities" else path
+        role: Role = "logits" if is_scores(path) else "features"
+        if e.submodule and path in ("", "output"):
+            role = "features"  # what a part gives is no scores, unless the plan says so
+        inside = "output" if is_scores(path) else path
         inside = f"{branch}.{inside}" if branch else inside
         node = (
             self._since(key, given[0], inside, e)
             if e.since
             else self.context.apply(self.context.builder, key, inputs, inside, e)
         )
-        if path == "probabilities":
+        if path == PROBABILITIES:
             node = self.context.call(built_in("softmax"), (node,), e.span, "softmax")
             role = "probabilities"
         signal = Signal(node, role, name=label)
-        if role in ("logits", "probabilities") and signal.is_tensor and len(signal.shape) == 2:
+        if role != "features" and signal.is_tensor and len(signal.shape) == 2:
             signal = replace(signal, classes=class_set(network.classes), count=signal.shape[1])
         return signal
 
@@ -171,6 +174,7 @@ class Lowering:
         if not spec.sparse:
             only_dense(args, e.args, f"`{e.function}`", e)
         keywords = {n: self.lower(a).value for n, a in e.keywords.items()}
+        self._note(sides(e, parameters_of(e), args, {}))
         args = check_arguments(self.context, spec, args, keywords, e)
         if spec.built == "adapter":
             return ADAPTERS[e.function](self.adapters, *args, **keywords, span=e.span)
@@ -186,14 +190,20 @@ class Lowering:
 
     def _user_call(self, e: ir.Call) -> Signal:
         path, _, name = e.function.rpartition(":")
-        given = [self.lower(a) for a in [*e.args, *e.keywords.values()]]
-        only_dense(given, [*e.args, *e.keywords.values()], f"`{name}`", e)
-        args = tuple(self.lower(a).value for a in e.args)
-        keywords = {n: self.lower(a).value for n, a in e.keywords.items()}
-        node = self.context.call(user(path, name, e.span), args, e.span, name, keywords)
+        args = [self.lower(a) for a in e.args]
+        keywords = {n: self.lower(a) for n, a in e.keywords.items()}
+        only_dense([*args, *keywords.values()], [*e.args, *e.keywords.values()], f"`{name}`", e)
+        code = user(path, name, e.span)
+        self._note(sides(e, parameters_of(e, code), args, keywords))
+        values = {n: a.value for n, a in keywords.items()}
+        node = self.context.call(code, tuple(a.value for a in args), e.span, name, values)
         if not isinstance(node.meta["val"], Tensor | int | float):
             raise error("KD0519", e.span, name=name, kind=type(node.meta["val"]).__name__)
         return Signal(node, name=name)
+
+    def _note(self, seen: Sides | None) -> None:
+        if seen is not None:
+            self.compared.append(seen)
 
 
 def _check_broadcast(parts: list[Signal], e: ir.Op) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -227,4 +227,4 @@ def value_at(value: Any, index: tuple[int | str, ...]) -> Any:
 
 
 def _named(value: Any, key: str) -> Any:
-    return value[key] if isinstance(value, dict) else getattr(value, key)
+    return value[key] if isinstance(value, Mapping) else getattr(value, key)

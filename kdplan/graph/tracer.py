@@ -17,7 +17,8 @@ from kdplan.graph.impure import watched
 from kdplan.graph.lines import calling_line
 from kdplan.graph.proxy import ValueProxy, is_plain
 from kdplan.graph.state import Attributes, PythonDraws, assign_buffer, is_user_code
-from kdplan.graph.taps import Call, named_parts
+from kdplan.graph.taps import Call
+from kdplan.nn.outputs import named_parts
 
 _MAKERS = ("zeros", "ones", "full", "empty", "arange", "linspace", "eye", "tensor", "as_tensor", "tril_indices")
 _RANDOM_MAKERS = ("rand", "randn", "randint", "randperm", "normal")

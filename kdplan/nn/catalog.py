@@ -445,7 +445,11 @@ METRICS: dict[str, MetricSpec] = {
             )
         ),
         MetricSpec(
-            "parameters", (), "Parameters of the network, as it is exported.", needs="network", larger_is_better=False
+            "parameters",
+            (),
+            "Parameters of the network, or of what a tap needs, as it is exported.",
+            needs="network",
+            larger_is_better=False,
         ),
         MetricSpec(
             "flops",

@@ -25,7 +25,7 @@ from kdplan.ir.expr import number_text
 from kdplan.ir.functions import FUNCTIONS
 from kdplan.ir.heads import HEADED
 from kdplan.ir.optimizers import OPTIMIZERS, SCHEDULES
-from kdplan.ir.outputs import SCORES
+from kdplan.ir.outputs import is_scores
 from kdplan.ir.plan import DEFAULT_RECIPE, Data, Item, Network, Phase, Plan, Recipe, View
 from kdplan.ir.spec import Spec
 from kdplan.ir.versions import makers, slot_of, versions_of
@@ -264,7 +264,7 @@ class _Hasher:
         """The classes of a tap's columns, where they are not all classes in the data set's order: columns of other
         classes are other content, and columns in another order are permuted."""
         classes = self.plan.networks[network].classes
-        if classes is None or split(self.plan.networks[network], e.path)[1] not in SCORES:
+        if classes is None or not is_scores(split(self.plan.networks[network], e.path)[1]):
             return ""
         everything = list(range(len(self.plan.data[classes.data].classes)))
         return "" if classes.ids == everything else f" over classes {classes.ids}"

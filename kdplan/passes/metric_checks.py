@@ -12,7 +12,7 @@ from kdplan.data.catalog import open_source
 from kdplan.data.of_plan import view_of_data
 from kdplan.data.select import balanced, choose
 from kdplan.diagnostics.report import Reporter
-from kdplan.ir.outputs import SCORES
+from kdplan.ir.outputs import is_scores
 from kdplan.ir.plan import Data, Item, Measure, Network, Plan, Row, Validation, View
 from kdplan.ir.spec import Param
 from kdplan.nn.catalog import METRICS, MODELS, MetricSpec, reads_groups
@@ -42,7 +42,7 @@ def _scores(plan: Plan, spec: MetricSpec, metric: Item, rows: list[Row], reporte
     k = metric.arguments.get("k", setting.default)
     for row in rows:
         counts = [class_count(plan.networks[v.network]) for v in row.target.versions if v.network in plan.networks]
-        if row.target.path not in SCORES or not counts or None in counts:
+        if not is_scores(row.target.path) or not counts or None in counts:
             continue
         known = [c for c in counts if c is not None]
         most = sum(known) if row.target.join == "concat" else min(known)
@@ -134,6 +134,6 @@ def lint_features(plan: Plan, measure: Measure, reporter: Reporter) -> None:
     reported: set[str] = set()
     for row in measure.rows:
         trained = any(class_count(plan.networks[v.network]) for v in row.target.versions)
-        if row.target.path in SCORES and trained and row.label not in reported:
+        if is_scores(row.target.path) and trained and row.label not in reported:
             reported.add(row.label)
             reporter.report("KD0760", row.target.span, version=row.label)

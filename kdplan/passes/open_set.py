@@ -9,7 +9,7 @@ from kdplan.data.of_plan import view_of_data
 from kdplan.data.select import view_protocol
 from kdplan.diagnostics.report import Reporter, counted, error, listing
 from kdplan.ir import expr as ir
-from kdplan.ir.outputs import SCORES
+from kdplan.ir.outputs import is_scores
 from kdplan.ir.plan import Data, Item, Measure, Plan, Row, View
 from kdplan.ir.protocol import Protocol
 from kdplan.ir.versions import makers, versions_of
@@ -108,7 +108,7 @@ def lint_identities(plan: Plan, measure: Measure, reporter: Reporter) -> None:
 
 def _scores(plan: Plan, row: Row, reporter: Reporter) -> None:
     trained = any(plan.networks[v.network].classes is not None for v in row.target.versions)
-    if row.target.path in SCORES and trained:
+    if is_scores(row.target.path) and trained:
         reporter.report("KD0760", row.target.span, version=row.label)
 
 

@@ -8,6 +8,7 @@ from kdplan.diagnostics.report import error, listing, nearest
 from kdplan.diagnostics.span import Span
 from kdplan.ir import expr as ir
 from kdplan.ir.branches import BRANCH, branches, split
+from kdplan.ir.outputs import canonical
 from kdplan.ir.plan import ClassSet
 from kdplan.resolve.context import Context
 from kdplan.resolve.values import (
@@ -101,7 +102,7 @@ def tap(
     if branches(network) and not submodule:
         check_indexed(net, path, span)
         inside, rest = split(network, path)
-        path = ".".join(p for p in (inside, rest or "logits") if p)  # one name for one thing
+        path = ".".join(p for p in (inside, canonical(rest) or "logits") if p)  # one name for one thing
     return ir.Tap(weights(net, ctx), inputs, "" if path == "output" else path, submodule, call=call, span=span)
 
 
@@ -110,7 +111,7 @@ def trained_path(net: NetValue) -> str:
     path = ".".join(net.path)
     check_indexed(net, path, net.span)
     inside, rest = split(net.instance.network, path)
-    rest = "" if rest in ("output", "logits") else rest
+    rest = canonical(rest)
     return f"{inside}.{rest or 'logits'}" if inside else rest
 
 

@@ -30,11 +30,11 @@ from kdplan.ir.expr import Version
 from kdplan.ir.heads import HEADED
 from kdplan.ir.imports import Code
 from kdplan.ir.origins import ENSEMBLE, Copied
-from kdplan.ir.outputs import WHOLE
+from kdplan.ir.outputs import is_output
 from kdplan.ir.plan import Export, Plain, Plan, View
 from kdplan.ir.versions import parts
 from kdplan.nn.models import create
-from kdplan.runtime.deployed import architecture, check_equal, deployed
+from kdplan.runtime.deployed import architecture, check_equal, deployed, part_at
 from kdplan.runtime.networks import materialise
 from kdplan.runtime.options import RunOptions
 from kdplan.runtime.store.atomic import flush_folder
@@ -81,7 +81,7 @@ def export_network(
         raise error("KD0841", export.span, export=export.name, reason="the shape of its inputs is not known.")
     example = torch.zeros(2, *about["input_shape"])
     _check_branch(sources, version, net, example, export)
-    if target.path in WHOLE:
+    if is_output(target.path):
         trained, (net, item) = net, deployed(sources.plan.networks[version.network], net)
         try:
             check_equal(trained, net, example)
@@ -147,7 +147,7 @@ def load(folder: Path | str) -> nn.Module:
     about = json.loads((folder / "model.json").read_text(encoding="utf-8"))
     item = _at(about["architecture"], folder)
     net = create(item["factory"], **item["arguments"]).eval()
-    if about["tap"] not in WHOLE:
+    if not is_output(about["tap"]):
         net = deploy(net, about["tap"], torch.zeros(2, *about["input_shape"]))
     load_into(net, folder)
     return net.eval()
@@ -155,10 +155,8 @@ def load(folder: Path | str) -> nn.Module:
 
 def cut(net: nn.Module, path: str, example: torch.Tensor, export: Export) -> nn.Module:
     """The network, or the part of it that gives the value at `path`."""
-    if path in WHOLE:
-        return net
     try:
-        return deploy(net, path, example)
+        return part_at(net, path, example)
     except TapError as problem:
         raise error("KD0841", export.span, export=export.name, reason=str(problem)) from problem
 

@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 from kdplan.diagnostics.report import Gather, error, suggestion
 from kdplan.ir import expr as ir
 from kdplan.ir.branches import BRANCH
+from kdplan.ir.outputs import canonical
 from kdplan.ir.plan import Export, Item, Measure, Plot, Row, Target, View
 from kdplan.passes.load import Declared
 from kdplan.passes.metric_checks import check_transfer
@@ -145,7 +146,7 @@ def _target(v: Value, e: ast.Expr, ctx: Context) -> Target:
     v = part(v, ctx)
     version = weights(v, ctx)
     assert isinstance(version, ir.Version)
-    return Target([version], ".".join(v.path), span=e.span)
+    return Target([version], canonical(".".join(v.path)), span=e.span)
 
 
 def _measured_view(v: Value, on: ast.Clause, ctx: Context) -> View:

@@ -14,7 +14,7 @@ from kdplan.nn.catalog import METRICS
 from kdplan.passes.keys import content, view_content
 from kdplan.runtime.versions import Sources
 
-REVISION = 2
+REVISION = 3
 """Raised whenever a metric, or how networks are run for it, gives other numbers."""
 
 

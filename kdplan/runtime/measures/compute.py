@@ -14,9 +14,11 @@ from kdplan.diagnostics.report import error
 from kdplan.graph.assemble import join
 from kdplan.graph.cost import forward_flops
 from kdplan.graph.inspect import blank_networks
+from kdplan.graph.taps import TapError
+from kdplan.ir.outputs import is_scores
 from kdplan.ir.plan import Item, Plan, Target, View
 from kdplan.ir.versions import makers
-from kdplan.runtime.deployed import deployed
+from kdplan.runtime.deployed import deployed, part_at
 from kdplan.runtime.device import choose_device, set_determinism
 from kdplan.runtime.measures.cells import Cell
 from kdplan.runtime.measures.context import measure_context
@@ -95,10 +97,24 @@ def _measure(
 def _of_network(
     plan: Plan, target: Target, metric: Item, networks: Sequence[nn.Module], shape: Sequence[int], device: torch.device
 ) -> float:
-    """A number that reads no data: of the networks as they are exported, or of the phases that trained them."""
+    """A number that reads no data: of what would be exported of the networks, or of the phases that trained them.
+
+    Raises
+    ------
+    PlanError
+        KD0840 for a tap that a network lacks, and as `training_flops`.
+    """
     if metric.name == "training_flops":
         return training_flops(plan, target, metric)
-    exported = [deployed(plan.networks[v.network], n)[0] for v, n in zip(target.versions, networks, strict=True)]
+    example = torch.zeros(1, *shape, device=device)
+    try:
+        if is_scores(target.path):
+            pairs = zip(target.versions, networks, strict=True)
+            exported = [deployed(plan.networks[v.network], n)[0] for v, n in pairs]
+        else:
+            exported = [part_at(n, target.path, example) for n in networks]
+    except TapError as problem:
+        raise error("KD0840", metric.span, metric=metric.name, reason=str(problem)) from problem
     return network_number(metric.name, exported, shape, device)
 
 

@@ -9,7 +9,7 @@ from torch import nn
 
 from kdplan.data.loader import Loader
 from kdplan.diagnostics.report import error
-from kdplan.ir.outputs import WHOLE
+from kdplan.ir.outputs import is_output
 from kdplan.ir.plan import Item, Target
 from kdplan.nn.catalog import METRICS
 from kdplan.nn.detections import AveragePrecision
@@ -36,7 +36,7 @@ def precisions(
     if not wanted:
         return {}
     reason = "it measures one network." if len(networks) > 1 else "it reads the final output of a detector."
-    if len(networks) > 1 or target.path not in WHOLE:
+    if len(networks) > 1 or not is_output(target.path):
         raise error("KD0840", wanted[0].span, metric=wanted[0].name, reason=reason)
     precision = AveragePrecision()
     for batch in loader.epoch(0):

@@ -12,8 +12,9 @@ from kdplan.diagnostics.report import error
 from kdplan.graph.build import Builder
 from kdplan.graph.taps import TapError
 from kdplan.ir.branches import split
-from kdplan.ir.outputs import SCORES
+from kdplan.ir.outputs import PROBABILITIES, is_output, is_scores
 from kdplan.ir.plan import Plan, Target, View
+from kdplan.nn.outputs import scores
 
 Outputs = Callable[[Tensor], Tensor]
 """Inputs [B, ...] -> scores [B, C], or a tap's values [B, ...]."""
@@ -50,7 +51,7 @@ def joined(
         values = [part(x) for part in parts]
         match target.join:
             case "probabilities":
-                values = values if target.path == "probabilities" else [v.softmax(dim=1) for v in values]
+                values = values if target.path == PROBABILITIES else [v.softmax(dim=1) for v in values]
                 result = torch.stack(values).mean(dim=0)
             case "logits":
                 result = torch.stack(values).mean(dim=0)
@@ -71,10 +72,10 @@ def output_at(network: nn.Module, path: str, data: Dataset) -> Outputs:
     PlanError
         KD0840 if there is no such value.
     """
-    if path in ("", "logits"):
-        return network
-    if path == "probabilities":
-        return lambda x: network(x).softmax(dim=1)
+    if is_output(path):
+        return lambda x: scores(network(x))
+    if path == PROBABILITIES:
+        return lambda x: scores(network(x)).softmax(dim=1)
     builder = Builder()
     example = data.batch(torch.arange(min(2, len(data))))["inputs"]
     inputs = builder.input("inputs", example)
@@ -106,7 +107,7 @@ def class_order(plan: Plan, target: Target, view: View, cut: bool = False) -> li
     sets = [plan.networks[v.network].classes for v in target.versions]
     known = [s for s in sets if s is not None and s.data == view.data]
     inside = {split(plan.networks[v.network], target.path)[1] for v in target.versions}
-    if not inside <= set(SCORES):
+    if not all(map(is_scores, inside)):
         return None
     if len(known) < len(sets):
         return list(view.classes.ids) if cut and view.classes is not None else None
