@@ -12,6 +12,7 @@ from kdplan.diagnostics.report import PlanError, table
 from kdplan.diagnostics.span import Source
 from kdplan.ir.functions import FUNCTIONS, PLAN_FUNCTIONS
 from kdplan.resolve.choices import choices
+from kdplan.resolve.picks import SNAPSHOT_AXES
 from kdplan.syntax import ast
 from kdplan.syntax.parse import parse
 from kdplan.syntax.walk import walk
@@ -31,7 +32,9 @@ AROUND = (
 )
 """Where a snippet may stand."""
 CODE = re.compile(r"[\w\"')\]]\s*[=@\[({~+*/.]|[=@\[({~+*/.]\s*[\w\"(]")
-OTHER = re.compile(r"^(kdplan|pip|--|KD|\$|\.|_|apt)|^(model|module|_orig_mod)\.$|torch|state_dict|nn\.|\.(py|kd|pth|npz|npy|csv|dot)\b")
+OTHER = re.compile(
+    r"^(kdplan|pip|--|KD|\$|\.|_|apt)|^(model|module|_orig_mod)\.$|torch|state_dict|nn\.|\.(py|kd|pth|npz|npy|csv|dot)\b"
+)
 """Commands, files, PyTorch and endings."""
 OPEN = re.compile(r"[=,({\[@]$|…$")
 """A beginning of an item: what follows it is left out."""
@@ -81,9 +84,17 @@ def test_is_read(code: str, snippet: str) -> None:
 def settings() -> set[str]:
     """The settings of all kinds, and the parameters that a snippet may show by themselves."""
     rows = [*FUNCTIONS.values(), *PLAN_FUNCTIONS.values(), *(spec for t in choices().values() for spec in t.values())]
-    return {s.name for kind in KINDS.values() for s in kind.settings} | {p.name for spec in rows for p in spec.params}
+    named = {s.name for kind in KINDS.values() for s in kind.settings}
+    return named | {p.name for spec in rows for p in spec.params} | {*SNAPSHOT_AXES}
 
 
 def known_names() -> set[str]:
     """Everything that a plan can call, and the networks of the examples."""
-    return {"small", "big", "plot", *FUNCTIONS, *PLAN_FUNCTIONS, *(name for rows in choices().values() for name in rows)}
+    return {
+        "small",
+        "big",
+        "plot",
+        *FUNCTIONS,
+        *PLAN_FUNCTIONS,
+        *(name for rows in choices().values() for name in rows),
+    }
