@@ -11,7 +11,7 @@ import string
 import tomllib
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
 from importlib import resources
 from typing import Any, Literal
@@ -182,11 +182,30 @@ _POINT = re.compile(r"\[[^\[\]]*=[^\[\]]*\]")
 """Coordinates in a name: `[seed=0, weight=5]`."""
 
 
+_ALSO = "also here"
+MOST_NOTES = 5  # other locations of one mistake that are shown
+
+
+def _same_mistake(first: Diagnostic, d: Diagnostic) -> Note | None:
+    """The note that stands for `d` where it is the mistake of `first` again: one name in another line, or one line for
+    another network."""
+    of_form = d.code.startswith("KD01")  # each of these is one of its own
+    if first.code != d.code or first.span is None or d.span is None or of_form:
+        return None
+    same = _POINT.sub("", first.message) == _POINT.sub("", d.message)
+    if same and "`" in d.message and first.help == d.help and first.span.source is d.span.source:
+        return Note(_ALSO, d.span)
+    if not same and first.span == d.span and first.help == d.help:
+        return Note(d.message)
+    return None
+
+
 @dataclass
 class Reporter:
     """Collects diagnostics, so that one run reports as many mistakes as it can.
 
-    The same mistake at every point of a sweep is reported once, for its first point.
+    The same mistake at every point of a sweep is reported once, for its first point. Where one name is wrong in several
+    lines, or one line is wrong for several networks, the first message has notes about the others.
 
     Examples
     --------
@@ -219,7 +238,18 @@ class Reporter:
             key = (d.code, d.span, _POINT.sub("", d.message))
             if key not in self._known and d.code not in _SILENCED:
                 self._known.add(key)
-                self.diagnostics.append(d)
+                self._fold(d)
+
+    def _fold(self, d: Diagnostic) -> None:
+        """Add a diagnostic, or a note to an earlier one about the same mistake."""
+        for i, first in enumerate(self.diagnostics):
+            note = _same_mistake(first, d)
+            if note is not None:
+                shown = [n for n in first.notes if n.text in (_ALSO, note.text)]
+                if len(shown) < MOST_NOTES:
+                    self.diagnostics[i] = replace(first, notes=(*first.notes, note))
+                return
+        self.diagnostics.append(d)
 
     @property
     def errors(self) -> list[Diagnostic]:

@@ -169,7 +169,7 @@ def test_finished_steps_cost_nothing(kdplan: Kdplan, done: Path) -> None:
          ("digits_net", "mlp"), 16),
         ("digits_net(width = 4)", "digits_net(width = 5)", "big@train", "the network's width changed", ("4", "5"), 12),
         ("limit = 100", "limit = 90", "kd", "the data's limit changed", ("100", "90"), 4),
-        ("limit = 100 }", "limit = 100  augment = [pad_crop(8, pad = 1)] }", "kd", "the data's augment is new", None, 4),
+        ("limit = 100 }", "limit = 100  augment = [flip()] }", "kd", "the data's augment is new", None, 4),
     ],
 )  # fmt: skip
 def test_why_names_what_a_network_and_data_are_made_of(

@@ -222,3 +222,29 @@ def test_the_weight_of_a_term_may_rise() -> None:
     graph = inspect(compiled(one(loss=f"{LOSS} + {rising} * {term}")))["one@train"].joined.graph_module
     assert "epoch" in {n.name for n in graph.graph.nodes if n.op == "placeholder"}
     assert keys(one(loss=f"{LOSS} + {rising} * {term}")) != keys(one())
+
+
+@pytest.mark.parametrize(
+    "name", ["half", "type", "train", "forward", "parameters", "class", "lambda", "None_", "weight"]
+)
+def test_odd_names_of_constructs(name: str) -> None:
+    """Keywords of Python and attributes of torch's modules are names like others, in stages and in branches."""
+    text = f"""
+data digits = digits
+recipe quick {{ optimizer = sgd(lr = 0.1)  epochs = 1 }}
+student small = digits_net(width = 2)
+teacher big = digits_net(width = 4) {{
+  phase train on digits with quick {{ loss = cross_entropy(self.logits, labels) }}
+}}
+branches {name} of digits_net(width = 2) from layer2 on digits with quick {{
+  count = 2
+  loss  = sum(cross_entropy(b.logits, labels) for b in branch)
+}}
+stages {name}_s of small from big on digits with quick {{
+  stage {name} {{ small.layer1 ~ big.layer1 }}
+  head {{ loss = cross_entropy(small.logits, labels) }}
+}}
+measure m of {name}.branch[0], small@{name}_s@{name} on digits.test {{ parameters }}
+"""
+    found = [d for d in check_text(text) if d.severity == "error"]
+    assert found == []

@@ -12,6 +12,7 @@ from kdplan.diagnostics.report import PlanError, table
 from kdplan.diagnostics.span import Source
 from kdplan.ir.functions import FUNCTIONS, PLAN_FUNCTIONS
 from kdplan.resolve.choices import choices
+from kdplan.resolve.picks import SNAPSHOT_AXES
 from kdplan.syntax import ast
 from kdplan.syntax.parse import parse
 from kdplan.syntax.walk import walk
@@ -83,7 +84,8 @@ def test_is_read(code: str, snippet: str) -> None:
 def settings() -> set[str]:
     """The settings of all kinds, and the parameters that a snippet may show by themselves."""
     rows = [*FUNCTIONS.values(), *PLAN_FUNCTIONS.values(), *(spec for t in choices().values() for spec in t.values())]
-    return {s.name for kind in KINDS.values() for s in kind.settings} | {p.name for spec in rows for p in spec.params}
+    named = {s.name for kind in KINDS.values() for s in kind.settings}
+    return named | {p.name for spec in rows for p in spec.params} | {*SNAPSHOT_AXES}
 
 
 def known_names() -> set[str]:

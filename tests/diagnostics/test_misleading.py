@@ -176,3 +176,43 @@ def test_an_absent_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     text += "phase p of s on digits with quick { loss = cross_entropy(s.logits, labels) }"
     found = only(text, tmp_path)
     assert found.code == "KD0507" and found.help == "Install it: `pip install timm`."
+
+
+@pytest.mark.parametrize(
+    ("text", "code", "notes"),
+    [
+        (
+            "".join(
+                f"phase {n} of small on digits with quick {{ loss = weight * cross_entropy(small.logits, labels) }}\n"
+                for n in "abc"
+            ),
+            "KD0205",
+            ["also here", "also here"],
+        ),
+        (
+            "def taught(n) = cross_entropy(n.logitz, labels)\n"
+            "student other = digits_net(width = 3)\n"
+            "phase a of small on digits with quick { loss = taught(small) }\n"
+            "phase b of other on digits with quick { loss = taught(other) }\n",
+            "KD0501",
+            ["`other` has no tap `logitz`."],
+        ),
+        (
+            "phase a of small on digits with quik { loss = cross_entropy(small.logits, labels) }\n"
+            "phase b of small on digits with quik { loss = cross_entropy(small.logits, labels) }\n"
+            "measure m of small@a, small@b on digits.test { top1 }",
+            "KD0205",
+            ["also here"],
+        ),
+    ],
+)
+def test_one_mistake_is_one_message(text: str, code: str, notes: list[str], tmp_path: Path) -> None:
+    """The other locations are notes, and what follows from the mistake is not reported."""
+    found = only(text, tmp_path)
+    assert found.code == code and [n.text for n in found.notes] == notes
+
+
+def test_two_mistakes_are_two_messages(tmp_path: Path) -> None:
+    """Names that differ are not one mistake."""
+    text = "phase a of small on digits with quik { loss = wight * cross_entropy(small.logits, labels) }"
+    assert [d.code for d in check_text(START + text, tmp_path)] == ["KD0205", "KD0205"]

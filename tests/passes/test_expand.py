@@ -180,3 +180,21 @@ phase alone of small on digits with quick { loss = cross_entropy(small.logits, l
     plan = compiled(HEAD + text).plan
     assert plan.networks["small"].architecture.arguments == {"inputs": 64, "hidden": [8], "classes": 10}
     assert codes(HEAD + text.replace("inputs = 64, ", "")) == ["KD0237"]
+
+
+def test_branches_over_a_network_with_a_head() -> None:
+    """The network with the head is declared, and the branches begin in it."""
+    text = """
+data digits = digits
+recipe quick { optimizer = sgd(lr = 0.1)  epochs = 1 }
+verticals half of digits { low = 0..4  high = 5..9 }
+student plain = digits_net(width = 2, classes = digits.classes) { head = fc(12) -> sc(8, by = half) }
+branches one of plain from layer2 on digits with quick {
+  count = 2
+  loss  = sum(cross_entropy(b.logits, labels) for b in branch)
+}
+"""
+    first = compiled(text)
+    written = expand(first.plan)
+    assert "head = fc(12) -> sc(8" in written
+    assert [k.key for k in compiled(written).keys.values()] == [k.key for k in first.keys.values()]
