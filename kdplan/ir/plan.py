@@ -151,6 +151,8 @@ class Recipe:
     warmup: float = 0.0
     """Epochs of linear warm-up before the schedule has its full learning rate."""
     accumulate: int = 1
+    drop_last: bool = False
+    """Whether an incomplete last batch of an epoch is left out."""
     clip: float | None = None
     """Largest norm of the gradient."""
     label_smoothing: float = 0.0

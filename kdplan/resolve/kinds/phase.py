@@ -67,13 +67,13 @@ def make_phase(
         streams = _streams(node, local)
     if gather.failed:  # what the loss means depends on both
         with gather:
-            _recipes(node, None, local)
+            _recipes(node, local)
     gather.raise_if_failed()
     phase = Phase("", trainees, [view_of(v) for _, v in streams], [], ir.Const(0), span=node.head_span)
     phase.stream_names = [label for label, _ in streams]
     inside = local.child(phase=PhaseFrame(thing.name, streams, trained))
     with gather:
-        phase.recipes = _recipes(node, len(trainees), local)
+        phase.recipes = _recipes(node, local)
     with gather:
         phase.logged = _definitions(node, thing, inside)
         phase.loss = _loss(node, inside)
@@ -194,8 +194,8 @@ def _streams(node: ast.Declaration, ctx: Context) -> list[tuple[str, DataValue]]
     return streams
 
 
-def _recipes(node: ast.Declaration, networks: int | None, ctx: Context) -> list[Recipe]:
-    """One recipe, or one for each trainee (None: their number is not known)."""
+def _recipes(node: ast.Declaration, ctx: Context) -> list[Recipe]:
+    """One recipe, or one for each trainee."""
     clause = node.clause("with")
     assert clause is not None
     gather = Gather()
@@ -217,14 +217,6 @@ def _recipes(node: ast.Declaration, networks: int | None, ctx: Context) -> list[
                 found=describe(value),
             )
         recipes.append(finish(value, dict(overrides)))
-    if networks is not None and len(recipes) not in (1, networks):
-        raise error("KD0801", clause.word_span.to(clause.exprs[-1].span), found=len(recipes), networks=networks)
-    for name in ("epochs", "steps", "batch", "accumulate", "precision", "frozen"):
-        first = getattr(recipes[0], name)
-        other = next((v for r in recipes if (v := getattr(r, name)) != first), first)
-        if other != first:
-            span = clause.word_span.to(clause.exprs[-1].span)
-            raise error("KD0802", span, phase=node.name, setting=name, one=first, two=other)
     return recipes
 
 

@@ -65,7 +65,7 @@ def validation(
     targets = {(v.network, v.path) for v in measures}
     for number, v in enumerate(measures):
         target = Target([phase.trainees[v.network].base], v.path)
-        loader = measuring_loader(opened(plan, v.view, root, device), phase.recipes[0].workers)
+        loader = measuring_loader(opened(plan, v.view, root, device), max(r.workers for r in phase.recipes))
         parts = [f"{v.view.data}.{v.view.split}"] if len(views) > 1 else []
         parts += [label(plan, phase, v)] if len(targets) > 1 else []
         head = "/".join(parts)
