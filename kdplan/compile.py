@@ -23,7 +23,7 @@ from kdplan.passes.legal import check_plan
 from kdplan.passes.lint import lint
 from kdplan.passes.load import load
 from kdplan.passes.schedule import Facts, nothing_known, schedule, select
-from kdplan.passes.views import Sizes, check_views
+from kdplan.passes.views import Views, check_views
 from kdplan.resolve.plan import resolve
 from kdplan.runtime.options import default_data_root
 from kdplan.syntax import ast
@@ -133,6 +133,7 @@ def inspect(compiled: Compiled, names: list[str] | None = None) -> dict[str, Ins
     PlanError
         With every mistake that was found in any of them.
     """
+    from kdplan.graph.check_exports import check_exports
     from kdplan.graph.check_measures import check_measures
     from kdplan.graph.check_stages import check_ladders
     from kdplan.graph.inspect import (
@@ -146,8 +147,8 @@ def inspect(compiled: Compiled, names: list[str] | None = None) -> dict[str, Ins
     names = names if names is not None else list(compiled.planned)
     phases = [compiled.plan.phases[name] for name in names]
     check_settings(phases, reporter)
-    sizes = Sizes(compiled.plan, compiled.root)
-    sound = check_views(compiled.plan, phases, sizes, reporter)
+    views = Views(compiled.plan, compiled.root)
+    sound = check_views(compiled.plan, phases, views, reporter)
     seen: dict[str, Inspected | None] = {}
     inspected: dict[str, Inspected] = {}
     for phase in phases:
@@ -159,7 +160,7 @@ def inspect(compiled: Compiled, names: list[str] | None = None) -> dict[str, Ins
                     seen[key] = one = inspect_phase(compiled.plan, phase)
                 reporter.add(one.warnings)
                 if phase.name in sound:
-                    parts = part_sizes(phase.recipes[0], [sizes.of(view) for view in phase.streams])
+                    parts = part_sizes(phase.recipes[0], [views.size(view) for view in phase.streams])
                     check_parts(phase, one.joined.graph_module, parts, reporter)
             except PlanError as e:
                 reporter.add(e.diagnostics)
@@ -171,7 +172,8 @@ def inspect(compiled: Compiled, names: list[str] | None = None) -> dict[str, Ins
     compiled.files = check_files(compiled.plan, reporter)
     reporter.raise_if_errors()
     check_ladders(compiled.plan, inspected, reporter)
-    check_measures(compiled.plan, reporter)
+    check_measures(compiled.plan, views, reporter)
+    check_exports(compiled.plan, reporter)
     reporter.raise_if_errors()
     compiled.warnings += [w for w in reporter.diagnostics if w not in compiled.warnings]
     return inspected

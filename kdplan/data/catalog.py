@@ -53,6 +53,8 @@ class DataInfo:
         The most boxes that one image has; 0 where there are none.
     mean, std : tuple, optional
         Default normalisation per channel, on the scale from 0 to 1.
+    whole : bool
+        Whether inputs are whole numbers that are no images.
     """
 
     name: str
@@ -65,6 +67,7 @@ class DataInfo:
     mean: tuple[float, ...] | None = None
     std: tuple[float, ...] | None = None
     objects: int = 0
+    whole: bool = False
 
 
 def open_source(
@@ -123,6 +126,7 @@ def describe(
         mean=opened.mean,
         std=opened.std,
         objects=opened.objects,
+        whole=opened.whole,
     )
 
 

@@ -72,6 +72,8 @@ class Data:
     """What the source is for; see `kdplan.data.catalog.DataInfo`."""
     objects: int = 0
     """The most boxes that one image has."""
+    whole: bool = False
+    """Whether inputs are whole numbers that are no images, such as the numbers of words."""
     sizes: dict[str, int] = field(default_factory=dict)
     """Images in each split, before `fraction`, `limit` and class subsets."""
     span: Location = location()

@@ -1,4 +1,4 @@
-"""Which weights a phase keeps besides the last: one rule for whoever reads a snapshot and for the loop that writes it."""
+"""Which weights a phase keeps besides the last: one rule for those who read them and for the loop that writes them."""
 
 from __future__ import annotations
 

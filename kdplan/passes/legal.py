@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from kdplan.diagnostics.report import Reporter, counted, nearest
+from kdplan.diagnostics.report import PlanError, Reporter, counted, nearest
 from kdplan.diagnostics.span import Span
 from kdplan.ir import expr as ir
 from kdplan.ir.origins import EmaOf
 from kdplan.ir.plan import Phase, Plan, Row, Target
 from kdplan.ir.versions import kept_of, slot_of, versions_of
+from kdplan.passes.exports import check_export
+from kdplan.passes.measurable import check_measured
 from kdplan.passes.metric_checks import check_metrics
 from kdplan.passes.open_set import check_task
 from kdplan.passes.recipes import check_recipes
@@ -39,9 +41,13 @@ def check_plan(plan: Plan, reporter: Reporter) -> None:
             _data(plan, view.data, view.span, reporter)
         check_task(plan, measure.views, measure.metrics, reporter)
         check_metrics(plan, measure, measure.rows, reporter)
+        check_measured(plan, measure.rows, measure.views, measure.metrics, reporter)
     for export in plan.exports.values():
-        for version in export.target.versions:
-            _version(plan, version, reporter)
+        if all([_version(plan, version, reporter) for version in export.target.versions]):
+            try:
+                check_export(plan, export)
+            except PlanError as problem:
+                reporter.add(problem.diagnostics)
 
 
 def _phase(plan: Plan, phase: Phase, reporter: Reporter) -> None:
@@ -50,8 +56,9 @@ def _phase(plan: Plan, phase: Phase, reporter: Reporter) -> None:
     for check in phase.validations:
         check_task(plan, [check.view], check.metrics, reporter)
         base = phase.trainees[check.network].base
-        trained_one = Row(base.network, Target([base], check.path))
+        trained_one = Row(base.network, Target([base], check.path, span=check.span))
         check_metrics(plan, check, [trained_one], reporter)
+        check_measured(plan, [trained_one], [check.view], check.metrics, reporter)
     trained = {m.base.network for m in phase.trainees}
     for version in versions_of(phase):
         if not _version(plan, version, reporter):

@@ -5,15 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+from kdplan.data.look import Look, look
 from kdplan.data.of_plan import view_of_data
-from kdplan.data.select import view_size
 from kdplan.diagnostics.report import PlanError, Reporter, counted
 from kdplan.ir.lengths import epoch_count
 from kdplan.ir.plan import Phase, Plan, View
 
 
-class Sizes:
-    """How many samples views have, counted once each.
+class Views:
+    """What is known of views before their samples are read, each looked at once.
 
     Parameters
     ----------
@@ -24,10 +24,14 @@ class Sizes:
 
     def __init__(self, plan: Plan, root: Path | None) -> None:
         self.plan, self.root = plan, root
-        self._known: dict[str, int] = {}
+        self._known: dict[str, Look] = {}
 
-    def of(self, view: View) -> int:
-        """The samples of a view.
+    def size(self, view: View) -> int:
+        """How many samples a view has."""
+        return len(self.look(view).rows)
+
+    def look(self, view: View) -> Look:
+        """What is known of a view.
 
         Raises
         ------
@@ -37,11 +41,11 @@ class Sizes:
         spec = view_of_data(self.plan.data[view.data], view)
         key = repr(spec)
         if key not in self._known:
-            self._known[key] = view_size(spec, self.root, span=view.span)
+            self._known[key] = look(spec, self.root, span=view.span)
         return self._known[key]
 
 
-def check_views(plan: Plan, phases: Iterable[Phase], sizes: Sizes, reporter: Reporter) -> set[str]:
+def check_views(plan: Plan, phases: Iterable[Phase], views: Views, reporter: Reporter) -> set[str]:
     """Report views without samples (KD0823), `drop_last` that leaves none (KD0732), snapshots of epochs that a phase
     does not reach (KD0243), and warn of a batch that is larger than the data (KD0371).
 
@@ -53,9 +57,9 @@ def check_views(plan: Plan, phases: Iterable[Phase], sizes: Sizes, reporter: Rep
     sound = set()
     for phase in phases:
         try:
-            counts = [sizes.of(view) for view in phase.streams]
+            counts = [views.size(view) for view in phase.streams]
             for check in phase.validations:
-                sizes.of(check.view)
+                views.look(check.view)
         except PlanError as problem:
             reporter.add(problem.diagnostics)
             continue
@@ -64,7 +68,7 @@ def check_views(plan: Plan, phases: Iterable[Phase], sizes: Sizes, reporter: Rep
     for measure in plan.measures.values():
         for view in measure.views:
             try:
-                sizes.of(view)
+                views.look(view)
             except PlanError as problem:
                 reporter.add(problem.diagnostics)
     return sound

@@ -138,6 +138,7 @@ def _describe(
     data.classes = list(info.classes)
     data.task = info.task
     data.objects = info.objects
+    data.whole = info.whole
     data.sizes = dict(info.splits)
     data.fingerprint = info.fingerprint
     chain = [transform(t.name, (), t.arguments, t.span) for t in data.augment]

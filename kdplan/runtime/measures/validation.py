@@ -14,10 +14,11 @@ from kdplan.data.loader import Loader
 from kdplan.graph.phase_graph import PhaseGraph
 from kdplan.ir.branches import GATED, branches
 from kdplan.ir.plan import Phase, Plan, Target, Validation
+from kdplan.passes.measurable import of_classes
 from kdplan.runtime.measures.context import measure_context
 from kdplan.runtime.measures.detection import of_boxes, precisions
 from kdplan.runtime.measures.evaluate import evaluate
-from kdplan.runtime.measures.metrics import measuring_loader, of_classes
+from kdplan.runtime.measures.metrics import measuring_loader
 from kdplan.runtime.measures.outputs import Outputs, joined
 from kdplan.runtime.measures.results import Number
 from kdplan.runtime.views import opened
@@ -46,7 +47,7 @@ class Check:
         self.net.eval()
         metrics, view = self.validation.metrics, self.validation.view
         others = [m for m in metrics if not of_boxes(m)]
-        numbers = precisions([self.net], self.target, self.loader, metrics)
+        numbers = precisions([self.net], self.loader, metrics)
         context = measure_context(self.plan, view, self.root, self.device)
         numbers |= evaluate(self.outputs, self.loader, others, self.target.path == "probabilities", context)
         return {name: Number.of([value]).mean for name, value in numbers.items()}
