@@ -201,7 +201,7 @@ def _try(plan: Plan, views: Views, metric: Item, row: Row, view: View, value: ob
             embedded_rows(known.labels, **metric.arguments)
         elif needs(metric) != "transfer":
             _run(plan, metric, row, view, value, known)
-    except (RuntimeError, IndexError, ValueError) as refusal:
+    except (RuntimeError, IndexError, TypeError, ValueError) as refusal:
         problem = str(refusal).splitlines()[0]
     if problem:
         raise error("KD0840", metric.span, metric=metric.name, reason=f"{problem}.")

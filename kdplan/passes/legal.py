@@ -56,7 +56,7 @@ def _phase(plan: Plan, phase: Phase, reporter: Reporter) -> None:
     for check in phase.validations:
         check_task(plan, [check.view], check.metrics, reporter)
         base = phase.trainees[check.network].base
-        trained_one = Row(base.network, Target([base], check.path, span=check.span))
+        trained_one = Row(base.network, Target([base], check.path, span=check.view.span))
         check_metrics(plan, check, [trained_one], reporter)
         check_measured(plan, [trained_one], [check.view], check.metrics, reporter)
     trained = {m.base.network for m in phase.trainees}

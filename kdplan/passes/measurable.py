@@ -107,4 +107,4 @@ def _other(target: Target, view: View, columns: int, wanted: int, own: str) -> P
 
 
 def _text(target: Target) -> str:
-    return target.span.text if target.span is not None else ", ".join(str(v) for v in target.versions)
+    return " and ".join(dict.fromkeys(str(v) for v in target.versions))

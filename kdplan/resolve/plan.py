@@ -26,7 +26,7 @@ from kdplan.resolve.kinds.network import network_instance
 from kdplan.resolve.kinds.phase import phase_instance
 from kdplan.resolve.kinds.results import export, measure
 from kdplan.resolve.picks import bindings
-from kdplan.resolve.unread import check_names
+from kdplan.resolve.unread import check_given, check_names
 from kdplan.resolve.values import Family
 from kdplan.syntax import ast
 
@@ -86,6 +86,7 @@ def resolve(
         except PlanError as e:
             reporter.add(e.diagnostics)
     check_names(module, all_tables, reporter)
+    check_given(module, session.read, all_tables, reporter)
     _in_order(session)
     return session.plan
 

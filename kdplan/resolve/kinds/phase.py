@@ -15,7 +15,7 @@ from kdplan.resolve.code import file_hash
 from kdplan.resolve.context import Context, PhaseFrame, remember
 from kdplan.resolve.kinds.data import unique_name, view_of
 from kdplan.resolve.kinds.recipe import finish, read_settings
-from kdplan.resolve.kinds.results import measure_metrics
+from kdplan.resolve.kinds.results import measure_metrics, plots
 from kdplan.resolve.seeds import seed_setting
 from kdplan.resolve.signals import family_error, trained_path
 from kdplan.resolve.spread import spread
@@ -260,6 +260,8 @@ def _validations(
             continue
         clause = item.clause("on")
         assert clause is not None
+        for plot in plots(item):
+            raise error("KD0849", plot.span)
         targets = [(0, "")]
         of = item.clause("of")
         if of is not None:
