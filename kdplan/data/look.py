@@ -70,6 +70,18 @@ def look(spec: ViewSpec, root: Path | None, *, cache: Path | None = None, span: 
     return Look(opened, part, rows, shape, _normal(spec, opened, shape, span), labels)
 
 
+def of_channels(normal: Normal, channels: int) -> Normal:
+    """A source's normalisation for images of so many channels: of a colour set made grey, the middle of its channels.
+
+    >>> of_channels(((0.25, 0.5, 0.75), (0.5, 0.5, 0.5)), 1)
+    ((0.5,), (0.5,))
+    """
+    mean, std = normal
+    if len(mean) in (1, channels):
+        return normal
+    return (sum(mean) / len(mean),), (sum(std) / len(std),)
+
+
 def _normal(spec: ViewSpec, opened: Opened, shape: tuple[int, ...], span: Span | None) -> Normal | None:
     if spec.normalize == "none":
         return None
@@ -77,10 +89,7 @@ def _normal(spec: ViewSpec, opened: Opened, shape: tuple[int, ...], span: Span |
         mean, std = opened.mean, opened.std
         if mean is None or std is None:
             return None
-        if len(mean) == 1 or len(mean) == shape[0]:
-            return mean, std
-        # a colour set made grey: the middle of its channels
-        return (sum(mean) / len(mean),), (sum(std) / len(std),)
+        return of_channels((mean, std), shape[0])
     pair = spec.normalize
     if len(pair) != 2 or len(pair[0]) != len(pair[1]) or len(pair[0]) not in (1, shape[0]) or min(pair[1]) <= 0:
         expected = f"two lists of {shape[0]} numbers, mean and deviation, deviations above 0"

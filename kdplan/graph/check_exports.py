@@ -10,7 +10,8 @@ from kdplan.graph.examples import of_shape
 from kdplan.graph.inspect import blank
 from kdplan.graph.signals import shown
 from kdplan.graph.taps import TapError
-from kdplan.graph.trace import TraceError
+from kdplan.graph.trace import TraceError, trace
+from kdplan.ir.outputs import WHOLE
 from kdplan.ir.plan import Export, Plan
 from kdplan.passes.exports import seen_by
 
@@ -31,7 +32,11 @@ def _check(plan: Plan, export: Export) -> None:
     shape = (data.shape if data is not None else None) or network.input_shape
     assert shape is not None  # else KD0841
     try:
-        deploy(blank(network), path or "output", of_shape(shape, 2, data is not None and data.whole))
+        inputs = of_shape(shape, 2, data is not None and data.whole)
+        if path in WHOLE:
+            trace(blank(network), inputs)
+        else:
+            deploy(blank(network), path, inputs)
     except TapError as problem:
         raise no_tap(problem.available, path, network.name, export.target.span) from problem
     except TraceError as problem:

@@ -107,4 +107,5 @@ def _other(target: Target, view: View, columns: int, wanted: int, own: str) -> P
 
 
 def _text(target: Target) -> str:
-    return " and ".join(dict.fromkeys(str(v) for v in target.versions))
+    versions = [replace(v, phase=v.phase.removeprefix(f"{v.network}@") if v.phase else None) for v in target.versions]
+    return " and ".join(dict.fromkeys(map(str, versions)))

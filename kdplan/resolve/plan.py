@@ -8,6 +8,7 @@ from typing import NoReturn
 
 from kdplan.constructs.table import CONSTRUCTS, LADDERS, NAMED_AS_NETWORKS, TRAINS
 from kdplan.data import catalog
+from kdplan.data.look import of_channels
 from kdplan.data.of_plan import view_of_data
 from kdplan.data.select import split_sizes
 from kdplan.data.transforms import check_boxes, out_shape, transform
@@ -152,7 +153,8 @@ def _describe(
         assert rule is not None
         data.sizes = split_sizes(data.sizes, rule, len(data.classes))
     if data.normalize is None and info.mean is not None and info.std is not None:
-        data.normalize = (list(info.mean), list(info.std))
+        mean, std = of_channels((info.mean, info.std), data.shape[0] if data.shape else len(info.mean))
+        data.normalize = (list(mean), list(std))
     if info.superclasses:
         order = {name: i for i, name in enumerate(info.classes)}
         data.superclasses = {g: [order[c] for c in members] for g, members in info.superclasses.items()}
