@@ -15,6 +15,7 @@ from kdplan.diagnostics.span import Source, Span
 from kdplan.ir import user_code
 from kdplan.ir.cuts import Cut, Layer
 from kdplan.ir.dag import PhaseKey, Planned
+from kdplan.ir.lengths import part_sizes
 from kdplan.ir.plan import Network, Plan
 from kdplan.passes.dag import phase_dag
 from kdplan.passes.form import check_form
@@ -23,7 +24,9 @@ from kdplan.passes.legal import check_plan
 from kdplan.passes.lint import lint
 from kdplan.passes.load import UserCode, load
 from kdplan.passes.schedule import Facts, nothing_known, schedule, select
+from kdplan.passes.views import Views, check_views
 from kdplan.resolve.plan import resolve
+from kdplan.runtime.options import default_data_root
 from kdplan.syntax import ast
 from kdplan.syntax.collector import collector_paused
 from kdplan.syntax.parse import parse
@@ -46,6 +49,8 @@ class Compiled:
     """The path of each Python file that the plan uses → its `use`."""
     files: list[str] = field(default_factory=list)
     """What was recognised in weights files, a line for each network that starts from one; `inspect` fills it."""
+    root: Path | None = field(default_factory=default_data_root)
+    """Where data sets are looked for."""
 
 
 @collector_paused()
@@ -94,6 +99,7 @@ def compile_source(
     reporter.raise_if_errors()
     compiled = compile_plan(plan, source, reporter, facts=facts, only=only, until=until)
     compiled.uses = {c.path: c.span for m in module.every() for c in m.scope.values() if isinstance(c, UserCode)}
+    compiled.root = root
     return compiled
 
 
@@ -133,6 +139,7 @@ def inspect(compiled: Compiled, names: list[str] | None = None) -> dict[str, Ins
         With every mistake that was found in any of them.
     """
     from kdplan.graph import swapped
+    from kdplan.graph.check_exports import check_exports
     from kdplan.graph.check_measures import check_measures
     from kdplan.graph.check_stages import check_ladders
     from kdplan.graph.inspect import (
@@ -140,36 +147,42 @@ def inspect(compiled: Compiled, names: list[str] | None = None) -> dict[str, Ins
         check_settings,
         inspect_phase,
     )  # torch comes with it: only where graphs are wanted
+    from kdplan.graph.parts import check_parts
 
     reporter = Reporter()
-    check_settings(
-        [compiled.plan.phases[name] for name in (names if names is not None else compiled.planned)], reporter
-    )
+    names = names if names is not None else list(compiled.planned)
+    phases = [compiled.plan.phases[name] for name in names]
+    check_settings(phases, reporter)
+    views = Views(compiled.plan, compiled.root)
+    sound = check_views(compiled.plan, phases, views, reporter)
     seen: dict[str, Inspected | None] = {}
     inspected: dict[str, Inspected] = {}
-    for name in names if names is not None else compiled.planned:
-        key = graph_key(compiled.plan, compiled.plan.phases[name])
+    for phase in phases:
+        key = graph_key(compiled.plan, phase)
         if key not in seen:
             seen[key] = None
             try:
-                with boundary("KD0520", compiled.plan.phases[name].span, phase=name):
-                    inspected_phase = inspect_phase(compiled.plan, compiled.plan.phases[name])
-                compiled.warnings += [w for w in inspected_phase.warnings if w not in compiled.warnings]
-                seen[key] = inspected_phase
+                with boundary("KD0520", phase.span, phase=phase.name):
+                    seen[key] = one = inspect_phase(compiled.plan, phase)
+                reporter.add(one.warnings)
+                if phase.name in sound:
+                    parts = part_sizes(phase.recipes[0], [views.size(view) for view in phase.streams])
+                    check_parts(phase, one.joined.graph_module, parts, reporter)
             except PlanError as e:
                 reporter.add(with_uses(e.diagnostics, compiled.uses))
-        one = seen[key]
-        if one is not None:
-            inspected[name] = one
-            mixed_up = swapped.warnings(compiled.plan.phases[name], one.joined.swapped)
-            compiled.warnings += [w for w in mixed_up if w not in compiled.warnings]
-            compiled.planned[name].cost = one.cost
+        known = seen[key]
+        if known is not None:
+            inspected[phase.name] = known
+            reporter.add(swapped.warnings(phase, known.joined.swapped))
+            compiled.planned[phase.name].cost = known.cost
     # all networks, and not only those that phases read: measures and exports read them too
     compiled.files = check_files(compiled.plan, reporter)
     reporter.raise_if_errors()
     check_ladders(compiled.plan, inspected, reporter)
-    check_measures(compiled.plan, reporter)
+    check_measures(compiled.plan, views, reporter)
+    check_exports(compiled.plan, reporter)
     reporter.raise_if_errors()
+    compiled.warnings += [w for w in reporter.diagnostics if w not in compiled.warnings]
     return inspected
 
 

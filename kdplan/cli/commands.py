@@ -15,6 +15,7 @@ from kdplan.compile import Compiled, inspect
 from kdplan.diagnostics.boundary import boundary
 from kdplan.diagnostics.render import render_text, to_json
 from kdplan.diagnostics.report import counted, error, listing, suggestion
+from kdplan.runtime.events import NoEvents, Several
 
 if TYPE_CHECKING:
     from kdplan.runtime.measures.results import MeasureResult
@@ -180,7 +181,6 @@ def run(arguments: argparse.Namespace) -> int:
     PlanError
         With every error that can be found before training.
     """
-    from kdplan.runtime.events import Several
     from kdplan.runtime.execute import run_plan, with_repairs
     from kdplan.runtime.measures.table import run_measures
     from kdplan.runtime.options import RunOptions
@@ -192,7 +192,6 @@ def run(arguments: argparse.Namespace) -> int:
         if (name := getattr(arguments, option)) is not None:
             setattr(arguments, option, writable_folder(f"--{option}", name))
     compiled = compile_file(arguments, store)
-    _print_warnings(compiled)
     to_do = [n for n, p in compiled.planned.items() if p.action not in ("cached", "blocked") and p.same_as is None]
     options = RunOptions(
         device=arguments.device,
@@ -207,6 +206,7 @@ def run(arguments: argparse.Namespace) -> int:
         open_store(arguments, write=True)
         _check_before_training(compiled, to_do, options.device)
         store.sweep()
+    _print_warnings(compiled)
     events = observer()
     if arguments.tensorboard:
         events = Several([events, TensorBoard(arguments.tensorboard)])
@@ -216,16 +216,17 @@ def run(arguments: argparse.Namespace) -> int:
     if result.interrupted is not None:
         print(f"interrupted in {result.interrupted}; `kdplan run {arguments.file}` resumes there", file=sys.stderr)
     if result.exit_code == 0 or (arguments.keep_going and result.interrupted is None):
-        tables = None
-        while tables is None:
+        printed = _Printed(arguments, arguments.plots or store.root / "plots" / arguments.file.stem)
+        measured = False
+        while not measured:
             try:
-                tables = run_measures(compiled.plan, compiled.keys, store, options)
+                run_measures(compiled.plan, compiled.keys, store, options, printed)
+                measured = True
             except StoreCorrupt as damage:
                 repairs = with_repairs(compiled.planned, compiled.keys, store, events, damage.folder)
                 again = run_plan(compiled.plan, repairs, compiled.keys, store, options, events)
                 if again.exit_code or not again.trained:
                     raise
-        _print_tables(arguments, tables, arguments.plots or store.root / "plots" / arguments.file.stem)
     return result.exit_code
 
 
@@ -237,19 +238,25 @@ def _check_before_training(compiled: Compiled, to_do: list[str], device: str) ->
     inspect(compiled, to_do)
 
 
-def _print_tables(arguments: argparse.Namespace, tables: list[MeasureResult], plots: Path) -> None:
-    from kdplan.view import tables as view
-    from kdplan.view.plots import write_plots
-    from kdplan.view.words import console
+class _Printed(NoEvents):
+    """Prints each table, with its plots, as soon as it is complete."""
 
-    out = console()
-    for table in tables:
+    def __init__(self, arguments: argparse.Namespace, plots: Path) -> None:
+        self.arguments, self.plots = arguments, plots
+
+    def measured(self, name: str, table: MeasureResult) -> None:
+        """Print a table."""
+        from kdplan.view import tables as view
+        from kdplan.view.plots import write_plots
+        from kdplan.view.words import console
+
+        out = console()
         out.print()
         out.print(view.printed(table, out.width))
-        if arguments.csv:
-            arguments.csv.mkdir(parents=True, exist_ok=True)
-            (arguments.csv / f"{table.name}.csv").write_text(view.to_csv(table), encoding="utf-8")
-        for file in write_plots(table, plots, view.unit):
+        if self.arguments.csv:
+            self.arguments.csv.mkdir(parents=True, exist_ok=True)
+            (self.arguments.csv / f"{name}.csv").write_text(view.to_csv(table), encoding="utf-8")
+        for file in write_plots(table, self.plots, view.unit):
             out.print(f"plot: {file}", soft_wrap=True, highlight=False)
 
 

@@ -57,6 +57,8 @@ class DataInfo:
         The most boxes that one image has; 0 where there are none.
     mean, std : tuple, optional
         Default normalisation per channel, on the scale from 0 to 1.
+    whole : bool
+        Whether inputs are whole numbers that are no images.
     """
 
     name: str
@@ -71,6 +73,7 @@ class DataInfo:
     objects: int = 0
     opened: Opened | None = field(default=None, repr=False, compare=False)
     """The data set itself."""
+    whole: bool = False
 
 
 def open_source(
@@ -130,6 +133,7 @@ def describe(
         std=opened.std,
         objects=opened.objects,
         opened=opened,
+        whole=opened.whole,
     )
 
 

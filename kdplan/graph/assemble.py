@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
 
-import torch
 from torch import Tensor, fx, nn
 
 from kdplan.diagnostics.boundary import foreign
@@ -18,6 +17,7 @@ from kdplan.diagnostics.span import Span
 from kdplan.graph.adapter import Adapters
 from kdplan.graph.build import Builder, JoinedPhase
 from kdplan.graph.cacheable import storing
+from kdplan.graph.examples import example
 from kdplan.graph.freeze import split
 from kdplan.graph.law import check_graph
 from kdplan.graph.lines import NodeError
@@ -226,7 +226,7 @@ def _upto(plan: Plan, phase: Phase, trainee: Trainee, module: nn.Module) -> set[
     if data.shape is None:
         raise error("KD0514", trainee.span, name=data.name)
     try:
-        traced = trace(module, torch.zeros(2, *data.shape))
+        traced = trace(module, example(data, 2))
         return upto(traced, trainee.upto, trainee.since)
     except TapError as problem:
         top = [t for t in problem.available if "." not in t and "#" not in t]

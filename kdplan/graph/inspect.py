@@ -16,6 +16,7 @@ from kdplan.graph.assemble import Joined, frozen_versions, join, no_part
 from kdplan.graph.cacheable import storing
 from kdplan.graph.cost import cost as graph_cost
 from kdplan.graph.cost import flops_by_node
+from kdplan.graph.examples import random_example
 from kdplan.graph.fork import BranchError
 from kdplan.graph.freeze import split
 from kdplan.graph.phase_graph import Networks, StoredValue
@@ -209,10 +210,8 @@ def _verified(plan: Plan, phase: Phase, networks: Networks) -> list[Diagnostic]:
         return []
 
     def images(stream: int) -> Tensor | None:
-        shape = plan.data[phase.streams[stream].data].shape
-        if shape is None:
-            return None
-        return torch.randn(SAMPLES, *shape, generator=torch.Generator().manual_seed(0))
+        data = plan.data[phase.streams[stream].data]
+        return random_example(data, SAMPLES) if data.shape is not None else None
 
     real = Networks(
         [fresh(plan.networks[m.base.network]) if is_users(n) else n

@@ -14,6 +14,7 @@ from kdplan.diagnostics.boundary import foreign
 from kdplan.diagnostics.report import error
 from kdplan.graph.adapter import ADAPTERS, Adapters
 from kdplan.graph.build import PastError, ShapeError
+from kdplan.graph.examples import example
 from kdplan.graph.functions import built_in, user
 from kdplan.graph.loss_context import LossContext, no_tap
 from kdplan.graph.messages import mismatch
@@ -71,8 +72,8 @@ class Lowering:
         if e.field == "inputs":
             if data.shape is None:
                 raise error("KD0514", e.span, name=data.name)
-            example = torch.zeros(self.context.batch(e.stream), *data.shape)
-            return Signal(self.context.builder.input(name, example), "inputs", name=e.field)
+            node = self.context.builder.input(name, example(data, self.context.batch(e.stream)))
+            return Signal(node, "inputs", name=e.field)
         if e.field == "targets":
             if data.task != "detection":
                 raise error("KD0515", e.span, name=data.name)
@@ -129,16 +130,16 @@ class Lowering:
         data = self.context.plan.data[self.context.phase.streams[0].data]
         if data.shape is None:
             raise error("KD0514", e.span, name=data.name)
-        example = torch.zeros(self.context.batch(0), *data.shape)
+        inputs = example(data, self.context.batch(0))
         if not x.is_tensor:
             raise error("KD0246", e.inputs[0].span or e.span, what="a number", help=None)
         try:
-            return self.context.builder.apply_since(key, e.since, example, x.value, path)
+            return self.context.builder.apply_since(key, e.since, inputs, x.value, path)
         except TapError as problem:
-            inputs = [self.context.builder.input("inputs_0", example)]
-            raise no_tap(self.context.builder, key, inputs, problem.path, e) from problem
+            nodes = [self.context.builder.input("inputs_0", inputs)]
+            raise no_tap(self.context.builder, key, nodes, problem.path, e) from problem
         except TraceError as problem:
-            shapes = f"images {shown(tuple(example.shape))}"
+            shapes = f"images {shown(tuple(inputs.shape))}"
             raise foreign("KD0508", e.span, problem, network=key, shapes=shapes) from problem
         except PastError as problem:
             raise error("KD0518", e.span, tap=path, since=e.since, network=key) from problem

@@ -327,8 +327,8 @@ METRICS: dict[str, MetricSpec] = {
         MetricSpec(
             "tsne",
             (
-                Param("classes", "integer", 10, "how many classes, drawn at random"),
-                Param("samples", "integer", 500, "how many samples of them, at most"),
+                Param("classes", "integer", 10, "how many classes, drawn at random", low=1),
+                Param("samples", "integer", 500, "how many samples of them, at most", low=4),
                 Param("seed", "integer", 0, "which classes and samples"),
             ),
             "A plot: features of some classes in two dimensions (t-SNE; maps are averaged over positions). The number "

@@ -91,6 +91,7 @@ def graph_key(plan: Plan, phase: Phase) -> str:
                 r.steps,
                 r.batch,
                 r.accumulate,
+                r.drop_last,
                 r.ema is None,
                 len(r.keep_epochs),
                 r.frozen,

@@ -17,10 +17,16 @@ from kdplan.ir.plan import Data, Item, Measure, Network, Plan, Row, Validation, 
 from kdplan.ir.spec import Param
 from kdplan.nn.catalog import METRICS, MODELS, MetricSpec, reads_groups
 
+_OUTSIDE = {
+    "transfer": "it trains a classifier of its own",
+    "network": "it is the same after every epoch",
+}
+"""Kinds of metrics that are not measured inside of a phase."""
+
 
 def check_metrics(plan: Plan, measure: Measure | Validation, networks: Iterable[Row], reporter: Reporter) -> None:
-    """KD0243 for more scores than there are classes, KD0704 and KD0244 for superclasses, KD0846 for a classifier that
-    would be trained inside of a phase."""
+    """KD0243 for more scores than there are classes, KD0704 and KD0244 for superclasses, KD0846 for what is
+    not measured inside of a phase."""
     views = measure.views if isinstance(measure, Measure) else [measure.view]
     rows = list(networks)
     for metric in measure.metrics:
@@ -28,8 +34,8 @@ def check_metrics(plan: Plan, measure: Measure | Validation, networks: Iterable[
         if spec is None:
             continue
         _scores(plan, spec, metric, rows, reporter)
-        if spec.needs == "transfer" and isinstance(measure, Validation):
-            reporter.report("KD0846", metric.span, metric=metric.name)
+        if spec.needs in _OUTSIDE and isinstance(measure, Validation):
+            reporter.report("KD0846", metric.span, metric=metric.name, reason=_OUTSIDE[spec.needs])
         for view in views:
             if reads_groups(metric) and view.data in plan.data:
                 _groups(plan.data[view.data], metric, reporter)

@@ -70,6 +70,7 @@ def _once(thing: Declared, span: Span, ctx: Context, make: Callable[[], Value]) 
 
 
 def _param(thing: Declared, ctx: Context, want: str) -> Value:
+    ctx.session.read.add(thing)
     if axes.is_axis(thing):
         index = ctx.coordinate(thing)
         item = axes.items(thing, ctx)[index]

@@ -11,8 +11,9 @@ from kdplan.diagnostics.report import PlanError, counted, error, listing, neares
 from kdplan.diagnostics.span import Span
 from kdplan.ir import expr as ir
 from kdplan.ir.branches import BRANCH
+from kdplan.ir.snapshots import kept
 from kdplan.ir.versions import slot_in
-from kdplan.passes.legal import kept, snapshot_help
+from kdplan.passes.legal import snapshot_help
 from kdplan.passes.load import Declared, Module
 from kdplan.resolve import axes
 from kdplan.resolve.context import Context, pinned
@@ -273,11 +274,12 @@ def _kept(version: ir.Version, p: ast.Coordinate, ctx: Context) -> list[int]:
     phase = plan.phases.get(str(version.phase)) or next(
         (i.phase for i in ctx.phases.values() if i.name == version.phase), None
     )
-    names = kept(phase, slot_in(plan, phase, version)) if phase is not None else set()
+    slot = slot_in(plan, phase, version) if phase is not None else 0
+    names = kept(phase, slot) if phase is not None else set()
     numbers = sorted(int(n.partition("=")[2]) for n in names if n.startswith(f"{p.name}="))
     if not numbers:
         raise error("KD0309", p.span, phase=version.phase, snapshot=f"{p.name} = *", name=version.network,
-                    help=snapshot_help(f"{p.name}=1"))  # fmt: skip
+                    help=snapshot_help(f"{p.name}=1", phase, slot))  # fmt: skip
     return numbers
 
 

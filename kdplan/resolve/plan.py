@@ -8,6 +8,7 @@ from typing import NoReturn
 
 from kdplan.constructs.table import CONSTRUCTS, LADDERS, NAMED_AS_NETWORKS, TRAINS
 from kdplan.data import catalog
+from kdplan.data.look import of_channels
 from kdplan.data.of_plan import view_of_data
 from kdplan.data.select import split_sizes
 from kdplan.data.transforms import check_boxes, fixes_size, out_shape, transform
@@ -26,7 +27,7 @@ from kdplan.resolve.kinds.network import network_instance
 from kdplan.resolve.kinds.phase import phase_instance
 from kdplan.resolve.kinds.results import exports, measure
 from kdplan.resolve.picks import bindings
-from kdplan.resolve.unread import check_names
+from kdplan.resolve.unread import check_given, check_names
 from kdplan.resolve.values import Family
 from kdplan.syntax import ast
 
@@ -86,6 +87,7 @@ def resolve(
         except PlanError as e:
             reporter.add(e.diagnostics)
     check_names(module, all_tables, reporter)
+    check_given(module, session.read, all_tables, reporter)
     _in_order(session)
     return session.plan
 
@@ -138,6 +140,7 @@ def _describe(
     data.classes = list(info.classes)
     data.task = info.task
     data.objects = info.objects
+    data.whole = info.whole
     data.sizes = dict(info.splits)
     data.fingerprint = info.fingerprint
     chain = [transform(t.name, (), t.arguments, t.span) for t in data.augment]
@@ -154,7 +157,8 @@ def _describe(
         assert rule is not None
         data.sizes = split_sizes(data.name, info.opened, rule, data.split.span or span)
     if data.normalize is None and info.mean is not None and info.std is not None:
-        data.normalize = (list(info.mean), list(info.std))
+        mean, std = of_channels((info.mean, info.std), data.shape[0] if data.shape else len(info.mean))
+        data.normalize = (list(mean), list(std))
     if info.superclasses:
         order = {name: i for i, name in enumerate(info.classes)}
         data.superclasses = {g: [order[c] for c in members] for g, members in info.superclasses.items()}

@@ -22,6 +22,7 @@ from kdplan.graph.deploy import (
     save,
     verify_equal,
 )
+from kdplan.graph.examples import of_shape
 from kdplan.graph.taps import TapError
 from kdplan.ir import user_code
 from kdplan.ir.adapted import HELD
@@ -34,11 +35,13 @@ from kdplan.ir.outputs import is_output
 from kdplan.ir.plan import Export, Plain, Plan, View
 from kdplan.ir.versions import parts
 from kdplan.nn.models import create
+from kdplan.passes.exports import check_export, refused, seen_by
 from kdplan.runtime.deployed import architecture, check_equal, deployed, part_at
 from kdplan.runtime.networks import materialise
 from kdplan.runtime.options import RunOptions
 from kdplan.runtime.store.atomic import flush_folder
 from kdplan.runtime.versions import Sources
+from kdplan.runtime.views import opened
 
 FORMAT = 1
 
@@ -72,14 +75,12 @@ def export_network(
         KD0841 if it is not one network, KD0842 if the network gives other outputs after loading.
     """
     target = export.target
-    if len(target.versions) != 1 or target.join not in ("single", "logits"):
-        raise error("KD0841", export.span, export=export.name, reason=f"it means {len(target.versions)} networks.")
+    options = options or RunOptions()
+    check_export(sources.plan, export)
     version = target.versions[0]
     net = materialise(sources, version)
-    about = describe(sources, version, options or RunOptions())
-    if about["input_shape"] is None:
-        raise error("KD0841", export.span, export=export.name, reason="the shape of its inputs is not known.")
-    example = torch.zeros(2, *about["input_shape"])
+    about = describe(sources, version, options)
+    example = _samples(sources.plan, version, options) if about["whole"] else of_shape(about["input_shape"], 2, False)
     _check_branch(sources, version, net, example, export)
     if is_output(target.path):
         trained, (net, item) = net, deployed(sources.plan.networks[version.network], net)
@@ -148,24 +149,24 @@ def load(folder: Path | str) -> nn.Module:
     item = _at(about["architecture"], folder)
     net = create(item["factory"], **item["arguments"]).eval()
     if not is_output(about["tap"]):
-        net = deploy(net, about["tap"], torch.zeros(2, *about["input_shape"]))
+        net = deploy(net, about["tap"], of_shape(about["input_shape"], 2, about.get("whole", False)))
     load_into(net, folder)
     return net.eval()
 
 
 def cut(net: nn.Module, path: str, example: torch.Tensor, export: Export) -> nn.Module:
-    """The network, or the part of it that gives the value at `path`."""
+    """The network, or the part of it that gives the value at `path` (KD0841 where it has none)."""
     try:
         return part_at(net, path, example)
     except TapError as problem:
-        raise error("KD0841", export.span, export=export.name, reason=str(problem)) from problem
+        raise refused(export, f"{problem}.") from problem
 
 
 def describe(sources: Sources, version: Version, options: RunOptions) -> dict[str, Plain]:
     """The description in `model.json`: architecture, classes, inputs, origin."""
     plan = sources.plan
     network = plan.networks[version.network]
-    view = trained_on(plan, version)
+    view = seen_by(plan, version)
     data = plan.data[view.data] if view is not None else None
     classes = network.classes or (view.classes if view is not None else None)
     names: list[str] = []
@@ -179,6 +180,7 @@ def describe(sources: Sources, version: Version, options: RunOptions) -> dict[st
         "architecture": {"factory": network.architecture.name, "arguments": dict(network.architecture.arguments)},
         "classes": names,
         "input_shape": list(shape) if shape is not None else None,
+        "whole": data is not None and data.whole,
         "normalize": _normalize(plan, view, options),
         "source": _source(sources, version)
         | ({"made_of": [_source(sources, v) for v in parts(plan, version)]} if version.phase is None else {}),
@@ -190,12 +192,12 @@ def _source(sources: Sources, version: Version) -> dict[str, Plain]:
     return {"version": str(version), "key": key, "snapshot": version.snapshot}
 
 
-def trained_on(plan: Plan, version: Version) -> View | None:
-    """The first stream of the last phase that trained the version, or the first of its parts."""
-    for past in parts(plan, version):
-        assert past.phase is not None
-        return plan.phases[past.phase].streams[0]
-    return None
+def _samples(plan: Plan, version: Version, options: RunOptions) -> torch.Tensor:
+    """Two samples of the data that a version is for: any other whole numbers may mean nothing to the network."""
+    view = seen_by(plan, version)
+    assert view is not None
+    data = opened(plan, view, options.data_root, torch.device("cpu"))
+    return data.batch(torch.arange(2) % len(data))["inputs"]
 
 
 def _normalize(plan: Plan, view: View | None, options: RunOptions) -> dict[str, list[float]] | None:

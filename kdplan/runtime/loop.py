@@ -20,13 +20,14 @@ from kdplan.graph.phase_graph import PhaseGraph
 from kdplan.ir.expr import STEP_COUNTERS
 from kdplan.ir.plan import Plain, Recipe
 from kdplan.ir.seed import fold
+from kdplan.ir.snapshots import kept_epochs
 from kdplan.runtime.averages import Averages
 from kdplan.runtime.checkpoint import TENSORS, below, plain_tensors, prefixed, read_tensors, reseed, tensor_file
 from kdplan.runtime.events import Events, NoEvents
 from kdplan.runtime.frozen_values import StoredValues
 from kdplan.runtime.interrupt import Interrupt, Interrupted
 from kdplan.runtime.optimise import Optimisers
-from kdplan.runtime.snapshots import Snapshots, kept_epochs
+from kdplan.runtime.snapshots import Snapshots
 from kdplan.runtime.store.atomic import Content
 from kdplan.runtime.store.work import Work
 from kdplan.runtime.streams import Batch, Streams, samples, split
@@ -84,7 +85,7 @@ class Training:
         self.averages = Averages(a, self.recipe.ema)
         self.watch = Watch(job.device)
         self.kept = kept_epochs(self.recipe)
-        self.snapshots = Snapshots(job.work.folder / "snapshots", a.networks)
+        self.snapshots = Snapshots(job.work.folder / "snapshots", [*a.networks, *(f.module for f in a.ema_copies)])
         self.trainable_graph = compiled(a.trainable_graph, self.recipe.compile, job.name)
         self.frozen = (
             compiled(a.frozen, self.recipe.compile, job.name) if a.frozen is not None and job.stored is None else None
@@ -255,7 +256,7 @@ class Training:
             "updates": updates,
             "scaler": self.scaler.state_dict(),
             "snapshots": self.snapshots.state(),
-            "networks": len(self.job.phase_graph.networks),
+            "networks": len(self.snapshots.networks),
             "seconds": self.elapsed(),
         }
         return tensors, state

@@ -32,7 +32,6 @@ from kdplan.runtime.measures.labels import label_of
 from kdplan.runtime.measures.metrics import larger_is_better
 from kdplan.runtime.measures.validation import validation
 from kdplan.runtime.networks import modules_of
-from kdplan.runtime.optimise import check_recipes
 from kdplan.runtime.options import RunOptions
 from kdplan.runtime.store import Artifact, Work, phase_json
 from kdplan.runtime.store.artifact import FINAL, FINAL_STATE
@@ -73,7 +72,6 @@ def run_phase(run: PhaseRun, phase: Phase, key: PhaseKey, work: Work) -> Artifac
     set_determinism(run.options.deterministic)
     if device.type == "cuda":
         torch.cuda.set_device(device)
-    check_recipes(phase.name, len(phase.trainees), phase.recipes)
     user_code.forget_modules()  # state in them is no part of a phase
     _check_code(run, phase)
     training: Training | None = None
@@ -102,6 +100,7 @@ def run_phase(run: PhaseRun, phase: Phase, key: PhaseKey, work: Work) -> Artifac
 def make_job(run: PhaseRun, phase: Phase, work: Work, device: torch.device) -> Job:
     """The phase's networks, graphs, data and validation, put together."""
     plan, root, recipe = run.sources.plan, run.options.data_root, phase.recipes[0]
+    workers = max(r.workers for r in phase.recipes)
     networks = modules_of(run.sources, phase)
     sets = [require_samples(opened(plan, view, root, device), view, phase.name) for view in phase.streams]
 
@@ -115,15 +114,15 @@ def make_job(run: PhaseRun, phase: Phase, work: Work, device: torch.device) -> J
     assert [f.name for f in phase_graph.ema_copies] == ema_copies(plan, phase)
     read = {*phase_graph.trainable_inputs, *(phase_graph.frozen_inputs if not phase_graph.stored else ())}
     loaders = [
-        Loader(data, recipe.batch_of(number) * recipe.accumulate, phase.seed, train=True, workers=recipe.workers,
-               stream=number, inputs=f"inputs_{number}" in read)
+        Loader(data, recipe.batch_of(number) * recipe.accumulate, phase.seed, train=True, workers=workers,
+               drop_last=recipe.drop_last, stream=number, inputs=f"inputs_{number}" in read)
         for number, data in enumerate(sets)
     ]  # fmt: skip
     stored = None
     if phase_graph.stored:
 
         def measuring(stream: int) -> Loader:
-            return Loader(sets[stream], recipe.batch_of(stream), phase.seed, train=False, workers=recipe.workers)
+            return Loader(sets[stream], recipe.batch_of(stream), phase.seed, train=False, workers=workers)
 
         stored = Keeper(
             plan, phase, phase_graph, run.sources.store, device, measuring, run.events, run.interrupt

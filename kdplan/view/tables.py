@@ -70,13 +70,13 @@ def _fixed(value: float, unit: str) -> str:
 
 
 def unit(metric: str) -> str:
-    """Return the unit of a metric: "" of counts, "nats" of losses.
+    """Return the unit of a metric: "" of counts, "nats" of losses, "value" where the table has none.
 
     >>> unit("top1"), unit("kd(temperature = 4)")
     ('%', 'nats')
     """
     spec = METRICS.get(metric.partition("(")[0])
-    return spec.unit if spec is not None else "nats"
+    return spec.unit or ("" if spec.needs == "network" else "value") if spec is not None else "nats"
 
 
 def header(cell: Cell, result: MeasureResult) -> str:

@@ -202,3 +202,18 @@ def test_another_plan_is_no_copy(kdplan: Kdplan, done: Path) -> None:
     (done / "b.kd").write_text(other + "phase kd of s on cifar with r { loss = cross_entropy(s.logits, labels) }\n")
     (reason,) = kdplan("plan", "b.kd", "--no-cost", "--json").phases["kd"]["reasons"]
     assert reason["kind"] == "new"
+
+
+def test_measures_before_an_error_are_printed(folder: Path, kdplan: Kdplan) -> None:
+    """The end of a plateau is not known before, so neither is the snapshot."""
+    recipe = "epochs = 9  schedule = plateau(patience = 1, until = 0.9)  keep_epochs = [9]"
+    text = PLAN.replace(
+        "phase kd of small on digits with quick {", f"phase kd of small on digits with quick {{ {recipe}"
+    )
+    text += (
+        "measure late of small@kd[epoch = 9] on digits.test { top1 }\nmeasure after of big on digits.test { error }\n"
+    )
+    (folder / "a.kd").write_text(text)
+    ran = kdplan("run", "a.kd")
+    assert ran.code == 2 and "KD0832" in ran.err
+    assert ran.out.index("small@kd") < ran.out.index("┃ error ┃"), "the first table and the last"

@@ -124,6 +124,8 @@ class Opened:
     protocol: Callable[[], Protocol] | None = None
     canvas: Canvas | None = None
     objects: int = 0
+    whole: bool = False
+    """Whether inputs are whole numbers that are no images, such as the numbers of words."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -81,6 +81,7 @@ def open_user(args: Arguments, where: Where) -> Opened:
     given = _call(name, {k: v for k, v in args.items() if k != "function"}, where)
     parts: dict[str, Part] = {}
     shapes: set[tuple[int, ...]] = set()
+    types: set[np.dtype[Any]] = set()
     digest = hashlib.sha256(where.label.encode())
     top = 0
     for split, pair in given.items():
@@ -92,6 +93,7 @@ def open_user(args: Arguments, where: Where) -> Opened:
             raise error("KD0719", where.span, function=name, why=f"`{split}` has {e}") from e
         parts[split] = Part(len(inputs), lambda x=inputs: x, None if labels is None else lambda y=labels: y)  # type: ignore[misc]
         shapes.add(inputs.shape[1:])
+        types.add(inputs.dtype)
         top = max(top, -1 if labels is None else int(labels.max(initial=-1)) + 1)
         for array in (inputs, labels):
             if array is not None:
@@ -109,7 +111,8 @@ def open_user(args: Arguments, where: Where) -> Opened:
     superclasses = {str(k): tuple(map(str, v)) for k, v in groups.items()} if groups else None
     digest.update(repr((classes, superclasses, given.get("mean"), given.get("std"))).encode())
     mean, std = _numbers(given.get("mean")), _numbers(given.get("std"))
-    return Opened(parts, digest.hexdigest, classes, superclasses, shapes.pop(), mean, std)
+    whole = types == {np.dtype(np.int64)}
+    return Opened(parts, digest.hexdigest, classes, superclasses, shapes.pop(), mean, std, whole=whole)
 
 
 def _pair(pair: object) -> tuple[Array, Array | None]:

@@ -62,9 +62,9 @@ def measure(thing: Declared, ctx: Context) -> Measure:
     if verticals is not None and not gather.failed:
         with gather:
             rows = divided(rows, *verticals, views, ctx.session.plan)
-    plots: list[Plot] = []
+    drawn: list[Plot] = []
     with gather:
-        plots = [_plot(p, rows, metrics, averaged, ctx) for p in _plots(node)]
+        drawn = [_plot(p, rows, metrics, averaged, ctx) for p in plots(node)]
     with gather:
         session = ctx.session
         check_protocols(views, metrics, session.plan.data, session.root, session.reporter)
@@ -77,7 +77,7 @@ def measure(thing: Declared, ctx: Context) -> Measure:
         metrics,
         by_axes,
         averaged,
-        plots,
+        drawn,
         verticals[0].span.text if verticals else "",
         verticals[1].parts if verticals else [],
         span=node.head_span,
@@ -167,7 +167,7 @@ def measure_metrics(node: ast.Declaration, ctx: Context) -> list[Item]:
     PlanError
         KD0257 where it lists none.
     """
-    nodes = [n for n in node.listing or [] if n not in _plots(node)]
+    nodes = [n for n in node.listing or [] if n not in plots(node)]
     if not nodes:
         raise error("KD0257", node.head_span)
     return [
@@ -179,7 +179,7 @@ def measure_metrics(node: ast.Declaration, ctx: Context) -> list[Item]:
 # ---- plots
 
 
-def _plots(node: ast.Declaration) -> list[ast.Call]:
+def plots(node: ast.Declaration) -> list[ast.Call]:
     """`plot(…)` among the metrics: no number, but a plot of numbers."""
     return [
         n for n in node.listing or [] if isinstance(n, ast.Call) and isinstance(n.function, ast.Name)
