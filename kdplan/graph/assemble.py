@@ -33,7 +33,7 @@ from kdplan.graph.swapped import Swapped, positions, swapped
 from kdplan.graph.taps import TapError
 from kdplan.graph.trace import TraceError, trace
 from kdplan.ir import expr as ir
-from kdplan.ir.branches import BRANCH
+from kdplan.ir.branches import BRANCH, GATE
 from kdplan.ir.origins import EmaOf
 from kdplan.ir.outputs import is_scores
 from kdplan.ir.plan import Phase, Plan, Trainee
@@ -338,6 +338,8 @@ def _trainable_help(trainee: Trainee, still: list[str], group: dict[str, nn.Para
         return "Remove the network from `of`, or add a term that depends on it."
     if trainee.paths or trainee.upto:
         return None
+    if all(n.startswith(f"{GATE}.") for n in still):
+        return "Add a term of `gated`, such as `cross_entropy(gated.logits, labels)`, or write `gate = mean`."
     if any(n.startswith(f"{BRANCH}.") for n in group):
         return f"Add terms of every branch, such as `sum(cross_entropy(b.logits, labels) for b in {BRANCH})`."
     trained = [e for e in ir.walk(phase.loss) if isinstance(e, ir.Tap) and isinstance(e.of, ir.InTraining)]

@@ -238,7 +238,7 @@ teacher big = digits_net(width = 4) {{
 }}
 branches {name} of digits_net(width = 2) from layer2 on digits with quick {{
   count = 2
-  loss  = sum(cross_entropy(b.logits, labels) for b in branch)
+  loss  = sum(cross_entropy(b.logits, labels) for b in branch) + cross_entropy(gated.logits, labels)
 }}
 stages {name}_s of small from big on digits with quick {{
   stage {name} {{ small.layer1 ~ big.layer1 }}
