@@ -15,10 +15,11 @@ import pytest
 from safetensors.torch import load_file
 from torch import Tensor
 
+from kdplan.cli import main as kdplan
 from kdplan.compile import inspect
 from kdplan.diagnostics.report import PlanError
 from tests.conformance.cases import cases
-from tests.conformance.phases import Case, compare, compiled
+from tests.conformance.phases import Case, compare, compiled, plan_of
 
 ROOT = Path(__file__).parents[2]
 SCRIPT = Path(__file__).with_name("kill_modules.py")
@@ -62,6 +63,19 @@ def test_what_is_not_resumed_is_a_warning(case: Case, tmp_path: Path) -> None:
     assert {"KD0541", "KD0544"} & {d.code for d in ready.warnings}
 
 
+@named([case for case in CASES if case.id in ("state_CenterLazy", "state_CenterOfNone", "state_Growing")])
+def test_late_buffers_are_measured_and_inherited(case: Case, tmp_path: Path) -> None:
+    """A version has the buffers that its phase made, for measures and for a phase that starts from it."""
+    version = f"{case.id}@{case.id}_train"
+    text = plan_of([case], 3) + (
+        f"\nstudent copied = {version}\nmeasure m of {version} on digits.test {{ top1 }}\n"
+        "phase again of copied on digits with fp32 { loss = cross_entropy(copied.logits, labels) }\n"
+        "measure n of copied@again on digits.test { top1 }\n"
+    )
+    (tmp_path / "plan.kd").write_text(text)
+    assert kdplan(["run", str(tmp_path / "plan.kd"), "--store", str(tmp_path / "store"), "--device", "cpu"]) == 0
+
+
 def weights(store: Path, name: str) -> dict[str, Tensor]:
     """What a phase left, by file and name."""
     folders = [f.parent for f in store.glob("phases/*/phase.json") if json.loads(f.read_text())["name"] == name]
@@ -88,7 +102,7 @@ def kill_and_resume(some: list[Case], folder: Path) -> None:
 
 
 def test_killed_and_resumed(tmp_path: Path) -> None:
-    kill_and_resume(RESUMED[::6], tmp_path)
+    kill_and_resume(RESUMED[::12], tmp_path)
 
 
 @pytest.mark.slow
