@@ -21,6 +21,7 @@ from torch._subclasses.fake_tensor import (
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
 
+from kdplan.graph.kept import functions_of, undone
 from kdplan.graph.state import Attributes, PythonDraws, is_user_code, is_write
 
 # A shape that does not fit is the user's to read once, in our words, not also in a log.
@@ -138,7 +139,8 @@ class FakeContext:
                     return None  # the buffer itself stays
                 if node.op == "call_function":
                     assert callable(node.target)
-                    return node.target(*args, **kwargs)
+                    with self._undone(node.target):
+                        return node.target(*args, **kwargs)
                 if node.op == "call_method":
                     return getattr(args[0], str(node.target))(*args[1:], **kwargs)
                 if node.op == "get_attr":
@@ -146,12 +148,22 @@ class FakeContext:
                     return self.fake(value) if isinstance(value, Tensor) else value
                 assert node.op == "call_module", node.op
                 module = root.get_submodule(str(node.target))
-                with self.swapped(module):
+                with self.swapped(module), self._undone(whole(module)):
                     # Where shapes depend on data, a module may say what it would return.
                     call = getattr(module, "fake_forward", module)
                     return call(*args, **kwargs)
         finally:
             self.running = was
+
+    @contextmanager
+    def _undone(self, code: Any) -> Iterator[None]:
+        """Inside, a user's code may change what it keeps outside of networks, which is noted and undone."""
+        if not is_user_code(code):
+            yield
+            return
+        with undone(*(functions_of(code) if isinstance(code, nn.Module) else [code])) as kept:
+            yield
+            self.changed |= bool(kept.changed())
 
     def annotate(self, node: fx.Node, root: nn.Module) -> None:
         """Set meta["val"], and what the node does besides: "mutates" (nodes), "buffers" and "random" (booleans)."""
@@ -200,12 +212,13 @@ class FakeContext:
                 return self.fake_tree(getattr(args[0], str(node.target))(*args[1:], **kwargs))
             if node.op != "call_module":
                 assert callable(node.target)
-                return self.fake_tree(node.target(*args, **kwargs))
+                with self._undone(node.target):
+                    return self.fake_tree(node.target(*args, **kwargs))
             module = root.get_submodule(str(node.target))
             inner = whole(module)
             if any(isinstance(p, FakeTensor) for p in [*inner.parameters(), *inner.buffers()]):
                 raise RuntimeError(f"the shapes that {node.target} returns depend on its weights, which are not there")
-            with torch.random.fork_rng(devices=[]):
+            with torch.random.fork_rng(devices=[]), self._undone(inner):
                 return self.fake_tree(self._filled(copy.deepcopy(module))(*args, **kwargs))
         finally:
             self.running = was
