@@ -29,6 +29,7 @@ from kdplan.syntax.parse import parse
 
 if TYPE_CHECKING:
     from kdplan.graph.inspect import Inspected
+    from kdplan.graph.verify import Verdicts
 
 
 @dataclass
@@ -118,8 +119,12 @@ def compile_plan(
     return Compiled(source or Source("<python>", ""), plan, dag, phase_keys, planned, reporter.diagnostics)
 
 
-def inspect(compiled: Compiled, names: list[str] | None = None) -> dict[str, Inspected]:
+def inspect(
+    compiled: Compiled, names: list[str] | None = None, verdicts: Verdicts | None = None
+) -> dict[str, Inspected]:
     """Core phases → graphs, shapes, gradients, costs; phases that differ in numbers only are built once.
+
+    What comparing a user's code with its graph showed is kept in `verdicts`, and not compared again.
 
     Raises
     ------
@@ -146,7 +151,7 @@ def inspect(compiled: Compiled, names: list[str] | None = None) -> dict[str, Ins
             seen[key] = None
             try:
                 with boundary("KD0520", compiled.plan.phases[name].span, phase=name):
-                    inspected_phase = inspect_phase(compiled.plan, compiled.plan.phases[name])
+                    inspected_phase = inspect_phase(compiled.plan, compiled.plan.phases[name], verdicts)
                 compiled.warnings += [w for w in inspected_phase.warnings if w not in compiled.warnings]
                 seen[key] = inspected_phase
             except PlanError as e:

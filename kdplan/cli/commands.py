@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from kdplan.cli.exit_codes import ExitCode
-from kdplan.cli.inputs import add_costs, compile_file, data_root, open_store
+from kdplan.cli.inputs import add_costs, compile_file, data_root, existing_store, open_store
 from kdplan.compile import Compiled, inspect
 from kdplan.diagnostics.boundary import boundary
 from kdplan.diagnostics.render import render_text, to_json
@@ -17,6 +17,7 @@ from kdplan.diagnostics.report import counted, error, listing, nearest
 
 if TYPE_CHECKING:
     from kdplan.runtime.measures.results import MeasureResult
+    from kdplan.runtime.store import Store
 
 
 def check(arguments: argparse.Namespace) -> int:
@@ -28,7 +29,7 @@ def check(arguments: argparse.Namespace) -> int:
         With every error of the plan and of its graphs.
     """
     compiled = compile_file(arguments)
-    inspect(compiled)
+    inspect(compiled, verdicts=existing_store(arguments))
     if arguments.format == "json":
         print(json.dumps(to_json(compiled.warnings), indent=2, ensure_ascii=False))
         return ExitCode.DONE
@@ -113,7 +114,7 @@ def _draw_phase(arguments: argparse.Namespace, compiled: Compiled) -> None:
     from kdplan.view.dag import write_drawing
 
     name = find_phase(compiled, arguments.phase)
-    joined = inspect(compiled, [name])[name].joined
+    joined = inspect(compiled, [name], existing_store(arguments))[name].joined
     drawn = drawing(joined.graph_module, joined.trainable)
     title = f"{arguments.file.name}: {name}"
     write_drawing(arguments.output, lambda: to_dot(drawn, title), lambda: to_mermaid(drawn))
@@ -200,7 +201,7 @@ def run(arguments: argparse.Namespace) -> int:
         tensorboard=arguments.tensorboard,
     )
     if to_do:
-        _check_before_training(compiled, to_do, options.device)
+        _check_before_training(compiled, to_do, options.device, store)
         store.sweep()
     events = observer()
     if arguments.tensorboard:
@@ -216,12 +217,12 @@ def run(arguments: argparse.Namespace) -> int:
     return result.exit_code
 
 
-def _check_before_training(compiled: Compiled, to_do: list[str], device: str) -> None:
+def _check_before_training(compiled: Compiled, to_do: list[str], device: str, store: Store) -> None:
     """Report every error that can be found before the first step: the device, and the graphs of `to_do`."""
     from kdplan.runtime.device import choose_device
 
     choose_device(device)
-    inspect(compiled, to_do)
+    inspect(compiled, to_do, store)
 
 
 def _print_tables(arguments: argparse.Namespace, tables: list[MeasureResult], plots: Path) -> None:

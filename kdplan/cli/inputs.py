@@ -41,6 +41,12 @@ def open_store(arguments: argparse.Namespace) -> Store:
     return Store(Path(arguments.store or os.environ.get("KDPLAN_STORE") or ".kdplan"))
 
 
+def existing_store(arguments: argparse.Namespace) -> Store | None:
+    """Return the store of a command that makes none; None where there is no folder."""
+    store = open_store(arguments)
+    return store if store.root.is_dir() else None
+
+
 def param_values(settings: list[str]) -> dict[str, str]:
     """Return the values of params by name, from the options `--set name=value`.
 
@@ -114,7 +120,7 @@ def add_costs(compiled: Compiled, store: Store) -> None:
             missing.append(name)
         else:
             phase.cost = Cost(**known)
-    inspect(compiled, missing)
+    inspect(compiled, missing, store if store.root.is_dir() else None)
     for name in missing:
         cost = compiled.planned[name].cost
         assert cost is not None

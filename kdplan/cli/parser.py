@@ -69,7 +69,7 @@ def _add_selection(command: argparse.ArgumentParser) -> None:
 
 def _add_checks(subparsers: Subparsers[argparse.ArgumentParser]) -> None:
     check = _add(subparsers, "check", commands.check, "Report every error that can be found before training.")
-    _add_plan_options(check, store=False)
+    _add_plan_options(check)
     check.add_argument(
         "--format", choices=("text", "json"), default="text", help="print errors as text or as JSON (default: text)"
     )

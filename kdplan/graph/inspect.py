@@ -19,7 +19,7 @@ from kdplan.graph.cost import flops_by_node
 from kdplan.graph.fork import BranchError
 from kdplan.graph.freeze import split
 from kdplan.graph.phase_graph import Networks, StoredValue
-from kdplan.graph.verify import SAMPLES, is_users, verify
+from kdplan.graph.verify import HALF, SAMPLES, Verdicts, is_users, verify, verify_calls
 from kdplan.graph.weights import check_fit, refusals
 from kdplan.ir import expr as ir
 from kdplan.ir.adapted import ADAPTED
@@ -155,8 +155,8 @@ def blank_networks(plan: Plan, phase: Phase) -> Networks:
     return Networks(trainable, frozen)
 
 
-def inspect_phase(plan: Plan, phase: Phase) -> Inspected:
-    """The graph and the cost of a phase, as it will be before anything trains.
+def inspect_phase(plan: Plan, phase: Phase, verdicts: Verdicts | None = None) -> Inspected:
+    """The graph and the cost of a phase, as it will be before anything trains; `verdicts` are kept there.
 
     Raises
     ------
@@ -164,8 +164,10 @@ def inspect_phase(plan: Plan, phase: Phase) -> Inspected:
         KD05xx and KD06xx, see `join`.
     """
     networks = blank_networks(plan, phase)
-    warnings = _verified(plan, phase, networks)
+    warnings = _verified(plan, phase, networks, verdicts)
     joined = join(plan, phase, networks)
+    half = phase.recipes[0].precision in HALF
+    warnings += verify_calls([joined.graph_module], _labels(plan, phase), half, weights=False, verdicts=verdicts)
     step = graph_cost(joined.graph_module, joined.trainable)
     kept = storing(plan, phase, joined.graph_module, split(joined.graph_module, joined.trainable), joined.trainable)
     steps = step_count(plan, phase)
@@ -202,7 +204,7 @@ SMALL = 20_000_000
 """Parameters: larger networks of a user's are compared with their graphs only when the phase starts."""
 
 
-def _verified(plan: Plan, phase: Phase, networks: Networks) -> list[Diagnostic]:
+def _verified(plan: Plan, phase: Phase, networks: Networks, verdicts: Verdicts | None) -> list[Diagnostic]:
     """Compare users' networks, with fresh weights, with their graphs; `networks.whole` has those that differ."""
     modules = [*networks.trainable, *networks.frozen.values()]
     if not any(map(is_users, modules)) or sum(p.numel() for m in modules for p in m.parameters()) > SMALL:
@@ -221,7 +223,18 @@ def _verified(plan: Plan, phase: Phase, networks: Networks) -> list[Diagnostic]:
          for v in frozen_versions(phase)},
         networks.whole,
     )  # fmt: skip
-    return verify(plan, phase, real, images)
+    return verify(plan, phase, real, images, verdicts)
+
+
+def _labels(plan: Plan, phase: Phase) -> dict[str, Tensor]:
+    """Some labels and step counters for each stream, by placeholder."""
+    values: dict[str, Tensor] = {name: torch.zeros(()) for name in ir.STEP_COUNTERS}
+    for number, view in enumerate(phase.streams):
+        classes = len(view.classes.ids) if view.classes else len(plan.data[view.data].classes)
+        size = phase.recipes[0].batch_of(number)
+        values[f"labels_{number}"] = torch.arange(size) % max(classes, 1)
+        values[f"indices_{number}"] = torch.arange(size)
+    return values
 
 
 def _auxiliary(plan: Plan, phase: Phase) -> list[str]:

@@ -18,6 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensor
+from torch.utils._python_dispatch import _disable_current_modes
 
 from kdplan.diagnostics.boundary import is_users
 from kdplan.graph.state import Attributes, same
@@ -64,7 +65,7 @@ class Kept:
     def __init__(self, *roots: object) -> None:
         self._roots = roots
         self._held: list[_Held] = []
-        self._tensors: list[tuple[str, Tensor, int, Tensor]] = []
+        self._tensors: list[tuple[str, Tensor, Tensor]] = []
         self._arrays: list[tuple[str, Any, Any]] = []
         self._modules: list[tuple[str, Attributes]] = []
         self._seen: dict[int, object] = {}
@@ -82,8 +83,8 @@ class Kept:
             for h in self._held
             for name in _differing(h.names, h.read())
         ]
-        written = [(where, t, old) for where, t, version, old in self._tensors if t._version != version]
-        names += [where for where, tensor, old in written if not torch.equal(tensor, old)]
+        with _disable_current_modes():  # these tensors are real
+            names += [where for where, tensor, old in self._tensors if not _equal(tensor, old)]
         names += [where for where, array, old in self._arrays if not np.array_equal(array, old)]
         for where, attributes in self._modules:
             names += [f"{where}.{name}" for name in (*attributes.changed(), *attributes.rebound())]
@@ -96,9 +97,9 @@ class Kept:
                 held.write(held.names)
         for _, attributes in self._modules:
             attributes.restore()
-        for _, tensor, version, old in self._tensors:
-            if tensor._version != version:
-                with torch.no_grad():
+        with torch.no_grad(), _disable_current_modes():
+            for _, tensor, old in self._tensors:
+                if not _equal(tensor, old):
                     tensor.copy_(old)
         for _, array, old in self._arrays:
             array[...] = old
@@ -112,7 +113,8 @@ class Kept:
         elif isinstance(value, Tensor):
             real = not value.is_meta and not isinstance(value, FakeTensor) and value.layout is torch.strided
             if real and value.numel() * value.element_size() <= LARGEST:
-                self._tensors.append((where, value, value._version, value.detach().clone()))
+                with _disable_current_modes():
+                    self._tensors.append((where, value, value.detach().clone()))
         elif isinstance(value, np.ndarray):
             if value.nbytes <= LARGEST and value.flags.writeable and value.dtype != object:
                 self._arrays.append((where, value, value.copy()))
@@ -203,6 +205,11 @@ class Kept:
 
             self._held.append(_Held(f"{where}.", {0: kept}, lambda: {0: value}, write))
         yield from ((where, item) for item in items)
+
+
+def _equal(a: Tensor, b: Tensor) -> bool:
+    """Whether two tensors of one shape hold the same numbers; batch norm writes without a new version."""
+    return torch.equal(a, b) or (a.is_floating_point() and torch.allclose(a, b, rtol=0, atol=0, equal_nan=True))
 
 
 def _differing(before: dict[Any, Any], now: dict[Any, Any]) -> Iterator[Any]:

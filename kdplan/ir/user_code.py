@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib.util
 import sys
 from pathlib import Path
 from types import ModuleType
+
+LOADED: dict[str, str] = {}
+"""Path of a file -> the hash of its text when it was last read as a module."""
 
 
 def module_of_file(path: Path, name: str) -> ModuleType:
@@ -22,6 +26,7 @@ def module_of_file(path: Path, name: str) -> ModuleType:
     spec = importlib.util.spec_from_file_location(name, path)
     assert spec is not None and spec.loader is not None, path
     module = importlib.util.module_from_spec(spec)
+    LOADED[str(path)] = hashlib.sha256(path.read_bytes()).hexdigest()
     sys.modules[name] = module  # data classes look their module up while they are made
     try:
         spec.loader.exec_module(module)
