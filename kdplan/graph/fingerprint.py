@@ -26,6 +26,7 @@ from torch import Tensor, nn
 
 from kdplan import __version__
 from kdplan.diagnostics.boundary import is_users
+from kdplan.graph.kept import user_module
 from kdplan.ir.user_code import LOADED
 
 _STARTED = time.time()
@@ -53,6 +54,8 @@ def fingerprint(*things: object) -> str | None:
     try:
         parts = [contents.of(thing) for thing in things]
         files = sorted(sources(contents.files).items())
+        if any(Path(f).stat().st_mtime > _STARTED and LOADED.get(f) != digest for f, digest in files):
+            return None  # what was imported may be an older text
         libraries = sorted((name, _digest(Path(name)), v) for name, v in contents.libraries.items())
     except (Unknown, OSError, SyntaxError, UnicodeDecodeError, RecursionError):
         return None
@@ -74,14 +77,12 @@ def _versions() -> list[str]:
 def sources(files: Iterable[str]) -> dict[str, str]:
     """The hashes of user's files, and of those that they import, by path."""
     hashes: dict[str, str] = {}
-    todo = [Path(f) for f in files]
+    todo = [*files]
     while todo:
         file = todo.pop()
-        if str(file) not in hashes:
-            hashes[str(file)] = _digest(file)
-            if file.stat().st_mtime > _STARTED and LOADED.get(str(file)) != hashes[str(file)]:
-                raise Unknown(f"{file} may have changed since it was imported")
-            todo += _imports(file, file.read_bytes())
+        if file not in hashes:
+            hashes[file] = _digest(Path(file))
+            todo += _imports(file, hashes[file], tuple(sys.path))
     return hashes
 
 
@@ -89,31 +90,51 @@ def _digest(file: Path) -> str:
     return hashlib.sha256(file.read_bytes()).hexdigest()
 
 
-def _imports(file: Path, text: bytes) -> Iterator[Path]:
-    """The user's files that a file may import, found without running anything."""
-    for node in ast.walk(ast.parse(text)):
-        names = [a.name for a in node.names] if isinstance(node, ast.Import) else []
-        folders = [str(file.parent), *sys.path]
-        if isinstance(node, ast.ImportFrom):
-            names = [node.module] if node.module else [a.name for a in node.names]
-            folders = [str(file.parents[node.level - 1])] if node.level else folders
-        for top in {name.partition(".")[0] for name in names} - sys.stdlib_module_names:
-            yield from _found(top, folders)
-
-
 @lru_cache(maxsize=1024)
-def _known(name: str, folders: tuple[str, ...]) -> tuple[str, ...]:
-    spec = PathFinder.find_spec(name, [*folders])
-    if spec is None:
-        return ()
-    if spec.submodule_search_locations is not None:
-        return tuple(str(f) for folder in spec.submodule_search_locations if is_users(f"{folder}/") for f in [folder])
-    return (spec.origin,) if spec.origin is not None and is_users(spec.origin) else ()
+def _imports(file: str, digest: str, folders: tuple[str, ...]) -> tuple[str, ...]:
+    """The user's files that a file with this hash may import, found without running anything."""
+    paths: list[Path] = []
+    beside = Path(file).parent
+    for node in ast.walk(ast.parse(Path(file).read_bytes())):
+        if isinstance(node, ast.Import):
+            for alias in node.names:
+                paths += _found(alias.name, [], (str(beside), *folders))
+        elif isinstance(node, ast.ImportFrom):
+            names = [a.name for a in node.names]
+            if node.level:
+                package = Path(file).parents[node.level - 1]
+                paths += _below(package, [*(node.module or "").split(".")] if node.module else [], names)
+            else:
+                paths += _found(str(node.module), names, (str(beside), *folders))
+    return tuple(dict.fromkeys(map(str, paths)))
 
 
-def _found(name: str, folders: list[str]) -> Iterator[Path]:
-    for path in map(Path, _known(name, tuple(folders))):
-        yield from sorted(path.rglob("*.py")) if path.is_dir() else [path] if path.suffix == ".py" else []
+def _found(name: str, names: list[str], folders: tuple[str, ...]) -> Iterator[Path]:
+    """The user's files behind `import name`, or `from name import names`."""
+    top, *rest = name.split(".")
+    spec = None if top in sys.stdlib_module_names else PathFinder.find_spec(top, [*folders])
+    for folder in (spec.submodule_search_locations or ()) if spec is not None else ():
+        if is_users(f"{folder}/"):
+            yield from _below(Path(folder), rest, names)
+    if spec is not None and spec.origin is not None and is_users(spec.origin) and spec.origin.endswith(".py"):
+        yield Path(spec.origin)
+
+
+def _below(folder: Path, parts: list[str], names: list[str]) -> Iterator[Path]:
+    """The files of a package on the way to one of its modules, and that module's or those of `names` in it."""
+    if (folder / "__init__.py").is_file():
+        yield folder / "__init__.py"
+    if parts:
+        if (folder / f"{parts[0]}.py").is_file():
+            yield folder / f"{parts[0]}.py"
+        elif (folder / parts[0]).is_dir():
+            yield from _below(folder / parts[0], parts[1:], names)
+        return
+    for name in names:
+        if (folder / f"{name}.py").is_file():
+            yield folder / f"{name}.py"
+        elif (folder / name / "__init__.py").is_file():
+            yield folder / name / "__init__.py"
 
 
 # ---- values
@@ -181,7 +202,7 @@ class _Contents:
             return [self.of(value.func), self.of(value.args), self.of(value.keywords)]
         if isinstance(value, MethodType):
             return [self.of(value.__self__), self.of(value.__func__)]
-        name = [value.__module__, value.__qualname__]
+        name = [self._module_name(value), value.__qualname__]
         if isinstance(value, BuiltinFunctionType):
             owner = value.__self__
             return [name, None if owner is None or isinstance(owner, ModuleType) else self.of(owner)]
@@ -197,7 +218,13 @@ class _Contents:
     def _class(self, kind: type) -> str:
         for base in kind.__mro__:
             self._file(base.__module__)
-        return f"{kind.__module__}.{kind.__qualname__}"
+        return f"{self._module_name(kind)}.{kind.__qualname__}"
+
+    @staticmethod
+    def _module_name(value: Any) -> str:
+        """Of a user's code its file: the names of such modules are made up anew in every process."""
+        module = user_module(value)
+        return str(getattr(module, "__file__", None) or value.__module__)
 
     def _file(self, module: str | None) -> bool:
         """Note the file of a module; whether it is a user's."""

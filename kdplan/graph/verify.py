@@ -48,20 +48,25 @@ _KNOWN: dict[str, Verdict] = {}
 """Those of this process."""
 
 
-def _known(key: str | None, make: Callable[[], Verdict], verdicts: Verdicts | None) -> Verdict:
-    """The verdict under a key, of this process or of the store; made and kept where there is none."""
+def _known(key: str | None, verdicts: Verdicts | None) -> Verdict | None:
+    """The verdict under a key, of this process or of the store."""
     if key is None:
-        return make()
-    if key not in _KNOWN:
-        stored = verdicts.number("verdicts", key) if verdicts is not None else None
-        verdict = Verdict.of(stored) if stored is not None else None
-        if verdict is None:
-            verdict = make()
-            if verdicts is not None:
-                with suppress(OSError):  # a store that cannot be written is no reason not to check
-                    verdicts.keep_number("verdicts", key, verdict.plain())
+        return None
+    if key not in _KNOWN and verdicts is not None and (stored := verdicts.number("verdicts", key)) is not None:
+        verdict = Verdict.of(stored)
+        if verdict is not None:
+            _KNOWN[key] = verdict
+    return _KNOWN.get(key)
+
+
+def _kept(key: str | None, verdict: Verdict, verdicts: Verdicts | None) -> Verdict:
+    """The verdict, which this process and the store keep where its key is known."""
+    if key is not None:
         _KNOWN[key] = verdict
-    return _KNOWN[key]
+        if verdicts is not None:
+            with suppress(OSError):  # a store that cannot be written is no reason not to check
+                verdicts.keep_number("verdicts", key, verdict.plain())
+    return verdict
 
 
 def verify(
@@ -105,7 +110,7 @@ def verify(
         if inputs is None:
             continue
         key = fingerprint(module, inputs.shape, half, batch)
-        verdict = _known(key, lambda m=module, x=inputs: compare(m, (x,), half), verdicts)  # type: ignore[misc]
+        verdict = _known(key, verdicts) or _kept(key, compare(module, (inputs,), half), verdicts)
         span = network.architecture.span or network.span
         warnings += _reported(verdict, network.name, span)
         if verdict.differs:
@@ -163,17 +168,17 @@ def verify_calls(
     PlanError
         KD0542 for a function that differs from itself.
     """
-    calls = users_calls(parts)
+    keys: dict[fx.Node, str | None] = {}
+    for node in users_calls(parts):
+        args = fx.map_arg((node.args, node.kwargs), lambda n: n.meta["val"])
+        like = tree_map(lambda v: [tuple(v.shape), v.dtype] if isinstance(v, Tensor) else v, args)
+        keys[node] = fingerprint(node.target, like, half, weights, batch)
+    seen = {node: verdict for node, key in keys.items() if (verdict := _known(key, verdicts)) is not None}
+    for node, args, kwargs in arguments_of(parts, keys.keys() - seen.keys(), known, half, weights):
+        seen[node] = _kept(keys[node], compare_call(node.target, args, kwargs, half), verdicts)  # type: ignore[arg-type]
     warnings: list[Diagnostic] = []
-    for node, args, kwargs in arguments_of(parts, calls, known, half, weights):
+    for node, verdict in seen.items():
         name, span = getattr(node.target, "__name__", str(node.target)), node.meta.get("span")
-        like = tree_map(lambda v: (tuple(v.shape), v.dtype) if isinstance(v, Tensor) else v, (args, kwargs))
-        key = fingerprint(node.target, like, half, weights, batch)
-        verdict = _known(
-            key,
-            lambda fn=node.target, a=args, k=kwargs: compare_call(fn, a, k, half),  # type: ignore[misc]
-            verdicts,
-        )
         warnings += _reported(verdict, name, span)
         if verdict.differs:
             reason = f"its node gives other {verdict.differs}"
