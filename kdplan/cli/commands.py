@@ -31,7 +31,7 @@ def check(arguments: argparse.Namespace) -> int:
     compiled = compile_file(arguments)
     inspect(compiled, verdicts=existing_store(arguments))
     if arguments.format == "json":
-        print(json.dumps(to_json(compiled.warnings), indent=2, ensure_ascii=False))
+        print(json.dumps(to_json(compiled.warnings, compiled.files), indent=2, ensure_ascii=False))
         return ExitCode.DONE
     _print_warnings(compiled)
     _print_files(compiled)
@@ -80,7 +80,8 @@ def plan(arguments: argparse.Namespace) -> int:
     if not arguments.no_cost:
         add_costs(compiled, store)
     if arguments.json:
-        print(json.dumps(view.to_json(compiled.planned, file=str(arguments.file)), indent=2, ensure_ascii=False))
+        data = view.to_json(compiled.planned, file=str(arguments.file), weights=compiled.files)
+        print(json.dumps(data, indent=2, ensure_ascii=False))
     else:
         _print_warnings(compiled)
         view.print_plan(compiled.planned, title=str(arguments.file), every=arguments.all)

@@ -195,6 +195,7 @@ def inspect_phase(plan: Plan, phase: Phase, verdicts: Verdicts | None = None) ->
             lasting=_maps(plan, phase, joined, folded=False),
             stored=[_stored_line(phase, v) for v in kept],
             stored_bytes=sum(v.bytes for v in kept),
+            whole=_whole(joined),
         ),
         warnings,
     )
@@ -235,6 +236,16 @@ def _labels(plan: Plan, phase: Phase) -> dict[str, Tensor]:
         values[f"labels_{number}"] = torch.arange(size) % max(classes, 1)
         values[f"indices_{number}"] = torch.arange(size)
     return values
+
+
+def _whole(joined: Joined) -> list[str]:
+    """What is called whole, with the reason."""
+    lines = []
+    for node in joined.graph_module.graph.nodes:
+        if reason := node.meta.get("whole"):
+            part = ".".join([str(node.meta["owner"]).removeprefix("net "), str(node.meta["path"])]).rstrip(".")
+            lines.append(f"{part}: {reason}")
+    return list(dict.fromkeys(lines))
 
 
 def _auxiliary(plan: Plan, phase: Phase) -> list[str]:

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
-from kdplan.diagnostics.boundary import ForeignError, is_foreign
+from kdplan.diagnostics.boundary import ForeignError, cause_of, is_foreign
 from kdplan.graph.fake import DATA_DEPENDENT, FakeContext
 from kdplan.graph.guards import ASK, Guard
 from kdplan.graph.law import check_graph
@@ -39,7 +39,7 @@ class Traced:
     constants
         Tensors made while tracing, by their target in the graph.
     leaves
-        Paths of modules that are called whole -> what they do that no graph holds; "" where they cannot be traced.
+        Paths of modules that are called whole -> what they do that no graph holds, or why they cannot be traced.
     """
 
     module: nn.Module
@@ -164,7 +164,7 @@ def trace(
             if path is None:
                 raise TraceError(str(first)) from first
             paths.add(path)
-            whole[path.removeprefix(ROOT).removeprefix(".")] = ""
+            whole[path.removeprefix(ROOT).removeprefix(".")] = cause_of(problem).reason
     taps = collect(tracer.calls, _aliases(module), tracer.calls[-1].output)
     if more := getattr(module, "more_taps", None):  # a module may give its values further names
         taps |= more(tracer.calls, taps)

@@ -14,7 +14,7 @@ from typing import Any, Literal, Protocol
 from torch import Tensor, fx, nn
 from torch.utils._pytree import tree_map
 
-from kdplan.diagnostics.report import Diagnostic, diagnostic, error, listing
+from kdplan.diagnostics.report import Diagnostic, PlanError, diagnostic, error, listing
 from kdplan.diagnostics.span import Span
 from kdplan.graph.arguments import arguments_of
 from kdplan.graph.assemble import frozen_versions, trainable_parameters
@@ -64,7 +64,7 @@ def _kept(key: str | None, verdict: Verdict, verdicts: Verdicts | None) -> Verdi
     if key is not None:
         _KNOWN[key] = verdict
         if verdicts is not None:
-            with suppress(OSError):  # a store that cannot be written is no reason not to check
+            with suppress(OSError, PlanError):  # a store that cannot be written is no reason not to check
                 verdicts.keep_number("verdicts", key, verdict.plain())
     return verdict
 
