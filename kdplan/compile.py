@@ -15,6 +15,7 @@ from kdplan.diagnostics.span import Source
 from kdplan.ir.cuts import Cut, Layer
 from kdplan.ir.dag import PhaseKey, Planned
 from kdplan.ir.plan import Network, Plan
+from kdplan.ir.user_code import CodeRefused, code_is_refused
 from kdplan.passes.dag import phase_dag
 from kdplan.passes.form import check_form
 from kdplan.passes.keys import graph_key, keys
@@ -143,6 +144,8 @@ def inspect(
     check_settings(
         [compiled.plan.phases[name] for name in (names if names is not None else compiled.planned)], reporter
     )
+    if code_is_refused():
+        _report_unchecked(compiled.plan, reporter)
     seen: dict[str, Inspected | None] = {}
     inspected: dict[str, Inspected] = {}
     for name in names if names is not None else compiled.planned:
@@ -154,6 +157,8 @@ def inspect(
                     inspected_phase = inspect_phase(compiled.plan, compiled.plan.phases[name], verdicts)
                 compiled.warnings += [w for w in inspected_phase.warnings if w not in compiled.warnings]
                 seen[key] = inspected_phase
+            except CodeRefused as refused:
+                reporter.add(refused.about(f"phase `{name}`", compiled.plan.phases[name].span).diagnostics)
             except PlanError as e:
                 reporter.add(e.diagnostics)
         one = seen[key]
@@ -166,7 +171,20 @@ def inspect(
     check_ladders(compiled.plan, inspected, reporter)
     check_measures(compiled.plan, reporter)
     reporter.raise_if_errors()
+    compiled.warnings += [w for w in reporter.diagnostics if w not in compiled.warnings]
     return inspected
+
+
+def _report_unchecked(plan: Plan, reporter: Reporter) -> None:
+    """KD0544 for networks and functions of the user's, whose code may not run."""
+    for network in plan.networks.values():
+        if network.code is not None:
+            where = network.architecture.name.rpartition(":")[0] or network.name
+            reporter.report("KD0544", network.span, what=f"network `{network.name}`", code=Path(where).name)
+    for phase in plan.phases.values():
+        for function in phase.code:
+            where, _, name = function.rpartition(":")
+            reporter.report("KD0544", phase.loss.span, what=f"function `{name}`", code=Path(where).name)
 
 
 def check_text(

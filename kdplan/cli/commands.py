@@ -14,6 +14,7 @@ from kdplan.compile import Compiled, inspect
 from kdplan.diagnostics.boundary import boundary
 from kdplan.diagnostics.render import render_text, to_json
 from kdplan.diagnostics.report import counted, error, listing, nearest
+from kdplan.ir.user_code import no_code
 
 if TYPE_CHECKING:
     from kdplan.runtime.measures.results import MeasureResult
@@ -28,8 +29,9 @@ def check(arguments: argparse.Namespace) -> int:
     PlanError
         With every error of the plan and of its graphs.
     """
-    compiled = compile_file(arguments)
-    inspect(compiled, verdicts=existing_store(arguments))
+    with no_code(arguments.no_code):
+        compiled = compile_file(arguments)
+        inspect(compiled, verdicts=existing_store(arguments))
     if arguments.format == "json":
         print(json.dumps(to_json(compiled.warnings, compiled.files), indent=2, ensure_ascii=False))
         return ExitCode.DONE
@@ -76,9 +78,10 @@ def plan(arguments: argparse.Namespace) -> int:
     from kdplan.view import plan as view
 
     store = open_store(arguments)
-    compiled = compile_file(arguments, store)
-    if not arguments.no_cost:
-        add_costs(compiled, store)
+    with no_code(arguments.no_code):
+        compiled = compile_file(arguments, store)
+        if not arguments.no_cost:
+            add_costs(compiled, store)
     if arguments.json:
         data = view.to_json(compiled.planned, file=str(arguments.file), weights=compiled.files)
         print(json.dumps(data, indent=2, ensure_ascii=False))

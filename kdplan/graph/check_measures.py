@@ -14,6 +14,7 @@ from kdplan.graph.signals import shown
 from kdplan.graph.trace import Traced, TraceError, trace
 from kdplan.ir.outputs import SCORES
 from kdplan.ir.plan import Item, Network, Plan, Row, Target, View
+from kdplan.ir.user_code import CodeRefused
 from kdplan.nn.catalog import METRICS
 
 
@@ -29,6 +30,8 @@ def check_measures(plan: Plan, reporter: Reporter) -> None:
             continue
         try:
             _check(plan, metrics, row, view, network, traced)
+        except CodeRefused as refused:
+            reporter.add(refused.about(f"what is measured at `{row.label}`", row.target.span).diagnostics)
         except PlanError as problem:
             reported.add(content)
             reporter.add(problem.diagnostics)

@@ -27,6 +27,7 @@ from kdplan.ir.dag import Cost
 from kdplan.ir.lengths import step_count
 from kdplan.ir.origins import Loaded
 from kdplan.ir.plan import Network, Phase, Plan
+from kdplan.ir.user_code import CodeRefused
 from kdplan.nn.adapted import foldable
 from kdplan.nn.models import FactoryError, create, initialise
 from kdplan.nn.optim import build_optimizer
@@ -136,6 +137,8 @@ def check_files(plan: Plan, reporter: Reporter) -> list[str]:
         if isinstance(network.origin, Loaded) or named_weights(network.architecture) is not None:
             try:
                 lines.append(check_start(network, blank(network)))
+            except CodeRefused as refused:
+                reporter.add(refused.about(f"the weights file of `{network.name}`", network.span).diagnostics)
             except PlanError as problem:
                 reporter.add(problem.diagnostics)
     return [line for line in lines if line is not None]

@@ -21,7 +21,7 @@ from kdplan.data.sources.base import Array, Opened, Part, SourceSpec
 from kdplan.diagnostics.boundary import boundary
 from kdplan.diagnostics.report import error
 from kdplan.ir.spec import REQUIRED, Param
-from kdplan.ir.user_code import module_of_file
+from kdplan.ir.user_code import check_allowed, module_of_file
 
 _FACTS = ("classes", "superclasses", "mean", "std")
 _given: dict[tuple[object, ...], Mapping[str, Any]] = {}
@@ -48,6 +48,7 @@ def load_function(name: str, where: Where) -> Any:
 
 
 def _import(name: str) -> ModuleType:
+    check_allowed(name)
     # A command-line program does not look in the working folder by itself.
     sys.path.append(os.getcwd())
     try:
@@ -61,6 +62,7 @@ def _call(name: str, args: Arguments, where: Where) -> Mapping[str, Any]:
     file = Path(name.rpartition(":")[0])
     state = (file.stat().st_mtime_ns, file.stat().st_size) if file.suffix == ".py" and file.is_file() else None
     key = (name, os.getcwd(), repr(sorted(args.items())), state)
+    check_allowed(name.rpartition(":")[0])
     if key not in _given:
         function = load_function(name, where)
         with boundary("KD0718", where.span, function=name):
