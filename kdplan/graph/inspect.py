@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from kdplan.diagnostics.boundary import foreign
-from kdplan.diagnostics.report import Diagnostic, PlanError, Reporter, error
+from kdplan.diagnostics.report import Diagnostic, PlanError, Reporter, diagnostic, error, listing
 from kdplan.graph.assemble import Joined, frozen_versions, join, no_part
 from kdplan.graph.cacheable import storing
 from kdplan.graph.cost import cost as graph_cost
@@ -19,6 +19,7 @@ from kdplan.graph.cost import flops_by_node
 from kdplan.graph.fork import BranchError
 from kdplan.graph.freeze import split
 from kdplan.graph.phase_graph import Networks, StoredValue
+from kdplan.graph.state import draws_undone
 from kdplan.graph.verify import HALF, SAMPLES, Verdicts, is_users, verify, verify_calls
 from kdplan.graph.weights import check_fit, refusals
 from kdplan.ir import expr as ir
@@ -158,6 +159,7 @@ def blank_networks(plan: Plan, phase: Phase) -> Networks:
     return Networks(trainable, frozen)
 
 
+@draws_undone()
 def inspect_phase(plan: Plan, phase: Phase, verdicts: Verdicts | None = None) -> Inspected:
     """The graph and the cost of a phase, as it will be before anything trains; `verdicts` are kept there.
 
@@ -167,7 +169,7 @@ def inspect_phase(plan: Plan, phase: Phase, verdicts: Verdicts | None = None) ->
         KD05xx and KD06xx, see `join`.
     """
     networks = blank_networks(plan, phase)
-    warnings = _verified(plan, phase, networks, verdicts)
+    warnings = [*_fixed(plan, phase, networks), *_verified(plan, phase, networks, verdicts)]
     joined = join(plan, phase, networks)
     half = phase.recipes[0].precision in HALF
     warnings += verify_calls([joined.graph_module], _labels(plan, phase), half, weights=False, verdicts=verdicts)
@@ -228,6 +230,23 @@ def _verified(plan: Plan, phase: Phase, networks: Networks, verdicts: Verdicts |
         networks.whole,
     )  # fmt: skip
     return verify(plan, phase, real, images, verdicts)
+
+
+def _fixed(plan: Plan, phase: Phase, networks: Networks) -> list[Diagnostic]:
+    """KD0545 for parameters that a constructor fixes, in networks that the phase trains as a whole."""
+    warnings = []
+    for trainee, module in zip(phase.trainees, networks.trainable, strict=True):
+        fixed = [name for name, p in module.named_parameters() if not p.requires_grad]
+        if fixed and not (trainee.paths or trainee.upto):
+            name, parameters = trainee.base.network, listing(fixed, 3)
+            children = [n for n, m in module.named_children() if any(p.requires_grad for p in m.parameters())]
+            part = f"{name.partition('[')[0]}.{children[-1]}" if children else None
+            help = f"Write `of {part}` to train a part." if part else None
+            warnings.append(
+                diagnostic("KD0545", trainee.span or phase.span, help=help, network=name, phase=phase.name,
+                           parameters=parameters)
+            )  # fmt: skip
+    return warnings
 
 
 def _labels(plan: Plan, phase: Phase) -> dict[str, Tensor]:

@@ -16,6 +16,7 @@ from kdplan.graph.assemble import assemble
 from kdplan.graph.kept import functions_of, undone
 from kdplan.graph.lines import at_node
 from kdplan.graph.phase_graph import Networks, PhaseGraph
+from kdplan.graph.state import draws_undone
 from kdplan.graph.verify import HALF, SAMPLES, users_calls, verify, verify_calls
 from kdplan.ir.dag import PhaseKey
 from kdplan.ir.expr import STEP_COUNTERS
@@ -60,6 +61,7 @@ class PhaseRun:
     """Key of the shorter phase from whose last state this one resumes."""
 
 
+@draws_undone()
 def run_phase(run: PhaseRun, phase: Phase, key: PhaseKey, work: Work) -> Artifact:
     """Trains a phase, from its newest checkpoint if it has one, and commits its artifact.
 
