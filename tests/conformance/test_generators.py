@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import os
 import random
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -12,12 +12,11 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from kdplan.cli import main
 from kdplan.compile import check_text, compile_source, inspect
 from kdplan.diagnostics.span import Source
 from kdplan.runtime.execute import run_plan
 from kdplan.runtime.store import Store
-from tests.conformance.user_files import HEAD
+from tests.conformance.user_files import HEAD, Processes
 
 DRAWS = """
 import os, random
@@ -48,15 +47,6 @@ phase alone of small on digits with quick { loss = cross_entropy(small.logits, l
 """
 
 
-def run(folder: Path, store: str) -> int:
-    """The exit status of a run in a process of its own."""
-    child = os.fork()
-    if child == 0:  # pragma: no cover
-        os.chdir(folder)
-        os._exit(main(["run", "plan.kd", "--store", store, "--device", "cpu", "--checkpoint-seconds", "0"]))
-    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-
-
 def weights(folder: Path, store: str) -> dict[str, Tensor]:
     (phase,) = (folder / store / "phases").iterdir()
     return load_file(next(phase.glob("weights-*.safetensors")))
@@ -65,12 +55,15 @@ def weights(folder: Path, store: str) -> dict[str, Tensor]:
 def test_a_killed_run_goes_on_bit_equal(tmp_path: Path) -> None:
     (tmp_path / "mine.py").write_text(HEAD + DRAWS)
     (tmp_path / "plan.kd").write_text(PLAN)
-    assert run(tmp_path, "whole") == 0
+    processes = Processes(tmp_path)
+    run = partial(processes, "run", "plan.kd", "--device", "cpu", "--checkpoint-seconds", "0", "--store")
+    assert run("whole") == 0
     (tmp_path / "kill").touch()
-    assert run(tmp_path, "killed") == 9
+    assert run("killed") == 9
     (tmp_path / "kill").unlink()
     assert any((tmp_path / "killed" / "work").iterdir())
-    assert run(tmp_path, "killed") == 0
+    assert run("killed") == 0
+    processes.close()
     one, two = weights(tmp_path, "whole"), weights(tmp_path, "killed")
     assert one.keys() == two.keys() and all(torch.equal(v, two[n]) for n, v in one.items())
     assert one["n"] == 46

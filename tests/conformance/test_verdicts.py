@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
-import sys
-import time
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -13,13 +11,12 @@ import pytest
 import torch
 from torch import nn
 
-from kdplan.cli import main
-from kdplan.graph import fingerprint as fingerprints
 from kdplan.graph.compare import Verdict
 from kdplan.graph.fingerprint import fingerprint, sources
-from kdplan.graph.verify import _KNOWN
 from kdplan.ir.user_code import module_of_file
-from tests.conformance.user_files import HEAD
+from tests.conformance.user_files import HEAD, Processes
+
+Calls = Callable[..., str]
 
 NET = (
     HEAD
@@ -59,41 +56,41 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def calls(folder: Path, *arguments: str) -> str:
+@pytest.fixture
+def calls(folder: Path) -> Iterator[Calls]:
     """What a command calls on real numbers, in a process that has read none of the files."""
-    (folder / "called").unlink(missing_ok=True)
-    child = os.fork()
-    if child == 0:  # pragma: no cover
-        os.chdir(folder)
-        sys.path.insert(0, str(folder))
-        _KNOWN.clear()
-        fingerprints._STARTED = time.time() + 1
-        os._exit(main([*arguments, "--store", "store"]))
-    assert os.waitpid(child, 0)[1] == 0
-    return (folder / "called").read_text() if (folder / "called").exists() else ""
+    processes = Processes(folder)
+
+    def called(*arguments: str) -> str:
+        (folder / "called").unlink(missing_ok=True)
+        assert processes(*arguments, "--store", "store") == 0
+        return (folder / "called").read_text() if (folder / "called").exists() else ""
+
+    yield called
+    processes.close()
 
 
-def test_nobody_waits_twice(folder: Path) -> None:
-    assert set(calls(folder, "check", "plan.kd")) == {"x", "f"}
+def test_nobody_waits_twice(folder: Path, calls: Calls) -> None:
+    assert set(calls("check", "plan.kd")) == {"x", "f"}
     assert len(list((folder / "store" / "verdicts").iterdir())) == 2
-    assert calls(folder, "check", "plan.kd") == ""
-    assert calls(folder, "plan", "plan.kd") == ""
+    assert calls("check", "plan.kd") == ""
+    assert calls("plan", "plan.kd") == ""
     # a file beside the user's file
     (folder / "helper.py").write_text("def scaled(z):\n    return z * 3\n")
-    assert "x" in calls(folder, "check", "plan.kd")
+    assert "x" in calls("check", "plan.kd")
     # the file itself
     (folder / "mine.py").write_text(NET + "\n# another\n")
-    assert set(calls(folder, "check", "plan.kd")) == {"x", "f"}
+    assert set(calls("check", "plan.kd")) == {"x", "f"}
 
 
-def test_a_run_keeps_what_its_first_batch_showed(folder: Path) -> None:
-    calls(folder, "run", "plan.kd")
+def test_a_run_keeps_what_its_first_batch_showed(folder: Path, calls: Calls) -> None:
+    calls("run", "plan.kd")
     assert len(list((folder / "store" / "verdicts").iterdir())) == 4  # drawn and real, a network and a function
 
 
-def test_without_a_store_none_is_made(folder: Path) -> None:
+def test_without_a_store_none_is_made(folder: Path, calls: Calls) -> None:
     (folder / "store").rmdir()
-    calls(folder, "check", "plan.kd")
+    calls("check", "plan.kd")
     assert not (folder / "store").exists()
 
 
