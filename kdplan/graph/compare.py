@@ -26,6 +26,7 @@ from kdplan.graph.kept import functions_of, undone
 from kdplan.graph.module import make
 from kdplan.graph.prune import prune
 from kdplan.graph.state import Attributes, draws_undone
+from kdplan.graph.survives import survives
 from kdplan.graph.trace import TraceError, trace
 
 STEPS = 2
@@ -73,6 +74,10 @@ class Verdict:
         return Verdict(values["differs"], values["unstable"], pairs["leaves"], pairs["attributes"], (*values["kept"],))
 
 
+class Fatal(RuntimeError):
+    """Making a graph ends the process."""
+
+
 def compare(module: nn.Module, inputs: Sequence[Tensor], half: bool = False) -> Verdict:
     """Run a module twice as it is and once as its graph, each for two steps from one state.
 
@@ -89,6 +94,8 @@ def compare(module: nn.Module, inputs: Sequence[Tensor], half: bool = False) -> 
     leaves: dict[str, str] = {}
 
     def graph() -> nn.Module:
+        if not survives(lambda: trace(traced, *inputs)):
+            raise Fatal("tracing it ends the process")
         result = trace(traced, *inputs)
         leaves.update(result.leaves)
         return make(result.root, result.graph)
@@ -180,7 +187,8 @@ def _compare(code: Sequence[object], first: Side, second: Side, traced: Side, ha
         except BaseException as problem:  # the graph itself may be wrong in any way
             if not is_foreign(problem):
                 raise
-            return Verdict(differs=f"results: it fails with {type(problem).__name__}", kept=kept)
+            why = str(problem) if isinstance(problem, Fatal) else f"it fails with {type(problem).__name__}"
+            return Verdict(differs=f"results: {why}", kept=kept)
         return Verdict(_difference(expected, result), kept=kept)
 
 

@@ -88,6 +88,14 @@ def test_run(case: str, tmp_path: Path) -> None:
     assert outcome.exit_code == 0, outcome.output
 
 
+def test_what_is_not_recognised_is_tried_in_a_child(tmp_path: Path) -> None:
+    dies = (
+        "if type(f) not in (torch.Tensor, torch._subclasses.FakeTensor):\n    import os\n    os.kill(os.getpid(), 11)"
+    )
+    outcome = in_child(tmp_path, network(dies), NETWORK)
+    assert outcome.exit_code == 0 and "tracing it ends the process" in outcome.output, outcome
+
+
 def test_part_of_a_network(tmp_path: Path) -> None:
     """Only the module that calls the function is kept whole; its neighbours stay in the graph."""
     path = tmp_path / "mine.py"
