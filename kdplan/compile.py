@@ -17,6 +17,7 @@ from kdplan.ir.cuts import Cut, Layer
 from kdplan.ir.dag import PhaseKey, Planned
 from kdplan.ir.lengths import part_sizes
 from kdplan.ir.plan import Network, Plan
+from kdplan.ir.user_code import CodeRefused, code_is_refused
 from kdplan.passes.dag import phase_dag
 from kdplan.passes.form import check_form
 from kdplan.passes.keys import graph_key, keys
@@ -33,6 +34,7 @@ from kdplan.syntax.parse import parse
 
 if TYPE_CHECKING:
     from kdplan.graph.inspect import Inspected
+    from kdplan.graph.verify import Verdicts
 
 
 @dataclass
@@ -130,8 +132,12 @@ def compile_plan(
     return Compiled(source or Source("<python>", ""), plan, dag, phase_keys, planned, reporter.diagnostics)
 
 
-def inspect(compiled: Compiled, names: list[str] | None = None) -> dict[str, Inspected]:
+def inspect(
+    compiled: Compiled, names: list[str] | None = None, verdicts: Verdicts | None = None
+) -> dict[str, Inspected]:
     """Core phases → graphs, shapes, gradients, costs; phases that differ in numbers only are built once.
+
+    What comparing a user's code with its graph showed is kept in `verdicts`, and not compared again.
 
     Raises
     ------
@@ -153,6 +159,8 @@ def inspect(compiled: Compiled, names: list[str] | None = None) -> dict[str, Ins
     names = names if names is not None else list(compiled.planned)
     phases = [compiled.plan.phases[name] for name in names]
     check_settings(phases, reporter)
+    if code_is_refused():
+        _report_unchecked(compiled.plan, reporter)
     views = Views(compiled.plan, compiled.root)
     sound = check_views(compiled.plan, phases, views, reporter)
     seen: dict[str, Inspected | None] = {}
@@ -163,11 +171,13 @@ def inspect(compiled: Compiled, names: list[str] | None = None) -> dict[str, Ins
             seen[key] = None
             try:
                 with boundary("KD0520", phase.span, phase=phase.name):
-                    seen[key] = one = inspect_phase(compiled.plan, phase)
+                    seen[key] = one = inspect_phase(compiled.plan, phase, verdicts)
                 reporter.add(one.warnings)
                 if phase.name in sound:
                     parts = part_sizes(phase.recipes[0], [views.size(view) for view in phase.streams])
                     check_parts(phase, one.joined.graph_module, parts, reporter)
+            except CodeRefused as refused:
+                reporter.add(refused.about(f"phase `{phase.name}`", phase.span).diagnostics)
             except PlanError as e:
                 reporter.add(with_uses(e.diagnostics, compiled.uses))
         known = seen[key]
@@ -184,6 +194,18 @@ def inspect(compiled: Compiled, names: list[str] | None = None) -> dict[str, Ins
     reporter.raise_if_errors()
     compiled.warnings += [w for w in reporter.diagnostics if w not in compiled.warnings]
     return inspected
+
+
+def _report_unchecked(plan: Plan, reporter: Reporter) -> None:
+    """KD0544 for networks and functions of the user's, whose code may not run."""
+    for network in plan.networks.values():
+        if network.code is not None:
+            where = network.architecture.name.rpartition(":")[0] or network.name
+            reporter.report("KD0544", network.span, what=f"network `{network.name}`", code=Path(where).name)
+    for phase in plan.phases.values():
+        for function in phase.code:
+            where, _, name = function.rpartition(":")
+            reporter.report("KD0544", phase.loss.span, what=f"function `{name}`", code=Path(where).name)
 
 
 def check_text(

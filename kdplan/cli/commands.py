@@ -9,16 +9,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from kdplan.cli.exit_codes import ExitCode
-from kdplan.cli.inputs import add_costs, compile_file, data_root, open_store
+from kdplan.cli.inputs import add_costs, compile_file, data_root, existing_store, open_store
 from kdplan.cli.outputs import writable_file, writable_folder
 from kdplan.compile import Compiled, inspect
 from kdplan.diagnostics.boundary import boundary
 from kdplan.diagnostics.render import render_text, to_json
 from kdplan.diagnostics.report import counted, error, listing, suggestion
+from kdplan.ir.user_code import no_code
 from kdplan.runtime.events import NoEvents, Several
 
 if TYPE_CHECKING:
     from kdplan.runtime.measures.results import MeasureResult
+    from kdplan.runtime.store import Store
 
 
 def check(arguments: argparse.Namespace) -> int:
@@ -29,10 +31,11 @@ def check(arguments: argparse.Namespace) -> int:
     PlanError
         With every error of the plan and of its graphs.
     """
-    compiled = compile_file(arguments)
-    inspect(compiled)
+    with no_code(arguments.no_code):
+        compiled = compile_file(arguments)
+        inspect(compiled, verdicts=existing_store(arguments))
     if arguments.format == "json":
-        print(json.dumps(to_json(compiled.warnings), indent=2, ensure_ascii=False))
+        print(json.dumps(to_json(compiled.warnings, compiled.files), indent=2, ensure_ascii=False))
         return ExitCode.DONE
     _print_warnings(compiled)
     _print_files(compiled)
@@ -77,11 +80,13 @@ def plan(arguments: argparse.Namespace) -> int:
     from kdplan.view import plan as view
 
     store = open_store(arguments)
-    compiled = compile_file(arguments, store)
-    if not arguments.no_cost:
-        add_costs(compiled, store)
+    with no_code(arguments.no_code):
+        compiled = compile_file(arguments, store)
+        if not arguments.no_cost:
+            add_costs(compiled, store)
     if arguments.json:
-        print(json.dumps(view.to_json(compiled.planned, file=str(arguments.file)), indent=2, ensure_ascii=False))
+        data = view.to_json(compiled.planned, file=str(arguments.file), weights=compiled.files)
+        print(json.dumps(data, indent=2, ensure_ascii=False))
     else:
         _print_warnings(compiled)
         view.print_plan(compiled.planned, title=str(arguments.file), every=arguments.all)
@@ -116,7 +121,7 @@ def _draw_phase(arguments: argparse.Namespace, compiled: Compiled) -> None:
     from kdplan.view.dag import write_drawing
 
     name = find_phase(compiled, arguments.phase)
-    joined = inspect(compiled, [name])[name].joined
+    joined = inspect(compiled, [name], existing_store(arguments))[name].joined
     drawn = drawing(joined.graph_module, joined.trainable)
     title = f"{arguments.file.name}: {name}"
     write_drawing(arguments.output, lambda: to_dot(drawn, title), lambda: to_mermaid(drawn))
@@ -204,7 +209,7 @@ def run(arguments: argparse.Namespace) -> int:
     )
     if to_do:
         open_store(arguments, write=True)
-        _check_before_training(compiled, to_do, options.device)
+        _check_before_training(compiled, to_do, options.device, store)
         store.sweep()
     _print_warnings(compiled)
     events = observer()
@@ -230,12 +235,12 @@ def run(arguments: argparse.Namespace) -> int:
     return result.exit_code
 
 
-def _check_before_training(compiled: Compiled, to_do: list[str], device: str) -> None:
+def _check_before_training(compiled: Compiled, to_do: list[str], device: str, store: Store) -> None:
     """Report every error that can be found before the first step: the device, and the graphs of `to_do`."""
     from kdplan.runtime.device import choose_device
 
     choose_device(device)
-    inspect(compiled, to_do)
+    inspect(compiled, to_do, store)
 
 
 class _Printed(NoEvents):

@@ -66,6 +66,12 @@ def open_store(arguments: argparse.Namespace, write: bool = False) -> Store:
     return Store((writable_folder if write else named_folder)(option, name))
 
 
+def existing_store(arguments: argparse.Namespace) -> Store | None:
+    """Return the store of a command that makes none; None where there is no folder."""
+    store = open_store(arguments)
+    return store if store.root.is_dir() else None
+
+
 def param_values(settings: list[str]) -> dict[str, str]:
     """Return the values of params by name, from the options `--set name=value`.
 
@@ -131,10 +137,11 @@ def add_costs(compiled: Compiled, store: Store) -> None:
             missing.append(name)
         else:
             phase.cost = Cost(**known)
-    inspect(compiled, missing)
+    inspect(compiled, missing, store if store.root.is_dir() else None)
     for name in missing:
         cost = compiled.planned[name].cost
-        assert cost is not None
+        if cost is None:  # of a phase that needs code which may not run
+            continue
         with suppress(OSError):  # a store that cannot be written is read all the same
             store.keep_number("costs", compiled.planned[name].key, {f: getattr(cost, f) for f in Cost.__slots__})
     for phase in compiled.planned.values():

@@ -67,12 +67,19 @@ def _add_selection(command: argparse.ArgumentParser) -> None:
     command.add_argument("--until", nargs="+", default=[], metavar="PHASE", help="the same as --only")
 
 
+def _add_no_code(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--no-code", action="store_true", help="run no Python code of yours, and list what is not checked without it"
+    )
+
+
 def _add_checks(subparsers: Subparsers[argparse.ArgumentParser]) -> None:
     check = _add(subparsers, "check", commands.check, "Report every error that can be found before training.")
-    _add_plan_options(check, store=False)
+    _add_plan_options(check)
     check.add_argument(
         "--format", choices=("text", "json"), default="text", help="print errors as text or as JSON (default: text)"
     )
+    _add_no_code(check)
     expand = _add(
         subparsers, "expand", commands.expand,
         "Print the plan in core declarations: axes, families, constructs and definitions written out.",
@@ -87,6 +94,7 @@ def _add_views(subparsers: Subparsers[argparse.ArgumentParser]) -> None:
     plan.add_argument("--json", action="store_true", help="print JSON")
     plan.add_argument("--all", action="store_true", help="list every member of large families")
     plan.add_argument("--no-cost", action="store_true", help="leave out costs, and so build no graphs")
+    _add_no_code(plan)
     plan.add_argument("--detailed-exitcode", action="store_true", help="exit with 10 if a run would train")
     graph = _add(subparsers, "graph", commands.graph, "Draw the DAG of phases, or with --phase the graph of one phase.")
     _add_plan_options(graph)

@@ -152,8 +152,10 @@ def _columns(text: str) -> int:
 # ---- JSON
 
 
-def to_json(diagnostics: Iterable[Diagnostic]) -> list[dict[str, Any]]:
+def to_json(diagnostics: Iterable[Diagnostic], facts: Iterable[str] = ()) -> list[dict[str, Any]]:
     """Diagnostics as plain values; lines and columns count from 1, the end is excluded.
+
+    `facts`, which are no mistakes, follow them with the severity "note" and without a code.
 
     Examples
     --------
@@ -174,6 +176,9 @@ def to_json(diagnostics: Iterable[Diagnostic]) -> list[dict[str, Any]]:
             "notes": [{"text": n.text, **_json_location(n.span)} for n in d.notes],
         }
         for d in diagnostics
+    ] + [
+        {"code": None, "message": fact, **_json_location(None), "help": None, "severity": "note", "notes": []}
+        for fact in facts
     ]
 
 

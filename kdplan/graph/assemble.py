@@ -97,7 +97,7 @@ def join(plan: Plan, phase: Phase, networks: Networks) -> Joined:
         module.requires_grad_(False)
         own.append(trainable_parameters(plan, phase, trainee, module))
         names[str(slot)] = _name(trainee.base.network, names.values())
-        builder.network(names[str(slot)], module, whole=str(slot) in networks.whole)
+        builder.network(names[str(slot)], module, networks.whole.get(str(slot), ""))
     _add_frozen(plan, phase, networks, builder, names)
     for group in own:
         for parameter in group.values():
@@ -143,7 +143,7 @@ def _add_frozen(plan: Plan, phase: Phase, networks: Networks, builder: Builder, 
         module.requires_grad_(False)
         module.train(plan.networks[version.network].mode == "train")
         names[str(version)] = _name(_short(version), names.values())
-        builder.network(names[str(version)], module, whole=str(version) in networks.whole)
+        builder.network(names[str(version)], module, networks.whole.get(str(version), ""))
 
 
 def assemble(plan: Plan, phase: Phase, networks: Networks) -> PhaseGraph:

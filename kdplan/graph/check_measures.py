@@ -24,6 +24,7 @@ from kdplan.graph.taps import Tap
 from kdplan.graph.trace import Traced, TraceError, trace
 from kdplan.ir.outputs import is_output, is_scores
 from kdplan.ir.plan import Data, Item, Network, Plan, Row, Target, View
+from kdplan.ir.user_code import CodeRefused
 from kdplan.ir.versions import versions_of
 from kdplan.nn.detections import gives_boxes
 from kdplan.nn.embedding import embedded_rows
@@ -50,6 +51,8 @@ def check_measures(plan: Plan, views: Views, reporter: Reporter) -> None:
         done.add(content)
         try:
             _check(plan, views, metrics, row, view, tracer)
+        except CodeRefused as refused:
+            reporter.add(refused.about(f"what is measured at `{row.label}`", row.target.span).diagnostics)
         except PlanError as problem:
             reporter.add(problem.diagnostics)
 

@@ -22,6 +22,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
 
 from kdplan.diagnostics.boundary import is_foreign
+from kdplan.graph.kept import functions_of, undone
 from kdplan.graph.state import Attributes, PythonDraws, is_user_code, is_write
 from kdplan.graph.uncompiled import uncompiled
 
@@ -152,7 +153,8 @@ class FakeContext:
                     return None  # the buffer itself stays
                 if node.op == "call_function":
                     assert callable(node.target)
-                    return node.target(*args, **kwargs)
+                    with self._undone(node.target):
+                        return node.target(*args, **kwargs)
                 if node.op == "call_method":
                     return getattr(args[0], str(node.target))(*args[1:], **kwargs)
                 if node.op == "get_attr":
@@ -160,12 +162,22 @@ class FakeContext:
                     return self.fake(value) if isinstance(value, Tensor) else value
                 assert node.op == "call_module", node.op
                 module = root.get_submodule(str(node.target))
-                with self.swapped(module), uncompiled():
+                with self.swapped(module), uncompiled(), self._undone(whole(module)):
                     # Where shapes depend on data, a module may say what it would return.
                     call = getattr(module, "fake_forward", module)
                     return call(*args, **kwargs)
         finally:
             self.running = was
+
+    @contextmanager
+    def _undone(self, code: Any) -> Iterator[None]:
+        """Inside, a user's code may change what it keeps outside of networks, which is noted and undone."""
+        if not is_user_code(code):
+            yield
+            return
+        with undone(*(functions_of(code) if isinstance(code, nn.Module) else [code])) as kept:
+            yield
+            self.changed |= bool(kept.changed())
 
     def annotate(self, node: fx.Node, root: nn.Module) -> None:
         """Set meta["val"], and what the node does besides: "mutates" (nodes), "buffers" and "random" (booleans)."""
@@ -257,7 +269,8 @@ class FakeContext:
                 value = getattr(args[0], str(node.target))(*args[1:], **kwargs)
             elif node.op == "call_function":
                 assert callable(node.target)
-                value = node.target(*args, **kwargs)
+                with self._undone(node.target):
+                    value = node.target(*args, **kwargs)
             else:
                 value = self.really(root.get_submodule(str(node.target)), args, kwargs, make)
         return value, {n for n in reals if before[n] != _versions(_tensors(reals[n]))}
@@ -268,7 +281,7 @@ class FakeContext:
             raise RuntimeError("what it returns depends on its weights, which are not there")
         copied = _filled(copy.deepcopy(module), make)
         held = [(b, b._version) for b in whole(copied).buffers()]
-        with torch.random.fork_rng(devices=[]), uncompiled():
+        with torch.random.fork_rng(devices=[]), uncompiled(), self._undone(whole(copied)):
             value = copied(*real_like(args, make), **real_like(kwargs, make))
         now = [(b, b._version) for b in whole(copied).buffers()]
         self.changed |= [(id(b), v) for b, v in now] != [(id(b), v) for b, v in held]

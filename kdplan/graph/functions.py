@@ -11,7 +11,7 @@ from kdplan.diagnostics.report import error, suggestion
 from kdplan.diagnostics.span import Span
 from kdplan.ir.functions import FUNCTIONS
 from kdplan.ir.implementation import load
-from kdplan.ir.user_code import module_of_file
+from kdplan.ir.user_code import check_allowed, module_of_file
 from kdplan.nn import sparse
 from kdplan.nn.functions import FUNCTIONS as CODE
 
@@ -34,6 +34,7 @@ def user(path: str, name: str, span: Span | None) -> Callable[..., Any]:
     PlanError
         KD0512 if the file raises when it is read, KD0513 if it has no such function.
     """
+    check_allowed(path)
     with boundary("KD0512", span, file=path):
         module = module_of_file(Path(path))
     function = getattr(module, name, None)

@@ -78,8 +78,8 @@ class Networks:
     """One for each of the phase's trainees; the same object twice where two of them train parts of one version."""
     frozen: dict[str, nn.Module] = field(default_factory=dict)
     """`str(version)` -> module, for every version that the loss reads."""
-    whole: set[str] = field(default_factory=set)
-    """Slots and versions, as strings, whose modules are called whole: their graphs differ from their `forward`."""
+    whole: dict[str, str] = field(default_factory=dict)
+    """Slots and versions, as strings, whose modules are called whole, with the reason: how their graphs differ."""
 
     def of(self, version: Version) -> nn.Module:
         """The module of a version that the loss reads."""

@@ -77,12 +77,12 @@ class Attributes:
                     continue
                 new = m.__dict__.get(name)
                 if name in containers:
-                    differs = new is not old or not _same(new, containers[name])
+                    differs = new is not old or not same(new, containers[name])
                 elif _is_tensor(old):
                     differs = new is not old or old._version != self._versions[id(old)]
                 else:
                     plain = isinstance(old, _PLAIN) and type(new) in _PLAIN
-                    differs = new is not old and plain and not _same(new, old)
+                    differs = new is not old and plain and not same(new, old)
                 if differs:
                     names.append(f"{path}.{name}".lstrip("."))
         return names
@@ -118,16 +118,17 @@ def _containers(module: nn.Module) -> dict[str, Any]:
     return {n: v.copy() for n, v in module.__dict__.items() if type(v) in _CONTAINERS and n not in _OWN}
 
 
-def _same(a: Any, b: Any) -> bool:
+def same(a: Any, b: Any) -> bool:
+    """Whether two values are one object, or equal plain values, also in containers."""
     if isinstance(a, list | tuple | deque):
-        return type(a) is type(b) and len(a) == len(b) and all(map(_same, a, b))
+        return type(a) is type(b) and len(a) == len(b) and all(map(same, a, b))
     if isinstance(a, dict):
-        return isinstance(b, dict) and a.keys() == b.keys() and all(_same(v, b[k]) for k, v in a.items())
+        return isinstance(b, dict) and a.keys() == b.keys() and all(same(v, b[k]) for k, v in a.items())
     return a is b or (isinstance(a, (*_PLAIN, set)) and type(a) is type(b) and bool(a == b))
 
 
 def _refill(container: Any, old: Any) -> None:
-    if _same(container, old):
+    if same(container, old):
         return
     container.clear()
     if isinstance(container, list | deque):

@@ -14,6 +14,7 @@ from torch.utils._pytree import tree_flatten, tree_leaves, tree_map, tree_unflat
 from kdplan.graph.fake import FakeContext, is_differentiable, storages
 from kdplan.graph.guards import Guard, GuardingTracer
 from kdplan.graph.impure import watched
+from kdplan.graph.kept import functions_of, undone
 from kdplan.graph.lines import calling_line
 from kdplan.graph.proxy import ValueProxy, is_plain
 from kdplan.graph.state import Attributes, PythonDraws, assign_buffer, is_user_code
@@ -69,7 +70,7 @@ class PathTracer(GuardingTracer):
         self._parameters = {id(p) for p in holder.parameters()}
         saved = Attributes(holder)
         try:
-            with torch.enable_grad(), _makers_recorded(self), watched(self):
+            with torch.enable_grad(), _makers_recorded(self), watched(self), undone(*functions_of(holder.net)):
                 graph = self.trace(holder)
             for name in saved.changed():
                 owner, _, attribute = name.rpartition(".")

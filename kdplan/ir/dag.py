@@ -82,6 +82,8 @@ class Cost:
     stored: list[str] = field(default_factory=list)
     """What frozen networks give that is computed once and kept, with its size; no part of `flops_step`."""
     stored_bytes: int = 0
+    whole: list[str] = field(default_factory=list)
+    """Parts of networks that are called whole, since no graph holds what they do, each with the reason."""
 
 
 @dataclass(slots=True)

@@ -15,12 +15,15 @@ import random
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from contextvars import ContextVar
 from importlib.machinery import ModuleSpec
 from importlib.util import spec_from_loader
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from kdplan.diagnostics.report import PlanError, diagnostic
+from kdplan.diagnostics.span import Span
 from kdplan.ir.imports import Code, Module, read
 
 PREFIX = "kdplan_user_"
@@ -28,6 +31,57 @@ _read: dict[Path, Code] = {}
 _reported: set[Path] = set()
 _roots: dict[str, Code] = {}
 """Name of the package that a file's folder becomes -> the file's code."""
+
+
+_REFUSED: ContextVar[bool] = ContextVar("_REFUSED", default=False)
+
+
+class CodeRefused(PlanError):
+    """Code of the user is wanted where none may run; its diagnostic is a warning."""
+
+    def __init__(self, code: str, what: str = "a part of the plan", span: Span | None = None) -> None:
+        super().__init__([diagnostic("KD0544", span, what=what, code=code)])
+        self.code = code
+
+    def about(self, what: str, span: Span | None) -> CodeRefused:
+        """The same, about what cannot be checked for it."""
+        return CodeRefused(self.code, what, span)
+
+
+@contextmanager
+def no_code(refused: bool = True) -> Iterator[None]:
+    """Inside, `check_allowed` raises.
+
+    >>> with no_code():
+    ...     check_allowed("net.py")
+    Traceback (most recent call last):
+    kdplan.ir.user_code.CodeRefused: KD0544: A part of the plan is not checked: it needs `net.py`, which is not run.
+    """
+    token = _REFUSED.set(refused)
+    try:
+        yield
+    finally:
+        _REFUSED.reset(token)
+
+
+def code_is_refused() -> bool:
+    """Whether code of the user may not run now."""
+    return _REFUSED.get()
+
+
+def check_allowed(code: str) -> None:
+    """Call this before code of the user, a file or a module, is imported or called.
+
+    Raises
+    ------
+    CodeRefused
+    """
+    if code_is_refused():
+        raise CodeRefused(Path(code).name)
+
+
+LOADED: dict[str, str] = {}
+"""Path of a file -> the hash of its text when it was last read as a module."""
 
 
 def begin(folder: Path = Path("/")) -> None:
@@ -90,7 +144,10 @@ def module_of_file(path: Path) -> ModuleType:
     ------
     FileNotFoundError
         If there is no such file.
+    CodeRefused
+        Inside of `no_code`.
     """
+    check_allowed(str(path))
     source = code(path)
     root = PREFIX + hashlib.sha256(f"{source.digest} {source.path}".encode()).hexdigest()[:16]
     _roots[root] = source

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,6 +12,7 @@ from kdplan.diagnostics.report import error
 from kdplan.diagnostics.span import Span
 from kdplan.ir.cuts import Cut, Layer
 from kdplan.ir.plan import ClassSet, Network
+from kdplan.ir.user_code import CodeRefused
 from kdplan.ir.versions import makers
 from kdplan.resolve import setting_values
 from kdplan.resolve.context import Context
@@ -57,11 +60,22 @@ class Answers:
 
     def cuts(self, network: ast.Expr) -> list[Cut]:
         """Where a network can be cut, on images of the data after `on`."""
-        return self.ctx.session.cuts(self._network(network), self._images())
+        with self._named():
+            return self.ctx.session.cuts(self._network(network), self._images())
 
     def layers(self, network: ast.Expr) -> list[Layer]:
         """The values of a network through which everything passes, likewise."""
-        return self.ctx.session.layers(self._network(network), self._images())
+        with self._named():
+            return self.ctx.session.layers(self._network(network), self._images())
+
+    @contextmanager
+    def _named(self) -> Iterator[None]:
+        """Inside, code that may not run is a warning about this construct."""
+        try:
+            yield
+        except CodeRefused as refused:
+            what = f"`{self.node.name}`, with all that reads it,"
+            raise refused.about(what, self.node.head_span) from None
 
     def each(self, networks: ast.Expr) -> list[ast.Expr]:
         """A name in scope for each network that an expression means.

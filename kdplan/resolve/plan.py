@@ -16,6 +16,7 @@ from kdplan.diagnostics.report import PlanError, Reporter
 from kdplan.diagnostics.span import Span
 from kdplan.ir.cuts import Cut, Layer
 from kdplan.ir.plan import Data, Network, Phase, Plan, View
+from kdplan.ir.user_code import CodeRefused
 from kdplan.passes.load import Declared, Module
 from kdplan.resolve import axes
 from kdplan.resolve.answers import Answers
@@ -136,7 +137,10 @@ def _describe(
     data: Data, folder: Path, span: Span, root: Path | None, superclasses: dict[str, dict[str, list[int]]]
 ) -> None:
     arguments = dict(data.source.arguments)
-    info = catalog.describe(data.source.name, arguments, root, span=span)
+    try:
+        info = catalog.describe(data.source.name, arguments, root, span=span)
+    except CodeRefused as refused:
+        raise refused.about(f"`{data.name}`, with all that reads it,", span) from None
     data.classes = list(info.classes)
     data.task = info.task
     data.objects = info.objects

@@ -60,7 +60,7 @@ def test_refused(case: Case, tmp_path: Path) -> None:
 def test_what_is_not_resumed_is_a_warning(case: Case, tmp_path: Path) -> None:
     ready = compiled([case], 3, tmp_path)
     inspect(ready)
-    assert {"KD0541", "KD0544"} & {d.code for d in ready.warnings}
+    assert {"KD0541", "KD0546"} & {d.code for d in ready.warnings}
 
 
 @named([case for case in CASES if case.id in ("state_CenterLazy", "state_CenterOfNone", "state_Growing")])

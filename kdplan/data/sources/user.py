@@ -48,6 +48,7 @@ def load_function(name: str, where: Where) -> Any:
 
 
 def _import(name: str) -> ModuleType:
+    user_code.check_allowed(name)
     # A command-line program does not look in the working folder by itself.
     sys.path.append(os.getcwd())
     try:
@@ -59,6 +60,7 @@ def _import(name: str) -> ModuleType:
 def _call(name: str, args: Arguments, where: Where) -> Mapping[str, Any]:
     """What the function gives; asked once a process, unless its code changes."""
     file = Path(name.rpartition(":")[0])
+    user_code.check_allowed(name.rpartition(":")[0])
     code = user_code.code(file).digest if file.suffix == ".py" and file.is_file() else None
     key = (name, os.getcwd(), repr(sorted(args.items())), code)
     if key not in _given:

@@ -6,6 +6,7 @@ work/<key>/        a running or interrupted one: lock, holder.json, metrics.json
 plans/<hash>.json  phase name -> key, as the plan file was last run
 values/<key>/      values of frozen networks, see `kdplan.runtime.store.values`
 measures/<key>.json  costs/<key>.json  speeds.json    numbers that need not be computed twice
+verdicts/<key>.json    what comparing a user's code with its graph showed
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 from kdplan.ir.plan import Plain
 from kdplan.runtime.store import manifest
@@ -29,7 +30,7 @@ from kdplan.runtime.store.values import Values
 from kdplan.runtime.store.work import Work, checkpoint_folders, discard
 
 State = Literal["done", "running", "interrupted", "missing"]
-Numbers = Literal["measures", "costs"]
+Numbers = Literal["measures", "costs", "verdicts"]
 STALE = 24 * 3600
 """After so many seconds a temporary file of a folder without a lock is nobody's."""
 
@@ -264,7 +265,7 @@ class Store:
     def sweep(self) -> list[Path]:
         """Removes leftovers of killed processes: finished phases' work, and temporary files a day old or older."""
         swept = []
-        for folder in (self.root, *(self.root / n for n in ("phases", "plans", "measures", "costs"))):
+        for folder in (self.root, *(self.root / n for n in ("phases", "plans", *get_args(Numbers)))):
             for entry in folder.iterdir() if folder.is_dir() else ():
                 if entry.name.startswith((".new-", ".old-")) and entry.lstat().st_mtime < time.time() - STALE:
                     remove(entry)
