@@ -123,7 +123,7 @@ CHOICES: dict[str, list[str]] = {
     ],
     "METRICS": [
         "top1", "top1, top5, cross_entropy", "parameters, flops, training_flops", "topk(7)", "score(6)", "ap",
-        "tsne", "tsne(classes = 3, samples = 5)", "confusion", "confusion(2)", "agreement", "svm", "svm(per_class = 3)",
+        "tsne", "tsne(classes = 3, samples = 5)", "confusion", "confusion(2)", "svm", "svm(per_class = 3)",
         "siblings", "siblings(groups = half)", "mpvap(groups = half)", "class_distance(groups = half)", "ece",
         "mean(unit = 3)", "mean(unit = 30)", "rank(1)",
     ],

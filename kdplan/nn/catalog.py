@@ -16,8 +16,8 @@ from kdplan.ir.spec import REQUIRED, Param, Spec
 class MetricSpec(Spec):
     """A metric that can be named in a plan."""
 
-    needs: Literal["logits", "features", "pair", "templates", "transfer", "boxes", "network"]
-    """What is measured: outputs with labels, values of a tap, outputs of two networks, features of templates, features
+    needs: Literal["logits", "features", "templates", "transfer", "boxes", "network"]
+    """What is measured: outputs with labels, values of a tap, features of templates, features
     with those of training images, detections, or the network itself."""
     unit: str = ""
     larger_is_better: bool = True
@@ -300,14 +300,6 @@ METRICS: dict[str, MetricSpec] = {
             needs="features",
             unit="value",
             implementation="kdplan.nn.metrics:Mean",
-        ),
-        MetricSpec(
-            "agreement",
-            (),
-            "Samples on which two networks choose the same class.",
-            needs="pair",
-            unit="%",
-            implementation="kdplan.nn.metrics:Agreement",
         ),
         MetricSpec(
             "tar",

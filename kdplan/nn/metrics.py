@@ -115,22 +115,6 @@ class CalibrationError(Metric):
         return 100.0 * (total[0] - total[1]).abs().sum().item() / self.count
 
 
-class Agreement(Metric):
-    """Share of samples, in percent, on which two networks choose the same class; `labels` are the other's outputs.
-
-    Examples
-    --------
-    >>> m = Agreement()
-    >>> m.update(torch.tensor([[0.1, 0.9]]), torch.tensor([[0.4, 0.6]]))
-    >>> m.compute()
-    100.0
-    """
-
-    def measure(self, outputs: Tensor, labels: Tensor) -> Tensor:
-        """``[B, C], [B, C] -> []``: samples with the same highest score."""
-        return (outputs.argmax(dim=1) == labels.argmax(dim=1)).sum()
-
-
 class Mean(Metric):
     """Mean of features over samples, of one unit or of all; maps are averaged over positions.
 

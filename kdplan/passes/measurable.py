@@ -26,7 +26,7 @@ def of_classes(metric: Item) -> bool:
     >>> of_classes(Item("top1")), of_classes(Item("tsne"))
     (True, False)
     """
-    return needs(metric) in ("logits", "pair")
+    return needs(metric) == "logits"
 
 
 def check_measured(
@@ -51,8 +51,6 @@ def check_measured(
 def _refusals(plan: Plan, target: Target, view: View, metric: Item) -> Iterator[str]:
     """Why a target has no such number, as sentences."""
     kind = needs(metric)
-    if kind == "pair":
-        yield "it compares two networks."
     if kind == "boxes" and len(target.versions) > 1:
         yield "it measures one network."
     if kind == "boxes" and not is_output(target.path):

@@ -32,7 +32,7 @@ def check_task(plan: Plan, views: Iterable[View], metrics: Iterable[Item], repor
             kind = METRICS[metric.name].needs if metric.name in METRICS else "network"
             if kind == "templates" and not _has_protocol(plan.data[data]):
                 reporter.report("KD0757", metric.span, metric=metric.name, data=data)
-            elif kind in ("logits", "pair") and plan.data[data].task == "templates":
+            elif kind == "logits" and plan.data[data].task == "templates":
                 reporter.report("KD0758", metric.span, metric=metric.name, data=data)
             elif kind == "boxes" and plan.data[data].task != "detection":
                 reporter.report("KD0774", metric.span, metric=metric.name, data=data)

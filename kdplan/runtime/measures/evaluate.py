@@ -111,7 +111,7 @@ def _passes(loader: Loader, metrics: Iterable[Metric]) -> Iterator[tuple[int, di
 def _build(item: Item, probabilities: bool, context: MeasureContext | None) -> Metric:
     """A fresh metric, with the superclasses that it reads."""
     spec = METRICS.get(item.name)
-    reason = "it compares two networks." if spec is not None and spec.needs == "pair" else ""
+    reason = ""
     if spec is not None and spec.needs == "transfer" and context is None:
         reason = "it has no training data."
     try:

@@ -165,7 +165,6 @@ def test_metric_that_does_not_fit(sources: Sources) -> None:
     classed(sources, [5, 7])
     problems = [
         ([Row("n", Target([Version("n")]))], Item("top1"), View("d", "test"), "of 2 classes"),
-        ([Row("b", Target([BIG]))], Item("agreement"), View("d", "test"), "compares two networks"),
         ([Row("b", Target([BIG]))], Item("topk", {"q": 1}), View("d", "test"), "no setting `q`"),
         ([Row("b", Target([BIG]))], Item("top1"), View("d", "test", unlabelled=True), "no labels"),
         ([Row("b", Target([BIG], "layer9"))], Item("top1"), View("d", "test"), "layer9"),
