@@ -301,6 +301,6 @@ def _first_export(compiled: Compiled, name: str) -> str | None:
     """The declaration of an export, for a plan that has none."""
     for phase in reversed(compiled.plan.phases.values()):
         network = phase.trainees[0].base.network.partition("[")[0]
-        made = phase.name.rpartition("@")[2].partition("[")[0]
-        return f"Declare it in the plan, such as `export {name if name.isidentifier() else 'best'} = {network}@{made}`."
+        by = phase.name.rpartition("@")[2].partition("[")[0]
+        return f"Declare it in the plan, such as `export {name if name.isidentifier() else 'best'} = {network}@{by}`."
     return None

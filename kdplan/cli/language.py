@@ -72,7 +72,7 @@ def _code_with_digits(text: str) -> str | None:
     """The code of a number in another notation, such as `205` or `kd-0205`; codes that are near in number differ in
     all else.
 
-    >>> _code_with_digits("kd205"), _code_with_digits("KD9999")
+    >>> _code_with_digits("kd205"), _code_with_digits("99999")
     ('KD0205', None)
     """
     code = f"KD{''.join(c for c in text if c in string.digits).zfill(4)}"

@@ -179,7 +179,7 @@ def cause_of(problem: BaseException) -> Cause:
             break
     if isinstance(problem, ModuleNotFoundError) and problem.name:
         module = problem.name.partition(".")[0]
-        reason, help = f"there is no module `{module}`", f"Install it: `pip install {_PACKAGES.get(module, module)}`."
+        help = f"Install it: `pip install {_PACKAGES.get(module, module)}`."
     shapes = isinstance(problem, RuntimeError | ValueError) and _SHAPES.search(str(problem)) is not None
     return Cause(kind, reason, file, line, help, shapes and help is None)
 

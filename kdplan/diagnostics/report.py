@@ -195,7 +195,8 @@ def _same_mistake(first: Diagnostic, d: Diagnostic) -> Note | None:
     same = _POINT.sub("", first.message) == _POINT.sub("", d.message)
     if same and "`" in d.message and first.help == d.help and first.span.source is d.span.source:
         return Note(_ALSO, d.span)
-    if not same and first.span == d.span and first.help == d.help:
+    of_graphs = d.code.startswith(("KD05", "KD06"))  # one line of a `def`, for one network after the other
+    if not same and of_graphs and first.span == d.span and first.help == d.help:
         return Note(d.message)
     return None
 

@@ -188,8 +188,8 @@ class _Hasher:
                 yield from _details(f"moves/{i}", _start(self.plan.networks[trainee.base.network]))
         for i, view in enumerate(phase.streams):
             data = self.plan.data[view.data]
-            made = {"source": data.source.name, **data.source.arguments, **_view(data, view)}
-            yield from _details(f"data/{i}", [(name, value, data.span) for name, value in made.items()])
+            content = {"source": data.source.name, **data.source.arguments, **_view(data, view)}
+            yield from _details(f"data/{i}", [(name, value, data.span) for name, value in content.items()])
 
     def components(self, phase: Phase) -> Iterator[Component]:
         """Everything that can change the trained weights of a phase, part by part."""

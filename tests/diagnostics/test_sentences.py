@@ -115,7 +115,7 @@ MISTAKES = [
         "phase y of other on digits with quick { loss = kl(other.logits, small@x.logits) }",
         "KD0303",
         "Phases x → y → x wait for each other.",
-        "Read an earlier version, such as `a@init`.",
+        "Read an earlier version, such as `small@init`.",
     ),
     (
         START + ALONE + ALONE.replace("alone", "again") + phase(HARD, of="small@alone.fc, small@again.layer2"),

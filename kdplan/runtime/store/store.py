@@ -180,7 +180,7 @@ class Store:
     def last_keys(self, plan: Path | str) -> dict[str, str]:
         """Phase name -> key, as plan file `plan` was last run; {} where that is not known.
 
-        A file that was copied, renamed or moved has those of the file most like it, of which it has half the lines.
+        A file that is a copy, or has a new name, has those of the file most like it, of which it has half the lines.
         """
         own = self._plan_file(plan)
         record = own if own.is_file() else self._likest(_lines(plan)) or own
