@@ -144,15 +144,18 @@ def inspect(
     PlanError
         With every mistake that was found in any of them.
     """
+    from kdplan.graph.state import draws_undone  # torch comes with it: only where graphs are wanted
+
+    with draws_undone():
+        return _inspect(compiled, names, verdicts)
+
+
+def _inspect(compiled: Compiled, names: list[str] | None, verdicts: Verdicts | None) -> dict[str, Inspected]:
     from kdplan.graph import swapped
     from kdplan.graph.check_exports import check_exports
     from kdplan.graph.check_measures import check_measures
     from kdplan.graph.check_stages import check_ladders
-    from kdplan.graph.inspect import (
-        check_files,
-        check_settings,
-        inspect_phase,
-    )  # torch comes with it: only where graphs are wanted
+    from kdplan.graph.inspect import check_files, check_settings, inspect_phase
     from kdplan.graph.parts import check_parts
 
     reporter = Reporter()

@@ -43,6 +43,7 @@ from torch import Tensor, fx, nn
 from torch.utils._pytree import tree_flatten
 
 from kdplan.diagnostics.boundary import ForeignError, is_foreign
+from kdplan.graph.between import between
 from kdplan.graph.fake import EFFECTS, FakeContext
 from kdplan.graph.guards import ASK
 from kdplan.graph.module import make
@@ -255,7 +256,7 @@ class Builder:
             if location is None or (path == since and (location.index or location.inner is not None)):
                 raise TapError(path, traced.taps)
         start, end = traced.taps[since].node, traced.taps[tap].node
-        kept = _between(traced.graph, start, end)
+        kept = between(traced.graph, start, end)
         if kept is None:
             raise PastError(f"`{tap}` does not follow on `{since}` alone")
         wanted, given = start.meta["val"].shape, value.meta["val"].shape
@@ -486,20 +487,3 @@ def _key(value: object) -> Hashable:
     except TypeError:
         return None
     return (type(value), value)  # 1, 1.0 and true are different arguments
-
-
-def _between(graph: fx.Graph, start: fx.Node, end: fx.Node) -> list[fx.Node] | None:
-    """What `end` depends on, without `start` and what only that needs, in order; None where inputs are among it."""
-    between: set[fx.Node] = set()
-    reached = end is start
-    todo = [end]
-    while todo:
-        node = todo.pop()
-        if node is start:
-            reached = True
-        elif node.op == "placeholder":
-            return None
-        elif node not in between:
-            between.add(node)
-            todo += node.all_input_nodes
-    return [n for n in graph.nodes if n in between] if reached else None

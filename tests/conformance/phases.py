@@ -232,4 +232,4 @@ def compare(case: Case, folder: Path, monkeypatch: pytest.MonkeyPatch, steps: in
 @cache
 def file(name: str) -> ModuleType:
     """A file of `modules`, as a plain program imports it."""
-    return module_of_file(MODULES / f"{name}.py", f"plain_{name}")
+    return module_of_file(MODULES / f"{name}.py")

@@ -82,7 +82,7 @@ UNSTABLE = {
 def function(folder: Path, body: str) -> Callable[[Tensor], Tensor]:
     lines = "".join(f"    {line}\n" for line in body.splitlines())
     (folder / "mine.py").write_text(HEAD + lines)
-    f: Callable[[Tensor], Tensor] = module_of_file(folder / "mine.py", f"mine_{folder.name}").f
+    f: Callable[[Tensor], Tensor] = module_of_file(folder / "mine.py").f
     return f
 
 

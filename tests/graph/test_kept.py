@@ -60,7 +60,7 @@ CASES = {
 
 def module(folder: Path, line: str) -> ModuleType:
     (folder / "mine.py").write_text(FILE + f"\ndef f():\n{textwrap.indent(line, '    ')}\n")
-    return module_of_file(folder / "mine.py", f"mine_{folder.name}")
+    return module_of_file(folder / "mine.py")
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -69,8 +69,8 @@ def test_a_change_is_seen_and_undone(case: str, tmp_path: Path) -> None:
     before = Kept(f)
     assert before.changed() == []
     f()
-    (name,) = before.changed()
-    assert name.startswith(case.split()[0])
+    names = before.changed()
+    assert names and all(name.startswith(case.split()[0]) for name in names)
     before.restore()
     assert before.changed() == [] == Kept(f).changed()
 
