@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from kdplan.graph.state import is_user_code, bind_buffer
+from kdplan.graph.state import bind_buffer, is_user_code
 from kdplan.ir.expr import STEP_COUNTERS, STREAM_FIELDS, Version
 
 
