@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from kdplan.graph.state import is_user_code, place_buffer
+from kdplan.graph.state import bind_buffer, is_user_code
 from kdplan.ir.expr import STEP_COUNTERS, STREAM_FIELDS, Version
 
 
@@ -199,17 +199,17 @@ class PhaseGraph:
             if name in tensors and tensors[name].shape == tensor.shape:
                 tensor.data.copy_(tensors[name])
             elif name.startswith("buffer/"):
-                self._place(name, tensors.get(name))
+                self._bind(name, tensors.get(name))
             elif name in tensors or not name.startswith(f"{UNTRAINED}/"):  # which checkpoints had not at first
                 raise RuntimeError(f"the checkpoint has no tensor {list(tensor.shape)} for {name}")
         for name in tensors.keys() - own.keys():
-            self._place(name, tensors[name])
+            self._bind(name, tensors[name])
 
-    def _place(self, name: str, value: Tensor | None) -> None:
+    def _bind(self, name: str, value: Tensor | None) -> None:
         """Bind a buffer, by its name in `state`."""
         path = name.removeprefix("buffer/")
         slot, _, inner = path.rpartition("/")
-        place_buffer(self.networks[int(slot)] if slot else self.root, inner, value)
+        bind_buffer(self.networks[int(slot)] if slot else self.root, inner, value)
 
 
 def _train_where_all_are_trainable(module: nn.Module, trainable: set[int]) -> None:

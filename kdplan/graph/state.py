@@ -22,11 +22,11 @@ def assign_buffer(owner: nn.Module, name: str, value: Tensor) -> None:
     owner._buffers[name] = value
 
 
-def place_buffer(root: nn.Module, path: str, value: Tensor | None) -> None:
+def bind_buffer(root: nn.Module, path: str, value: Tensor | None) -> None:
     """Give the buffer at `path` below `root` another value; it is registered where it is new.
 
     >>> net = nn.Sequential(nn.BatchNorm1d(2))
-    >>> place_buffer(net, "0.center", net[0].running_mean)
+    >>> bind_buffer(net, "0.center", net[0].running_mean)
     >>> "0.center" in net.state_dict()
     True
     """
@@ -43,7 +43,7 @@ def carry(one: nn.Module, other: nn.Module) -> None:
         for mine, theirs in zip(one.parameters(), other.parameters(), strict=True):
             theirs.copy_(mine)
     for path, value in one.named_buffers():
-        place_buffer(other, path, value.detach().clone())
+        bind_buffer(other, path, value.detach().clone())
 
 
 class Attributes:

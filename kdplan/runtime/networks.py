@@ -14,7 +14,7 @@ from kdplan.diagnostics.report import error
 from kdplan.graph.branched import branch_state
 from kdplan.graph.inspect import fresh
 from kdplan.graph.phase_graph import Networks
-from kdplan.graph.state import place_buffer
+from kdplan.graph.state import bind_buffer
 from kdplan.graph.weights import fit, unreadable
 from kdplan.ir.adapted import ADAPTED
 from kdplan.ir.expr import Version
@@ -117,7 +117,7 @@ def _filled(
     buffers = state.keys() - dict(net.named_parameters()).keys()
     for name in buffers if late is None else buffers & {*late}:
         if name not in own or own[name].shape != state[name].shape:
-            place_buffer(net, name, torch.empty_like(state[name]))
+            bind_buffer(net, name, torch.empty_like(state[name]))
     try:
         net.load_state_dict(state)
     except RuntimeError as problem:
