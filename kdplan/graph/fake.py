@@ -19,9 +19,10 @@ from torch._subclasses.fake_tensor import (
     UnsupportedOperatorException,
 )
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves, tree_map
+from torch.utils._pytree import tree_map
 
 from kdplan.graph.state import Attributes, PythonDraws, is_user_code, is_write
+from kdplan.graph.structure import mapped, tensors
 
 # A shape that does not fit is the user's to read once, in our words, not also in a log.
 logging.getLogger("torch._subclasses.fake_tensor").setLevel(logging.CRITICAL)
@@ -101,7 +102,7 @@ class FakeContext:
 
     def fake_tree(self, value: Any) -> Any:
         """`value` with every tensor in it replaced by its twin."""
-        return tree_map(lambda v: self.fake(v) if isinstance(v, Tensor) else v, value)
+        return mapped(lambda v: self.fake(v) if isinstance(v, Tensor) else v, value)
 
     @contextmanager
     def swapped(self, module: nn.Module) -> Iterator[list[FakeTensor]]:
@@ -159,7 +160,7 @@ class FakeContext:
         if node.op == "output":
             node.meta["val"] = args[0]
             return
-        inputs = {n: [v for v in tree_leaves(n.meta["val"]) if isinstance(v, Tensor)] for n in node.all_input_nodes}
+        inputs = {n: tensors(n.meta["val"]) for n in node.all_input_nodes}
         before = {n: [v._version for v in values] for n, values in inputs.items()}
         held = self._buffer_versions(node, root)
         watch = _RandomWatch()
@@ -250,7 +251,7 @@ def _functional_batch_norm(node: fx.Node) -> bool:
 def storages(node: fx.Node) -> frozenset[int]:
     """The identities of the storages that the node's value lives in (equal ids: one is a view of the other)."""
     identities = set()
-    for value in tree_leaves(node.meta.get("val")):
-        if isinstance(value, Tensor) and value.layout is torch.strided:
+    for value in tensors(node.meta.get("val")):
+        if value.layout is torch.strided:
             identities.add(value.untyped_storage()._cdata)
     return frozenset(identities)

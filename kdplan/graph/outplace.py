@@ -84,6 +84,7 @@ class _Conflict:
 def _violations(gm: fx.GraphModule) -> list[_Conflict]:
     order = {n: i for i, n in enumerate(gm.graph.nodes)}
     held = {n: storages(n) for n in gm.graph.nodes}
+    state = frozenset().union(*(held[n] for n in gm.graph.nodes if n.op == "get_attr"))
     end = output_of(gm)
     conflicts: list[_Conflict] = []
     taken: set[fx.Node] = set()
@@ -97,6 +98,8 @@ def _violations(gm: fx.GraphModule) -> list[_Conflict]:
                 if order[value] >= order[writer] or not held[value] & held[target]:
                     continue
                 readers = [u for u in value.users if u is end or u.meta.get("call") != mine]
+                if held[target] & state:  # an earlier call of the network has read its buffer, and sees no later write
+                    readers = [u for u in readers if order[u] > order[writer]]
                 conflict.inside |= any(order[u] > order[writer] for u in value.users if u not in readers)
                 if readers and value not in taken:
                     conflict.outside.append((value, readers))

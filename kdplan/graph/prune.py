@@ -93,11 +93,12 @@ def needed(
 
     Nothing of `without` is among them, nor what only that needs.
     """
-    start = [*(roots if roots is not None else [output_of(gm)]), *(n for n in gm.graph.nodes if n.op == "placeholder")]
+    ends = list(roots if roots is not None else [output_of(gm)])
+    start = [*ends, *(n for n in gm.graph.nodes if n.op == "placeholder")]
     written = writers(gm.graph).difference(without)
     kept: set[fx.Node] = set()
     while True:
-        kept = _behind(gm, [*start, *kept], without)
+        kept = _behind(gm, [*start, *kept], ends, without)
         running = {c for n in kept if n.op not in ("get_attr", "placeholder", "output") for c in _callers(n)}
         more = [n for n in written if n not in kept and _caller(n) in running]
         if not more:
@@ -105,10 +106,12 @@ def needed(
         kept.update(more)
 
 
-def _behind(gm: fx.GraphModule, roots: Iterable[fx.Node], without: Collection[fx.Node]) -> set[fx.Node]:
-    """What `roots` depend on, also by writes into what is read later."""
+def _behind(
+    gm: fx.GraphModule, roots: Iterable[fx.Node], ends: Iterable[fx.Node], without: Collection[fx.Node]
+) -> set[fx.Node]:
+    """What `roots` depend on, also by writes into what is read later; `ends` are read when all has run."""
     kept = set(roots)
-    read: set[int] = set()
+    read: set[int] = set().union(*map(storages, ends))
     for node in reversed(gm.graph.nodes):
         if node in without and node not in kept:
             continue

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
-from torch.utils._pytree import tree_flatten, tree_leaves, tree_map, tree_unflatten
+from torch.utils._pytree import tree_flatten, tree_map, tree_unflatten
 
 from kdplan.graph.fake import FakeContext, storages
 from kdplan.graph.guards import Guard, GuardingTracer
@@ -17,6 +17,7 @@ from kdplan.graph.impure import watched
 from kdplan.graph.lines import calling_line
 from kdplan.graph.proxy import ValueProxy, is_plain
 from kdplan.graph.state import Attributes, PythonDraws, assign_buffer, is_user_code
+from kdplan.graph.structure import opened, tensors
 from kdplan.graph.taps import Call
 
 _MAKERS = ("zeros", "ones", "full", "empty", "arange", "linspace", "eye", "tensor", "as_tensor", "tril_indices")
@@ -250,7 +251,7 @@ class PathTracer(GuardingTracer):
             return None
         attribute = node.args[1] if node.target is getattr else None
         rank = attribute == "ndim" or (node.op == "call_method" and node.target == "dim")
-        plain = is_plain(value) and not any(isinstance(v, Tensor) for v in tree_leaves(value))
+        plain = is_plain(value) and not tensors(value)
         if isinstance(value, str):
             self.guards.append(Guard(node, "str", value))
             return value
@@ -270,7 +271,7 @@ class PathTracer(GuardingTracer):
 
 def _nodes(tree: Any) -> Any:
     """A structure of proxies as the same structure of nodes."""
-    return tree_map(lambda v: v.node if isinstance(v, fx.Proxy) else v, tree)
+    return tree_map(lambda v: v.node if isinstance(v, fx.Proxy) else v, opened(tree))
 
 
 def _differentiable(value: object) -> bool:

@@ -23,7 +23,6 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_leaves
 
 from kdplan.diagnostics.boundary import is_foreign
 from kdplan.diagnostics.report import Diagnostic, diagnostic, error, listing
@@ -32,8 +31,10 @@ from kdplan.graph.cacheable import settings
 from kdplan.graph.module import make
 from kdplan.graph.phase_graph import Networks
 from kdplan.graph.state import Attributes, draws_undone, is_user_code
+from kdplan.graph.structure import tensors
 from kdplan.graph.trace import TraceError, trace
 from kdplan.ir import expr as ir
+from kdplan.ir.lengths import view_size
 from kdplan.ir.plan import Network, Phase, Plan
 
 STEPS = 2
@@ -114,10 +115,39 @@ def verify(
         for path, reason in reasons:
             part = f"{network.name}.{path}".rstrip(".")
             warnings.append(diagnostic("KD0540", span, network=part, reason=reason))
+        if not verdict.differs and not _holds_for(plan, phase, taps[0].inputs[0].stream, module, inputs):  # type: ignore[union-attr]
+            networks.whole.add(label)
+            reason = "its control flow depends on the size of a batch"
+            warnings.append(diagnostic("KD0540", span, network=network.name, reason=reason))
         for name, value in verdict.attributes:
             leaf = name.rpartition(".")[2]
             warnings.append(diagnostic("KD0541", span, network=network.name, name=name, leaf=leaf, value=value))
     return list({(w.code, w.message): w for w in warnings}.values())
+
+
+def _holds_for(plan: Plan, phase: Phase, stream: int, module: nn.Module, inputs: Tensor) -> bool:
+    """Whether the graph of a module is one for all sizes of a batch, of which the last of an epoch is another."""
+    batch, size = phase.recipes[0].batch_of(stream), view_size(plan, phase.streams[stream])
+    last = size % batch
+    return not last or same_graph(module, inputs, (batch, last))
+
+
+def same_graph(module: nn.Module, inputs: Tensor, sizes: Sequence[int]) -> bool:
+    """Whether the graph that is traced for the first of these sizes of a batch is right for the others.
+
+    >>> class Net(nn.Module):
+    ...     def forward(self, x):
+    ...         return x if len(x) > 3 else -x
+    >>> [same_graph(Net(), torch.zeros(2, 3), sizes) for sizes in ([6, 5], [6, 3])]
+    [False, False]
+    """
+    try:
+        graph = trace(module, inputs.new_empty(sizes[0], *inputs.shape[1:]))
+        return all(graph.holds_for(inputs.new_empty(size, *inputs.shape[1:])) for size in sizes[1:])
+    except BaseException as problem:  # whoever builds the phase reports what does not run at all
+        if not is_foreign(problem):
+            raise
+        return False
 
 
 def _foreign(plan: Plan, phase: Phase, networks: Networks) -> list[tuple[str, Network, nn.Module]]:
@@ -225,7 +255,7 @@ def _observe(call: nn.Module, module: nn.Module, inputs: Sequence[Tensor], half:
         for p in module.parameters():
             p.grad = None
         with torch.autocast("cpu", torch.bfloat16, enabled=half):
-            outputs = [v for v in tree_leaves(call(*inputs)) if isinstance(v, Tensor)]
+            outputs = tensors(call(*(v.clone() for v in inputs)))  # a network may write into its inputs
         seen.append(("outputs", [v.detach().clone() for v in outputs]))
         total = sum(((v.float() * _weights(v)).sum() for v in outputs if v.requires_grad), torch.zeros(()))
         if total.requires_grad:

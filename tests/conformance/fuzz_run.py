@@ -23,7 +23,7 @@ from kdplan.graph.freeze import split
 from kdplan.graph.lines import NodeError
 from kdplan.graph.prune import prune
 from kdplan.graph.trace import TraceError
-from kdplan.graph.verify import compare
+from kdplan.graph.verify import compare, same_graph
 from tests.conformance.fuzz import Case
 from tests.conformance.plain import Steps, batches, loop
 
@@ -219,13 +219,16 @@ def _compared(case: Case, module: Any, taps: list[str], data: Any, expected: Ste
         if checked.unstable:
             return Result("unstable", checked.unstable)
         pair = _frozen(case, Pair(module.Net, case))
-        loss, kind = graph_loss(case, pair, taps, *data[0], whole=bool(checked.differs))
+        reason = checked.differs
+        if not reason and not same_graph(pair.net, data[0][0], [len(x) for x, _ in data[-2:]]):
+            reason = "sizes"
+        loss, kind = graph_loss(case, pair, taps, *data[0], whole=bool(reason))
     except (TraceError, BuildError, NodeError) as problem:
         cause = cause_of(problem)
         return Result("refused" if cause.file else "no line", str(cause))
     except Exception as problem:
         return Result("exception", f"{type(problem).__name__}: {problem}")
-    kind = "whole" if checked.differs and kind != "pruned" else kind
+    kind = "whole" if reason and kind != "pruned" else kind
     try:
         ours = _steps(case, pair, loss, data)
     except Exception as problem:
@@ -234,7 +237,7 @@ def _compared(case: Case, module: Any, taps: list[str], data: Any, expected: Ste
         return Result(kind)
     if difference := _difference(ours, expected, case.half):
         return Result("differs", f"{kind}: {difference}")
-    return Result(kind, checked.differs)
+    return Result(kind, reason)
 
 
 def _invalid(case: Case, module: Any, data: Any, problem: Exception) -> Result:
