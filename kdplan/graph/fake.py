@@ -155,7 +155,10 @@ class FakeContext:
             self.running = was
 
     def annotate(self, node: fx.Node, root: nn.Module) -> None:
-        """Set meta["val"], and what the node does besides: "mutates" (nodes), "buffers" and "random" (booleans)."""
+        """Set meta["val"], and what the node does besides: "mutates" (nodes), "buffers" and "random" (booleans).
+
+        "by_data" says that a number or a shape in it was of made-up values: nothing may be decided by it.
+        """
         args, kwargs = fx.map_arg((node.args, node.kwargs), lambda n: n.meta["val"])
         if node.op == "output":
             node.meta["val"] = args[0]
@@ -166,16 +169,18 @@ class FakeContext:
         watch = _RandomWatch()
         self.changed = False
         draws = PythonDraws() if self._may_draw(node, root) else None
+        by_data = any(n.meta.get("by_data") for n in inputs)
         with torch.no_grad():
             try:
                 with self.mode, watch:
                     value = self.run(node, root, args, kwargs)
             except DATA_DEPENDENT:
-                value = self._run_really(node, root, args, kwargs)
+                value, by_data = self._run_really(node, root, args, kwargs), True
         drawn = watch.seen or (draws is not None and draws.used)
         if draws is not None:
             draws.restore()
         node.meta["val"] = value
+        node.meta["by_data"] = by_data
         node.meta["mutates"] = tuple(n for n in inputs if before[n] != [v._version for v in inputs[n]])
         written = self.changed or is_write(node) or held != self._buffer_versions(node, root)
         node.meta["buffers"] = written or _functional_batch_norm(node)

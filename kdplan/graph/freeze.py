@@ -40,7 +40,7 @@ from torch import Tensor, fx, nn
 from kdplan.graph.fake import storages, whole
 from kdplan.graph.law import check_graph
 from kdplan.graph.module import copy_of, output_of, outputs_of, subset
-from kdplan.graph.prune import needed, writers
+from kdplan.graph.prune import needed, state_memory, writers
 from kdplan.graph.state import is_write, written_buffer
 
 
@@ -131,6 +131,9 @@ def classify(gm: fx.GraphModule, trainable: Collection[str]) -> tuple[set[fx.Nod
             trainable_graph.add(node)
         if own:
             stateful.add(node)
+    # A trained network draws its random numbers in the order of its own `forward`.
+    owners = {n.meta.get("owner") for n in trainable_graph if n.op != "output"}
+    trainable_graph.update(n for n in gm.graph.nodes if n.meta.get("random") and n.meta.get("owner") in owners)
     for nodes in (trainable_graph, stateful):
         _spread(gm, nodes)
     _with_state(gm, wanted, trainable_graph)
@@ -152,12 +155,13 @@ def _with_state(gm: fx.GraphModule, trainable: set[str], trainable_graph: set[fx
     """Add what reads or writes a buffer that a trained network, or what depends on one, writes into."""
     boxes = {_network(name) for name in trainable}
     buffers = [n for n in gm.graph.nodes if n.op == "get_attr"]
+    memory = state_memory(gm.graph)
     written = writers(gm.graph)
     size = -1
     while size != len(trainable_graph):
         size = len(trainable_graph)
-        own = [n for n in written if n in trainable_graph or any(_network(t) in boxes for t in _targets(n, buffers))]
-        targets = {t for n in own for t in _targets(n, buffers)}
+        own = [n for n in written if n in trainable_graph or any(_network(t) in boxes for t in _targets(n, memory))]
+        targets = {t for n in own for t in _targets(n, memory)}
         trainable_graph.update(own, (n for n in buffers if n.target in targets))
         if own:
             _spread(gm, trainable_graph)
@@ -167,12 +171,12 @@ def _network(path: str) -> str:
     return ".".join(path.split(".")[:2])
 
 
-def _targets(writer: fx.Node, buffers: list[fx.Node]) -> set[str]:
+def _targets(writer: fx.Node, memory: dict[int, set[str]]) -> set[str]:
     """The paths of the buffers that a node writes into or binds anew."""
     if is_write(writer):
         return {written_buffer(writer)}
-    memory = frozenset().union(*map(storages, writer.meta["mutates"]))
-    return {str(n.target) for n in buffers if storages(n) & memory}
+    written = frozenset().union(*map(storages, writer.meta["mutates"]))
+    return set().union(*(memory.get(m, set()) for m in written))
 
 
 def parameter_names(gm: nn.Module) -> dict[int, str]:

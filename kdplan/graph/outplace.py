@@ -37,6 +37,7 @@ from torch.nn import functional as F
 from kdplan.graph.fake import FakeContext, storages
 from kdplan.graph.law import check_graph
 from kdplan.graph.module import copy_of, output_of
+from kdplan.graph.prune import state_memory
 
 
 def outplace(gm: fx.GraphModule, context: FakeContext) -> fx.GraphModule:
@@ -84,7 +85,7 @@ class _Conflict:
 def _violations(gm: fx.GraphModule) -> list[_Conflict]:
     order = {n: i for i, n in enumerate(gm.graph.nodes)}
     held = {n: storages(n) for n in gm.graph.nodes}
-    state = frozenset().union(*(held[n] for n in gm.graph.nodes if n.op == "get_attr"))
+    state = state_memory(gm.graph).keys()
     end = output_of(gm)
     conflicts: list[_Conflict] = []
     taken: set[fx.Node] = set()

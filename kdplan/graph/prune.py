@@ -34,7 +34,7 @@ from torch import fx
 from kdplan.graph.fake import storages
 from kdplan.graph.law import check_graph
 from kdplan.graph.module import output_of, subset
-from kdplan.graph.state import is_write
+from kdplan.graph.state import is_write, written_buffer
 
 
 @dataclass(frozen=True)
@@ -138,12 +138,22 @@ def _callers(node: fx.Node) -> list[tuple[object, object, object]]:
 
 def writers(graph: fx.Graph) -> set[fx.Node]:
     """The nodes that write into a buffer that was read as an attribute, or that bind one anew."""
-    memory = frozenset().union(*(storages(n) for n in graph.nodes if n.op == "get_attr"))
+    memory = state_memory(graph).keys()
     return {
         n
         for n in graph.nodes
         if is_write(n) or any(t.op == "get_attr" or storages(t) & memory for t in n.meta.get("mutates", ()))
     }
+
+
+def state_memory(graph: fx.Graph) -> dict[int, set[str]]:
+    """Identity of a storage -> the paths of the attributes that live in it, or will when a buffer is bound to it."""
+    paths: dict[int, set[str]] = {}
+    for node in graph.nodes:
+        value, path = (node.args[2], written_buffer(node)) if is_write(node) else (node, str(node.target))
+        for memory in storages(value) if node.op == "get_attr" or is_write(node) else ():
+            paths.setdefault(memory, set()).add(path)
+    return paths
 
 
 def _path(node: fx.Node) -> str:

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor, fx, nn
 
 _PLAIN = (bool, int, float, complex, str, type(None), tuple)
@@ -105,24 +106,27 @@ def _refill(container: Any, old: Any) -> None:
 
 
 class PythonDraws:
-    """Whether Python's or NumPy's global generator was used since."""
+    """Whether Python's, NumPy's or torch's global generator was used since; on fake tensors torch's is not."""
 
     def __init__(self) -> None:
         self._python = random.getstate()
         self._numpy: Any = np.random.get_state()
+        self._torch = torch.default_generator.get_state()
 
     @property
     def used(self) -> bool:
-        """Whether either generator is in another state than at first."""
+        """Whether one of the generators is in another state than at first."""
         numpy: Any = np.random.get_state()
         same = numpy[2:] == self._numpy[2:] and bool((numpy[1] == self._numpy[1]).all())
+        same &= bool(torch.equal(torch.default_generator.get_state(), self._torch))
         return not same or random.getstate() != self._python
 
     def restore(self) -> None:
-        """Put both generators back."""
+        """Put the generators back."""
         if self.used:
             random.setstate(self._python)
             np.random.set_state(self._numpy)
+            torch.default_generator.set_state(self._torch)
 
 
 _KNOWN = ("torch", "_operator", "builtins", "math", "kdplan")

@@ -14,9 +14,7 @@ from torch.utils._pytree import tree_leaves, tree_map
 def opened(value: Any) -> Any:
     """The structure with dicts of their fields instead of data classes, which torch takes for single values.
 
-    >>> import copy
-from collections.abc import Callable
-from dataclasses import make_dataclass
+    >>> from dataclasses import make_dataclass
     >>> Output = make_dataclass("Output", ["logits", "more"])
     >>> opened([Output(1, Output(2, None))])
     [{'logits': 1, 'more': {'logits': 2, 'more': None}}]
@@ -37,9 +35,7 @@ def _is_record(value: object) -> bool:
 def mapped(fn: Callable[[Any], Any], value: Any) -> Any:
     """The structure with `fn` of every single value in it; data classes become others of their class.
 
-    >>> import copy
-from collections.abc import Callable
-from dataclasses import make_dataclass
+    >>> from dataclasses import make_dataclass
     >>> mapped(lambda v: v + 1, {"a": make_dataclass("Output", ["logits"])(1)})
     {'a': Output(logits=2)}
     """

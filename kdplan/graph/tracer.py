@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
+from torch._subclasses.fake_tensor import FakeTensor
 from torch.utils._pytree import tree_flatten, tree_map, tree_unflatten
 
 from kdplan.graph.fake import FakeContext, storages
@@ -133,13 +134,24 @@ class PathTracer(GuardingTracer):
             self._cut_writes(node)
 
     def _cut_writes(self, node: fx.Node) -> None:
-        """Cut what is written without gradients: `with torch.no_grad()` leaves no trace in a graph."""
+        """Cut a write without gradients from what it reads and writes: `with torch.no_grad()` is not in a graph."""
         for n in node.all_input_nodes:
-            if n not in node.meta["mutates"] and n.op != "get_attr" and _differentiable(n.meta["val"]):
+            if n.op != "get_attr" and _differentiable(n.meta["val"]):
                 with self.graph.inserting_before(node):
                     cut = self.create_node("call_method", "detach", (n,), {})
                 self.context.annotate(cut, self.root)
                 node.replace_input_with(n, cut)
+                node.meta["mutates"] = tuple(cut if t is n else t for t in node.meta["mutates"])
+
+    def answer(self, node: fx.Node, kind: str, ask: Callable[[Any], Any]) -> Any:
+        """The answer to what Python asks; where that is for real numbers to say, the module is called whole."""
+        if node.meta.get("by_data") and self.watching:
+            self.mark("the value of a tensor decides what it computes")
+        return super().answer(node, kind, ask)
+
+    def is_state(self, node: fx.Node) -> bool:
+        """Whether a value lives in the memory of a parameter or buffer."""
+        return any(storages(node) & storages(held.node) for held in self._attributes.values())
 
     # modules and their attributes
 
@@ -166,7 +178,7 @@ class PathTracer(GuardingTracer):
         try:
             out = self.create_proxy("call_module", path, args, kwargs) if leaf else forward(*args, **kwargs)
             if draws is not None and draws.used:
-                self.mark("it draws from the generator of Python or NumPy")
+                self.mark("it draws random numbers that no graph holds")
         except BaseException:
             if self.failed is None:
                 self.failed = list(self.stack)
@@ -196,6 +208,10 @@ class PathTracer(GuardingTracer):
         """An argument of a node; a tensor that the forward made becomes a constant of the graph."""
         if isinstance(a, fx.Proxy):
             return a.node
+        if isinstance(a, torch.Generator):
+            self.mark("it draws from a generator of its own")
+        if isinstance(a, FakeTensor) and id(a) not in self._names:
+            self.mark("it reads what another module's hook has kept")
         if isinstance(a, Tensor):
             name = self._names.get(id(a))
             if name is None:
@@ -255,7 +271,7 @@ class PathTracer(GuardingTracer):
         if isinstance(value, str):
             self.guards.append(Guard(node, "str", value))
             return value
-        if plain and (fixed or rank):
+        if plain and (fixed or rank) and not node.meta["by_data"]:
             self.graph.erase_node(node)
             return value
         return ValueProxy(node, self)
