@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, Protocol
@@ -9,7 +10,11 @@ from typing import Any, Protocol
 import torch
 from torch import fx, nn
 
+from kdplan.diagnostics.boundary import is_users
+
 _GENERATOR = ("manual_seed", "seed", "set_rng_state", "get_rng_state", "initial_seed")
+_MODES = ("is_grad_enabled", "is_inference_mode_enabled", "is_autocast_enabled")
+"""What a frozen network is answered otherwise than a traced one."""
 _missing = object()
 
 
@@ -32,15 +37,16 @@ class Watcher(Protocol):
 
 @contextmanager
 def watched(watcher: Watcher) -> Iterator[None]:
-    """Inside, `watcher` hears of changed attributes and buffers, of autocast and of a generator that is set."""
-    patched: list[tuple[Any, str, Callable[..., Any]]] = [(torch, name, getattr(torch, name)) for name in _GENERATOR]
+    """Inside, `watcher` hears of changed attributes and buffers, of autocast, of modes and of a generator that is set."""
+    patched: list[tuple[Any, str, Callable[..., Any]]] = [(torch, n, getattr(torch, n)) for n in (*_GENERATOR, *_MODES)]
     patched.append((torch.random, "fork_rng", torch.random.fork_rng))
     patched.append((torch.autocast, "__enter__", torch.autocast.__enter__))
     setter = nn.Module.__setattr__
 
     def reported(name: str, fn: Callable[..., Any]) -> Callable[..., Any]:
         def call(*args: Any, **kwargs: Any) -> Any:
-            if watcher.watching:
+            users = name not in _MODES or is_users(sys._getframe(1).f_code.co_filename)
+            if users and watcher.watching:
                 watcher.mark("it uses `autocast`" if name == "__enter__" else f"it calls `torch.{name}`")
             return fn(*args, **kwargs)
 

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, fx, nn
+from torch.utils._python_dispatch import _disable_current_modes
 
 _PLAIN = (bool, int, float, complex, str, type(None), tuple)
 _CONTAINERS = (list, dict, set, deque)
@@ -42,6 +43,7 @@ class Attributes:
         self._held = [
             (path, m, dict(m.__dict__), dict(m._buffers), _containers(m)) for path, m in module.named_modules()
         ]
+        self._tensors = {(path, name): _Written(t) for path, m in module.named_modules() for name, t in _tensors(m)}
 
     def changed(self) -> list[str]:
         """Paths of attributes that hold other plain values than before; new attributes are none."""
@@ -56,6 +58,7 @@ class Attributes:
                 else:
                     plain = isinstance(old, _PLAIN) and type(new) in _PLAIN
                     differs = new is not old and plain and not _same(new, old)
+                    differs |= (path, name) in self._tensors and self._tensors[path, name].changed
                 if differs:
                     names.append(f"{path}.{name}".lstrip("."))
         return names
@@ -70,7 +73,9 @@ class Attributes:
         ]
 
     def restore(self) -> None:
-        """Give the modules back the attributes and buffers of before; what was written in place stays."""
+        """Give the modules back the attributes and buffers of before; what was written into buffers stays."""
+        for written in self._tensors.values():
+            written.restore()
         for _, m, attributes, buffers, containers in self._held:
             m.__dict__.clear()
             m.__dict__.update(attributes)
@@ -78,6 +83,36 @@ class Attributes:
             m._buffers.update(buffers)
             for name, old in containers.items():
                 _refill(m.__dict__[name], old)
+
+
+class _Written:
+    """A tensor, with its numbers of before."""
+
+    def __init__(self, tensor: Tensor) -> None:
+        self.tensor, self.version = tensor, tensor._version
+        with _disable_current_modes():  # it is real
+            self.before = tensor.detach().clone()
+
+    @property
+    def changed(self) -> bool:
+        return self.tensor._version != self.version
+
+    def restore(self) -> None:
+        if self.changed:
+            with torch.no_grad(), _disable_current_modes():
+                self.tensor.copy_(self.before)
+            self.version = self.tensor._version
+
+
+LARGEST = 1 << 24
+"""Bytes: a larger tensor is data, and is not looked at."""
+
+
+def _tensors(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    """The tensors among the attributes of a user's module, which are neither parameters nor buffers."""
+    for name, value in module.__dict__.items():
+        if isinstance(value, Tensor) and type(value) is Tensor and not value.is_meta and value.nbytes <= LARGEST:
+            yield name, value
 
 
 def _containers(module: nn.Module) -> dict[str, Any]:

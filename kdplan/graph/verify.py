@@ -222,7 +222,7 @@ def compare(module: nn.Module, inputs: Sequence[Tensor], half: bool = False) -> 
         try:
             first, second, traced = (copy.deepcopy(module) for _ in range(3))
             attributes = Attributes(first)
-            values = {n: repr(v) for m in first.modules() for n, v in vars(m).items()}
+            values = {n: _written(v) for m in first.modules() for n, v in vars(m).items()}
             expected = _observe(first, first, inputs, half)
             changed = tuple((n, values[n.rpartition(".")[2]]) for n in attributes.changed())
             again = _observe(second, second, inputs, half)
@@ -243,6 +243,13 @@ def compare(module: nn.Module, inputs: Sequence[Tensor], half: bool = False) -> 
                 raise
             return Verdict(differs=f"results: it fails with {type(problem).__name__}", attributes=changed)
         return Verdict(_difference(expected, result), "", leaves, changed)
+
+
+def _written(value: object) -> str:
+    """The first value of an attribute, as a message shows it."""
+    if isinstance(value, Tensor):
+        return repr(value.tolist()) if value.numel() <= 8 else "…"
+    return repr(value)
 
 
 def _observe(call: nn.Module, module: nn.Module, inputs: Sequence[Tensor], half: bool) -> list[tuple[str, Any]]:

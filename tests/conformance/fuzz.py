@@ -48,6 +48,8 @@ class Case:
         Whether the phase has bf16 precision.
     twice
         Whether the loss has a second call of the network, on other inputs.
+    part
+        Whether only the network's head is trained.
     taps
         Numbers that choose sub-modules whose values are in the loss too.
     """
@@ -57,6 +59,7 @@ class Case:
     training: bool = True
     half: bool = False
     twice: bool = False
+    part: bool = False
     taps: tuple[int, ...] = ()
 
     def __str__(self) -> str:
@@ -200,5 +203,6 @@ def cases(most: int = 6) -> st.SearchStrategy[Case]:
         training=st.sampled_from([True, True, False]),
         half=st.sampled_from([False, False, False, True]),
         twice=st.sampled_from([False, False, True]),
+        part=st.sampled_from([False, False, False, True]),
         taps=st.lists(st.integers(0, 7), max_size=2).map(tuple),
     )

@@ -177,8 +177,8 @@ def graph_loss(case: Case, pair: Pair, taps: list[str], x: Tensor, y: Tensor, wh
 
 
 def _frozen(case: Case, pair: Pair) -> Pair:
-    if case.frozen:
-        pair.net.requires_grad_(False)
+    for name, parameter in pair.net.named_parameters():
+        parameter.requires_grad_(parameter.requires_grad and not case.frozen and (not case.part or "head" in name))
     return pair
 
 
