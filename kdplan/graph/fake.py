@@ -164,7 +164,7 @@ class FakeContext:
             node.meta["val"] = args[0]
             return
         inputs = {n: tensors(n.meta["val"]) for n in node.all_input_nodes}
-        before = {n: [v._version for v in values] for n, values in inputs.items()}
+        before = {n: list(map(_version, values)) for n, values in inputs.items()}
         held = self._buffer_versions(node, root)
         watch = _RandomWatch()
         self.changed = False
@@ -181,7 +181,7 @@ class FakeContext:
             draws.restore()
         node.meta["val"] = value
         node.meta["by_data"] = by_data
-        node.meta["mutates"] = tuple(n for n in inputs if before[n] != [v._version for v in inputs[n]])
+        node.meta["mutates"] = tuple(n for n in inputs if before[n] != list(map(_version, inputs[n])))
         written = self.changed or is_write(node) or held != self._buffer_versions(node, root)
         node.meta["buffers"] = written or _functional_batch_norm(node)
         node.meta["random"] = drawn
@@ -195,7 +195,7 @@ class FakeContext:
     def _buffer_versions(self, node: fx.Node, root: nn.Module) -> list[int]:
         if node.op != "call_module":
             return []
-        return [self.fake(b)._version for b in whole(root.get_submodule(str(node.target))).buffers()]
+        return [_version(self.fake(b)) for b in whole(root.get_submodule(str(node.target))).buffers()]
 
     def _run_really(self, node: fx.Node, root: nn.Module, args: Any, kwargs: Any) -> Any:
         """Shapes that depend on data: run the node on real numbers, a leaf as a copy and only with real weights."""
@@ -240,6 +240,11 @@ def whole(module: nn.Module) -> nn.Module:
     """The module that holds the state: for a wrapper around a leaf, the leaf."""
     leaf = module.__dict__.get("leaf")
     return leaf if isinstance(leaf, nn.Module) else module
+
+
+def _version(tensor: Tensor) -> int:
+    """How often a tensor was written into; of what inference mode computes nobody counts it."""
+    return 0 if tensor.is_inference() else tensor._version
 
 
 def _functional_batch_norm(node: fx.Node) -> bool:

@@ -23,6 +23,11 @@ def assign_buffer(owner: nn.Module, name: str, value: Tensor) -> None:
     owner._buffers[name] = value
 
 
+def written(value: Tensor) -> Tensor:
+    """The tensor itself: as a node, its value once earlier nodes have written into it."""
+    return value
+
+
 class Attributes:
     """The attributes and buffers of a module and its sub-modules, to see what a call changed and to put it back.
 

@@ -17,8 +17,8 @@ from kdplan.graph.guards import Guard, GuardingTracer
 from kdplan.graph.impure import watched
 from kdplan.graph.lines import calling_line
 from kdplan.graph.proxy import ValueProxy, is_plain
-from kdplan.graph.state import Attributes, PythonDraws, assign_buffer, is_user_code
-from kdplan.graph.structure import opened, tensors
+from kdplan.graph.state import Attributes, PythonDraws, assign_buffer, is_user_code, written
+from kdplan.graph.structure import mapped, opened, tensors
 from kdplan.graph.taps import Call
 
 _MAKERS = ("zeros", "ones", "full", "empty", "arange", "linspace", "eye", "tensor", "as_tensor", "tril_indices")
@@ -57,6 +57,9 @@ class PathTracer(GuardingTracer):
         self._constant_names: dict[int, str] = {}
         self._names: dict[int, str] = {}
         self._attributes: dict[str, ValueProxy] = {}
+        self._order: dict[fx.Node, int] = {}
+        self._last_write: dict[int, int] = {}
+        """Identity of a storage -> the position of the last node that writes into it."""
 
     # what goes in
 
@@ -176,7 +179,10 @@ class PathTracer(GuardingTracer):
         draws = PythonDraws() if not leaf and is_user_code(type(m)) else None
         self.stack.append(path)
         try:
-            out = self.create_proxy("call_module", path, args, kwargs) if leaf else forward(*args, **kwargs)
+            if leaf:
+                out = self.create_proxy("call_module", path, args, kwargs)
+            else:
+                out = self._returned(forward(*args, **kwargs))
             if draws is not None and draws.used:
                 self.mark("it draws random numbers that no graph holds")
         except BaseException:
@@ -190,6 +196,21 @@ class PathTracer(GuardingTracer):
         name = path.removeprefix(ROOT).removeprefix(".")
         self.calls.append(Call(name, m, _nodes(args), _nodes(out), leaf))
         return out
+
+    def _returned(self, out: Any) -> Any:
+        """What a module returns, with a node of its own for each value that was written into after it was computed.
+
+        So a tap of what computed it is the value before the write, and a tap of what returns it the value after.
+        """
+        if not any(map(self._is_written, tensors(out))):
+            return out
+        return mapped(
+            lambda v: self.create_proxy("call_function", written, (v,), {}) if self._is_written(v) else v, out
+        )
+
+    def _is_written(self, value: object) -> bool:
+        node = value.node if isinstance(value, fx.Proxy) else None
+        return node is not None and any(self._last_write.get(m, -1) > self._order[node] for m in storages(node))
 
     def getattr(self, attr: str, attr_val: Any, parameter_proxy_cache: Any) -> Any:
         """A node for a parameter or buffer of the module, the same one each time; other values as they are."""
@@ -232,6 +253,7 @@ class PathTracer(GuardingTracer):
     def create_node(self, *args: Any, **kwargs: Any) -> fx.Node:
         """A node that has the path of the module that it is in, as meta["path"]."""
         node = super().create_node(*args, **kwargs)
+        self._order[node] = len(self._order)
         node.meta["line"] = calling_line(__file__)
         node.meta["path"] = self.stack[-1].removeprefix(ROOT).removeprefix(".") if self.stack else ""
         return node
@@ -252,6 +274,7 @@ class PathTracer(GuardingTracer):
             raise
         if node.meta["mutates"]:
             self._check_write(node)
+            self._last_write.update({m: self._order[node] for t in node.meta["mutates"] for m in storages(t)})
         if not torch.is_grad_enabled() and not self.context.running and _differentiable(node.meta["val"]):
             # `with torch.no_grad()` leaves no trace in a graph; cutting the result does the same.
             node = self.create_node("call_method", "detach", (node,), {})

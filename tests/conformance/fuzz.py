@@ -157,7 +157,7 @@ class _Class:
         self.init.append("self.head = nn.Linear(4, 4)")
         # All values are read: draws and statistics that nothing reads are pruned, which is meant.
         self.lines.append(f"{names['o']} = self.head({' + '.join(self.features)})")
-        self.lines.append(self.filled(self.one(returns), names))
+        self.lines += self.filled(self.one(returns), names).splitlines()
         body = "\n".join(self.lines)
         methods = [text for name, text in METHODS.items() if f"self.{name}" in body]
         if "self.note" in "\n".join(self.init):
@@ -183,7 +183,7 @@ def sources(draw: st.DrawFn, most: int = 6) -> str:
     classes: list[str] = []
     for number in range(draw(st.integers(0, 2))):
         name = f"Block{number}"
-        classes.append(_Class(draw, name, list(blocks)).text(draw(st.integers(1, 3)), 1, ["return $o"]))
+        classes.append(_Class(draw, name, list(blocks)).text(draw(st.integers(1, 3)), 1, ["return $o", "return $o", "$o.mul_(0.5)\nreturn $o"]))
         blocks.append(name)
     classes.append(_Class(draw, "Net", blocks).text(draw(st.integers(1, most)), 2, RETURNS))
     text = "\n\n\n".join(classes)

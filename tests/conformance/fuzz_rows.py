@@ -475,5 +475,6 @@ VECTORS = [
 RETURNS = [
     "return $o", "return $o, $f", "return [$o, $f]", "return {'logits': $o, 'extra': $f}", "return Pair($o, $f)",
     "return {'extra': $f, 'logits': $o}", "return Output($o, $f)", "return ($o, None, [$f])",
+    "$o.mul_(0.5)\nreturn $o", "$o[:, 0] = 0.5\nreturn $o, $f", "$o.clamp_(-1, 1)\nreturn Output($o, $f)",
     "return {'out': $o, 'aux': {'deep': $f}}", "return $o if self.training else $o",
 ]  # fmt: skip
