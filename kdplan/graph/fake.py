@@ -22,7 +22,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_map
 
 from kdplan.graph.state import Attributes, PythonDraws, is_user_code, is_write
-from kdplan.graph.structure import mapped, tensors
+from kdplan.graph.structure import mapped, tensors, writes
 
 # A shape that does not fit is the user's to read once, in our words, not also in a log.
 logging.getLogger("torch._subclasses.fake_tensor").setLevel(logging.CRITICAL)
@@ -164,7 +164,7 @@ class FakeContext:
             node.meta["val"] = args[0]
             return
         inputs = {n: tensors(n.meta["val"]) for n in node.all_input_nodes}
-        before = {n: list(map(_version, values)) for n, values in inputs.items()}
+        before = {n: list(map(writes, values)) for n, values in inputs.items()}
         held = self._buffer_versions(node, root)
         watch = _RandomWatch()
         self.changed = False
@@ -181,7 +181,11 @@ class FakeContext:
             draws.restore()
         node.meta["val"] = value
         node.meta["by_data"] = by_data
-        node.meta["mutates"] = tuple(n for n in inputs if before[n] != list(map(_version, inputs[n])))
+        node.meta["mutates"] = tuple(
+            n
+            for n in inputs
+            if before[n] != list(map(writes, inputs[n])) or (_in_place(node) and any(v is value for v in inputs[n]))
+        )
         written = self.changed or is_write(node) or held != self._buffer_versions(node, root)
         node.meta["buffers"] = written or _functional_batch_norm(node)
         node.meta["random"] = drawn
@@ -195,7 +199,7 @@ class FakeContext:
     def _buffer_versions(self, node: fx.Node, root: nn.Module) -> list[int]:
         if node.op != "call_module":
             return []
-        return [_version(self.fake(b)) for b in whole(root.get_submodule(str(node.target))).buffers()]
+        return [writes(self.fake(b)) for b in whole(root.get_submodule(str(node.target))).buffers()]
 
     def _run_really(self, node: fx.Node, root: nn.Module, args: Any, kwargs: Any) -> Any:
         """Shapes that depend on data: run the node on real numbers, a leaf as a copy and only with real weights."""
@@ -242,9 +246,10 @@ def whole(module: nn.Module) -> nn.Module:
     return leaf if isinstance(leaf, nn.Module) else module
 
 
-def _version(tensor: Tensor) -> int:
-    """How often a tensor was written into; of what inference mode computes nobody counts it."""
-    return 0 if tensor.is_inference() else tensor._version
+def _in_place(node: fx.Node) -> bool:
+    """Whether a node's name says that it changes its input: what only changes its form counts as no write in torch."""
+    name = str(node.target if node.op == "call_method" else getattr(node.target, "__name__", ""))
+    return name.endswith("_") and not name.endswith("__")
 
 
 def _functional_batch_norm(node: fx.Node) -> bool:

@@ -131,9 +131,11 @@ def classify(gm: fx.GraphModule, trainable: Collection[str]) -> tuple[set[fx.Nod
             trainable_graph.add(node)
         if own:
             stateful.add(node)
-    # A trained network draws its random numbers in the order of its own `forward`.
+    # A network draws its random numbers once, in the order of its own `forward`: with what it trains, if it does.
     owners = {n.meta.get("owner") for n in trainable_graph if n.op != "output"}
-    trainable_graph.update(n for n in gm.graph.nodes if n.meta.get("random") and n.meta.get("owner") in owners)
+    draws = [n for n in gm.graph.nodes if n.meta.get("random") and str(n.meta.get("owner", "")).startswith("net ")]
+    trainable_graph.update(n for n in draws if n.meta["owner"] in owners)
+    stateful.update(draws)
     for nodes in (trainable_graph, stateful):
         _spread(gm, nodes)
     _with_state(gm, wanted, trainable_graph)
@@ -221,27 +223,27 @@ def _writes(gm: fx.GraphModule, trainable_graph: set[fx.Node]) -> dict[fx.Node, 
     return {node: list(writers_of) for node, writers_of in writes.items()}
 
 
-Early = list[tuple[fx.Node, fx.Node, fx.Node]]
+Early = list[tuple[fx.Node, fx.Node]]
 
 
 def _early_reads(gm: fx.GraphModule, core: set[fx.Node], writes: dict[fx.Node, list[fx.Node]]) -> Early:
-    """A value, its reader in the trainable part, and a later write of the frozen part, which runs before that reader."""
+    """Values with readers in the trainable part, before writes of the frozen part, which runs first."""
     order = {n: i for i, n in enumerate(gm.graph.nodes)}
     early: Early = []
     for value, writers_of in writes.items():
         for reader in value.users if value in core else ():
-            later = [w for w in writers_of if order[w] > order[reader]]
-            if reader not in core and reader not in writers_of and later:
-                early.append((value, reader, later[0]))
+            later = any(order[writer] > order[reader] for writer in writers_of)
+            if later and reader not in core and reader not in writers_of:
+                early.append((value, reader))
     return early
 
 
 def _kept_before(gm: fx.GraphModule, early: Early) -> fx.GraphModule:
     """The graph with a copy of each such value, from before the write, for its reader."""
-    before, names = gm, [(v.name, r.name, w.name) for v, r, w in early]
+    before, names = gm, [(value.name, reader.name) for value, reader in early]
     gm = copy_of(gm)
     nodes = {n.name: n for n in gm.graph.nodes}
-    for value, reader, write in names:
+    for value, reader in names:
         with gm.graph.inserting_before(nodes[reader]):
             kept = gm.graph.call_method("clone", (nodes[value],))
         kept.meta = {k: v for k, v in nodes[value].meta.items() if k in ("owner", "path", "call")}

@@ -37,7 +37,7 @@ class Watcher(Protocol):
 
 @contextmanager
 def watched(watcher: Watcher) -> Iterator[None]:
-    """Inside, `watcher` hears of changed attributes and buffers, of autocast, of modes and of a generator that is set."""
+    """Inside, `watcher` hears of changed attributes and buffers, of autocast and other modes, of a set generator."""
     patched: list[tuple[Any, str, Callable[..., Any]]] = [(torch, n, getattr(torch, n)) for n in (*_GENERATOR, *_MODES)]
     patched.append((torch.random, "fork_rng", torch.random.fork_rng))
     patched += [(mode, "__enter__", mode.__enter__) for mode in (torch.autocast, torch.inference_mode)]

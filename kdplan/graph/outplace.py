@@ -137,7 +137,7 @@ def _twin(gm: fx.GraphModule, node: fx.Node) -> bool:
     """Turn the node into its out-of-place form, if it has one."""
     if node.op == "call_method":
         name = str(node.target).removesuffix("_")
-        if name == node.target or not hasattr(Tensor, name):
+        if name == node.target or not callable(getattr(Tensor, name, None)):
             return False
         node.target = name
         return True

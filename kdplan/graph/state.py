@@ -13,6 +13,8 @@ import torch
 from torch import Tensor, fx, nn
 from torch.utils._python_dispatch import _disable_current_modes
 
+from kdplan.graph.structure import writes
+
 _PLAIN = (bool, int, float, complex, str, type(None), tuple)
 _CONTAINERS = (list, dict, set, deque)
 _OWN = frozenset(nn.Module().__dict__)
@@ -94,19 +96,19 @@ class _Written:
     """A tensor, with its numbers of before."""
 
     def __init__(self, tensor: Tensor) -> None:
-        self.tensor, self.version = tensor, tensor._version
+        self.tensor, self.version = tensor, writes(tensor)
         with _disable_current_modes():  # it is real
             self.before = tensor.detach().clone()
 
     @property
     def changed(self) -> bool:
-        return self.tensor._version != self.version
+        return writes(self.tensor) != self.version
 
     def restore(self) -> None:
         if self.changed:
             with torch.no_grad(), _disable_current_modes():
                 self.tensor.copy_(self.before)
-            self.version = self.tensor._version
+            self.version = writes(self.tensor)
 
 
 LARGEST = 1 << 24

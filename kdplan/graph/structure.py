@@ -54,3 +54,8 @@ def mapped(fn: Callable[[Any], Any], value: Any) -> Any:
 def tensors(value: Any) -> list[Tensor]:
     """The tensors in a structure, in order."""
     return [v for v in tree_leaves(opened(value)) if isinstance(v, Tensor)]
+
+
+def writes(tensor: Tensor) -> int:
+    """How often a tensor was written into; of what inference mode computes nobody counts it."""
+    return 0 if tensor.is_inference() else tensor._version

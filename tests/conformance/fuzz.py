@@ -162,7 +162,9 @@ class _Class:
         methods = [text for name, text in METHODS.items() if f"self.{name}" in body]
         if "self.note" in "\n".join(self.init):
             methods.append("def note(self, module, inputs, output):\n    self.noticed = output.detach()")
-        own = [line for name, line in OWN.items() if re.search(rf"self\.{name}\b|\"{name}\"", "\n".join([body, *methods]))]
+        own = [
+            line for name, line in OWN.items() if re.search(rf"self\.{name}\b|\"{name}\"", "\n".join([body, *methods]))
+        ]
         init = ["super().__init__()", *own, *self.init]
         parts = [_function("__init__(self)", init), *methods, _function("forward(self, x)", self.lines)]
         return f"class {self.name}(nn.Module):\n" + "\n\n".join(map(_indented, parts))
@@ -183,7 +185,11 @@ def sources(draw: st.DrawFn, most: int = 6) -> str:
     classes: list[str] = []
     for number in range(draw(st.integers(0, 2))):
         name = f"Block{number}"
-        classes.append(_Class(draw, name, list(blocks)).text(draw(st.integers(1, 3)), 1, ["return $o", "return $o", "$o.mul_(0.5)\nreturn $o"]))
+        classes.append(
+            _Class(draw, name, list(blocks)).text(
+                draw(st.integers(1, 3)), 1, ["return $o", "return $o", "$o.mul_(0.5)\nreturn $o"]
+            )
+        )
         blocks.append(name)
     classes.append(_Class(draw, "Net", blocks).text(draw(st.integers(1, most)), 2, RETURNS))
     text = "\n\n\n".join(classes)

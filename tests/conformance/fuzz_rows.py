@@ -31,17 +31,20 @@ FILE = {
         "        ctx.save_for_backward(x)\n        return x * x\n\n    @staticmethod\n"
         "    def backward(ctx, g):\n        return 3 * g * ctx.saved_tensors[0]"
     ),
-    "mixed": "def mixed(a, b, *rest, by=0.5, **more):\n    return torch.lerp(a, b, by) + sum(rest) + more.get('shift', 0)",
+    "mixed": "def mixed(a, b, *rest, by=0.5, **more):\n"
+    "    return torch.lerp(a, b, by) + sum(rest) + more.get('shift', 0)",
     "halved": (
         "def halved(fn):\n    @functools.wraps(fn)\n    def inner(*args, **kwargs):\n"
         "        return fn(*args, **kwargs) / 2\n    return inner"
     ),
     "soft": "@halved\ndef soft(x, scale=torch.tensor(2.0)):\n    return torch.tanh(x * scale)",
     "still": "@torch.no_grad()\ndef still(x):\n    return x.mean(0)",
-    "fused": "@torch.jit.script\ndef fused(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:\n    return x * y.sigmoid()",
+    "fused": "@torch.jit.script\ndef fused(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:\n"
+    "    return x * y.sigmoid()",
     "scope": "@contextlib.contextmanager\ndef scope(x):\n    yield x + 1",
     "Own": (
-        "class Own(nn.Sequential):\n    def forward(self, x):\n        for layer in self:\n            x = x + layer(x)\n"
+        "class Own(nn.Sequential):\n    def forward(self, x):\n        for layer in self:\n"
+        "            x = x + layer(x)\n"
         "        return x"
     ),
     "Half": (
@@ -55,12 +58,14 @@ FILE = {
         "        return x / self.n"
     ),
     "Twin": (
-        "class Twin(nn.Module):\n    def __init__(self):\n        super().__init__()\n        self.a = nn.Linear(4, 4)\n\n"
+        "class Twin(nn.Module):\n    def __init__(self):\n"
+        "        super().__init__()\n        self.a = nn.Linear(4, 4)\n\n"
         '    def forward(self, x, y=None, *, scale=1.0):\n        y = x if y is None else y\n'
         "        return self.a(x) * scale, {'sum': x + y, 'rows': len(x)}"
     ),
     "Lent": (
-        "class Lent(nn.Module):\n    def __init__(self, inner):\n        super().__init__()\n        self.inner = inner\n\n"
+        "class Lent(nn.Module):\n    def __init__(self, inner):\n"
+        "        super().__init__()\n        self.inner = inner\n\n"
         "    def __getattr__(self, name):\n        try:\n            return super().__getattr__(name)\n"
         "        except AttributeError:\n            return getattr(super().__getattr__('inner'), name)\n\n"
         "    def forward(self, x):\n        return self.inner(x) + self.weight.mean()"
@@ -170,7 +175,7 @@ self.$m = nn.Dropout(0.4) => $o = self.$m($f) - self.$m($f)
 self.$m = nn.AlphaDropout(0.2) => $o = self.$m($f)
 self.$m = nn.Identity() => $o = self.$m($f)
 self.$m = nn.Flatten() => $o = self.$m($w)
-""")
+""")  # noqa: E501 - a row a line
 
 PURE = _rows("""
 $o = F.relu($f)
@@ -345,6 +350,8 @@ $w.detach_()
 $o = $w.requires_grad_() * 2
 $w.unsqueeze_(1).squeeze_(1)
 $w.t_().t_()
+$w.t_();; $o = $w.t() + 1;; $w.t_()
+$w.unsqueeze_(0);; $o = $w[0] + 1;; $w.squeeze_(0)
 $o = torch.empty_like($f).copy_($f)
 $o = torch.zeros($f.shape);; $o[:, 1:] = $f[:, 1:]
 $o = torch.zeros($f.shape[0], 4);; $o[:, torch.arange(4)] = $f
@@ -454,7 +461,7 @@ self.matrix.data = self.matrix.data / self.matrix.data.norm();; $o = $f @ self.m
 self.plain += 1;; $o = $f * self.plain
 self.plain = self.plain * 0.5;; $o = $f * self.plain
 CONST.mul_(1.0);; $o = $f * CONST
-""")
+""")  # noqa: E501 - a row a line
 
 BLOCKS = [
     "if $f.shape[0] > 3:", "if $f.shape[0] == 5:", "if self.training:", "if not self.training:", "if $f.dim() == 3:",

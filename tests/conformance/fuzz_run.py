@@ -15,10 +15,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.utils._pytree import tree_leaves
 
-from kdplan.diagnostics.boundary import cause_of, is_foreign
-from kdplan.graph.build import BuildError, Builder
+from kdplan.diagnostics.boundary import cause_of
+from kdplan.graph.build import Builder, BuildError
 from kdplan.graph.freeze import split
 from kdplan.graph.lines import NodeError
 from kdplan.graph.prune import prune
@@ -229,8 +228,6 @@ def _compared(case: Case, module: Any, taps: list[str], data: Any, expected: Ste
         cause = cause_of(problem)
         return Result("refused" if cause.file else "no line", str(cause))
     except Exception as problem:
-        import os, traceback
-        if os.environ.get("FZ_TB"): traceback.print_exc()
         return Result("exception", f"{type(problem).__name__}: {problem}")
     kind = "whole" if reason and kind != "pruned" else kind
     try:
@@ -280,9 +277,10 @@ def _equal(a: Any, b: Any, half: bool) -> bool:
     if isinstance(a, dict):
         return a.keys() == b.keys() and all(_equal(v, b[k], half) for k, v in a.items())
     if isinstance(a, Tensor) and isinstance(b, Tensor):
-        near = {"rtol": 3e-2, "atol": 3e-2 * max([1.0, *b.float().abs().flatten().tolist()])} if half else {"rtol": 1e-4, "atol": 1e-6}
+        near = (
+            {"rtol": 3e-2, "atol": 3e-2 * max([1.0, *b.float().abs().flatten().tolist()])}
+            if half
+            else {"rtol": 1e-4, "atol": 1e-6}
+        )
         return (a.shape, a.dtype) == (b.shape, b.dtype) and torch.allclose(a, b, equal_nan=True, **near)
     return type(a) is type(b) and a == b
-
-
-__all__ = ["Result", "is_foreign", "run", "tree_leaves"]

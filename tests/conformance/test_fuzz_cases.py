@@ -64,7 +64,8 @@ CASES: dict[str, tuple[str, dict[str, Any], str, str, str]] = {
         "graph", {"frozen": True}, "w = self.fc(x)\nw.clamp_(0, 0.1)\nreturn w", "", "",
     ),
     "a frozen part is read before it is written": (
-        "graph", {"part": True}, "w = self.fc(x)\na = w + self.head.bias\nw.clamp_(0, 0.1)\nreturn a + self.head(w * 2)", "", "",
+        "graph", {"part": True},
+        "w = self.fc(x)\na = w + self.head.bias\nw.clamp_(0, 0.1)\nreturn a + self.head(w * 2)", "", "",
     ),
     "logits are written before they are returned": (
         "graph", {}, "w = self.head(x)\nw[:, 1] = -9.0\nreturn w", "", "",
@@ -83,11 +84,22 @@ class Block(nn.Module):
         return w
 """,
     ),
+    "a value is detached in place": (
+        "graph", {}, "w = self.fc(x)\nw.detach_()\nx = self.head.bias * w + x", "", "",
+    ),
+    "a value is transposed in place": (
+        "graph", {}, "w = self.fc(x)\nw.t_()\nx = x + w.mean(1)", "", "",
+    ),
+    "a draw that a frozen layer and a tap read": (
+        "graph", {"frozen": True, "taps": (0,)}, "x = x + torch.rand(4)\nx = self.flat(x)", "self.flat = nn.Flatten()",
+        "",
+    ),
     "a tap is written behind it": (
         "graph", {"taps": (0,)}, "w = self.fc(x)\nw.clamp_(0, 0.1)\nx = x + w", "", "",
     ),
     "draws with and without weights before them": (
-        "graph", {}, "a = x + self.center + torch.rand(4)\nx = self.head(a) + torch.rand(4) + torch.rand(4) * a", CENTER, "",
+        "graph", {}, "a = x + self.center + torch.rand(4)\nx = self.head(a) + torch.rand(4) + torch.rand(4) * a",
+        CENTER, "",
     ),
     "a write without gradients into a value that has one": (
         "graph", {}, "w = self.fc(x)\nwith torch.no_grad():\n    w.mul_(0.5)\nx = x + w", "", "",
@@ -117,7 +129,8 @@ class Block(nn.Module):
         "leaf", {}, "self.plain += 1\nx = x * self.plain", "self.plain = torch.ones(4)", "",
     ),
     "inference mode": (
-        "leaf", {}, "with torch.inference_mode():\n    drift = x.mean(0)\nself.center.add_(drift)\nx = self.fc(x) + self.center",
+        "leaf", {},
+        "with torch.inference_mode():\n    drift = x.mean(0)\nself.center.add_(drift)\nx = self.fc(x) + self.center",
         CENTER, "",
     ),
     "a question for the mode of gradients": (
