@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, fx, nn
 
 from kdplan.graph.prune import needed
-from kdplan.graph.taps import LeafTaps, TapError, tensors
+from kdplan.graph.structure import tensors
+from kdplan.graph.taps import LeafTaps, TapError
 from kdplan.graph.trace import Traced, trace, value_at
 from kdplan.graph.tracer import ROOT
 

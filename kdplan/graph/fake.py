@@ -19,11 +19,12 @@ from torch._subclasses.fake_tensor import (
     UnsupportedOperatorException,
 )
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves, tree_map
+from torch.utils._pytree import tree_map
 
 from kdplan.diagnostics.boundary import is_foreign
 from kdplan.graph.kept import functions_of, undone
 from kdplan.graph.state import Attributes, PythonDraws, is_user_code, is_write
+from kdplan.graph.structure import mapped, tensors, writes
 from kdplan.graph.uncompiled import uncompiled
 
 # A shape that does not fit is the user's to read once, in our words, not also in a log.
@@ -112,7 +113,7 @@ class FakeContext:
 
     def fake_tree(self, value: Any) -> Any:
         """`value` with every tensor in it replaced by its twin."""
-        return tree_map(lambda v: self.fake(v) if isinstance(v, Tensor) else v, value)
+        return mapped(lambda v: self.fake(v) if isinstance(v, Tensor) else v, value)
 
     @contextmanager
     def swapped(self, module: nn.Module) -> Iterator[list[FakeTensor]]:
@@ -180,33 +181,40 @@ class FakeContext:
             self.changed |= bool(kept.changed())
 
     def annotate(self, node: fx.Node, root: nn.Module) -> None:
-        """Set meta["val"], and what the node does besides: "mutates" (nodes), "buffers" and "random" (booleans)."""
+        """Set meta["val"], and what the node does besides: "mutates" (nodes), "buffers" and "random" (booleans).
+
+        "by_data" says that a number or a shape in it was of made-up values: nothing may be decided by it.
+        """
         args, kwargs = fx.map_arg((node.args, node.kwargs), lambda n: n.meta["val"])
         if node.op == "output":
             node.meta["val"] = args[0]
             return
-        inputs = {n: _tensors(n.meta["val"]) for n in node.all_input_nodes}
-        before = {n: _versions(values) for n, values in inputs.items()}
+        inputs = {n: tensors(n.meta["val"]) for n in node.all_input_nodes}
+        before = {n: _writes(values) for n, values in inputs.items()}
         held = self._buffer_versions(node, root)
         watch = _RandomWatch()
         self.changed = False
         for key in ("real", "varies"):
             node.meta.pop(key, None)
         draws = PythonDraws() if self._may_draw(node, root) else None
+        by_data = any(n.meta.get("by_data") for n in inputs)
         with torch.no_grad():
             try:
                 with self.mode, watch:
                     value = self.run(node, root, args, kwargs)
-                written = {n for n in inputs if before[n] != _versions(inputs[n])}
+                written = {n for n in inputs if before[n] != _writes(inputs[n])}
+                if _in_place(node):
+                    written |= {n for n in inputs if any(v is value for v in inputs[n])}
             except BaseException as problem:
                 if not self._may_be_real(node, root, problem):
                     raise
                 value, written = self._run_really(node, root, watch, problem)
-                node.meta["real"] = True
+                node.meta["real"] = by_data = True
         by_python = draws is not None and draws.used
         if draws is not None:
             draws.restore()
         node.meta["val"] = value
+        node.meta["by_data"] = by_data
         node.meta["mutates"] = tuple(n for n in inputs if n in written)
         state = self.changed or is_write(node) or held != self._buffer_versions(node, root)
         node.meta["buffers"] = state or _functional_batch_norm(node)
@@ -223,7 +231,7 @@ class FakeContext:
     def _buffer_versions(self, node: fx.Node, root: nn.Module) -> list[int]:
         if node.op != "call_module":
             return []
-        return [self.fake(b)._version for b in whole(root.get_submodule(str(node.target))).buffers()]
+        return [writes(self.fake(b)) for b in whole(root.get_submodule(str(node.target))).buffers()]
 
     def _may_be_real(self, node: fx.Node, root: nn.Module, problem: BaseException) -> bool:
         """Whether real numbers may serve: the node asks for values, or is a user's module, which may leave torch."""
@@ -252,7 +260,7 @@ class FakeContext:
                     other, _ = self._once(node, root, watch, make)
                 except Exception:
                     continue  # such numbers need not be ones that it works with
-                if [v.shape for v in _tensors(other)] != [v.shape for v in _tensors(value)]:
+                if [v.shape for v in tensors(other)] != [v.shape for v in tensors(value)]:
                     raise ValueShapeError(f"the shape that {node.target} returns").with_traceback(problem.__traceback__)
             return self.fake_tree(value), written
         finally:
@@ -262,7 +270,7 @@ class FakeContext:
         self, node: fx.Node, root: nn.Module, watch: _RandomWatch, make: Callable[..., Tensor]
     ) -> tuple[Any, set[fx.Node]]:
         reals = {n: real_like(n.meta["val"], make) for n in node.all_input_nodes}
-        before = {n: _versions(_tensors(v)) for n, v in reals.items()}
+        before = {n: _writes(tensors(v)) for n, v in reals.items()}
         args, kwargs = fx.map_arg((node.args, node.kwargs), reals.__getitem__)
         with torch.random.fork_rng(devices=[]), watch:
             if node.op == "call_method":
@@ -273,17 +281,17 @@ class FakeContext:
                     value = node.target(*args, **kwargs)
             else:
                 value = self.really(root.get_submodule(str(node.target)), args, kwargs, make)
-        return value, {n for n in reals if before[n] != _versions(_tensors(reals[n]))}
+        return value, {n for n in reals if before[n] != _writes(tensors(reals[n]))}
 
     def really(self, module: nn.Module, args: Any, kwargs: Any, make: Callable[..., Tensor] = torch.rand) -> Any:
         """What a copy of a module returns on real numbers; `changed` says whether it wrote into buffers."""
         if any(isinstance(t, FakeTensor) for t in [*whole(module).parameters(), *whole(module).buffers()]):
             raise RuntimeError("what it returns depends on its weights, which are not there")
         copied = _filled(copy.deepcopy(module), make)
-        held = [(b, b._version) for b in whole(copied).buffers()]
+        held = [(b, writes(b)) for b in whole(copied).buffers()]
         with torch.random.fork_rng(devices=[]), uncompiled(), self._undone(whole(copied)):
             value = copied(*real_like(args, make), **real_like(kwargs, make))
-        now = [(b, b._version) for b in whole(copied).buffers()]
+        now = [(b, writes(b)) for b in whole(copied).buffers()]
         self.changed |= [(id(b), v) for b, v in now] != [(id(b), v) for b, v in held]
         return value
 
@@ -311,18 +319,20 @@ def real_like(tree: Any, make: Callable[..., Tensor]) -> Any:
     return tree_map(real, tree)
 
 
-def _tensors(value: Any) -> list[Tensor]:
-    return [v for v in tree_leaves(value) if isinstance(v, Tensor)]
-
-
-def _versions(values: list[Tensor]) -> list[int]:
-    return [v._version for v in values]
+def _writes(values: list[Tensor]) -> list[int]:
+    return [writes(v) for v in values]
 
 
 def whole(module: nn.Module) -> nn.Module:
     """The module that holds the state: for a wrapper around a leaf, the leaf."""
     leaf = module.__dict__.get("leaf")
     return leaf if isinstance(leaf, nn.Module) else module
+
+
+def _in_place(node: fx.Node) -> bool:
+    """Whether a node's name says that it changes its input: what only changes its form counts as no write in torch."""
+    name = str(node.target if node.op == "call_method" else getattr(node.target, "__name__", ""))
+    return name.endswith("_") and not name.endswith("__")
 
 
 def _functional_batch_norm(node: fx.Node) -> bool:
@@ -348,7 +358,7 @@ def is_differentiable(value: Tensor) -> bool:
 def storages(node: fx.Node) -> frozenset[int]:
     """The identities of the storages that the node's value lives in (equal ids: one is a view of the other)."""
     identities = set()
-    for value in tree_leaves(node.meta.get("val")):
-        if isinstance(value, Tensor) and value.layout is torch.strided:
+    for value in tensors(node.meta.get("val")):
+        if value.layout is torch.strided:
             identities.add(value.untyped_storage()._cdata)
     return frozenset(identities)

@@ -39,8 +39,8 @@ from torch import Tensor, fx, nn
 
 from kdplan.graph.fake import storages, whole
 from kdplan.graph.law import check_graph
-from kdplan.graph.module import output_of, outputs_of, subset
-from kdplan.graph.prune import needed, writers
+from kdplan.graph.module import copy_of, output_of, outputs_of, subset
+from kdplan.graph.prune import needed, state_memory, writers
 from kdplan.graph.state import is_write, written_buffer
 
 
@@ -98,15 +98,19 @@ def split(gm: fx.GraphModule, trainable: Collection[str]) -> Split:
     """
     check_graph(gm.graph, gm)
     trainable_graph, stateful = classify(gm, trainable)
-    core = [
-        n for n in gm.graph.nodes if n in stateful and n not in trainable_graph and n.op not in ("output", "get_attr")
-    ]
-    crossing = _frontier(gm, set(core), trainable_graph)
+    writes = _writes(gm, trainable_graph)
+    core = {
+        n
+        for n in gm.graph.nodes
+        if n in stateful and n not in trainable_graph and n.op != "output" and (n.op != "get_attr" or writes.get(n))
+    }
+    if early := _early_reads(gm, core, writes):
+        return split(_kept_before(gm, early), trainable)
+    crossing = _frontier(gm, core, writes)
     if not crossing:
         return Split(None, gm, (), True)
     kept = needed(gm, crossing, without=trainable_graph)
     frozen = subset(gm, kept, outputs={n.name: n for n in crossing})
-    # A write goes with the part that runs its module; once is enough.
     result = subset(gm, _back_from(gm, crossing, kept), inputs=crossing)
     for part in (frozen, result):
         check_graph(part.graph, part, before=gm.graph, pruned=True)
@@ -119,51 +123,62 @@ def classify(gm: fx.GraphModule, trainable: Collection[str]) -> tuple[set[fx.Nod
     """Nodes that depend on a trainable parameter, and nodes that depend on any parameter or buffer."""
     names = parameter_names(gm)
     wanted = set(trainable)
-    trainable_graph: set[fx.Node] = set()
+    trainable_graph = {n for n in gm.graph.nodes if n.op == "output"}
     stateful: set[fx.Node] = set()
     for node in gm.graph.nodes:
-        if node.op == "output":
-            trainable_graph.add(node)
-            continue
         own = own_state(gm, node)
-        inputs = node.all_input_nodes
-        if any(names.get(id(p)) in wanted for p in own) or any(n in trainable_graph for n in inputs):
+        if any(names.get(id(p)) in wanted for p in own):
             trainable_graph.add(node)
-        if own or any(n in stateful for n in inputs):
+        if own:
             stateful.add(node)
-    # A write into a value makes that value what its writer is.
-    for node in gm.graph.nodes:
-        if node in trainable_graph:
-            trainable_graph.update(t for t in node.meta.get("mutates", ()) if t.op != "placeholder" and t in stateful)
+    # A network draws its random numbers once, in the order of its own `forward`: with what it trains, if it does.
+    owners = {n.meta.get("owner") for n in trainable_graph if n.op != "output"}
+    draws = [n for n in gm.graph.nodes if n.meta.get("random") and str(n.meta.get("owner", "")).startswith("net ")]
+    trainable_graph.update(n for n in draws if n.meta["owner"] in owners)
+    stateful.update(draws)
+    for nodes in (trainable_graph, stateful):
+        _spread(gm, nodes)
     _with_state(gm, wanted, trainable_graph)
     return trainable_graph, stateful
+
+
+def _spread(gm: fx.GraphModule, nodes: set[fx.Node]) -> None:
+    """Add what depends on `nodes`, and values that one of them writes into."""
+    held = {n: storages(n) for n in gm.graph.nodes if n.op not in ("placeholder", "get_attr", "output")}
+    size = -1
+    while size != len(nodes):
+        size = len(nodes)
+        nodes.update(n for n in gm.graph.nodes if not nodes.isdisjoint(n.all_input_nodes))
+        written = frozenset().union(*(storages(t) for n in nodes for t in n.meta.get("mutates", ())))
+        nodes.update(n for n, memory in held.items() if memory & written)
 
 
 def _with_state(gm: fx.GraphModule, trainable: set[str], trainable_graph: set[fx.Node]) -> None:
     """Add what reads or writes a buffer that a trained network, or what depends on one, writes into."""
     boxes = {_network(name) for name in trainable}
     buffers = [n for n in gm.graph.nodes if n.op == "get_attr"]
+    memory = state_memory(gm.graph)
     written = writers(gm.graph)
     size = -1
     while size != len(trainable_graph):
         size = len(trainable_graph)
-        own = [n for n in written if n in trainable_graph or any(_network(t) in boxes for t in _targets(n, buffers))]
-        targets = {t for n in own for t in _targets(n, buffers)}
+        own = [n for n in written if n in trainable_graph or any(_network(t) in boxes for t in _targets(n, memory))]
+        targets = {t for n in own for t in _targets(n, memory)}
         trainable_graph.update(own, (n for n in buffers if n.target in targets))
         if own:
-            trainable_graph.update(n for n in gm.graph.nodes if not trainable_graph.isdisjoint(n.all_input_nodes))
+            _spread(gm, trainable_graph)
 
 
 def _network(path: str) -> str:
     return ".".join(path.split(".")[:2])
 
 
-def _targets(writer: fx.Node, buffers: list[fx.Node]) -> set[str]:
+def _targets(writer: fx.Node, memory: dict[int, set[str]]) -> set[str]:
     """The paths of the buffers that a node writes into or binds anew."""
     if is_write(writer):
         return {written_buffer(writer)}
-    memory = frozenset().union(*map(storages, writer.meta["mutates"]))
-    return {str(n.target) for n in buffers if storages(n) & memory}
+    written = frozenset().union(*map(storages, writer.meta["mutates"]))
+    return set().union(*(memory.get(m, set()) for m in written))
 
 
 def parameter_names(gm: nn.Module) -> dict[int, str]:
@@ -191,6 +206,54 @@ def _bytes(node: fx.Node) -> int:
 _HEAVY = ("conv", "linear", "matmul", "bmm", "attention", "einsum", "addmm", "_norm", "mm")
 
 
+def _writes(gm: fx.GraphModule, trainable_graph: set[fx.Node]) -> dict[fx.Node, list[fx.Node]]:
+    """The frozen part's writes into the memory of each value, in order."""
+    sharing: dict[object, list[fx.Node]] = {}
+    for node in gm.graph.nodes:
+        for memory in (*storages(node), *([node.target] if node.op == "get_attr" else [])):
+            sharing.setdefault(memory, []).append(node)
+    writes: dict[fx.Node, dict[fx.Node, None]] = {}
+    for writer in gm.graph.nodes:
+        if writer in trainable_graph:
+            continue
+        written: set[object] = {m for t in writer.meta.get("mutates", ()) for m in storages(t)}
+        for memory in written | ({written_buffer(writer)} if is_write(writer) else set()):
+            for node in sharing.get(memory, ()):
+                writes.setdefault(node, {})[writer] = None
+    return {node: list(writers_of) for node, writers_of in writes.items()}
+
+
+Early = list[tuple[fx.Node, fx.Node]]
+
+
+def _early_reads(gm: fx.GraphModule, core: set[fx.Node], writes: dict[fx.Node, list[fx.Node]]) -> Early:
+    """Values with readers in the trainable part, before writes of the frozen part, which runs first."""
+    order = {n: i for i, n in enumerate(gm.graph.nodes)}
+    early: Early = []
+    for value, writers_of in writes.items():
+        for reader in value.users if value in core else ():
+            later = any(order[writer] > order[reader] for writer in writers_of)
+            if later and reader not in core and reader not in writers_of:
+                early.append((value, reader))
+    return early
+
+
+def _kept_before(gm: fx.GraphModule, early: Early) -> fx.GraphModule:
+    """The graph with a copy of each such value, from before the write, for its reader."""
+    before, names = gm, [(value.name, reader.name) for value, reader in early]
+    gm = copy_of(gm)
+    nodes = {n.name: n for n in gm.graph.nodes}
+    for value, reader in names:
+        with gm.graph.inserting_before(nodes[reader]):
+            kept = gm.graph.call_method("clone", (nodes[value],))
+        kept.meta = {k: v for k, v in nodes[value].meta.items() if k in ("owner", "path", "call")}
+        kept.meta.update(val=nodes[value].meta["val"].clone(), mutates=(), buffers=False, random=False)
+        nodes[reader].replace_input_with(nodes[value], kept)
+    gm.recompile()
+    check_graph(gm.graph, gm, before=before.graph)
+    return gm
+
+
 def _cheap(node: fx.Node, changing: Collection[fx.Node]) -> bool:
     """Whether computing the node twice, or later, costs next to nothing and gives the same."""
     if node.meta.get("random") or node.meta.get("buffers") or node.meta.get("mutates"):
@@ -201,13 +264,10 @@ def _cheap(node: fx.Node, changing: Collection[fx.Node]) -> bool:
     return node.op in ("call_function", "call_method") and not any(h in name for h in _HEAVY)
 
 
-def _frontier(gm: fx.GraphModule, core: set[fx.Node], trainable_graph: set[fx.Node]) -> list[fx.Node]:
+def _frontier(gm: fx.GraphModule, core: set[fx.Node], changing: Collection[fx.Node]) -> list[fx.Node]:
     """The frozen nodes whose values cross."""
     order = {n: i for i, n in enumerate(gm.graph.nodes)}
     crossing = {n for n in core if any(u not in core for u in n.users)}
-    buffers = [n for n in gm.graph.nodes if n.op == "get_attr"]
-    targets = {t for n in writers(gm.graph) for t in _targets(n, buffers)}
-    changing = {n for n in buffers if n.target in targets}
     results = set(outputs_of(gm).values()) if isinstance(output_of(gm).args[0], dict) else set()
     changed = True
     while changed:
@@ -225,22 +285,12 @@ def _frontier(gm: fx.GraphModule, core: set[fx.Node], trainable_graph: set[fx.No
 
 
 def _back_from(gm: fx.GraphModule, crossing: list[fx.Node], frozen: Collection[fx.Node]) -> set[fx.Node]:
-    """What the output, and writes that the frozen part lacks, need when the crossing values are given."""
-    given = set(crossing)
-    kept = {n for n in gm.graph.nodes if n.op == "placeholder"}
-    whole_graph = needed(gm)
+    """What the output, and writes that the frozen part lacks, need when the crossing values are given.
+
+    A write into state or into what crosses goes with the part that runs its module; once is enough.
+    """
+    given = frozenset().union(*map(storages, crossing))
     written = writers(gm.graph)
-    todo = [output_of(gm), *(n for n in written if n in whole_graph and n not in frozen)]
-    while todo:
-        node = todo.pop()
-        if node in kept or node in given:
-            continue
-        kept.add(node)
-        todo += node.all_input_nodes
-    # Writes into kept values.
-    for node in whole_graph:
-        done = node in kept or node in given or (node in written and node in frozen)
-        writes = () if done else node.meta.get("mutates", ())
-        if writes and all(n in kept for n in [*writes, *node.all_input_nodes]):
-            kept.add(node)
-    return kept
+    done = {n for n in frozen if n in written or any(storages(t) & given for t in n.meta.get("mutates", ()))}
+    rest = (n for n in written & needed(gm) if n not in frozen)
+    return needed(gm, [output_of(gm), *rest], without={*crossing, *done})

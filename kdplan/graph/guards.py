@@ -28,10 +28,13 @@ class GuardingTracer(fx.Tracer):
         super().__init__()
         self.guards: list[Guard] = []
 
+    def is_state(self, node: fx.Node) -> bool:
+        """Whether a value lives in the memory of a parameter or buffer."""
+        return node.op == "get_attr"
+
     def answer(self, node: fx.Node, kind: str, ask: Callable[[Any], Any]) -> Any:
         """The answer to what Python asks of a value, noted as a guard."""
-        value = node.meta["val"]
-        answer = ask(value)
-        if not (kind == "len" and isinstance(value, tuple | list | dict)) and not node.meta.get("fixed"):
+        answer = ask(node.meta["val"])
+        if not node.meta.get("fixed"):
             self.guards.append(Guard(node, kind, answer))
         return answer

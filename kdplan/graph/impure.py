@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, Protocol
@@ -9,7 +10,11 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, fx, nn
 
+from kdplan.diagnostics.boundary import is_users
+
 _GENERATOR = ("manual_seed", "seed", "set_rng_state", "get_rng_state", "initial_seed")
+_MODES = ("is_grad_enabled", "is_inference_mode_enabled", "is_autocast_enabled")
+"""What a frozen network is answered otherwise than a traced one."""
 _missing = object()
 
 
@@ -32,16 +37,17 @@ class Watcher(Protocol):
 
 @contextmanager
 def watched(watcher: Watcher) -> Iterator[None]:
-    """Inside, `watcher` hears of changed attributes and buffers, of autocast and of a generator that is set."""
-    patched: list[tuple[Any, str, Callable[..., Any]]] = [(torch, name, getattr(torch, name)) for name in _GENERATOR]
+    """Inside, `watcher` hears of changed attributes and buffers, of autocast and other modes, of a set generator."""
+    patched: list[tuple[Any, str, Callable[..., Any]]] = [(torch, n, getattr(torch, n)) for n in (*_GENERATOR, *_MODES)]
     patched.append((torch.random, "fork_rng", torch.random.fork_rng))
-    patched.append((torch.autocast, "__enter__", torch.autocast.__enter__))
+    patched += [(mode, "__enter__", mode.__enter__) for mode in (torch.autocast, torch.inference_mode)]
     setter = nn.Module.__setattr__
 
-    def reported(name: str, fn: Callable[..., Any]) -> Callable[..., Any]:
+    def reported(owner: Any, name: str, fn: Callable[..., Any]) -> Callable[..., Any]:
         def call(*args: Any, **kwargs: Any) -> Any:
-            if watcher.watching:
-                watcher.mark("it uses `autocast`" if name == "__enter__" else f"it calls `torch.{name}`")
+            users = name not in _MODES or is_users(sys._getframe(1).f_code.co_filename)
+            if users and watcher.watching:
+                watcher.mark(f"it uses `{owner.__name__}`" if name == "__enter__" else f"it calls `torch.{name}`")
             return fn(*args, **kwargs)
 
         return call
@@ -53,7 +59,7 @@ def watched(watcher: Watcher) -> Iterator[None]:
 
     try:
         for owner, name, fn in patched:
-            setattr(owner, name, reported(name, fn))
+            setattr(owner, name, reported(owner, name, fn))
         nn.Module.__setattr__ = set_attribute  # type: ignore[method-assign, assignment]
         yield
     finally:

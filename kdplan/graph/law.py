@@ -11,11 +11,11 @@ from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 
-from torch import Tensor, fx, nn
+from torch import fx, nn
 from torch._subclasses.fake_tensor import FakeTensor
-from torch.utils._pytree import tree_leaves
 
 from kdplan.graph.fake import EFFECTS, storages
+from kdplan.graph.structure import tensors
 
 CHECKED = bool(os.environ.get("KDPLAN_CHECK_GRAPHS"))
 """Whether `check_graph` looks at all."""
@@ -115,8 +115,7 @@ def _values(state: State) -> Iterator[str]:
         lacks = [key for key in ("val", *EFFECTS) if key not in node.meta]
         if lacks:
             yield f"{node.name} lacks {', '.join(lacks)}"
-        tensors = [v for v in tree_leaves(node.meta.get("val")) if isinstance(v, Tensor)]
-        if not all(isinstance(v, FakeTensor) for v in tensors):
+        if not all(isinstance(v, FakeTensor) for v in tensors(node.meta.get("val"))):
             yield f"{node.name} holds numbers, not only shapes"
 
 
@@ -142,7 +141,9 @@ def _draws(state: State) -> Iterator[str]:
     """A node that draws random numbers is one draw: nothing that reads it reads another node instead."""
     for name, node in state.earlier.items():
         for user in node.users if node.meta.get("random") else ():
-            if user.op != "output" and user.name in state.nodes and name not in state.read_by(state.nodes[user.name]):
+            if user.op == "output" or user.name not in state.nodes or state.crosses(user.name):
+                continue
+            if name not in state.read_by(state.nodes[user.name]):
                 yield f"{user.name} no longer reads the draw {name}"
 
 

@@ -37,6 +37,7 @@ from torch.nn import functional as F
 from kdplan.graph.fake import FakeContext, storages
 from kdplan.graph.law import check_graph
 from kdplan.graph.module import copy_of, output_of
+from kdplan.graph.prune import state_memory
 
 
 def outplace(gm: fx.GraphModule, context: FakeContext) -> fx.GraphModule:
@@ -84,6 +85,7 @@ class _Conflict:
 def _violations(gm: fx.GraphModule) -> list[_Conflict]:
     order = {n: i for i, n in enumerate(gm.graph.nodes)}
     held = {n: storages(n) for n in gm.graph.nodes}
+    state = state_memory(gm.graph).keys()
     end = output_of(gm)
     conflicts: list[_Conflict] = []
     taken: set[fx.Node] = set()
@@ -97,6 +99,8 @@ def _violations(gm: fx.GraphModule) -> list[_Conflict]:
                 if order[value] >= order[writer] or not held[value] & held[target]:
                     continue
                 readers = [u for u in value.users if u is end or u.meta.get("call") != mine]
+                if held[target] & state:  # an earlier call of the network has read its buffer, and sees no later write
+                    readers = [u for u in readers if order[u] > order[writer]]
                 conflict.inside |= any(order[u] > order[writer] for u in value.users if u not in readers)
                 if readers and value not in taken:
                     conflict.outside.append((value, readers))
@@ -133,7 +137,7 @@ def _twin(gm: fx.GraphModule, node: fx.Node) -> bool:
     """Turn the node into its out-of-place form, if it has one."""
     if node.op == "call_method":
         name = str(node.target).removesuffix("_")
-        if name == node.target or not hasattr(Tensor, name):
+        if name == node.target or not callable(getattr(Tensor, name, None)):
             return False
         node.target = name
         return True

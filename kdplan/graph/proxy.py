@@ -100,7 +100,7 @@ class ValueProxy(fx.Proxy):
 
     def _in_place(self, op: Callable[[Any, Any], Any], plain: Callable[[Any, Any], Any], other: Any) -> Any:
         # `self.buffer += …` writes into the buffer; elsewhere a new value is as good, and lets taps stay as they are.
-        if self.node.op == "get_attr" and isinstance(self.node.meta["val"], Tensor):
+        if isinstance(self.node.meta["val"], Tensor) and self.tracer.is_state(self.node):
             return self.tracer.create_proxy("call_function", op, (self, other), {})
         return plain(self, other)
 

@@ -34,7 +34,7 @@ from torch import fx
 from kdplan.graph.fake import storages
 from kdplan.graph.law import check_graph
 from kdplan.graph.module import output_of, subset
-from kdplan.graph.state import is_write
+from kdplan.graph.state import is_write, written_buffer
 
 
 @dataclass(frozen=True)
@@ -93,11 +93,12 @@ def needed(
 
     Nothing of `without` is among them, nor what only that needs.
     """
-    start = [*(roots if roots is not None else [output_of(gm)]), *(n for n in gm.graph.nodes if n.op == "placeholder")]
+    ends = list(roots if roots is not None else [output_of(gm)])
+    start = [*ends, *(n for n in gm.graph.nodes if n.op == "placeholder")]
     written = writers(gm.graph).difference(without)
     kept: set[fx.Node] = set()
     while True:
-        kept = _behind(gm, [*start, *kept], without)
+        kept = _behind(gm, [*start, *kept], ends, without)
         running = {c for n in kept if n.op not in ("get_attr", "placeholder", "output") for c in _callers(n)}
         more = [n for n in written if n not in kept and _caller(n) in running]
         if not more:
@@ -105,10 +106,12 @@ def needed(
         kept.update(more)
 
 
-def _behind(gm: fx.GraphModule, roots: Iterable[fx.Node], without: Collection[fx.Node]) -> set[fx.Node]:
-    """What `roots` depend on, also by writes into what is read later."""
+def _behind(
+    gm: fx.GraphModule, roots: Iterable[fx.Node], ends: Iterable[fx.Node], without: Collection[fx.Node]
+) -> set[fx.Node]:
+    """What `roots` depend on, also by writes into what is read later; `ends` are read when all has run."""
     kept = set(roots)
-    read: set[int] = set()
+    read: set[int] = set().union(*map(storages, ends))
     for node in reversed(gm.graph.nodes):
         if node in without and node not in kept:
             continue
@@ -135,12 +138,22 @@ def _callers(node: fx.Node) -> list[tuple[object, object, object]]:
 
 def writers(graph: fx.Graph) -> set[fx.Node]:
     """The nodes that write into a buffer that was read as an attribute, or that bind one anew."""
-    memory = frozenset().union(*(storages(n) for n in graph.nodes if n.op == "get_attr"))
+    memory = state_memory(graph).keys()
     return {
         n
         for n in graph.nodes
         if is_write(n) or any(t.op == "get_attr" or storages(t) & memory for t in n.meta.get("mutates", ()))
     }
+
+
+def state_memory(graph: fx.Graph) -> dict[int, set[str]]:
+    """Identity of a storage -> the paths of the attributes that live in it, or will when a buffer is bound to it."""
+    paths: dict[int, set[str]] = {}
+    for node in graph.nodes:
+        value, path = (node.args[2], written_buffer(node)) if is_write(node) else (node, str(node.target))
+        for memory in storages(value) if node.op == "get_attr" or is_write(node) else ():
+            paths.setdefault(memory, set()).add(path)
+    return paths
 
 
 def _path(node: fx.Node) -> str:

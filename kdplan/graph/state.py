@@ -11,6 +11,9 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, fx, nn
+from torch.utils._python_dispatch import _disable_current_modes
+
+from kdplan.graph.structure import writes
 
 _PLAIN = (bool, int, float, complex, str, type(None), tuple)
 _CONTAINERS = (list, dict, set, deque)
@@ -20,6 +23,11 @@ _OWN = frozenset(nn.Module().__dict__)
 def assign_buffer(owner: nn.Module, name: str, value: Tensor) -> None:
     """Bind a buffer of `owner` to another tensor, as `self.name = value` in a `forward` does."""
     owner._buffers[name] = value
+
+
+def written(value: Tensor) -> Tensor:
+    """The tensor itself: as a node, its value once earlier nodes have written into it."""
+    return value
 
 
 def bind_buffer(root: nn.Module, path: str, value: Tensor | None) -> None:
@@ -66,7 +74,8 @@ class Attributes:
         self._held = [
             (path, m, dict(m.__dict__), dict(m._buffers), _containers(m)) for path, m in module.named_modules()
         ]
-        self._versions = {id(v): v._version for _, m, *_ in self._held for v in vars(m).values() if _is_tensor(v)}
+        self._versions = {id(v): writes(v) for _, m, *_ in self._held for v in vars(m).values() if _is_tensor(v)}
+        self._numbers = [_Written(t) for _, m in module.named_modules() for t in _tensors(m)]
 
     def changed(self) -> list[str]:
         """Paths of attributes that hold other plain values or tensors than before; new attributes are none."""
@@ -79,7 +88,7 @@ class Attributes:
                 if name in containers:
                     differs = new is not old or not same(new, containers[name])
                 elif _is_tensor(old):
-                    differs = new is not old or old._version != self._versions[id(old)]
+                    differs = new is not old or writes(old) != self._versions[id(old)]
                 else:
                     plain = isinstance(old, _PLAIN) and type(new) in _PLAIN
                     differs = new is not old and plain and not same(new, old)
@@ -97,7 +106,9 @@ class Attributes:
         ]
 
     def restore(self) -> None:
-        """Give the modules back the attributes and buffers of before; what was written in place stays."""
+        """Give the modules back the attributes and buffers of before; what was written into buffers stays."""
+        for numbers in self._numbers:
+            numbers.restore()
         for _, m, attributes, buffers, containers in self._held:
             m.__dict__.clear()
             m.__dict__.update(attributes)
@@ -109,6 +120,32 @@ class Attributes:
 
 def _is_tensor(value: object) -> bool:
     return isinstance(value, Tensor)
+
+
+class _Written:
+    """A tensor, with its numbers of before."""
+
+    def __init__(self, tensor: Tensor) -> None:
+        self.tensor, self.version = tensor, writes(tensor)
+        with _disable_current_modes():  # it is real
+            self.before = tensor.detach().clone()
+
+    def restore(self) -> None:
+        if writes(self.tensor) != self.version:
+            with torch.no_grad(), _disable_current_modes():
+                self.tensor.copy_(self.before)
+            self.version = writes(self.tensor)
+
+
+LARGEST = 1 << 24
+"""Bytes: a larger tensor is data, and is not looked at."""
+
+
+def _tensors(module: nn.Module) -> Iterator[Tensor]:
+    """The tensors among the attributes of a user's module, which are neither parameters nor buffers."""
+    for value in module.__dict__.values():
+        if isinstance(value, Tensor) and type(value) is Tensor and not value.is_meta and value.nbytes <= LARGEST:
+            yield value
 
 
 def _containers(module: nn.Module) -> dict[str, Any]:
@@ -138,24 +175,27 @@ def _refill(container: Any, old: Any) -> None:
 
 
 class PythonDraws:
-    """Whether Python's or NumPy's global generator was used since."""
+    """Whether Python's, NumPy's or torch's global generator was used since; on fake tensors torch's is not."""
 
     def __init__(self) -> None:
         self._python = random.getstate()
         self._numpy: Any = np.random.get_state()
+        self._torch = torch.default_generator.get_state()
 
     @property
     def used(self) -> bool:
-        """Whether either generator is in another state than at first."""
+        """Whether one of the generators is in another state than at first."""
         numpy: Any = np.random.get_state()
         same = numpy[2:] == self._numpy[2:] and bool((numpy[1] == self._numpy[1]).all())
+        same &= bool(torch.equal(torch.default_generator.get_state(), self._torch))
         return not same or random.getstate() != self._python
 
     def restore(self) -> None:
-        """Put both generators back."""
+        """Put the generators back."""
         if self.used:
             random.setstate(self._python)
             np.random.set_state(self._numpy)
+            torch.default_generator.set_state(self._torch)
 
 
 _KNOWN = ("torch", "_operator", "builtins", "math", "kdplan")

@@ -8,8 +8,9 @@ from typing import Any
 
 from torch import Tensor, fx, nn
 
+from kdplan.graph.structure import opened
 from kdplan.ir.outputs import OUTPUT
-from kdplan.nn.outputs import NAMES, children, leaves, scores_index
+from kdplan.nn.outputs import NAMES, children, scores_index
 
 
 @dataclass(frozen=True)
@@ -94,7 +95,7 @@ class LeafTaps(nn.Module):
 def _parts(value: object, index: tuple[int | str, ...] = ()) -> list[tuple[tuple[int | str, ...], object]]:
     """The tensors in a structure of nodes or values, each with the way to it."""
     if isinstance(value, fx.Node):
-        inner = value.meta["val"]
+        inner = opened(value.meta["val"])
         if isinstance(inner, Tensor):
             return [(index, value)]
         return [(index + i, value) for i, v in _parts(inner) if i]
@@ -123,15 +124,14 @@ def collect(calls: Iterable[Call], aliases: Mapping[str, list[str]], output: obj
     seen: dict[str, int] = {}
     for call in calls:
         k = seen[call.path] = seen.get(call.path, -1) + 1
-        if not call.path and isinstance(call.output, Mapping):
-            continue  # the network's own output, below
         for path in [call.path, *aliases.get(call.path, [])]:
-            for name in [path, f"{path}#{k}"] if count[call.path] > 1 else [path]:
+            names = [path, f"{path}#{k}"] if count[call.path] > 1 else [path]
+            for name in names if path else ():  # the network's own output is below
                 _add_parts(taps, name, call.output)
             if call.leaf and isinstance(call.output, fx.Node):
                 for inner, _ in call.module.named_modules():
                     if inner:
-                        taps.setdefault(f"{path}.{inner}".lstrip("."), Tap(call.output, inner=inner))
+                        taps[f"{path}.{inner}".lstrip(".")] = Tap(call.output, inner=inner)
     _add_parts(taps, "output", output)
     for index, _ in _parts(output):
         if index and isinstance(index[0], str):  # a part of the output by its name alone
@@ -182,8 +182,3 @@ def _behind(node: fx.Node, without: object = None) -> set[fx.Node]:
                 behind.add(n)
                 todo.append(n)
     return behind
-
-
-def tensors(value: object) -> list[Tensor]:
-    """The tensors in a structure, in order."""
-    return [v for _, v in leaves(value) if isinstance(v, Tensor)]

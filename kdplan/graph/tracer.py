@@ -9,7 +9,8 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
-from torch.utils._pytree import tree_flatten, tree_leaves, tree_map, tree_unflatten
+from torch._subclasses.fake_tensor import FakeTensor
+from torch.utils._pytree import tree_flatten, tree_map, tree_unflatten
 
 from kdplan.graph.fake import FakeContext, is_differentiable, storages
 from kdplan.graph.guards import Guard, GuardingTracer
@@ -17,9 +18,9 @@ from kdplan.graph.impure import watched
 from kdplan.graph.kept import functions_of, undone
 from kdplan.graph.lines import calling_line
 from kdplan.graph.proxy import ValueProxy, is_plain
-from kdplan.graph.state import Attributes, PythonDraws, assign_buffer, is_user_code
+from kdplan.graph.state import Attributes, PythonDraws, assign_buffer, is_user_code, written
+from kdplan.graph.structure import mapped, opened, tensors
 from kdplan.graph.taps import Call
-from kdplan.nn.outputs import named_parts
 
 _MAKERS = ("zeros", "ones", "full", "empty", "arange", "linspace", "eye", "tensor", "as_tensor", "tril_indices")
 _RANDOM_MAKERS = ("rand", "randn", "randint", "randperm", "normal")
@@ -57,6 +58,9 @@ class PathTracer(GuardingTracer):
         self._constant_names: dict[int, str] = {}
         self._names: dict[int, str] = {}
         self._attributes: dict[str, ValueProxy] = {}
+        self._order: dict[fx.Node, int] = {}
+        self._last_write: dict[int, int] = {}
+        """Identity of a storage -> the position of the last node that writes into it."""
 
     # what goes in
 
@@ -134,13 +138,24 @@ class PathTracer(GuardingTracer):
             self._cut_writes(node)
 
     def _cut_writes(self, node: fx.Node) -> None:
-        """Cut what is written without gradients: `with torch.no_grad()` leaves no trace in a graph."""
+        """Cut a write without gradients from what it reads and writes: `with torch.no_grad()` is not in a graph."""
         for n in node.all_input_nodes:
-            if n not in node.meta["mutates"] and n.op != "get_attr" and _differentiable(n.meta["val"]):
+            if n.op != "get_attr" and _differentiable(n.meta["val"]):
                 with self.graph.inserting_before(node):
                     cut = self.create_node("call_method", "detach", (n,), {})
                 self.context.annotate(cut, self.root)
                 node.replace_input_with(n, cut)
+                node.meta["mutates"] = tuple(cut if t is n else t for t in node.meta["mutates"])
+
+    def answer(self, node: fx.Node, kind: str, ask: Callable[[Any], Any]) -> Any:
+        """The answer to what Python asks; where that is for real numbers to say, the module is called whole."""
+        if node.meta.get("by_data") and self.watching:
+            self.mark("the value of a tensor decides what it computes")
+        return super().answer(node, kind, ask)
+
+    def is_state(self, node: fx.Node) -> bool:
+        """Whether a value lives in the memory of a parameter or buffer."""
+        return any(storages(node) & storages(held.node) for held in self._attributes.values())
 
     # modules and their attributes
 
@@ -165,9 +180,12 @@ class PathTracer(GuardingTracer):
         draws = PythonDraws() if not leaf and is_user_code(type(m)) else None
         self.stack.append(path)
         try:
-            out = self.create_proxy("call_module", path, args, kwargs) if leaf else forward(*args, **kwargs)
+            if leaf:
+                out = self.create_proxy("call_module", path, args, kwargs)
+            else:
+                out = self._returned(forward(*args, **kwargs))
             if draws is not None and draws.used:
-                self.mark("it draws from the generator of Python or NumPy")
+                self.mark("it draws random numbers that no graph holds")
         except BaseException:
             if self.failed is None:
                 self.failed = list(self.stack)
@@ -179,6 +197,21 @@ class PathTracer(GuardingTracer):
         name = path.removeprefix(ROOT).removeprefix(".")
         self.calls.append(Call(name, m, _nodes(args), _nodes(out), leaf))
         return out
+
+    def _returned(self, out: Any) -> Any:
+        """What a module returns, with a node of its own for each value that was written into after it was computed.
+
+        So a tap of what computed it is the value before the write, and a tap of what returns it the value after.
+        """
+        if not any(map(self._is_written, tensors(out))):
+            return out
+        return mapped(
+            lambda v: self.create_proxy("call_function", written, (v,), {}) if self._is_written(v) else v, out
+        )
+
+    def _is_written(self, value: object) -> bool:
+        node = value.node if isinstance(value, fx.Proxy) else None
+        return node is not None and any(self._last_write.get(m, -1) > self._order[node] for m in storages(node))
 
     def getattr(self, attr: str, attr_val: Any, parameter_proxy_cache: Any) -> Any:
         """A node for a parameter or buffer of the module, the same one each time; other values as they are."""
@@ -199,6 +232,10 @@ class PathTracer(GuardingTracer):
             return a.node
         if isinstance(a, Mapping) and not isinstance(a, fx.Node):
             a = dict(a)
+        if isinstance(a, torch.Generator):
+            self.mark("it draws from a generator of its own")
+        if isinstance(a, FakeTensor) and id(a) not in self._names:
+            self.mark("it reads what another module's hook has kept")
         if isinstance(a, Tensor):
             name = self._names.get(id(a))
             if name is None:
@@ -219,6 +256,7 @@ class PathTracer(GuardingTracer):
     def create_node(self, *args: Any, **kwargs: Any) -> fx.Node:
         """A node that has the path of the module that it is in, as meta["path"]."""
         node = super().create_node(*args, **kwargs)
+        self._order[node] = len(self._order)
         node.meta["line"] = calling_line(__file__)
         node.meta["path"] = self.stack[-1].removeprefix(ROOT).removeprefix(".") if self.stack else ""
         return node
@@ -241,6 +279,7 @@ class PathTracer(GuardingTracer):
             self.mark("it asks for the values of tensors")
         if node.meta["mutates"]:
             self._check_write(node)
+            self._last_write.update({m: self._order[node] for t in node.meta["mutates"] for m in storages(t)})
         if not torch.is_grad_enabled() and not self.context.running and _differentiable(node.meta["val"]):
             # `with torch.no_grad()` leaves no trace in a graph; cutting the result does the same.
             node = self.create_node("call_method", "detach", (node,), {})
@@ -256,11 +295,11 @@ class PathTracer(GuardingTracer):
             return None
         attribute = node.args[1] if node.target is getattr else None
         rank = attribute == "ndim" or (node.op == "call_method" and node.target == "dim")
-        plain = is_plain(value) and not any(isinstance(v, Tensor) for v in tree_leaves(value))
+        plain = is_plain(value) and not tensors(value)
         if isinstance(value, str):
             self.guards.append(Guard(node, "str", value))
             return value
-        if plain and (fixed or rank):
+        if plain and (fixed or rank) and not node.meta["by_data"]:
             self.graph.erase_node(node)
             return value
         return ValueProxy(node, self)
@@ -276,11 +315,7 @@ class PathTracer(GuardingTracer):
 
 def _nodes(tree: Any) -> Any:
     """A structure of proxies as one of nodes, in which mappings and data classes are dicts."""
-    if isinstance(tree, fx.Proxy):
-        return tree.node
-    if (fields := named_parts(tree)) is not None:
-        return {name: _nodes(value) for name, value in fields.items()}
-    return tree_map(lambda v: _nodes(v) if isinstance(v, fx.Proxy) or named_parts(v) is not None else v, tree)
+    return tree_map(lambda v: v.node if isinstance(v, fx.Proxy) else v, opened(tree))
 
 
 def _differentiable(value: object) -> bool:

@@ -21,6 +21,7 @@ from kdplan.graph.assemble import frozen_versions, trainable_parameters
 from kdplan.graph.compare import Verdict, compare, compare_call
 from kdplan.graph.fingerprint import fingerprint
 from kdplan.graph.phase_graph import Networks
+from kdplan.graph.sizes import holds_for
 from kdplan.graph.state import is_user_code
 from kdplan.ir import expr as ir
 from kdplan.ir.plan import Network, Phase, Plan
@@ -121,6 +122,9 @@ def verify(
             warnings.append(diagnostic("KD0540", span, network=part, reason=reason))
         if verdict.lost and not verdict.attributes and not verdict.kept:
             warnings.append(diagnostic("KD0546", span, network=network.name, what=verdict.lost))
+        if not verdict.differs and not holds_for(plan, phase, taps[0].inputs[0].stream, module, inputs):  # type: ignore[union-attr]
+            networks.whole[label] = "its control flow depends on the size of a batch"
+            warnings.append(diagnostic("KD0540", span, network=network.name, reason=networks.whole[label]))
         for name, value in verdict.attributes:
             leaf = name.rpartition(".")[2]
             warnings.append(diagnostic("KD0541", span, network=network.name, name=name, leaf=leaf, value=value))

@@ -166,6 +166,14 @@ def test_a_difference_is_a_warning(tmp_path: Path) -> None:
     ]
 
 
+def test_control_flow_on_the_size_of_a_batch_is_a_warning(tmp_path: Path) -> None:
+    """1,437 images in batches of 64: the last has 29."""
+    reason = "`small` is called whole: its control flow depends on the size of a batch."
+    for limit, messages in ((40, [reason]), (20, [])):
+        body = f"return self.head(f) * (2 if x.shape[0] > {limit} else 3)"
+        assert [d.message for d in check_text(write(tmp_path, body), folder=tmp_path)] == messages
+
+
 def test_a_network_that_differs_from_itself_is_an_error(tmp_path: Path) -> None:
     body = "import time\nreturn self.head(f) * (time.perf_counter() % 1)"
     assert [d.code for d in check_text(write(tmp_path, body), folder=tmp_path)] == ["KD0542"]
