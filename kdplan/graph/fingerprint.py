@@ -1,6 +1,6 @@
 """The hash of all that decides whether a graph is right: sources, settings, modes, shapes; not the weights.
 
-Sources are the files of the user's classes and functions, and the files that these import from beside them or from
+Sources are the files of the user's classes and functions, and the files that these import from their folders or from
 folders that are no library's. Verdicts are kept under it, so what it does not cover must not be kept: see `Unknown`.
 """
 
@@ -37,7 +37,7 @@ _INTERNAL = frozenset(nn.Module().__dict__) - {"training", "_parameters", "_buff
 
 
 class Unknown(Exception):
-    """A value that decides what code does, and whose content cannot be told."""
+    """A value that decides what code does, and whose content is not known."""
 
 
 def fingerprint(*things: object) -> str | None:
@@ -94,18 +94,18 @@ def _digest(file: Path) -> str:
 def _imports(file: str, digest: str, folders: tuple[str, ...]) -> tuple[str, ...]:
     """The user's files that a file with this hash may import, found without running anything."""
     paths: list[Path] = []
-    beside = Path(file).parent
+    own = Path(file).parent
     for node in ast.walk(ast.parse(Path(file).read_bytes())):
         if isinstance(node, ast.Import):
             for alias in node.names:
-                paths += _found(alias.name, [], (str(beside), *folders))
+                paths += _found(alias.name, [], (str(own), *folders))
         elif isinstance(node, ast.ImportFrom):
             names = [a.name for a in node.names]
             if node.level:
                 package = Path(file).parents[node.level - 1]
                 paths += _below(package, [*(node.module or "").split(".")] if node.module else [], names)
             else:
-                paths += _found(str(node.module), names, (str(beside), *folders))
+                paths += _found(str(node.module), names, (str(own), *folders))
     return tuple(dict.fromkeys(map(str, paths)))
 
 
