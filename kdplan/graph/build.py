@@ -159,8 +159,7 @@ class Builder:
         self._inlined: dict[Any, _Inlined] = {}
         self._called: dict[Any, fx.Node] = {}
         self._traced: dict[Any, Traced] = {}
-        self._leaves: dict[str, tuple[str, ...]] = {}
-        self._whole: dict[str, str] = {}
+        self._leaves: dict[str, dict[str, str]] = {}
         self._calls = 0
         self._last_input: fx.Node | None = None
         self._inputs: dict[str, fx.Node] = {}
@@ -187,8 +186,7 @@ class Builder:
         """Register a network under `nets.<name>`, in the mode that it is applied in; `whole`: why it is not traced."""
         assert name not in self.networks, f"network {name} is registered twice"
         self.networks[name] = module
-        self._leaves[name] = ("",) if whole else ()
-        self._whole[name] = whole
+        self._leaves[name] = {"": whole} if whole else {}
         self._keys[name] = self._register("nets", name, module)
 
     def _register(self, box: str, name: str, module: nn.Module) -> str:
@@ -407,9 +405,6 @@ class Builder:
             new = self.graph.create_node(node.op, target, args, kwargs, name=label)
             inner = ".".join(p for p in (path, str(node.meta.get("path", ""))) if p)
             new.meta = node.meta | {"owner": f"net {name}", "path": inner, "call": self._calls}
-            if node.op == "call_module":
-                leaf = str(node.target).removeprefix(ROOT).removeprefix(".")
-                new.meta["whole"] = traced.leaves.get(leaf) or (self._whole[name] if not leaf else "")
             new.meta["mutates"] = tuple(mapped[n] for n in node.meta["mutates"] if n in mapped)
             mapped[node] = new
 

@@ -83,8 +83,10 @@ class Fatal(RuntimeError):
     """Making a graph ends the process."""
 
 
-def compare(module: nn.Module, inputs: Sequence[Tensor], half: bool = False) -> Verdict:
+def compare(module: nn.Module, inputs: Sequence[Tensor], half: bool = False, first_trace: bool = False) -> Verdict:
     """Run a module twice as it is and once as its graph, each for two steps from one state.
+
+    A first trace is tried in a child of this process.
 
     A module that does not run on such inputs has an empty verdict: whoever builds the phase reports that.
     """
@@ -99,7 +101,7 @@ def compare(module: nn.Module, inputs: Sequence[Tensor], half: bool = False) -> 
     leaves: dict[str, str] = {}
 
     def graph() -> nn.Module:
-        if not survives(lambda: trace(traced, *inputs)):
+        if first_trace and not survives(lambda: trace(traced, *inputs)):
             raise Fatal("tracing it ends the process")
         result = trace(traced, *inputs)
         leaves.update(result.leaves)

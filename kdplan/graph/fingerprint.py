@@ -1,6 +1,6 @@
 """The hash of all that decides whether a graph is right: sources, settings, modes, shapes; not the weights.
 
-Sources are the files of the user's classes and functions, and the files that these import from beside them or from
+Sources are the files of the user's classes and functions, and the files that these import from their folders or from
 folders that are no library's. Verdicts are kept under it, so what it does not cover must not be kept: see `Unknown`.
 """
 
@@ -36,7 +36,7 @@ _INTERNAL = frozenset(nn.Module().__dict__) - {"training", "_parameters", "_buff
 
 
 class Unknown(Exception):
-    """A value that decides what code does, and whose content cannot be told."""
+    """A value that decides what code does, and whose content is not known."""
 
 
 def fingerprint(*things: object) -> str | None:

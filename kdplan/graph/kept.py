@@ -38,7 +38,7 @@ def user_module(value: object) -> ModuleType | None:
 
 @dataclass
 class _Held:
-    """One place that holds values: how to read and how to write it, with the values of before."""
+    """What holds values by name: how to read and how to write it, with the values of before."""
 
     where: str
     names: dict[Any, Any]

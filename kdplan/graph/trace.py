@@ -122,7 +122,7 @@ def trace(
     inputs, kwargs
         Tensors (real or fake; only shapes and types count) in any structure, and anything else.
     leaves
-        Types and paths of sub-modules to keep whole.
+        Types and paths of sub-modules to keep whole; of a mapping, the values are the reasons.
     context
         The fake-tensor context; a new one by default.
 
@@ -166,6 +166,10 @@ def trace(
                 raise TraceError(str(first)) from first
             paths.add(path)
             whole[path.removeprefix(ROOT).removeprefix(".")] = cause_of(problem).reason
+    whole |= leaves if isinstance(leaves, dict) else {}
+    for node in graph.nodes:
+        if node.op == "call_module":
+            node.meta["whole"] = whole.get(str(node.target).removeprefix(ROOT).removeprefix("."), "")
     taps = collect(tracer.calls, _aliases(module), tracer.calls[-1].output)
     if more := getattr(module, "more_taps", None):  # a module may give its values further names
         taps |= more(tracer.calls, taps)

@@ -111,7 +111,7 @@ def verify(
         if inputs is None:
             continue
         key = fingerprint(module, inputs.shape, half, batch)
-        verdict = _known(key, verdicts) or _kept(key, compare(module, (inputs,), half), verdicts)
+        verdict = _known(key, verdicts) or _kept(key, compare(module, (inputs,), half, first_trace=not batch), verdicts)
         span = network.architecture.span or network.span
         warnings += _reported(verdict, network.name, span)
         if verdict.differs:
