@@ -13,7 +13,8 @@ import torch
 def uncompiled() -> Iterator[None]:
     """Inside, compiled functions run as they were written.
 
-    >>> double = torch.compile(lambda x: x * 2, backend="an absent one")
+    >>> def never(graph, inputs): raise ValueError("compiled")
+    >>> double = torch.compile(lambda x: x * 2, backend=never)
     >>> with uncompiled():
     ...     double(torch.ones(2))
     tensor([2., 2.])
