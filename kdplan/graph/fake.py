@@ -169,6 +169,7 @@ class FakeContext:
         watch = _RandomWatch()
         self.changed = False
         draws = PythonDraws() if self._may_draw(node, root) else None
+        unseen = False
         by_data = any(n.meta.get("by_data") for n in inputs)
         with torch.no_grad():
             try:
@@ -176,7 +177,9 @@ class FakeContext:
                     value = self.run(node, root, args, kwargs)
             except DATA_DEPENDENT:
                 value, by_data = self._run_really(node, root, args, kwargs), True
-        drawn = watch.seen or (draws is not None and draws.used)
+                # What a user's module does besides is not seen on a copy of it.
+                unseen = node.op == "call_module" and self._may_draw(node, root)
+        drawn = unseen or watch.seen or (draws is not None and draws.used)
         if draws is not None:
             draws.restore()
         node.meta["val"] = value
@@ -186,7 +189,7 @@ class FakeContext:
             for n in inputs
             if before[n] != list(map(writes, inputs[n])) or (_in_place(node) and any(v is value for v in inputs[n]))
         )
-        written = self.changed or is_write(node) or held != self._buffer_versions(node, root)
+        written = unseen or self.changed or is_write(node) or held != self._buffer_versions(node, root)
         node.meta["buffers"] = written or _functional_batch_norm(node)
         node.meta["random"] = drawn
 
@@ -204,8 +207,10 @@ class FakeContext:
     def _run_really(self, node: fx.Node, root: nn.Module, args: Any, kwargs: Any) -> Any:
         """Shapes that depend on data: run the node on real numbers, a leaf as a copy and only with real weights."""
         was, self.running = self.running, True
-        try:
+        given = tensors((args, kwargs))
+        with torch.random.fork_rng(devices=[]):
             args, kwargs = self._real((args, kwargs))
+        try:
             if node.op == "call_method":
                 return self.fake_tree(getattr(args[0], str(node.target))(*args[1:], **kwargs))
             if node.op != "call_module":
@@ -216,7 +221,12 @@ class FakeContext:
             if any(isinstance(p, FakeTensor) for p in [*inner.parameters(), *inner.buffers()]):
                 raise RuntimeError(f"the shapes that {node.target} returns depend on its weights, which are not there")
             with torch.random.fork_rng(devices=[]):
-                return self.fake_tree(self._filled(copy.deepcopy(module))(*args, **kwargs))
+                value = self.fake_tree(self._filled(copy.deepcopy(module))(*args, **kwargs))
+            with torch.no_grad(), self.mode:
+                for fake, real in zip(given, tensors((args, kwargs)), strict=True):
+                    if writes(real):
+                        fake.copy_(fake)  # written, as far as anybody can see
+            return value
         finally:
             self.running = was
 
