@@ -46,7 +46,7 @@ from kdplan.diagnostics.boundary import ForeignError, is_foreign
 from kdplan.graph.between import between
 from kdplan.graph.fake import EFFECTS, FakeContext
 from kdplan.graph.guards import ASK
-from kdplan.graph.module import make
+from kdplan.graph.module import make, origin
 from kdplan.graph.outplace import outplace
 from kdplan.graph.replay import Replay, context_for, example_inputs
 from kdplan.graph.taps import LeafTaps, Tap, TapError
@@ -437,7 +437,7 @@ class Builder:
         fn: Callable[..., Any] = getattr if by_name else operator.getitem
         with self.graph.inserting_after(node):
             part = self.graph.call_function(fn, (node, key))
-        part.meta = {k: node.meta[k] for k in ("owner", "path", "call") if k in node.meta}
+        part.meta = origin(node)
         part.meta.update(val=value_at(value, (key,)), mutates=(), buffers=False, random=False)
         return part
 

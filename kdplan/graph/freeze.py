@@ -39,7 +39,7 @@ from torch import Tensor, fx, nn
 
 from kdplan.graph.fake import storages, whole
 from kdplan.graph.law import check_graph
-from kdplan.graph.module import copy_of, output_of, outputs_of, subset
+from kdplan.graph.module import copy_of, origin, output_of, outputs_of, subset
 from kdplan.graph.prune import needed, state_memory, writers
 from kdplan.graph.state import is_write, written_buffer
 
@@ -246,7 +246,7 @@ def _kept_before(gm: fx.GraphModule, early: Early) -> fx.GraphModule:
     for value, reader in names:
         with gm.graph.inserting_before(nodes[reader]):
             kept = gm.graph.call_method("clone", (nodes[value],))
-        kept.meta = {k: v for k, v in nodes[value].meta.items() if k in ("owner", "path", "call")}
+        kept.meta = origin(nodes[value])
         kept.meta.update(val=nodes[value].meta["val"].clone(), mutates=(), buffers=False, random=False)
         nodes[reader].replace_input_with(nodes[value], kept)
     gm.recompile()

@@ -47,6 +47,11 @@ def copy_of(gm: fx.GraphModule) -> fx.GraphModule:
     return make(gm, graph)
 
 
+def origin(node: fx.Node) -> dict[str, Any]:
+    """The metadata that say where a node comes from, for one that a pass adds to it."""
+    return {key: node.meta[key] for key in ("owner", "path", "call") if key in node.meta}
+
+
 def remap_meta(mapped: dict[fx.Node, fx.Node]) -> None:
     """Let metadata of copied nodes speak of the copies."""
     for new in mapped.values():

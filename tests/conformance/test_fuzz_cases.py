@@ -128,6 +128,16 @@ class Block(nn.Module):
     "a tensor attribute that is written": (
         "leaf", {}, "self.plain += 1\nx = x * self.plain", "self.plain = torch.ones(4)", "",
     ),
+    "a module that asks for values writes into its input": (
+        "leaf", {"twice": True}, "x = self.part(x)", "self.part = Asking()",
+        """
+class Asking(nn.Module):
+    def forward(self, x):
+        if x.mean() > 9:
+            return x
+        return x.mul_(0.5)
+""",
+    ),
     "inference mode": (
         "leaf", {},
         "with torch.inference_mode():\n    drift = x.mean(0)\nself.center.add_(drift)\nx = self.fc(x) + self.center",
