@@ -197,13 +197,11 @@ class FakeContext:
         for key in ("real", "varies"):
             node.meta.pop(key, None)
         draws = PythonDraws() if self._may_draw(node, root) else None
-        unseen = False
         by_data = any(n.meta.get("by_data") for n in inputs)
         with torch.no_grad():
             try:
                 with self.mode, watch:
                     value = self.run(node, root, args, kwargs)
-<<<<<<< HEAD
                 written = {n for n in inputs if before[n] != _writes(inputs[n])}
                 if _in_place(node):
                     written |= {n for n in inputs if any(v is value for v in inputs[n])}
@@ -213,34 +211,16 @@ class FakeContext:
                 value, written = self._run_really(node, root, watch, problem)
                 node.meta["real"] = by_data = True
         by_python = draws is not None and draws.used
-=======
-            except DATA_DEPENDENT:
-                value, by_data = self._run_really(node, root, args, kwargs), True
-                # What a user's module does besides is not seen on a copy of it.
-                unseen = node.op == "call_module" and self._may_draw(node, root)
-        drawn = unseen or watch.seen or (draws is not None and draws.used)
->>>>>>> fuzz
         if draws is not None:
             draws.restore()
         node.meta["val"] = value
         node.meta["by_data"] = by_data
-<<<<<<< HEAD
         node.meta["mutates"] = tuple(n for n in inputs if n in written)
         state = self.changed or is_write(node) or held != self._buffer_versions(node, root)
         node.meta["buffers"] = state or _functional_batch_norm(node)
         node.meta["random"] = watch.seen or by_python
         if by_python and node.op == "call_module":
             node.meta["varies"] = True  # such draws lead Python: another one may read other parameters
-=======
-        node.meta["mutates"] = tuple(
-            n
-            for n in inputs
-            if before[n] != list(map(writes, inputs[n])) or (_in_place(node) and any(v is value for v in inputs[n]))
-        )
-        written = unseen or self.changed or is_write(node) or held != self._buffer_versions(node, root)
-        node.meta["buffers"] = written or _functional_batch_norm(node)
-        node.meta["random"] = drawn
->>>>>>> fuzz
 
     def _may_draw(self, node: fx.Node, root: nn.Module) -> bool:
         """Whether the node may use Python's or NumPy's generator."""
@@ -273,7 +253,6 @@ class FakeContext:
             If a module returns other shapes for other numbers; at the line where fake tensors raised `problem`.
         """
         was, self.running = self.running, True
-<<<<<<< HEAD
         try:
             value, written = self._once(node, root, watch, torch.rand)
             for make in _REAL[1:] if node.op == "call_module" else ():
@@ -284,28 +263,6 @@ class FakeContext:
                 if [v.shape for v in tensors(other)] != [v.shape for v in tensors(value)]:
                     raise ValueShapeError(f"the shape that {node.target} returns").with_traceback(problem.__traceback__)
             return self.fake_tree(value), written
-=======
-        given = tensors((args, kwargs))
-        with torch.random.fork_rng(devices=[]):
-            args, kwargs = self._real((args, kwargs))
-        try:
-            if node.op == "call_method":
-                return self.fake_tree(getattr(args[0], str(node.target))(*args[1:], **kwargs))
-            if node.op != "call_module":
-                assert callable(node.target)
-                return self.fake_tree(node.target(*args, **kwargs))
-            module = root.get_submodule(str(node.target))
-            inner = whole(module)
-            if any(isinstance(p, FakeTensor) for p in [*inner.parameters(), *inner.buffers()]):
-                raise RuntimeError(f"the shapes that {node.target} returns depend on its weights, which are not there")
-            with torch.random.fork_rng(devices=[]):
-                value = self.fake_tree(self._filled(copy.deepcopy(module))(*args, **kwargs))
-            with torch.no_grad(), self.mode:
-                for fake, real in zip(given, tensors((args, kwargs)), strict=True):
-                    if writes(real):
-                        fake.copy_(fake)  # written, as far as anybody can see
-            return value
->>>>>>> fuzz
         finally:
             self.running = was
 
