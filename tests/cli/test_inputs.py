@@ -50,9 +50,9 @@ def test_costs_are_computed_once(folder: Path, monkeypatch: pytest.MonkeyPatch) 
     inspected: list[list[str]] = []
     inspect = inputs.inspect
 
-    def recorded(compiled: Compiled, names: list[str]) -> None:
+    def recorded(compiled: Compiled, names: list[str], verdicts: Store | None) -> None:
         inspected.append(names)
-        inspect(compiled, names)
+        inspect(compiled, names, verdicts)
 
     monkeypatch.setattr(inputs, "inspect", recorded)
     store, plans = Store(folder / ".kdplan"), [compile_file(arguments()) for _ in range(3)]

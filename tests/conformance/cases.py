@@ -22,7 +22,7 @@ LEAVES = {
     "draws": "DepthByTorchNumber DepthByRandom DepthByNumpy DepthBySampledLayer Variational Categorical MixUp "
              "OwnGenerator Shuffled Forked",
     "control": "IfMean IfAny Item ItemAsIndex ToList ToNumpy FromNumpy Formatted Printed Masked MaskedRows NonZero "
-               "WhereOne Unique Expert WhileLoop RangeOfValue RandomCrop Asserted InnerGradient",
+               "InferenceMode WhereOne Unique Expert WhileLoop RangeOfValue RandomCrop Asserted InnerGradient",
     "layers": "Autocast AutocastOff AutocastMethod",
     "structure": "HookThatStores TensorHook StraightThrough GradientReversal Checkpointed CheckpointedReentrant "
                  "ScriptedFunction FunctionalCall PerSample FrozenInForward",

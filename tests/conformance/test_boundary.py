@@ -216,7 +216,7 @@ def test_traced_line_that_fails_late(tmp_path: Path, capsys: Capture) -> None:
 
 
 def test_measure(tmp_path: Path, capsys: Capture) -> None:
-    line = "if not self.training: raise OSError('only for training')"
+    line = "if not self.training and len(x) > 2: raise OSError('only for training')"  # `check` has two images
     plan = NETWORK + "measure m of small@alone on digits.test { top1 }\n"
     code = network(line)
     outcome = command(tmp_path, code, plan, "run", capsys)
@@ -225,7 +225,9 @@ def test_measure(tmp_path: Path, capsys: Capture) -> None:
 
 
 def test_export(tmp_path: Path, capsys: Capture) -> None:
-    line = "if not self.training: raise OSError('only for training')"
+    line = (
+        "if not self.training and float(self.fc.bias.max()) < 0.3: raise OSError('only for training')"  # once trained
+    )
     code, plan = network(line), NETWORK + "export out = small@alone\n"
     assert command(tmp_path, code, plan, "run", capsys).exit_code == 0
     arguments = ["export", str(tmp_path / "plan.kd"), "out", "-o", str(tmp_path / "out")]

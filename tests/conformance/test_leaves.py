@@ -18,7 +18,7 @@ PARTS = {
     "counts": ("self.t = getattr(self, 't', 0) + 1\nf = f * self.t", "its graph gives other outputs and gradients"),
     "compiled": ("f = Square.apply(f)", "`forward` calls compiled code, which cannot be traced"),
     "number": ("f = f * float(f.mean())", "the value of a tensor decides what is computed"),
-    "generator": ("import random\nf = f * random.random()", "it draws from the generator of Python or NumPy"),
+    "generator": ("import random\nf = f * random.random()", "it draws random numbers that no graph holds"),
 }
 
 

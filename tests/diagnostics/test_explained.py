@@ -33,7 +33,7 @@ AROUND = (
 """Where a snippet may stand."""
 CODE = re.compile(r"[\w\"')\]]\s*[=@\[({~+*/.]|[=@\[({~+*/.]\s*[\w\"(]")
 OTHER = re.compile(
-    r"^(kdplan|pip|--|KD|\$|\.|_|apt)|^(model|module|_orig_mod)\.$|torch|state_dict|nn\.|\.(py|kd|pth|npz|npy|csv|dot)\b"
+    r"^(kdplan|pip|--|KD|\$|\.|_|apt)|^(model|module|_orig_mod)\.$|torch|requires_grad_|state_dict|nn\.|\.(py|kd|pth|npz|npy|csv|dot)\b"
 )
 """Commands, files, PyTorch and endings."""
 OPEN = re.compile(r"[=,({\[@]$|…$")

@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from kdplan.graph.trace import trace
+from kdplan.ir import user_code
 from kdplan.nn.catalog import MODELS
 from kdplan.nn.models import create, find, initialise
 from kdplan.nn.models.zoo import load_fitted
@@ -267,6 +268,7 @@ def test_users_own_networks(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match=r"absent\.py"):
         create(f"{tmp_path}/absent.py:net")
     file.write_text("1 / 0")
+    user_code.begin()
     with pytest.raises(ValueError, match="ZeroDivisionError"):
         create(f"{file}:tiny")
 

@@ -172,5 +172,5 @@ def models(draw: st.DrawFn) -> Model:
         text = ("teacher <t>[v in <half>] = digits_net(classes = v) "
                 "{ phase train on <d>[v] with <r> { loss = cross_entropy(self.logits, labels) } }")  # fmt: skip
         out.append(Decl("teacher", "t", text))
-        out.append(Decl("measure", "mt", "measure <mt> of <t>[*] on <d>.test { top1 }"))
+        out.append(Decl("measure", "mt", "measure <mt> of <t>[*] by <half> on <d>.test { top1 }"))
     return Model(tuple(out))

@@ -73,7 +73,7 @@ def test_class_sets_and_families() -> None:
         }
         student back = digits_net(classes = line[back])
         phase kd of back on digits[line[low]] with quick { loss = mean(back.logits) }
-        measure table of t[*] on digits[half[1]].test { top1 }
+        measure table of back@kd on digits[line[low]].test { top1 }
     """))  # fmt: skip
     assert "verticals digits_parts of digits {" in text
     assert "teacher t_vpart0 = digits_net(classes = digits_parts[0])" in text
