@@ -73,7 +73,7 @@ STATEFUL = {
     "module": ("inner", "return inner(z).pow(4).mean()"),
 }  # fmt: skip
 UNSTABLE = {
-    "clock": "return z.mean() * (time.perf_counter() % 1)",
+    "clock": "return z.mean() * (1e4 * time.perf_counter() % 1)",
     "iterator": "return z.mean() * next(ticks)",
     "own generator": "return z.mean() * next(ticks) * float(np.random.default_rng().random())",
 }
@@ -165,11 +165,12 @@ def test_state_outside_of_networks_is_a_warning(tmp_path: Path) -> None:
 
 def test_a_function_that_differs_from_itself_is_an_error(tmp_path: Path) -> None:
     found = check_text(text_of(tmp_path, UNSTABLE["clock"]), folder=tmp_path)
-    assert [(d.code, d.message) for d in found] == [("KD0542", "Two runs of `f` from one state give other outputs.")]
+    assert [d.code for d in found] == ["KD0542"]
+    assert found[0].message.startswith("Two runs of `f` from one state give other outputs")
 
 
 def test_labels_are_labels(tmp_path: Path) -> None:
-    body = "return nn.functional.cross_entropy(z, n) * (time.perf_counter() % 1)"
+    body = "return nn.functional.cross_entropy(z, n) * (1e4 * time.perf_counter() % 1)"
     text = text_of(tmp_path, body, "my.f(small.logits, labels) + cross_entropy(small.logits, labels)")
     (tmp_path / "mine.py").write_text((tmp_path / "mine.py").read_text().replace("def f(z)", "def f(z, n)"))
     assert [d.code for d in check_text(text, folder=tmp_path)] == ["KD0542"]
