@@ -219,7 +219,7 @@ def run(arguments: argparse.Namespace) -> int:
         events.note(f"weights: {line}")
     result = run_plan(compiled.plan, compiled.planned, compiled.keys, store, options, events)
     if result.interrupted is not None:
-        print(f"interrupted in {result.interrupted}; `kdplan run {arguments.file}` resumes there", file=sys.stderr)
+        print(f"interrupted in {result.interrupted}; the same command resumes there", file=sys.stderr)
     if result.exit_code == 0 or (arguments.keep_going and result.interrupted is None):
         printed = _Printed(arguments, arguments.plots or store.root / "plots" / arguments.file.stem)
         measured = False

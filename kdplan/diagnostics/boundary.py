@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from kdplan.diagnostics.report import Diagnostic, Note, PlanError, error
+from kdplan.diagnostics.report import Diagnostic, Note, PlanError, error, nearest
 from kdplan.diagnostics.span import Source, Span
 from kdplan.diagnostics.text import read_text
 
@@ -179,7 +179,11 @@ def cause_of(problem: BaseException) -> Cause:
             break
     if isinstance(problem, ModuleNotFoundError) and problem.name:
         module = problem.name.partition(".")[0]
-        help = f"Install it: `pip install {_PACKAGES.get(module, module)}`."
+        help = f"Put `{module}.py` beside the file, or install it: `pip install {_PACKAGES.get(module, module)}`."
+        if not file:
+            help = f"Install it: `pip install {_PACKAGES.get(module, module)}`."
+        elif near := nearest(module, [p.stem for p in Path(file).parent.glob("*.py")]):
+            help = f"Did you mean `{near}`?"
     shapes = isinstance(problem, RuntimeError | ValueError) and _SHAPES.search(str(problem)) is not None
     return Cause(kind, reason, file, line, help, shapes and help is None)
 

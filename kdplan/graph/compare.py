@@ -107,8 +107,8 @@ def compare(module: nn.Module, inputs: Sequence[Tensor], half: bool = False, fir
         leaves.update(result.leaves)
         return make(result.root, result.graph)
 
-    def called(net: nn.Module) -> Callable[[], Any]:
-        return lambda: net(*(v.clone() for v in inputs))
+    def called(net: nn.Module) -> Callable[[int], Any]:
+        return lambda step: net(*(_input(v, step) for v in inputs))
 
     verdict = _compare(
         functions_of(module),
@@ -148,13 +148,13 @@ class _Call(nn.Module):
             if isinstance(leaf, nn.Parameter):
                 self.register_parameter(f"argument{i}", leaf)
 
-    def forward(self) -> Any:
+    def forward(self, step: int) -> Any:
         """The value of the call on copies, and the arguments."""
         copies = [v.clone() if isinstance(v, Tensor) else v for v in self._leaves]
         args, kwargs = tree_unflatten(copies, self._spec)
         return [self._fn(*args, **kwargs), *(v * 1 for v in self._leaves if isinstance(v, nn.Parameter))]
 
-    def as_graph(self) -> Callable[[], Any]:
+    def as_graph(self) -> Callable[[int], Any]:
         """The call as a phase computes it; other nodes read its arguments after it."""
         b = Builder()
         nodes = [b.input(f"argument{i}", v) if isinstance(v, Tensor) else v for i, v in enumerate(self._leaves)]
@@ -165,15 +165,20 @@ class _Call(nn.Module):
                 outputs[node.name] = b.call(torch.mul, node, 1)
         graph = prune(b.finish(outputs).graph_module).graph_module
         given = {n.name: v for n, v in zip(nodes, self._leaves, strict=True) if isinstance(n, fx.Node)}
-        return lambda: list(graph(**{n: v.clone() for n, v in given.items()}).values())
+        return lambda step: list(graph(**{n: v.clone() for n, v in given.items()}).values())
 
 
-Side = tuple[Callable[[], Any], nn.Module]
-"""What is called, and the module whose gradients and buffers are looked at."""
+Side = tuple[Callable[[int], Any], nn.Module]
+"""What is called with the number of the step, and the module whose gradients and buffers are looked at."""
 
 
 def _compare(
-    code: Sequence[object], first: Side, second: Side, traced: Side, half: bool, resumed: Side | None = None
+    code: Sequence[object],
+    first: Side,
+    second: Side,
+    traced: tuple[Callable[[], Callable[[int], Any]], nn.Module],
+    half: bool,
+    resumed: Side | None = None,
 ) -> Verdict:
     lost = ""
     with _generators_undone(), uncompiled(), torch.enable_grad():
@@ -216,7 +221,7 @@ def _generators_undone() -> Iterator[None]:
 
 
 def _observe(
-    call: Callable[[], Any], module: nn.Module, half: bool, steps: Iterable[int] = range(STEPS)
+    call: Callable[[int], Any], module: nn.Module, half: bool, steps: Iterable[int] = range(STEPS)
 ) -> list[tuple[str, Any]]:
     """What each step leaves, by what it is."""
     seen: list[tuple[str, Any]] = []
@@ -227,7 +232,7 @@ def _observe(
         for p in module.parameters():
             p.grad = None
         with torch.autocast("cpu", torch.bfloat16, enabled=half):
-            outputs = [v for _, v in leaves_of(call()) if isinstance(v, Tensor | float | int)]
+            outputs = [v for _, v in leaves_of(call(step)) if isinstance(v, Tensor | float | int)]
         seen.append(("outputs", tree_map(lambda v: v.detach().clone() if isinstance(v, Tensor) else v, outputs)))
         tensors = [v for v in outputs if isinstance(v, Tensor) and v.requires_grad]
         total = sum(((v.float() * _weights(v)).sum() for v in tensors), torch.zeros(()))
@@ -239,6 +244,13 @@ def _observe(
         seen.append(("draws of Python's generator", [random.random()]))
         seen.append(("draws of NumPy's generator", [float(np.random.rand())]))
     return seen
+
+
+def _input(value: Tensor, step: int) -> Tensor:
+    """The input of a step: another one in each, so that what a network keeps of the first shows in the second."""
+    if step == 0:
+        return value.clone()
+    return value * 0.75 + 0.125 if value.is_floating_point() else value.flip(0)
 
 
 def _shown(value: object) -> str:

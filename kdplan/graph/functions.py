@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import lru_cache, wraps
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +42,20 @@ def user(path: str, name: str, span: Span | None) -> Callable[..., Any]:
     if not callable(function):
         own = [n for n, v in vars(module).items() if getattr(v, "__module__", "") == module.__name__ and callable(v)]
         raise error("KD0513", span, file=path, name=name, help=suggestion(name, own))
-    return function  # type: ignore[no-any-return]
+    return function if hasattr(function, "__name__") else _named(function, name, module.__name__)
+
+
+@lru_cache(maxsize=256)
+def _named(function: Callable[..., Any], name: str, module: str) -> Callable[..., Any]:
+    """An object that can be called, as a function with a name: a partial function, a module, an instance."""
+
+    @wraps(function)
+    def call(*args: Any, **kwargs: Any) -> Any:
+        return function(*args, **kwargs)
+
+    call.__name__ = call.__qualname__ = name
+    call.__module__ = module
+    return call
 
 
 def sparse_form(name: str) -> Callable[..., Any]:

@@ -181,11 +181,12 @@ def _check_names(source: Code, before: set[str]) -> None:
     known = set(source.files)
     for name in set(sys.modules) - before:
         file = getattr(sys.modules[name], "__file__", None)
-        if file is None or name.startswith(PREFIX):
-            continue
+        if file is None or name.startswith(PREFIX) or not Path(file).is_absolute():
+            continue  # some modules of libraries have a name there, and no path
         path = Path(file).resolve()
         if path.parent.is_relative_to(source.path.parent) and path not in known and "site-packages" not in path.parts:
-            raise ImportError(f"{path.name} is imported by a name that is made while the program runs; write `import`")
+            how = "write `import`, and put the module beside the file or on PYTHONPATH"
+            raise ImportError(f"{path.name} is imported in a way that cannot be read in the source; {how}")
 
 
 @contextmanager

@@ -196,3 +196,21 @@ def test_a_run_reports_the_first_batch(tmp_path: Path, capsys: pytest.CaptureFix
     assert kdplan(["run", str(tmp_path / "plan.kd"), "--store", str(tmp_path / "store"), "--device", "cpu"]) != 0
     caught = capsys.readouterr()
     assert "KD0542" in caught.out + caught.err
+
+
+@pytest.mark.parametrize(
+    "definition",
+    [
+        "class Gap(nn.Module):\n    def forward(self, z):\n        return z.pow(2).mean()\n\n\nf = Gap()",
+        "class Gap:\n    def __call__(self, z):\n        return z.pow(2).mean()\n\n\nf = Gap()",
+        "import functools\n\n\ndef power(z, n):\n    return z.pow(n).mean()\n\n\nf = functools.partial(power, n=2)",
+        "f = lambda z: z.pow(2).mean()",
+    ],
+)
+def test_what_can_be_called_is_a_loss(definition: str, tmp_path: Path) -> None:
+    from kdplan.compile import check_text
+    from tests.conformance.user_files import LOSS
+    from tests.conformance.user_files import write as write_files
+
+    write_files(tmp_path, definition + "\n", LOSS)
+    assert check_text(LOSS, folder=tmp_path) == []

@@ -86,8 +86,16 @@ def test_draws_of_a_file_are_the_same_each_time(tmp_path: Path) -> None:
 def test_a_module_whose_name_is_made_while_it_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(tmp_path)
     text = "import importlib\nx = importlib.import_module('hel' + 'per_y').x"
-    with pytest.raises(ImportError, match=r"helper_y\.py is imported by a name"):
+    with pytest.raises(ImportError, match=r"helper_y\.py is imported in a way"):
         user_code.module_of_file(write(tmp_path, {"net.py": text, "helper_y.py": "x = 1"}))
+
+
+def test_a_library_whose_module_has_no_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As `torch.ops` has the file `_ops.py`."""
+    monkeypatch.chdir(tmp_path)
+    lines = ["import sys, types", "module = types.ModuleType('odd_z')", "module.__file__ = '_odd.py'"]
+    text = "\n".join([*lines, "sys.modules['odd_z'] = module", "x = 1"])
+    assert user_code.module_of_file(write(tmp_path, {"net.py": text})).x == 1
 
 
 @pytest.mark.parametrize("name", ["my-net.py", "2 nets.py", "v1.2.py", "größe.py"])
