@@ -62,7 +62,7 @@ def generations(p: PlanBuilder) -> None:
     p.generations(
         "line",
         part.patriarch(loss=fn.cross_entropy(SELF.logits, labels)),
-        part.generation(loss=fn.kl(PREVIOUS.logits, SELF.logits)),
+        part.generation(loss=fn.kl(SELF.logits, PREVIOUS.logits)),
         of=word("net"),
         on=D,
         with_=R,
@@ -118,7 +118,7 @@ def test_what_a_construct_returns_is_used_as_its_name_is() -> None:
     p = frame()
     line = p.generations(
         "line", part.patriarch(loss=fn.cross_entropy(SELF.logits, labels)),
-        part.generation(loss=fn.kl(PREVIOUS.logits, SELF.logits), logged={"far": fn.mean(SELF.logits)}),
+        part.generation(loss=fn.kl(SELF.logits, PREVIOUS.logits), logged={"far": fn.mean(SELF.logits)}),
         of=word("net"), on=D, with_=R, count=1, validate=(D.test, ["top1"]),
     )  # fmt: skip
     several_of_it = p.ensemble("together", of=line[EVERY])

@@ -11,7 +11,7 @@ from typing import Any
 from kdplan.compile import Compiled, inspect
 from kdplan.ir.plan import Plain
 from kdplan.passes.schedule import Facts
-from kdplan.runtime.execute import RunResult, run_plan
+from kdplan.runtime.execute import RunResult, repairing, run_plan
 from kdplan.runtime.facts import store_facts
 from kdplan.runtime.measures.results import MeasureResult
 from kdplan.runtime.measures.table import run_measures
@@ -117,5 +117,6 @@ def run(compile: Callable[[Facts], Compiled], folder: Path, options: RunOptions)
         raise problem
     if ended.interrupted is not None:
         raise KeyboardInterrupt(f"interrupted in {ended.interrupted}; the next run resumes there")
-    measured = run_measures(compiled.plan, compiled.keys, store, options)
+    repair = repairing(compiled.plan, compiled.planned, compiled.keys, store, options)
+    measured = run_measures(compiled.plan, compiled.keys, store, options, repair=repair)
     return Results(ended, {table.name: Table(table) for table in measured})

@@ -186,10 +186,9 @@ def run(arguments: argparse.Namespace) -> int:
     PlanError
         With every error that can be found before training.
     """
-    from kdplan.runtime.execute import run_plan, with_repairs
+    from kdplan.runtime.execute import repairing, run_plan
     from kdplan.runtime.measures.table import run_measures
     from kdplan.runtime.options import RunOptions
-    from kdplan.runtime.store import StoreCorrupt
     from kdplan.view.progress import TensorBoard, observer
 
     store = open_store(arguments)
@@ -222,16 +221,8 @@ def run(arguments: argparse.Namespace) -> int:
         print(f"interrupted in {result.interrupted}; the same command resumes there", file=sys.stderr)
     if result.exit_code == 0 or (arguments.keep_going and result.interrupted is None):
         printed = _Printed(arguments, arguments.plots or store.root / "plots" / arguments.file.stem)
-        measured = False
-        while not measured:
-            try:
-                run_measures(compiled.plan, compiled.keys, store, options, printed)
-                measured = True
-            except StoreCorrupt as damage:
-                repairs = with_repairs(compiled.planned, compiled.keys, store, events, damage.folder)
-                again = run_plan(compiled.plan, repairs, compiled.keys, store, options, events)
-                if again.exit_code or not again.trained:
-                    raise
+        repair = repairing(compiled.plan, compiled.planned, compiled.keys, store, options, events)
+        run_measures(compiled.plan, compiled.keys, store, options, printed, repair)
     return result.exit_code
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import traceback
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -82,7 +82,7 @@ def run_plan(
     """
     options, events = options or RunOptions(), events or NoEvents()
     result = RunResult()
-    planned = with_repairs(planned, keys, store, events)
+    planned = with_repairs(planned, store, events)
     events.plan_started(planned)
     try:
         with Interrupt() as interrupt:
@@ -113,7 +113,6 @@ def run_plan(
 
 def with_repairs(
     planned: Mapping[str, Planned],
-    keys: Mapping[str, PhaseKey],
     store: Store,
     events: Events,
     damaged: Path | None = None,
@@ -128,13 +127,13 @@ def with_repairs(
     Examples
     --------
     >>> import tempfile
-    >>> with_repairs({}, {}, Store(tempfile.mkdtemp()), NoEvents())
+    >>> with_repairs({}, Store(tempfile.mkdtemp()), NoEvents())
     {}
     """
     repaired = dict(planned)
     read: set[str] = set()
     for name, step in reversed(list(planned.items())):  # what reads comes after what is read
-        key = keys[name].key
+        key = step.key
         wanted = name in read or (damaged is not None and store.phase_folder(key) == damaged)
         if step.action == "cached" and step.same_as is None and wanted and not _sound(store, key):
             notice = diagnostic("KD0915", None, phase=name)
@@ -143,6 +142,24 @@ def with_repairs(
         if step.action not in ("cached", "blocked"):
             read |= {n for need in step.needs for n in (need, planned[need].same_as) if n is not None}
     return repaired
+
+
+def repairing(
+    plan: Plan,
+    planned: Mapping[str, Planned],
+    keys: Mapping[str, PhaseKey],
+    store: Store,
+    options: RunOptions,
+    events: Events | None = None,
+) -> Callable[[Path], bool]:
+    """A function that trains the phase of a damaged artifact's folder again, and says whether it did."""
+
+    def repair(folder: Path) -> bool:
+        actions = with_repairs(planned, store, events or NoEvents(), folder)
+        again = run_plan(plan, actions, keys, store, options, events)
+        return again.exit_code == 0 and bool(again.trained)
+
+    return repair
 
 
 def _spared(step: Planned, result: RunResult) -> bool:

@@ -52,7 +52,7 @@ def test_own_params_are_meant_first(tmp_path: Path) -> None:
 
 def test_a_name_alone_passes_a_param_on(tmp_path: Path) -> None:
     short = 'use "data.kd" { epochs }\nuse "recipe.kd" { epochs, }\nparam epochs = 7\n' + PHASE
-    assert codes(short, tmp_path) == []
+    assert codes(short, tmp_path) == ["KD0373"]  # nothing reads the data's
     assert compiled(short, tmp_path).plan.phases["p"].recipes[0].epochs == 7
     assert keys(short, tmp_path, params={"epochs": "9"}) != keys(short, tmp_path)
 
@@ -72,7 +72,7 @@ def test_a_missing_comma_is_named() -> None:
 def test_two_files_with_seeds_need_one_seed(tmp_path: Path) -> None:
     (tmp_path / "more.kd").write_text("param seed = 3\ndata more = digits\n")
     assert codes(USE + 'use "more.kd"\n' + PHASE, tmp_path) == ["KD0278"]
-    assert codes("param seed = 1\n" + USE.replace('data.kd"', 'data.kd" { seed }') + PHASE, tmp_path) == []
+    assert codes("param seed = 1\n" + USE.replace('data.kd"', 'data.kd" { seed }') + PHASE, tmp_path) == ["KD0373"]
 
 
 def test_a_setting_reaches_nobody_else(tmp_path: Path) -> None:

@@ -22,7 +22,7 @@ KINDS = {"low": [0, 1, 2], "middle": [3, 4, 5, 6], "high": [7, 8, 9]}
 
 def parts(verticals: str, folder: Path) -> dict[str | None, list[int]]:
     """Label -> class numbers, as the networks of a family over these verticals have them."""
-    plan = compiled(FAMILY + verticals + "\nmeasure m of t[*] on digits.test { top1 }", folder).plan
+    plan = compiled(FAMILY + verticals + "\nmeasure m of t[*] on digits.test { parameters }", folder).plan
     sets = [n.classes for n in plan.networks.values()]
     return {s.label: s.ids for s in sets if s is not None}
 
@@ -40,7 +40,7 @@ def test_files_may_stand_in_the_data_folder(tmp_path: Path) -> None:
     tree(data)
     kinds = list(KINDS.values())
     for source, wanted in (('from "lists/v.csv"', kinds), ('= hierarchy("tree.csv")', [*kinds[:2], [7], [8], [9]])):
-        text = f"{FAMILY}verticals V of digits {source}\nmeasure m of t[*] on digits.test {{ top1 }}"
+        text = f"{FAMILY}verticals V of digits {source}\nmeasure m of t[*] on digits.test {{ parameters }}"
         sets = [n.classes for n in compiled(text, beside, root=data).plan.networks.values()]
         assert sorted(s.ids for s in sets if s is not None) == wanted
         assert codes(text, beside) == ["KD0211"]
@@ -88,7 +88,9 @@ def test_classes_above_the_cut_are_told(tmp_path: Path, level: int) -> None:
 def test_expanded_plans_have_the_same_parts(tmp_path: Path) -> None:
     tree(tmp_path)
     text = (
-        FAMILY + 'verticals V of digits = hierarchy("tree.csv", level = 0)\nmeasure m of t[*] on digits.test { top1 }'
+        FAMILY
+        + 'verticals V of digits = hierarchy("tree.csv", level = 0)\n'
+        + "measure m of t[*] on digits.test { parameters }"
     )
     once = compiled(text, tmp_path)
     again = compiled(expand(once.plan))

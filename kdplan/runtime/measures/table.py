@@ -5,8 +5,11 @@ No torch here: a plan whose numbers are all known shows them at once.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import TypeVar
 
 from kdplan.diagnostics.boundary import boundary
 from kdplan.diagnostics.report import Gather
@@ -30,8 +33,10 @@ from kdplan.runtime.measures.results import (
 )
 from kdplan.runtime.memory import freed_memory_kept
 from kdplan.runtime.options import RunOptions
-from kdplan.runtime.store import Store
+from kdplan.runtime.store import Store, StoreCorrupt
 from kdplan.runtime.versions import Sources
+
+T = TypeVar("T")
 
 Numbers = Mapping[str, Measured]
 """A cell's key -> its number."""
@@ -43,11 +48,12 @@ def run_measures(
     store: Store,
     options: RunOptions | None = None,
     events: Events | None = None,
+    repair: Callable[[Path], bool] | None = None,
 ) -> list[MeasureResult]:
     """All measures of a plan. Each distinct number is computed once, and kept in the store.
 
     Rows whose phases are not in the store are left out; `events.note` reports them. `events.measured` has each table
-    as soon as it is complete.
+    as soon as it is complete. `repair` makes a damaged artifact anew, and says whether it could.
 
     Raises
     ------
@@ -65,12 +71,23 @@ def run_measures(
         if not rows:
             continue
         with failed, boundary("KD0844", measure.span, name=measure.name):
-            result = _table(sources, measure, rows, _numbers(sources, measure, rows, options))
+            numbers = _repaired(partial(_numbers, sources, measure, rows, options), repair)
+            result = _table(sources, measure, rows, numbers)
             result.plots = [_curves(sources, measure, p, result, options) for p in measure.plots]
             events.measured(measure.name, result)
             results.append(result)
     failed.raise_if_failed()
     return results
+
+
+def _repaired(compute: Callable[[], T], repair: Callable[[Path], bool] | None) -> T:
+    """The value, computed again after each repair of an artifact that it reads."""
+    while True:
+        try:
+            return compute()
+        except StoreCorrupt as damage:
+            if repair is None or damage.folder is None or not repair(damage.folder):
+                raise
 
 
 def _numbers(sources: Sources, measure: Measure, rows: Sequence[Row], options: RunOptions) -> dict[str, Measured]:

@@ -105,7 +105,7 @@ def test_chances_of_splits_and_of_seeds_stand_apart(tmp_path: Path) -> None:
     within = [statistics.variance(run) for run in number.splits.values]
     assert number.splits.std == pytest.approx(statistics.fmean(within) ** 0.5)
     _, _, ((_, cell, _, count),) = texts(result)
-    assert cell.endswith("(4 splits, n = 3)") and cell.count("±") == 2 and count == "1,702"
+    assert cell.endswith("(4 splits, n = 3)") and cell.count("±") == 2 and count == "1,532"
     assert "over splits ± over seed" in str(rich_table(result).title)
     head, line = to_csv(result).splitlines()
     assert "rank(k = 1)_last_splits_std,rank(k = 1)_last_splits" in head and "parameters_last_splits" not in head
