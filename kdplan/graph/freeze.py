@@ -96,8 +96,13 @@ def split(gm: fx.GraphModule, trainable: Collection[str]) -> Split:
     >>> cut.boundary, bool(cut(x=torch.ones(5, 3))["loss"].requires_grad)
     (('big_net',), True)
     """
+    return _split(gm, trainable, frozenset())
+
+
+def _split(gm: fx.GraphModule, trainable: Collection[str], once: frozenset[str]) -> Split:
+    """`split`, where the draws of these names belong to the frozen part, whatever they depend on."""
     check_graph(gm.graph, gm)
-    trainable_graph, stateful = classify(gm, trainable)
+    trainable_graph, stateful = classify(gm, trainable, once)
     writes = _writes(gm, trainable_graph)
     core = {
         n
@@ -105,13 +110,16 @@ def split(gm: fx.GraphModule, trainable: Collection[str]) -> Split:
         if n in stateful and n not in trainable_graph and n.op != "output" and (n.op != "get_attr" or writes.get(n))
     }
     if early := _early_reads(gm, core, writes):
-        return split(_kept_before(gm, early), trainable)
+        return _split(_kept_before(gm, early), trainable, once)
     crossing = _frontier(gm, core, writes)
     if not crossing:
         return Split(None, gm, (), True)
     kept = needed(gm, crossing, without=trainable_graph)
     frozen = subset(gm, kept, outputs={n.name: n for n in crossing})
-    result = subset(gm, _back_from(gm, crossing, kept), inputs=crossing)
+    rest = _back_from(gm, crossing, kept)
+    if twice := {n.name for n in kept & rest if n.meta.get("random")} - once:
+        return _split(gm, trainable, once | twice)
+    result = subset(gm, rest, inputs=crossing)
     for part in (frozen, result):
         check_graph(part.graph, part, before=gm.graph, pruned=True)
     effects = any(n.meta.get("random") or n.meta.get("buffers") for n in frozen.graph.nodes)
@@ -119,8 +127,10 @@ def split(gm: fx.GraphModule, trainable: Collection[str]) -> Split:
     return Split(frozen, result, tuple(n.name for n in crossing), not effects)
 
 
-def classify(gm: fx.GraphModule, trainable: Collection[str]) -> tuple[set[fx.Node], set[fx.Node]]:
-    """Nodes that depend on a trainable parameter, and nodes that depend on any parameter or buffer."""
+def classify(
+    gm: fx.GraphModule, trainable: Collection[str], once: Collection[str] = ()
+) -> tuple[set[fx.Node], set[fx.Node]]:
+    """Nodes that depend on a trainable parameter, and nodes that depend on any parameter, buffer or draw of `once`."""
     names = parameter_names(gm)
     wanted = set(trainable)
     trainable_graph = {n for n in gm.graph.nodes if n.op == "output"}
@@ -129,13 +139,11 @@ def classify(gm: fx.GraphModule, trainable: Collection[str]) -> tuple[set[fx.Nod
         own = own_state(gm, node)
         if any(names.get(id(p)) in wanted for p in own):
             trainable_graph.add(node)
-        if own:
+        if own or node.name in once:
             stateful.add(node)
-    # A network draws its random numbers once, in the order of its own `forward`: with what it trains, if it does.
+    # A trained network draws its random numbers in the order of its own `forward`.
     owners = {n.meta.get("owner") for n in trainable_graph if n.op != "output"}
-    draws = [n for n in gm.graph.nodes if n.meta.get("random") and str(n.meta.get("owner", "")).startswith("net ")]
-    trainable_graph.update(n for n in draws if n.meta["owner"] in owners)
-    stateful.update(draws)
+    trainable_graph.update(n for n in gm.graph.nodes if n.meta.get("random") and n.meta.get("owner") in owners)
     for nodes in (trainable_graph, stateful):
         _spread(gm, nodes)
     _with_state(gm, wanted, trainable_graph)

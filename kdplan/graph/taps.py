@@ -55,6 +55,7 @@ class LeafTaps(nn.Module):
 
     Examples
     --------
+    >>> import torch
     >>> leaf = nn.Sequential(nn.Linear(3, 4), nn.ReLU())
     >>> out, inner = LeafTaps(leaf, ["0"])(torch.ones(2, 3))
     >>> tuple(out.shape), tuple(inner.shape)
