@@ -9,26 +9,32 @@ from typing import TYPE_CHECKING
 
 import networkx as nx
 
-from kdplan.diagnostics.boundary import boundary
+from kdplan.diagnostics.boundary import boundary, with_uses
 from kdplan.diagnostics.report import Diagnostic, PlanError, Reporter
-from kdplan.diagnostics.span import Source
+from kdplan.diagnostics.span import Source, Span
+from kdplan.ir import user_code
 from kdplan.ir.cuts import Cut, Layer
 from kdplan.ir.dag import PhaseKey, Planned
+from kdplan.ir.lengths import part_sizes
 from kdplan.ir.plan import Network, Plan
+from kdplan.ir.user_code import CodeRefused, code_is_refused
 from kdplan.passes.dag import phase_dag
 from kdplan.passes.form import check_form
 from kdplan.passes.keys import graph_key, keys
 from kdplan.passes.legal import check_plan
 from kdplan.passes.lint import lint
-from kdplan.passes.load import load
+from kdplan.passes.load import UserCode, load
 from kdplan.passes.schedule import Facts, nothing_known, schedule, select
+from kdplan.passes.views import Views, check_views
 from kdplan.resolve.plan import resolve
+from kdplan.runtime.options import default_data_root
 from kdplan.syntax import ast
 from kdplan.syntax.collector import collector_paused
 from kdplan.syntax.parse import parse
 
 if TYPE_CHECKING:
     from kdplan.graph.inspect import Inspected
+    from kdplan.graph.verify import Verdicts
 
 
 @dataclass
@@ -41,8 +47,12 @@ class Compiled:
     keys: dict[str, PhaseKey]
     planned: dict[str, Planned]
     warnings: list[Diagnostic] = field(default_factory=list)
+    uses: dict[str, Span] = field(default_factory=dict)
+    """The path of each Python file that the plan uses → its `use`."""
     files: list[str] = field(default_factory=list)
     """What was recognised in weights files, a line for each network that starts from one; `inspect` fills it."""
+    root: Path | None = field(default_factory=default_data_root)
+    """Where data sets are looked for."""
 
 
 @collector_paused()
@@ -79,6 +89,7 @@ def compile_source(
         With every mistake that was found.
     """
     reporter = Reporter()
+    user_code.begin()
     # first of all: names have a meaning only once every file that is used is read
     module = load(source, folder, reporter, overrides=_overrides(params or {}))
     # before evaluation: a declaration of a wrong form is evaluated by nobody, and reported once
@@ -88,7 +99,10 @@ def compile_source(
     # evaluation last: behind it there are no names, axes, functions or constructs
     plan = resolve(module, root, reporter, _cuts, _layers)
     reporter.raise_if_errors()
-    return compile_plan(plan, source, reporter, facts=facts, only=only, until=until)
+    compiled = compile_plan(plan, source, reporter, facts=facts, only=only, until=until)
+    compiled.uses = {c.path: c.span for m in module.every() for c in m.scope.values() if isinstance(c, UserCode)}
+    compiled.root = root
+    return compiled
 
 
 @collector_paused()
@@ -101,9 +115,9 @@ def compile_plan(
     only: tuple[str, ...] = (),
     until: tuple[str, ...] = (),
 ) -> Compiled:
-    """The same from the core plan on, for plans that are written in Python."""
+    """The same from the core plan on, for plans that come as JSON or were changed in Python."""
     reporter = reporter or Reporter()
-    # here, and not in the evaluator: plans from Python enter at this point, and all that follows relies on this law
+    # here, and not in the evaluator: plans from JSON enter at this point, and all that follows relies on this law
     check_plan(plan, reporter)
     reporter.raise_if_errors()
     # before keys: a phase's key contains those of the phases that it reads
@@ -118,50 +132,83 @@ def compile_plan(
     return Compiled(source or Source("<python>", ""), plan, dag, phase_keys, planned, reporter.diagnostics)
 
 
-def inspect(compiled: Compiled, names: list[str] | None = None) -> dict[str, Inspected]:
+def inspect(
+    compiled: Compiled, names: list[str] | None = None, verdicts: Verdicts | None = None
+) -> dict[str, Inspected]:
     """Core phases → graphs, shapes, gradients, costs; phases that differ in numbers only are built once.
+
+    What comparing a user's code with its graph showed is kept in `verdicts`, and not compared again.
 
     Raises
     ------
     PlanError
         With every mistake that was found in any of them.
     """
+    from kdplan.graph.state import draws_undone  # torch comes with it: only where graphs are wanted
+
+    with draws_undone():
+        return _inspect(compiled, names, verdicts)
+
+
+def _inspect(compiled: Compiled, names: list[str] | None, verdicts: Verdicts | None) -> dict[str, Inspected]:
+    from kdplan.graph import swapped
+    from kdplan.graph.check_exports import check_exports
     from kdplan.graph.check_measures import check_measures
     from kdplan.graph.check_stages import check_ladders
-    from kdplan.graph.inspect import (
-        check_files,
-        check_settings,
-        inspect_phase,
-    )  # torch comes with it: only where graphs are wanted
+    from kdplan.graph.inspect import check_files, check_settings, inspect_phase
+    from kdplan.graph.parts import check_parts
 
     reporter = Reporter()
-    check_settings(
-        [compiled.plan.phases[name] for name in (names if names is not None else compiled.planned)], reporter
-    )
+    names = names if names is not None else list(compiled.planned)
+    phases = [compiled.plan.phases[name] for name in names]
+    check_settings(phases, reporter)
+    if code_is_refused():
+        _report_unchecked(compiled.plan, reporter)
+    views = Views(compiled.plan, compiled.root)
+    sound = check_views(compiled.plan, phases, views, reporter)
     seen: dict[str, Inspected | None] = {}
     inspected: dict[str, Inspected] = {}
-    for name in names if names is not None else compiled.planned:
-        key = graph_key(compiled.plan, compiled.plan.phases[name])
+    for phase in phases:
+        key = graph_key(compiled.plan, phase)
         if key not in seen:
             seen[key] = None
             try:
-                with boundary("KD0520", compiled.plan.phases[name].span, phase=name):
-                    inspected_phase = inspect_phase(compiled.plan, compiled.plan.phases[name])
-                compiled.warnings += [w for w in inspected_phase.warnings if w not in compiled.warnings]
-                seen[key] = inspected_phase
+                with boundary("KD0520", phase.span, phase=phase.name):
+                    seen[key] = one = inspect_phase(compiled.plan, phase, verdicts)
+                reporter.add(one.warnings)
+                if phase.name in sound:
+                    parts = part_sizes(phase.recipes[0], [views.size(view) for view in phase.streams])
+                    check_parts(phase, one.joined.graph_module, parts, reporter)
+            except CodeRefused as refused:
+                reporter.add(refused.about(f"phase `{phase.name}`", phase.span).diagnostics)
             except PlanError as e:
-                reporter.add(e.diagnostics)
-        one = seen[key]
-        if one is not None:
-            inspected[name] = one
-            compiled.planned[name].cost = one.cost
+                reporter.add(with_uses(e.diagnostics, compiled.uses))
+        known = seen[key]
+        if known is not None:
+            inspected[phase.name] = known
+            reporter.add(swapped.warnings(phase, known.joined.swapped))
+            compiled.planned[phase.name].cost = known.cost
     # all networks, and not only those that phases read: measures and exports read them too
     compiled.files = check_files(compiled.plan, reporter)
     reporter.raise_if_errors()
     check_ladders(compiled.plan, inspected, reporter)
-    check_measures(compiled.plan, reporter)
+    check_measures(compiled.plan, views, reporter)
+    check_exports(compiled.plan, reporter)
     reporter.raise_if_errors()
+    compiled.warnings += [w for w in reporter.diagnostics if w not in compiled.warnings]
     return inspected
+
+
+def _report_unchecked(plan: Plan, reporter: Reporter) -> None:
+    """KD0544 for networks and functions of the user's, whose code may not run."""
+    for network in plan.networks.values():
+        if network.code is not None:
+            where = network.architecture.name.rpartition(":")[0] or network.name
+            reporter.report("KD0544", network.span, what=f"network `{network.name}`", code=Path(where).name)
+    for phase in plan.phases.values():
+        for function in phase.code:
+            where, _, name = function.rpartition(":")
+            reporter.report("KD0544", phase.loss.span, what=f"function `{name}`", code=Path(where).name)
 
 
 def check_text(
@@ -194,11 +241,12 @@ def _layers(network: Network, shape: Sequence[int]) -> list[Layer]:
     return layers_of(network, tuple(shape))
 
 
-def _overrides(params: Mapping[str, str]) -> dict[str, ast.Expr]:
-    """Values of `--set`, each parsed as the right side of a declaration."""
-    values: dict[str, ast.Expr] = {}
+def _overrides(params: Mapping[str, str]) -> dict[str, tuple[ast.Expr, Span]]:
+    """Values of `--set`, each parsed as the right side of a declaration, and where the names stand."""
+    values: dict[str, tuple[ast.Expr, Span]] = {}
     for name, text in params.items():
-        clause = parse(Source(f"--set {name}", f"param {name} = {text}")).declarations[0].clause("=")
-        assert clause is not None
-        values[name] = clause.exprs[0]
+        declared = parse(Source(f"--set {name}", f"param {name} = {text}")).declarations[0]
+        clause = declared.clause("=")
+        assert clause is not None and declared.name_span is not None
+        values[name] = clause.exprs[0], declared.name_span
     return values

@@ -33,11 +33,11 @@ phase kd of small on digits with slow {
   def hard = cross_entropy(small.logits, labels)
   measure on digits.test { top1 }
   loss = (1 - weight) * cross_entropy(small.logits, labels)
-       + weight * kd(big@train.logits, small.logits, temperature = 4)
+       + weight * kd(small.logits, big@train.logits, temperature = 4)
        + (progress < 0.5) * mse(fit(small.layer1, like = big@train.layer1), big@train.layer1) / 2
 }
 phase dml of small@kd[best], peer on digits with quick {
-  loss = kl(detach(peer.logits), small(inputs).logits) + sum(mean(x.fc) for x in [small, peer])
+  loss = kl(small(inputs).logits, detach(peer.logits)) + sum(mean(x.fc) for x in [small, peer])
        - -mean(small.fc(big@init.features)) ** 2
 }
 measure table of big@train, small@kd, small@dml on digits.test over seed { top1, cross_entropy }
@@ -65,12 +65,12 @@ def python() -> PlanBuilder:
     hard, tap = fn.cross_entropy(small.logits, labels), (big @ train).layer1
     kd = p.phase(
         "kd", of=small, on=digits, with_=slow, batch=32, logged={"hard": hard}, validate=(digits.test, ["top1"]),
-        loss=(1 - weight) * hard + weight * fn.kd((big @ train).logits, small.logits, temperature=4)
+        loss=(1 - weight) * hard + weight * fn.kd(small.logits, (big @ train).logits, temperature=4)
         + (progress < 0.5) * fn.mse(fn.fit(small.layer1, like=tap), tap) / 2,
     )  # fmt: skip
     dml = p.phase(
         "dml", of=[(small @ kd)["best"], peer], on=digits, with_=quick,
-        loss=fn.kl(fn.detach(peer.logits), small(inputs).logits) + fn.sum([fn.mean(x.fc) for x in (small, peer)])
+        loss=fn.kl(small(inputs).logits, fn.detach(peer.logits)) + fn.sum([fn.mean(x.fc) for x in (small, peer)])
         - -(fn.mean(small.fc((big @ init).features)) ** 2),
     )  # fmt: skip
     p.measure(

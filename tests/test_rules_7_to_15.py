@@ -17,8 +17,8 @@ from tests.passes.plans import BIG, HEAD, KD, calls, codes, compiled, keys, phas
 
 
 def test_rule_7_a_tap_is_short_for_an_application_to_the_inputs() -> None:
-    short = "phase x of small on digits with quick { loss = kd(big.logits, small.logits) }"
-    long = "phase x of small on digits with quick { loss = kd(big(inputs).logits, small(inputs).logits) }"
+    short = "phase x of small on digits with quick { loss = kd(small.logits, big.logits) }"
+    long = "phase x of small on digits with quick { loss = kd(small(inputs).logits, big(inputs).logits) }"
     assert keys(HEAD + BIG + short) == keys(HEAD + BIG + long)
 
 
@@ -171,7 +171,7 @@ HALVES = HEAD + """
       phase train on digits[line[up]] with quick { loss = cross_entropy(self.logits, labels) }
     }
     student s = digits_net(width = 2, classes = line[%s])
-    phase kd of s on digits[line[up]] with quick { loss = kl(up.logits, s.logits) }
+    phase kd of s on digits[line[up]] with quick { loss = kl(s.logits, up.logits) }
 """  # fmt: skip
 
 
@@ -209,9 +209,9 @@ def test_rule_13_clocks_masks_and_logged_terms() -> None:
 
 
 def test_rule_13_definitions_are_inlined() -> None:
-    by_name = "def f(a, t = 2) = kd(big.logits, a, temperature = t)\n"
+    by_name = "def f(a, t = 2) = kd(a, big.logits, temperature = t)\n"
     by_name += "phase x of small on digits with quick { def l = f(small.logits) loss = l }"
-    plain = "phase x of small on digits with quick { loss = kd(big.logits, small.logits, temperature = 2) }"
+    plain = "phase x of small on digits with quick { loss = kd(small.logits, big.logits, temperature = 2) }"
     assert keys(HEAD + BIG + by_name)["x"] == keys(HEAD + BIG + plain)["x"]
 
 
@@ -274,7 +274,7 @@ def test_rule_15_an_export_is_one_network() -> None:
 
 
 def test_warnings_of_conventions() -> None:
-    text = HEAD + BIG + "phase x of small on digits with quick { loss = kl(big.logits, small.logits, temperature = 4) }"
+    text = HEAD + BIG + "phase x of small on digits with quick { loss = kl(small.logits, big.logits, temperature = 4) }"
     assert [d.code for d in compiled(text).warnings] == ["KD0360"]
 
 

@@ -10,12 +10,6 @@ import argparse
 from pathlib import Path
 
 from kdplan.api import PlanBuilder, fn, item, labels
-from kdplan.compile import compile_plan
-from kdplan.passes.schedule import Facts
-from kdplan.runtime.execute import run_plan
-from kdplan.runtime.measures.table import run_measures
-from kdplan.runtime.store import Store
-from kdplan.view.tables import to_markdown
 
 
 def make(epochs: int) -> PlanBuilder:
@@ -28,7 +22,7 @@ def make(epochs: int) -> PlanBuilder:
     students = []
     for width in (2, 4):
         small = p.student(f"small{width}", "digits_net", width=width)
-        loss = fn.kd((big @ train).logits, small.logits, temperature=4)
+        loss = fn.kd(small.logits, (big @ train).logits, temperature=4)
         students.append(small @ p.phase(f"imitate{width}", of=small, on=digits, with_=quick, loss=loss))
     p.measure("table", of=[big @ train, *students], on=digits.test, metrics=["top1", "parameters"])
     return p
@@ -41,17 +35,14 @@ def main() -> None:
     parser.add_argument("--store", type=Path, default=Path(".kdplan"))
     given = parser.parse_args()
     builder = make(given.epochs)
-    plan = builder.build()
     if not given.run:
         print(builder.text())
-        print(f"# {len(plan.phases)} phases")
+        print(f"# {len(builder.build().phases)} phases")
         return
-    store = Store(given.store)
-    compiled = compile_plan(plan, facts=Facts(store.has, store.resume_step, store.problem, lambda name: None))
-    result = run_plan(compiled.plan, compiled.planned, compiled.keys, store)
-    print(f"trained {', '.join(result.trained) or 'nothing'}; there already: {', '.join(result.cached) or 'nothing'}")
-    for table in run_measures(compiled.plan, compiled.keys, store):
-        print(to_markdown(table))
+    results = builder.run(given.store)
+    trained, cached = results.run.trained, results.run.cached
+    print(f"trained {', '.join(trained) or 'nothing'}; there already: {', '.join(cached) or 'nothing'}")
+    print(results["table"])
 
 
 if __name__ == "__main__":

@@ -12,12 +12,16 @@
 """
 
 from kdplan.api.builder import PhaseName, PlanBuilder
+from kdplan.api.declaration import part, several
+from kdplan.api.results import Results, Table
 from kdplan.api.terms import EVERY, Term, epoch, fn, indices, init, inputs, item, labels, progress, step, targets, word
 
 __all__ = [
     "EVERY",
     "PhaseName",
     "PlanBuilder",
+    "Results",
+    "Table",
     "Term",
     "epoch",
     "fn",
@@ -26,7 +30,9 @@ __all__ = [
     "inputs",
     "item",
     "labels",
+    "part",
     "progress",
+    "several",
     "step",
     "targets",
     "word",

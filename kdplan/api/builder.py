@@ -6,26 +6,25 @@ import linecache
 import os
 import sys
 from bisect import bisect_right
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
+from typing import Any
 
-from kdplan.api.terms import Term, Value, choice, to_node, word
-from kdplan.constructs.table import KINDS
-from kdplan.diagnostics.report import Diagnostic, Note, PlanError, Reporter
+from kdplan.api.declaration import Part, declaration, is_setting
+from kdplan.api.results import Results, run
+from kdplan.api.terms import Term, Value, choice, word
+from kdplan.compile import Compiled, compile_source, inspect
+from kdplan.constructs.table import CONSTRUCTS, TRAINS
+from kdplan.diagnostics.report import Diagnostic, Note, PlanError, nearest
 from kdplan.diagnostics.span import Source, Span
 from kdplan.ir.plan import Plan
-from kdplan.passes.form import check_form
-from kdplan.passes.legal import check_plan
-from kdplan.passes.load import load
-from kdplan.passes.spell import NOWHERE
-from kdplan.resolve.plan import resolve
-from kdplan.syntax import ast
+from kdplan.passes.schedule import Facts
+from kdplan.runtime.options import RunOptions
 from kdplan.syntax.format import format_text
 from kdplan.syntax.write import write
-
-_CHOICES = {"optimizer", "schedule", "split", "protocol", "transforms", "choice"}
-"""Types of settings whose strings are names from a table."""
 
 
 class PhaseName(str):
@@ -67,7 +66,7 @@ class PlanBuilder:
     >>> weight = p.param("weight", values=[1, 5])
     >>> train = p.phase("train", of=big, on=digits, with_=quick, loss=fn.cross_entropy(big.logits, labels))
     >>> kd = p.phase("kd", of=small, on=digits, with_=quick,
-    ...              loss=weight * fn.kd((big @ train).logits, small.logits, temperature=4))
+    ...              loss=weight * fn.kd(small.logits, (big @ train).logits, temperature=4))
     >>> _ = p.measure("table", of=[big @ train, small @ kd], on=digits.test, metrics=["top1"])
     >>> list(p.build().phases)
     ['train', 'kd[weight=1]', 'kd[weight=5]']
@@ -89,23 +88,18 @@ class PlanBuilder:
         `as_` is its name in this plan, `params` are values for its params.
         """
         alias = as_ or Path(file).stem
-        self._declare("use", None, [("as", [word(alias)])], _settings(params), text=str(file))
+        self._declare("use", None, {"as": word(alias), **params}, text=str(file))
         return word(alias)
 
     def param(self, name: str, value: Value = None, *, values: Sequence[Value] | range | None = None) -> Term:
         """Declare a named value, or with `values` an axis: what reads it is enumerated once for each."""
-        clause: tuple[str, list[Value]]
-        clause = ("=", [value]) if values is None else ("in", [values if isinstance(values, range) else list(values)])
-        self._declare("param", name, [clause])
+        swept = values if values is None or isinstance(values, range) else list(values)
+        self._declare("param", name, {"value": value} if values is None else {"in": swept})
         return word(name)
 
     def data(self, name: str, source: str | Term | None = None, **settings: Value) -> Term:
-        """Declare a data set; `source` is `name` by default.
-
-        Settings: augment, normalize, split, fraction, limit, seed.
-        """
-        self._declare("data", name, [("=", [Term(choice(source if source is not None else name))])],
-                      _settings(settings, "data"))  # fmt: skip
+        """Declare a data set; `source` is `name` by default."""
+        self._declare("data", name, {"value": Term(choice(source if source is not None else name)), **settings})
         return word(name)
 
     def verticals(
@@ -121,46 +115,59 @@ class PlanBuilder:
 
         Its verticals are `parts` by name, or those of `partition`, such as ``item("random", parts=2)``.
         """
-        clauses: list[tuple[str, list[Value]]] = [("of", [of])]
-        if partition is not None:
-            clauses.append(("=", [partition]))
-        items = _settings({} if disjoint else {"disjoint": False}) + _settings(dict(parts or {}))
-        self._declare("verticals", name, clauses, items)
+        given: dict[str, Any] = {"of": of, **({} if partition is None else {"value": partition})}
+        self._declare("verticals", name, {**given, **({} if disjoint else {"disjoint": False}), **(parts or {})})
         return word(name)
 
     def recipe(self, name: str | None = None, base: Term | None = None, **settings: Value) -> Term:
         """Declare a recipe: optimizer, schedule, epochs or steps, batch …; `base` is a recipe to inherit from."""
         if name is None:
             name = f"recipe_{sum(w.text.startswith('recipe ') for w in self._declared) + 1}"
-        self._declare("recipe", name, [("=", [base])] if base is not None else [], _settings(settings, "recipe"))
+        self._declare("recipe", name, {**({} if base is None else {"value": base}), **settings})
         return word(name)
 
     def model(self, name: str, factory: str | Term, **arguments: Value) -> Term:
         """Declare a name for an architecture with some of its arguments."""
-        self._declare("model", name, [("=", [_model(factory, arguments)])])
+        self._declare("model", name, {"value": _model(factory, arguments)})
         return word(name)
 
     def teacher(
-        self, name: str, model: str | Term, *, each: Mapping[str, Value] | None = None, **arguments: Value
+        self,
+        name: str,
+        model: str | Term,
+        *parts: Part,
+        each: Mapping[str, Value] | None = None,
+        **arguments: Value,
     ) -> Term:
         """Declare a network that others learn from; see `network`."""
-        return self._network("teacher", name, model, arguments, each)
+        return self._network("teacher", name, model, parts, arguments, each)
 
     def student(
-        self, name: str, model: str | Term, *, each: Mapping[str, Value] | None = None, **arguments: Value
+        self,
+        name: str,
+        model: str | Term,
+        *parts: Part,
+        each: Mapping[str, Value] | None = None,
+        **arguments: Value,
     ) -> Term:
         """Declare a network that learns from others; see `network`."""
-        return self._network("student", name, model, arguments, each)
+        return self._network("student", name, model, parts, arguments, each)
 
     def network(
-        self, name: str, model: str | Term, *, each: Mapping[str, Value] | None = None, **arguments: Value
+        self,
+        name: str,
+        model: str | Term,
+        *parts: Part,
+        each: Mapping[str, Value] | None = None,
+        **arguments: Value,
     ) -> Term:
         """Declare a network: `model` with its arguments, a version (``small @ kd``), or a call such as ``fn.ema(…)``.
 
-        `seed`, `weights` and `mode` are settings of the network; the other arguments are those of the model.
-        ``each={"v": half}`` declares a family, indexed by ``word("v")``.
+        Arguments that a network has as settings (``seed``, ``weights``, ``mode`` …) are these; the others are those
+        of the model. ``each={"v": half}`` declares a family, indexed by ``word("v")``. `parts` are phases of its body:
+        ``part.phase("train", on=digits, with_=quick, loss=…)``.
         """
-        return self._network("network", name, model, arguments, each)
+        return self._network("network", name, model, parts, arguments, each)
 
     def phase(
         self,
@@ -192,15 +199,8 @@ class PlanBuilder:
         **settings
             `seed`, and settings that override the recipe's.
         """
-        items: list[ast.Item] = _settings(settings, "phase")
-        for term, value in (logged or {}).items():
-            items.append(_declaration("def", term, [("=", [value])]))
-        if validate is not None:
-            items.append(_declaration("measure", None, [("on", [validate[0]])], listing=list(validate[1])))
-        items.extend(_settings({"loss": loss}))
-        self._declare(
-            "phase", name, [("of", _several(of)), ("on", _several(on)), ("with", _several(with_))], items, each=each
-        )
+        given = {"of": of, "on": on, "with": with_, "loss": loss, "logged": logged, "validate": validate, "each": each}
+        self._declare("phase", name, {**given, **settings})
         return PhaseName(name)
 
     def measure(
@@ -214,20 +214,35 @@ class PlanBuilder:
         over: str | Term | Sequence[str | Term] = (),
     ) -> str:
         """Declare a measure: metrics of networks on data, by axes or verticals, averaged over others."""
-        clauses = [("of", _several(of)), ("by", _words(by)), ("on", _several(on)), ("over", _words(over))]
-        self._declare("measure", name, [c for c in clauses if c[1]], listing=list(metrics))
+        clauses = {"of": _several(of), "on": _several(on), "by": _words(by), "over": _words(over)}
+        self._declare("measure", name, {**{w: v for w, v in clauses.items() if v}, "metrics": list(metrics)})
         return name
 
     def export(self, name: str, network: Term) -> str:
         """Declare a network to export."""
-        self._declare("export", name, [("=", [network])])
+        self._declare("export", name, {"value": network})
         return name
+
+    def __getattr__(self, kind: str) -> Callable[..., Any]:
+        """Return the method of a construct: every construct of the language is one.
+
+        ``p.stages("mimic", part.head(loss=…), of=small, from_=big, on=digits, with_=quick, stages="auto")`` has the
+        construct's clauses and settings as keywords, and what stands in its body as arguments. It returns what
+        `phase` returns where a construct is named after ``@``, and else what `network` returns.
+        """
+        if kind not in CONSTRUCTS:
+            near = nearest(kind, dir(self))
+            raise AttributeError(f"a plan has no `{kind}`" + (f"; did you mean `{near}`?" if near else ""))
+        return partial(self._construct, kind)
+
+    def __dir__(self) -> list[str]:
+        return sorted({*super().__dir__(), *CONSTRUCTS})
 
     # ---- the plan
 
     def text(self) -> str:
         """Return the plan as the text of a plan file."""
-        return format_text(Source("<python>", "\n\n".join(w.text for w in self._declared)))
+        return format_text(self._source())
 
     def build(self) -> Plan:
         """Return the core plan.
@@ -237,23 +252,70 @@ class PlanBuilder:
         PlanError
             With every error, each with its declaration and the line of Python that wrote it.
         """
+        return self.compile().plan
+
+    def compile(
+        self, *, params: Mapping[str, str] | None = None, facts: Facts | None = None, only: Sequence[str] = ()
+    ) -> Compiled:
+        """Return the compiled plan; as `kdplan.compile.compile_source` does of a plan file.
+
+        Raises
+        ------
+        PlanError
+            As `build`.
+        """
+        source = self._source()
+        with self._located(source):
+            return compile_source(source, self.folder, self.root, params=params, facts=facts, only=tuple(only))
+
+    def check(self) -> list[Diagnostic]:
+        """Build the graphs of all phases, as `kdplan check` does, and return the warnings.
+
+        Raises
+        ------
+        PlanError
+            As `build`, and with every error of the graphs.
+        """
+        compiled = self.compile()
+        with self._located(compiled.source):
+            inspect(compiled)
+        return compiled.warnings
+
+    def run(
+        self, store: str | Path = ".kdplan", options: RunOptions | None = None, only: Sequence[str] = ()
+    ) -> Results:
+        """Train what the store does not hold, and return the measures as tables, by name.
+
+        Raises
+        ------
+        PlanError
+            As `check`, or with the error of a phase that failed.
+        """
+        options = replace(options or RunOptions(), data_root=self.root)
+        source = self._source()
+        with self._located(source):
+            return run(
+                lambda facts: compile_source(source, self.folder, self.root, facts=facts, only=tuple(only)),
+                Path(store),
+                options,
+            )
+
+    def _source(self) -> Source:
+        return Source("<python>", "\n\n".join(w.text for w in self._declared))
+
+    @contextmanager
+    def _located(self, source: Source) -> Iterator[None]:
+        """Add the lines of Python to what goes wrong within."""
         starts: list[int] = []
         at = 0
         for w in self._declared:
             starts.append(at)
             at += len(w.text) + 2
-        source = Source("<python>", "\n\n".join(w.text for w in self._declared))
-        reporter = Reporter()
         try:
-            module = load(source, self.folder, reporter)
-            check_form(module, reporter)
-            plan = resolve(module, self.root, reporter)
-            reporter.raise_if_errors()
-            check_plan(plan, reporter)
-            reporter.raise_if_errors()
+            yield
         except PlanError as e:
-            raise PlanError([self._placed(d, source, starts) for d in e.diagnostics]) from None
-        return plan
+            e.diagnostics = [self._placed(d, source, starts) for d in e.diagnostics]
+            raise
 
     def _placed(self, d: Diagnostic, source: Source, starts: list[int]) -> Diagnostic:
         """The diagnostic with a note: the line of Python that wrote its declaration."""
@@ -274,57 +336,35 @@ class PlanBuilder:
     # ---- writing
 
     def _network(
-        self, kind: str, name: str, model: str | Term, arguments: dict[str, Value], each: Mapping[str, Value] | None
+        self,
+        kind: str,
+        name: str,
+        model: str | Term,
+        parts: Sequence[Part],
+        arguments: dict[str, Value],
+        each: Mapping[str, Value] | None,
     ) -> Term:
-        own: dict[str, Value] = {k: arguments.pop(k) for k in ("seed", "weights", "mode") if k in arguments}
-        self._declare(kind, name, [("=", [_model(model, arguments)])], _settings(own, kind), each=each)
+        own: dict[str, Any] = {k: arguments.pop(k) for k in list(arguments) if is_setting(kind, k)}
+        self._declare(kind, name, {"value": _model(model, arguments), "each": each, **own}, parts)
         return word(name)
+
+    def _construct(self, kind: str, name: str, *parts: Part, **given: Any) -> Term | PhaseName:
+        self._declare(kind, name, given, parts)
+        return PhaseName(name) if kind in TRAINS else word(name)
 
     def _declare(
         self,
         kind: str,
         name: str | None,
-        clauses: list[tuple[str, list[Value]]],
-        items: list[ast.Item] | None = None,
-        *,
+        given: Mapping[str, Any],
+        parts: Sequence[Part] = (),
         text: str | None = None,
-        listing: list[Value] | None = None,
-        each: Mapping[str, Value] | None = None,
     ) -> None:
-        written = write(_declaration(kind, name, clauses, items, text=text, listing=listing, each=each))
+        written = write(declaration(kind, name, given, parts, text))
         frame = sys._getframe(1)
         while frame.f_back is not None and frame.f_globals.get("__name__") == __name__:
             frame = frame.f_back
         self._declared.append(_Declared(written, frame.f_code.co_filename, frame.f_lineno))
-
-
-def _declaration(
-    kind: str,
-    name: str | None,
-    clauses: list[tuple[str, list[Value]]],
-    items: list[ast.Item] | None = None,
-    *,
-    text: str | None = None,
-    listing: list[Value] | None = None,
-    each: Mapping[str, Value] | None = None,
-) -> ast.Declaration:
-    if name is not None:
-        word(name)  # refuses what is no name
-    slots = [ast.Slot(NOWHERE, n, NOWHERE, to_node(v)) for n, v in (each or {}).items()]
-    nodes = [ast.Clause(NOWHERE, w, NOWHERE, [to_node(e) for e in exprs]) for w, exprs in clauses]
-    listed = [choice(m) for m in listing] if listing is not None else None
-    return ast.Declaration(
-        NOWHERE, kind, NOWHERE, name, NOWHERE, text, None, slots, nodes, items or None, listed, NOWHERE
-    )
-
-
-def _settings(values: Mapping[str, Value], kind: str | None = None) -> list[ast.Item]:
-    settings: list[ast.Item] = []
-    for name, value in values.items():
-        spec = KINDS[kind].setting(name) if kind is not None else None
-        node = choice(value) if spec is not None and spec.type in _CHOICES else to_node(value)
-        settings.append(ast.Setting(NOWHERE, name, NOWHERE, node))
-    return settings
 
 
 def _model(model: str | Term, arguments: Mapping[str, Value]) -> Term:

@@ -11,7 +11,7 @@ from typing import TypeAlias
 from kdplan.diagnostics.report import nearest
 from kdplan.ir.expr import SNAPSHOTS, STEP_COUNTERS, STREAM_FIELDS
 from kdplan.ir.functions import FUNCTIONS, PLAN_FUNCTIONS
-from kdplan.passes.spell import NOWHERE, attr, call, is_word, name, number, plain
+from kdplan.passes.spell import NOWHERE, attr, call, dotted, is_word, name, number, plain
 from kdplan.syntax import ast
 from kdplan.syntax.write import expression
 
@@ -174,7 +174,7 @@ def to_node(value: Value) -> ast.Expr:
 
 
 def choice(value: Value) -> ast.Expr:
-    """Return a value as an expression, where strings are names from a table: optimizers, transforms, metrics, models.
+    """Return a value as an expression, where strings are names: of optimizers, transforms, metrics, models, layers.
 
     Raises
     ------
@@ -182,9 +182,10 @@ def choice(value: Value) -> ast.Expr:
         As `to_node`; also for a string that is no name.
     """
     if isinstance(value, str):
-        if not is_word(value):
+        first, _, path = value.partition(".")
+        if not is_word(first) or not all(is_word(step) or step.isdecimal() for step in path.split(".") if path):
             raise ValueError(f"{value!r} is no name")
-        return name(value)
+        return dotted(name(first), path) if path else name(first)
     if isinstance(value, list | tuple):
         return ast.List(NOWHERE, [choice(v) for v in value])
     return to_node(value)

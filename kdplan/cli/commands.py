@@ -9,14 +9,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from kdplan.cli.exit_codes import ExitCode
-from kdplan.cli.inputs import add_costs, compile_file, data_root, open_store
+from kdplan.cli.inputs import add_costs, compile_file, data_root, existing_store, open_store
+from kdplan.cli.outputs import writable_file, writable_folder
 from kdplan.compile import Compiled, inspect
 from kdplan.diagnostics.boundary import boundary
 from kdplan.diagnostics.render import render_text, to_json
-from kdplan.diagnostics.report import counted, error, listing, nearest
+from kdplan.diagnostics.report import counted, error, listing, suggestion
+from kdplan.ir.user_code import no_code
+from kdplan.runtime.events import NoEvents, Several
 
 if TYPE_CHECKING:
     from kdplan.runtime.measures.results import MeasureResult
+    from kdplan.runtime.store import Store
 
 
 def check(arguments: argparse.Namespace) -> int:
@@ -27,10 +31,11 @@ def check(arguments: argparse.Namespace) -> int:
     PlanError
         With every error of the plan and of its graphs.
     """
-    compiled = compile_file(arguments)
-    inspect(compiled)
+    with no_code(arguments.no_code):
+        compiled = compile_file(arguments)
+        inspect(compiled, verdicts=existing_store(arguments))
     if arguments.format == "json":
-        print(json.dumps(to_json(compiled.warnings), indent=2, ensure_ascii=False))
+        print(json.dumps(to_json(compiled.warnings, compiled.files), indent=2, ensure_ascii=False))
         return ExitCode.DONE
     _print_warnings(compiled)
     _print_files(compiled)
@@ -75,11 +80,13 @@ def plan(arguments: argparse.Namespace) -> int:
     from kdplan.view import plan as view
 
     store = open_store(arguments)
-    compiled = compile_file(arguments, store)
-    if not arguments.no_cost:
-        add_costs(compiled, store)
+    with no_code(arguments.no_code):
+        compiled = compile_file(arguments, store)
+        if not arguments.no_cost:
+            add_costs(compiled, store)
     if arguments.json:
-        print(json.dumps(view.to_json(compiled.planned, file=str(arguments.file)), indent=2, ensure_ascii=False))
+        data = view.to_json(compiled.planned, file=str(arguments.file), weights=compiled.files)
+        print(json.dumps(data, indent=2, ensure_ascii=False))
     else:
         _print_warnings(compiled)
         view.print_plan(compiled.planned, title=str(arguments.file), every=arguments.all)
@@ -96,6 +103,7 @@ def graph(arguments: argparse.Namespace) -> int:
     PlanError
         KD0911 without the `dot` program for svg and png, KD0912 for an unknown format.
     """
+    arguments.output = writable_file("-o", arguments.output)
     store = open_store(arguments)
     compiled = compile_file(arguments, store)
     if arguments.phase:
@@ -113,7 +121,7 @@ def _draw_phase(arguments: argparse.Namespace, compiled: Compiled) -> None:
     from kdplan.view.dag import write_drawing
 
     name = find_phase(compiled, arguments.phase)
-    joined = inspect(compiled, [name])[name].joined
+    joined = inspect(compiled, [name], existing_store(arguments))[name].joined
     drawn = drawing(joined.graph_module, joined.trainable)
     title = f"{arguments.file.name}: {name}"
     write_drawing(arguments.output, lambda: to_dot(drawn, title), lambda: to_mermaid(drawn))
@@ -132,8 +140,6 @@ def find_phase(compiled: Compiled, name: str) -> str:
     names = sorted(select(compiled.planned, compiled.dag, only=[name]) or set())
     if name in names:
         return name
-    if not names:
-        raise error("KD0310", None, name=name, nearest=nearest(name, compiled.planned))
     if len(names) > 1:
         raise error("KD0012", None, name=name, names=listing(names))
     return names[0]
@@ -180,15 +186,17 @@ def run(arguments: argparse.Namespace) -> int:
     PlanError
         With every error that can be found before training.
     """
-    from kdplan.runtime.events import Several
-    from kdplan.runtime.execute import run_plan
+    from kdplan.runtime.execute import run_plan, with_repairs
     from kdplan.runtime.measures.table import run_measures
     from kdplan.runtime.options import RunOptions
+    from kdplan.runtime.store import StoreCorrupt
     from kdplan.view.progress import TensorBoard, observer
 
     store = open_store(arguments)
+    for option in ("csv", "plots", "tensorboard"):
+        if (name := getattr(arguments, option)) is not None:
+            setattr(arguments, option, writable_folder(f"--{option}", name))
     compiled = compile_file(arguments, store)
-    _print_warnings(compiled)
     to_do = [n for n, p in compiled.planned.items() if p.action not in ("cached", "blocked") and p.same_as is None]
     options = RunOptions(
         device=arguments.device,
@@ -200,8 +208,10 @@ def run(arguments: argparse.Namespace) -> int:
         tensorboard=arguments.tensorboard,
     )
     if to_do:
-        _check_before_training(compiled, to_do, options.device)
+        open_store(arguments, write=True)
+        _check_before_training(compiled, to_do, options.device, store)
         store.sweep()
+    _print_warnings(compiled)
     events = observer()
     if arguments.tensorboard:
         events = Several([events, TensorBoard(arguments.tensorboard)])
@@ -211,32 +221,47 @@ def run(arguments: argparse.Namespace) -> int:
     if result.interrupted is not None:
         print(f"interrupted in {result.interrupted}; `kdplan run {arguments.file}` resumes there", file=sys.stderr)
     if result.exit_code == 0 or (arguments.keep_going and result.interrupted is None):
-        tables = run_measures(compiled.plan, compiled.keys, store, options)
-        _print_tables(arguments, tables, arguments.plots or store.root / "plots" / arguments.file.stem)
+        printed = _Printed(arguments, arguments.plots or store.root / "plots" / arguments.file.stem)
+        measured = False
+        while not measured:
+            try:
+                run_measures(compiled.plan, compiled.keys, store, options, printed)
+                measured = True
+            except StoreCorrupt as damage:
+                repairs = with_repairs(compiled.planned, compiled.keys, store, events, damage.folder)
+                again = run_plan(compiled.plan, repairs, compiled.keys, store, options, events)
+                if again.exit_code or not again.trained:
+                    raise
     return result.exit_code
 
 
-def _check_before_training(compiled: Compiled, to_do: list[str], device: str) -> None:
+def _check_before_training(compiled: Compiled, to_do: list[str], device: str, store: Store) -> None:
     """Report every error that can be found before the first step: the device, and the graphs of `to_do`."""
     from kdplan.runtime.device import choose_device
 
     choose_device(device)
-    inspect(compiled, to_do)
+    inspect(compiled, to_do, store)
 
 
-def _print_tables(arguments: argparse.Namespace, tables: list[MeasureResult], plots: Path) -> None:
-    from kdplan.view import tables as view
-    from kdplan.view.plots import write_plots
-    from kdplan.view.words import console
+class _Printed(NoEvents):
+    """Prints each table, with its plots, as soon as it is complete."""
 
-    out = console()
-    for table in tables:
+    def __init__(self, arguments: argparse.Namespace, plots: Path) -> None:
+        self.arguments, self.plots = arguments, plots
+
+    def measured(self, name: str, table: MeasureResult) -> None:
+        """Print a table."""
+        from kdplan.view import tables as view
+        from kdplan.view.plots import write_plots
+        from kdplan.view.words import console
+
+        out = console()
         out.print()
         out.print(view.printed(table, out.width))
-        if arguments.csv:
-            arguments.csv.mkdir(parents=True, exist_ok=True)
-            (arguments.csv / f"{table.name}.csv").write_text(view.to_csv(table), encoding="utf-8")
-        for file in write_plots(table, plots, view.unit):
+        if self.arguments.csv:
+            self.arguments.csv.mkdir(parents=True, exist_ok=True)
+            (self.arguments.csv / f"{name}.csv").write_text(view.to_csv(table), encoding="utf-8")
+        for file in write_plots(table, self.plots, view.unit):
             out.print(f"plot: {file}", soft_wrap=True, highlight=False)
 
 
@@ -248,12 +273,13 @@ def export(arguments: argparse.Namespace) -> int:
     PlanError
         KD0013 if the plan has no such export, KD0014 if its phase is not trained.
     """
+    folder = writable_folder("-o", arguments.output)
     store = open_store(arguments)
     compiled = compile_file(arguments, store)
     exports = compiled.plan.exports
     if arguments.name not in exports:
-        near = nearest(arguments.name, exports)
-        raise error("KD0013", None, name=arguments.name, nearest=near, known=listing(exports))
+        help = suggestion(arguments.name, exports) or _first_export(compiled, arguments.name)
+        raise error("KD0013", None, name=arguments.name, help=help)
     declared = exports[arguments.name]
     for version in declared.target.versions:
         if version.phase is not None and not store.has(compiled.keys[version.phase].key):
@@ -265,7 +291,16 @@ def export(arguments: argparse.Namespace) -> int:
     sources = Sources(compiled.plan, store, compiled.keys)
     options = RunOptions(data_root=data_root(arguments))
     with boundary("KD0847", declared.span, name=arguments.name):
-        description = export_network(sources, declared, arguments.output, program=arguments.program, options=options)
+        description = export_network(sources, declared, folder, program=arguments.program, options=options)
     parameters = description["parameters"]
-    print(f"wrote {arguments.output}: {parameters:,} parameters; loaded again, and its outputs are equal")
+    print(f"wrote {folder}: {parameters:,} parameters; loaded again, and its outputs are equal")
     return ExitCode.DONE
+
+
+def _first_export(compiled: Compiled, name: str) -> str | None:
+    """The declaration of an export, for a plan that has none."""
+    for phase in reversed(compiled.plan.phases.values()):
+        network = phase.trainees[0].base.network.partition("[")[0]
+        by = phase.name.rpartition("@")[2].partition("[")[0]
+        return f"Declare it in the plan, such as `export {name if name.isidentifier() else 'best'} = {network}@{by}`."
+    return None

@@ -4,14 +4,28 @@ from __future__ import annotations
 
 import argparse
 import os
+from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 
+from kdplan.cli.outputs import named_folder, writable_folder
 from kdplan.compile import Compiled, compile_source, inspect
 from kdplan.diagnostics.report import error
 from kdplan.diagnostics.span import Source
-from kdplan.ir.dag import Cost, PhaseKey
-from kdplan.passes.schedule import Facts
+from kdplan.diagnostics.text import read_text
+from kdplan.ir.dag import Cost, Planned
+from kdplan.runtime.facts import store_facts
 from kdplan.runtime.store import Store
+
+_OTHER = {
+    ".py": "a Python file",
+    ".ipynb": "a notebook",
+    ".json": "a JSON file",
+    ".toml": "a TOML file",
+    ".yaml": "a YAML file",
+    ".yml": "a YAML file",
+}
+"""What the endings of files say that are no plans."""
 
 
 def read_source(path: Path) -> Source:
@@ -20,10 +34,12 @@ def read_source(path: Path) -> Source:
     Raises
     ------
     PlanError
-        KD0010 if it cannot be read.
+        KD0010 if it cannot be read, KD0018 if it is of another language.
     """
+    if path.suffix in _OTHER:
+        raise error("KD0018", None, file=path, what=_OTHER[path.suffix])
     try:
-        return Source(str(path), path.read_text(encoding="utf-8"))
+        return Source(str(path), read_text(path))
     except OSError as problem:
         raise error("KD0010", None, file=path, problem=problem.strerror or str(problem)) from None
     except UnicodeDecodeError as problem:
@@ -36,9 +52,24 @@ def data_root(arguments: argparse.Namespace) -> Path | None:
     return Path(folder) if folder else None
 
 
-def open_store(arguments: argparse.Namespace) -> Store:
-    """Return the store in `--store`, else in `KDPLAN_STORE`, else in `./.kdplan`."""
-    return Store(Path(arguments.store or os.environ.get("KDPLAN_STORE") or ".kdplan"))
+def open_store(arguments: argparse.Namespace, write: bool = False) -> Store:
+    """Return the store in `--store`, else in `KDPLAN_STORE`, else in `./.kdplan`.
+
+    Raises
+    ------
+    PlanError
+        KD0017 if it can be no folder; with `write`, also if nothing can be written there.
+    """
+    option, name = "--store", arguments.store
+    if name is None:
+        option, name = "KDPLAN_STORE", os.environ.get("KDPLAN_STORE") or ".kdplan"
+    return Store((writable_folder if write else named_folder)(option, name))
+
+
+def existing_store(arguments: argparse.Namespace) -> Store | None:
+    """Return the store of a command that makes none; None where there is no folder."""
+    store = open_store(arguments)
+    return store if store.root.is_dir() else None
 
 
 def param_values(settings: list[str]) -> dict[str, str]:
@@ -84,27 +115,19 @@ def compile_file(arguments: argparse.Namespace, store: Store | None = None) -> C
     )
 
 
-def store_facts(store: Store, plan_file: Path) -> Facts:
-    """Return what the planner asks of the store, with the keys of the last run of `plan_file`."""
-    last = store.last_keys(plan_file)
-
-    def last_key(name: str) -> PhaseKey | None:
-        """The key that a phase of this name had in the last run, where its artifact is still stored."""
-        key = last.get(name)
-        if key is None or not store.has(key):
-            return None
-        return store.artifact(key).phase_key()
-
-    def is_extendable(key: str) -> bool:
-        """Whether a longer phase can start from the artifact under a key."""
-        return store.has(key) and store.artifact(key).extendable
-
-    return Facts(store.has, store.resume_step, store.problem, last_key, is_extendable)
+def finished_steps(phase: Planned, store: Store) -> int:
+    """Return the steps that a run would not repeat: up to the checkpoint, or those of the shorter phase."""
+    if phase.action == "resume":
+        return phase.resume_step or 0
+    if phase.action == "extend" and phase.extends is not None:
+        return int(str(store.artifact(phase.extends).summary["steps"]))
+    return 0
 
 
 def add_costs(compiled: Compiled, store: Store) -> None:
     """Set the cost of every phase: from the store, else from the phase's graph, which is then stored.
 
+    Of a phase that resumes or is extended, the steps that are left count.
     Seconds follow from the highest speed that was measured on this machine; without one they stay None.
     """
     missing = []
@@ -114,11 +137,17 @@ def add_costs(compiled: Compiled, store: Store) -> None:
             missing.append(name)
         else:
             phase.cost = Cost(**known)
-    inspect(compiled, missing)
+    inspect(compiled, missing, store if store.root.is_dir() else None)
     for name in missing:
         cost = compiled.planned[name].cost
-        assert cost is not None
-        store.keep_number("costs", compiled.planned[name].key, {f: getattr(cost, f) for f in Cost.__slots__})
+        if cost is None:  # of a phase that needs code which may not run
+            continue
+        with suppress(OSError):  # a store that cannot be written is read all the same
+            store.keep_number("costs", compiled.planned[name].key, {f: getattr(cost, f) for f in Cost.__slots__})
+    for phase in compiled.planned.values():
+        if phase.cost is not None:
+            left = max(0, phase.cost.steps - finished_steps(phase, store))
+            phase.cost = replace(phase.cost, steps=left)
     speeds = store.speeds()
     if speeds:
         fastest = max(speeds.values())

@@ -5,13 +5,14 @@ from __future__ import annotations
 import argparse
 import difflib
 import json
+import string
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 from kdplan.cli.exit_codes import ExitCode
 from kdplan.cli.inputs import read_source
-from kdplan.diagnostics.report import error, nearest, table
+from kdplan.diagnostics.report import error, table
 from kdplan.syntax.format import format_text
 
 
@@ -62,9 +63,20 @@ def explain(arguments: argparse.Namespace) -> int:
 
     text = explanation(arguments.code, check_text)
     if text is None:
-        raise error("KD0015", None, code=arguments.code, nearest=nearest(arguments.code.upper(), table()))
+        raise error("KD0015", None, code=arguments.code, nearest=_code_with_digits(arguments.code))
     print(text)
     return ExitCode.DONE
+
+
+def _code_with_digits(text: str) -> str | None:
+    """The code of a number in another notation, such as `205` or `kd-0205`; codes that are near in number differ in
+    all else.
+
+    >>> _code_with_digits("kd205"), _code_with_digits("99999")
+    ('KD0205', None)
+    """
+    code = f"KD{''.join(c for c in text if c in string.digits).zfill(4)}"
+    return code if code in table() else None
 
 
 def schema(arguments: argparse.Namespace) -> int:

@@ -55,7 +55,7 @@ def _add_plan_options(command: argparse.ArgumentParser, store: bool = True) -> N
     )
     if store:
         command.add_argument(
-            "--store", type=Path, default=None, metavar="DIR",
+            "--store", default=None, metavar="DIR",
             help="keep results in DIR (default: $KDPLAN_STORE, else ./.kdplan)",
         )  # fmt: skip
 
@@ -67,12 +67,19 @@ def _add_selection(command: argparse.ArgumentParser) -> None:
     command.add_argument("--until", nargs="+", default=[], metavar="PHASE", help="the same as --only")
 
 
+def _add_no_code(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--no-code", action="store_true", help="run no Python code of yours, and list what is not checked without it"
+    )
+
+
 def _add_checks(subparsers: Subparsers[argparse.ArgumentParser]) -> None:
     check = _add(subparsers, "check", commands.check, "Report every error that can be found before training.")
-    _add_plan_options(check, store=False)
+    _add_plan_options(check)
     check.add_argument(
         "--format", choices=("text", "json"), default="text", help="print errors as text or as JSON (default: text)"
     )
+    _add_no_code(check)
     expand = _add(
         subparsers, "expand", commands.expand,
         "Print the plan in core declarations: axes, families, constructs and definitions written out.",
@@ -87,11 +94,12 @@ def _add_views(subparsers: Subparsers[argparse.ArgumentParser]) -> None:
     plan.add_argument("--json", action="store_true", help="print JSON")
     plan.add_argument("--all", action="store_true", help="list every member of large families")
     plan.add_argument("--no-cost", action="store_true", help="leave out costs, and so build no graphs")
+    _add_no_code(plan)
     plan.add_argument("--detailed-exitcode", action="store_true", help="exit with 10 if a run would train")
     graph = _add(subparsers, "graph", commands.graph, "Draw the DAG of phases, or with --phase the graph of one phase.")
     _add_plan_options(graph)
     graph.add_argument(
-        "-o", "--output", type=Path, required=True, metavar="OUTPUT", help="write to a .svg, .png, .dot or .mmd file"
+        "-o", "--output", required=True, metavar="OUTPUT", help="write to a .svg, .png, .dot or .mmd file"
     )
     graph.add_argument("--phase", metavar="PHASE", help="draw the graph of this phase: networks, adapters, loss")
     graph.add_argument("--all", action="store_true", help="draw every member of large families")
@@ -115,12 +123,12 @@ def _add_run(subparsers: Subparsers[argparse.ArgumentParser]) -> None:
         "--checkpoint-seconds", type=float, default=60.0, metavar="SECONDS",
         help="save a checkpoint every so many seconds inside an epoch (default: 60)",
     )  # fmt: skip
-    run.add_argument("--tensorboard", type=Path, default=None, metavar="DIR", help="write TensorBoard files to DIR")
+    run.add_argument("--tensorboard", default=None, metavar="DIR", help="write TensorBoard files to DIR")
     run.add_argument(
-        "--plots", type=Path, default=None, metavar="DIR",
+        "--plots", default=None, metavar="DIR",
         help="write plots of measures to DIR (default: plots/<plan> in the store)",
     )  # fmt: skip
-    run.add_argument("--csv", type=Path, default=None, metavar="DIR", help="write tables of measures to DIR as CSV")
+    run.add_argument("--csv", default=None, metavar="DIR", help="write tables of measures to DIR as CSV")
 
 
 def _add_export(subparsers: Subparsers[argparse.ArgumentParser]) -> None:
@@ -129,7 +137,7 @@ def _add_export(subparsers: Subparsers[argparse.ArgumentParser]) -> None:
     )
     _add_plan_options(export)
     export.add_argument("name", metavar="NAME", help="an export of the plan")
-    export.add_argument("-o", "--output", type=Path, required=True, metavar="DIR", help="write to the folder DIR")
+    export.add_argument("-o", "--output", required=True, metavar="DIR", help="write to the folder DIR")
     export.add_argument("--program", action="store_true", help="write a torch.export program, too")
 
 

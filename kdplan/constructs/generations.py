@@ -3,17 +3,17 @@
 generations line of net on D with R {
   count = 2
   patriarch  { loss = cross_entropy(self.logits, labels) }
-  generation { loss = kl(previous.logits, self.logits) }
+  generation { loss = kl(self.logits, previous.logits) }
 }
 ↓
 teacher line0 = net { phase train on D with R { loss = cross_entropy(self.logits, labels) } }
 student line1 = net {
   seed = fold(seed, 1)
-  phase train on D with R { loss = kl(line0.logits, self.logits) }
+  phase train on D with R { loss = kl(self.logits, line0.logits) }
 }
 student line2 = net {
   seed = fold(seed, 2)
-  phase train on D with R { loss = kl(line1.logits, self.logits) }
+  phase train on D with R { loss = kl(self.logits, line1.logits) }
 }
 """
 
@@ -218,7 +218,7 @@ GENERATIONS = Construct(
         "generation { … } }",
         "generations line of digits_net(width = 4) on digits with quick { count = 2  "
         "patriarch { loss = cross_entropy(self.logits, labels) }  "
-        "generation { loss = kl(previous.logits, self.logits) } }",
+        "generation { loss = kl(self.logits, previous.logits) } }",
         clauses=("of", "from", "on", "with"),
         required=("of", "on", "with"),
         settings=(
@@ -258,7 +258,7 @@ GENERATIONS = Construct(
             "In `generations`: how every further network is trained; `previous` is the network before it, `self` the "
             "network itself, `generation` its number.",
             "generations line of digits_net(width = 4) from big on digits with quick { count = 2  "
-            "generation { loss = kl(previous.logits, self.logits) } }",
+            "generation { loss = kl(self.logits, previous.logits) } }",
         ),
     ),
     network=lower,

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from kdplan.data.files import Where
+from kdplan.data.files import HashCache, Where
+from kdplan.data.images import broken, common_size
 from kdplan.data.params import Arguments, bind
 from kdplan.data.sources.arrays import ARRAYS
-from kdplan.data.sources.base import Opened, SourceSpec
+from kdplan.data.sources.base import Opened, SourceSpec, check_labels
 from kdplan.data.sources.cifar import CIFAR
 from kdplan.data.sources.coco import COCO
 from kdplan.data.sources.digits import DIGITS
@@ -20,7 +22,9 @@ from kdplan.data.sources.open_images import OPEN_IMAGES
 from kdplan.data.sources.svhn import SVHN
 from kdplan.data.sources.templates import TEMPLATES
 from kdplan.data.sources.user import USER
-from kdplan.diagnostics.report import error, nearest
+from kdplan.data.transforms import fixes_size
+from kdplan.data.view import Transform
+from kdplan.diagnostics.report import Note, counted, error, nearest
 from kdplan.diagnostics.span import Span
 
 Task = Literal["classification", "unlabelled", "detection", "templates"]
@@ -53,6 +57,8 @@ class DataInfo:
         The most boxes that one image has; 0 where there are none.
     mean, std : tuple, optional
         Default normalisation per channel, on the scale from 0 to 1.
+    whole : bool
+        Whether inputs are whole numbers that are no images.
     """
 
     name: str
@@ -65,6 +71,9 @@ class DataInfo:
     mean: tuple[float, ...] | None = None
     std: tuple[float, ...] | None = None
     objects: int = 0
+    opened: Opened | None = field(default=None, repr=False, compare=False)
+    """The data set itself."""
+    whole: bool = False
 
 
 def open_source(
@@ -123,7 +132,56 @@ def describe(
         mean=opened.mean,
         std=opened.std,
         objects=opened.objects,
+        opened=opened,
+        whole=opened.whole,
     )
+
+
+def sample_shape(opened: Opened, augment: Sequence[Transform], cache: Path | None = None) -> tuple[int, ...] | None:
+    """One sample's shape before augmentation; None where samples differ.
+
+    Sizes of image files are looked at where no transform makes them equal, until two differ.
+    """
+    files = [part.files for part in opened.parts.values() if part.files is not None and part.boxes is None]
+    if opened.shape is not None or opened.canvas is not None or len(files) < len(opened.parts) or fixes_size(augment):
+        return opened.shape
+
+    def sizes() -> str:
+        size = common_size(path for some in files for path in some)
+        return "" if size is None else f"{size[0]} {size[1]}"
+
+    remembered = HashCache(cache)
+    stored = remembered.of_content("size", opened.fingerprint(), sizes)
+    remembered.save()
+    return (3, *map(int, stored.split())) if stored else None
+
+
+def verify(name: str, opened: Opened, cache: Path | None = None, span: Span | None = None) -> None:
+    """Read all of a data set once; what was whole is remembered until a file changes.
+
+    Raises
+    ------
+    PlanError
+        KD0736 with every image file that cannot be decoded, KD0717 for labels that are no classes, KD0726 for arrays
+        that cannot be read.
+    """
+
+    def read() -> str:
+        files = list(dict.fromkeys(f for part in opened.parts.values() for f in part.files or ()))
+        problems = broken(files)
+        if problems:
+            total, notes = counted(len(files), "file"), [Note(why) for why in problems.values()]
+            raise error("KD0736", span, name=name, count=len(problems), total=total, notes=notes)
+        for split, part in opened.parts.items():
+            if part.inputs is not None:
+                part.inputs()
+            if part.labels is not None:
+                check_labels(name, split, part.labels(), len(opened.classes), span)
+        return "whole"
+
+    remembered = HashCache(cache)
+    remembered.of_content("verified", opened.fingerprint(), read)
+    remembered.save()
 
 
 def _task(opened: Opened, labelled: bool) -> Task:

@@ -13,13 +13,14 @@ import torch
 from torch import Tensor
 
 from kdplan.data.augment import Draws, HeldNumbers, Numbers, augment, flipped
-from kdplan.data.catalog import open_source
-from kdplan.data.select import choose, view_protocol
+from kdplan.data.images import pixels
+from kdplan.data.look import Normal, look
+from kdplan.data.select import view_protocol
 from kdplan.data.sources.base import Array, Canvas, Part
 from kdplan.data.sources.coco import check_size
 from kdplan.data.transforms import out_shape, steps
 from kdplan.data.view import ViewSpec
-from kdplan.diagnostics.report import Note, PlanError, error
+from kdplan.diagnostics.report import Note, PlanError
 from kdplan.diagnostics.span import Span
 from kdplan.ir.protocol import Protocol
 
@@ -261,25 +262,8 @@ class BoxDataset(FileDataset):
 
 
 def read_image(path: str | Path, box: tuple[int, int, int, int] | None = None) -> Tensor:
-    """An image file, or what lies in a box (left, top, right, bottom) of it, as uint8 [3, H, W].
-
-    A box that reaches beyond the image is cut off at its edge.
-    """
-    from PIL import Image, UnidentifiedImageError
-
-    try:
-        with Image.open(path) as file:
-            image: Image.Image = file
-            if box is not None:
-                left, top = max(box[0], 0), max(box[1], 0)
-                right, bottom = min(box[2], image.width), min(box[3], image.height)
-                if left >= right or top >= bottom:
-                    raise ValueError(f"the box {box} lies outside of its {image.width} x {image.height} pixels")
-                image = image.crop((left, top, right, bottom))
-            pixels = np.asarray(image.convert("RGB"))
-    except (UnidentifiedImageError, OSError, SyntaxError, ValueError) as e:
-        raise error("KD0731", None, path=str(path), why=str(e).splitlines()[0] if str(e) else type(e).__name__) from e
-    return torch.from_numpy(pixels.copy()).permute(2, 0, 1)
+    """An image file, or what lies in a box (left, top, right, bottom) of it, as uint8 [3, H, W]; see `pixels`."""
+    return torch.from_numpy(pixels(path, box).copy()).permute(2, 0, 1)
 
 
 def open_view(
@@ -310,19 +294,14 @@ def open_view(
     (1437, torch.Size([2, 1, 8, 8]), torch.int64)
     """
     device = torch.device(device)
-    opened = open_source(spec.source, dict(spec.args), root, cache=cache, span=span)
-    part, rows = choose(spec, opened, span)
+    known = look(spec, root, cache=cache, span=span)
+    opened, part, rows, shape = known.opened, known.part, known.rows, known.shape
     labels: Tensor | None = None
     classes: tuple[str, ...] = ()
-    if part.labels is not None and not spec.unlabelled:
-        labels, classes = _labels(part.labels()[rows], spec, opened.classes)
+    if known.labels is not None:
+        labels, classes = _labels(known.labels, spec, opened.classes)
         labels = labels.to(device)
-    shape = out_shape(opened.shape, spec.augment, True, span)
-    measured = out_shape(opened.shape, spec.augment, False, span)
-    if shape != measured:
-        why = f"training images are {list(shape)}, and images for measuring {list(measured)}"
-        raise error("KD0730", span, name="augment", why=why)
-    normal = _normal(spec, opened.mean, opened.std, shape, device, span)
+    normal = _normal(known.normal, len(shape), device)
     data: Dataset
     if opened.canvas is not None:
         data = BoxDataset(part, opened.canvas, rows, spec, opened.classes, shape, None, normal, device)
@@ -350,30 +329,10 @@ def _labels(labels: Array, spec: ViewSpec, names: tuple[str, ...]) -> tuple[Tens
     return torch.from_numpy(number[labels]), tuple(names[c] for c in spec.classes)
 
 
-def _normal(
-    spec: ViewSpec,
-    mean: tuple[float, ...] | None,
-    std: tuple[float, ...] | None,
-    shape: tuple[int, ...],
-    device: torch.device,
-    span: Span | None,
-) -> tuple[Tensor, Tensor] | None:
+def _normal(pair: Normal | None, dims: int, device: torch.device) -> tuple[Tensor, Tensor] | None:
     """Mean and standard deviation, [1, C, 1, 1] for images."""
-    if spec.normalize == "none":
+    if pair is None:
         return None
-    if spec.normalize == "source":
-        if mean is None or std is None:
-            return None
-        if len(mean) == 1 or len(mean) == shape[0]:
-            pair = (mean, std)
-        else:  # a colour set made grey: the middle of its channels
-            pair = ((sum(mean) / len(mean),), (sum(std) / len(std),))
-    else:
-        pair = spec.normalize
-        if len(pair) != 2 or len(pair[0]) != len(pair[1]) or len(pair[0]) not in (1, shape[0]) or min(pair[1]) <= 0:
-            expected = f"two lists of {shape[0]} numbers, mean and deviation, deviations above 0"
-            values = str([list(p) for p in pair])
-            raise error("KD0721", span, owner=spec.source, arg="normalize", expected=expected, found=values)
-    view = (1, -1) + (1,) * (len(shape) - 1)
+    view = (1, -1) + (1,) * (dims - 1)
     m, s = (torch.tensor(p, dtype=torch.float32, device=device).reshape(view) for p in pair)
     return m, s

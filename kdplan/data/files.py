@@ -13,10 +13,11 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-from kdplan.diagnostics.report import error
+from kdplan.diagnostics.missing import near_file
+from kdplan.diagnostics.report import PlanError, error
 from kdplan.diagnostics.span import Span
 
-IMAGE_ENDINGS = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".ppm", ".pgm", ".tif", ".tiff", ".gif")
+IMAGE_ENDINGS = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".webp", ".ppm", ".pgm", ".tif", ".tiff", ".gif")
 _FRESH_SECONDS = 2.0
 
 
@@ -47,10 +48,14 @@ class Where:
         if not path.is_absolute():
             path = self.base(name) / path
         if not path.is_dir():
-            raise error("KD0713", self.span, name=name, looked=str(path))
+            raise self._missing(name, [path])
         if not any(path.iterdir()):
             raise error("KD0714", self.span, path=str(path), what="files")
         return path
+
+    def _missing(self, name: str, paths: Sequence[Path]) -> PlanError:
+        near = next((n for path in paths if (n := near_file(path))), None)
+        return error("KD0713", self.span, name=name, looked=" or ".join(map(str, paths)), nearest=near)
 
     def base(self, name: str) -> Path:
         """The root, which must exist."""
@@ -66,12 +71,12 @@ class Where:
         for candidate in candidates:
             if (base / candidate).exists():
                 return base / candidate
-        raise error("KD0713", self.span, name=name, looked=" or ".join(str(base / c) for c in candidates))
+        raise self._missing(name, [base / c for c in candidates])
 
     def file(self, name: str, path: Path, size: int | None = None, at_least: int | None = None) -> Path:
         """`path`, which must be a file of the right size."""
         if not path.is_file():
-            raise error("KD0713", self.span, name=name, looked=str(path))
+            raise self._missing(name, [path])
         actual = path.stat().st_size
         if size is not None and actual != size:
             raise error("KD0715", self.span, path=str(path), found=f"{actual:,}", expected=f"{size:,}")
@@ -117,7 +122,7 @@ class HashCache:
 
     def of_tree(self, folder: Path, names: Sequence[str], label: str, span: Span | None = None) -> str:
         """The sha256 of `label` and many files' names and contents; one entry stands for all of them."""
-        states = [(folder / name).stat() for name in names]
+        states = [self._state(folder / name, span) for name in names]
         for name, s in zip(names, states, strict=True):
             if s.st_size == 0:
                 raise error("KD0715", span, path=str(folder / name), found="0", expected="more")
@@ -129,11 +134,22 @@ class HashCache:
         def contents() -> str:
             whole = hashlib.sha256(label.encode())
             with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
-                for name, digest in zip(names, pool.map(lambda n: hash_file(folder / n), names), strict=True):
-                    whole.update(f"{name}\0{digest}\n".encode())
+                try:
+                    for name, digest in zip(names, pool.map(lambda n: hash_file(folder / n), names), strict=True):
+                        whole.update(f"{name}\0{digest}\n".encode())
+                except OSError as e:
+                    raise error("KD0731", span, path=e.filename, why=e.strerror) from e
             return whole.hexdigest()
 
         return self._remembered(f"{folder.resolve()}/ {label}", [seen.hexdigest()], newest, contents)
+
+    @staticmethod
+    def _state(path: Path, span: Span | None) -> os.stat_result:
+        """KD0731 for a link to nothing."""
+        try:
+            return path.stat()
+        except OSError as e:
+            raise error("KD0731", span, path=str(path), why=e.strerror) from e
 
     def _remembered(self, key: str, tag: list[object], mtime_ns: int, compute: Callable[[], str]) -> str:
         entry = self.known.get(key)
@@ -143,6 +159,10 @@ class HashCache:
         if time.time() - mtime_ns / 1e9 > _FRESH_SECONDS:
             self.new[key] = [*tag, digest]
         return digest
+
+    def of_content(self, name: str, fingerprint: str, compute: Callable[[], str]) -> str:
+        """What follows from a data set's content, of which `fingerprint` is the hash."""
+        return self._remembered(f"{name} {fingerprint}", [], 0, compute)
 
     def save(self) -> None:
         """Write what is new; another process's entries are kept."""

@@ -8,6 +8,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from kdplan.diagnostics.text import read_text
+
 
 class HierarchyError(ValueError):
     """A file that is no hierarchy; `cycle` holds the names of a circle where there is one."""
@@ -105,7 +107,7 @@ def read_hierarchy(path: Path) -> Hierarchy:
     HierarchyError
         If it has another form, or a cycle.
     """
-    text = path.read_text(encoding="utf-8")
+    text = read_text(path)
     parents: dict[str, list[str]] = {}
     if path.suffix == ".json":
         try:

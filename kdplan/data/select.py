@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +10,7 @@ import numpy as np
 from kdplan.data.catalog import open_source
 from kdplan.data.philox import SPLIT, words
 from kdplan.data.protocol import protocol_of
-from kdplan.data.sources.base import Array, Opened, Part
+from kdplan.data.sources.base import Array, Opened, Part, check_labels
 from kdplan.data.view import SplitRule, ViewSpec
 from kdplan.diagnostics.report import counted, error, nearest
 from kdplan.diagnostics.span import Span
@@ -26,21 +26,32 @@ def split_names(opened: Opened, rule: SplitRule | None) -> tuple[str, ...]:
     return tuple(opened.parts) if rule is None else _names(tuple(opened.parts), rule)
 
 
-def split_sizes(parts: Mapping[str, int], rule: SplitRule, classes: int) -> dict[str, int]:
-    """About how many samples are in each part that `rule` makes of a source whose `parts` have these sizes.
+def split_sizes(name: str, opened: Opened, rule: SplitRule, span: Span | None = None) -> dict[str, int]:
+    """How many samples are in each part that `rule` makes of a source.
 
-    Exact where classes are equally large: labels are not read for it.
+    Raises
+    ------
+    PlanError
+        KD0717 labels out of range, KD0721 and KD0727 a rule that cannot be met, KD0729 a part of it without samples.
 
-    >>> split_sizes({"train": 1437, "test": 360}, SplitRule("fraction", (("train", 0.1),)), 10)
+    Examples
+    --------
+    >>> split_sizes("digits", open_source("digits", {}, None), SplitRule("fraction", (("train", 0.1),)))
     {'train': 144, 'val': 1293, 'test': 360}
     """
-    left = parts[_divided(parts)]
-    sizes = dict.fromkeys(_names(tuple(parts), rule), 0) | {n: parts[n] for n in parts if n != _divided(parts)}
-    for name, amount in rule.parts:
-        wanted = amount * (classes if rule.kind == "per_class" else parts[_divided(parts)])
-        sizes[name] = min(round(wanted), left)
-        left -= sizes[name]
-    return sizes | {_rest(tuple(parts)): left}
+    divided = _divided(opened.parts)
+    part = opened.parts[divided]
+    labels = np.zeros(part.size, np.int64)
+    if part.labels is not None:
+        labels = check_labels(name, divided, part.labels(), len(opened.classes), span)
+    sizes = {}
+    for split in _names(tuple(opened.parts), rule):
+        ruled = split == divided or split not in opened.parts or split in dict(rule.parts)
+        rows = _apply_rule(rule, split, labels, opened.classes, span) if ruled else opened.parts[split].size
+        sizes[split] = rows if isinstance(rows, int) else len(rows)
+        if not sizes[split] and split in dict(rule.parts):
+            raise error("KD0729", span, name=name, split=split)
+    return sizes
 
 
 def _names(parts: tuple[str, ...], rule: SplitRule) -> tuple[str, ...]:
@@ -148,14 +159,6 @@ def view_protocol(spec: ViewSpec, root: Path | None, span: Span | None = None) -
     if part.labels is None:
         raise error("KD0754", span, why="the data has no labels")
     return protocol_of(spec.protocol, part.labels()[rows], opened.classes, span)
-
-
-def check_labels(name: str, split: str, labels: Array, classes: int, span: Span | None = None) -> Array:
-    """`labels` [N], which must all be in 0..classes-1."""
-    if len(labels) and (labels.min() < 0 or labels.max() >= classes):
-        low, high = int(labels.min()), int(labels.max())
-        raise error("KD0717", span, name=name, split=split, low=low, high=high, count=classes, last=classes - 1)
-    return labels
 
 
 def _ranks(labels: Array, rows: Array, seed: int, purpose_slot: int) -> Array:

@@ -274,6 +274,18 @@ def check_boxes(name: str, transforms: Sequence[Transform]) -> None:
             raise error("KD0773", t.span, name=t.name, data=name, known=known)
 
 
+def fixes_size(transforms: Sequence[Transform]) -> bool:
+    """Whether images of all sizes have one size after the transforms.
+
+    >>> fixes_size([transform("resize", [64])]), fixes_size([transform("resize", [64]), transform("pad_crop", [64])])
+    (False, True)
+    """
+    now: Shape = (3, None, None)
+    for _, t in steps(transforms, True):
+        now = TRANSFORMS[t.name].shape(now, t.get())
+    return now[1] is not None and now[2] is not None
+
+
 def out_shape(
     shape: tuple[int, ...] | None, transforms: Sequence[Transform], train: bool = True, span: Span | None = None
 ) -> tuple[int, ...]:

@@ -10,31 +10,41 @@ import builtins
 import re
 import sysconfig
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from kdplan.diagnostics.report import Note, PlanError, error
+from kdplan.diagnostics.report import Diagnostic, Note, PlanError, error
 from kdplan.diagnostics.span import Source, Span
+from kdplan.diagnostics.text import read_text
 
 LONGEST = 300  # characters of a message that is quoted
 _OWN = str(Path(__file__).parents[1])
 _LIBRARIES = tuple(sysconfig.get_path(name) for name in ("stdlib", "platstdlib"))
 _SENTENCE = re.compile(r"(?<=[^.][.!?])\s")
-_SHAPES = re.compile(r"shape|size|channels|dimension|mat1|expected \d", re.IGNORECASE)
+_SHAPES = re.compile(
+    r"expected input|channels|mat1 and mat2|input size|output size|expected \d+D|normalized_shape", re.IGNORECASE
+)
+_PACKAGES = {"PIL": "pillow", "cv2": "opencv-python", "sklearn": "scikit-learn", "yaml": "pyyaml"}
+"""Modules whose package has another name."""
 
 _TENSOR_VALUE = "the value of a tensor decides what is computed"
 _TENSOR_SHAPE = "the values of a tensor decide a shape"
 _WHERE = "Write `torch.where(condition, a, b)` instead of `if`, and leave numbers as tensors: no `.item()`, no `float`."
 _MULTIPLY = "Multiply by a mask, `(x * mask).sum() / mask.sum()`, instead of `x[mask]` or `nonzero`."
+_HOOK = "Change the gradient in a `torch.autograd.Function`, or the value before it is returned."
+_CLONE = "Write `x.clone()`, or `x.detach().clone()` for a copy without gradients."
 _KNOWN = (
     ("DataDependentOutputException", "", _TENSOR_VALUE, _WHERE),
     ("GuardOnDataDependentSymNode", "", _TENSOR_VALUE, _WHERE),
     ("DynamicOutputShapeException", "", _TENSOR_SHAPE, _MULTIPLY),
+    ("ValueShapeError", "", _TENSOR_SHAPE, _MULTIPLY),
     ("", "not supported for tensor subclasses", "it leaves torch", "Use functions of torch instead of NumPy's."),
     ("", "FakeTensor.__format__", "it formats the value of a tensor", "Format shapes only, such as `{x.shape}`."),
     ("", "cannot be called on meta tensors", _TENSOR_VALUE, _WHERE),
+    ("", "cannot register a hook on a tensor", "it registers a hook on a tensor, which no graph holds", _HOOK),
+    ("", "support the deepcopy protocol", "it copies a value of the network with `copy.deepcopy`", _CLONE),
 )
 """A type's name, a part of the message, what that means, and what to write instead."""
 
@@ -59,6 +69,8 @@ class Cause:
         What to write instead, where that is known.
     shapes
         Whether tensors of unfit shapes are the reason.
+    what
+        What the user's line is, for the note that shows it.
     """
 
     kind: str
@@ -67,6 +79,7 @@ class Cause:
     line: int = 0
     help: str | None = None
     shapes: bool = False
+    what: str = "raised here"
 
     @property
     def location(self) -> str:
@@ -81,14 +94,14 @@ class Cause:
     def notes(self) -> list[Note]:
         """The user's line, to be shown."""
         try:
-            source = Source(self.file, Path(self.file).read_text(encoding="utf-8")) if self.file else None
+            source = Source(self.file, read_text(Path(self.file))) if self.file else None
         except (OSError, UnicodeDecodeError):
             source = None
         if source is None or not (text := source.line(self.line).rstrip()).strip():
             return []
         start = sum(len(part) for part in source.text.splitlines(keepends=True)[: self.line - 1])
         span = Span(source, start + len(text) - len(text.lstrip()), start + len(text))
-        return [Note("raised here", span)]
+        return [Note(self.what, span)]
 
 
 @contextmanager
@@ -108,6 +121,23 @@ def boundary(code: str, span: Span | None, /, **values: object) -> Iterator[None
         if not is_foreign(problem):
             raise
         raise foreign(code, span, problem, **values) from problem
+
+
+def with_uses(diagnostics: Iterable[Diagnostic], uses: Mapping[str, Span]) -> list[Diagnostic]:
+    """Diagnostics in which each line of a user's file is followed by the `use` that reads the file.
+
+    Parameters
+    ----------
+    diagnostics
+    uses
+        The absolute path of a Python file → its `use`.
+    """
+    shown = []
+    for d in diagnostics:
+        files = [str(Path(n.span.file).resolve()) for n in d.notes if n.span is not None]
+        notes = [Note("used here", uses[file]) for file in dict.fromkeys(files) if file in uses]
+        shown.append(replace(d, notes=(*d.notes, *notes)) if notes else d)
+    return shown
 
 
 def foreign(code: str, span: Span | None, problem: BaseException, /, **values: object) -> PlanError:
@@ -147,6 +177,9 @@ def cause_of(problem: BaseException) -> Cause:
         if name in ("", kind) and part in str(problem):
             reason, help = meaning, advice
             break
+    if isinstance(problem, ModuleNotFoundError) and problem.name:
+        module = problem.name.partition(".")[0]
+        help = f"Install it: `pip install {_PACKAGES.get(module, module)}`."
     shapes = isinstance(problem, RuntimeError | ValueError) and _SHAPES.search(str(problem)) is not None
     return Cause(kind, reason, file, line, help, shapes and help is None)
 
@@ -164,7 +197,7 @@ def _reason(problem: BaseException) -> str:
     if isinstance(problem, KeyError) and len(problem.args) == 1 and text:
         text = f"there is no key {text}"
     first = _SENTENCE.split(text.splitlines()[0].strip(), maxsplit=1)[0] if text else f"{kind} without a message"
-    first = " ".join(first.split()).rstrip(".:")
+    first = " ".join(first.split()).rstrip(".:?")
     return first if len(first) <= LONGEST else first[: LONGEST - 1] + "…"
 
 

@@ -10,6 +10,7 @@ from typing import Any
 from kdplan.diagnostics.report import Diagnostic, Note, table
 from kdplan.diagnostics.span import Span
 
+LONGEST = 600  # characters of an example that `explain` shows, cut at the end of a line
 WIDTH = 120  # columns of the plan that are shown
 TAB = 4
 ELLIPSIS = "…"
@@ -151,8 +152,10 @@ def _columns(text: str) -> int:
 # ---- JSON
 
 
-def to_json(diagnostics: Iterable[Diagnostic]) -> list[dict[str, Any]]:
+def to_json(diagnostics: Iterable[Diagnostic], facts: Iterable[str] = ()) -> list[dict[str, Any]]:
     """Diagnostics as plain values; lines and columns count from 1, the end is excluded.
+
+    `facts`, which are no mistakes, follow them with the severity "note" and without a code.
 
     Examples
     --------
@@ -173,6 +176,9 @@ def to_json(diagnostics: Iterable[Diagnostic]) -> list[dict[str, Any]]:
             "notes": [{"text": n.text, **_json_location(n.span)} for n in d.notes],
         }
         for d in diagnostics
+    ] + [
+        {"code": None, "message": fact, **_json_location(None), "help": None, "severity": "note", "notes": []}
+        for fact in facts
     ]
 
 
@@ -217,7 +223,7 @@ def explain(code: str, check: Callable[[str], Iterable[Diagnostic]] | None = Non
     paragraphs += [textwrap.fill(p, 100) for p in row["explain"].strip().split("\n\n")]
     if row.get("bad"):
         plan = row["bad"][0]["plan"].strip("\n")
-        plan_shown = textwrap.shorten(plan, 600) if len(plan) > 600 else plan
+        plan_shown = plan if len(plan) <= LONGEST else f"{plan[:LONGEST].rpartition(chr(10))[0]}\n…"
         paragraphs.append("For example\n\n" + textwrap.indent(plan_shown, "    "))
         answers = [d for d in check(plan) if d.code == code] if check is not None else []
         if answers:

@@ -11,12 +11,13 @@ import string
 import tomllib
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
 from importlib import resources
 from typing import Any, Literal
 
 from kdplan.diagnostics.span import Span
+from kdplan.diagnostics.synonyms import SYNONYMS, forms, plain
 
 Severity = Literal["error", "warning"]
 EXCERPT = 60  # characters of a plan that a message quotes
@@ -181,11 +182,31 @@ _POINT = re.compile(r"\[[^\[\]]*=[^\[\]]*\]")
 """Coordinates in a name: `[seed=0, weight=5]`."""
 
 
+_ALSO = "also here"
+MOST_NOTES = 5  # other locations of one mistake that are shown
+
+
+def _same_mistake(first: Diagnostic, d: Diagnostic) -> Note | None:
+    """The note that stands for `d` where it is the mistake of `first` again: one name in another line, or one line for
+    another network."""
+    of_form = d.code.startswith("KD01")  # each of these is one of its own
+    if first.code != d.code or first.span is None or d.span is None or of_form:
+        return None
+    same = _POINT.sub("", first.message) == _POINT.sub("", d.message)
+    if same and "`" in d.message and first.help == d.help and first.span.source is d.span.source:
+        return Note(_ALSO, d.span)
+    of_graphs = d.code.startswith(("KD05", "KD06"))  # one line of a `def`, for one network after the other
+    if not same and of_graphs and first.span == d.span and first.help == d.help:
+        return Note(d.message)
+    return None
+
+
 @dataclass
 class Reporter:
     """Collects diagnostics, so that one run reports as many mistakes as it can.
 
-    The same mistake at every point of a sweep is reported once, for its first point.
+    The same mistake at every point of a sweep is reported once, for its first point. Where one name is wrong in several
+    lines, or one line is wrong for several networks, the first message has notes about the others.
 
     Examples
     --------
@@ -218,7 +239,18 @@ class Reporter:
             key = (d.code, d.span, _POINT.sub("", d.message))
             if key not in self._known and d.code not in _SILENCED:
                 self._known.add(key)
-                self.diagnostics.append(d)
+                self._fold(d)
+
+    def _fold(self, d: Diagnostic) -> None:
+        """Add a diagnostic, or a note to an earlier one about the same mistake."""
+        for i, first in enumerate(self.diagnostics):
+            note = _same_mistake(first, d)
+            if note is not None:
+                shown = [n for n in first.notes if n.text in (_ALSO, note.text)]
+                if len(shown) < MOST_NOTES:
+                    self.diagnostics[i] = replace(first, notes=(*first.notes, note))
+                return
+        self.diagnostics.append(d)
 
     @property
     def errors(self) -> list[Diagnostic]:
@@ -238,11 +270,37 @@ def _location(d: Diagnostic) -> tuple[str, int, str]:
 def nearest(name: str, known: Iterable[str]) -> str | None:
     """The known name that `name` was most likely meant to be, or None.
 
+    In this order: another spelling of it, a synonym in the field, the one with the most letters in common.
+
     >>> nearest("smal", ["small", "big"])
     'small'
+    >>> nearest("MultiStepLR", ["constant", "steps"]), nearest("CrossEntropyLoss", ["cross_entropy"])
+    ('steps', 'cross_entropy')
     """
-    close = difflib.get_close_matches(name, list(known), n=1, cutoff=0.6)
-    return close[0] if close else None
+    names: dict[str, str] = {}
+    for one in known:
+        names.setdefault(plain(one), one)
+    for form in forms(name):
+        for word in (form, *SYNONYMS.get(form, ())):
+            if plain(word) in names:
+                return names[plain(word)]
+    close = difflib.get_close_matches(plain(name), names, n=1, cutoff=0.6)
+    return names[close[0]] if close else None
+
+
+def suggestion(name: str, known: Iterable[str], limit: int = 12) -> str | None:
+    """The help for a name that is not among `known`: the nearest one, else all of them.
+
+    >>> suggestion("smal", ["small", "big"])
+    'Did you mean `small`?'
+    >>> suggestion("x", ["small", "big"])
+    'Choose from `small` and `big`.'
+    """
+    known = list(known)
+    near = nearest(name, known)
+    if near:
+        return f"Did you mean `{near}`?"
+    return f"Choose from {listing(known, limit)}." if known else None
 
 
 def counted(number: int, what: str, plural: str | None = None) -> str:

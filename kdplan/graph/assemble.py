@@ -6,10 +6,9 @@ that can be known before training is checked here: taps, shapes, classes, gradie
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
 
-import torch
 from torch import Tensor, fx, nn
 
 from kdplan.diagnostics.boundary import foreign
@@ -18,6 +17,7 @@ from kdplan.diagnostics.span import Span
 from kdplan.graph.adapter import Adapters
 from kdplan.graph.build import Builder, JoinedPhase
 from kdplan.graph.cacheable import storing
+from kdplan.graph.examples import example
 from kdplan.graph.freeze import split
 from kdplan.graph.law import check_graph
 from kdplan.graph.lines import NodeError
@@ -29,11 +29,15 @@ from kdplan.graph.phase_graph import EmaCopy, Networks, PhaseGraph, input_names
 from kdplan.graph.prune import prune
 from kdplan.graph.reach import Reach, additive_terms, gradient_reach
 from kdplan.graph.signals import shown
+from kdplan.graph.swapped import Swapped, positions, swapped
 from kdplan.graph.taps import TapError
 from kdplan.graph.trace import TraceError, trace
 from kdplan.ir import expr as ir
+from kdplan.ir.branches import BRANCH, GATE
 from kdplan.ir.origins import EmaOf
+from kdplan.ir.outputs import is_scores
 from kdplan.ir.plan import Phase, Plan, Trainee
+from kdplan.passes.spell import written
 
 
 @dataclass
@@ -68,6 +72,7 @@ class Joined:
     terms: list[tuple[ir.Expr, list[str]]] = field(default_factory=list)
     bridges: list[str] = field(default_factory=list)
     flops: int = 0
+    swapped: Swapped = field(default_factory=dict)
 
 
 def join(plan: Plan, phase: Phase, networks: Networks) -> Joined:
@@ -92,7 +97,7 @@ def join(plan: Plan, phase: Phase, networks: Networks) -> Joined:
         module.requires_grad_(False)
         own.append(trainable_parameters(plan, phase, trainee, module))
         names[str(slot)] = _name(trainee.base.network, names.values())
-        builder.network(names[str(slot)], module, whole=str(slot) in networks.whole)
+        builder.network(names[str(slot)], module, networks.whole.get(str(slot), ""))
     _add_frozen(plan, phase, networks, builder, names)
     for group in own:
         for parameter in group.values():
@@ -121,11 +126,13 @@ def join(plan: Plan, phase: Phase, networks: Networks) -> Joined:
     result.terms = _terms(phase.loss, lowering)
     result.bridges = lowering.adapters.bridges
     try:
-        reach = gradient_reach(result.graph_module)
+        compared = {n for c in lowering.compared for n in (*c.student, *c.teacher)}
+        reach = gradient_reach(result.graph_module, nodes=compared)
     except NodeError as problem:
         raise at_node(problem, phase) from problem
     result.flops = reach.flops
     _check_gradients(phase, result, reach)
+    result.swapped = positions(phase, swapped(lowering.compared, reach.nodes, result.trainable))
     return result
 
 
@@ -136,7 +143,7 @@ def _add_frozen(plan: Plan, phase: Phase, networks: Networks, builder: Builder, 
         module.requires_grad_(False)
         module.train(plan.networks[version.network].mode == "train")
         names[str(version)] = _name(_short(version), names.values())
-        builder.network(names[str(version)], module, whole=str(version) in networks.whole)
+        builder.network(names[str(version)], module, networks.whole.get(str(version), ""))
 
 
 def assemble(plan: Plan, phase: Phase, networks: Networks) -> PhaseGraph:
@@ -208,7 +215,8 @@ def trainable_parameters(plan: Plan, phase: Phase, trainee: Trainee, module: nn.
     if not parameters and trainee.since:
         taps, since = listing(trainee.upto), listing(trainee.since)
         raise error("KD0604", trainee.span, name=trainee.base.network, taps=taps, since=since)
-    if not parameters:
+    stateful = not named and any(True for _ in module.buffers())  # it is trained all the same: its state changes
+    if not parameters and not stateful:
         raise error("KD0603", trainee.span, name=trainee.base.network)
     return parameters
 
@@ -218,7 +226,7 @@ def _upto(plan: Plan, phase: Phase, trainee: Trainee, module: nn.Module) -> set[
     if data.shape is None:
         raise error("KD0514", trainee.span, name=data.name)
     try:
-        traced = trace(module, torch.zeros(2, *data.shape))
+        traced = trace(module, example(data, 2))
         return upto(traced, trainee.upto, trainee.since)
     except TapError as problem:
         top = [t for t in problem.available if "." not in t and "#" not in t]
@@ -300,8 +308,8 @@ def _check_gradients(phase: Phase, joined: Joined, reach: Reach) -> None:
         prefix = joined.paths[str(slot)]
         still = [n for n in group if f"{prefix}.{n}" not in reach.whole]
         if still:
-            modules = list(dict.fromkeys(n.rpartition(".")[0].partition(".")[0] or n for n in still))
-            what = "All parameters" if len(still) == len(group) else f"The parameters of {listing(modules)}"
+            parts = listing(_parts(still, group))
+            what = "All parameters" if len(still) == len(group) else f"The parameters of {parts}"
             reporter.report("KD0601", trainee.span or phase.span, network=trainee.base.network, phase=phase.name,
                             parameters=what, help=_trainable_help(trainee, still, group, phase))  # fmt: skip
     _check_terms(phase, joined, reach.constant(joined.trainable), reporter)
@@ -309,15 +317,35 @@ def _check_gradients(phase: Phase, joined: Joined, reach: Reach) -> None:
         raise PlanError(reporter.errors)
 
 
+def _parts(still: Collection[str], group: Collection[str]) -> list[str]:
+    """The largest parts of a network of which all parameters are among `still`, as a plan writes them.
+
+    >>> _parts(["gate.w", "branch.1.fc.w"], ["gate.w", "branch.0.fc.w", "branch.1.fc.w"])
+    ['gate', 'branch[1]']
+    """
+    others = [n for n in group if n not in set(still)]
+    parts: dict[str, None] = {}
+    for name in still:
+        steps = name.split(".")
+        prefixes = [".".join(steps[: i + 1]) for i in range(len(steps))]
+        whole = (p for p in prefixes if p != BRANCH and not any(o.startswith(f"{p}.") for o in others))
+        parts[next(whole, name)] = None
+    return [written(p) for p in parts]
+
+
 def _trainable_help(trainee: Trainee, still: list[str], group: dict[str, nn.Parameter], phase: Phase) -> str | None:
     if len(still) == len(group):
         return "Remove the network from `of`, or add a term that depends on it."
     if trainee.paths or trainee.upto:
         return None
+    if all(n.startswith(f"{GATE}.") for n in still):
+        return "Add a term of `gated`, such as `cross_entropy(gated.logits, labels)`, or write `gate = mean`."
+    if any(n.startswith(f"{BRANCH}.") for n in group):
+        return f"Add terms of every branch, such as `sum(cross_entropy(b.logits, labels) for b in {BRANCH})`."
     trained = [e for e in ir.walk(phase.loss) if isinstance(e, ir.Tap) and isinstance(e.of, ir.InTraining)]
     taps = [e.path for e in trained if e.path and len(e.inputs) == 1]
-    inner = [t for t in taps if t not in ("logits", "probabilities")]
-    return f"Write `of upto({trainee.base.network.partition('[')[0]}.{inner[-1]})`." if inner else None
+    inner = [t for t in taps if not is_scores(t)]
+    return f"Write `of upto({trainee.base.network.partition('[')[0]}.{written(inner[-1])})`." if inner else None
 
 
 def _check_terms(phase: Phase, joined: Joined, constant: set[str], reporter: Reporter) -> None:

@@ -47,6 +47,7 @@ from kdplan.graph.taps import Call, Tap
 from kdplan.graph.trace import Traced, TraceError, trace, value_at
 from kdplan.graph.tracer import MAKERS, ROOT
 from kdplan.ir.branches import BRANCH, GATE, GATED
+from kdplan.ir.outputs import OUTPUT
 from kdplan.nn.gates import Gate, Mean
 from kdplan.nn.models import create
 
@@ -276,15 +277,15 @@ class Branched(nn.Module):
 
     def more_taps(self, calls: Sequence[Call], taps: Mapping[str, Tap]) -> dict[str, Tap]:
         """Names of its values beside those of its modules: `gated`, and in each branch those of the plain network."""
-        names = {name: taps["output"] for name in (GATED, f"{GATED}.logits", f"{GATED}.output")}
-        own = {t: tap for t, tap in taps.items() if t.partition(".")[0] not in (BRANCH, GATE, "output", "logits")}
+        names = {name: taps["output"] for name in (GATED, *(f"{GATED}.{end}" for end in OUTPUT))}
+        own = {t: tap for t, tap in taps.items() if t.partition(".")[0] not in (BRANCH, GATE, *OUTPUT)}
         traced = self._cut(False).traced
         modules = {c.path for c in traced.calls}
         special = {n: _taker(traced, traced.taps[n].node) for n in ("features", "stem") if n in traced.taps}
         special = {n: path for n, path in special.items() if n not in modules}
         for i in range(self.count):
             prefix = f"{BRANCH}.{i}"
-            names |= {f"{prefix}.{end}": taps[prefix] for end in ("logits", "output")}
+            names |= {f"{prefix}.{end}": taps[prefix] for end in OUTPUT}
             names |= {f"{prefix}.{t}": taps.get(f"{prefix}.{t}", tap) for t, tap in own.items()}
             for name, path in special.items():
                 paths = [f"{prefix}.{path}", path] if i else [path]

@@ -43,6 +43,7 @@ from torch import Tensor, fx, nn
 from torch.utils._pytree import tree_flatten
 
 from kdplan.diagnostics.boundary import ForeignError, is_foreign
+from kdplan.graph.between import between
 from kdplan.graph.fake import EFFECTS, FakeContext
 from kdplan.graph.guards import ASK
 from kdplan.graph.module import make, origin
@@ -158,7 +159,7 @@ class Builder:
         self._inlined: dict[Any, _Inlined] = {}
         self._called: dict[Any, fx.Node] = {}
         self._traced: dict[Any, Traced] = {}
-        self._leaves: dict[str, tuple[str, ...]] = {}
+        self._leaves: dict[str, dict[str, str]] = {}
         self._calls = 0
         self._last_input: fx.Node | None = None
         self._inputs: dict[str, fx.Node] = {}
@@ -181,11 +182,11 @@ class Builder:
         """A number that the run supplies each step (`epoch`, `step`, `progress`), as a float tensor of shape []."""
         return self.input(name, torch.zeros(()))
 
-    def network(self, name: str, module: nn.Module, whole: bool = False) -> None:
-        """Register a network under `nets.<name>`, in the mode that it is applied in; `whole` is not traced."""
+    def network(self, name: str, module: nn.Module, whole: str = "") -> None:
+        """Register a network under `nets.<name>`, in the mode that it is applied in; `whole`: why it is not traced."""
         assert name not in self.networks, f"network {name} is registered twice"
         self.networks[name] = module
-        self._leaves[name] = ("",) if whole else ()
+        self._leaves[name] = {"": whole} if whole else {}
         self._keys[name] = self._register("nets", name, module)
 
     def _register(self, box: str, name: str, module: nn.Module) -> str:
@@ -253,7 +254,7 @@ class Builder:
             if location is None or (path == since and (location.index or location.inner is not None)):
                 raise TapError(path, traced.taps)
         start, end = traced.taps[since].node, traced.taps[tap].node
-        kept = _between(traced.graph, start, end)
+        kept = between(traced.graph, start, end)
         if kept is None:
             raise PastError(f"`{tap}` does not follow on `{since}` alone")
         wanted, given = start.meta["val"].shape, value.meta["val"].shape
@@ -481,20 +482,3 @@ def _key(value: object) -> Hashable:
     except TypeError:
         return None
     return (type(value), value)  # 1, 1.0 and true are different arguments
-
-
-def _between(graph: fx.Graph, start: fx.Node, end: fx.Node) -> list[fx.Node] | None:
-    """What `end` depends on, without `start` and what only that needs, in order; None where inputs are among it."""
-    between: set[fx.Node] = set()
-    reached = end is start
-    todo = [end]
-    while todo:
-        node = todo.pop()
-        if node is start:
-            reached = True
-        elif node.op == "placeholder":
-            return None
-        elif node not in between:
-            between.add(node)
-            todo += node.all_input_nodes
-    return [n for n in graph.nodes if n in between] if reached else None

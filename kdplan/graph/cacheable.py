@@ -22,6 +22,7 @@ from kdplan.graph.cost import cost
 from kdplan.graph.freeze import Split
 from kdplan.graph.module import outputs_of
 from kdplan.graph.phase_graph import StoredValue
+from kdplan.ir import user_code
 from kdplan.ir.expr import STEP_COUNTERS
 from kdplan.ir.lengths import view_size
 from kdplan.ir.plan import Phase, Plan
@@ -203,8 +204,9 @@ def settings(module: nn.Module) -> Iterator[tuple[str, object]]:
 
 
 def _function(target: object) -> str:
-    name = f"{getattr(target, '__module__', '')}.{getattr(target, '__qualname__', target)}"
-    return f"{name} {_source(target)}"
+    module = str(getattr(target, "__module__", None) or "")
+    own = user_code.source_of(module)
+    return f"{own[0] if own else module}.{getattr(target, '__qualname__', target)} {_source(target)}"
 
 
 _LIBRARIES = ("torch", "_operator", "builtins", "math")
@@ -212,8 +214,11 @@ _LIBRARIES = ("torch", "_operator", "builtins", "math")
 
 def _source(thing: Any) -> str:
     """The hash of the file that a function or class of ours or of a user is written in; "" for libraries."""
-    if str(getattr(thing, "__module__", None) or "torch").partition(".")[0] in _LIBRARIES:
+    module = str(getattr(thing, "__module__", None) or "torch")
+    if module.partition(".")[0] in _LIBRARIES:
         return ""
+    if own := user_code.source_of(module):
+        return own[1]
     try:
         file = code.getsourcefile(thing)
     except TypeError:

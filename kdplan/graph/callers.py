@@ -42,11 +42,14 @@ def _other_calls(code: CodeType) -> frozenset[int]:
     legacy = any(name.endswith(_LEGACY) and name not in ("Tensor", "FakeTensor") for name in code.co_names)
     asking = [name for name in _ASKING if not (legacy and name == "isinstance")]
     starts = set()
-    calls = []
+    others = set()
     for i in dis.get_instructions(code):
         start = (i.positions.lineno, i.positions.col_offset) if i.positions is not None else None
         if i.opname.startswith("LOAD_") and i.argval in asking:
             starts.add(start)
         elif i.opname.startswith(("CALL", "PRECALL")) and not i.opname.startswith("CALL_INTRINSIC"):
-            calls.append((i.offset, start))
-    return frozenset(offset for offset, start in calls if start not in starts)
+            if start not in starts:
+                others.add(i.offset)
+            elif i.opname.startswith("CALL"):
+                starts.remove(start)  # `getattr(x, "f")(y)` are two calls that start at one character
+    return frozenset(others)

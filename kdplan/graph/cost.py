@@ -152,7 +152,8 @@ def cost(gm: fx.GraphModule, trainable: Collection[str], batch: int | None = Non
             forward, saved = int(counter.get_total_flops()), live_bytes.now
             loss = result[output]
             if isinstance(loss, Tensor) and loss.requires_grad:
-                torch.autograd.backward(loss)
+                with context.swapped(parts.trainable_graph):  # checkpointing runs modules again
+                    torch.autograd.backward(loss)
     used = _used(gm)
     names = parameter_names(gm)
     size = batch or next((v.shape[0] for v in inputs if isinstance(v, Tensor) and v.dim()), 1)

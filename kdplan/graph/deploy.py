@@ -8,9 +8,9 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
-from torch.utils._pytree import tree_leaves
 
 from kdplan.graph.prune import needed
+from kdplan.graph.structure import tensors
 from kdplan.graph.taps import LeafTaps, TapError
 from kdplan.graph.trace import Traced, trace, value_at
 from kdplan.graph.tracer import ROOT
@@ -128,7 +128,7 @@ def verify_equal(a: nn.Module, b: nn.Module, *example: Tensor, tolerance: float 
         modes = {m: m.training for m in net.modules()}
         net.eval()
         with torch.no_grad():
-            results.append([v for v in tree_leaves(net(*inputs)) if isinstance(v, Tensor)])
+            results.append(tensors(net(*inputs)))
         for m, mode in modes.items():
             m.training = mode
     shapes = [[tuple(v.shape) for v in r] for r in results]

@@ -53,6 +53,14 @@ class Box:
     label: str
     kind: str
     cluster: str = ""
+    whole: str = ""
+    """Why the part is called whole; "" where it is traced."""
+
+    @property
+    def text(self) -> str:
+        """The label, and what is called whole with the reason in short."""
+        reason = self.whole if len(self.whole) <= 50 else f"{self.whole[:49]}…"
+        return f"{self.label}\nwhole: {reason}" if reason else self.label
 
 
 @dataclass
@@ -160,6 +168,7 @@ def _box(p: Drawing, node: fx.Node, depths: dict[int, int], names: dict[int, str
         path = ".".join(str(node.meta.get("path", "")).split(".")[: depths[call]])
         key = f"c{call}_{path or node.name}"
         box = p.boxes.setdefault(key, Box(path or function, "frozen", names[call]))
+        box.whole = box.whole or str(node.meta.get("whole") or "")
         if trainable_graph:
             box.kind = "trainable"
         return key
@@ -227,7 +236,7 @@ def to_dot(p: Drawing, title: str = "") -> str:
     def box(key: str) -> str:
         b = p.boxes[key]
         shape = {"input": "ellipse", "output": "ellipse", "loss": "hexagon"}.get(b.kind, "box")
-        return f'{names[key]} [label="{_quoted(b.label)}", shape={shape}, fillcolor="{_FILL[b.kind]}"];'
+        return f'{names[key]} [label="{_quoted(b.text)}", shape={shape}, fillcolor="{_FILL[b.kind]}"];'
 
     lines = [
         f'digraph "{_quoted(title)}" {{',
@@ -262,7 +271,7 @@ def to_mermaid(p: Drawing) -> str:
     lines = ["flowchart LR"]
     for i, cluster in enumerate(p.clusters()):
         lines.append(f'  subgraph g{i}["{_plain(cluster)}"]')
-        lines += [f'    {names[k]}["{_plain(b.label)}"]' for k, b in p.boxes.items() if b.cluster == cluster]
+        lines += [f'    {names[k]}["{_plain(b.text)}"]' for k, b in p.boxes.items() if b.cluster == cluster]
         lines.append("  end")
     lines += [f'  {names[k]}(["{_plain(b.label)}"])' for k, b in p.boxes.items() if not b.cluster]
     for (a, b), labels in p.edges.items():
@@ -276,8 +285,8 @@ def to_mermaid(p: Drawing) -> str:
 
 
 def _quoted(text: str) -> str:
-    return text.replace("\\", "\\\\").replace('"', '\\"')
+    return text.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")
 
 
 def _plain(text: str) -> str:
-    return text.replace('"', "'")
+    return text.replace('"', "'").replace("\n", "<br/>")

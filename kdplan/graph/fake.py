@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import logging
 import operator
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -21,16 +21,27 @@ from torch._subclasses.fake_tensor import (
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_map
 
+from kdplan.diagnostics.boundary import is_foreign
+from kdplan.graph.kept import functions_of, undone
 from kdplan.graph.state import Attributes, PythonDraws, is_user_code, is_write
 from kdplan.graph.structure import mapped, tensors, writes
+from kdplan.graph.uncompiled import uncompiled
 
 # A shape that does not fit is the user's to read once, in our words, not also in a log.
 logging.getLogger("torch._subclasses.fake_tensor").setLevel(logging.CRITICAL)
 
 DATA_DEPENDENT = (DataDependentOutputException, DynamicOutputShapeException, UnsupportedOperatorException)
 
+
+class ValueShapeError(RuntimeError):
+    """A module returns other shapes for other numbers."""
+
+
 EFFECTS = ("mutates", "buffers", "random")
 """Keys of a node's meta: what it does besides giving a value."""
+
+_REAL: tuple[Callable[..., Tensor], ...] = (torch.rand, torch.randn, torch.zeros)
+"""What real numbers are made with where code asks for them: a shape that all of them give does not depend on them."""
 
 
 class _RandomWatch(TorchDispatchMode):  # type: ignore[no-untyped-call]
@@ -108,7 +119,7 @@ class FakeContext:
     def swapped(self, module: nn.Module) -> Iterator[list[FakeTensor]]:
         """Inside, the module's parameters and buffers are their twins; yields the buffers' twins."""
         modules = list(whole(module).modules())
-        attributes = Attributes(whole(module))
+        before = Attributes(whole(module))
         saved = [(m, dict(m._parameters)) for m in modules]
         buffers: list[FakeTensor] = []
         try:
@@ -120,6 +131,10 @@ class FakeContext:
                     if b is not None:
                         buffers.append(self.fake(b))
                         m._buffers[key] = buffers[-1]
+                for key, value in m.__dict__.items():
+                    if isinstance(value, Tensor):
+                        m.__dict__[key] = self.fake(value)
+            attributes = Attributes(whole(module))
             yield buffers
             now = [b for m in modules for b in m._buffers.values() if b is not None]
             self.changed |= len(now) != len(buffers) or any(a is not b for a, b in zip(now, buffers, strict=True))
@@ -128,7 +143,7 @@ class FakeContext:
             for m, parameters in saved:
                 m._parameters.clear()
                 m._parameters.update(parameters)
-            attributes.restore()
+            before.restore()
 
     def run(self, node: fx.Node, root: nn.Module, args: Any, kwargs: Any) -> Any:
         """The node's value for these argument values; gradients are recorded as the caller's grad mode says."""
@@ -139,7 +154,8 @@ class FakeContext:
                     return None  # the buffer itself stays
                 if node.op == "call_function":
                     assert callable(node.target)
-                    return node.target(*args, **kwargs)
+                    with self._undone(node.target):
+                        return node.target(*args, **kwargs)
                 if node.op == "call_method":
                     return getattr(args[0], str(node.target))(*args[1:], **kwargs)
                 if node.op == "get_attr":
@@ -147,12 +163,22 @@ class FakeContext:
                     return self.fake(value) if isinstance(value, Tensor) else value
                 assert node.op == "call_module", node.op
                 module = root.get_submodule(str(node.target))
-                with self.swapped(module):
+                with self.swapped(module), uncompiled(), self._undone(whole(module)):
                     # Where shapes depend on data, a module may say what it would return.
                     call = getattr(module, "fake_forward", module)
                     return call(*args, **kwargs)
         finally:
             self.running = was
+
+    @contextmanager
+    def _undone(self, code: Any) -> Iterator[None]:
+        """Inside, a user's code may change what it keeps outside of networks, which is noted and undone."""
+        if not is_user_code(code):
+            yield
+            return
+        with undone(*(functions_of(code) if isinstance(code, nn.Module) else [code])) as kept:
+            yield
+            self.changed |= bool(kept.changed())
 
     def annotate(self, node: fx.Node, root: nn.Module) -> None:
         """Set meta["val"], and what the node does besides: "mutates" (nodes), "buffers" and "random" (booleans).
@@ -164,34 +190,37 @@ class FakeContext:
             node.meta["val"] = args[0]
             return
         inputs = {n: tensors(n.meta["val"]) for n in node.all_input_nodes}
-        before = {n: list(map(writes, values)) for n, values in inputs.items()}
+        before = {n: _writes(values) for n, values in inputs.items()}
         held = self._buffer_versions(node, root)
         watch = _RandomWatch()
         self.changed = False
+        for key in ("real", "varies"):
+            node.meta.pop(key, None)
         draws = PythonDraws() if self._may_draw(node, root) else None
-        unseen = False
         by_data = any(n.meta.get("by_data") for n in inputs)
         with torch.no_grad():
             try:
                 with self.mode, watch:
                     value = self.run(node, root, args, kwargs)
-            except DATA_DEPENDENT:
-                value, by_data = self._run_really(node, root, args, kwargs), True
-                # What a user's module does besides is not seen on a copy of it.
-                unseen = node.op == "call_module" and self._may_draw(node, root)
-        drawn = unseen or watch.seen or (draws is not None and draws.used)
+                written = {n for n in inputs if before[n] != _writes(inputs[n])}
+                if _in_place(node):
+                    written |= {n for n in inputs if any(v is value for v in inputs[n])}
+            except BaseException as problem:
+                if not self._may_be_real(node, root, problem):
+                    raise
+                value, written = self._run_really(node, root, watch, problem)
+                node.meta["real"] = by_data = True
+        by_python = draws is not None and draws.used
         if draws is not None:
             draws.restore()
         node.meta["val"] = value
         node.meta["by_data"] = by_data
-        node.meta["mutates"] = tuple(
-            n
-            for n in inputs
-            if before[n] != list(map(writes, inputs[n])) or (_in_place(node) and any(v is value for v in inputs[n]))
-        )
-        written = unseen or self.changed or is_write(node) or held != self._buffer_versions(node, root)
-        node.meta["buffers"] = written or _functional_batch_norm(node)
-        node.meta["random"] = drawn
+        node.meta["mutates"] = tuple(n for n in inputs if n in written)
+        state = self.changed or is_write(node) or held != self._buffer_versions(node, root)
+        node.meta["buffers"] = state or _functional_batch_norm(node)
+        node.meta["random"] = watch.seen or by_python
+        if by_python and node.op == "call_module":
+            node.meta["varies"] = True  # such draws lead Python: another one may read other parameters
 
     def _may_draw(self, node: fx.Node, root: nn.Module) -> bool:
         """Whether the node may use Python's or NumPy's generator."""
@@ -204,50 +233,94 @@ class FakeContext:
             return []
         return [writes(self.fake(b)) for b in whole(root.get_submodule(str(node.target))).buffers()]
 
-    def _run_really(self, node: fx.Node, root: nn.Module, args: Any, kwargs: Any) -> Any:
-        """Shapes that depend on data: run the node on real numbers, a leaf as a copy and only with real weights."""
+    def _may_be_real(self, node: fx.Node, root: nn.Module, problem: BaseException) -> bool:
+        """Whether real numbers may serve: the node asks for values, or is a user's module, which may leave torch."""
+        if isinstance(problem, DATA_DEPENDENT):
+            return True
+        users = node.op == "call_module" and is_user_code(whole(root.get_submodule(str(node.target))))
+        return users and is_foreign(problem)
+
+    def _run_really(
+        self, node: fx.Node, root: nn.Module, watch: _RandomWatch, problem: BaseException
+    ) -> tuple[Any, set[fx.Node]]:
+        """The value of a node that asks for numbers, from runs on real ones, and the nodes that it writes into.
+
+        A module runs as a copy, and only with real weights. Its shapes must be those of every run.
+
+        Raises
+        ------
+        ValueShapeError
+            If a module returns other shapes for other numbers; at the line where fake tensors raised `problem`.
+        """
         was, self.running = self.running, True
-        given = tensors((args, kwargs))
-        with torch.random.fork_rng(devices=[]):
-            args, kwargs = self._real((args, kwargs))
         try:
-            if node.op == "call_method":
-                return self.fake_tree(getattr(args[0], str(node.target))(*args[1:], **kwargs))
-            if node.op != "call_module":
-                assert callable(node.target)
-                return self.fake_tree(node.target(*args, **kwargs))
-            module = root.get_submodule(str(node.target))
-            inner = whole(module)
-            if any(isinstance(p, FakeTensor) for p in [*inner.parameters(), *inner.buffers()]):
-                raise RuntimeError(f"the shapes that {node.target} returns depend on its weights, which are not there")
-            with torch.random.fork_rng(devices=[]):
-                value = self.fake_tree(self._filled(copy.deepcopy(module))(*args, **kwargs))
-            with torch.no_grad(), self.mode:
-                for fake, real in zip(given, tensors((args, kwargs)), strict=True):
-                    if writes(real):
-                        fake.copy_(fake)  # written, as far as anybody can see
-            return value
+            value, written = self._once(node, root, watch, torch.rand)
+            for make in _REAL[1:] if node.op == "call_module" else ():
+                try:
+                    other, _ = self._once(node, root, watch, make)
+                except Exception:
+                    continue  # such numbers need not be ones that it works with
+                if [v.shape for v in tensors(other)] != [v.shape for v in tensors(value)]:
+                    raise ValueShapeError(f"the shape that {node.target} returns").with_traceback(problem.__traceback__)
+            return self.fake_tree(value), written
         finally:
             self.running = was
 
-    def _filled(self, module: nn.Module) -> nn.Module:
-        """The module with zeros and random numbers where it has no memory: enough for shapes."""
-        for m in whole(module).modules():
-            for held in (m._parameters, m._buffers):
-                for name, tensor in held.items():
-                    if tensor is not None and tensor.is_meta:
-                        value = self._real(torch.empty_like(tensor, device="meta").detach())
-                        held[name] = nn.Parameter(value, tensor.requires_grad) if held is m._parameters else value
-        return module
+    def _once(
+        self, node: fx.Node, root: nn.Module, watch: _RandomWatch, make: Callable[..., Tensor]
+    ) -> tuple[Any, set[fx.Node]]:
+        reals = {n: real_like(n.meta["val"], make) for n in node.all_input_nodes}
+        before = {n: _writes(tensors(v)) for n, v in reals.items()}
+        args, kwargs = fx.map_arg((node.args, node.kwargs), reals.__getitem__)
+        with torch.random.fork_rng(devices=[]), watch:
+            if node.op == "call_method":
+                value = getattr(args[0], str(node.target))(*args[1:], **kwargs)
+            elif node.op == "call_function":
+                assert callable(node.target)
+                with self._undone(node.target):
+                    value = node.target(*args, **kwargs)
+            else:
+                value = self.really(root.get_submodule(str(node.target)), args, kwargs, make)
+        return value, {n for n in reals if before[n] != _writes(tensors(reals[n]))}
 
-    def _real(self, tree: Any) -> Any:
-        def real(v: Any) -> Any:
-            if not isinstance(v, Tensor):
-                return v
-            make = torch.rand if v.is_floating_point() else torch.zeros
-            return make(v.shape, dtype=v.dtype, device="cpu" if v.is_meta else v.device)
+    def really(self, module: nn.Module, args: Any, kwargs: Any, make: Callable[..., Tensor] = torch.rand) -> Any:
+        """What a copy of a module returns on real numbers; `changed` says whether it wrote into buffers."""
+        if any(isinstance(t, FakeTensor) for t in [*whole(module).parameters(), *whole(module).buffers()]):
+            raise RuntimeError("what it returns depends on its weights, which are not there")
+        copied = _filled(copy.deepcopy(module), make)
+        held = [(b, writes(b)) for b in whole(copied).buffers()]
+        with torch.random.fork_rng(devices=[]), uncompiled(), self._undone(whole(copied)):
+            value = copied(*real_like(args, make), **real_like(kwargs, make))
+        now = [(b, writes(b)) for b in whole(copied).buffers()]
+        self.changed |= [(id(b), v) for b, v in now] != [(id(b), v) for b, v in held]
+        return value
 
-        return tree_map(real, tree)
+
+def _filled(module: nn.Module, make: Callable[..., Tensor]) -> nn.Module:
+    """The module with numbers where it has no memory: enough for shapes."""
+    for m in whole(module).modules():
+        for held in (m._parameters, m._buffers, m.__dict__):
+            for name, tensor in held.items():
+                if isinstance(tensor, Tensor) and tensor.is_meta:
+                    value = real_like(tensor.detach(), make)
+                    held[name] = nn.Parameter(value, tensor.requires_grad) if held is m._parameters else value
+    return module
+
+
+def real_like(tree: Any, make: Callable[..., Tensor]) -> Any:
+    """A structure with real tensors in place of fake ones; whole numbers are zeros."""
+
+    def real(v: Any) -> Any:
+        if not isinstance(v, Tensor) or not (v.is_meta or isinstance(v, FakeTensor)):
+            return v
+        fill = make if is_differentiable(v) else torch.zeros
+        return fill(v.shape, dtype=v.dtype, device="cpu" if v.is_meta else v.device)
+
+    return tree_map(real, tree)
+
+
+def _writes(values: list[Tensor]) -> list[int]:
+    return [writes(v) for v in values]
 
 
 def whole(module: nn.Module) -> nn.Module:
@@ -271,6 +344,15 @@ def _functional_batch_norm(node: fx.Node) -> bool:
         training = training.meta["val"]
     mean = node.args[1] if len(node.args) > 1 else node.kwargs.get("running_mean")
     return bool(training) and mean is not None
+
+
+def is_differentiable(value: Tensor) -> bool:
+    """Whether a tensor is of a type that has gradients.
+
+    >>> is_differentiable(torch.zeros(2, dtype=torch.complex64)), is_differentiable(torch.arange(2))
+    (True, False)
+    """
+    return value.is_floating_point() or value.is_complex()
 
 
 def storages(node: fx.Node) -> frozenset[int]:

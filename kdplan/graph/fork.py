@@ -28,6 +28,7 @@ from kdplan.graph.fake import storages
 from kdplan.graph.taps import Call, Tap
 from kdplan.graph.trace import Traced
 from kdplan.graph.tracer import ROOT
+from kdplan.ir.outputs import OUTPUT
 
 
 class BranchError(ValueError):
@@ -122,7 +123,7 @@ def _point(traced: Traced, at: str) -> fx.Node:
     if call is None:
         tap = traced.taps.get(at)
         if tap is None or tap.index or tap.inner is not None:
-            top = [t for t in traced.taps if "." not in t and "#" not in t and t not in ("output", "logits")]
+            top = [t for t in traced.taps if "." not in t and "#" not in t and t not in OUTPUT]
             near = nearest(at, [t for t in traced.taps if t.count(".") == at.count(".")])
             help = f"Did you mean `{near}`?" if near else f"Choose from {listing([*top, 'inputs'], 20)}."
             raise BranchError("KD0501", tap=at, help=help)

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from kdplan.diagnostics.boundary import boundary
-from kdplan.diagnostics.report import error
+from kdplan.diagnostics.report import error, suggestion
 from kdplan.diagnostics.span import Span
 from kdplan.ir.functions import FUNCTIONS
 from kdplan.ir.implementation import load
-from kdplan.ir.user_code import module_of_file
+from kdplan.ir.user_code import check_allowed, module_of_file
 from kdplan.nn import sparse
 from kdplan.nn.functions import FUNCTIONS as CODE
 
@@ -35,14 +34,13 @@ def user(path: str, name: str, span: Span | None) -> Callable[..., Any]:
     PlanError
         KD0512 if the file raises when it is read, KD0513 if it has no such function.
     """
-    module_name = f"kdplan_user_{abs(hash(str(Path(path).resolve())))}"
-    module = sys.modules.get(module_name)
-    if module is None:
-        with boundary("KD0512", span, file=path):
-            module = module_of_file(Path(path), module_name)
+    check_allowed(path)
+    with boundary("KD0512", span, file=path):
+        module = module_of_file(Path(path))
     function = getattr(module, name, None)
     if not callable(function):
-        raise error("KD0513", span, file=path, name=name)
+        own = [n for n, v in vars(module).items() if getattr(v, "__module__", "") == module.__name__ and callable(v)]
+        raise error("KD0513", span, file=path, name=name, help=suggestion(name, own))
     return function  # type: ignore[no-any-return]
 
 

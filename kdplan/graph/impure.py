@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from typing import Any, Protocol
 
 import torch
-from torch import fx, nn
+from torch import Tensor, fx, nn
 
 from kdplan.diagnostics.boundary import is_users
 
@@ -77,5 +77,7 @@ def _note(watcher: Watcher, module: nn.Module, name: str, value: Any) -> None:
         return
     old = module.__dict__.get(name, _missing)
     plain = (bool, int, float, complex, str)
+    if isinstance(old, Tensor) and value is not old:
+        watcher.mark(f"it changes the Python attribute `{name}`")
     if type(value) in plain and old is not _missing and not (type(old) is type(value) and old == value):
         watcher.mark(f"it changes the Python attribute `{name}`")

@@ -11,15 +11,17 @@ import torch
 from torch import Tensor, nn
 
 from kdplan.diagnostics.boundary import foreign
-from kdplan.diagnostics.report import Diagnostic, PlanError, Reporter, error
+from kdplan.diagnostics.report import Diagnostic, PlanError, Reporter, diagnostic, error, listing
 from kdplan.graph.assemble import Joined, frozen_versions, join, no_part
 from kdplan.graph.cacheable import storing
 from kdplan.graph.cost import cost as graph_cost
 from kdplan.graph.cost import flops_by_node
+from kdplan.graph.examples import random_example
 from kdplan.graph.fork import BranchError
 from kdplan.graph.freeze import split
 from kdplan.graph.phase_graph import Networks, StoredValue
-from kdplan.graph.verify import SAMPLES, is_users, verify
+from kdplan.graph.state import draws_undone
+from kdplan.graph.verify import HALF, SAMPLES, Verdicts, is_users, verify, verify_calls
 from kdplan.graph.weights import check_fit, refusals
 from kdplan.ir import expr as ir
 from kdplan.ir.adapted import ADAPTED
@@ -27,6 +29,7 @@ from kdplan.ir.dag import Cost
 from kdplan.ir.lengths import step_count
 from kdplan.ir.origins import Loaded
 from kdplan.ir.plan import Network, Phase, Plan
+from kdplan.ir.user_code import CodeRefused
 from kdplan.nn.adapted import foldable
 from kdplan.nn.models import FactoryError, create, initialise
 from kdplan.nn.optim import build_optimizer
@@ -54,7 +57,7 @@ def fresh(network: Network) -> nn.Module:
     item = network.architecture
     try:
         module = initialise(partial(create, item.name, **item.arguments), network.seed)
-    except (ValueError, TypeError, FileNotFoundError) as problem:
+    except (ValueError, TypeError, FileNotFoundError, ImportError) as problem:
         raise _refused(network, problem) from problem
     return module.eval()
 
@@ -80,7 +83,7 @@ def blank(network: Network) -> nn.Module:
             module: nn.Module = create(item.name, **item.arguments)
     except (NotImplementedError, RuntimeError, FactoryError):
         return fresh(network)  # its constructor may compute with its weights, which needs real ones
-    except (ValueError, TypeError, FileNotFoundError) as problem:
+    except (ValueError, TypeError, FileNotFoundError, ImportError) as problem:
         raise _refused(network, problem) from problem
     return module.eval()
 
@@ -136,6 +139,8 @@ def check_files(plan: Plan, reporter: Reporter) -> list[str]:
         if isinstance(network.origin, Loaded) or named_weights(network.architecture) is not None:
             try:
                 lines.append(check_start(network, blank(network)))
+            except CodeRefused as refused:
+                reporter.add(refused.about(f"the weights file of `{network.name}`", network.span).diagnostics)
             except PlanError as problem:
                 reporter.add(problem.diagnostics)
     return [line for line in lines if line is not None]
@@ -155,8 +160,9 @@ def blank_networks(plan: Plan, phase: Phase) -> Networks:
     return Networks(trainable, frozen)
 
 
-def inspect_phase(plan: Plan, phase: Phase) -> Inspected:
-    """The graph and the cost of a phase, as it will be before anything trains.
+@draws_undone()
+def inspect_phase(plan: Plan, phase: Phase, verdicts: Verdicts | None = None) -> Inspected:
+    """The graph and the cost of a phase, as it will be before anything trains; `verdicts` are kept there.
 
     Raises
     ------
@@ -164,8 +170,10 @@ def inspect_phase(plan: Plan, phase: Phase) -> Inspected:
         KD05xx and KD06xx, see `join`.
     """
     networks = blank_networks(plan, phase)
-    warnings = _verified(plan, phase, networks)
+    warnings = [*_fixed(plan, phase, networks), *_verified(plan, phase, networks, verdicts)]
     joined = join(plan, phase, networks)
+    half = phase.recipes[0].precision in HALF
+    warnings += verify_calls([joined.graph_module], _labels(plan, phase), half, weights=False, verdicts=verdicts)
     step = graph_cost(joined.graph_module, joined.trainable)
     kept = storing(plan, phase, joined.graph_module, split(joined.graph_module, joined.trainable), joined.trainable)
     steps = step_count(plan, phase)
@@ -193,6 +201,7 @@ def inspect_phase(plan: Plan, phase: Phase) -> Inspected:
             lasting=_maps(plan, phase, joined, folded=False),
             stored=[_stored_line(phase, v) for v in kept],
             stored_bytes=sum(v.bytes for v in kept),
+            whole=_whole(joined),
         ),
         warnings,
     )
@@ -202,17 +211,15 @@ SMALL = 20_000_000
 """Parameters: larger networks of a user's are compared with their graphs only when the phase starts."""
 
 
-def _verified(plan: Plan, phase: Phase, networks: Networks) -> list[Diagnostic]:
+def _verified(plan: Plan, phase: Phase, networks: Networks, verdicts: Verdicts | None) -> list[Diagnostic]:
     """Compare users' networks, with fresh weights, with their graphs; `networks.whole` has those that differ."""
     modules = [*networks.trainable, *networks.frozen.values()]
     if not any(map(is_users, modules)) or sum(p.numel() for m in modules for p in m.parameters()) > SMALL:
         return []
 
     def images(stream: int) -> Tensor | None:
-        shape = plan.data[phase.streams[stream].data].shape
-        if shape is None:
-            return None
-        return torch.randn(SAMPLES, *shape, generator=torch.Generator().manual_seed(0))
+        data = plan.data[phase.streams[stream].data]
+        return random_example(data, SAMPLES) if data.shape is not None else None
 
     real = Networks(
         [fresh(plan.networks[m.base.network]) if is_users(n) else n
@@ -221,7 +228,45 @@ def _verified(plan: Plan, phase: Phase, networks: Networks) -> list[Diagnostic]:
          for v in frozen_versions(phase)},
         networks.whole,
     )  # fmt: skip
-    return verify(plan, phase, real, images)
+    return verify(plan, phase, real, images, verdicts)
+
+
+def _fixed(plan: Plan, phase: Phase, networks: Networks) -> list[Diagnostic]:
+    """KD0545 for parameters that a constructor fixes, in networks that the phase trains as a whole."""
+    warnings = []
+    for trainee, module in zip(phase.trainees, networks.trainable, strict=True):
+        fixed = [name for name, p in module.named_parameters() if not p.requires_grad]
+        if fixed and not (trainee.paths or trainee.upto):
+            name, parameters = trainee.base.network, listing(fixed, 3)
+            children = [n for n, m in module.named_children() if any(p.requires_grad for p in m.parameters())]
+            part = f"{name.partition('[')[0]}.{children[-1]}" if children else None
+            help = f"Write `of {part}` to train a part." if part else None
+            warnings.append(
+                diagnostic("KD0545", trainee.span or phase.span, help=help, network=name, phase=phase.name,
+                           parameters=parameters)
+            )  # fmt: skip
+    return warnings
+
+
+def _labels(plan: Plan, phase: Phase) -> dict[str, Tensor]:
+    """Some labels and step counters for each stream, by placeholder."""
+    values: dict[str, Tensor] = {name: torch.zeros(()) for name in ir.STEP_COUNTERS}
+    for number, view in enumerate(phase.streams):
+        classes = len(view.classes.ids) if view.classes else len(plan.data[view.data].classes)
+        size = phase.recipes[0].batch_of(number)
+        values[f"labels_{number}"] = torch.arange(size) % max(classes, 1)
+        values[f"indices_{number}"] = torch.arange(size)
+    return values
+
+
+def _whole(joined: Joined) -> list[str]:
+    """What is called whole, with the reason."""
+    lines = []
+    for node in joined.graph_module.graph.nodes:
+        if reason := node.meta.get("whole"):
+            part = ".".join([str(node.meta["owner"]).removeprefix("net "), str(node.meta["path"])]).rstrip(".")
+            lines.append(f"{part}: {reason}")
+    return list(dict.fromkeys(lines))
 
 
 def _auxiliary(plan: Plan, phase: Phase) -> list[str]:

@@ -14,6 +14,7 @@ from kdplan.diagnostics.boundary import foreign
 from kdplan.diagnostics.report import error
 from kdplan.graph.adapter import ADAPTERS, Adapters
 from kdplan.graph.build import PastError, ShapeError
+from kdplan.graph.examples import example
 from kdplan.graph.functions import built_in, user
 from kdplan.graph.loss_context import LossContext, no_tap
 from kdplan.graph.messages import mismatch
@@ -21,12 +22,14 @@ from kdplan.graph.routes import Routes
 from kdplan.graph.rows import check_arguments, over_classes, result
 from kdplan.graph.signals import Role, Signal, class_set, shown
 from kdplan.graph.sparse_signals import SPARSE, only_dense, sparse_loss
+from kdplan.graph.swapped import Sides, parameters_of, sides
 from kdplan.graph.taps import TapError
 from kdplan.graph.trace import TraceError
 from kdplan.ir import expr as ir
 from kdplan.ir.branches import split
 from kdplan.ir.functions import FUNCTIONS
 from kdplan.ir.operators import OPERATORS
+from kdplan.ir.outputs import PROBABILITIES, is_scores
 
 
 @dataclass
@@ -36,6 +39,8 @@ class Lowering:
     context: LossContext
     adapters: Adapters
     memo: dict[int, Signal] = field(default_factory=dict)
+    compared: list[Sides] = field(default_factory=list)
+    """Calls of functions of a student and a teacher."""
 
     def __post_init__(self) -> None:
         self.routes = Routes(self.context)
@@ -67,8 +72,8 @@ class Lowering:
         if e.field == "inputs":
             if data.shape is None:
                 raise error("KD0514", e.span, name=data.name)
-            example = torch.zeros(self.context.batch(e.stream), *data.shape)
-            return Signal(self.context.builder.input(name, example), "inputs", name=e.field)
+            node = self.context.builder.input(name, example(data, self.context.batch(e.stream)))
+            return Signal(node, "inputs", name=e.field)
         if e.field == "targets":
             if data.task != "detection":
                 raise error("KD0515", e.span, name=data.name)
@@ -102,22 +107,21 @@ class Lowering:
         key = self.context.names[str(e.of.slot) if isinstance(e.of, ir.InTraining) else str(e.of)]
         label = f"{key}.{e.path or e.submodule or 'output'}"
         branch, path = split(network, e.path)
-        path = path or "output"
-        role: Role = "features"
-        if path in ("logits", "probabilities") or (path == "output" and not e.submodule):
-            role = "logits"
-        inside = "logits" if path == "probabilities" else path
+        role: Role = "logits" if is_scores(path) else "features"
+        if e.submodule and path in ("", "output"):
+            role = "features"  # what a part gives is no scores, unless the plan says so
+        inside = "output" if is_scores(path) else path
         inside = f"{branch}.{inside}" if branch else inside
         node = (
             self._since(key, given[0], inside, e)
             if e.since
             else self.context.apply(self.context.builder, key, inputs, inside, e)
         )
-        if path == "probabilities":
+        if path == PROBABILITIES:
             node = self.context.call(built_in("softmax"), (node,), e.span, "softmax")
             role = "probabilities"
         signal = Signal(node, role, name=label)
-        if role in ("logits", "probabilities") and signal.is_tensor and len(signal.shape) == 2:
+        if role != "features" and signal.is_tensor and len(signal.shape) == 2:
             signal = replace(signal, classes=class_set(network.classes), count=signal.shape[1])
         return signal
 
@@ -126,16 +130,16 @@ class Lowering:
         data = self.context.plan.data[self.context.phase.streams[0].data]
         if data.shape is None:
             raise error("KD0514", e.span, name=data.name)
-        example = torch.zeros(self.context.batch(0), *data.shape)
+        inputs = example(data, self.context.batch(0))
         if not x.is_tensor:
             raise error("KD0246", e.inputs[0].span or e.span, what="a number", help=None)
         try:
-            return self.context.builder.apply_since(key, e.since, example, x.value, path)
+            return self.context.builder.apply_since(key, e.since, inputs, x.value, path)
         except TapError as problem:
-            inputs = [self.context.builder.input("inputs_0", example)]
-            raise no_tap(self.context.builder, key, inputs, problem.path, e) from problem
+            nodes = [self.context.builder.input("inputs_0", inputs)]
+            raise no_tap(self.context.builder, key, nodes, problem.path, e) from problem
         except TraceError as problem:
-            shapes = f"images {shown(tuple(example.shape))}"
+            shapes = f"images {shown(tuple(inputs.shape))}"
             raise foreign("KD0508", e.span, problem, network=key, shapes=shapes) from problem
         except PastError as problem:
             raise error("KD0518", e.span, tap=path, since=e.since, network=key) from problem
@@ -171,6 +175,7 @@ class Lowering:
         if not spec.sparse:
             only_dense(args, e.args, f"`{e.function}`", e)
         keywords = {n: self.lower(a).value for n, a in e.keywords.items()}
+        self._note(sides(e, parameters_of(e), args, {}))
         args = check_arguments(self.context, spec, args, keywords, e)
         if spec.built == "adapter":
             return ADAPTERS[e.function](self.adapters, *args, **keywords, span=e.span)
@@ -186,14 +191,20 @@ class Lowering:
 
     def _user_call(self, e: ir.Call) -> Signal:
         path, _, name = e.function.rpartition(":")
-        given = [self.lower(a) for a in [*e.args, *e.keywords.values()]]
-        only_dense(given, [*e.args, *e.keywords.values()], f"`{name}`", e)
-        args = tuple(self.lower(a).value for a in e.args)
-        keywords = {n: self.lower(a).value for n, a in e.keywords.items()}
-        node = self.context.call(user(path, name, e.span), args, e.span, name, keywords)
+        args = [self.lower(a) for a in e.args]
+        keywords = {n: self.lower(a) for n, a in e.keywords.items()}
+        only_dense([*args, *keywords.values()], [*e.args, *e.keywords.values()], f"`{name}`", e)
+        code = user(path, name, e.span)
+        self._note(sides(e, parameters_of(e, code), args, keywords))
+        values = {n: a.value for n, a in keywords.items()}
+        node = self.context.call(code, tuple(a.value for a in args), e.span, name, values)
         if not isinstance(node.meta["val"], Tensor | int | float):
             raise error("KD0519", e.span, name=name, kind=type(node.meta["val"]).__name__)
         return Signal(node, name=name)
+
+    def _note(self, seen: Sides | None) -> None:
+        if seen is not None:
+            self.compared.append(seen)
 
 
 def _check_broadcast(parts: list[Signal], e: ir.Op) -> None:

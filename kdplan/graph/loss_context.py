@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
-from kdplan.diagnostics.boundary import foreign
+from kdplan.diagnostics.boundary import Cause, foreign, is_users
 from kdplan.diagnostics.report import PlanError, error, listing, nearest
 from kdplan.diagnostics.span import Span
 from kdplan.graph.build import Builder, BuildError
@@ -110,12 +110,24 @@ def at_node(problem: NodeError, phase: Phase) -> PlanError:
 def no_tap(builder: Builder, key: str, inputs: Sequence[Any], path: str, e: ir.Tap) -> PlanError:
     """KD0501: the network has no tap `path`."""
     known = builder.taps(key, tuple(inputs), e.submodule)
+    if "output" not in known:
+        return _no_output(builder, key, inputs, e)
     top = [t for t in known if "." not in t and "#" not in t and t not in OUTPUT_TAPS]
     depth = path.count(".")
     near = nearest(path, [t for t in known if t.count(".") == depth])
     help = f"Did you mean `{near}`? " if near else ""
     taps = listing([*top, "logits", "features"], 20)
     return error("KD0501", e.span, network=key, tap=path, help=f"{help}Choose from {taps}.")
+
+
+def _no_output(builder: Builder, key: str, inputs: Sequence[Any], e: ir.Tap) -> PlanError:
+    """KD0549: the network, or its part, returns no tensor."""
+    module = builder.networks[key].get_submodule(e.submodule)
+    forward = type(module).forward
+    code = getattr(forward, "__code__", None)
+    file, line = (code.co_filename, code.co_firstlineno) if code is not None else ("", 0)
+    notes = Cause("", "", file, line, what="its `forward`").notes if is_users(file) else []
+    return error("KD0549", e.span, network=key, notes=notes)
 
 
 def _reordered(x: Tensor, order: list[int]) -> Tensor:

@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from kdplan.graph.state import bind_buffer, is_user_code
 from kdplan.ir.expr import STEP_COUNTERS, STREAM_FIELDS, Version
 
 
@@ -77,8 +78,8 @@ class Networks:
     """One for each of the phase's trainees; the same object twice where two of them train parts of one version."""
     frozen: dict[str, nn.Module] = field(default_factory=dict)
     """`str(version)` -> module, for every version that the loss reads."""
-    whole: set[str] = field(default_factory=set)
-    """Slots and versions, as strings, whose modules are called whole: their graphs differ from their `forward`."""
+    whole: dict[str, str] = field(default_factory=dict)
+    """Slots and versions, as strings, whose modules are called whole, with the reason: how their graphs differ."""
 
     def of(self, version: Version) -> nn.Module:
         """The module of a version that the loss reads."""
@@ -93,6 +94,10 @@ class EmaCopy:
     module: nn.Module
     source: nn.Module
     decay: float
+
+
+UNTRAINED = "untrained"
+"""Before names of parameters that a trained network has, and the phase does not train."""
 
 
 @dataclass
@@ -164,13 +169,20 @@ class PhaseGraph:
         return {name: p for name, p in named.items() if not (id(p) in seen or seen.add(id(p)))}  # type: ignore[func-returns-value]
 
     def state(self) -> dict[str, Tensor]:
-        """Everything that training changes: trained parameters, EMA copies, all buffers; no tensor is copied."""
+        """Everything that training changes: trained parameters, EMA copies, all buffers; no tensor is copied.
+
+        A trained network of a user's may write into its other parameters too.
+        """
         tensors: dict[str, Tensor] = dict(self.named_trainable())
         seen = {id(t) for t in tensors.values()}
         for ema_copy in self.ema_copies:
             for name, p in ema_copy.module.named_parameters():
                 if id(p) not in seen:
                     tensors[f"follower/{ema_copy.name}/{name}"] = p
+        for slot, network in enumerate(self.networks):
+            if is_user_code(network):
+                others = {f"{UNTRAINED}/{slot}/{n}": p for n, p in network.named_parameters() if id(p) not in seen}
+                tensors.update(others)
         tensors.update({f"buffer/{name}": b for name, b in self.root.named_buffers()})
         for slot, network in enumerate(self.networks):  # a graph may own its modules elsewhere than below `root`
             owned = {id(b) for n, b in tensors.items() if n.startswith("buffer/")}
@@ -178,9 +190,26 @@ class PhaseGraph:
         return tensors
 
     def load_state(self, tensors: dict[str, Tensor]) -> None:
-        """Copies `tensors` (from `state`) into the tensors of the phase; the layout in memory and the device stay."""
-        for name, tensor in self.state().items():
-            tensor.data.copy_(tensors[name])
+        """Copies `tensors` (from `state`) into the tensors of the phase; the layout in memory and the device stay.
+
+        A buffer that came to be in training, or got another shape, is registered as it was.
+        """
+        own = self.state()
+        for name, tensor in own.items():
+            if name in tensors and tensors[name].shape == tensor.shape:
+                tensor.data.copy_(tensors[name])
+            elif name.startswith("buffer/"):
+                self._bind(name, tensors.get(name))
+            elif name in tensors or not name.startswith(f"{UNTRAINED}/"):  # which checkpoints had not at first
+                raise RuntimeError(f"the checkpoint has no tensor {list(tensor.shape)} for {name}")
+        for name in tensors.keys() - own.keys():
+            self._bind(name, tensors[name])
+
+    def _bind(self, name: str, value: Tensor | None) -> None:
+        """Bind a buffer, by its name in `state`."""
+        path = name.removeprefix("buffer/")
+        slot, _, inner = path.rpartition("/")
+        bind_buffer(self.networks[int(slot)] if slot else self.root, inner, value)
 
 
 def _train_where_all_are_trainable(module: nn.Module, trainable: set[int]) -> None:

@@ -50,6 +50,12 @@ class ValueProxy(fx.Proxy):
         kind = getattr(type(value), name, None)
         return attribute if callable(kind) else self.tracer.create_proxy("call_function", getattr, (self, name), {})
 
+    def __copy__(self) -> Any:
+        raise TypeError("`copy` cannot copy a traced value")  # so that its module is called whole
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Any:
+        raise TypeError("`copy.deepcopy` cannot copy a traced value")
+
     def __hash__(self) -> int:
         value = self.node.meta["val"]
         return id(self) if isinstance(value, Tensor) else hash(value)

@@ -35,14 +35,17 @@ a real step.
 from __future__ import annotations
 
 import operator
-from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor, fx
+from torch.autograd.function import BackwardCFunction
+from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
+from kdplan.diagnostics.boundary import is_foreign
 from kdplan.graph.freeze import parameter_names
 from kdplan.graph.module import outputs_of
 from kdplan.graph.replay import Replay, context_for, example_inputs
@@ -56,14 +59,16 @@ class Reach:
     terms: dict[str, set[str]]
     flops: int
     """Of the graph forward, with the batch that it was built with."""
+    nodes: dict[str, set[str]] = field(default_factory=dict)
+    """The same of other nodes that the graph still has."""
 
     def constant(self, trainable: Collection[str]) -> set[str]:
         """Names of the nodes that are terms and depend on no trainable parameter."""
         return {name for name, reached in self.terms.items() if reached.isdisjoint(trainable)}
 
 
-def gradient_reach(gm: fx.GraphModule, output: str = "loss") -> Reach:
-    """What an output and its additive terms give a gradient.
+def gradient_reach(gm: fx.GraphModule, output: str = "loss", nodes: Collection[str] = ()) -> Reach:
+    """What an output, its additive terms, and further `nodes` give a gradient.
 
     Examples
     --------
@@ -82,20 +87,32 @@ def gradient_reach(gm: fx.GraphModule, output: str = "loss") -> Reach:
     """
     terms = [n.name for n in additive_terms(outputs_of(gm)[output])]
     context = context_for(gm)
-    replay, counter = Replay(gm, context, keep=terms), FlopCounterMode(display=False)
+    replay, counter = Replay(gm, context, keep={*terms, *nodes}), FlopCounterMode(display=False)
     with torch.enable_grad(), counter:
         result = replay.run(*example_inputs(gm, context))
     known = parameter_names(gm)
-    names = {id(context.fake(p)): known[id(p)] for p in gm.parameters()}
-    by_term = {t: _reached(replay.seen.get(t), names) for t in terms}
-    return Reach(_reached(result[output], names), by_term, int(counter.get_total_flops()))
+    twins = {known[id(p)]: context.fake(p) for p in gm.parameters()}
+    flops = int(counter.get_total_flops())
+
+    def run(value: Tensor) -> None:
+        with context.mode, context.swapped(gm):
+            torch.autograd.backward(value, retain_graph=True)
+
+    by_term = {t: _reached(replay.seen.get(t), twins, run) for t in terms}
+    others = {n: _reached(replay.seen[n], twins, run) for n in nodes if n in replay.seen}
+    return Reach(_reached(result[output], twins, run), by_term, flops, others)
 
 
-def _reached(value: object, names: Mapping[int, str]) -> set[str]:
-    """The parameters that autograd would go back to; `names` by the identities of their fake twins."""
+def _reached(value: object, twins: Mapping[str, Tensor], run: Callable[[Tensor], None]) -> set[str]:
+    """The parameters that autograd would go back to; `twins` are their fake tensors by name.
+
+    A function with a backward of its own, as checkpointing has, may go back to parameters that are no inputs of it:
+    there `run` goes backward.
+    """
+    names = {id(twin): name for name, twin in twins.items()}
     reached: set[str] = set()
     seen: set[object] = set()
-    todo = [value.grad_fn] if isinstance(value, Tensor) else []
+    todo = [v.grad_fn for v in tree_leaves(value) if isinstance(v, Tensor)]
     while todo:
         fn = todo.pop()
         if fn is None or fn in seen:
@@ -105,7 +122,23 @@ def _reached(value: object, names: Mapping[int, str]) -> set[str]:
         if variable is not None and id(variable) in names:
             reached.add(names[id(variable)])
         todo += [f for f, _ in fn.next_functions]
+    if isinstance(value, Tensor) and any(isinstance(fn, BackwardCFunction) for fn in seen):
+        reached |= _by_running(value, twins, run)
     return reached
+
+
+def _by_running(value: Tensor, twins: Mapping[str, Tensor], run: Callable[[Tensor], None]) -> set[str]:
+    """The parameters that have a gradient afterwards; all of them where fake tensors do not go backward."""
+    try:
+        run(value.sum())
+        return {name for name, twin in twins.items() if twin.grad is not None}
+    except BaseException as problem:
+        if not is_foreign(problem):
+            raise
+        return set(twins)
+    finally:
+        for twin in twins.values():
+            twin.grad = None
 
 
 _SUMS: tuple[Any, ...] = (operator.add, torch.add, operator.sub, torch.sub)

@@ -27,7 +27,7 @@ from torch._subclasses.fake_tensor import FakeTensor
 from torch.utils._pytree import tree_leaves, tree_map
 
 from kdplan.diagnostics.boundary import is_foreign
-from kdplan.graph.fake import DATA_DEPENDENT, FakeContext, whole
+from kdplan.graph.fake import FakeContext, is_differentiable, whole
 from kdplan.graph.freeze import parameter_names
 from kdplan.graph.lines import NodeError
 
@@ -60,33 +60,42 @@ class Replay(fx.Interpreter):
         args, kwargs = self.fetch_args_kwargs_from_env(n)
         assert isinstance(self.module, fx.GraphModule)
         try:
-            value = self.context.run(n, self.module, args, kwargs)
+            real = n.op == "call_module" and n.meta.get("real")
+            value = self._shaped(n, args, kwargs) if real else self.context.run(n, self.module, args, kwargs)
         except BaseException as problem:
-            if isinstance(problem, DATA_DEPENDENT) and n.op == "call_module":
-                value = self._stand_in(n, args, kwargs)
-            elif is_foreign(problem):
-                raise NodeError(n, problem) from problem
-            else:
+            if not is_foreign(problem):
                 raise
+            raise NodeError(n, problem) from problem
+        if real or n.meta.get("varies"):
+            value = self._reading(n, args, kwargs, value)
         if n.name in self.keep:
             self.seen[n.name] = value
         return value
 
-    def _stand_in(self, n: fx.Node, args: object, kwargs: object) -> Any:
-        """What a node that asks for numbers returns, as its fake value says; it depends on all that the node reads."""
-        read = [v for v in tree_leaves((args, kwargs)) if isinstance(v, Tensor)]
-        if n.op == "call_module":
-            assert isinstance(self.module, fx.GraphModule)
-            read += [self.context.fake(p) for p in whole(self.module.get_submodule(str(n.target))).parameters()]
+    def _shaped(self, n: fx.Node, args: Any, kwargs: Any) -> Any:
+        """Values of the shapes that a module returns which asks for numbers."""
+        given, known = (
+            [v.shape for v in tree_leaves(tree) if isinstance(v, Tensor)]
+            for tree in ((args, kwargs), fx.map_arg((n.args, n.kwargs), lambda a: a.meta["val"]))
+        )
+        assert isinstance(self.module, fx.GraphModule)
+        module = self.module.get_submodule(str(n.target))
+        value = n.meta["val"] if given == known else self.context.really(module, args, kwargs)
+
+        def like(v: Any) -> Any:
+            return torch.zeros(v.shape, dtype=v.dtype, device=v.device) if isinstance(v, Tensor) else v
+
         with self.context.mode:
-            total = sum((v.sum() for v in read if v.requires_grad), torch.zeros(()))
+            return tree_map(like, value)
 
-            def like(v: object) -> object:
-                if not isinstance(v, Tensor):
-                    return v
-                return torch.zeros_like(v) + total if v.is_floating_point() else torch.zeros_like(v)
-
-            return tree_map(like, n.meta["val"])
+    def _reading(self, n: fx.Node, args: Any, kwargs: Any, value: Any) -> Any:
+        """The value of a module that numbers or draws lead; by other ones it reads any of its parameters and inputs."""
+        assert isinstance(self.module, fx.GraphModule)
+        read = [v for v in tree_leaves((args, kwargs)) if isinstance(v, Tensor)]
+        read += [self.context.fake(p) for p in whole(self.module.get_submodule(str(n.target))).parameters()]
+        with self.context.mode:
+            total = sum((v.real.sum() for v in read if v.requires_grad), torch.zeros(()))
+            return tree_map(lambda v: v + total if isinstance(v, Tensor) and is_differentiable(v) else v, value)
 
 
 def context_for(gm: fx.GraphModule, trainable: Collection[str] | None = None) -> FakeContext:
@@ -95,7 +104,7 @@ def context_for(gm: fx.GraphModule, trainable: Collection[str] | None = None) ->
     context = FakeContext(first.fake_mode if first is not None else None)
     names = parameter_names(gm)
     for p in gm.parameters():
-        asks = p.is_floating_point() and (trainable is None or names[id(p)] in trainable)
+        asks = is_differentiable(p) and (trainable is None or names[id(p)] in trainable)
         context.set_twin(p, context.fresh(p, requires_grad=asks))
     return context
 

@@ -51,7 +51,8 @@ from kdplan.graph.prune import prune
 from kdplan.graph.signals import Signal, class_set, shown
 from kdplan.graph.sparse_signals import only_dense
 from kdplan.ir import expr as ir
-from kdplan.ir.outputs import SCORES
+from kdplan.ir.outputs import PROBABILITIES, canonical, is_output, is_scores
+from kdplan.nn.outputs import Scores
 from kdplan.nn.routed import Routed
 
 
@@ -84,12 +85,12 @@ class Routes:
         if any([lower(i).value for i in t.inputs] != [i.value for i in inputs] for t in taps):
             raise error("KD0531", e.span, problem="the networks must be applied to the same signals")
         first = taps[0]
-        key = (given.value, *[str(t.of) for t in taps], first.submodule, first.path == "probabilities" or first.path,
+        key = (given.value, *[str(t.of) for t in taps], first.submodule, canonical(first.path),
                *[i.value for i in inputs], repr(sets))  # fmt: skip
         if key not in self.signals:
             self.signals[key] = self._routed(e, taps, sets, given, inputs)
         signal = self.signals[key]
-        if first.path != "probabilities":
+        if first.path != PROBABILITIES:
             return signal
         node = self.context.call(built_in("softmax"), (signal.value,), e.span, "softmax")
         return replace(signal, value=node, role="probabilities")
@@ -103,7 +104,7 @@ class Routes:
             problem = f"there are {counted(count, 'part')} and {counted(len(taps), 'network')}"
         elif any(isinstance(t.of, ir.InTraining) for t in taps):
             problem = "the networks must be frozen, and this phase trains one of them"
-        elif len({(t.path, t.submodule) for t in taps}) > 1:
+        elif len({(canonical(t.path), t.submodule) for t in taps}) > 1:
             problem = "all of the networks must have the same tap"
         if problem:
             raise error("KD0531", e.span, problem=problem)
@@ -113,8 +114,8 @@ class Routes:
         self, e: ir.Call, taps: list[ir.Tap], sets: list[list[int]], labels: Signal, inputs: list[Signal]
     ) -> Signal:
         part_of = self._part_of(sets, labels, e)
-        path = "logits" if taps[0].path == "probabilities" else taps[0].path or "output"
-        scores = taps[0].path in SCORES and not taps[0].submodule
+        path = "output" if is_scores(taps[0].path) else taps[0].path
+        scores = path == "output" and not taps[0].submodule
         members = [self._member(t, path, inputs) for t in taps]
         shapes = [shape for _, shape in members]
         own: list[tuple[str, tuple[int, ...]]] | None = None
@@ -171,8 +172,8 @@ class Routes:
         batch = inputs[0].shape[0]
         if all(joined.holds_at(n) for n in {1, 2, batch}):
             return prune(joined.graph_module).graph_module, shape
-        if path in ("output", "logits") and not tap.submodule:
-            return module, shape  # its control flow asks for the batch size, so it runs as it is
+        if is_output(path) and not tap.submodule:
+            return Scores(module), shape  # its control flow asks for the batch size, so it runs as it is
         problem = f"`{key}` reads the number of samples, so only its output can be tapped"
         raise error("KD0531", tap.span, problem=problem)
 

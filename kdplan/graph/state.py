@@ -30,6 +30,30 @@ def written(value: Tensor) -> Tensor:
     return value
 
 
+def bind_buffer(root: nn.Module, path: str, value: Tensor | None) -> None:
+    """Give the buffer at `path` below `root` another value; it is registered where it is new.
+
+    >>> net = nn.Sequential(nn.BatchNorm1d(2))
+    >>> bind_buffer(net, "0.center", net[0].running_mean)
+    >>> "0.center" in net.state_dict()
+    True
+    """
+    owner, _, name = path.rpartition(".")
+    module = root.get_submodule(owner)
+    if name not in module._buffers:
+        module.register_buffer(name, value)
+    module._buffers[name] = value
+
+
+def carry(one: nn.Module, other: nn.Module) -> None:
+    """Give another copy of a module the weights and buffers of this one, as a checkpoint does."""
+    with torch.no_grad():
+        for mine, theirs in zip(one.parameters(), other.parameters(), strict=True):
+            theirs.copy_(mine)
+    for path, value in one.named_buffers():
+        bind_buffer(other, path, value.detach().clone())
+
+
 class Attributes:
     """The attributes and buffers of a module and its sub-modules, to see what a call changed and to put it back.
 
@@ -50,10 +74,11 @@ class Attributes:
         self._held = [
             (path, m, dict(m.__dict__), dict(m._buffers), _containers(m)) for path, m in module.named_modules()
         ]
-        self._tensors = {(path, name): _Written(t) for path, m in module.named_modules() for name, t in _tensors(m)}
+        self._versions = {id(v): writes(v) for _, m, *_ in self._held for v in vars(m).values() if _is_tensor(v)}
+        self._numbers = [_Written(t) for _, m in module.named_modules() for t in _tensors(m)]
 
     def changed(self) -> list[str]:
-        """Paths of attributes that hold other plain values than before; new attributes are none."""
+        """Paths of attributes that hold other plain values or tensors than before; new attributes are none."""
         names: list[str] = []
         for path, m, attributes, _, containers in self._held:
             for name, old in attributes.items():
@@ -61,11 +86,12 @@ class Attributes:
                     continue
                 new = m.__dict__.get(name)
                 if name in containers:
-                    differs = new is not old or not _same(new, containers[name])
+                    differs = new is not old or not same(new, containers[name])
+                elif _is_tensor(old):
+                    differs = new is not old or writes(old) != self._versions[id(old)]
                 else:
                     plain = isinstance(old, _PLAIN) and type(new) in _PLAIN
-                    differs = new is not old and plain and not _same(new, old)
-                    differs |= (path, name) in self._tensors and self._tensors[path, name].changed
+                    differs = new is not old and plain and not same(new, old)
                 if differs:
                     names.append(f"{path}.{name}".lstrip("."))
         return names
@@ -81,8 +107,8 @@ class Attributes:
 
     def restore(self) -> None:
         """Give the modules back the attributes and buffers of before; what was written into buffers stays."""
-        for written in self._tensors.values():
-            written.restore()
+        for numbers in self._numbers:
+            numbers.restore()
         for _, m, attributes, buffers, containers in self._held:
             m.__dict__.clear()
             m.__dict__.update(attributes)
@@ -90,6 +116,10 @@ class Attributes:
             m._buffers.update(buffers)
             for name, old in containers.items():
                 _refill(m.__dict__[name], old)
+
+
+def _is_tensor(value: object) -> bool:
+    return isinstance(value, Tensor)
 
 
 class _Written:
@@ -100,12 +130,8 @@ class _Written:
         with _disable_current_modes():  # it is real
             self.before = tensor.detach().clone()
 
-    @property
-    def changed(self) -> bool:
-        return writes(self.tensor) != self.version
-
     def restore(self) -> None:
-        if self.changed:
+        if writes(self.tensor) != self.version:
             with torch.no_grad(), _disable_current_modes():
                 self.tensor.copy_(self.before)
             self.version = writes(self.tensor)
@@ -115,11 +141,11 @@ LARGEST = 1 << 24
 """Bytes: a larger tensor is data, and is not looked at."""
 
 
-def _tensors(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
+def _tensors(module: nn.Module) -> Iterator[Tensor]:
     """The tensors among the attributes of a user's module, which are neither parameters nor buffers."""
-    for name, value in module.__dict__.items():
+    for value in module.__dict__.values():
         if isinstance(value, Tensor) and type(value) is Tensor and not value.is_meta and value.nbytes <= LARGEST:
-            yield name, value
+            yield value
 
 
 def _containers(module: nn.Module) -> dict[str, Any]:
@@ -129,16 +155,17 @@ def _containers(module: nn.Module) -> dict[str, Any]:
     return {n: v.copy() for n, v in module.__dict__.items() if type(v) in _CONTAINERS and n not in _OWN}
 
 
-def _same(a: Any, b: Any) -> bool:
+def same(a: Any, b: Any) -> bool:
+    """Whether two values are one object, or equal plain values, also in containers."""
     if isinstance(a, list | tuple | deque):
-        return type(a) is type(b) and len(a) == len(b) and all(map(_same, a, b))
+        return type(a) is type(b) and len(a) == len(b) and all(map(same, a, b))
     if isinstance(a, dict):
-        return isinstance(b, dict) and a.keys() == b.keys() and all(_same(v, b[k]) for k, v in a.items())
+        return isinstance(b, dict) and a.keys() == b.keys() and all(same(v, b[k]) for k, v in a.items())
     return a is b or (isinstance(a, (*_PLAIN, set)) and type(a) is type(b) and bool(a == b))
 
 
 def _refill(container: Any, old: Any) -> None:
-    if _same(container, old):
+    if same(container, old):
         return
     container.clear()
     if isinstance(container, list | deque):

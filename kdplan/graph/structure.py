@@ -3,33 +3,30 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
-from dataclasses import fields, is_dataclass
+from collections.abc import Callable, Mapping
 from typing import Any
 
-from torch import Tensor
-from torch.utils._pytree import tree_leaves, tree_map
+from torch import Tensor, fx
+from torch.utils._pytree import tree_map
+
+from kdplan.nn.outputs import leaves, named_parts
 
 
 def opened(value: Any) -> Any:
-    """The structure with dicts of their fields instead of data classes, which torch takes for single values.
+    """The structure with dicts instead of mappings and data classes, which torch takes for single values.
 
     >>> from dataclasses import make_dataclass
     >>> Output = make_dataclass("Output", ["logits", "more"])
     >>> opened([Output(1, Output(2, None))])
     [{'logits': 1, 'more': {'logits': 2, 'more': None}}]
     """
-    return tree_map(_opened, value)
+    if (parts := _parts(value)) is not None:
+        return {name: opened(part) for name, part in parts.items()}
+    return tree_map(lambda v: opened(v) if _parts(v) is not None else v, value)
 
 
-def _opened(value: Any) -> Any:
-    if not _is_record(value):
-        return value
-    return {f.name: opened(getattr(value, f.name, None)) for f in fields(value)}
-
-
-def _is_record(value: object) -> bool:
-    return is_dataclass(value) and not isinstance(value, type | Tensor)
+def _parts(value: object) -> dict[str, Any] | None:
+    return None if isinstance(value, fx.Proxy | Tensor | fx.Node) else named_parts(value)
 
 
 def mapped(fn: Callable[[Any], Any], value: Any) -> Any:
@@ -41,11 +38,15 @@ def mapped(fn: Callable[[Any], Any], value: Any) -> Any:
     """
 
     def single(v: Any) -> Any:
-        if not _is_record(v):
+        parts = _parts(v)
+        if parts is None:
             return fn(v)
         new = copy.copy(v)
-        for f in fields(v):
-            object.__setattr__(new, f.name, mapped(fn, getattr(v, f.name, None)))  # it may be frozen
+        for name, part in parts.items():
+            if isinstance(new, Mapping):
+                new[name] = mapped(fn, part)  # type: ignore[index]
+            else:
+                object.__setattr__(new, name, mapped(fn, part))  # it may be frozen
         return new
 
     return tree_map(single, value)
@@ -53,7 +54,7 @@ def mapped(fn: Callable[[Any], Any], value: Any) -> Any:
 
 def tensors(value: Any) -> list[Tensor]:
     """The tensors in a structure, in order."""
-    return [v for v in tree_leaves(opened(value)) if isinstance(v, Tensor)]
+    return [v for _, v in leaves(value) if isinstance(v, Tensor)]
 
 
 def writes(tensor: Tensor) -> int:

@@ -9,6 +9,8 @@ from typing import Any
 from torch import Tensor, fx, nn
 
 from kdplan.graph.structure import opened
+from kdplan.ir.outputs import OUTPUT
+from kdplan.nn.outputs import NAMES, children, scores_index
 
 
 @dataclass(frozen=True)
@@ -100,13 +102,7 @@ def _parts(value: object, index: tuple[int | str, ...] = ()) -> list[tuple[tuple
         return [(index + i, value) for i, v in _parts(inner) if i]
     if isinstance(value, Tensor):
         return [(index, value)]
-    if isinstance(value, Mapping):
-        return [p for k, v in value.items() for p in _parts(v, (*index, str(k)))]
-    if isinstance(value, tuple | list):
-        named = getattr(type(value), "_fields", None)
-        keys: Iterable[Any] = named or range(len(value))
-        return [p for k, v in zip(keys, value, strict=True) for p in _parts(v, (*index, k))]
-    return []
+    return [p for k, v in children(value) or [] for p in _parts(v, (*index, k))]
 
 
 def _tap(value: Any, index: tuple[int | str, ...]) -> Tap:
@@ -141,14 +137,18 @@ def collect(calls: Iterable[Call], aliases: Mapping[str, list[str]], output: obj
     for index, _ in _parts(output):
         if index and isinstance(index[0], str):  # a part of the output by its name alone
             taps.setdefault(".".join(map(str, index)), _tap(output, index))
-    taps.update({k: v for k, v in _special(calls, output, taps).items() if k not in taps})
+    special = _special(calls, output, taps)
+    taps.update({k: v for k, v in special.items() if k not in taps})
+    if "logits" in special:  # also where a module or a part of the output has such a name: they are one value
+        taps.update(dict.fromkeys(OUTPUT, special["logits"]))
+    taps.pop("", None)
     return taps
 
 
 def _add_parts(taps: dict[str, Tap], name: str, output: object) -> None:
     for index, _ in _parts(output):
         taps[".".join([name, *map(str, index)])] = _tap(output, index)
-        if index and all(i == 0 or i in ("logits", "out") for i in index):
+        if index and all(i == 0 or i in NAMES for i in index):
             # A name alone means the first tensor of a structure, which is what a plain network would return.
             taps.setdefault(name, _tap(output, index))
 
@@ -158,8 +158,7 @@ def _special(calls: list[Call], output: object, taps: Mapping[str, Tap]) -> dict
     parts = dict(_parts(output))
     if not parts:
         return special
-    best = next((i for i in parts if i and i[-1] in ("logits", "out")), next(iter(parts)))
-    special["logits"] = _tap(output, best)
+    special["logits"] = _tap(output, scores_index(parts))
     before = _behind(special["logits"].node)
     linear = [c for c in calls if isinstance(c.module, nn.Linear) and c.output in before]
     if linear and isinstance(linear[-1].inputs[0], fx.Node):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -11,13 +11,14 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
-from kdplan.diagnostics.boundary import ForeignError, is_foreign
+from kdplan.diagnostics.boundary import ForeignError, cause_of, is_foreign
 from kdplan.graph.fake import DATA_DEPENDENT, FakeContext
 from kdplan.graph.guards import ASK, Guard
 from kdplan.graph.law import check_graph
-from kdplan.graph.state import draws_undone
+from kdplan.graph.state import draws_undone, is_user_code
 from kdplan.graph.taps import Call, Tap, collect
 from kdplan.graph.tracer import ROOT, Holder, PathTracer
+from kdplan.graph.uncompiled import uncompiled
 
 
 class TraceError(RuntimeError, ForeignError):
@@ -39,7 +40,7 @@ class Traced:
     constants
         Tensors made while tracing, by their target in the graph.
     leaves
-        Paths of modules that are called whole -> what they do that no graph holds; "" where they cannot be traced.
+        Paths of modules that are called whole -> what they do that no graph holds, or why they cannot be traced.
     """
 
     module: nn.Module
@@ -121,7 +122,7 @@ def trace(
     inputs, kwargs
         Tensors (real or fake; only shapes and types count) in any structure, and anything else.
     leaves
-        Types and paths of sub-modules to keep whole.
+        Types and paths of sub-modules to keep whole; of a mapping, the values are the reasons.
     context
         The fake-tensor context; a new one by default.
 
@@ -147,7 +148,7 @@ def trace(
         tracer = PathTracer(context, types, paths)
         holder._modules.pop("constants", None)
         try:
-            with draws_undone():
+            with draws_undone(), uncompiled():
                 graph = tracer.run(holder, args, named)
             if not (new := {p: why for p, why in tracer.impure.items() if _can_be_leaf(tracer, p, holder)}):
                 break
@@ -164,7 +165,11 @@ def trace(
             if path is None:
                 raise TraceError(str(first)) from first
             paths.add(path)
-            whole[path.removeprefix(ROOT).removeprefix(".")] = ""
+            whole[path.removeprefix(ROOT).removeprefix(".")] = cause_of(problem).reason
+    whole |= leaves if isinstance(leaves, dict) else {}
+    for node in graph.nodes:
+        if node.op == "call_module":
+            node.meta["whole"] = whole.get(str(node.target).removeprefix(ROOT).removeprefix("."), "")
     taps = collect(tracer.calls, _aliases(module), tracer.calls[-1].output)
     if more := getattr(module, "more_taps", None):  # a module may give its values further names
         taps |= more(tracer.calls, taps)
@@ -181,16 +186,29 @@ def _check_runs(context: FakeContext, module: nn.Module, args: Any, kwargs: Any,
     """Raise the module's own complaint where it cannot run on such inputs at all."""
     was, context.running = context.running, True
     try:
-        with torch.no_grad(), context.mode, context.swapped(module):
+        with torch.no_grad(), uncompiled(), context.mode, context.swapped(module):
             module(*args, **kwargs)
     except DATA_DEPENDENT:
         return
     except BaseException as own:
         if not is_foreign(own):
             raise
-        raise TraceError(str(own)) from own
+        if not is_user_code(module):
+            raise TraceError(str(own)) from own
+        _check_runs_really(context, module, args, kwargs)
     finally:
         context.running = was
+
+
+def _check_runs_really(context: FakeContext, module: nn.Module, args: Any, kwargs: Any) -> None:
+    """The same on real numbers: a user's code may leave torch, which fake tensors do not allow."""
+    try:
+        with torch.no_grad():
+            context.really(module, args, kwargs)
+    except BaseException as own:
+        if not is_foreign(own):
+            raise
+        raise TraceError(str(own)) from own
 
 
 def _aliases(module: nn.Module) -> dict[str, list[str]]:
@@ -213,4 +231,4 @@ def value_at(value: Any, index: tuple[int | str, ...]) -> Any:
 
 
 def _named(value: Any, key: str) -> Any:
-    return value[key] if isinstance(value, dict) else getattr(value, key)
+    return value[key] if isinstance(value, Mapping) else getattr(value, key)

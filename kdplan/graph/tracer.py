@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from typing import Any
@@ -12,9 +12,10 @@ from torch import Tensor, fx, nn
 from torch._subclasses.fake_tensor import FakeTensor
 from torch.utils._pytree import tree_flatten, tree_map, tree_unflatten
 
-from kdplan.graph.fake import FakeContext, storages
+from kdplan.graph.fake import FakeContext, is_differentiable, storages
 from kdplan.graph.guards import Guard, GuardingTracer
 from kdplan.graph.impure import watched
+from kdplan.graph.kept import functions_of, undone
 from kdplan.graph.lines import calling_line
 from kdplan.graph.proxy import ValueProxy, is_plain
 from kdplan.graph.state import Attributes, PythonDraws, assign_buffer, is_user_code, written
@@ -73,7 +74,7 @@ class PathTracer(GuardingTracer):
         self._parameters = {id(p) for p in holder.parameters()}
         saved = Attributes(holder)
         try:
-            with torch.enable_grad(), _makers_recorded(self), watched(self):
+            with torch.enable_grad(), _makers_recorded(self), watched(self), undone(*functions_of(holder.net)):
                 graph = self.trace(holder)
             for name in saved.changed():
                 owner, _, attribute = name.rpartition(".")
@@ -229,6 +230,8 @@ class PathTracer(GuardingTracer):
         """An argument of a node; a tensor that the forward made becomes a constant of the graph."""
         if isinstance(a, fx.Proxy):
             return a.node
+        if isinstance(a, Mapping) and not isinstance(a, fx.Node):
+            a = dict(a)
         if isinstance(a, torch.Generator):
             self.mark("it draws from a generator of its own")
         if isinstance(a, FakeTensor) and id(a) not in self._names:
@@ -272,6 +275,8 @@ class PathTracer(GuardingTracer):
             if not node.users:
                 self.graph.erase_node(node)
             raise
+        if node.meta.get("real") and kind != "call_module" and self.stack:
+            self.mark("it asks for the values of tensors")
         if node.meta["mutates"]:
             self._check_write(node)
             self._last_write.update({m: self._order[node] for t in node.meta["mutates"] for m in storages(t)})
@@ -309,12 +314,12 @@ class PathTracer(GuardingTracer):
 
 
 def _nodes(tree: Any) -> Any:
-    """A structure of proxies as the same structure of nodes."""
+    """A structure of proxies as one of nodes, in which mappings and data classes are dicts."""
     return tree_map(lambda v: v.node if isinstance(v, fx.Proxy) else v, opened(tree))
 
 
 def _differentiable(value: object) -> bool:
-    return isinstance(value, Tensor) and (value.is_floating_point() or value.is_complex())
+    return isinstance(value, Tensor) and is_differentiable(value)
 
 
 def _one_memory(a: Tensor, b: Tensor) -> bool:

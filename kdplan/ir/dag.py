@@ -40,6 +40,8 @@ class PhaseKey:
     """The phase's own content; what it reads from other phases stands in `reads`."""
     reads: dict[str, str]
     """Phase name -> that phase's key, for every phase whose weights this one reads."""
+    details: list[Component] = field(default_factory=list)
+    """What the hashes among the components are made of, below their paths: `moves/0/width`. No part of the key."""
 
 
 @dataclass(slots=True)
@@ -80,6 +82,8 @@ class Cost:
     stored: list[str] = field(default_factory=list)
     """What frozen networks give that is computed once and kept, with its size; no part of `flops_step`."""
     stored_bytes: int = 0
+    whole: list[str] = field(default_factory=list)
+    """Parts of networks that are called whole, since no graph holds what they do, each with the reason."""
 
 
 @dataclass(slots=True)

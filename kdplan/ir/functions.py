@@ -177,13 +177,13 @@ SHAPING = (
         "The uniform distribution, as one row that broadcasts over the batch.",
         result="probabilities [1, C]",
         gives="probabilities",
-        example="kl(uniform(10), small.logits)",
+        example="kl(small.logits, uniform(10))",
     ),
 )
 
 GRADIENT = (
     Spec("detach", (signal("x"),), "x, without gradient.", result="like x", gives="same", sparse=True,
-         example="kl(detach(small.logits), small.logits)"),
+         example="kl(small.logits, detach(small.logits))"),
     Spec("reverse", (signal("x"), Param("weight", "number", 1.0, "factor of the reversed gradient")),
          "x, whose gradient changes sign.", result="like x", gives="same", source="Ganin, Lempitsky 2015",
          example="mean(reverse(small.features))"),
@@ -209,7 +209,7 @@ MATH = (
     Spec("mix", (signal("first", "any shape"), signal("second", "the same shape, or a scalar"),
          Param("weight", "number", doc="share of the first", low=0, high=1)),
          "A weighted mean of two terms.", result="like first", formula="weight * first + (1 - weight) * second",
-         example="mix(cross_entropy(small.logits, labels), kl(big.logits, small.logits), weight = 0.6)"),
+         example="mix(cross_entropy(small.logits, labels), kl(small.logits, big.logits), weight = 0.6)"),
 )  # fmt: skip
 
 FUNCTIONS: dict[str, Spec] = {spec.name: spec for spec in (*LOSSES, *SHAPING, *GRADIENT, *MATH)}

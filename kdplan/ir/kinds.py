@@ -162,6 +162,14 @@ CORE: tuple[Kind, ...] = (
                 above=0,
             ),
             S(
+                "verify",
+                "boolean",
+                "reads every file once and lists those that are broken, in `check` and before training; what was whole "
+                "is not read again until it changes",
+                "false",
+                "verify = true",
+            ),
+            S(
                 "seed",
                 "integer",
                 "order, augmentation, subsets; does not follow `param seed`",

@@ -1,4 +1,8 @@
-"""The losses that a plan can name; each row says where its code stands. A new loss is its function and a row here."""
+"""The losses that a plan can name; each row says where its code stands. A new loss is its function and a row here.
+
+What compares two networks takes the student first, as `cross_entropy(logits, labels)` has what learns before what it
+learns from. Where the order makes a difference, the parameters are called `student` and `teacher`.
+"""
 
 from __future__ import annotations
 
@@ -56,8 +60,8 @@ LOSSES = (
     Spec(
         "kl",
         (
-            signal("teacher", "logits or probabilities [B, C]", "logits", "probabilities"),
             signal("student", "logits [B, C]", "logits", "probabilities"),
+            signal("teacher", "logits or probabilities [B, C]", "logits", "probabilities"),
             TEMPERATURE,
             _OVER_CLASSES,
         ),
@@ -65,26 +69,28 @@ LOSSES = (
         "the batch; no factor T^2. `mean` is C times smaller.",
         result="scalar",
         formula="(1/B) sum_i sum_j p_ij (log p_ij - log q_ij), p = softmax(teacher/T), q = softmax(student/T)",
-        example="kl(big.logits, small.logits)",
+        example="kl(small.logits, big.logits)",
         over_classes=True,
         distributions=True,
+        keyed=("teacher", "student"),
         implementation="kdplan.nn.losses:kl",
     ),
     Spec(
         "kd",
         (
-            signal("teacher", "logits [B, C]", "logits"),
             signal("student", "logits [B, C]", "logits"),
+            signal("teacher", "logits [B, C]", "logits"),
             TEMPERATURE,
             _OVER_CLASSES,
         ),
         "T^2 times kl: gradients keep their size when the temperature changes. Without T^2 it is `kl`.",
         result="scalar",
-        formula="T^2 kl(teacher, student, temperature = T)",
+        formula="T^2 kl(student, teacher, temperature = T)",
         source="Hinton, Vinyals, Dean 2015",
-        example="kd(big.logits, small.logits, temperature = 4)",
+        example="kd(small.logits, big.logits, temperature = 4)",
         over_classes=True,
         distributions=True,
+        keyed=("teacher", "student"),
         implementation="kdplan.nn.losses:kd",
     ),
     Spec(

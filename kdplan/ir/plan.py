@@ -60,6 +60,8 @@ class Data:
     """Class-balanced part of the training split."""
     limit: int | None = None
     """At most this many training images."""
+    verify: bool = False
+    """Whether all of its files are read once before anything else; no part of a key."""
     seed: int = 0
     classes: list[str] = field(default_factory=list)
     superclasses: dict[str, list[int]] = field(default_factory=dict)
@@ -72,6 +74,8 @@ class Data:
     """What the source is for; see `kdplan.data.catalog.DataInfo`."""
     objects: int = 0
     """The most boxes that one image has."""
+    whole: bool = False
+    """Whether inputs are whole numbers that are no images, such as the numbers of words."""
     sizes: dict[str, int] = field(default_factory=dict)
     """Images in each split, before `fraction`, `limit` and class subsets."""
     span: Location = location()
@@ -151,6 +155,8 @@ class Recipe:
     warmup: float = 0.0
     """Epochs of linear warm-up before the schedule has its full learning rate."""
     accumulate: int = 1
+    drop_last: bool = False
+    """Whether an incomplete last batch of an epoch is left out."""
     clip: float | None = None
     """Largest norm of the gradient."""
     label_smoothing: float = 0.0

@@ -48,6 +48,7 @@ RECIPE = (
         "accumulate = 4",
         above=0,
     ),
+    S("drop_last", "boolean", "leaves out an epoch's last batch where it is not full", "false", "drop_last = true"),
     S("clip", "number", "largest norm of the gradient over all trained parameters", "no limit", "clip = 5", above=0),
     S(
         "label_smoothing",

@@ -56,6 +56,8 @@ class Spec:
     example: str = ""
     version: int = 1
     """Raised when what it computes changes: part of every key that uses it."""
+    keyed: tuple[str, ...] = ()
+    """Its signals in the order in which keys number them, where calls had another order once."""
     implementation: str = ""
     """`module:function`, where its name alone does not say it."""
     one_of: tuple[str, ...] = ()
@@ -78,6 +80,15 @@ class Spec:
     """What its result is: a signal of no known role; a term without a name of its own, as of an operator; what its
     first argument is; probabilities over the classes of its first argument; scores over the classes of all arguments;
     some of the first argument's classes, by the parameter `at`."""
+
+    @property
+    def content(self) -> str:
+        """The name as keys hold it: with the version, once there was an earlier one.
+
+        >>> Spec("kl").content, Spec("kl", version=2).content
+        ('kl', 'kl 2')
+        """
+        return self.name if self.version == 1 else f"{self.name} {self.version}"
 
     def param(self, name: str) -> Param | None:
         """The parameter of this name, if there is one."""

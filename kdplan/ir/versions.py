@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from kdplan.ir.expr import Tap, Version, walk
 from kdplan.ir.origins import Copied, EmaOf
 from kdplan.ir.plan import Phase, Plan
+from kdplan.ir.snapshots import kept
 
 
 def read_versions(phase: Phase) -> Iterator[Version]:
@@ -63,6 +64,12 @@ def slot_in(plan: Plan, phase: Phase, version: Version) -> int:
         if trainee.base.network == version.network:
             return slot
     return len(phase.trainees) + ema_copies(plan, phase).index(version.network)
+
+
+def kept_of(plan: Plan, version: Version) -> set[str]:
+    """The snapshots that the version's phase keeps of its network."""
+    assert version.phase is not None, version
+    return kept(plan.phases[version.phase], slot_of(plan, version))
 
 
 def ancestors(plan: Plan, version: Version) -> list[Version]:

@@ -16,8 +16,8 @@ from kdplan.ir.spec import REQUIRED, Param, Spec
 class MetricSpec(Spec):
     """A metric that can be named in a plan."""
 
-    needs: Literal["logits", "features", "pair", "templates", "transfer", "boxes", "network"]
-    """What is measured: outputs with labels, values of a tap, outputs of two networks, features of templates, features
+    needs: Literal["logits", "features", "templates", "transfer", "boxes", "network"]
+    """What is measured: outputs with labels, values of a tap, features of templates, features
     with those of training images, detections, or the network itself."""
     unit: str = ""
     larger_is_better: bool = True
@@ -302,14 +302,6 @@ METRICS: dict[str, MetricSpec] = {
             implementation="kdplan.nn.metrics:Mean",
         ),
         MetricSpec(
-            "agreement",
-            (),
-            "Samples on which two networks choose the same class.",
-            needs="pair",
-            unit="%",
-            implementation="kdplan.nn.metrics:Agreement",
-        ),
-        MetricSpec(
             "tar",
             (Param("far", "number", REQUIRED, "share of impostor pairs that may be accepted", above=0, high=1),),
             "True accept rate in verification, of pairs of templates of one subject, at a false accept rate; one "
@@ -327,8 +319,8 @@ METRICS: dict[str, MetricSpec] = {
         MetricSpec(
             "tsne",
             (
-                Param("classes", "integer", 10, "how many classes, drawn at random"),
-                Param("samples", "integer", 500, "how many samples of them, at most"),
+                Param("classes", "integer", 10, "how many classes, drawn at random", low=1),
+                Param("samples", "integer", 500, "how many samples of them, at most", low=4),
                 Param("seed", "integer", 0, "which classes and samples"),
             ),
             "A plot: features of some classes in two dimensions (t-SNE; maps are averaged over positions). The number "
@@ -445,7 +437,11 @@ METRICS: dict[str, MetricSpec] = {
             )
         ),
         MetricSpec(
-            "parameters", (), "Parameters of the network, as it is exported.", needs="network", larger_is_better=False
+            "parameters",
+            (),
+            "Parameters of the network, or of what a tap needs, as it is exported.",
+            needs="network",
+            larger_is_better=False,
         ),
         MetricSpec(
             "flops",

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 from collections.abc import Mapping
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 PRECISIONS = {
     "ap": "map",
@@ -17,6 +18,15 @@ PRECISIONS = {
     "ap_large": "map_large",
 }
 """Metric -> its name in torchmetrics."""
+
+
+def gives_boxes(network: nn.Module) -> bool:
+    """Whether a network is called as a detector is: with the sizes of its images.
+
+    >>> gives_boxes(nn.Linear(2, 2))
+    False
+    """
+    return "sizes" in inspect.signature(network.forward).parameters
 
 
 class AveragePrecision:

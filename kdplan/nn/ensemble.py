@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from kdplan.ir.origins import Joined
 from kdplan.nn.adapted import Entries
 from kdplan.nn.models import create
+from kdplan.nn.outputs import scores
 
 MEMBERS = "members"
 """Where in an ensemble its members are."""
@@ -61,16 +62,16 @@ class Ensemble(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """``[B, ...] -> [B, classes]``; every member sees the same inputs."""
         if self.mean == "stacked":
-            stacked: Tensor = self.entries(torch.cat([member(x) for member in self.members], dim=1))
+            stacked: Tensor = self.entries(torch.cat([scores(member(x)) for member in self.members], dim=1))
             return stacked
         outputs = []
         for i, member in enumerate(self.members):
-            logits = member(x)
+            logits = scores(member(x))
             outputs.append(logits if self.orders[i] is None else logits.index_select(1, getattr(self, f"order{i}")))
         if self.mean == "logits":
             return torch.stack(outputs).mean(dim=0)
-        scores = torch.stack([logits.log_softmax(dim=1) for logits in outputs])
-        return scores.logsumexp(dim=0) - math.log(len(outputs))
+        chances = torch.stack([logits.log_softmax(dim=1) for logits in outputs])
+        return chances.logsumexp(dim=0) - math.log(len(outputs))
 
 
 def ensemble(

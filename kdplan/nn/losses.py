@@ -125,12 +125,12 @@ def sigmoid_cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
     return (positive - chosen).mean()
 
 
-def kl(teacher: Tensor, student: Tensor, temperature: float = 1.0, convention: str = "sum") -> Tensor:
+def kl(student: Tensor, teacher: Tensor, temperature: float = 1.0, convention: str = "sum") -> Tensor:
     """Divergence of the student's distribution from the teacher's, ``KL(p_T(teacher) || p_T(student))``.
 
     Parameters
     ----------
-    teacher, student : Tensor [B, C, ...]
+    student, teacher : Tensor [B, C, ...]
         Logits; the teacher's may be one row ``[1, C]``. Gradients flow into both: `detach` one to keep it fixed.
     temperature : float
         Divides both sides' logits. The factor T squared that keeps gradients comparable is not in here; see `kd`.
@@ -149,8 +149,8 @@ def kl(teacher: Tensor, student: Tensor, temperature: float = 1.0, convention: s
 
     Examples
     --------
-    >>> t, s = torch.tensor([[0.0, 1.0]]), torch.tensor([[1.0, 0.0]])
-    >>> round(kl(t, s).item(), 4), kl(t, t).item()
+    >>> s, t = torch.tensor([[1.0, 0.0]]), torch.tensor([[0.0, 1.0]])
+    >>> round(kl(s, t).item(), 4), kl(t, t).item()
     (0.4621, 0.0)
     """
     log_p = log_softmax(teacher.to(student.device), temperature)  # `uniform` does not know the device
@@ -209,12 +209,12 @@ def kl_probabilities(p: Tensor, q: Tensor) -> Tensor:
     return (p * (_safe_log(p) - _safe_log(q))).sum(dim=1).mean()
 
 
-def kd(teacher: Tensor, student: Tensor, temperature: float = 1.0, convention: str = "sum") -> Tensor:
+def kd(student: Tensor, teacher: Tensor, temperature: float = 1.0, convention: str = "sum") -> Tensor:
     """Distillation on softened scores, ``T^2 KL(p_T(teacher) || p_T(student))``.
 
     Parameters
     ----------
-    teacher, student : Tensor [B, C, ...]
+    student, teacher : Tensor [B, C, ...]
         Logits.
     temperature : float
         T. The factor T squared undoes the shrinking of the gradients, so that weights keep their meaning.
@@ -232,11 +232,11 @@ def kd(teacher: Tensor, student: Tensor, temperature: float = 1.0, convention: s
 
     Examples
     --------
-    >>> t, s = torch.tensor([[0.0, 4.0]]), torch.tensor([[4.0, 0.0]])
-    >>> round(kd(t, s, temperature=4.0).item(), 4)
+    >>> s, t = torch.tensor([[4.0, 0.0]]), torch.tensor([[0.0, 4.0]])
+    >>> round(kd(s, t, temperature=4.0).item(), 4)
     7.3939
     """
-    return temperature**2 * kl(teacher, student, temperature, convention)
+    return temperature**2 * kl(student, teacher, temperature, convention)
 
 
 def squared_l2(a: Tensor, b: Tensor, per: str = "sample") -> Tensor:

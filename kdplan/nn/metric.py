@@ -32,7 +32,7 @@ class Metric(ABC):
         self.count = 0
 
     def update(self, outputs: Tensor, labels: Tensor) -> None:
-        """Takes one batch: outputs ``[B, C]`` and labels ``[B]`` (for `agreement`: the other network's outputs)."""
+        """Takes one batch: outputs ``[B, C]`` and labels ``[B]``."""
         with torch.no_grad():
             added = self.measure(wide(outputs.detach()), labels)
         self.total = added if self.total is None else self.total + added

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from kdplan.ir.implementation import load, row
-from kdplan.nn.catalog import METRICS
+from kdplan.ir.plan import Item
+from kdplan.nn.catalog import METRICS, reads_groups
 from kdplan.nn.metric import Metric, spatial_mean
 
 
@@ -113,22 +115,6 @@ class CalibrationError(Metric):
         return 100.0 * (total[0] - total[1]).abs().sum().item() / self.count
 
 
-class Agreement(Metric):
-    """Share of samples, in percent, on which two networks choose the same class; `labels` are the other's outputs.
-
-    Examples
-    --------
-    >>> m = Agreement()
-    >>> m.update(torch.tensor([[0.1, 0.9]]), torch.tensor([[0.4, 0.6]]))
-    >>> m.compute()
-    100.0
-    """
-
-    def measure(self, outputs: Tensor, labels: Tensor) -> Tensor:
-        """``[B, C], [B, C] -> []``: samples with the same highest score."""
-        return (outputs.argmax(dim=1) == labels.argmax(dim=1)).sum()
-
-
 class Mean(Metric):
     """Mean of features over samples, of one unit or of all; maps are averaged over positions.
 
@@ -199,6 +185,22 @@ def build_metric(name: str, probabilities: bool = False, **settings: Any) -> Met
         raise ValueError(f"`{name}` is a number of the network, not of its outputs")
     metric: Metric = load(spec.implementation)(probabilities=probabilities, **settings)
     return metric
+
+
+def metric_of(item: Item, groups: Mapping[str, Sequence[int]], probabilities: bool = False) -> Metric:
+    """A fresh metric as a plan writes it, with the superclasses that it reads.
+
+    Raises
+    ------
+    ValueError
+        If it reads superclasses and there are none, or as `build_metric` does.
+    """
+    settings = dict(item.arguments)
+    if reads_groups(item):
+        settings["groups"] = list(groups.values())
+        if not groups:
+            raise ValueError("the data has no superclasses")
+    return build_metric(item.name, probabilities=probabilities, **settings)
 
 
 def count_parameters(net: nn.Module) -> int:

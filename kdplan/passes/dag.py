@@ -39,8 +39,11 @@ def phase_dag(plan: Plan) -> nx.DiGraph[str]:
                 else:
                     dag.add_edge(made_by, name, versions=[str(version)])
     if not nx.is_directed_acyclic_graph(dag):
-        cycle = [edge[0] for edge in nx.find_cycle(dag)]
-        raise error("KD0303", plan.phases[cycle[0]].span, what="Phases", cycle=" → ".join([*cycle, cycle[0]]))
+        edges = nx.find_cycle(dag)
+        cycle = [edge[0] for edge in edges]
+        network = dag.edges[edges[0]]["versions"][0].partition("@")[0]
+        text = " → ".join([*cycle, cycle[0]])
+        raise error("KD0303", plan.phases[cycle[0]].span, what="Phases", cycle=text, network=network)
     return dag
 
 

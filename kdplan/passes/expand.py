@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator
-from dataclasses import fields
+from dataclasses import fields, replace
 from typing import Any
 
 from kdplan.diagnostics.span import Source
@@ -102,6 +102,14 @@ class Namer:
         return free
 
 
+def _held_head(network: Network) -> Network | None:
+    """The fresh network with a head that a network is grown from, if it is."""
+    held = network.architecture.arguments.get("base") if network.architecture.name in HELD else None
+    if not isinstance(held, list | tuple) or held[0] != HEADED or network.origin.spelled() is not None:
+        return None
+    return replace(network, name=f"{network.name} base", architecture=Item(*held))
+
+
 class _Expansion:
     def __init__(self, plan: Plan) -> None:
         self.plan = plan
@@ -111,6 +119,8 @@ class _Expansion:
         """A recipe's content -> its name; equal ones are written once."""
         self.parts: dict[str, tuple[str, list[tuple[str, list[int]]]]] = {}
         """Data set -> its verticals' name, and their parts."""
+        self.bases: dict[str, str] = {}
+        """Network that is grown from one with a head -> the name of that one, as only a declaration has a head."""
         self.divisions: dict[str, str] = {}
         """Measure -> the name of the verticals that it goes by."""
         self._scope()
@@ -134,6 +144,9 @@ class _Expansion:
                for kind in ("data", "network")}  # fmt: skip
         self.names.data = namer.all(plan.data, "data", own["data"])
         self.names.networks = namer.all(self.used, "network", own["network"])
+        for n in self.used:
+            if _held_head(plan.networks[n]) is not None:
+                self.bases[n] = namer.one(f"{self.names.networks[n]}_base", "network")
         for path in dict.fromkeys(_files(plan)):
             self.names.files[path] = namer.one(re.split(r"[/\\]", path)[-1].removesuffix(".py"), "file")
         for classes in _class_sets(plan):
@@ -169,7 +182,7 @@ class _Expansion:
             "\n".join(self._data(d) for d in plan.data.values()),
             "\n".join(self._verticals(d) for d in self.parts),
             "\n".join(self._division(word, plan.measures[n]) for n, word in self.divisions.items()),
-            "\n".join(self._network(plan.networks[n]) for n in self.used),
+            "\n".join(text for n in self.used for text in self._networks(plan.networks[n])),
             *(_body(f"recipe {word}", self._recipe(recipe)) for word, recipe in self.recipes.values()),
             *(self._phase(p) for p in plan.phases.values()),
             *(self._measure(m, self.measures[n]) for n, m in plan.measures.items() if m.rows),
@@ -187,7 +200,7 @@ class _Expansion:
             settings.append(f"split = {self.speller.item(data.split)}")
         if data.protocol is not None:
             settings.append(f"protocol = {self.speller.item(data.protocol)}")
-        for setting, default in (("fraction", 1.0), ("limit", None), ("seed", 0)):
+        for setting, default in (("fraction", 1.0), ("limit", None), ("verify", False), ("seed", 0)):
             value = getattr(data, setting)
             if value != default:
                 settings.append(f"{setting} = {expression(plain(value))}")
@@ -206,6 +219,13 @@ class _Expansion:
             settings.append(f"{label} = {expression(plain(part.ids))}")
         return _body(f"verticals {word} of {self.names.data[measure.parts[0].data]}", settings)
 
+    def _networks(self, network: Network) -> Iterator[str]:
+        base = _held_head(network)
+        if base is not None:
+            settings = [f"seed = {network.seed}", *self.speller.head(base)]
+            yield _body(f"network {self.bases[network.name]} = {self._made(base)}", settings)
+        yield self._network(network)
+
     def _network(self, network: Network) -> str:
         settings = [f"seed = {network.seed}", *_weights(network)]
         if network.reset:
@@ -222,6 +242,8 @@ class _Expansion:
             start = self.speller.origin(spelled)
             return expression(self.speller.architecture(network.architecture, base=start) if spelled.held else start)
         classes = {"classes": self.speller.classes(network.classes)} if network.classes is not None else {}
+        if network.name in self.bases:
+            return expression(self.speller.architecture(network.architecture, base=name(self.bases[network.name])))
         return self.speller.item(_with_weights_by_name(base_of(network.architecture)), **classes)
 
     def _recipe(self, recipe: Recipe) -> list[str]:

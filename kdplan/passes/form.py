@@ -12,11 +12,11 @@ from kdplan.ir.functions import RESERVED
 from kdplan.ir.spec import Kind
 from kdplan.passes.load import Module
 from kdplan.syntax import ast
-from kdplan.syntax.build import SHORT
+from kdplan.syntax.build import NAMES_FIRST, SHORT
 from kdplan.syntax.walk import walk
 
 SPOILS = frozenset(
-    f"KD{n:04}" for n in (102, 201, 204, 216, 217, 218, 220, 221, 222, 223, 229, 258, 851)
+    f"KD{n:04}" for n in (102, 127, 201, 204, 216, 217, 218, 220, 221, 222, 223, 229, 258, 851)
 )  # fmt: skip
 """Mistakes after which nothing can be made of a declaration."""
 
@@ -57,7 +57,11 @@ def check_form(module: Module, reporter: Reporter) -> None:
 
 
 def _file(module: Module, reporter: Reporter) -> None:
+    torn = _without_braces(module.tree.items)
     for node, findings in _declarations(module.tree.items, None):
+        if id(node) in torn:
+            findings = _Findings()
+            findings.report("KD0127", node.head_span)
         if findings.codes & SPOILS:
             module.broken.add(id(node))
         if node.kind not in KINDS:
@@ -66,7 +70,7 @@ def _file(module: Module, reporter: Reporter) -> None:
         module.lost.update(d.span.text for d in findings.diagnostics if d.code == "KD0203" and d.span)
         reporter.add(findings.diagnostics)
     for item in module.tree.items:
-        if isinstance(item, ast.Declaration):
+        if isinstance(item, ast.Declaration) or id(item) in torn:
             continue
         if isinstance(item, ast.Setting) and item.name in KINDS:
             module.blind = True
@@ -76,6 +80,24 @@ def _file(module: Module, reporter: Reporter) -> None:
             reporter.report("KD0203", item.name_span, name=item.name, kind="a file", value=item.value.span.text)
         else:
             reporter.report("KD0214", item.span, kind="a file", first=item.left.span.text, second=item.right.span.text)
+
+
+def _without_braces(items: list[ast.Item]) -> set[int]:
+    """Declarations without a body whose settings follow on lines of their own, further to the right, and these."""
+    torn: set[int] = set()
+    before: ast.Declaration | None = None
+    for item in items:
+        if isinstance(item, ast.Declaration):
+            kind = KINDS.get(item.kind)
+            before = item if kind is not None and (kind.settings or kind.free) else None
+        elif before is not None and before.items is None and before.listing is None and _right_of(item, before):
+            torn |= {id(before), id(item)}
+    return torn
+
+
+def _right_of(item: ast.Setting | ast.Pair, before: ast.Declaration) -> bool:
+    """Whether an item stands on a later line than a declaration, and further to the right."""
+    return item.span.column > before.span.column and item.span.line > before.span.end_position[0]
 
 
 def _declarations(items: list[ast.Item], outer: Kind | None) -> list[tuple[ast.Declaration, _Findings]]:
@@ -96,7 +118,8 @@ def _declarations(items: list[ast.Item], outer: Kind | None) -> list[tuple[ast.D
             before[1].codes.add("KD0204")
             lacks = [d for d in before[1].diagnostics if d.code in ("KD0221", "KD0223")]
             before[1].diagnostics = [d for d in before[1].diagnostics if d not in lacks]
-            _torn(item, before[0], findings)
+            if "KD0201" not in before[1].codes:  # else its line has been reported
+                _torn(item, before[0], findings)
         checked.append((item, findings))
     return checked
 
@@ -156,7 +179,9 @@ def _head(node: ast.Declaration, kind: Kind, outer: Kind | None, reporter: _Find
         reporter.report("KD0218", node.head_span, kind=kind.name, name=node.name)
     seen: set[str] = set()
     for clause in node.clauses:
-        if clause.word not in kind.clauses or (outer and kind.name == "measure" and clause.word in ("by", "over")):
+        if clause.word not in kind.clauses and clause.word_span.column == 1:  # `from torch import nn`
+            reporter.report("KD0201", clause.word_span, name=clause.word, nearest=nearest(clause.word, KINDS))
+        elif clause.word not in kind.clauses or (outer and kind.name == "measure" and clause.word in ("by", "over")):
             reporter.report("KD0219", clause.word_span, kind=kind.name, word=clause.word, form=kind.form)
         elif clause.word in seen:
             help = "Add the missing value after the first `=`." if clause.word == "=" else None
@@ -196,7 +221,7 @@ def _unread_slots(node: ast.Declaration, reporter: _Findings) -> None:
 def _body(node: ast.Declaration, kind: Kind, reporter: _Findings) -> None:
     if node.listing is not None and not kind.listing:
         wrong = next((e for e in node.listing if not isinstance(e, ast.Name)), node.listing[0])
-        names = "Write names alone first, then settings: `{ epochs, batch = 64 }`." if kind.name in SHORT else None
+        names = NAMES_FIRST if kind.name in SHORT else None
         span = wrong.span if kind.name in SHORT else node.listing[0].span
         reporter.report("KD0222", span, kind=kind.name, form=kind.form, help=names)
         return

@@ -9,11 +9,13 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+from collections import ChainMap
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 import networkx as nx
 
+from kdplan.data.rules import PROTOCOLS, SPLITS
 from kdplan.data.transforms import TRANSFORMS
 from kdplan.ir import expr as ir
 from kdplan.ir.adapted import HELD
@@ -22,13 +24,20 @@ from kdplan.ir.dag import Component, PhaseKey
 from kdplan.ir.expr import number_text
 from kdplan.ir.functions import FUNCTIONS
 from kdplan.ir.heads import HEADED
-from kdplan.ir.outputs import SCORES
+from kdplan.ir.optimizers import OPTIMIZERS, SCHEDULES
+from kdplan.ir.outputs import is_scores
 from kdplan.ir.plan import DEFAULT_RECIPE, Data, Item, Network, Phase, Plan, Recipe, View
+from kdplan.ir.spec import Spec
 from kdplan.ir.versions import makers, slot_of, versions_of
+from kdplan.nn.catalog import METRICS, MODELS
+from kdplan.nn.layers import GATES
 from kdplan.passes.dag import order
 
 FORMAT = 1
 """Raised when phases trained by an older kdplan must not be reused at all."""
+
+_BUILT: Mapping[str, Spec] = ChainMap(MODELS, GATES)
+_RECIPES: Mapping[str, Mapping[str, Spec]] = {"optimizer": OPTIMIZERS, "schedule": SCHEDULES}
 
 _IRRELEVANT = frozenset({"span", "spans", "workers", "label_smoothing"})
 """Recipe fields that do not change what is trained, or stand elsewhere in the key."""
@@ -82,6 +91,7 @@ def graph_key(plan: Plan, phase: Phase) -> str:
                 r.steps,
                 r.batch,
                 r.accumulate,
+                r.drop_last,
                 r.ema is None,
                 len(r.keep_epochs),
                 r.frozen,
@@ -169,7 +179,17 @@ class _Hasher:
         lines = [f"{c.path}={c.value}" for c in components]
         key = _hash(f"kdplan {FORMAT}\n" + "\n".join(sorted(lines)))
         reads = {m: self.done[m].key for v in versions_of(phase) for m in makers(self.plan, v)}
-        self.done[phase.name] = PhaseKey(key, components, reads)
+        self.done[phase.name] = PhaseKey(key, components, reads, list(self.details(phase)))
+
+    def details(self, phase: Phase) -> Iterator[Component]:
+        """What networks and data are made of, whose hashes stand among the components."""
+        for i, trainee in enumerate(phase.trainees):
+            if trainee.base.phase is None:
+                yield from _details(f"moves/{i}", _start(self.plan.networks[trainee.base.network]))
+        for i, view in enumerate(phase.streams):
+            data = self.plan.data[view.data]
+            content = {"source": data.source.name, **data.source.arguments, **_view(data, view)}
+            yield from _details(f"data/{i}", [(name, value, data.span) for name, value in content.items()])
 
     def components(self, phase: Phase) -> Iterator[Component]:
         """Everything that can change the trained weights of a phase, part by part."""
@@ -185,10 +205,15 @@ class _Hasher:
         for i, recipe in enumerate(phase.recipes):
             yield from _recipe(f"recipe/{i}", recipe)
         for i, v in enumerate(phase.validations):
-            value = [self.view(v.view), v.network, [_item(m) for m in v.metrics], *([v.path] if v.path else [])]
+            value = [
+                self.view(v.view),
+                v.network,
+                [_item(m, METRICS) for m in v.metrics],
+                *([v.path] if v.path else []),
+            ]
             protocol = self.plan.data[v.view.data].protocol
             if protocol is not None:  # which nothing that trains reads
-                value.append(_item(protocol))
+                value.append(_item(protocol, PROTOCOLS))
             yield Component(f"measure/{i}", json.dumps(value), span=v.span)
         yield from self.expression("loss", phase.loss)
         for name, code in sorted(phase.code.items()):
@@ -214,7 +239,7 @@ class _Hasher:
                 stack.extend((f"{at}/{i}", a) for i, a in enumerate(e.args))
             elif isinstance(e, ir.Call):
                 yield Component(at, self._function(e.function), span=e.span)
-                stack.extend((f"{at}/{i}", a) for i, a in enumerate(e.args))
+                stack.extend((f"{at}/{i}", a) for i, a in _numbered(e))
                 stack.extend((f"{at}/{n}", a) for n, a in e.keywords.items())
             elif isinstance(e, ir.Tap):
                 yield Component(at, self._tap(e), span=e.span)
@@ -240,7 +265,7 @@ class _Hasher:
         """The classes of a tap's columns, where they are not all classes in the data set's order: columns of other
         classes are other content, and columns in another order are permuted."""
         classes = self.plan.networks[network].classes
-        if classes is None or split(self.plan.networks[network], e.path)[1] not in SCORES:
+        if classes is None or not is_scores(split(self.plan.networks[network], e.path)[1]):
             return ""
         everything = list(range(len(self.plan.data[classes.data].classes)))
         return "" if classes.ids == everything else f" over classes {classes.ids}"
@@ -248,34 +273,81 @@ class _Hasher:
     @staticmethod
     def _function(name: str) -> str:
         spec = FUNCTIONS.get(name)
-        if spec is None:
-            return name.rpartition(":")[2]  # the code itself is a component
-        return name if spec.version == 1 else f"{name} {spec.version}"
+        return spec.content if spec is not None else name.rpartition(":")[2]  # the code itself is a component
+
+
+Detail = tuple[str, Any, Any]
+"""A name, a value, and where it stands."""
+
+
+def _details(path: str, details: list[Detail]) -> Iterator[Component]:
+    for name, value, span in details:
+        text = number_text(value) if isinstance(value, int | float) else json.dumps(value, default=str)
+        text = value if isinstance(value, str) else text
+        yield Component(f"{path}/{name}", text, span=span, at=str(span) if span is not None else "")
+
+
+def _start(n: Network) -> list[Detail]:
+    """What a network is made of, and where it stands: its architecture's arguments at the architecture."""
+    item = n.architecture
+    span = item.span or n.span
+    name, arguments = architecture(n)
+    parts: list[Detail] = [("architecture", str(name).rpartition(":")[2], span), ("code", n.code or "", span)]
+    if isinstance(arguments, Mapping):
+        parts += [(k, v, span) for k, v in arguments.items()]
+    return [*parts, ("seed", n.seed, n.span), ("reset", sorted(n.reset), n.span)]
+
+
+def _numbered(e: ir.Call) -> Iterator[tuple[int, ir.Expr]]:
+    """The arguments of a call with their numbers in keys.
+
+    >>> small, big = ir.Const(1), ir.Const(2)
+    >>> [(i, a.value) for i, a in _numbered(ir.Call("kd", [small, big]))]  # keys are older than the order of calls
+    [(1, 1), (0, 2)]
+    """
+    spec = FUNCTIONS.get(e.function)
+    if spec is None or not spec.keyed:
+        yield from enumerate(e.args)
+        return
+    signals = [p.name for p in spec.params if p.type == "signal"]
+    yield from ((spec.keyed.index(name), a) for name, a in zip(signals, e.args, strict=True))
 
 
 def architecture(n: Network) -> list[object]:
     """An architecture's content: a user's own counts by its source, not by its path."""
-    name = n.architecture.name
-    arguments = {k: v for k, v in n.architecture.arguments.items() if v is not None}
+    name = _content(_BUILT, n.architecture.name)
+    arguments = {k: _held(v) for k, v in n.architecture.arguments.items() if v is not None}
     if n.code is not None:
         name = f"{n.code}:{name.rpartition(':')[2]}"
     if n.architecture.name == HEADED:  # a part may be a user's own, which counts by `code` too
         if "logit_scale" in arguments:
             arguments["pace"] = arguments.pop("logit_scale")  # keys are older than the word
-        arguments["base"] = str(arguments["base"]).rpartition(":")[2]
+        arguments["base"] = _content(_BUILT, str(arguments["base"]).rpartition(":")[2])
     for k in HELD.get(n.architecture.name, ()):
         arguments[k] = [re.sub(r".*[/\\](?=[^/\\]*\.py:)", "", arguments[k][0]), arguments[k][1]]
     return [name, arguments]
 
 
-def _item(item: Item) -> list[object]:
-    return [item.name, {k: number_text(v) if isinstance(v, float) else v for k, v in sorted(item.arguments.items())}]
+def _held(value: Any) -> Any:
+    """An argument of an architecture, in which architectures are held: lists of a name and settings."""
+    if not isinstance(value, list | tuple):
+        return value
+    if len(value) == 2 and isinstance(value[0], str) and isinstance(value[1], Mapping):
+        return [_content(_BUILT, value[0]), value[1]]
+    return [_held(v) for v in value]
 
 
-def _transform(item: Item) -> list[object]:
-    _, arguments = _item(item)
-    version = TRANSFORMS[item.name].version
-    return [item.name if version == 1 else f"{item.name} {version}", arguments]
+def _content(table: Mapping[str, Spec], name: str) -> str:
+    """A name of a table as keys hold it; a user's own counts by its source."""
+    return table[name].content if name in table else name
+
+
+def _item(item: Item, table: Mapping[str, Spec]) -> list[object]:
+    """A choice of a table, as keys hold it."""
+    return [
+        _content(table, item.name),
+        {k: number_text(v) if isinstance(v, float) else v for k, v in sorted(item.arguments.items())},
+    ]
 
 
 def _view(data: Data, view: View) -> dict[str, object]:
@@ -283,11 +355,11 @@ def _view(data: Data, view: View) -> dict[str, object]:
     if view.classes is not None:
         content["classes"] = view.classes.ids
     if data.augment:
-        content["augment"] = [_transform(t) for t in data.augment]
+        content["augment"] = [_item(t, TRANSFORMS) for t in data.augment]
     if data.normalize is not None:
         content["normalize"] = data.normalize
     if data.split is not None:
-        content["cut"] = _item(data.split)
+        content["cut"] = _item(data.split, SPLITS)
     for name, default in (("fraction", 1.0), ("limit", None), ("seed", 0)):
         if getattr(data, name) != default:
             content[name] = getattr(data, name)
@@ -304,7 +376,7 @@ def _recipe(path: str, recipe: Recipe) -> Iterator[Component]:
             continue
         span = recipe.spans.get(name, recipe.span)
         if isinstance(value, Item):
-            yield Component(f"{path}/{name}", value.name, span=span)
+            yield Component(f"{path}/{name}", _content(_RECIPES[name], value.name), span=span)
             for argument, v in sorted(value.arguments.items()):
                 yield Component(f"{path}/{name}/{argument}", number_text(v), span=span)
         else:

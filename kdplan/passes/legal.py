@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from kdplan.diagnostics.report import Reporter, counted, nearest
+from kdplan.diagnostics.report import PlanError, Reporter, counted, nearest
 from kdplan.diagnostics.span import Span
 from kdplan.ir import expr as ir
 from kdplan.ir.origins import EmaOf
-from kdplan.ir.plan import Phase, Plan, Recipe, Row, Target
-from kdplan.ir.versions import slot_of, versions_of
+from kdplan.ir.plan import Phase, Plan, Row, Target
+from kdplan.ir.versions import kept_of, slot_of, versions_of
+from kdplan.passes.exports import check_export
+from kdplan.passes.measurable import check_measured
 from kdplan.passes.metric_checks import check_metrics
 from kdplan.passes.open_set import check_task
+from kdplan.passes.recipes import check_recipes
 
 
 def check_plan(plan: Plan, reporter: Reporter) -> None:
@@ -38,9 +41,13 @@ def check_plan(plan: Plan, reporter: Reporter) -> None:
             _data(plan, view.data, view.span, reporter)
         check_task(plan, measure.views, measure.metrics, reporter)
         check_metrics(plan, measure, measure.rows, reporter)
+        check_measured(plan, measure.rows, measure.views, measure.metrics, reporter)
     for export in plan.exports.values():
-        for version in export.target.versions:
-            _version(plan, version, reporter)
+        if all([_version(plan, version, reporter) for version in export.target.versions]):
+            try:
+                check_export(plan, export)
+            except PlanError as problem:
+                reporter.add(problem.diagnostics)
 
 
 def _phase(plan: Plan, phase: Phase, reporter: Reporter) -> None:
@@ -49,8 +56,9 @@ def _phase(plan: Plan, phase: Phase, reporter: Reporter) -> None:
     for check in phase.validations:
         check_task(plan, [check.view], check.metrics, reporter)
         base = phase.trainees[check.network].base
-        trained_one = Row(base.network, Target([base], check.path))
+        trained_one = Row(base.network, Target([base], check.path, span=check.view.span))
         check_metrics(plan, check, [trained_one], reporter)
+        check_measured(plan, [trained_one], [check.view], check.metrics, reporter)
     trained = {m.base.network for m in phase.trainees}
     for version in versions_of(phase):
         if not _version(plan, version, reporter):
@@ -60,6 +68,8 @@ def _phase(plan: Plan, phase: Phase, reporter: Reporter) -> None:
             reporter.report("KD0308", version.span, name=version.network, source=origin.network, phase=phase.name)
     if not phase.trainees or not phase.streams or not phase.recipes:
         reporter.report("KD0321", phase.span, phase=phase.name, what="needs a network to train, data and a recipe")
+    else:
+        check_recipes(phase, reporter)
     for recipe in phase.recipes[:1]:
         if isinstance(recipe.batch, list) and len(recipe.batch) != len(phase.streams):
             reporter.report(
@@ -95,41 +105,28 @@ def _version(plan: Plan, version: ir.Version, reporter: Reporter, span: Span | N
         near = nearest(version.phase, plan.phases)
         reporter.report("KD0320", version.span or span, what="phase", name=version.phase, nearest=near)
         return False
-    if version.snapshot not in kept(phase, slot_of(plan, version)):
+    if version.snapshot not in kept_of(plan, version):
         reporter.report(
             "KD0309", version.span or span, phase=phase.name, snapshot=version.snapshot, name=version.network,
-            help=snapshot_help(version.snapshot),
+            help=snapshot_help(version.snapshot, phase, slot_of(plan, version)),
         )  # fmt: skip
         return False
     return True
 
 
-def kept(phase: Phase, slot: int) -> set[str]:
-    """The snapshots that a phase keeps of the network that it knows by this number."""
-    recipe = phase.recipes[min(slot, len(phase.recipes) - 1)]
-    snapshots = {"last"} | {f"epoch={e}" for e in recipe.keep_epochs} | {f"cycle={c}" for c in _cycles(recipe)}
-    if phase.validations:
-        snapshots.add("best")
-    if recipe.ema is not None:
-        snapshots.add("ema")
-    return snapshots
-
-
-def _cycles(recipe: Recipe) -> range:
-    if recipe.schedule.name == "cosine" and int(recipe.schedule.arguments.get("cycles", 1)) > 1:
-        return range(1, int(recipe.schedule.arguments["cycles"]) + 1)
-    return range(0)
-
-
-def snapshot_help(snapshot: str) -> str:
-    """What a phase needs to keep a snapshot."""
+def snapshot_help(snapshot: str, phase: Phase | None = None, slot: int = 0) -> str:
+    """What a phase needs to keep a snapshot of the network that it knows by this number."""
     if snapshot == "best":
         return "Add a measure to the phase: `measure on data.test { top1 }`."
     if snapshot == "ema":
-        return "Add `ema = 0.999` to the recipe."
+        average = phase is not None and slot >= len(phase.trainees)
+        return "Leave `[ema]` out: the network is an average." if average else "Add `ema = 0.999` to the recipe."
     name, _, number = snapshot.partition("=")
-    return (
-        f"Add `keep_epochs = [{number}]` to the recipe."
-        if name == "epoch"
-        else "Set `schedule = cosine(cycles = n)` in the recipe."
-    )
+    if name == "epoch":
+        return f"Add `keep_epochs = [{number}]` to the recipe."
+    recipe = phase.recipes[0] if phase is not None else None
+    if recipe is not None and recipe.schedule.arguments.get("cycles", 1) > 1:
+        if recipe.epochs is None:
+            return "Set the length in `epochs`: the ends of cycles are kept at the ends of epochs."
+        return f"Choose at most {recipe.epochs} cycles, as many as there are epochs, or more epochs."
+    return "Set `schedule = cosine(cycles = n)` in the recipe."

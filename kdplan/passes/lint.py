@@ -17,11 +17,13 @@ from kdplan.passes.open_set import lint_identities
 
 def lint(plan: Plan, keys: dict[str, PhaseKey], reporter: Reporter) -> None:
     """Report twins (KD0305), also in ensembles (KD0311), and warn of a missing T² (KD0360), of `best` chosen on a test
-    split (KD0361), of a mean over seeds that share what they learn from (KD0362), and of open sets that are none
-    (KD0756, KD0760)."""
+    split (KD0361), of a mean over seeds that share what they learn from (KD0362), of training on a test split (KD0370),
+    of absurd rates (KD0372), and of open sets that are none (KD0756, KD0760)."""
     for name, phase in plan.phases.items():
         _twins(phase, keys[name], reporter)
         _temperature(phase, reporter)
+        _on_test(plan, phase, reporter)
+        _rates(phase, reporter)
     _members(plan, keys, reporter)
     for measure in plan.measures.values():
         _best_on_test(plan, measure, reporter)
@@ -118,6 +120,25 @@ def _temperature(phase: Phase, reporter: Reporter) -> None:
                 reporter.report("KD0360", e.span or phase.span, temperature=f"{value:g}", square=f"{value * value:g}")
         elif isinstance(e, ir.Op | ir.Call):
             stack.extend((a, factor) for a in e.args)
+
+
+def _on_test(plan: Plan, phase: Phase, reporter: Reporter) -> None:
+    """A phase that trains on samples which others are measured on."""
+    for view in phase.streams:
+        if view.split == "test" and view.data in plan.data:
+            reporter.report("KD0370", view.span, phase=phase.name, data=view.data)
+
+
+HIGHEST_RATE = 1e3
+"""Learning rates above are most likely a slip of the pen."""
+
+
+def _rates(phase: Phase, reporter: Reporter) -> None:
+    for recipe in phase.recipes:
+        rate = recipe.optimizer.arguments.get("lr")
+        if isinstance(rate, int | float) and rate > HIGHEST_RATE:
+            span = recipe.optimizer.span or recipe.spans.get("optimizer", recipe.span)
+            reporter.report("KD0372", span, phase=phase.name, rate=f"{rate:g}", most=f"{HIGHEST_RATE:g}")
 
 
 def _best_on_test(plan: Plan, measure: Measure, reporter: Reporter) -> None:

@@ -6,14 +6,16 @@ Before: a plan file. After: a `Module` with a scope in which every declared name
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
 from kdplan.constructs.table import AFTER_AT, KINDS, TRAINS, slots
+from kdplan.diagnostics.missing import no_such_file
 from kdplan.diagnostics.report import Note, PlanError, Reporter, error, listing, nearest
 from kdplan.diagnostics.span import Source, Span
+from kdplan.diagnostics.text import read_text
 from kdplan.ir.functions import RESERVED
 from kdplan.syntax import ast
 from kdplan.syntax.parse import parse_recovering
@@ -56,6 +58,8 @@ class Override:
 
     value: ast.Expr
     module: Module
+    set: bool = False
+    """Whether `--set` gives it, and no file."""
 
 
 @dataclass(eq=False)
@@ -116,7 +120,7 @@ def read_file(path: Path) -> str:
     OSError, UnicodeDecodeError
         Where it cannot be read; `load` reports KD0211 or KD0225.
     """
-    return path.read_text(encoding="utf-8")
+    return read_text(path)
 
 
 def load(
@@ -124,11 +128,12 @@ def load(
     folder: Path,
     reporter: Reporter,
     read: Reader = read_file,
-    overrides: dict[str, ast.Expr] | None = None,
+    overrides: Mapping[str, tuple[ast.Expr, Span]] | None = None,
 ) -> Module:
     """Parse `source` and every file that it uses.
 
-    Mistakes go to `reporter`; what could be read is returned. `overrides` are values for the file's own params.
+    Mistakes go to `reporter`; what could be read is returned. `overrides` are values of `--set` for the file's own
+    params, each with where its name stands.
 
     Examples
     --------
@@ -138,8 +143,8 @@ def load(
     """
     loader = _Loader(reporter, read)
     module = loader.module(source, folder, [(folder / Path(source.path).name).resolve()])
-    for name, value in (overrides or {}).items():
-        _override(module, name, Override(value, module), value.span, reporter)
+    for name, (value, span) in (overrides or {}).items():
+        _override(module, name, Override(value, module, set=True), span, reporter)
     return module
 
 
@@ -151,7 +156,10 @@ def _override(module: Module, name: str, override: Override, span: Span, reporte
         return
     if not (isinstance(target, Declared) and target.kind == "param"):
         params = [n for n, d in module.scope.items() if isinstance(d, Declared) and d.kind == "param"]
-        reporter.report("KD0210", span, name=name, file=module.source.path, nearest=nearest(name, params))
+        near = nearest(name, params)
+        known = f"Choose from {listing(sorted(params))}." if params else "Declare one: `param NAME = VALUE`."
+        help = f"Did you mean `{near}`?" if near else known
+        reporter.report("KD0210", span, name=name, file=module.source.path, help=help)
         return
     target.module.overrides[name] = override
 
@@ -269,7 +277,7 @@ class _Loader:
         alias = as_clause.exprs[0].name if as_clause and isinstance(as_clause.exprs[0], ast.Name) else None
         if path.suffix == ".py":
             if not path.is_file():
-                self.reporter.report("KD0211", node.span, file=node.text, folder=str(module.folder))
+                self.reporter.add(no_such_file(node.text, [module.folder], node.span).diagnostics)
                 module.lost.update([alias] if alias else [])
             elif alias is None:
                 self.reporter.report("KD0212", node.span, file=node.text, stem=path.stem)
@@ -325,7 +333,7 @@ class _Loader:
         try:
             return self.read(path)
         except FileNotFoundError:
-            self.reporter.report("KD0211", node.span, file=node.text, folder=str(folder))
+            self.reporter.add(no_such_file(node.text or "", [folder], node.span).diagnostics)
         except UnicodeDecodeError as problem:
             why = f"byte {problem.start} is not UTF-8"
             self.reporter.report("KD0225", node.span, file=node.text, problem=why)

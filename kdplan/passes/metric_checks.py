@@ -12,15 +12,21 @@ from kdplan.data.catalog import open_source
 from kdplan.data.of_plan import view_of_data
 from kdplan.data.select import balanced, choose
 from kdplan.diagnostics.report import Reporter
-from kdplan.ir.outputs import SCORES
+from kdplan.ir.outputs import is_scores
 from kdplan.ir.plan import Data, Item, Measure, Network, Plan, Row, Validation, View
 from kdplan.ir.spec import Param
 from kdplan.nn.catalog import METRICS, MODELS, MetricSpec, reads_groups
 
+_OUTSIDE = {
+    "transfer": "it trains a classifier of its own",
+    "network": "it is the same after every epoch",
+}
+"""Kinds of metrics that are not measured inside of a phase."""
+
 
 def check_metrics(plan: Plan, measure: Measure | Validation, networks: Iterable[Row], reporter: Reporter) -> None:
-    """KD0243 for more scores than there are classes, KD0704 and KD0244 for superclasses, KD0846 for a classifier that
-    would be trained inside of a phase."""
+    """KD0243 for more scores than there are classes, KD0704 and KD0244 for superclasses, KD0846 for what is
+    not measured inside of a phase."""
     views = measure.views if isinstance(measure, Measure) else [measure.view]
     rows = list(networks)
     for metric in measure.metrics:
@@ -28,8 +34,8 @@ def check_metrics(plan: Plan, measure: Measure | Validation, networks: Iterable[
         if spec is None:
             continue
         _scores(plan, spec, metric, rows, reporter)
-        if spec.needs == "transfer" and isinstance(measure, Validation):
-            reporter.report("KD0846", metric.span, metric=metric.name)
+        if spec.needs in _OUTSIDE and isinstance(measure, Validation):
+            reporter.report("KD0846", metric.span, metric=metric.name, reason=_OUTSIDE[spec.needs])
         for view in views:
             if reads_groups(metric) and view.data in plan.data:
                 _groups(plan.data[view.data], metric, reporter)
@@ -42,7 +48,7 @@ def _scores(plan: Plan, spec: MetricSpec, metric: Item, rows: list[Row], reporte
     k = metric.arguments.get("k", setting.default)
     for row in rows:
         counts = [class_count(plan.networks[v.network]) for v in row.target.versions if v.network in plan.networks]
-        if row.target.path not in SCORES or not counts or None in counts:
+        if not is_scores(row.target.path) or not counts or None in counts:
             continue
         known = [c for c in counts if c is not None]
         most = sum(known) if row.target.join == "concat" else min(known)
@@ -134,6 +140,6 @@ def lint_features(plan: Plan, measure: Measure, reporter: Reporter) -> None:
     reported: set[str] = set()
     for row in measure.rows:
         trained = any(class_count(plan.networks[v.network]) for v in row.target.versions)
-        if row.target.path in SCORES and trained and row.label not in reported:
+        if is_scores(row.target.path) and trained and row.label not in reported:
             reported.add(row.label)
             reporter.report("KD0760", row.target.span, version=row.label)

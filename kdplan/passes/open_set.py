@@ -9,7 +9,7 @@ from kdplan.data.of_plan import view_of_data
 from kdplan.data.select import view_protocol
 from kdplan.diagnostics.report import Reporter, counted, error, listing
 from kdplan.ir import expr as ir
-from kdplan.ir.outputs import SCORES
+from kdplan.ir.outputs import is_scores
 from kdplan.ir.plan import Data, Item, Measure, Plan, Row, View
 from kdplan.ir.protocol import Protocol
 from kdplan.ir.versions import makers, versions_of
@@ -32,7 +32,7 @@ def check_task(plan: Plan, views: Iterable[View], metrics: Iterable[Item], repor
             kind = METRICS[metric.name].needs if metric.name in METRICS else "network"
             if kind == "templates" and not _has_protocol(plan.data[data]):
                 reporter.report("KD0757", metric.span, metric=metric.name, data=data)
-            elif kind in ("logits", "pair") and plan.data[data].task == "templates":
+            elif kind == "logits" and plan.data[data].task == "templates":
                 reporter.report("KD0758", metric.span, metric=metric.name, data=data)
             elif kind == "boxes" and plan.data[data].task != "detection":
                 reporter.report("KD0774", metric.span, metric=metric.name, data=data)
@@ -108,7 +108,7 @@ def lint_identities(plan: Plan, measure: Measure, reporter: Reporter) -> None:
 
 def _scores(plan: Plan, row: Row, reporter: Reporter) -> None:
     trained = any(plan.networks[v.network].classes is not None for v in row.target.versions)
-    if row.target.path in SCORES and trained:
+    if is_scores(row.target.path) and trained:
         reporter.report("KD0760", row.target.span, version=row.label)
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import networkx as nx
 
-from kdplan.diagnostics.report import error, nearest
+from kdplan.diagnostics.report import error, suggestion
 from kdplan.ir.dag import Action, Component, PhaseKey, Planned, Reason
 from kdplan.ir.lengths import longer
 from kdplan.passes.dag import order
@@ -94,6 +94,7 @@ def changes(before: PhaseKey, now: PhaseKey) -> list[Reason]:
     new = {c.path: c for c in now.components}
     own: list[Reason] = []
     upstream: list[Reason] = []
+    made_of: list[Reason] = []
     read_now = {k: name for name, k in now.reads.items()}
     for path in sorted({*old, *new}):
         a, b = old.get(path), new.get(path)
@@ -103,9 +104,22 @@ def changes(before: PhaseKey, now: PhaseKey) -> list[Reason]:
         if maker is not None and a is not None and _same_but_key(a.value, b.value if b else "", before, now):
             upstream.append(Reason("upstream", f"phase `{maker}` makes other weights", False))
             continue
-        own.append(_reason(path, a, b))
+        details = _detailed(path, before, now)
+        if details:
+            made_of += details
+        else:
+            own.append(_reason(path, a, b))
     unique = list({r.text: r for r in upstream}.values())
-    return _one_a_location(own) + unique or [Reason("changed", "its content changed")]
+    return _one_a_location(own) + made_of + unique or [Reason("changed", "its content changed")]
+
+
+def _detailed(path: str, before: PhaseKey, now: PhaseKey) -> list[Reason]:
+    """What differs in the network or the data whose hash stands at `path`; nothing where that was not stored."""
+    old, new = ({c.path: c for c in key.details if c.path.startswith(f"{path}/")} for key in (before, now))
+    if not old or not new:
+        return []
+    differ = [p for p in dict.fromkeys([*new, *old]) if p not in old or p not in new or old[p].value != new[p].value]
+    return [_reason(p, old.get(p), new.get(p), hashed=False) for p in differ]
 
 
 def _maker(component: Component, read: Mapping[str, str]) -> str | None:
@@ -121,30 +135,32 @@ def _same_but_key(a: str, b: str, before: PhaseKey, now: PhaseKey) -> bool:
     return a == b
 
 
-def _reason(path: str, a: Component | None, b: Component | None) -> Reason:
+def _reason(path: str, a: Component | None, b: Component | None, hashed: bool = True) -> Reason:
     here = b or a
     assert here is not None
     span = b.span if b else None
     verb = "is new" if a is None else "is gone" if b is None else "changed"
-    readable = not path.startswith(
-        ("moves", "data", "code")
-    )  # those are hashes, which mean nothing to a reader; `moves` is the stored name
+    # hashes mean nothing to a reader
+    readable = not (hashed and path.startswith(("moves", "data", "code"))) and not path.endswith(("/content", "/code"))
     shown = [c.value if c is not None and readable and len(c.value) <= 60 else None for c in (a, b)]
     text = f"{_words(path)} {verb}"
     return Reason("changed", text, span=span, at=str(span) if span else here.at, before=shown[0], after=shown[1])
 
 
 _PARTS = {"moves": "what it starts from", "data": "the data", "code": "the code of", "measure": "the measure inside"}
+"""A component → what a reader calls it; `moves` is the stored name."""
+_DETAILS = {"moves": "the network's", "data": "the data's"}
 
 
 def _words(path: str) -> str:
     """A component's path for a reader.
 
-    >>> _words("recipe/0/optimizer/lr"), _words("loss/1/0")
-    ('the recipe optimizer lr', 'the loss')
+    >>> _words("recipe/0/optimizer/lr"), _words("loss/1/0"), _words("moves/0/width")
+    ('the recipe optimizer lr', 'the loss', "the network's width")
     """
     names = [part for part in path.split("/") if not part.isdigit()]
-    head = _PARTS.get(names[0], f"the {names[0]}")
+    table = _DETAILS if names[0] in _DETAILS and names[1:] not in ([], ["part"]) else _PARTS
+    head = table.get(names[0], f"the {names[0]}")
     return " ".join([head, *names[1:]])
 
 
@@ -173,11 +189,24 @@ def select(
     chosen: set[str] = set()
     asked = [*only, *until]
     for name in asked:
-        matching = [n for n in known if name in (n, n.partition("[")[0], n.rpartition("@")[2], _without_coordinates(n))]
+        matching = [n for n in known if name in _called(n)]
         if not matching:
-            raise error("KD0310", None, name=name, nearest=nearest(name, known))
+            raise error("KD0310", None, name=name, help=suggestion(name, called(known)))
         chosen.update(matching)
     return chosen if asked else None
+
+
+def called(names: Iterable[str]) -> list[str]:
+    """All that `select` takes for some phases, the shortest forms first.
+
+    >>> called(["kd[seed=0]", "kd[seed=1]"])
+    ['kd', 'kd[seed=0]', 'kd[seed=1]']
+    """
+    return sorted(dict.fromkeys(form for name in names for form in _called(name)), key=len)
+
+
+def _called(name: str) -> tuple[str, ...]:
+    return name, name.partition("[")[0], name.rpartition("@")[2], _without_coordinates(name)
 
 
 def _without_coordinates(name: str) -> str:

@@ -108,6 +108,15 @@ def _path(path: str) -> ast.Expr:
     return dotted(name(first), rest)
 
 
+def written(path: str) -> str:
+    """A path within a network, as a plan writes it.
+
+    >>> written("branch.0.layer1")
+    'branch[0].layer1'
+    """
+    return expression(_path(path))
+
+
 # ---- what has a name
 
 

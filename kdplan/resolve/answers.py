@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,9 +12,11 @@ from kdplan.diagnostics.report import error
 from kdplan.diagnostics.span import Span
 from kdplan.ir.cuts import Cut, Layer
 from kdplan.ir.plan import ClassSet, Network
+from kdplan.ir.user_code import CodeRefused
 from kdplan.ir.versions import makers
 from kdplan.resolve import setting_values
 from kdplan.resolve.context import Context
+from kdplan.resolve.expected import no_network
 from kdplan.resolve.signals import family_error
 from kdplan.resolve.spread import spread
 from kdplan.resolve.values import DataValue, Family, NetValue, describe
@@ -56,11 +60,22 @@ class Answers:
 
     def cuts(self, network: ast.Expr) -> list[Cut]:
         """Where a network can be cut, on images of the data after `on`."""
-        return self.ctx.session.cuts(self._network(network), self._images())
+        with self._named():
+            return self.ctx.session.cuts(self._network(network), self._images())
 
     def layers(self, network: ast.Expr) -> list[Layer]:
         """The values of a network through which everything passes, likewise."""
-        return self.ctx.session.layers(self._network(network), self._images())
+        with self._named():
+            return self.ctx.session.layers(self._network(network), self._images())
+
+    @contextmanager
+    def _named(self) -> Iterator[None]:
+        """Inside, code that may not run is a warning about this construct."""
+        try:
+            yield
+        except CodeRefused as refused:
+            what = f"`{self.node.name}`, with all that reads it,"
+            raise refused.about(what, self.node.head_span) from None
 
     def each(self, networks: ast.Expr) -> list[ast.Expr]:
         """A name in scope for each network that an expression means.
@@ -75,7 +90,7 @@ class Answers:
             if isinstance(value, Family):
                 raise family_error(value)
             if not isinstance(value, NetValue) or value.path:
-                raise error("KD0250", networks.span, what=describe(value))
+                raise no_network(value, networks.span, self.ctx.module)
             word = f"from {len(self.ctx.names)}"  # no word of the language, so that it hides none
             self.ctx.names[word] = value
             names.append(ast.Name(networks.span, word))
@@ -111,7 +126,7 @@ class Answers:
         if isinstance(value, Family):
             raise family_error(value)
         if not isinstance(value, NetValue) or value.path:
-            raise error("KD0250", network.span, what=describe(value))
+            raise no_network(value, network.span, self.ctx.module)
         return value
 
     def _network(self, network: ast.Expr) -> Network:

@@ -6,7 +6,7 @@ import operator
 from collections.abc import Collection
 from typing import Any, cast
 
-from kdplan.diagnostics.report import PlanError, counted, error, listing, nearest
+from kdplan.diagnostics.report import PlanError, counted, error, listing, suggestion
 from kdplan.diagnostics.span import Span
 from kdplan.ir import expr as ir
 from kdplan.ir.spec import Param, SettingSpec, Spec
@@ -187,7 +187,13 @@ def chosen(param: Param, node: ast.Expr, ctx: Context) -> ir.Const:
         text = value.item.name if isinstance(value, Choice) else value.value if isinstance(value, ir.Const) else None
         if text in param.choices or (text is None and isinstance(value, ir.Const) and param.default is None):
             return ir.Const(text, span=value.span)
-    raise error("KD0245", node.span, name=param.name, value=node.span.text, choices=listing(param.choices))
+    raise no_such_choice(param.name, node, param.choices)
+
+
+def no_such_choice(name: str, node: ast.Expr, known: Collection[str]) -> PlanError:
+    """KD0245 for a value that is none of a few words."""
+    text = node.span.text
+    return error("KD0245", node.span, name=name, value=text, help=suggestion(text, known))
 
 
 def unknown_word(node: ast.Expr, ctx: Context, known: Collection[str]) -> bool:
@@ -201,8 +207,7 @@ def unknown_parameter(keyword: ast.Keyword, function: str, known: list[str], giv
     """KD0230, with the nearest parameter or all of them; KD0226 for one that is given twice."""
     if given:
         return error("KD0226", keyword.name_span, function=function, name=keyword.name)
-    near = nearest(keyword.name, known)
-    help = f"Did you mean `{near}`?" if near else f"Choose from {listing(known)}." if known else "Delete it."
+    help = suggestion(keyword.name, known) or "Delete it."
     return error("KD0230", keyword.name_span, function=function, name=keyword.name, help=help)
 
 

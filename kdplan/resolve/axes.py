@@ -6,31 +6,68 @@ from collections.abc import Collection, Mapping
 
 from kdplan.diagnostics.report import error
 from kdplan.ir import expr as ir
-from kdplan.passes.load import Declared
+from kdplan.passes.load import Declared, Module
 from kdplan.resolve.context import Context
 from kdplan.resolve.spread import comprehend, iterate
 from kdplan.resolve.values import ClassesValue, Label, Lazy, Value
 from kdplan.syntax import ast
+from kdplan.syntax.walk import walk
+
+
+def axis_of(declared: Declared) -> Declared | None:
+    """The axis that a declaration is: a param with `in`, or one that was given a list from outside. A setting of `use`
+    that is a param, `{ seed }`, passes on that param's axis. None for all else."""
+    if declared.kind != "param":
+        return None
+    override = declared.module.overrides.get(declared.name)
+    is_swept = declared.node.clause("in") is not None
+    if override is None:
+        return declared if is_swept else None
+    if isinstance(override.value, ast.List | ast.Range):
+        return declared
+    if not any(_param(n, override.module) for n in walk(override.value)):
+        return declared if is_swept else None  # one value: still an axis, so that `[seed = 0]` still picks from it
+    passed = _param(override.value, override.module)
+    return axis_of(passed) if passed not in (None, declared) else None
+
+
+def _param(node: ast.Node | ast.File, module: Module) -> Declared | None:
+    """The param that `seed` or `base.seed` names in a file, if it is one."""
+    thing = module.scope.get(node.name) if isinstance(node, ast.Name) else None
+    if isinstance(node, ast.Attr) and isinstance(node.base, ast.Name):
+        used = module.scope.get(node.base.name)
+        thing = used.scope.get(node.word) if isinstance(used, Module) else None
+    return thing if isinstance(thing, Declared) and thing.kind == "param" else None
 
 
 def is_axis(declared: Declared) -> bool:
-    """Whether a declaration is a param with `in`, or one that was given a list from outside."""
-    if declared.kind != "param":
-        return False
-    override = declared.module.overrides.get(declared.name)
+    """Whether a declaration is an axis of its own: a param with `in`, or one that was given a list from outside."""
+    return axis_of(declared) is declared
+
+
+def is_set(axis: Declared) -> bool:
+    """Whether the values of an axis come from `--set`."""
+    override = axis.module.overrides.get(axis.name)
+    return override is not None and override.set
+
+
+def given(param: Declared) -> Lazy:
+    """What a param is declared to be, or is given from outside, and the file in which that has its meaning."""
+    override = param.module.overrides.get(param.name)
     if override is not None:
-        return isinstance(override.value, ast.List | ast.Range)
-    return declared.node.clause("in") is not None
+        return Lazy(override.value, override.module)
+    clause = param.node.clause("=") or param.node.clause("in")
+    assert clause is not None
+    return Lazy(clause.exprs[0], param.module)
 
 
 def items(axis: Declared, ctx: Context) -> list[Value | Lazy]:
     """The values of an axis; those whose meaning depends on where they are read stay unevaluated."""
-    override = axis.module.overrides.get(axis.name)
-    clause = axis.node.clause("in")
-    module = override.module if override else axis.module
-    node = override.value if override else clause.exprs[0] if clause else None
-    assert node is not None
+    whole = given(axis)
+    node, module = whole.node, whole.module
     inner = ctx.in_module(module).child(exclude=axis.name)
+    if axis.name in axis.module.overrides and not isinstance(node, ast.List | ast.Range):
+        return [inner.eval(node, "any") if isinstance(node, ast.Binary) else whole]  # `1/3` is shown as a number
     if isinstance(node, ast.List):
         values: list[Value | Lazy] = []
         for item in node.items:

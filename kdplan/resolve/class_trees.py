@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from kdplan.data.hierarchy import Hierarchy, HierarchyError, read_hierarchy
+from kdplan.diagnostics.missing import no_such_file
 from kdplan.diagnostics.report import error, listing
 from kdplan.diagnostics.span import Span
 from kdplan.ir.plan import Data
@@ -24,7 +25,7 @@ def list_of_classes(file: str, module: Module, root: Path | None, span: Span) ->
     for folder in folders:
         if (folder / file).is_file():
             return folder / file
-    raise error("KD0211", span, file=file, folder=" or in ".join(map(str, folders)))
+    raise no_such_file(file, folders, span)
 
 
 def hierarchy_of(file: str, module: Module, root: Path | None, span: Span) -> Hierarchy:

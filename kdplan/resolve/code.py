@@ -1,9 +1,11 @@
-"""Hashes of the user's Python files."""
+"""Hashes of the user's files."""
 
 from __future__ import annotations
 
 import hashlib
 from pathlib import Path
+
+from kdplan.ir import user_code
 
 
 def file_hash(path: Path) -> str:
@@ -17,6 +19,6 @@ def code_of(codes: dict[str, str]) -> str | None:
 
 
 def code_hash(factory: str) -> str | None:
-    """The hash of the user's file that a factory is in, if it is in one."""
+    """The hash of the user's file that a factory is in, if it is in one, and of what that file imports."""
     where, _, _ = factory.rpartition(":")
-    return file_hash(Path(where)) if where.endswith(".py") else None
+    return user_code.code(Path(where)).digest if where.endswith(".py") else None

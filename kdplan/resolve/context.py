@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
+from kdplan.constructs.table import NAMED_AS_NETWORKS
 from kdplan.diagnostics.report import PlanError, Reporter, error
 from kdplan.diagnostics.span import Span
 from kdplan.ir.cuts import Cut, Layer
@@ -65,6 +66,8 @@ class Session:
     names: dict[str, object] = field(default_factory=dict)
     derived: dict[str, NetInstance] = field(default_factory=dict)
     """Networks that a call made (`merge(…)`), by the name that the call gives them."""
+    read: set[Declared] = field(default_factory=set)
+    """Params whose values were read."""
     ancestors: dict[tuple[str, Path | None, str], list[list[int]]] = field(default_factory=dict)
     """File of a hierarchy, folder of the plan that names it, and data set -> classes with those above them."""
     construct_spans: dict[str, Span] = field(default_factory=dict)
@@ -174,11 +177,16 @@ def cycle(session: Session, key: Key, span: Span) -> PlanError:
     kinds = {d.kind for d in around}
     names = [d.name for d in around]
     what = _PLURALS.get(kinds.pop(), "Declarations") if len(kinds) == 1 else "Declarations"
-    first = around[0]
-    help = "Read an earlier version, such as `a@init`." if what == "Phases" else "Remove one of these references."
     if len(around) == 1:
-        return error("KD0235", span, name=first.name)
-    return error("KD0303", span, what=what, cycle=" → ".join([*names, names[0]]), help=help)
+        help = (
+            "Write `self`: in its body the network is not known by its name."
+            if around[0].kind in NAMED_AS_NETWORKS
+            else None
+        )
+        return error("KD0235", span, name=names[0], help=help)
+    network, at, _ = span.text.partition("@")
+    help = None if at else "Remove one of these references."
+    return error("KD0303", span, what=what, cycle=" → ".join([*names, names[0]]), network=network, help=help)
 
 
 def expand(ctx: Context, make: Callable[[Context], T], size: Callable[[Context, Declared], int]) -> Iterator[T]:

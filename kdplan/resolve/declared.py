@@ -70,20 +70,16 @@ def _once(thing: Declared, span: Span, ctx: Context, make: Callable[[], Value]) 
 
 
 def _param(thing: Declared, ctx: Context, want: str) -> Value:
+    ctx.session.read.add(thing)
     if axes.is_axis(thing):
         index = ctx.coordinate(thing)
         item = axes.items(thing, ctx)[index]
         if not isinstance(item, Lazy):
             return item
         return ctx.in_module(item.module).child(exclude=thing.name).eval(item.node, want)
-    override = thing.module.overrides.get(thing.name)
-    clause = thing.node.clause("=")
-    assert override or clause
-    node = override.value if override else clause.exprs[0] if clause else None
-    assert node is not None
-    module = override.module if override else thing.module
-    exclude = None if override and override.module is not thing.module else thing.name
-    return ctx.in_module(module).child(exclude=exclude).eval(node, want)
+    given = axes.given(thing)
+    exclude = thing.name if given.module is thing.module else None
+    return ctx.in_module(given.module).child(exclude=exclude).eval(given.node, want)
 
 
 def _definition(thing: Declared, ctx: Context, want: str) -> Value:

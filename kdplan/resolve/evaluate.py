@@ -10,14 +10,16 @@ from dataclasses import replace
 from typing import Any
 
 from kdplan.constructs.table import LOCAL_NAMES
-from kdplan.diagnostics.report import PlanError, error, listing, nearest
+from kdplan.diagnostics.report import PlanError, error, listing, nearest, suggestion
 from kdplan.diagnostics.span import Span
+from kdplan.diagnostics.synonyms import network_call
 from kdplan.ir import expr as ir
 from kdplan.ir.functions import FUNCTIONS, PLAN_FUNCTIONS, SIGNALS
 from kdplan.ir.plan import Item
 from kdplan.passes.load import Declared, Module, UserCode, ambiguous
 from kdplan.resolve import arguments, arithmetic, declared, picks, signals, versions
 from kdplan.resolve.context import Context, Rule, cycle
+from kdplan.resolve.expected import versions_by
 from kdplan.resolve.kinds.model import argument_classes
 from kdplan.resolve.plan_functions import plan_function
 from kdplan.resolve.spread import comprehend, spread
@@ -62,21 +64,28 @@ def _name(node: ast.Name, ctx: Context, want: str) -> Value:
     if name in ctx.names:
         return force(ctx.names[name], span, ctx, want)
     thing = ctx.module.scope.get(name)
-    if thing is not None and name != ctx.exclude:
+    table = ctx.session.tables.get(want, {})
+    if thing is not None and name != ctx.exclude and not (name in table and _is_no_choice(thing, want)):
         return declared_value(thing, span, ctx, want)
     if name in ctx.module.lost:
         raise PlanError([])  # its declaration is wrong, which was reported already
-    table = ctx.session.tables.get(want, {})
     if name in table:
         return Choice(Item(name, span=span), span)
     if name in CONSTANTS:
         return ir.Const(CONSTANTS[name], span=span)
+    if name in SIGNALS and table:
+        raise unknown(name, span, ctx, want)  # `schedule = step(30)`: no signal can be a choice
     spec = FUNCTIONS.get(name) or PLAN_FUNCTIONS.get(name)
     if spec is not None:
         return Builtin(spec, span)
     if name in SIGNALS:
         return signals.stream_or_counter(name, span, ctx)
     raise unknown(name, span, ctx, want)
+
+
+def _is_no_choice(thing: Declared | Module | UserCode, want: str) -> bool:
+    """Whether a declaration never stands for a choice of a table: `recipe sgd` is no optimizer."""
+    return want != "model" and isinstance(thing, Declared) and thing.kind not in ("param", "def")
 
 
 def unknown(name: str, span: Span, ctx: Context, want: str) -> Exception:
@@ -97,12 +106,15 @@ def unknown(name: str, span: Span, ctx: Context, want: str) -> Exception:
         return error("KD0208", span, name=name, kind=local.kind, help=help)
     if name == "self":
         return error("KD0209", span)
-    known = [*ctx.names, *ctx.module.scope, *table, *(SIGNALS if want == "signal" else ())]
-    if want == "signal":
-        known += FUNCTIONS
-    near = nearest(name, known)
+    built_in = table or [*CONSTANTS, *FUNCTIONS, *SIGNALS]
+    near = nearest(name, [*ctx.names, *ctx.module.scope, *built_in])
     help = None
-    if near:
+    call = network_call(name) if want == "model" else None
+    if call is not None:
+        help = f"Write `{call}`."
+    elif want == "network" and (versions_by_it := versions_by(name, ctx.module)):
+        help = versions_by_it
+    elif near:
         help = f"Did you mean {where(near, ctx)}?"
     elif table:
         help = f"Choose from {listing(sorted(table), 16)}."
@@ -163,14 +175,15 @@ def attribute(base: Value, word: str, node: ast.Attr, ctx: Context, want: str) -
         return signals.data_attribute(base, word, node.word_span, span, ctx)
     if isinstance(base, Case):
         if word not in base.fields:
-            raise error("KD0232", node.word_span, name=word, known=listing(base.fields))
+            known = listing(base.fields)
+            raise error("KD0232", node.word_span, name=word, known=known, nearest=nearest(word, base.fields))
         return base.fields[word]
     if isinstance(base, Namespace):
         inner = base.module.scope.get(word)
         if inner is None and base.module.knows_of(word):
             raise PlanError([])
         if inner is None:
-            raise error("KD0205", node.word_span, name=word, nearest=nearest(word, base.module.scope))
+            raise error("KD0205", node.word_span, name=word, help=suggestion(word, base.module.scope))
         return declared_value(inner, span, ctx, want)
     if isinstance(base, UserFunction) and not base.name:
         return UserFunction(base.code, word, span)

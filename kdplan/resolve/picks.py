@@ -7,16 +7,20 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-from kdplan.diagnostics.report import PlanError, counted, error, listing
+from kdplan.diagnostics.report import PlanError, counted, error, listing, nearest, suggestion
 from kdplan.diagnostics.span import Span
 from kdplan.ir import expr as ir
+from kdplan.ir.branches import BRANCH
+from kdplan.ir.snapshots import kept
 from kdplan.ir.versions import slot_in
-from kdplan.passes.legal import kept, snapshot_help
+from kdplan.passes.legal import snapshot_help
 from kdplan.passes.load import Declared, Module
 from kdplan.resolve import axes
 from kdplan.resolve.context import Context, pinned
 from kdplan.resolve.declared import slot_items
+from kdplan.resolve.declared import value as declared_value
 from kdplan.resolve.derive.named import is_branches, pick_branch
+from kdplan.resolve.kinds.verticals import class_numbers
 from kdplan.resolve.spread import iterate
 from kdplan.resolve.values import (
     Applied,
@@ -77,7 +81,12 @@ def hoisted(node: ast.Version, ctx: Context) -> ast.Pick | None:
 
 
 def _axis(p: ast.Coordinate, node: ast.Pick, ctx: Context) -> Declared | None:
-    """The param axis that a coordinate names, or None for a family's own slot or a snapshot."""
+    """The param axis that a coordinate names, or None for a family's own slot, a snapshot or a fixed param."""
+    return next((axis for param in _params(p, node, ctx) if (axis := axes.axis_of(param)) is not None), None)
+
+
+def _params(p: ast.Coordinate, node: ast.Pick, ctx: Context) -> list[Declared]:
+    """The params of a coordinate's name, here and in the file of what is picked from."""
     root: ast.Expr = node.base
     while isinstance(root, ast.Pick | ast.Attr | ast.Version):
         root = root.base
@@ -88,11 +97,8 @@ def _axis(p: ast.Coordinate, node: ast.Pick, ctx: Context) -> Declared | None:
             modules.append(thing.module)
         elif isinstance(thing, Module):
             modules.append(thing)
-    for module in modules:
-        axis = module.scope.get(p.name)
-        if isinstance(axis, Declared) and axes.is_axis(axis):
-            return axis
-    return None
+    named = [module.scope.get(p.name) for module in modules]
+    return [t for t in named if isinstance(t, Declared) and t.kind == "param" and t.node.params is None]
 
 
 def _points(p: ast.Coordinate, axis: Declared, ctx: Context) -> list[int]:
@@ -129,12 +135,54 @@ def position(value: Value, labels: Sequence[Label], span: Span, name: str) -> in
     if not numeric and isinstance(wanted, int) and 0 <= wanted < len(labels):
         return wanted
     shown = [str(v) if v is not None else str(i) for i, v in enumerate(labels)]
-    raise error("KD0402", span, text=span.text, name=name, known=listing(shown))
+    near = nearest(str(wanted if wanted is not None else span.text), shown) if not numeric else None
+    raise error("KD0402", span, text=span.text, name=name, known=listing(shown), nearest=near)
 
 
 def _positions(node: ast.Pick, rest: list[ast.Expr], ctx: Context, want: str) -> Value:
     base = ctx.eval(node.base, "network" if want == "signal" else want)
+    rest = [p for p in rest if not (isinstance(p, ast.Coordinate) and _is_fixed(p, base, node, ctx))]
     return _choose(base, rest, node, ctx) if rest else base
+
+
+def _is_fixed(p: ast.Coordinate, base: Value, node: ast.Pick, ctx: Context) -> bool:
+    """Whether a coordinate names a param of one value, which is picked from as an axis of that value is.
+
+    Raises
+    ------
+    PlanError
+        KD0415 for another value than the param's.
+    """
+    params = _params(p, node, ctx)
+    if not params or p.name in SNAPSHOT_AXES or p.name in _indices(base):
+        return False
+    if isinstance(p.value, ast.All):
+        return True
+    known = _shown(params[0], p.span, ctx)
+    value = _wanted(p.value, [known], ctx)
+    for v in value.items if isinstance(value, ListValue) else [value]:
+        try:
+            position(v, [known], p.value.span, p.name)
+        except PlanError:
+            raise error("KD0415", p.span, text=p.value.span.text, name=p.name, value=known) from None
+    return True
+
+
+def _indices(base: Value) -> set[str]:
+    """The names of a family's own indices."""
+    if isinstance(base, Several | Routing):
+        return {name for item in base.items for name in _indices(item)}
+    if isinstance(base, Family):
+        return {s.name for s in base.declared.slots}
+    return {BRANCH} if is_branches(base) else set()
+
+
+def _shown(param: Declared, span: Span, ctx: Context) -> Label:
+    """How a param's only value is shown: a number or string as itself, a choice from a table as it is written."""
+    given = axes.given(param)
+    if isinstance(given.node, ast.Name) and given.node.name not in given.module.scope:
+        return given.node.name
+    return axes.label(declared_value(param, span, ctx, "any"), 0)
 
 
 def _choose(base: Value, rest: list[ast.Expr], node: ast.Pick, ctx: Context) -> Value:
@@ -162,6 +210,11 @@ def _choose(base: Value, rest: list[ast.Expr], node: ast.Pick, ctx: Context) -> 
         part = ctx.eval(rest[0], "any")
         if isinstance(part, ClassesValue):
             return DataValue(base.data, base.split, part.classes, base.unlabelled, node.span)
+        if isinstance(part, ListValue | ir.Const) and base.data.classes:
+            class_numbers(part, base.data, rest[0].span)
+            named = f"`verticals part of {base.data.name} {{ some = {rest[0].span.text}  disjoint = false }}`"
+            help = f"Name the classes, such as {named}, and write `{node.base.span.text}[part[some]]`."
+            raise error("KD0406", node.span, what="Data", help=help)
     raise error("KD0406", node.span, what=describe(base))
 
 
@@ -221,11 +274,12 @@ def _kept(version: ir.Version, p: ast.Coordinate, ctx: Context) -> list[int]:
     phase = plan.phases.get(str(version.phase)) or next(
         (i.phase for i in ctx.phases.values() if i.name == version.phase), None
     )
-    names = kept(phase, slot_in(plan, phase, version)) if phase is not None else set()
+    slot = slot_in(plan, phase, version) if phase is not None else 0
+    names = kept(phase, slot) if phase is not None else set()
     numbers = sorted(int(n.partition("=")[2]) for n in names if n.startswith(f"{p.name}="))
     if not numbers:
         raise error("KD0309", p.span, phase=version.phase, snapshot=f"{p.name} = *", name=version.network,
-                    help=snapshot_help(f"{p.name}=1"))  # fmt: skip
+                    help=snapshot_help(f"{p.name}=1", phase, slot))  # fmt: skip
     return numbers
 
 
@@ -251,7 +305,7 @@ def _members(base: Family, rest: list[ast.Expr], node: ast.Pick, ctx: Context) -
     for name in named:
         if name not in [s.name for s in slots]:
             span = next(p.span for p in rest if isinstance(p, ast.Coordinate) and p.name == name)
-            has = f"Choose from {listing(s.name for s in slots)}."
+            has = suggestion(name, [s.name for s in slots])
             raise error("KD0409", span, name=name, family=base.declared.name, help=has)
     ordered = iter([p for p in rest if not isinstance(p, ast.Coordinate)])
     chosen = [named[s.name] if s.name in named else next(ordered, ast.All(node.span)) for s in slots]

@@ -8,13 +8,15 @@ from typing import NoReturn
 
 from kdplan.constructs.table import CONSTRUCTS, LADDERS, NAMED_AS_NETWORKS, TRAINS
 from kdplan.data import catalog
+from kdplan.data.look import of_channels
 from kdplan.data.of_plan import view_of_data
 from kdplan.data.select import split_sizes
-from kdplan.data.transforms import check_boxes, out_shape, transform
+from kdplan.data.transforms import check_boxes, fixes_size, out_shape, transform
 from kdplan.diagnostics.report import PlanError, Reporter
 from kdplan.diagnostics.span import Span
 from kdplan.ir.cuts import Cut, Layer
 from kdplan.ir.plan import Data, Network, Phase, Plan, View
+from kdplan.ir.user_code import CodeRefused
 from kdplan.passes.load import Declared, Module
 from kdplan.resolve import axes
 from kdplan.resolve.answers import Answers
@@ -24,9 +26,9 @@ from kdplan.resolve.evaluate import RULES
 from kdplan.resolve.kinds.construct import construct_instance
 from kdplan.resolve.kinds.network import network_instance
 from kdplan.resolve.kinds.phase import phase_instance
-from kdplan.resolve.kinds.results import export, measure
+from kdplan.resolve.kinds.results import exports, measure
 from kdplan.resolve.picks import bindings
-from kdplan.resolve.unread import check_names
+from kdplan.resolve.unread import check_given, check_names
 from kdplan.resolve.values import Family
 from kdplan.syntax import ast
 
@@ -86,6 +88,7 @@ def resolve(
         except PlanError as e:
             reporter.add(e.diagnostics)
     check_names(module, all_tables, reporter)
+    check_given(module, session.read, all_tables, reporter)
     _in_order(session)
     return session.plan
 
@@ -98,7 +101,7 @@ def _declaration(declared: Declared, ctx: Context) -> None:
     elif declared.kind == "measure":
         ctx.session.plan.measures[declared.name] = measure(declared, ctx)
     elif declared.kind == "export":
-        ctx.session.plan.exports[declared.name] = export(declared, ctx)
+        ctx.session.plan.exports.update({e.name: e for e in exports(declared, ctx)})
     elif declared.kind == "def":
         return  # has meaning only where it is read
     elif declared.kind == "param":
@@ -134,31 +137,36 @@ def _describe(
     data: Data, folder: Path, span: Span, root: Path | None, superclasses: dict[str, dict[str, list[int]]]
 ) -> None:
     arguments = dict(data.source.arguments)
-    info = catalog.describe(data.source.name, arguments, root, span=span)
+    try:
+        info = catalog.describe(data.source.name, arguments, root, span=span)
+    except CodeRefused as refused:
+        raise refused.about(f"`{data.name}`, with all that reads it,", span) from None
     data.classes = list(info.classes)
     data.task = info.task
     data.objects = info.objects
+    data.whole = info.whole
     data.sizes = dict(info.splits)
     data.fingerprint = info.fingerprint
     chain = [transform(t.name, (), t.arguments, t.span) for t in data.augment]
+    assert info.opened is not None
     if info.task == "detection":
         check_boxes(data.name, chain)
-    if info.shape is not None or any(t.name in _SIZED for t in chain):
-        data.shape = list(out_shape(info.shape, chain, True, span))
+    if data.verify:
+        catalog.verify(data.name, info.opened, span=span)
+    shape = catalog.sample_shape(info.opened, chain)
+    if shape is not None or fixes_size(chain):
+        data.shape = list(out_shape(shape, chain, True, span))
     if data.split is not None:
         rule = view_of_data(data, View(data.name, "train")).rule
         assert rule is not None
-        data.sizes = split_sizes(data.sizes, rule, len(data.classes))
+        data.sizes = split_sizes(data.name, info.opened, rule, data.split.span or span)
     if data.normalize is None and info.mean is not None and info.std is not None:
-        data.normalize = (list(info.mean), list(info.std))
+        mean, std = of_channels((info.mean, info.std), data.shape[0] if data.shape else len(info.mean))
+        data.normalize = (list(mean), list(std))
     if info.superclasses:
         order = {name: i for i, name in enumerate(info.classes)}
         data.superclasses = {g: [order[c] for c in members] for g, members in info.superclasses.items()}
         superclasses[data.name] = data.superclasses
-
-
-_SIZED = frozenset({"center_crop", "random_crop", "random_resized_crop"})
-"""Transforms after which images are all alike."""
 
 
 def _in_order(session: Session) -> None:

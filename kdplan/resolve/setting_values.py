@@ -6,11 +6,11 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any, cast
 
-from kdplan.diagnostics.report import error, listing
+from kdplan.diagnostics.report import error
 from kdplan.ir import expr as ir
 from kdplan.ir.plan import Item
 from kdplan.ir.spec import SettingSpec
-from kdplan.resolve.arguments import check_range, check_required, unknown_word
+from kdplan.resolve.arguments import check_range, check_required, no_such_choice, unknown_word
 from kdplan.resolve.arithmetic import is_number
 from kdplan.resolve.context import Context
 from kdplan.resolve.signals import signal
@@ -65,7 +65,7 @@ def _sizes(spec: SettingSpec, node: ast.Expr, ctx: Context) -> int | list[int]:
 
 def _boolean(spec: SettingSpec, node: ast.Expr, ctx: Context) -> bool:
     if unknown_word(node, ctx, ("true", "false")):
-        raise error("KD0245", node.span, name=spec.name, value=node.span.text, choices="`true` and `false`")
+        raise no_such_choice(spec.name, node, ("true", "false"))
     value = _one(spec, node, ctx)
     if isinstance(value, ir.Const) and isinstance(value.value, bool):
         return value.value
@@ -83,12 +83,12 @@ def _choice(spec: SettingSpec, node: ast.Expr, ctx: Context) -> str:
     if isinstance(node, ast.Name) and node.name in spec.choices and node.name not in ctx.names:
         return node.name
     if unknown_word(node, ctx, spec.choices):
-        raise error("KD0245", node.span, name=spec.name, value=node.span.text, choices=listing(spec.choices))
+        raise no_such_choice(spec.name, node, spec.choices)
     value = _one(spec, node, ctx, spec.name)
     text = value.item.name if isinstance(value, Choice) else value.value if isinstance(value, ir.Const) else None
     if text in spec.choices:
         return str(text)
-    raise error("KD0245", node.span, name=spec.name, value=node.span.text, choices=listing(spec.choices))
+    raise no_such_choice(spec.name, node, spec.choices)
 
 
 def _integers(spec: SettingSpec, node: ast.Expr, ctx: Context) -> list[int]:

@@ -8,6 +8,7 @@ from kdplan.diagnostics.report import error, listing, nearest
 from kdplan.diagnostics.span import Span
 from kdplan.ir import expr as ir
 from kdplan.ir.branches import BRANCH, branches, split
+from kdplan.ir.outputs import canonical
 from kdplan.ir.plan import ClassSet
 from kdplan.resolve.context import Context
 from kdplan.resolve.values import (
@@ -101,7 +102,7 @@ def tap(
     if branches(network) and not submodule:
         check_indexed(net, path, span)
         inside, rest = split(network, path)
-        path = ".".join(p for p in (inside, rest or "logits") if p)  # one name for one thing
+        path = ".".join(p for p in (inside, canonical(rest) or "logits") if p)  # one name for one thing
     return ir.Tap(weights(net, ctx), inputs, "" if path == "output" else path, submodule, call=call, span=span)
 
 
@@ -110,7 +111,7 @@ def trained_path(net: NetValue) -> str:
     path = ".".join(net.path)
     check_indexed(net, path, net.span)
     inside, rest = split(net.instance.network, path)
-    rest = "" if rest in ("output", "logits") else rest
+    rest = canonical(rest)
     return f"{inside}.{rest or 'logits'}" if inside else rest
 
 
@@ -145,17 +146,20 @@ def fixed_weights(net: NetValue, ctx: Context) -> ir.Version:
 
 def phases_that_train(name: str, ctx: Context) -> list[str]:
     """Names of the file's phases whose `of` names the network `name`."""
-    return [d.name for d in ctx.module.after_at.values() if d.kind in TRAINS and name in _names_in_of(d.node)]
+    return [d.name for d in ctx.module.after_at.values() if d.kind in TRAINS and name in names_in_of(d.node)]
 
 
 def versions_help(net: NetValue, ctx: Context) -> str:
     """The versions of a network that could be meant, for a message."""
     name = net.instance.declared.name
     versions = [f"{name}@{p}" for p in [*net.instance.phases, *phases_that_train(name, ctx)]]
+    if not versions:
+        return f'Add a phase that trains it, load its `weights = "…"`, or write `{name}@init` for the fresh ones.'
     return f"Choose from the versions {listing([*dict.fromkeys(versions), f'{name}@init'])}."
 
 
-def _names_in_of(node: ast.Declaration) -> set[str]:
+def names_in_of(node: ast.Declaration) -> set[str]:
+    """The names after a declaration's `of`."""
     clause = node.clause("of")
     names: set[str] = set()
     stack: list[object] = list(clause.exprs) if clause else []

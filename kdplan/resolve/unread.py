@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 
 from kdplan.constructs.table import LOCAL_NAMES
 from kdplan.diagnostics.report import Reporter, nearest
 from kdplan.ir.functions import FUNCTIONS, PLAN_FUNCTIONS, RESERVED, SIGNALS
-from kdplan.passes.load import Module
+from kdplan.passes.load import Declared, Module
+from kdplan.resolve.axes import is_axis
 from kdplan.resolve.evaluate import CONSTANTS
 from kdplan.syntax import ast
 from kdplan.syntax.walk import walk
@@ -28,21 +29,58 @@ def check_names(module: Module, tables: Mapping[str, Mapping[str, object]], repo
     >>> [(d.code, d.help) for d in reporter.diagnostics]
     [('KD0205', 'Did you mean `cross_entropy`?')]
     """
+    for node, local in _definitions(module):
+        _check_names(node, local, module, tables, reporter)
+
+
+def check_given(
+    module: Module, read: Collection[Declared], tables: Mapping[str, Mapping[str, object]], reporter: Reporter
+) -> None:
+    """Report values from outside, of `--set` and `use`, for params that nothing reads: KD0205 for names that mean
+    nothing, KD0244 for another type than the param's own, and else the warning KD0373."""
+    for used in module.every():
+        for name, override in used.overrides.items():
+            declared = used.scope[name]
+            assert isinstance(declared, Declared)
+            if declared in read or is_axis(declared) or module.blind or reporter.errors:
+                continue
+            before = len(reporter.diagnostics)
+            _check_names(override.value, set(), override.module, tables, reporter)
+            own = declared.node.clause("=")
+            wants, given = _type(own.exprs[0] if own else None), _type(override.value)
+            if wants and given and wants != given:
+                reporter.report("KD0244", override.value.span, what=f"`{name}`", wants=wants, found=given)
+            if len(reporter.diagnostics) == before:
+                reporter.report("KD0373", override.value.span, name=name, file=used.source.path)
+
+
+def _type(value: ast.Expr | None) -> str:
+    """The type of a value as it is written; "" where that is no number, string or boolean."""
+    if isinstance(value, ast.Negate):
+        return _type(value.operand)
+    if isinstance(value, ast.Name):
+        return "a boolean" if value.name in ("true", "false") else ""
+    return "a number" if isinstance(value, ast.Number) else "a string" if isinstance(value, ast.String) else ""
+
+
+def _check_names(
+    node: ast.Node, local: set[str], module: Module, tables: Mapping[str, Mapping[str, object]], reporter: Reporter
+) -> None:
+    """Report KD0205 for the names in a definition that nothing in its file, nor the language, has."""
     reported = {d.span.start for d in reporter.diagnostics if d.span and d.span.source is module.source}
-    everywhere = {
+    known = {
         *RESERVED,
         *CONSTANTS,
         *LOCAL_NAMES,
         *module.scope,
         *module.inherited,
         *(name for table in tables.values() for name in table),
+        *local,
     }
-    for node, local in _definitions(module):
-        known = everywhere | local
-        for name in _free(node):
-            if name.name not in known and not module.knows_of(name.name) and name.span.start not in reported:
-                near = nearest(name.name, [*local, *module.scope, *FUNCTIONS, *PLAN_FUNCTIONS, *SIGNALS])
-                reporter.report("KD0205", name.span, name=name.name, nearest=near)
+    for name in _free(node):
+        if name.name not in known and not module.knows_of(name.name) and name.span.start not in reported:
+            near = nearest(name.name, [*local, *module.scope, *FUNCTIONS, *PLAN_FUNCTIONS, *SIGNALS])
+            reporter.report("KD0205", name.span, name=name.name, nearest=near)
 
 
 def _definitions(module: Module) -> Iterator[tuple[ast.Declaration, set[str]]]:
@@ -60,7 +98,7 @@ def _definitions(module: Module) -> Iterator[tuple[ast.Declaration, set[str]]]:
         waiting.extend((i, local) for i in inner)
 
 
-def _free(node: ast.Declaration) -> list[ast.Name]:
+def _free(node: ast.Node) -> list[ast.Name]:
     """Bare names in a definition, without those that a comprehension binds, and without
     those that mean something where they stand only: after `@`, in an index, as an argument of a table's choice."""
     bound = {loop.name for e in walk(node) if isinstance(e, ast.Comprehension) for loop in e.loops}

@@ -325,4 +325,6 @@ def describe(value: Value) -> str:
         if value.value is None:
             return "none"
         return "a string" if isinstance(value.value, str) else "a list" if isinstance(value.value, list) else "a number"
+    if isinstance(value, NetValue) and value.path:
+        return "a value inside of one"
     return WORDS.get(type(value), "a signal")

@@ -5,13 +5,14 @@ from __future__ import annotations
 from dataclasses import replace
 
 from kdplan.constructs.table import LADDERS, TRAINS
-from kdplan.diagnostics.report import PlanError, error, listing, nearest
+from kdplan.diagnostics.report import PlanError, error, listing, suggestion
 from kdplan.diagnostics.span import Span
 from kdplan.ir import expr as ir
 from kdplan.ir.origins import EmaOf
 from kdplan.ir.versions import read_versions
 from kdplan.passes.load import Declared
 from kdplan.resolve.context import Context
+from kdplan.resolve.expected import no_network
 from kdplan.resolve.kinds.construct import construct_instance
 from kdplan.resolve.kinds.network import network_instance
 from kdplan.resolve.kinds.phase import phase_instance
@@ -25,7 +26,6 @@ from kdplan.resolve.values import (
     Routing,
     Several,
     Value,
-    describe,
 )
 from kdplan.syntax import ast
 
@@ -56,7 +56,7 @@ def version(base: Value, node: ast.Version, ctx: Context) -> Value:
             raise error(
                 "KD0401", base.span, name=base.declared.name, slots=listing(s.name for s in base.declared.slots)
             )
-        raise error("KD0250", node.span, what=describe(base))
+        raise no_network(base, node.base.span, ctx.module)
     instance = base.instance
     if node.phase == "init":
         return NetValue(
@@ -137,8 +137,7 @@ def _trained_by(base: NetValue, phase: PhaseInstance, span: Span, word: str) -> 
 def _no_such_stage(base: NetValue, node: ast.Version) -> Exception:
     assert base.construct is not None
     known = [*base.construct.phases]
-    near = nearest(node.phase, known)
-    help = f"Did you mean `{near}`?" if near else f"Choose from {listing(known)}."
+    help = suggestion(node.phase, known)
     return error("KD0302", node.phase_span, phase=node.phase, name=f"{base.left_by}", help=help)
 
 
@@ -153,12 +152,5 @@ def _no_such_phase(base: NetValue, node: ast.Version, ctx: Context) -> Exception
     if ctx.module.knows_of(node.phase):
         return PlanError([])
     phases = [*base.instance.phases, *phases_that_train(name, ctx)]
-    near = nearest(node.phase, phases)
-    help = (
-        f"Did you mean `{near}`?"
-        if near
-        else f"Choose from {listing(phases)}."
-        if phases
-        else f"Write `{name}@init` for its initial weights."
-    )
+    help = suggestion(node.phase, phases) or f"Write `{name}@init` for its initial weights."
     return error("KD0302", node.phase_span, phase=node.phase, name=name, help=help)

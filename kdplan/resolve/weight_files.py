@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from kdplan.constructs.table import KINDS
+from kdplan.diagnostics.missing import no_such_file
 from kdplan.diagnostics.report import error
 from kdplan.diagnostics.span import Span
 from kdplan.ir.origins import Loaded, Part
@@ -45,7 +46,7 @@ def _span_of(name: str, node: ast.Expr) -> Span:
 def _existing(name: str, folder: Path, span: Span) -> Path:
     path = (folder / Path(name).expanduser()).resolve()
     if not path.is_file():
-        raise error("KD0211", span, file=name, folder=str(folder))
+        raise no_such_file(name, [folder], span)
     return path
 
 

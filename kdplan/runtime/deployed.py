@@ -1,4 +1,4 @@
-"""A trained network as it is exported: linear maps behind its layers are multiplied into them."""
+"""A trained network as it is exported: cut at a tap, and linear maps behind its layers multiplied into them."""
 
 from __future__ import annotations
 
@@ -7,10 +7,12 @@ import math
 import torch
 from torch import nn
 
-from kdplan.graph.deploy import DeployError, verify_equal
+from kdplan.graph.deploy import DeployError, deploy, verify_equal
 from kdplan.ir.adapted import ADAPTED
+from kdplan.ir.outputs import is_output
 from kdplan.ir.plan import Item, Network, Plain
 from kdplan.nn.adapted import folded
+from kdplan.nn.outputs import scores
 
 _RELATIVE = 1e-4
 """How far outputs may differ after two matrices were multiplied into one, against their size."""
@@ -39,6 +41,23 @@ def deployed(network: Network, net: nn.Module) -> tuple[nn.Module, Item]:
     return merged, Item(factory, dict(settings))
 
 
+def part_at(net: nn.Module, path: str, example: torch.Tensor) -> nn.Module:
+    """The network, or the part of it that gives the value at `path` for inputs like `example`.
+
+    Raises
+    ------
+    TapError
+        If there is no such value.
+
+    Examples
+    --------
+    >>> net = nn.Sequential(nn.Linear(3, 4), nn.Linear(4, 2))
+    >>> part_at(net, "output", torch.zeros(1, 3)) is net, len(list(part_at(net, "0", torch.zeros(1, 3)).parameters()))
+    (True, 2)
+    """
+    return net if is_output(path) else deploy(net, path, example)
+
+
 def check_equal(trained: nn.Module, exported: nn.Module, example: torch.Tensor) -> None:
     """Compares outputs, to within the rounding of a product of matrices.
 
@@ -50,7 +69,7 @@ def check_equal(trained: nn.Module, exported: nn.Module, example: torch.Tensor) 
     if exported is trained:
         return
     with torch.no_grad():
-        size = float(trained(torch.ones_like(example)).abs().max())
+        size = float(scores(trained(torch.ones_like(example))).abs().max())
     if not math.isfinite(size):
         raise DeployError("outputs are not finite")
     verify_equal(trained, exported, example, tolerance=_RELATIVE * max(size, 1.0))

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import traceback
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
-from kdplan.diagnostics.report import PlanError
+from kdplan.diagnostics.report import PlanError, diagnostic
 from kdplan.ir.dag import PhaseKey, Planned
 from kdplan.ir.plan import Plan
 from kdplan.runtime.events import Events, NoEvents
@@ -81,6 +82,7 @@ def run_plan(
     """
     options, events = options or RunOptions(), events or NoEvents()
     result = RunResult()
+    planned = with_repairs(planned, keys, store, events)
     events.plan_started(planned)
     try:
         with Interrupt() as interrupt:
@@ -107,6 +109,40 @@ def run_plan(
     finally:
         events.finished()
     return result
+
+
+def with_repairs(
+    planned: Mapping[str, Planned],
+    keys: Mapping[str, PhaseKey],
+    store: Store,
+    events: Events,
+    damaged: Path | None = None,
+) -> dict[str, Planned]:
+    """The same actions, but phases whose artifacts are damaged, and are read by what will run, are trained again.
+
+    Parameters
+    ----------
+    damaged : Path, optional
+        The folder of an artifact that something else wanted to read.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> with_repairs({}, {}, Store(tempfile.mkdtemp()), NoEvents())
+    {}
+    """
+    repaired = dict(planned)
+    read: set[str] = set()
+    for name, step in reversed(list(planned.items())):  # what reads comes after what is read
+        key = keys[name].key
+        wanted = name in read or (damaged is not None and store.phase_folder(key) == damaged)
+        if step.action == "cached" and step.same_as is None and wanted and not _sound(store, key):
+            notice = diagnostic("KD0915", None, phase=name)
+            events.note(f"{notice.code}: {notice.message}")
+            repaired[name] = step = replace(step, action="rerun")
+        if step.action not in ("cached", "blocked"):
+            read |= {n for need in step.needs for n in (need, planned[need].same_as) if n is not None}
+    return repaired
 
 
 def _spared(step: Planned, result: RunResult) -> bool:

@@ -22,21 +22,26 @@ from kdplan.graph.deploy import (
     save,
     verify_equal,
 )
+from kdplan.graph.examples import of_shape
 from kdplan.graph.taps import TapError
+from kdplan.ir import user_code
 from kdplan.ir.adapted import HELD
 from kdplan.ir.branches import BRANCH
 from kdplan.ir.expr import Version
 from kdplan.ir.heads import HEADED
+from kdplan.ir.imports import Code
 from kdplan.ir.origins import ENSEMBLE, Copied
-from kdplan.ir.outputs import WHOLE
+from kdplan.ir.outputs import is_output
 from kdplan.ir.plan import Export, Plain, Plan, View
 from kdplan.ir.versions import parts
 from kdplan.nn.models import create
-from kdplan.runtime.deployed import architecture, check_equal, deployed
+from kdplan.passes.exports import check_export, refused, seen_by
+from kdplan.runtime.deployed import architecture, check_equal, deployed, part_at
 from kdplan.runtime.networks import materialise
 from kdplan.runtime.options import RunOptions
 from kdplan.runtime.store.atomic import flush_folder
 from kdplan.runtime.versions import Sources
+from kdplan.runtime.views import opened
 
 FORMAT = 1
 
@@ -70,16 +75,14 @@ def export_network(
         KD0841 if it is not one network, KD0842 if the network gives other outputs after loading.
     """
     target = export.target
-    if len(target.versions) != 1 or target.join not in ("single", "logits"):
-        raise error("KD0841", export.span, export=export.name, reason=f"it means {len(target.versions)} networks.")
+    options = options or RunOptions()
+    check_export(sources.plan, export)
     version = target.versions[0]
     net = materialise(sources, version)
-    about = describe(sources, version, options or RunOptions())
-    if about["input_shape"] is None:
-        raise error("KD0841", export.span, export=export.name, reason="the shape of its inputs is not known.")
-    example = torch.zeros(2, *about["input_shape"])
+    about = describe(sources, version, options)
+    example = _samples(sources.plan, version, options) if about["whole"] else of_shape(about["input_shape"], 2, False)
     _check_branch(sources, version, net, example, export)
-    if target.path in WHOLE:
+    if is_output(target.path):
         trained, (net, item) = net, deployed(sources.plan.networks[version.network], net)
         try:
             check_equal(trained, net, example)
@@ -110,6 +113,8 @@ def _write(
         if program:
             export_program(again, new / "model.pt2", example)
         for file in sorted(new.iterdir()):
+            if (folder / file.name).is_dir():
+                shutil.rmtree(folder / file.name)
             os.replace(file, folder / file.name)
     flush_folder(folder)
 
@@ -139,30 +144,29 @@ def load(folder: Path | str) -> nn.Module:
     nn.Module
     """
     folder = Path(folder)
+    user_code.begin(folder)
     about = json.loads((folder / "model.json").read_text(encoding="utf-8"))
     item = _at(about["architecture"], folder)
     net = create(item["factory"], **item["arguments"]).eval()
-    if about["tap"] not in WHOLE:
-        net = deploy(net, about["tap"], torch.zeros(2, *about["input_shape"]))
+    if not is_output(about["tap"]):
+        net = deploy(net, about["tap"], of_shape(about["input_shape"], 2, about.get("whole", False)))
     load_into(net, folder)
     return net.eval()
 
 
 def cut(net: nn.Module, path: str, example: torch.Tensor, export: Export) -> nn.Module:
-    """The network, or the part of it that gives the value at `path`."""
-    if path in WHOLE:
-        return net
+    """The network, or the part of it that gives the value at `path` (KD0841 where it has none)."""
     try:
-        return deploy(net, path, example)
+        return part_at(net, path, example)
     except TapError as problem:
-        raise error("KD0841", export.span, export=export.name, reason=str(problem)) from problem
+        raise refused(export, f"{problem}.") from problem
 
 
 def describe(sources: Sources, version: Version, options: RunOptions) -> dict[str, Plain]:
     """The description in `model.json`: architecture, classes, inputs, origin."""
     plan = sources.plan
     network = plan.networks[version.network]
-    view = trained_on(plan, version)
+    view = seen_by(plan, version)
     data = plan.data[view.data] if view is not None else None
     classes = network.classes or (view.classes if view is not None else None)
     names: list[str] = []
@@ -176,6 +180,7 @@ def describe(sources: Sources, version: Version, options: RunOptions) -> dict[st
         "architecture": {"factory": network.architecture.name, "arguments": dict(network.architecture.arguments)},
         "classes": names,
         "input_shape": list(shape) if shape is not None else None,
+        "whole": data is not None and data.whole,
         "normalize": _normalize(plan, view, options),
         "source": _source(sources, version)
         | ({"made_of": [_source(sources, v) for v in parts(plan, version)]} if version.phase is None else {}),
@@ -187,12 +192,12 @@ def _source(sources: Sources, version: Version) -> dict[str, Plain]:
     return {"version": str(version), "key": key, "snapshot": version.snapshot}
 
 
-def trained_on(plan: Plan, version: Version) -> View | None:
-    """The first stream of the last phase that trained the version, or the first of its parts."""
-    for past in parts(plan, version):
-        assert past.phase is not None
-        return plan.phases[past.phase].streams[0]
-    return None
+def _samples(plan: Plan, version: Version, options: RunOptions) -> torch.Tensor:
+    """Two samples of the data that a version is for: any other whole numbers may mean nothing to the network."""
+    view = seen_by(plan, version)
+    assert view is not None
+    data = opened(plan, view, options.data_root, torch.device("cpu"))
+    return data.batch(torch.arange(2) % len(data))["inputs"]
 
 
 def _normalize(plan: Plan, view: View | None, options: RunOptions) -> dict[str, list[float]] | None:
@@ -218,11 +223,23 @@ def _with_code(architecture: dict[str, Plain], folder: Path) -> dict[str, Plain]
         if not where.endswith(".py"):
             return factory
         if where not in copied:
-            copied[where] = f"model{len(copied) + 1 if copied else ''}.py"
-            shutil.copyfile(where, folder / copied[where])
+            copied[where] = _copy(user_code.code(Path(where)), folder, f"{len(copied) + 1 if copied else ''}")
         return f"{copied[where]}:{function}"
 
     return _renamed(architecture, copy)
+
+
+def _copy(code: Code, folder: Path, number: str) -> str:
+    """Writes a user's file, as `model.py`, or under its own name in a folder with the modules that it imports."""
+    main, at = f"model{number}.py", folder
+    if len(code.local) > 1:
+        at = folder / f"model{number}"
+        main = f"{at.name}/{code.path.name}"
+    for module in code.local.values():
+        path = folder / main if module.path == code.path else at / module.path.relative_to(code.path.parent)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(module.content)
+    return main
 
 
 def _at(architecture: dict[str, Plain], folder: Path) -> dict[str, Plain]:

@@ -20,13 +20,14 @@ from kdplan.graph.phase_graph import PhaseGraph
 from kdplan.ir.expr import STEP_COUNTERS
 from kdplan.ir.plan import Plain, Recipe
 from kdplan.ir.seed import fold
+from kdplan.ir.snapshots import kept_epochs
 from kdplan.runtime.averages import Averages
 from kdplan.runtime.checkpoint import TENSORS, below, plain_tensors, prefixed, read_tensors, reseed, tensor_file
 from kdplan.runtime.events import Events, NoEvents
 from kdplan.runtime.frozen_values import StoredValues
 from kdplan.runtime.interrupt import Interrupt, Interrupted
 from kdplan.runtime.optimise import Optimisers
-from kdplan.runtime.snapshots import Snapshots, kept_epochs
+from kdplan.runtime.snapshots import Snapshots
 from kdplan.runtime.store.atomic import Content
 from kdplan.runtime.store.work import Work
 from kdplan.runtime.streams import Batch, Streams, samples, split
@@ -84,7 +85,7 @@ class Training:
         self.averages = Averages(a, self.recipe.ema)
         self.watch = Watch(job.device)
         self.kept = kept_epochs(self.recipe)
-        self.snapshots = Snapshots(job.work.folder / "snapshots", a.networks)
+        self.snapshots = Snapshots(job.work.folder / "snapshots", [*a.networks, *(f.module for f in a.ema_copies)])
         self.trainable_graph = compiled(a.trainable_graph, self.recipe.compile, job.name)
         self.frozen = (
             compiled(a.frozen, self.recipe.compile, job.name) if a.frozen is not None and job.stored is None else None
@@ -94,6 +95,8 @@ class Training:
         self.seen = 0
         self.saved_at = self.reported_at = self.began_at = time.monotonic()
         self.history: list[dict[str, Plain]] = []
+        self.finite = {name for name, t in a.state().items() if _is_finite(t)}
+        """What must stay finite: a mask may hold infinities from the start."""
         self.restore()
 
     # ---- the loop
@@ -106,7 +109,7 @@ class Training:
         Interrupted
             When the job's interrupt asks for it; a checkpoint of this very step is written then.
         PlanError
-            KD0820 if the loss stops being finite; the last good checkpoint stays.
+            KD0820 if the loss stops being finite, KD0826 if weights do; the last good checkpoint stays.
         """
         while not self.finished:
             epoch, start = divmod(self.step, self.per_epoch)
@@ -123,6 +126,7 @@ class Training:
                 if self.finished:
                     break
         self.check_finite()
+        self.check_weights()
 
     @property
     def finished(self) -> bool:
@@ -166,6 +170,7 @@ class Training:
     def end_epoch(self, epoch: int) -> None:
         """Validates, keeps snapshots, reports the mean loss to the schedules, and logs the epoch."""
         self.check_finite()
+        self.check_weights()
         means = self.watch.means()
         self.watch.start_epoch()
         record: dict[str, Plain] = {"step": self.step, "epoch": epoch + 1, "loss": means.pop("loss"), "terms": means}
@@ -198,6 +203,13 @@ class Training:
                 first=f"; first {listing(terms)}" if terms else "",
             )
 
+    def check_weights(self) -> None:
+        """Stops the phase if a weight or buffer is no longer finite: no checkpoint, snapshot or artifact has such."""
+        state = self.job.phase_graph.state()
+        if broken := sorted(n for n in self.finite & state.keys() if not _is_finite(state[n])):
+            names = listing(dict.fromkeys(n.removeprefix("buffer/").removeprefix("nets.") for n in broken), 4)
+            raise error("KD0826", self.job.span, phase=self.job.name, names=names, step=self.step)
+
     def save_and_report(self, epoch: int, last: bool) -> None:
         """Saves a checkpoint and reports progress, each when it is due."""
         now, job = time.monotonic(), self.job
@@ -221,8 +233,9 @@ class Training:
     # ---- checkpoints
 
     def save(self) -> None:
-        """A checkpoint of this step; refuses one whose loss was not finite."""
+        """A checkpoint of this step; refuses one whose loss or weights are not finite."""
         self.check_finite()
+        self.check_weights()
         tensors, state = self.checkpoint()
         self.job.work.save_checkpoint(self.step, {TENSORS: tensor_file(tensors)}, state)
         self.snapshots.tidy()
@@ -243,15 +256,15 @@ class Training:
             "updates": updates,
             "scaler": self.scaler.state_dict(),
             "snapshots": self.snapshots.state(),
-            "networks": len(self.job.phase_graph.networks),
+            "networks": len(self.snapshots.networks),
             "seconds": self.elapsed(),
         }
         return tensors, state
 
     def restore(self) -> None:
         """Loads the newest checkpoint, or stays at the start."""
-        checkpoint = self.job.work.latest_checkpoint()
-        self.job.work.rewind(checkpoint.step if checkpoint is not None else -1)
+        checkpoint = self.job.work.latest_checkpoint(lambda c: self.snapshots.problem(c.state["snapshots"]))
+        self.job.work.rewind(checkpoint)
         if checkpoint is None:
             return
         tensors, state = read_tensors(checkpoint), checkpoint.state
@@ -275,3 +288,7 @@ class Training:
             if self.averages.slots:
                 writers[slot, "ema"] = tensor_file(self.averages.weights(slot))
         return writers | self.snapshots.files()
+
+
+def _is_finite(tensor: Tensor) -> bool:
+    return not (tensor.is_floating_point() or tensor.is_complex()) or bool(torch.isfinite(tensor).all())

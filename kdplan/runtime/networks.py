@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from copy import deepcopy
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from kdplan.diagnostics.report import error
 from kdplan.graph.branched import branch_state
 from kdplan.graph.inspect import fresh
 from kdplan.graph.phase_graph import Networks
+from kdplan.graph.state import bind_buffer
 from kdplan.graph.weights import fit, unreadable
 from kdplan.ir.adapted import ADAPTED
 from kdplan.ir.expr import Version
@@ -42,7 +44,7 @@ def materialise(sources: Sources, version: Version, device: torch.device | str =
     network = sources.plan.networks[version.network]
     if version.phase is not None:
         artifact, name = sources.file(version)
-        return _filled(network, load(artifact.read(name)), f"{version}").to(device)
+        return _filled(network, load(artifact.read(name)), f"{version}", late=None).to(device)
     return _start(sources, network).to(device)
 
 
@@ -75,7 +77,8 @@ def _start(sources: Sources, network: Network) -> nn.Module:
             net.load_state_dict({**net.state_dict(), **tensors})
             return net
         case Copied(version, branch, grown):
-            state = materialise(sources, version).state_dict()
+            module = materialise(sources, version)
+            state = module.state_dict()
             if branch is not None:
                 state = branch_state(state, branch)
             if grown and network.architecture.name == ADAPTED:
@@ -83,7 +86,7 @@ def _start(sources: Sources, network: Network) -> nn.Module:
                 state = adapted_state(state, [*arguments["behind"], *(arguments.get("entries") or [])[:1]])
             if grown:
                 state = {**fresh(network).state_dict(), **state}
-            return _filled(network, state, f"{version}", reset=True)
+            return _filled(network, state, f"{version}", reset=True, late=dict(module.named_buffers()).keys())
         case EmaOf(name):
             return _filled(network, _start(sources, sources.plan.networks[name]).state_dict(), name, reset=True)
         case Merged(versions):
@@ -99,12 +102,22 @@ def _start(sources: Sources, network: Network) -> nn.Module:
             return _filled(network, together, "the ensemble's members", reset=True)
 
 
-def _filled(network: Network, state: State, source: str, reset: bool = False) -> nn.Module:
-    """The network with a state's weights; with `reset`, except those that its declaration draws anew."""
+def _filled(
+    network: Network, state: State, source: str, reset: bool = False, late: Collection[str] | None = ()
+) -> nn.Module:
+    """The network with a state's weights; with `reset`, except those that its declaration draws anew.
+
+    `late` names buffers that training may have registered or given another shape; None for all but parameters.
+    """
     net = fresh(network)
     if reset and network.reset:
         drawn = {n: t for n, t in net.state_dict().items() if any(n.startswith(f"{p}.") for p in network.reset)}
         state = {**state, **drawn}
+    own = net.state_dict()
+    buffers = state.keys() - dict(net.named_parameters()).keys()
+    for name in buffers if late is None else buffers & {*late}:
+        if name not in own or own[name].shape != state[name].shape:
+            bind_buffer(net, name, torch.empty_like(state[name]))
     try:
         net.load_state_dict(state)
     except RuntimeError as problem:

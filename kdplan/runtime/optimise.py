@@ -8,37 +8,10 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
-from kdplan.diagnostics.report import error
 from kdplan.graph.phase_graph import PhaseGraph
 from kdplan.ir.plan import Plain, Recipe
-from kdplan.ir.settings import RECIPE
 from kdplan.nn.optim import build_optimizer, fastest, set_lr_factor
 from kdplan.nn.schedules import Schedule, build_schedule
-
-SHARED = tuple(s.name for s in RECIPE if s.name not in ("optimizer", "schedule", "warmup"))
-"""Settings that all recipes of one phase share; optimizer, schedule and warm-up are each recipe's own."""
-
-
-def check_recipes(phase: str, trainees: int, recipes: Sequence[Recipe]) -> None:
-    """Checks that the recipes of one phase fit together.
-
-    Raises
-    ------
-    PlanError
-        KD0801 for a number of recipes that does not fit, KD0802 where they differ in a shared setting,
-        KD0822 where nothing ends the phase.
-    """
-    if len(recipes) not in (1, trainees):
-        raise error("KD0801", recipes[0].span if recipes else None, found=len(recipes), networks=trainees)
-    for other in recipes[1:]:
-        for setting in SHARED:
-            one, two = getattr(recipes[0], setting), getattr(other, setting)
-            if one != two:
-                span = (other.spans or {}).get(setting, other.span)
-                raise error("KD0802", span, phase=phase, setting=setting, one=one, two=two)
-    endless = [r for r in recipes if r.schedule.arguments.get("until") is None]
-    if recipes[0].epochs is None and recipes[0].steps is None and endless:
-        raise error("KD0822", endless[0].span, phase=phase)
 
 
 class Optimisers:

@@ -7,16 +7,20 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import torch
-from torch import Tensor
+from torch import Tensor, fx
 
 from kdplan.data.loader import Loader
 from kdplan.diagnostics.boundary import cause_of, foreign, is_foreign
-from kdplan.diagnostics.report import PlanError, error
+from kdplan.diagnostics.report import PlanError, diagnostic, error, listing
 from kdplan.graph.assemble import assemble
+from kdplan.graph.kept import functions_of, undone
 from kdplan.graph.lines import at_node
 from kdplan.graph.phase_graph import Networks, PhaseGraph
-from kdplan.graph.verify import SAMPLES, verify
+from kdplan.graph.state import draws_undone
+from kdplan.graph.verify import HALF, SAMPLES, users_calls, verify, verify_calls
+from kdplan.ir import user_code
 from kdplan.ir.dag import PhaseKey
+from kdplan.ir.expr import STEP_COUNTERS
 from kdplan.ir.lengths import extendable
 from kdplan.ir.plan import Phase, Plain, Plan
 from kdplan.ir.versions import ema_copies
@@ -31,7 +35,6 @@ from kdplan.runtime.measures.labels import label_of
 from kdplan.runtime.measures.metrics import larger_is_better
 from kdplan.runtime.measures.validation import validation
 from kdplan.runtime.networks import modules_of
-from kdplan.runtime.optimise import check_recipes
 from kdplan.runtime.options import RunOptions
 from kdplan.runtime.store import Artifact, Work, phase_json
 from kdplan.runtime.store.artifact import FINAL, FINAL_STATE
@@ -58,6 +61,7 @@ class PhaseRun:
     """Key of the shorter phase from whose last state this one resumes."""
 
 
+@draws_undone()
 def run_phase(run: PhaseRun, phase: Phase, key: PhaseKey, work: Work) -> Artifact:
     """Trains a phase, from its newest checkpoint if it has one, and commits its artifact.
 
@@ -72,17 +76,21 @@ def run_phase(run: PhaseRun, phase: Phase, key: PhaseKey, work: Work) -> Artifac
     set_determinism(run.options.deterministic)
     if device.type == "cuda":
         torch.cuda.set_device(device)
-    check_recipes(phase.name, len(phase.trainees), phase.recipes)
+    user_code.forget_modules()  # state in them is no part of a phase
+    _check_code(run, phase)
     training: Training | None = None
     try:
-        job = make_job(run, phase, work, device)
+        job = make_job(run, phase, key.key, work, device)
         if run.extends is not None:
             adopt(work, run.sources.store.artifact(run.extends))
         training = Training(job)
         for notice in work.notices:
             run.events.note(f"{notice.code}: {notice.message}")
         run.events.phase_started(phase.name, key.key, training.total, training.step)
-        with threads_for(job.phase_graph.flops):
+        parts = _parts(job.phase_graph)
+        code = [f for part in parts for f in functions_of(part)] + [n.target for n in users_calls(parts)]
+        # what code keeps outside of networks is the same for every phase, whichever ran before
+        with threads_for(job.phase_graph.flops), undone(*code):
             training.run()
     except (PlanError, Interrupted):
         raise
@@ -96,9 +104,10 @@ def run_phase(run: PhaseRun, phase: Phase, key: PhaseKey, work: Work) -> Artifac
     return _commit(run, phase, key, work, training)
 
 
-def make_job(run: PhaseRun, phase: Phase, work: Work, device: torch.device) -> Job:
+def make_job(run: PhaseRun, phase: Phase, key: str, work: Work, device: torch.device) -> Job:
     """The phase's networks, graphs, data and validation, put together."""
     plan, root, recipe = run.sources.plan, run.options.data_root, phase.recipes[0]
+    workers = max(r.workers for r in phase.recipes)
     networks = modules_of(run.sources, phase)
     sets = [require_samples(opened(plan, view, root, device), view, phase.name) for view in phase.streams]
 
@@ -106,26 +115,34 @@ def make_job(run: PhaseRun, phase: Phase, work: Work, device: torch.device) -> J
         loader = Loader(sets[stream], SAMPLES, phase.seed, train=True, stream=stream)
         return next(iter(loader.epoch(0)))["inputs"].cpu()
 
-    for warning in verify(plan, phase, networks, images, batch=True):
-        run.events.note(f"{warning.code}: {warning.message}")
+    warnings = verify(plan, phase, networks, images, run.sources.store, key)
     phase_graph = run.assemble(plan, phase, networks)
+    parts = _parts(phase_graph)
+    if users_calls(parts):
+        plain = [Loader(d, recipe.batch_of(n), phase.seed, train=True, stream=n) for n, d in enumerate(sets)]
+        first = {n: t.cpu() for n, t in next(Streams(plain).epoch(0)).items()}
+        first |= dict.fromkeys(STEP_COUNTERS, torch.zeros(()))
+        half = recipe.precision in HALF
+        warnings += verify_calls(parts, first, half, weights=True, verdicts=run.sources.store, batch=key)
+    for warning in warnings:
+        run.events.note(f"{warning.code}: {warning.message}")
     assert [f.name for f in phase_graph.ema_copies] == ema_copies(plan, phase)
     read = {*phase_graph.trainable_inputs, *(phase_graph.frozen_inputs if not phase_graph.stored else ())}
     loaders = [
-        Loader(data, recipe.batch_of(number) * recipe.accumulate, phase.seed, train=True, workers=recipe.workers,
-               stream=number, inputs=f"inputs_{number}" in read)
+        Loader(data, recipe.batch_of(number) * recipe.accumulate, phase.seed, train=True, workers=workers,
+               drop_last=recipe.drop_last, stream=number, inputs=f"inputs_{number}" in read)
         for number, data in enumerate(sets)
     ]  # fmt: skip
     stored = None
     if phase_graph.stored:
 
         def measuring(stream: int) -> Loader:
-            return Loader(sets[stream], recipe.batch_of(stream), phase.seed, train=False, workers=recipe.workers)
+            return Loader(sets[stream], recipe.batch_of(stream), phase.seed, train=False, workers=workers)
 
         stored = Keeper(
             plan, phase, phase_graph, run.sources.store, device, measuring, run.events, run.interrupt
         ).values()
-    first = phase.validations[0].metrics[0] if phase.validations else None
+    metric = phase.validations[0].metrics[0] if phase.validations else None
     return Job(
         name=phase.name,
         phase_graph=phase_graph,
@@ -136,13 +153,17 @@ def make_job(run: PhaseRun, phase: Phase, work: Work, device: torch.device) -> J
         device=device,
         seed=phase.seed,
         validate=validation(plan, phase, phase_graph, root, device),
-        larger_is_better=larger_is_better(first) if first is not None else True,
+        larger_is_better=larger_is_better(metric) if metric is not None else True,
         checkpoint_seconds=run.options.checkpoint_seconds,
         checkpoint_steps=run.options.checkpoint_steps,
         interrupt=run.interrupt,
         events=run.events,
         span=phase.loss.span or phase.span,
     )
+
+
+def _parts(phase_graph: PhaseGraph) -> list[fx.GraphModule]:
+    return [g for g in (phase_graph.frozen, phase_graph.trainable_graph) if isinstance(g, fx.GraphModule)]
 
 
 def _commit(run: PhaseRun, phase: Phase, key: PhaseKey, work: Work, training: Training) -> Artifact:
@@ -169,10 +190,24 @@ def _commit(run: PhaseRun, phase: Phase, key: PhaseKey, work: Work, training: Tr
         files[FINAL], files[FINAL_STATE] = tensor_file(tensors), state
     files["summary.json"] = summary
     files["phase.json"] = phase_json(phase.name, options.plan_file, key)
-    files["environment.json"] = environment(job.device, options.deterministic) | {"finished": time.time()}
+    files["environment.json"] = environment(job.device, options.deterministic) | {
+        "code": user_code.listed(),
+        "finished": time.time(),
+    }
+    _check_code(run, phase)
     artifact = work.commit(files)
     run.events.phase_done(phase.name, summary["seconds"], summary)
     return artifact
+
+
+def _check_code(run: PhaseRun, phase: Phase) -> None:
+    """Look at the user's files again: KD0825 once for what runs as it was read, KD0824 for what may not."""
+    as_read, unknown = user_code.edited()
+    if unknown:
+        raise error("KD0824", phase.span, files=listing(map(str, unknown)), phase=phase.name)
+    if as_read:
+        notice = diagnostic("KD0825", None, files=listing(p.name for p in as_read))
+        run.events.note(f"{notice.code}: {notice.message}")
 
 
 def failure(phase: Phase, step: int, problem: BaseException) -> PlanError:

@@ -11,25 +11,10 @@ from pathlib import Path
 
 from torch import nn
 
-from kdplan.ir.plan import Plain, Recipe
+from kdplan.ir.plan import Plain
 from kdplan.runtime.checkpoint import tensor_file
 from kdplan.runtime.store.atomic import digest_file, make_folder, write
 from kdplan.runtime.store.errors import StoreCorrupt
-
-
-def kept_epochs(recipe: Recipe) -> dict[int, list[str]]:
-    """Epoch (from 1) -> names of the snapshots that are kept at its end: those asked for, and the ends of cycles.
-
-    >>> from kdplan.ir.plan import Item
-    >>> kept_epochs(Recipe(Item("sgd"), Item("cosine", {"cycles": 2}), epochs=6, keep_epochs=[1]))
-    {1: ['epoch=1'], 3: ['cycle=1'], 6: ['cycle=2']}
-    """
-    names: dict[int, list[str]] = {epoch: [f"epoch={epoch}"] for epoch in recipe.keep_epochs}
-    cycles = int(recipe.schedule.arguments.get("cycles", 1))
-    if cycles > 1 and recipe.epochs:
-        for cycle in range(1, cycles + 1):
-            names.setdefault(round(recipe.epochs * cycle / cycles), []).append(f"cycle={cycle}")
-    return names
 
 
 def snapshot_file(epoch: int, slot: int) -> str:
@@ -51,10 +36,13 @@ class Snapshots:
         self._saved: set[str] = set()
 
     def offer_best(self, epoch: int, score: float, larger_is_better: bool) -> None:
-        """Keeps the weights as they stand if `score` is the best so far; of equal ones the earlier stays."""
-        if score != score:
-            return
-        if self.best is None or (score > self.best["score"] if larger_is_better else score < self.best["score"]):
+        """Keeps the weights as they stand if `score` is the best so far; of equal ones the earlier stays.
+
+        A score that is no number is the best until there is a number, so that there is a best snapshot in any case.
+        """
+        best = self.best["score"] if self.best is not None else None
+        better = best is not None and (score > best if larger_is_better else score < best)
+        if best is None or better or (best != best and score == score):
             self.best = {"epoch": epoch, "score": score}
             self._write(epoch)
 
@@ -88,6 +76,14 @@ class Snapshots:
         self.best, self.kept, self.digests = state["best"], dict(state["kept"]), dict(state["digests"])
         self._saved = self._wanted()
 
+    def problem(self, state: dict[str, Plain]) -> str | None:
+        """What is wrong with the files that a checkpoint's plain values name, in a sentence, or None."""
+        for name, digest in state["digests"].items():
+            path = self.folder / name
+            if not path.is_file() or digest_file(path) != digest:
+                return f"{path} is missing or altered."
+        return None
+
     def tidy(self) -> None:
         """Removes files that neither of the two newest checkpoints names. Call it after a checkpoint."""
         wanted = self._wanted()
@@ -110,6 +106,8 @@ class Snapshots:
         for name, epoch in (names | self.kept).items():
             for slot in range(len(self.networks)):
                 path = self._path(epoch, slot)
+                if path.name not in self.digests:
+                    continue  # the checkpoint is of an earlier version, which kept none of EMA copies
                 if not path.is_file() or digest_file(path) != self.digests[path.name]:
                     raise StoreCorrupt.of("KD0902", path=path, folder=self.folder, what=f"snapshot {name}")
                 writers[slot, name] = lambda target, path=path: target.write_bytes(path.read_bytes())  # type: ignore[misc]

@@ -17,6 +17,8 @@ MAX_CHAIN = 100  # links of a.b.c…
 MAX_NESTING = 200  # entries of the parser's stack: open brackets and the operators before them
 SHORT = frozenset({"use", "recipe"})
 """Kinds in whose bodies `name` alone is `name = name`."""
+NAMES_FIRST = "Write names alone first, then settings: `{ epochs, batch = 64 }`."
+"""The help where they do not."""
 Values = list[Any]
 """What the parser's stack holds for the symbols of a rule: tokens, nodes and lists of them."""
 FOREIGN = ("and", "or", "not", "if", "else", "is")
@@ -248,6 +250,20 @@ class Builder:
         """`base.word`."""
         base, word = self._shallow(values[0]), values[2]
         return ast.Attr(self._from(base, word.end), base, word.text, self._token(word))
+
+    def element(self, values: Values) -> ast.Expr:
+        """`base.0` is `base[0]`, and `base.0.1` is `base[0][1]`; anything else after the dot is reported."""
+        base, dot, number = values
+        if dot.start != base.span.end or number.start != dot.end or not number.text.replace(".", "").isdigit():
+            fix = f"0.{number.text}" if number.text.isdigit() else None
+            self.problems.append(diagnostic("KD0108", Span(self.source, dot.start, number.end), fix=fix))
+            return cast(ast.Expr, base)
+        start = number.start
+        for digits in number.text.split("."):
+            span = Span(self.source, start, start + len(digits))
+            base = ast.Pick(self._from(base, span.end), self._shallow(base), [ast.Number(span, int(digits))])
+            start = span.end + 1
+        return cast(ast.Expr, base)
 
     def version(self, values: Values) -> ast.Version:
         """`base@phase`."""

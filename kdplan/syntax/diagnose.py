@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from kdplan.diagnostics.report import Diagnostic, diagnostic
 from kdplan.diagnostics.span import Source, Span
 from kdplan.syntax import ast
-from kdplan.syntax.build import FOREIGN, Stuck, Values
+from kdplan.syntax.build import FOREIGN, NAMES_FIRST, Stuck, Values
 from kdplan.syntax.grammar import BRACKETS, END, ENDS_VALUE, RESERVED, STRAY
 from kdplan.syntax.lexer import Token
 
@@ -43,6 +43,7 @@ class Mistake:
     tokens: Sequence[Token]  # of this piece, with `$END`
     at: int
     stuck: Stuck
+    short: bool = False  # whether the body around it may begin with names alone
 
     def __post_init__(self) -> None:
         self.t = self.tokens[self.at]
@@ -71,9 +72,9 @@ class Mistake:
         return self.tokens[self.item + i] if self.item + i < len(self.tokens) else NONE
 
 
-def diagnose(source: Source, tokens: Sequence[Token], at: int, stuck: Stuck) -> Diagnostic:
-    """The message for `tokens[at]`, at which the parser stopped."""
-    mistake = Mistake(source, tokens, at, stuck)
+def diagnose(source: Source, tokens: Sequence[Token], at: int, stuck: Stuck, short: bool = False) -> Diagnostic:
+    """The message for `tokens[at]`, at which the parser stopped; `short` where names alone may begin the body."""
+    mistake = Mistake(source, tokens, at, stuck, short)
     if stuck.too_deep:
         return diagnostic("KD0114", mistake.t.span(source))
     for rule in RULES:
@@ -118,7 +119,7 @@ def _stray_character(s: Mistake) -> Diagnostic | None:
         value = s.after.text if s.after.kind in ("NUMBER", "STRING", "NAME") else "…"
         return diagnostic("KD0101", s.span(t), fix=f"{s.before.text} = {value}" if plain else None)
     if t.text[0].isdigit():
-        return diagnostic("KD0123", s.span(t), text=_short(t.text))
+        return _no_number(s, s.span(t))
     helps = {
         ";": "Delete it: items need no separator.",
         "&": "Multiply masks to join conditions: `(a) * (b)`.",
@@ -131,8 +132,21 @@ def _stray_character(s: Mistake) -> Diagnostic | None:
     return diagnostic("KD0113", s.span(t), character=shown, help=helps.get(t.text[0]))
 
 
+def _no_number(s: Mistake, span: Span) -> Diagnostic:
+    text = span.text
+    plain = text.replace("_", "")
+    help = None
+    if plain.replace(".", "", 1).isdigit():
+        help = f"Write `{plain}`."
+    elif s.wants_value or s.t.kind == "DOT":
+        help = "Write the number alone, without a unit, in decimal digits."
+    return diagnostic("KD0123", span, text=_short(text), help=help)
+
+
 def _number_without_digit(s: Mistake) -> Diagnostic | None:
     t, before, after = s.t, s.before, s.after
+    if t.kind == "DOT" and before.kind == "NUMBER" and after.kind == STRAY and after.text[0].isdigit():
+        return _no_number(s, s.span(before, after))  # `0.1s`
     if t.kind == "DOT" and before.kind == "NUMBER" and before.end == t.start:
         return diagnostic("KD0108", s.span(before, t), fix=f"{before.text}.0" if "." not in before.text else None)
     if t.kind == "DOT" and after.kind == "NUMBER" and after.start == t.end and before.kind != "RANGE":
@@ -202,10 +216,18 @@ def _preposition_as_name(s: Mistake) -> Diagnostic | None:
 def _misplaced_comma(s: Mistake) -> Diagnostic | None:
     if s.t.kind != "COMMA" or s.bracket != "{" or s.wants_value or s.before.kind not in (*ENDS_VALUE, "RBRACE"):
         return None
+    if _is_lone_name(s, s.at + 1):
+        return diagnostic("KD0103", s.span(s.t), help=NAMES_FIRST)
     item_follows = s.after.kind == "NAME" and s.at + 2 < len(s.tokens) and s.tokens[s.at + 2].kind in FOLLOWS_NAME
     if s.before.kind == "RBRACE" or item_follows or s.after.kind in ("RBRACE", END) or s.starts_line(s.after):
         return diagnostic("KD0103", s.span(s.t))
     return diagnostic("KD0122", s.span(s.t))
+
+
+def _is_lone_name(s: Mistake, i: int) -> bool:
+    """Whether a name stands alone behind the settings of a body that may begin with such names."""
+    here = [t.kind for t in s.tokens[i : i + 2]]
+    return s.short and here in (["NAME", "COMMA"], ["NAME", "RBRACE"], ["NAME", END], ["NAME", "NAME"])
 
 
 def _lone_value(s: Mistake) -> Diagnostic | None:
@@ -224,6 +246,8 @@ def _lone_value(s: Mistake) -> Diagnostic | None:
     previous = s.tokens[s.item - 1] if s.item else NONE
     if previous.text in FOREIGN:
         return diagnostic("KD0111", s.span(previous), word=previous.text)
+    if s.item and _is_lone_name(s, s.item):
+        return diagnostic("KD0119", s.span(first), found=first.text, help=NAMES_FIRST)
     if previous.kind in ENDS_VALUE and s.same_line(previous, first):
         return diagnostic("KD0105", s.span(first), fix=_product(previous, first))
     if second.kind == "LSQB" and second.start > first.end:

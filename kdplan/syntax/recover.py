@@ -12,9 +12,9 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 
 from kdplan.diagnostics.report import Note, Reporter
-from kdplan.diagnostics.span import Source
+from kdplan.diagnostics.span import Source, Span
 from kdplan.syntax import ast
-from kdplan.syntax.build import Builder, Stuck
+from kdplan.syntax.build import SHORT, Builder, Stuck
 from kdplan.syntax.diagnose import diagnose
 from kdplan.syntax.grammar import BRACKETS, END, STRAY
 from kdplan.syntax.lexer import Token, tokens
@@ -182,7 +182,11 @@ def _match_brackets(search: _Search, layout: bool, quiet: bool = False) -> bool:
                 if layout and not search.full:
                     search.broken.add(i)
                 if layout and not search.full and not quiet:
-                    search.reporter.report("KD0115", t.span(source), found=t.text)
+                    head = _without_brace(search, i) if t.kind == "RBRACE" else None
+                    if head is not None:
+                        search.reporter.report("KD0127", head)
+                    else:
+                        search.reporter.report("KD0115", t.span(source), found=t.text)
             else:
                 while len(open_) > partner + 1:
                     report_unclosed(open_.pop(), f"`{t.text}` is on line {source.position(t.start)[0]}")
@@ -194,13 +198,31 @@ def _match_brackets(search: _Search, layout: bool, quiet: bool = False) -> bool:
     return right
 
 
+def _without_brace(search: _Search, close: int) -> Span | None:
+    """The head of the last declaration before a `}` whose items follow, further to the right, without a `{`."""
+    source, stream = search.source, search.tokens
+
+    def column(i: int) -> int:
+        return source.position(stream[i].start)[1]
+
+    for begin in range(close - 2, -1, -1):
+        if stream[begin].kind != "NAME" or stream[begin + 1].kind not in ("NAME", "STRING", "PREP"):
+            continue
+        lines = (i for i in range(begin + 1, close) if _first_of_line(search, i) and stream[i].kind == "NAME")
+        item = next((i for i in lines if stream[i - 1].kind not in GOES_ON), close)
+        braces = any(t.kind in ("LBRACE", "RBRACE") for t in stream[begin:item])
+        if item < close and not braces and _first_of_line(search, begin) and column(item) > column(begin):
+            return Span(source, stream[begin].start, stream[item - 1].end)
+    return None
+
+
 def _two_names(stream: list[Token], i: int) -> bool:
     following = stream[i + 1].kind if i + 1 < len(stream) else END
     return following in ("NAME", "STRING") and (i == 0 or stream[i - 1].kind not in GOES_ON)
 
 
-def _parse_piece(search: _Search, begin: int, end: int) -> list[ast.Item]:
-    """Parse `tokens[begin:end]` by itself; where that fails, report why."""
+def _parse_piece(search: _Search, begin: int, end: int, short: bool = False) -> list[ast.Item]:
+    """Parse `tokens[begin:end]` by itself; where that fails, report why. `short` where names alone may come first."""
     if begin == end or search.full or any(begin <= i < end for i in search.broken):
         return []  # a wrong bracket has been reported, and may cause every other mistake here
     stream = search.tokens[begin:end]
@@ -218,9 +240,9 @@ def _parse_piece(search: _Search, begin: int, end: int) -> list[ast.Item]:
                 search.reporter.add([diagnose(search.source, stream, at - begin, stuck)])
                 at = end
             if _holds_items(search, i, close):
-                _parse_items_of_body(search, i + 1, close)
+                _parse_items_of_body(search, i + 1, close, short=search.tokens[begin].text in SHORT)
     if len(search.reporter.errors) == before:
-        search.reporter.add([diagnose(search.source, stream, at - begin, stuck)])
+        search.reporter.add([diagnose(search.source, stream, at - begin, stuck, short)])
     return []
 
 
@@ -231,8 +253,10 @@ def _holds_items(search: _Search, open_: int, close: int) -> bool:
     return any(search.depth[i] == level and search.tokens[i].kind in signs for i in range(open_ + 1, close))
 
 
-def _parse_items_of_body(search: _Search, begin: int, end: int) -> None:
+def _parse_items_of_body(search: _Search, begin: int, end: int, short: bool) -> None:
     level = search.depth[begin]
+    while short and [t.kind for t in search.tokens[begin : begin + 2]] == ["NAME", "COMMA"]:
+        begin += 2
     bounds = [begin]
     for i in range(begin + 1, end):
         t = search.tokens[i]
@@ -241,4 +265,4 @@ def _parse_items_of_body(search: _Search, begin: int, end: int) -> None:
             if after in BEGINS_ITEM and _first_of_line(search, i):
                 bounds.append(i)
     for i, j in zip(bounds, [*bounds[1:], end], strict=True):
-        _parse_piece(search, i, j)
+        _parse_piece(search, i, j, short)

@@ -97,14 +97,14 @@ MORE = {
 _PLAN_FUNCTIONS = {
     "fold": "network other = digits_net() {{ seed = {} }}",
     "upto": "phase part of {} on digits with quick {{ loss = mean(small.layer2) }}",
-    "through": "phase part of small on digits with quick {{ loss = kl({}, small.logits) }}",
+    "through": "phase part of small on digits with quick {{ loss = kl(small.logits, {}) }}",
     "merge": "phase low of small.stem on digits with quick {{ loss = cross_entropy(small.logits, labels) }}\n"
     "phase high of small.fc on digits with quick {{ loss = cross_entropy(small.logits, labels) }}\n"
     "network both = {}",
     "average": "phase again of small on digits with quick {{ loss = cross_entropy(small.logits, labels)  seed = 1 }}\n"
     "network both = {}",
     "ema": "phase follow of small on digits with quick {{ loss = cross_entropy(small.logits, labels)"
-    " + kl({}.logits, small.logits) }}",
+    " + kl(small.logits, {}.logits) }}",
     "case": "param pair = {}",
     "union": HALVES.replace("{", "{{").replace("}", "}}") + "\nteacher whole = digits_net(classes = {})",
     "count": "def classes = {}",
@@ -134,7 +134,7 @@ _IN_CONSTRUCTS = {
     "head": "stages mimic of small from big on digits with quick {{ {auto} head {{ {loss} {example} }} }}",
     "generations": "generations line of digits_net(width = 4) on digits with quick {{ {count} {example}\n  "
     "patriarch {{ loss = cross_entropy(self.logits, labels) }}\n  "
-    "generation {{ loss = kl(previous.logits, self.logits) }}\n}}",
+    "generation {{ loss = kl(self.logits, previous.logits) }}\n}}",
     "patriarch": "generations line of digits_net(width = 4) on digits with quick {{ count = 0  "
     "patriarch {{ {example} }} }}",
     "generation": "generations line of digits_net(width = 4) from big on digits with quick {{ {count} "
@@ -200,7 +200,7 @@ def examples() -> list[Example]:
     """Every example of the reference.
 
     >>> next(e for e in examples() if e.of == "function kd").shown
-    'kd(big.logits, small.logits, temperature = 4)'
+    'kd(small.logits, big.logits, temperature = 4)'
     """
     all_examples = [Example(f"kind {k.name}", k.example, _kind_plan(k)) for k in KINDS.values()]
     for kind in KINDS.values():

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -52,8 +52,8 @@ def print_plan(
     out.print(plan_table(planned, title=title, every=every, wide=out.width >= 120))
 
 
-def to_json(planned: Mapping[str, Planned], *, file: str = "") -> dict[str, Any]:
-    """Return the plan as the JSON object of `kdplan plan --json`.
+def to_json(planned: Mapping[str, Planned], *, file: str = "", weights: Sequence[str] = ()) -> dict[str, Any]:
+    """Return the plan as the JSON object of `kdplan plan --json`; `weights` has a line for each weights file.
 
     >>> plan = {"kd": Planned("kd", "k1", "run", [Reason("new", "never run")], ["big.train"])}
     >>> to_json(plan)["phases"][0]["action"], to_json(plan)["phases"][0]["reasons"][0]["kind"]
@@ -78,7 +78,7 @@ def to_json(planned: Mapping[str, Planned], *, file: str = "") -> dict[str, Any]
         "to_do": dict(words.total(p.cost for p in to_train(planned.values()))),
         "saved": dict(words.total(p.cost for p in saved(planned.values()))),
     }
-    return {"file": file, "phases": phases, "totals": totals}
+    return {"file": file, "phases": phases, "totals": totals, "weights": [*weights]}
 
 
 def _reason_json(reason: Reason) -> dict[str, str | bool | None]:
@@ -185,7 +185,8 @@ def _notes(planned: Iterable[Planned]) -> list[Text]:
     costs = [(p.name, p.cost) for p in planned if p.cost is not None]
     lines = _each_once("only while training:", [(n, line) for n, c in costs for line in c.bridges])
     lines += _each_once("kept when exported:", [(n, line) for n, c in costs for line in c.lasting])
-    return lines + _each_once("computed once and stored:", [(n, line) for n, c in costs for line in c.stored])
+    lines += _each_once("computed once and stored:", [(n, line) for n, c in costs for line in c.stored])
+    return lines + _each_once("called whole, so not pruned:", [(n, line) for n, c in costs for line in c.whole])
 
 
 def _each_once(title: str, lines_of: list[tuple[str, str]]) -> list[Text]:

@@ -7,12 +7,12 @@ import io
 import json
 import math
 from collections.abc import Collection
-from typing import Any
 
 from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
+from kdplan.ir.plan import Plain
 from kdplan.nn.catalog import METRICS
 from kdplan.runtime.measures.results import MeasureResult, Number, ResultRow
 from kdplan.runtime.store.atomic import plain
@@ -70,13 +70,13 @@ def _fixed(value: float, unit: str) -> str:
 
 
 def unit(metric: str) -> str:
-    """Return the unit of a metric: "" of counts, "nats" of losses.
+    """Return the unit of a metric: "" of counts, "nats" of losses, "value" where the table has none.
 
     >>> unit("top1"), unit("kd(temperature = 4)")
     ('%', 'nats')
     """
     spec = METRICS.get(metric.partition("(")[0])
-    return spec.unit if spec is not None else "nats"
+    return spec.unit or ("" if spec.needs == "network" else "value") if spec is not None else "nats"
 
 
 def header(cell: Cell, result: MeasureResult) -> str:
@@ -207,26 +207,34 @@ def _of(row: ResultRow, cell: Cell) -> Number | None:
     return row.values.get(cell[0], {}).get(cell[1])
 
 
-def to_csv(result: MeasureResult) -> str:
-    """Return the table as CSV: for each row the mean, standard deviation and count of each number, with all digits.
+def records(result: MeasureResult) -> tuple[list[str], list[list[Plain]]]:
+    """Return the names of the columns and the rows: of each number the mean, standard deviation and count, in full.
 
     Columns for the deviation over splits and their number come after these where there are any.
     """
     cells = columns(result)
     cut = {c for c in cells if any(_of(r, c) and _of(r, c).splits for r in result.rows)}  # type: ignore[union-attr]
-    out = io.StringIO()
-    writer = csv.writer(out, lineterminator="\n")
     tails = ("", "_std", "_n", "_splits_std", "_splits")
     names = [f"{m}_{s}{tail}" for s, m in cells for tail in tails[: 5 if (s, m) in cut else 3]]
-    writer.writerow(["network", "data", *axes(result), *names])
+    rows = []
     for row in result.rows:
-        line: list[Any] = [row.label, row.view, *(row.coordinates.get(a, "") for a in axes(result))]
+        line: list[Plain] = [row.label, row.view, *(row.coordinates.get(a) for a in axes(result))]
         for cell in cells:
             n = _of(row, cell)
-            line += ["", "", ""] if n is None else [repr(n.mean), "" if n.std is None else repr(n.std), n.n]
+            line += [None, None, None] if n is None else [n.mean, n.std, n.n]
             if cell in cut:
-                line += ["", ""] if n is None or n.splits is None else [repr(n.splits.std), n.splits.n]
-        writer.writerow(line)
+                line += [None, None] if n is None or n.splits is None else [n.splits.std, n.splits.n]
+        rows.append(line)
+    return ["network", "data", *axes(result), *names], rows
+
+
+def to_csv(result: MeasureResult) -> str:
+    """Return `records` as CSV, numbers with all digits."""
+    head, rows = records(result)
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    writer.writerow(head)
+    writer.writerows([repr(v) if isinstance(v, float) else v for v in row] for row in rows)
     return out.getvalue()
 
 

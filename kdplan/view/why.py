@@ -8,8 +8,9 @@ from pathlib import Path
 from rich.console import Console, Group, RenderableType
 from rich.text import Text
 
-from kdplan.diagnostics.report import error, listing, nearest
+from kdplan.diagnostics.report import error, suggestion
 from kdplan.diagnostics.span import Source, Span
+from kdplan.diagnostics.text import read_text
 from kdplan.ir.dag import SYMBOLS, Planned, Reason
 from kdplan.view import words
 
@@ -20,12 +21,10 @@ def why(planned: Mapping[str, Planned], name: str) -> RenderableType:
     Raises
     ------
     PlanError
-        KD0913 if there is no such phase.
+        KD0310 if there is no such phase.
     """
     if name not in planned:
-        close = nearest(name, planned)
-        known = f"Did you mean `{close}`?" if close else f"Choose from {listing(planned)}."
-        raise error("KD0913", None, name=name, known=known)
+        raise error("KD0310", None, name=name, help=suggestion(name, planned))
     phase = planned[name]
     style = words.ACTION_STYLES[phase.action]
     head = Text.assemble((f"{SYMBOLS[phase.action]} {phase.name}", f"bold {style}"), f"  {_action(phase)}")
@@ -81,7 +80,7 @@ def changed_span(reason: Reason) -> Span | None:
     if not (file and line.isdigit() and rest.isdigit()):
         return None
     try:
-        source = Source(file, Path(file).read_text(encoding="utf-8"))
+        source = Source(file, read_text(Path(file)))
     except (OSError, UnicodeDecodeError):
         return None
     text = source.line(int(line))

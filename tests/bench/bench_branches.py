@@ -52,7 +52,7 @@ student plain[i in 0..2] = net {
 }
 branches one of net from layer3 on images with usual {
   loss = sum(cross_entropy(b.logits, labels) for b in branch) + cross_entropy(gated.logits, labels)
-       + 9 * sum(kl(gated.logits, b.logits, temperature = 3) for b in branch)
+       + 9 * sum(kl(b.logits, gated.logits, temperature = 3) for b in branch)
 }
 """
 NETS = {

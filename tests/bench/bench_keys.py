@@ -34,7 +34,7 @@ def plan_text(phases: int) -> str:
         lines += [
             f"student s{i} = digits_net(width = 4) {{ seed = {i} }}",
             f"phase p{i} of s{i} on digits with quick {{",
-            f"  loss = cross_entropy(s{i}.logits, labels) + 0.5 * kl(big.logits, s{i}.logits, temperature = 4)",
+            f"  loss = cross_entropy(s{i}.logits, labels) + 0.5 * kl(s{i}.logits, big.logits, temperature = 4)",
             "}",
         ]
     return "\n".join(lines) + "\n"

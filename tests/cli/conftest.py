@@ -31,7 +31,7 @@ teacher big = digits_net(width = 4) {
 student small = digits_net(width = 2)
 
 phase kd of small on digits with quick {
-  loss = cross_entropy(small.logits, labels) + weight * kd(big.logits, small.logits, temperature = 4)
+  loss = cross_entropy(small.logits, labels) + weight * kd(small.logits, big.logits, temperature = 4)
 }
 
 measure table of big, small@kd on digits.test { top1 }

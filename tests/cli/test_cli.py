@@ -31,7 +31,7 @@ def test_check_reports_all_errors(kdplan: Kdplan, folder: Path) -> None:
     edit(folder, "batch     = 50", "batsh = 50")
     ran = kdplan("check", "a.kd")
     assert ran.code == 2 and ran.out == ""
-    assert "a.kd:9:3" in ran.err and "a.kd:19:60" in ran.err and "2 errors" in ran.err
+    assert "a.kd:9:3" in ran.err and "a.kd:19:74" in ran.err and "2 errors" in ran.err
 
 
 def test_check_json(kdplan: Kdplan, folder: Path) -> None:
@@ -45,14 +45,14 @@ def test_check_json(kdplan: Kdplan, folder: Path) -> None:
         "KD0205",
         "a.kd",
         19,
-        60,
+        74,
     )
-    assert (diagnostic["end_line"], diagnostic["end_column"]) == (19, 64)
+    assert (diagnostic["end_line"], diagnostic["end_column"]) == (19, 78)
     assert "big" in diagnostic["help"]
 
 
 def test_check_json_has_warnings(kdplan: Kdplan, folder: Path) -> None:
-    edit(folder, "kd(big.logits, small.logits, temperature = 4)", "kl(big.logits, small.logits, temperature = 4)")
+    edit(folder, "kd(small.logits, big.logits, temperature = 4)", "kl(small.logits, big.logits, temperature = 4)")
     ran = kdplan("check", "a.kd", "--format", "json")
     assert ran.code == 0
     assert [d["code"] for d in ran.json] == ["KD0360"]

@@ -142,3 +142,78 @@ def test_interrupted_and_resumed(kdplan: Kdplan, folder: Path) -> None:
 
 def environment() -> dict[str, str]:
     return {**os.environ, "PYTHONPATH": str(ROOT)}
+
+
+def test_finished_steps_cost_nothing(kdplan: Kdplan, done: Path) -> None:
+    """Of a longer phase and of an interrupted one, the plan shows what is left."""
+    short = kdplan("plan", "a.kd", "--json").phases["big@train"]["cost"]
+    ran = kdplan("plan", "a.kd", "--json", "--set", "epochs=5")
+    extended = ran.phases["big@train"]
+    assert extended["action"] == "extend"
+    assert extended["cost"]["steps"] == 4 * short["steps"]
+    assert extended["cost"]["flops_step"] == short["flops_step"]
+    assert extended["cost"]["seconds"] < 4.5 * short["seconds"]
+    key = extended["key"]
+    store = Store(done / ".kdplan")
+    with store.begin(key) as work:
+        work.save_checkpoint(3, {"state": b"1"}, {})
+    resumed = kdplan("plan", "a.kd", "--json", "--set", "epochs=5").phases["big@train"]
+    assert (resumed["action"], resumed["cost"]["steps"]) == ("resume", 5 * short["steps"] - 3)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "phase", "text", "values", "line"),
+    [
+        ("digits_net(width = 2)", "digits_net(width = 3)", "kd", "the network's width changed", ("2", "3"), 16),
+        ("digits_net(width = 2)", "mlp(inputs = 64, classes = 10)", "kd", "the network's architecture changed",
+         ("digits_net", "mlp"), 16),
+        ("digits_net(width = 4)", "digits_net(width = 5)", "big@train", "the network's width changed", ("4", "5"), 12),
+        ("limit = 100", "limit = 90", "kd", "the data's limit changed", ("100", "90"), 4),
+        ("limit = 100 }", "limit = 100  augment = [flip()] }", "kd", "the data's augment is new", None, 4),
+    ],
+)  # fmt: skip
+def test_why_names_what_a_network_and_data_are_made_of(
+    kdplan: Kdplan, done: Path, old: str, new: str, phase: str, text: str, values: tuple[str, str] | None, line: int
+) -> None:
+    """Not only that the hash of what it starts from is another."""
+    (done / "a.kd").write_text(PLAN.replace(old, new))
+    reasons = kdplan("why", "a.kd", phase, "--json").json["reasons"]
+    (found,) = [r for r in reasons if r["text"] == text]
+    assert found["at"].startswith(f"a.kd:{line}:")
+    assert values is None or (found["before"], found["after"]) == values
+    assert not any("starts from" in r["text"] or r["text"] == "the data changed" for r in reasons)
+
+
+@pytest.mark.parametrize("moved", [False, True])
+def test_reasons_survive_a_copy(kdplan: Kdplan, done: Path, moved: bool) -> None:
+    """A plan file that is copied or renamed, and then edited, is compared with what its first file ran."""
+    (done / "b.kd").write_text(PLAN.replace("weight = 0.9", "weight = 0.5"))
+    if moved:
+        (done / "a.kd").unlink()
+    (reason,) = kdplan("plan", "b.kd", "--no-cost", "--json").phases["kd"]["reasons"]
+    assert (reason["kind"], reason["before"], reason["after"]) == ("changed", "0.9", "0.5")
+
+
+def test_another_plan_is_no_copy(kdplan: Kdplan, done: Path) -> None:
+    """A plan that shares a few lines has no reasons of the other."""
+    other = (
+        "data cifar = digits\nrecipe r { optimizer = adam(lr = 0.2)  epochs = 3 }\nstudent s = digits_net(width = 7)\n"
+    )
+    (done / "b.kd").write_text(other + "phase kd of s on cifar with r { loss = cross_entropy(s.logits, labels) }\n")
+    (reason,) = kdplan("plan", "b.kd", "--no-cost", "--json").phases["kd"]["reasons"]
+    assert reason["kind"] == "new"
+
+
+def test_measures_before_an_error_are_printed(folder: Path, kdplan: Kdplan) -> None:
+    """The end of a plateau is not known before, so neither is the snapshot."""
+    recipe = "epochs = 9  schedule = plateau(patience = 1, until = 0.9)  keep_epochs = [9]"
+    text = PLAN.replace(
+        "phase kd of small on digits with quick {", f"phase kd of small on digits with quick {{ {recipe}"
+    )
+    text += (
+        "measure late of small@kd[epoch = 9] on digits.test { top1 }\nmeasure after of big on digits.test { error }\n"
+    )
+    (folder / "a.kd").write_text(text)
+    ran = kdplan("run", "a.kd")
+    assert ran.code == 2 and "KD0832" in ran.err
+    assert ran.out.index("small@kd") < ran.out.index("┃ error ┃"), "the first table and the last"

@@ -18,11 +18,12 @@ from torch.nn import functional as F
 
 from kdplan.diagnostics.boundary import cause_of
 from kdplan.graph.build import Builder, BuildError
+from kdplan.graph.compare import compare
 from kdplan.graph.freeze import split
 from kdplan.graph.lines import NodeError
 from kdplan.graph.prune import prune
+from kdplan.graph.sizes import same_graph
 from kdplan.graph.trace import TraceError
-from kdplan.graph.verify import compare, same_graph
 from tests.conformance.fuzz import Case
 from tests.conformance.plain import Steps, batches, loop
 

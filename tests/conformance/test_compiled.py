@@ -41,6 +41,12 @@ CASES = {
     "function": "f = Square.apply(f)",
     "captured": "f = square(f)",
     "starred": "f = square(*[f])",
+    "by name": "f = getattr(Square, 'apply')(f)",
+    "mapped": "f = list(map(Square.apply, [f]))[0]",
+    "in a thread": "from concurrent.futures import ThreadPoolExecutor\n"
+    "f = list(ThreadPoolExecutor(1).map(Square.apply, [f]))[0]",
+    "reduced": "import functools\nf = functools.partial(Square.apply, f)()",
+    "by a key": "f = min([f], key=lambda z: float(square(z).sum()))",
     "checkpoint": CHECKPOINT + "f = checkpoint(lambda z: z.relu() * 2, f, use_reentrant=False)",
     "reentrant": CHECKPOINT + "f = checkpoint(lambda z: z.relu() * 2, f, use_reentrant=True)",
     "sequential": "from torch.utils.checkpoint import checkpoint_sequential\n"
@@ -82,6 +88,14 @@ def test_run(case: str, tmp_path: Path) -> None:
     assert outcome.exit_code == 0, outcome.output
 
 
+def test_what_is_not_recognised_is_tried_in_a_child(tmp_path: Path) -> None:
+    dies = (
+        "if type(f) not in (torch.Tensor, torch._subclasses.FakeTensor):\n    import os\n    os.kill(os.getpid(), 11)"
+    )
+    outcome = in_child(tmp_path, network(dies), NETWORK)
+    assert outcome.exit_code == 0 and "tracing it ends the process" in outcome.output, outcome
+
+
 def test_part_of_a_network(tmp_path: Path) -> None:
     """Only the module that calls the function is kept whole; its neighbours stay in the graph."""
     path = tmp_path / "mine.py"
@@ -96,6 +110,11 @@ def test_part_of_a_network(tmp_path: Path) -> None:
     "f = f * isinstance(f, torch.FloatTensor)",
     "f = torch.compile(lambda z: z * 2, backend='eager')(f)",
     "f = torch.autograd.grad(f.sum(), f)[0]",
+    "f = torch.jit.trace(lambda z: z * 2, torch.zeros(2, 10))(f)",
+    "import torchvision; f = f + torchvision.ops.roi_align(x, [f[:, :4]], 2).mean()",
+    "import numpy; f = f + torch.from_numpy(numpy.asarray(f))",
+    "import ctypes; ctypes.c_void_p(f.data_ptr())",
+    "f = torch.futures.wait_all([torch.jit.fork(lambda z: z * 2, f)])[0]",
 ])  # fmt: skip
 def test_process_lives(line: str, tmp_path: Path) -> None:
     outcome = in_child(tmp_path, network(line), NETWORK)

@@ -14,7 +14,8 @@ from torch import Tensor, nn
 
 from kdplan.cli import main as kdplan
 from kdplan.compile import check_text
-from kdplan.graph.verify import Verdict, compare, is_users
+from kdplan.graph.compare import Verdict, compare
+from kdplan.graph.verify import is_users
 from tests.conformance.test_state import IN_THE_GRAPH, WHOLE, Stateful, Step
 
 X = (torch.linspace(-1, 1, 24).reshape(6, 4),)
@@ -66,12 +67,19 @@ def test_what_is_called_whole_is_equal(step: Step) -> None:
 
 
 def test_what_the_trace_does_not_see_is_a_difference() -> None:
-    assert compare(Layered(previous), X).differs == "outputs"
+    verdict = compare(Layered(previous), X)
+    assert verdict.differs == verdict.lost == "outputs"
 
 
-@pytest.mark.parametrize("step", [clock, previous_in_a_list], ids=lambda s: s.__name__)
-def test_two_runs_that_differ_are_unstable(step: Callable[[Any, Tensor], Tensor]) -> None:
-    assert "outputs" in compare(Layered(step), X).unstable
+def test_two_runs_that_differ_are_unstable() -> None:
+    assert "outputs" in compare(Layered(clock), X).unstable
+
+
+def test_what_a_function_of_a_network_keeps_is_put_back() -> None:
+    verdict = compare(Layered(previous_in_a_list), X)
+    assert (verdict.unstable, verdict.kept) == ("", ("a default of previous_in_a_list",))
+    assert "outputs" in verdict.differs
+    assert compare(Layered(previous_in_a_list), X) == verdict
 
 
 def test_a_plain_network_is_equal() -> None:
@@ -138,10 +146,24 @@ def test_what_a_graph_does_not_hold_is_a_warning(tmp_path: Path) -> None:
     assert "register_buffer" in str(found[1].help)
 
 
+def test_state_in_no_buffer_is_a_warning(tmp_path: Path) -> None:
+    body = "self.drawn = getattr(self, 'drawn', None) or torch.Generator().manual_seed(3)\n"
+    body += "return self.head(f + torch.randn(16, generator=self.drawn))"
+    assert "KD0546" in [d.code for d in check_text(write(tmp_path, body), folder=tmp_path)]
+
+
+def test_values_that_are_only_kept_are_no_state(tmp_path: Path) -> None:
+    body = "self.seen = f.detach()\nreturn self.head(f)"
+    assert check_text(write(tmp_path, body), folder=tmp_path) == []
+
+
 def test_a_difference_is_a_warning(tmp_path: Path) -> None:
     body = "out = f if self.before is None else f + self.before\nself.before = f.detach()\nreturn self.head(out)"
     found = check_text(write(tmp_path, body), folder=tmp_path)
-    assert [d.message for d in found] == ["`small` is called whole: its graph gives other outputs and gradients."]
+    assert [d.message for d in found] == [
+        "`small` is called whole: its graph gives other outputs and gradients.",
+        "`small` has state that is in no buffer: a resumed run gives other outputs and gradients.",
+    ]
 
 
 def test_control_flow_on_the_size_of_a_batch_is_a_warning(tmp_path: Path) -> None:

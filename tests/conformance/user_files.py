@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -71,6 +72,43 @@ def in_child(folder: Path, code: str, plan: str, name: str = "check") -> Outcome
     arguments += ["--store", str(folder / "store")] if name == "run" else []
     done = subprocess.run(arguments, capture_output=True, text=True, env=dict(os.environ), timeout=300)
     return Outcome(done.returncode, done.stdout + done.stderr)
+
+
+_SERVER = """
+import json, os, sys, time
+import kdplan.graph.inspect, kdplan.runtime.phase
+from kdplan.cli import main
+from kdplan.graph import fingerprint
+
+for line in sys.stdin:
+    child = os.fork()
+    if child == 0:
+        os.dup2(2, 1)
+        fingerprint._STARTED = time.time() + 1
+        os._exit(main(json.loads(line)))
+    print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
+"""
+
+
+class Processes:
+    """Commands, each in a process of its own that has read no user's file; imports are shared."""
+
+    def __init__(self, folder: Path) -> None:
+        paths = os.pathsep.join([str(folder), os.getcwd(), os.environ.get("PYTHONPATH", "")])
+        self._server = subprocess.Popen(
+            [sys.executable, "-c", _SERVER], cwd=folder, env={**os.environ, "PYTHONPATH": paths}, text=True,
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
+        )  # fmt: skip
+
+    def __call__(self, *arguments: str) -> int:
+        """The exit code of a command; negative for a signal."""
+        assert self._server.stdin is not None and self._server.stdout is not None
+        print(json.dumps(arguments), file=self._server.stdin, flush=True)
+        return int(self._server.stdout.readline())
+
+    def close(self) -> None:
+        """End the shared process."""
+        self._server.communicate("")
 
 
 def write(folder: Path, code: str, plan: str) -> None:

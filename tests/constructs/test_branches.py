@@ -17,7 +17,7 @@ from kdplan.runtime.measures.metrics import network_number
 from tests.passes.plans import BIG, HEAD, codes, compiled, keys, taps
 
 LOSS = "sum(cross_entropy(b.logits, labels) for b in branch) + cross_entropy(gated.logits, labels)"
-IMITATE = "9 * sum(kl(gated.logits, b.logits, temperature = 3) for b in branch)"
+IMITATE = "9 * sum(kl(b.logits, gated.logits, temperature = 3) for b in branch)"
 
 
 def one(
@@ -40,7 +40,7 @@ def test_the_core_form_has_the_same_key() -> None:
     core = (
         HEAD + "student one = branched(digits_net(width = 2), from = layer2, count = 3, shape = [1, 8, 8])\n"
         "phase p of one on digits with quick { loss = sum(cross_entropy(b.logits, labels) for b in one.branch[*]) "
-        "+ cross_entropy(one.gated.logits, labels) + 9 * sum(kl(one.gated.logits, one.branch[i].logits, "
+        "+ cross_entropy(one.gated.logits, labels) + 9 * sum(kl(one.branch[i].logits, one.gated.logits, "
         "temperature = 3) for i in 0..2) }\n"
     )
     assert keys(core)["p"] == keys(one())["one@train"] == keys(one(more="count = 3  gate = gate()"))["one@train"]
@@ -92,7 +92,7 @@ def test_families_and_sweeps() -> None:
     text = HEAD + (
         "param w in [1, 9]\n"
         "branches one[c in 1..3] of digits_net(width = 2) from layer2 on digits with quick {\n"
-        f"  count = c\n  loss = {LOSS} + w * sum(kl(gated.logits, b.logits) for b in branch)\n}}\n"
+        f"  count = c\n  loss = {LOSS} + w * sum(kl(b.logits, gated.logits) for b in branch)\n}}\n"
         "measure t of one[*].branch[0] by w on digits.test { error, plot(x = c, y = error) }\n"
     )
     plan = compiled(text).plan
@@ -106,7 +106,7 @@ def test_expanded_it_is_the_same() -> None:
         "branches two of digits_net(width = 2) from stem.bn on digits with quick "
         f"{{ seed = 3  loss = {LOSS} }}\n"
         "student next = two.branch[1]\n"
-        "phase more of next on digits with quick { loss = kl(two.branch[0].logits, next.logits) }\n"
+        "phase more of next on digits with quick { loss = kl(next.logits, two.branch[0].logits) }\n"
         "phase last of two@train.branch[1] on digits with quick "
         "{ loss = cross_entropy(two.branch[1].logits, labels) }\n"
         "measure t of two.branch[*], one.gated on digits.test { error }\nexport x = two.branch[1]\n"
@@ -141,8 +141,8 @@ def test_own_gates(tmp_path: Path) -> None:
         (one(more="count = 0"), "KD0243"),
         (one(more="count = 2.5"), "KD0249"),
         (one(more="gate = max"), "KD0244"),
-        (one(loss=f"{LOSS} + kl(gated.logits, branch[0].logits, temperature = 0)"), "KD0243"),
-        (one(loss=f"{LOSS} + kl(gated.logits, branch[0].logits, temperature = -1)"), "KD0243"),
+        (one(loss=f"{LOSS} + kl(branch[0].logits, gated.logits, temperature = 0)"), "KD0243"),
+        (one(loss=f"{LOSS} + kl(branch[0].logits, gated.logits, temperature = -1)"), "KD0243"),
         (one() + "export x = one.branch[3]", "KD0402"),
         (one() + "export x = one.branch[seed = 1]", "KD0409"),
         (one() + "measure m of one.branch[2..3] on digits.test { error }", "KD0402"),
@@ -202,8 +202,8 @@ PEERS = """
 student a = digits_net(width = 2)
 student b = digits_net(width = 2) { seed = fold(seed, 1) }
 phase dml of a, b on digits with quick {
-  loss = cross_entropy(a.logits, labels) + kl(detach(b.logits), a.logits)
-       + cross_entropy(b.logits, labels) + kl(detach(a.logits), b.logits)
+  loss = cross_entropy(a.logits, labels) + kl(a.logits, detach(b.logits))
+       + cross_entropy(b.logits, labels) + kl(b.logits, detach(a.logits))
 }
 """
 
@@ -218,7 +218,33 @@ def test_mutual_learning_needs_no_construct() -> None:
 def test_the_weight_of_a_term_may_rise() -> None:
     """As the authors' code has it: from exp(-5) to 1 in 80 epochs, with a teacher that gets no gradient."""
     rising = "exp(-5 * (1 - min(epoch / 80, 1)) ** 2)"
-    term = "9 * sum(kl(detach(gated.logits), b.logits, temperature = 3) for b in branch)"
+    term = "9 * sum(kl(b.logits, detach(gated.logits), temperature = 3) for b in branch)"
     graph = inspect(compiled(one(loss=f"{LOSS} + {rising} * {term}")))["one@train"].joined.graph_module
     assert "epoch" in {n.name for n in graph.graph.nodes if n.op == "placeholder"}
     assert keys(one(loss=f"{LOSS} + {rising} * {term}")) != keys(one())
+
+
+@pytest.mark.parametrize(
+    "name", ["half", "type", "train", "forward", "parameters", "class", "lambda", "None_", "weight"]
+)
+def test_odd_names_of_constructs(name: str) -> None:
+    """Keywords of Python and attributes of torch's modules are names like others, in stages and in branches."""
+    text = f"""
+data digits = digits
+recipe quick {{ optimizer = sgd(lr = 0.1)  epochs = 1 }}
+student small = digits_net(width = 2)
+teacher big = digits_net(width = 4) {{
+  phase train on digits with quick {{ loss = cross_entropy(self.logits, labels) }}
+}}
+branches {name} of digits_net(width = 2) from layer2 on digits with quick {{
+  count = 2
+  loss  = sum(cross_entropy(b.logits, labels) for b in branch) + cross_entropy(gated.logits, labels)
+}}
+stages {name}_s of small from big on digits with quick {{
+  stage {name} {{ small.layer1 ~ big.layer1 }}
+  head {{ loss = cross_entropy(small.logits, labels) }}
+}}
+measure m of {name}.branch[0], small@{name}_s@{name} on digits.test {{ parameters }}
+"""
+    found = [d for d in check_text(text) if d.severity == "error"]
+    assert found == []

@@ -63,18 +63,18 @@ def test_it_trains_nothing_and_changes_no_key() -> None:
 
 
 def test_as_a_teacher_it_is_read_and_waited_for() -> None:
-    text = SMALL + "ensemble crowd of t[*]\n" + kd("kd(crowd.logits, small.logits, temperature = 2)")
+    text = SMALL + "ensemble crowd of t[*]\n" + kd("kd(small.logits, crowd.logits, temperature = 2)")
     compiled_plan = compiled(HEAD + CROWD + text)
     assert set(compiled_plan.dag.predecessors("kd")) == {f"t[i={i}]@train" for i in range(3)}
     joined = inspect(compiled_plan)["kd"].joined
     teacher = [n for n in joined.graph_module.graph.nodes if n.meta.get("owner") == "net crowd@init"]
     assert len({str(n.target).partition(".members.")[2][:1] for n in teacher if "members" in str(n.target)}) == 3
-    inline = HEAD + CROWD + SMALL + kd("kd(ensemble(t[*]).logits, small.logits, temperature = 2)")
+    inline = HEAD + CROWD + SMALL + kd("kd(small.logits, ensemble(t[*]).logits, temperature = 2)")
     assert keys(inline)["kd"] == keys(HEAD + CROWD + text)["kd"], "its name is no content"
 
 
 def test_what_it_is_enters_the_keys_of_those_who_learn_from_it() -> None:
-    base = SMALL + "ensemble crowd of t[0], t[1] { mean = probabilities }\n" + kd("kl(crowd.logits, small.logits)")
+    base = SMALL + "ensemble crowd of t[0], t[1] { mean = probabilities }\n" + kd("kl(small.logits, crowd.logits)")
     changed = [base, base.replace("= probabilities", "= logits"), base.replace("t[1]", "t[2]")]
     assert len({keys(HEAD + CROWD + text)["kd"] for text in changed}) == 3
     assert keys(HEAD + CROWD + base.replace("{ mean = probabilities }", ""))["kd"] == keys(HEAD + CROWD + base)["kd"]
@@ -142,7 +142,7 @@ def test_it_moves_as_any_network_does() -> None:
 
 
 def test_expanded_it_is_the_same() -> None:
-    text = SMALL + "ensemble crowd of t[*] { mean = logits }\nexport e = crowd\n" + kd("kl(crowd.logits, small.logits)")
+    text = SMALL + "ensemble crowd of t[*] { mean = logits }\nexport e = crowd\n" + kd("kl(small.logits, crowd.logits)")
     compiled_plan = compiled(HEAD + CROWD + text)
     again = compiled(expand(compiled_plan.plan))
     assert {k.key for k in compiled_plan.keys.values()} == {k.key for k in again.keys.values()}

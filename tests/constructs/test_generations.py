@@ -14,7 +14,7 @@ from kdplan.passes.expand import expand
 from tests.passes.plans import BIG, HEAD, codes, compiled, keys
 
 CE = "cross_entropy(self.logits, labels)"
-BORN = f"0.6 * {CE} + 0.4 * kl(previous.logits, self.logits)"
+BORN = f"0.6 * {CE} + 0.4 * kl(self.logits, previous.logits)"
 
 
 def line(
@@ -37,11 +37,11 @@ teacher a = digits_net(width = 4) {
 }
 student b = digits_net(width = 4) {
   seed = fold(seed, 1)
-  phase p on digits with quick { loss = 0.6 * cross_entropy(self.logits, labels) + 0.4 * kl(a.logits, self.logits) }
+  phase p on digits with quick { loss = 0.6 * cross_entropy(self.logits, labels) + 0.4 * kl(self.logits, a.logits) }
 }
 student c = digits_net(width = 4) {
   seed = fold(seed, 2)
-  phase p on digits with quick { loss = 0.6 * cross_entropy(self.logits, labels) + 0.4 * kl(b.logits, self.logits) }
+  phase p on digits with quick { loss = 0.6 * cross_entropy(self.logits, labels) + 0.4 * kl(self.logits, b.logits) }
 }
 """
 
@@ -72,7 +72,7 @@ def test_the_lines_name_is_no_content() -> None:
 
 
 def test_a_sweep_shares_what_it_does_not_change() -> None:
-    mixed = f"mix({CE}, kl(previous.logits, self.logits), weight = lambda)"
+    mixed = f"mix({CE}, kl(self.logits, previous.logits), weight = lambda)"
     swept = keys(HEAD + "param lambda in [0.5, 0.6]\n" + line(then=mixed))
     assert len(swept) == 1 + 2 * 2
     u = "param u in [1.0, 0.6]\n"
@@ -91,7 +91,7 @@ def test_coupled_records_share_equal_beginnings() -> None:
       case(first = soft,  lambda = 0.7)
     ]
     """
-    mixed = f"mix({CE}, kl(previous.logits, self.logits), weight = process.lambda)"
+    mixed = f"mix({CE}, kl(self.logits, previous.logits), weight = process.lambda)"
     compiled_plan = compiled(HEAD + text + line(first="process.first(self.logits)", then=mixed))
     assert len(compiled_plan.plan.phases) == 9
     assert len({k.key for k in compiled_plan.keys.values()}) == 2 + 3 * 2
@@ -144,7 +144,7 @@ def test_architectures_along_the_line() -> None:
 def test_it_begins_with_a_network_that_exists() -> None:
     text = """
     generations down of digits_net(width = 6), digits_net(width = 4) from big on digits with quick {
-      generation { loss = kl(previous.logits, self.logits) }
+      generation { loss = kl(self.logits, previous.logits) }
     }
     measure t of down[*] on digits.test { top1 }
     """
@@ -157,7 +157,7 @@ def test_it_begins_with_a_network_that_exists() -> None:
 
 
 def test_the_whole_past_may_teach() -> None:
-    dense = f"{CE} + sum(kl(line[j].logits, self.logits) for j in 0..generation - 1)"
+    dense = f"{CE} + sum(kl(self.logits, line[j].logits) for j in 0..generation - 1)"
     plan = compiled(HEAD + line(3, then=dense)).plan
     for m in (1, 2, 3):
         loss = plan.phases[f"line[generation={m}]@train"].loss
@@ -192,7 +192,7 @@ def test_settings_stand_at_the_line_or_in_its_parts() -> None:
       batch = 32
       def hard(x) = cross_entropy(x, labels)
       patriarch with slow { loss = hard(self.logits)  batch = 16  measure on digits.test { top1 } }
-      generation { def soft = kl(previous.logits, self.logits)  loss = hard(self.logits) + soft }
+      generation { def soft = kl(self.logits, previous.logits)  loss = hard(self.logits) + soft }
     }
     measure t of line[0][best] on digits.train { top1 }
     """
@@ -247,14 +247,14 @@ def test_phases_of_a_line_are_one_frame_and_no_ladder() -> None:
 @pytest.mark.parametrize(
     ("text", "code"),
     [
-        (line(first="kl(previous.logits, self.logits)"), "KD0208"),
+        (line(first="kl(self.logits, previous.logits)"), "KD0208"),
         (line() + "export e = line[3]", "KD0402"),
         (line(first="top_score_difference(self.logits, labels, k = 11, u = 0.6)"), "KD0243"),
         (line(first="top_score_difference(self.logits, labels, u = -0.1)"), "KD0243"),
-        (line(then=f"mix({CE}, kl(previous.logits, self.logits), weight = -0.5)"), "KD0243"),
+        (line(then=f"mix({CE}, kl(self.logits, previous.logits), weight = -0.5)"), "KD0243"),
         (line("1.5"), "KD0244"),
         (line(-1), "KD0243"),
-        (line(then=f"{CE} + kl(line[generation].logits, self.logits)"), "KD0235"),
+        (line(then=f"{CE} + kl(self.logits, line[generation].logits)"), "KD0235"),
         (line(model="nothing"), "KD0205"),
         (
             line(model="nothing") + "measure t of line[*] on digits.test { top1, plot(x = generation, y = top1) }",
@@ -290,7 +290,7 @@ def test_one_measure_for_a_whole_line() -> None:
 
     def line(once: str, patriarch: str, generation: str) -> str:
         first = f"patriarch {{ loss = cross_entropy(self.logits, labels)  {patriarch} }}"
-        next_ = f"generation {{ loss = kl(previous.logits, self.logits)  {generation} }}"
+        next_ = f"generation {{ loss = kl(self.logits, previous.logits)  {generation} }}"
         head = "generations line of digits_net(width = 2) on digits with quick { count = 2 "
         return HEAD + f"{head} {once} {first} {next_} }}"
 

@@ -84,7 +84,7 @@ def _with_middle(folder: Path) -> Path:
 
 
 def test_phases_go_on_from_a_ladder() -> None:
-    more = "phase more of small@mimic on digits with quick { loss = kd(big.logits, small.logits) }"
+    more = "phase more of small@mimic on digits with quick { loss = kd(small.logits, big.logits) }"
     assert str(compiled(START + LADDER + more).plan.phases["more"].trainees[0].base) == "small@mimic@head"
 
 

@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 
 from kdplan.data.catalog import open_source
 from kdplan.data.select import choose, split_names, split_sizes, view_size
+from kdplan.data.sources.base import Opened, Part
 from kdplan.data.view import SplitRule, ViewSpec
 
 DIGITS = open_source("digits", {}, None)
@@ -84,11 +85,16 @@ def test_a_set_of_one_part_is_divided_into_train_and_test(tmp_path):
 
 @pytest.mark.parametrize("amounts", [("per_class", 60), ("fraction", 0.1)])
 @pytest.mark.parametrize("parts", [{"train": 1437, "test": 360}, {"train": 1437}, {"all": 1437, "val": 9}])
-def test_sizes_of_splits_are_known_without_labels(parts, amounts):
+def test_sizes_of_splits(parts, amounts):
     kind, amount = amounts
-    sizes = split_sizes(parts, SplitRule(kind, (("train", amount),)), 10)
+    labels = {name: np.arange(size) % 10 for name, size in parts.items()}
+    opened = Opened(
+        {n: Part(size, labels=lambda y=labels[n]: y) for n, size in parts.items()}, str, tuple(map(str, range(10)))
+    )
+    rule = SplitRule(kind, (("train", amount),))
+    sizes = split_sizes("mine", opened, rule)
     assert sum(sizes.values()) == sum(parts.values())
-    assert sizes["train"] == (600 if kind == "per_class" else 144)
+    assert sizes == {n: len(choose(ViewSpec("mine", split=n, rule=rule), opened)[1]) for n in sizes}
     assert list(sizes) == ["train", "val", "test"] if "test" in parts else ["train", "test", *list(parts)[1:]]
 
 

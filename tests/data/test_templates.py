@@ -176,7 +176,7 @@ def test_box_outside_of_its_image(root: Path) -> None:
 
 
 PLAN = """
-data faces = templates("faces", splits = 2)
+data faces = templates("faces", splits = 2) {{ augment = [resize(8), center_crop(8), grayscale()] }}
 data people = digits
 recipe quick {{ optimizer = sgd(lr = 0.1)  epochs = 1 }}
 student small = digits_net()

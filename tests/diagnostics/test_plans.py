@@ -46,7 +46,7 @@ student peer = net { seed = fold(seed, 1) }
 def hard(x, s = 0.1) = cross_entropy(x, labels, smoothing = s)
 phase kd of small, peer on digits with quick, slow {
   def t = 4
-  loss = weight * kd(big.logits, small.logits, temperature = t) + hard(peer.logits) - both.a * mean(peer.logits)
+  loss = weight * kd(small.logits, big.logits, temperature = t) + hard(peer.logits) - both.a * mean(peer.logits)
   epochs = 3
 }
 phase hint of upto(small.layer2) on digits, more with quick {
@@ -230,7 +230,7 @@ def test_names_in_unread_definitions() -> None:
     text = START + ALONE.replace("{ loss", "{ def f(x) = mean(y) + x  loss")
     assert reported(text) == [("KD0205", "y")]
     fine = (
-        "def a(x, k = 2) = sum(i * x for i in 0..k) + kl(previous.logits, self.logits) * epoch\nparam o in [adam, sgd]"
+        "def a(x, k = 2) = sum(i * x for i in 0..k) + kl(self.logits, previous.logits) * epoch\nparam o in [adam, sgd]"
     )
     assert reported(fine) == []
 

@@ -93,7 +93,7 @@ MISTAKES = [
         "as t",
     ),
     (
-        START + phase("kl(previous.logits, small.logits)"),
+        START + phase("kl(small.logits, previous.logits)"),
         "KD0208",
         "`previous` exists only inside `generation`.",
         "version",
@@ -111,11 +111,11 @@ MISTAKES = [
         "`train`",
     ),
     (
-        START + OTHER + "phase x of small on digits with quick { loss = kl(other@y.logits, small.logits) }\n"
-        "phase y of other on digits with quick { loss = kl(small@x.logits, other.logits) }",
+        START + OTHER + "phase x of small on digits with quick { loss = kl(small.logits, other@y.logits) }\n"
+        "phase y of other on digits with quick { loss = kl(other.logits, small@x.logits) }",
         "KD0303",
         "Phases x → y → x wait for each other.",
-        "Read an earlier version, such as `a@init`.",
+        "Read an earlier version, such as `small@init`.",
     ),
     (
         START + ALONE + ALONE.replace("alone", "again") + phase(HARD, of="small@alone.fc, small@again.layer2"),
@@ -176,7 +176,7 @@ MISTAKES = [
     ),
     (START + phase("small.logits * 2"), "KD0504", "`loss` has shape [B, 10], not a scalar.", "`mean(…)`"),
     (
-        START + BIG + phase("kd(softmax(big.logits), small.logits, temperature = 2)"),
+        START + BIG + phase("kd(small.logits, softmax(big.logits), temperature = 2)"),
         "KD0505",
         "`kd` with a temperature expects logits, and `softmax(big.logits)` gives probabilities.",
         "Remove `softmax`.",

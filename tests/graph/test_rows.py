@@ -51,7 +51,7 @@ def test_what_a_row_gives_decides_what_the_result_fits(gives: str, monkeypatch: 
     row = Spec("half", (Param("x", "signal"),), gives=gives)  # type: ignore[arg-type]
     monkeypatch.setitem(FUNCTIONS, "half", row)
     monkeypatch.setitem(code.FUNCTIONS, "half", lambda x: x / 2)
-    loss = "kl(half(big.logits), small.logits, temperature = 2)"
+    loss = "kl(small.logits, half(big.logits), temperature = 2)"
     if gives == "probabilities":
         with pytest.raises(PlanError) as caught:
             targets(loss)

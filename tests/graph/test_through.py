@@ -61,9 +61,9 @@ def test_in_plans() -> None:
     def text(loss: str) -> str:
         return f"{HEAD}{BIG}phase p of small on digits with quick {{ loss = {loss} }}\n"
 
-    one = keys(text("kl(through(small.layer1, small.logits, from = small.layer1), small.logits)"))["p"]
-    other = keys(text("kl(through(small.layer1, small.logits, from = layer1), small.logits)"))["p"]
-    third = keys(text("kl(through(small.layer1, small.logits, from = layer2), small.logits)"))["p"]
+    one = keys(text("kl(small.logits, through(small.layer1, small.logits, from = small.layer1))"))["p"]
+    other = keys(text("kl(small.logits, through(small.layer1, small.logits, from = layer1))"))["p"]
+    third = keys(text("kl(small.logits, through(small.layer1, small.logits, from = layer2))"))["p"]
     assert one == other != third
     assert codes(text("mean(through(small.layer1, small.logits))")) == ["KD0237"]
     assert codes(text("mean(through(small.layer1, small, from = layer1))")) == ["KD0251"]

@@ -138,8 +138,8 @@ def test_conventions_of_divergences() -> None:
     p, q = (np.exp(z / 4) / np.exp(z / 4).sum(1, keepdims=True) for z in (x, y))
     value = (p * np.log(p / q)).sum(1).mean()
     for convention, share in (("sum", 1), ("mean", 7)):
-        assert kl(t(x), t(y), 4.0, convention=convention).item() == exactly(value / share)
-        assert kd(t(x), t(y), 4.0, convention=convention).item() == exactly(16 * value / share)
+        assert kl(t(y), t(x), 4.0, convention=convention).item() == exactly(value / share)
+        assert kd(t(y), t(x), 4.0, convention=convention).item() == exactly(16 * value / share)
 
 
 @pytest.mark.parametrize(
@@ -178,7 +178,7 @@ def test_gradients() -> None:
     labels = torch.tensor([0, 1, 2, 3])
     assert gradcheck(lambda x: top_score_difference(x, labels, k=3, u=0.6), (x,))
     assert gradcheck(confidence_penalty, (x,))
-    assert gradcheck(lambda x: mix(cross_entropy(x, labels, smoothing=0.1), kl(y.detach(), x), 0.6), (x,))
+    assert gradcheck(lambda x: mix(cross_entropy(x, labels, smoothing=0.1), kl(x, y.detach()), 0.6), (x,))
 
 
 def test_top_score_difference_is_the_formula() -> None:

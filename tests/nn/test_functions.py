@@ -75,10 +75,10 @@ def test_several_and_one() -> None:
 def test_probabilities_as_logits() -> None:
     """One row of probabilities against a batch of logits: how label smoothing is written as a divergence."""
     x = torch.randn(4, 5, dtype=torch.float64, requires_grad=True)
-    value = losses.kl(losses.as_logits(losses.uniform(5)), x)
+    value = losses.kl(x, losses.as_logits(losses.uniform(5)))
     assert torch.allclose(value, losses.kl_probabilities(losses.uniform(5).double(), losses.softmax(x)))
     hard = torch.tensor([[1.0, 0.0, 0.0, 0.0, 0.0]])
-    value = losses.kl(losses.as_logits(hard), x)
+    value = losses.kl(x, losses.as_logits(hard))
     value.backward()
     assert torch.allclose(value, -losses.log_softmax(x)[:, 0].mean()) and x.grad is not None and x.grad.isfinite().all()
 

@@ -67,9 +67,9 @@ CASES: dict[str, tuple[Callable[[Tensor, Tensor], Tensor], Array, Array, float]]
     ),
     "sigmoid": (losses.sigmoid_cross_entropy, X, LABELS, ref_sigmoid(X, HOT)),
     "sigmoid_dense": (losses.sigmoid_cross_entropy, X, SOFT, ref_sigmoid(X, SOFT)),
-    "kl": (losses.kl, X, Y, ref_kl(X, Y, 1.0)),
-    "kl_4": (lambda a, b: losses.kl(a, b, temperature=4.0), X, Y, ref_kl(X, Y, 4.0)),
-    "kd": (lambda a, b: losses.kd(a, b, temperature=3.0), X, Y, 9 * ref_kl(X, Y, 3.0)),
+    "kl": (losses.kl, X, Y, ref_kl(Y, X, 1.0)),
+    "kl_4": (lambda a, b: losses.kl(a, b, temperature=4.0), X, Y, ref_kl(Y, X, 4.0)),
+    "kd": (lambda a, b: losses.kd(a, b, temperature=3.0), X, Y, 9 * ref_kl(Y, X, 3.0)),
     "kl_probabilities": (
         losses.kl_probabilities,
         p_of(X),
@@ -161,7 +161,7 @@ def test_temperature_squared_keeps_gradients_comparable() -> None:
     sizes = []
     for temperature in (10.0, 20.0):
         student = torch.tensor(Y).requires_grad_()
-        losses.kd(teacher, student, temperature).backward()  # type: ignore[no-untyped-call]
+        losses.kd(student, teacher, temperature).backward()  # type: ignore[no-untyped-call]
         assert student.grad is not None
         sizes.append(student.grad.norm().item())
     assert sizes[0] == pytest.approx(sizes[1], rel=0.1)

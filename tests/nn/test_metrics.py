@@ -39,9 +39,6 @@ def test_against_numpy() -> None:
     assert value("cross_entropy", OUTPUTS, LABELS) == pytest.approx(-log_p[np.arange(101), y].mean(), rel=1e-12)
     p = torch.tensor(np.exp(log_p))
     assert value("cross_entropy", p, LABELS, probabilities=True) == pytest.approx(-log_p[np.arange(101), y].mean())
-    other = OUTPUTS.flip(0)
-    expected = 100 * np.mean(x.argmax(1) == x[::-1].argmax(1))
-    assert value("agreement", OUTPUTS, other) == pytest.approx(expected)
 
 
 def test_mean_of_features_against_numpy() -> None:

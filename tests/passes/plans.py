@@ -49,7 +49,7 @@ def bag(text: str, folder: Path | None = None) -> Counter[str]:
     return Counter(keys(text, folder).values())
 
 
-KD = "phase kd of small on digits with quick { loss = kd(big.logits, small.logits, temperature = 4) }\n"
+KD = "phase kd of small on digits with quick { loss = kd(small.logits, big.logits, temperature = 4) }\n"
 CE = "loss = cross_entropy(small.logits, labels)"
 
 
@@ -112,7 +112,7 @@ class Model:
 TRANSFORMS = ("pad_crop(8, pad = 1)", "flip()")
 SCHEDULES = ("constant()", "cosine()", "steps(at = [1])")
 TEACHER = (
-    "kd(<{n}>@{p}.logits, <{m}>.logits, temperature = 4)",
+    "kd(<{m}>.logits, <{n}>@{p}.logits, temperature = 4)",
     "kl(student = <{m}>.logits, teacher = <{n}>@{p}.logits)",
     "mse(fit(<{m}>.layer1, like = <{n}>@{p}.layer1), <{n}>@{p}.layer1)",
     "mean(detach(<{n}>@{p}.features)) - sum(mean(x.features) for x in [<{m}>, <{m}>])",

@@ -45,7 +45,7 @@ def test_axes_become_parts_of_names() -> None:
     text = expands(compiled(HEAD + BIG + """
         param w in [1, 0.5]
         param seed in 0..1
-        phase kd of small on digits with quick { loss = w * kd(big.logits, small.logits, temperature = 4) }
+        phase kd of small on digits with quick { loss = w * kd(small.logits, big.logits, temperature = 4) }
     """))  # fmt: skip
     for name in ("big_seed0_train", "big_seed1_train", "kd_w1_seed0", "kd_w0_5_seed1"):
         assert f"phase {name} of" in text
@@ -54,7 +54,7 @@ def test_axes_become_parts_of_names() -> None:
 
 def test_functions_are_gone_and_logged_terms_stay() -> None:
     text = expands(compiled(HEAD + BIG + """
-        def soft(net, t = 2) = kd(big.logits, net.logits, temperature = t)
+        def soft(net, t = 2) = kd(net.logits, big.logits, temperature = t)
         phase kd of small on digits with quick {
           def hard = cross_entropy(small.logits, labels)
           loss = hard + soft(small, t = 4)
@@ -115,7 +115,7 @@ def test_several_streams_and_peers_with_their_own_recipes() -> None:
         phase two of small, peer on digits, digits.unlabelled with quick, slow {
           measure of peer on digits.test { top1 }
           loss = cross_entropy(small(digits.inputs), digits.labels)
-               + kl(detach(peer(digits.unlabelled.inputs).logits), small(digits.unlabelled.inputs).logits)
+               + kl(small(digits.unlabelled.inputs).logits, detach(peer(digits.unlabelled.inputs).logits))
                + mean(peer.fc(small(digits.inputs).features))
         }
         phase after of peer@two[best] on digits with quick { loss = mean(peer.logits) }
@@ -180,3 +180,21 @@ phase alone of small on digits with quick { loss = cross_entropy(small.logits, l
     plan = compiled(HEAD + text).plan
     assert plan.networks["small"].architecture.arguments == {"inputs": 64, "hidden": [8], "classes": 10}
     assert codes(HEAD + text.replace("inputs = 64, ", "")) == ["KD0237"]
+
+
+def test_branches_over_a_network_with_a_head() -> None:
+    """The network with the head is declared, and the branches begin in it."""
+    text = """
+data digits = digits
+recipe quick { optimizer = sgd(lr = 0.1)  epochs = 1 }
+verticals half of digits { low = 0..4  high = 5..9 }
+student plain = digits_net(width = 2, classes = digits.classes) { head = fc(12) -> sc(8, by = half) }
+branches one of plain from layer2 on digits with quick {
+  count = 2
+  loss  = sum(cross_entropy(b.logits, labels) for b in branch)
+}
+"""
+    first = compiled(text)
+    written = expand(first.plan)
+    assert "head = fc(12) -> sc(8" in written
+    assert [k.key for k in compiled(written).keys.values()] == [k.key for k in first.keys.values()]

@@ -8,7 +8,7 @@ from tests.passes.plans import CE, HEAD, compiled
 LINE = """
 generations line of {models} on digits with quick {{
   patriarch  {{ {ce} }}
-  generation {{ loss = kl(previous.logits, self.logits) }}
+  generation {{ loss = kl(self.logits, previous.logits) }}
 }}
 """
 
@@ -32,8 +32,8 @@ def test_one_teacher_twice_is_not_two_teachers() -> None:
         text += f"  phase train on digits with quick {{ {CE} }}\n}}\n"
     text = text.replace("small.logits, labels", "self.logits, labels")
     for name, first, second in (("one", "a", "a"), ("two", "a", "b"), ("other", "b", "a")):
-        text += f"phase {name} of small on digits with quick {{ loss = kl({first}.logits, small.logits)"
-        text += f" + kl({second}.logits, small.logits) }}\n"
+        text += f"phase {name} of small on digits with quick {{ loss = kl(small.logits, {first}.logits)"
+        text += f" + kl(small.logits, {second}.logits) }}\n"
     compiled_plan = compiled(text)
     keys = {name: graph_key(compiled_plan.plan, compiled_plan.plan.phases[name]) for name in ("one", "two", "other")}
     assert keys["two"] == keys["other"] != keys["one"]

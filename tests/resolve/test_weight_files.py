@@ -17,7 +17,7 @@ data digits = digits
 recipe quick { optimizer = sgd(lr = 0.1)  steps = 2 }
 teacher big = MODEL
 student small = digits_net(width = 2)
-phase kd of small on digits with quick { loss = kl(big.logits, small.logits) }
+phase kd of small on digits with quick { loss = kl(small.logits, big.logits) }
 """
 RENAME = 'rename = [["a.", ""], ["b.", "c."]]'
 

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from kdplan.compile import check_text
+from kdplan.compile import check_text, compile_source
+from kdplan.diagnostics.span import Source
 from kdplan.ir import expr as ir
 from kdplan.passes.expand import expand
 from tests.passes.plans import BIG, HEAD, codes, compiled, keys
@@ -36,9 +37,9 @@ def test_a_word_may_be_written_in_several_ways(loss: str, before: str) -> None:
 
 
 def test_conventions_are_content_and_the_default_written_out_is_none() -> None:
-    bare = keys(plan("kl(big.logits, small.logits)"))["p"]
-    assert keys(plan("kl(big.logits, small.logits, convention = sum)"))["p"] == bare
-    assert keys(plan("kl(big.logits, small.logits, convention = mean)"))["p"] != bare
+    bare = keys(plan("kl(small.logits, big.logits)"))["p"]
+    assert keys(plan("kl(small.logits, big.logits, convention = sum)"))["p"] == bare
+    assert keys(plan("kl(small.logits, big.logits, convention = mean)"))["p"] != bare
 
 
 def test_an_axis_of_words() -> None:
@@ -81,3 +82,17 @@ def test_one_of_two_arguments() -> None:
     assert codes(plan("top_score_difference(small.logits, labels, k = 3, eta = 0.5)")) == []
     assert codes(plan("top_score_difference(small.logits, labels)")) == ["KD0237"]
     assert codes(plan("top_score_difference(small.logits, labels, 5, 0.6, eta = 0.5)")) == ["KD0275"]
+
+
+def test_definitions_of_a_body_are_known_in_its_phases() -> None:
+    """As if they stood in the phase; one that is not read is not evaluated there."""
+    frame = "data digits = digits\nrecipe quick { optimizer = sgd(lr = 0.1)  epochs = 1 }\n"
+    inside = "phase train on digits with quick { %s loss = soft }"
+    defs = "def hard(x) = cross_entropy(x, labels)  def soft = 0.5 * hard(self.logits) "
+    outer = frame + "student small = digits_net(width = 2) { " + defs + "def other = nothing_here " + inside % "" + " }"
+    inner = frame + "student small = digits_net(width = 2) { " + inside % defs + " }"
+    assert [d.code for d in check_text(outer)] == ["KD0205"], "what nothing reads is looked at all the same"
+    outer = outer.replace("def other = nothing_here ", "")
+    plans = [compile_source(Source("a.kd", text), Path(".")) for text in (outer, inner)]
+    assert plans[0].keys["small@train"].key == plans[1].keys["small@train"].key
+    assert set(plans[0].plan.phases["small@train"].logged) == {"soft"}

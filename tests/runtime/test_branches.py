@@ -40,7 +40,7 @@ recipe quick { optimizer = sgd(lr = 0.05, momentum = 0.9)  epochs = 2  batch = 1
 ONE = """
 branches one of digits_net(width = 3) from layer2 on digits with quick {
   count = 3
-  def imitate = sum(kl(gated.logits, b.logits, temperature = 3) for b in branch)
+  def imitate = sum(kl(b.logits, gated.logits, temperature = 3) for b in branch)
   loss = sum(cross_entropy(b.logits, labels) for b in branch) + cross_entropy(gated.logits, labels) + 9 * imitate
   measure on digits.test { top1 }
 }
@@ -93,7 +93,7 @@ class ByHand(nn.Module):
         return logits, torch.stack([weights[:, i, None] * z for i, z in enumerate(logits)]).sum(dim=0)
 
 
-def kl(teacher: torch.Tensor, student: torch.Tensor) -> torch.Tensor:
+def kl(student: torch.Tensor, teacher: torch.Tensor) -> torch.Tensor:
     p, q = F.softmax(teacher / 3, dim=1), F.log_softmax(student / 3, dim=1)
     return (p * (p.log() - q)).sum(dim=1).mean()
 
@@ -111,7 +111,7 @@ def test_it_trains_as_a_loop_written_by_hand(trained: tuple[Compiled, Sources]) 
         for batch in loader.epoch(epoch):
             logits, gated = net(batch["inputs"])
             loss = torch.stack([F.cross_entropy(z, batch["labels"]) for z in [*logits, gated]]).sum()
-            loss = loss + 9 * torch.stack([kl(gated, z) for z in logits]).sum()
+            loss = loss + 9 * torch.stack([kl(z, gated) for z in logits]).sum()
             optimizer.zero_grad()
             loss.backward()  # type: ignore[no-untyped-call]
             optimizer.step()
@@ -203,9 +203,9 @@ def test_cost_of_training(tmp_path: Path) -> None:
     student b = digits_net(width = 2)
     phase dml of a, b on digits with quick {
       loss = sum(cross_entropy(x.logits, labels) for x in [a, b])
-           + kl(detach(b.logits), a.logits) + kl(detach(a.logits), b.logits)
+           + kl(a.logits, detach(b.logits)) + kl(b.logits, detach(a.logits))
     }
-    phase kd of b on digits with quick { loss = kl(one.branch[0].logits, b.logits) }
+    phase kd of b on digits with quick { loss = kl(b.logits, one.branch[0].logits) }
     ensemble both of a@dml, one.branch[1]
     measure t of one.gated, one.branch[0], a@dml, b@dml, b@kd, both, a@init on digits.test { flops, training_flops }
     """
@@ -291,7 +291,7 @@ def test_going_on_from_a_branch_and_from_a_network(tmp_path: Path) -> None:
         + """
     student next = one.branch[1] { phase more on digits with quick { loss = cross_entropy(self.logits, labels) } }
     phase tail of one.branch[2].layer2, one.branch[2].fc on digits with quick {
-      loss = kl(detach(one.gated.logits), one.branch[2].logits)
+      loss = kl(one.branch[2].logits, detach(one.gated.logits))
     }
     branches again of next from layer2 on digits with quick {
       count = 2

@@ -40,7 +40,7 @@ generations line of digits_net(width = 2) on digits with quick {
   count = 2
   init  = fresh
   patriarch  { loss = top_score_difference(self.logits, labels, k = 5, u = 0.6) }
-  generation { loss = mix(cross_entropy(self.logits, labels), kl(previous.logits, self.logits), weight = 0.6) }
+  generation { loss = mix(cross_entropy(self.logits, labels), kl(self.logits, previous.logits), weight = 0.6) }
 }
 """
 CROWD = """
@@ -54,7 +54,7 @@ measure t of crowd[*], mixed on digits.test { top1, cross_entropy }
 export whole = crowd[2]
 export joint = mixed
 student small = digits_net(width = 2) { seed = 9 }
-phase kd of small on digits with quick { loss = kl(crowd[2].logits, small.logits) }
+phase kd of small on digits with quick { loss = kl(small.logits, crowd[2].logits) }
 """
 
 

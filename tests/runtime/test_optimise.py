@@ -1,4 +1,4 @@
-"""Recipes: what they must share, and optimizer state that is named by parameter."""
+"""Optimizer state that is named by parameter."""
 
 from __future__ import annotations
 
@@ -10,40 +10,12 @@ from torch import Tensor, nn
 from kdplan.data.dataset import open_view
 from kdplan.data.loader import Loader
 from kdplan.data.view import ViewSpec
-from kdplan.diagnostics.report import PlanError
 from kdplan.graph.phase_graph import PhaseGraph
 from kdplan.ir.plan import Item
 from kdplan.ir.seed import fold
 from kdplan.runtime.checkpoint import reseed
-from kdplan.runtime.optimise import Optimisers, check_recipes, load_named_state, named_state
+from kdplan.runtime.optimise import Optimisers, load_named_state, named_state
 from tests.runtime.small import TrainableGraph, network, phase_graph, recipe, same, train
-
-
-def code(problem: pytest.ExceptionInfo[PlanError]) -> str:
-    return problem.value.diagnostics[0].code
-
-
-def test_number_of_recipes() -> None:
-    with pytest.raises(PlanError) as problem:
-        check_recipes("p", 3, [recipe(), recipe()])
-    assert code(problem) == "KD0801" and "2 recipes for 3 networks" in str(problem.value)
-    check_recipes("p", 3, [recipe()])
-
-
-def test_recipes_that_disagree() -> None:
-    with pytest.raises(PlanError) as problem:
-        check_recipes("p", 2, [recipe(), recipe(batch=32)])
-    assert code(problem) == "KD0802" and "`batch`: 64 and 32" in str(problem.value)
-    check_recipes("p", 2, [recipe(), recipe(optimizer=Item("adam"), schedule=Item("cosine"), warmup=1.0)])
-
-
-def test_phase_without_length() -> None:
-    plateau = Item("plateau", {"patience": 1})
-    with pytest.raises(PlanError) as problem:
-        check_recipes("p", 1, [recipe(epochs=None, schedule=plateau)])
-    assert code(problem) == "KD0822"
-    check_recipes("p", 1, [recipe(epochs=None, schedule=Item("plateau", {"until": 1e-4}))])
-    check_recipes("p", 1, [recipe(epochs=None, steps=5)])
 
 
 def test_state_is_found_by_name_whatever_the_order() -> None:

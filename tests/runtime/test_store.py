@@ -22,6 +22,7 @@ from kdplan.runtime.store import (
     Work,
     phase_json,
 )
+from kdplan.runtime.store.work import read_metrics
 
 WEIGHTS = save({"w": numpy.arange(1000, dtype=numpy.float32)})
 
@@ -86,7 +87,7 @@ def test_altered_weights_are_refused(store: Store) -> None:
         with pytest.raises(StoreCorrupt) as error:
             use()
         assert code(error) == "KD0902" and error.value.exit_code == 4
-        assert str(path) in str(error.value) and str(artifact.path) in str(error.value.diagnostics[0].help)
+        assert str(path) in str(error.value) and error.value.folder == artifact.path
 
 
 @pytest.mark.parametrize("size", [None, 0, 100])
@@ -185,13 +186,18 @@ def test_metrics_go_back_with_the_checkpoint(store: Store) -> None:
     with store.begin("k1") as work:
         for step in range(5):
             work.log({"step": step, "loss": 1.0 if step else float("inf")})
+            if step == 2:
+                work.save_checkpoint(step, {}, {})
     with work.metrics_file.open("ab") as file:
         file.write(b'{"step": 5, "lo')
+    text = work.metrics_file.read_text()
+    work.metrics_file.write_text(text.replace('"loss": 1.0', '"loss": 9.0', 1))
+    assert [r["step"] for r in read_metrics(work.metrics_file)] == [0]
     with store.begin("k1") as work:
-        work.rewind(2)
+        work.rewind(work.latest_checkpoint())
         work.log({"step": 3})
-        assert [r["step"] for r in work.metrics()] == [0, 1, 2, 3]
-        work.rewind(-1)
+        assert [(r["step"], r.get("loss")) for r in work.metrics()] == [(0, "Infinity"), (1, 1.0), (2, 1.0), (3, None)]
+        work.rewind(None)
         assert work.metrics() == []
 
 

@@ -28,7 +28,7 @@ for number in range(1000):
         found = work.latest_checkpoint()
         step = found.step if found else 0
         assert not work.notices, work.notices
-        work.rewind(step if found else -1)
+        work.rewind(found)
         print("begun", key, step, flush=True)
         while step < LAST:
             step += 1

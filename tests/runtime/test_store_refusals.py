@@ -102,7 +102,7 @@ def test_full_small_disk(small_disk: Path) -> None:
     filler.unlink()
     still_there(store)
     with store.begin("half") as work:
-        work.rewind(2)
+        work.rewind(work.latest_checkpoint())
         work.save_checkpoint(3, {"model.safetensors": MEGABYTE}, {})
         work.commit({"weights-0-last.safetensors": MEGABYTE})
     store.verify("half")

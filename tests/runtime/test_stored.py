@@ -25,7 +25,7 @@ recipe alive = first { epochs = 3 }
 student small = digits_net(width = 2)
 teacher big = digits_net(width = 4) { phase train on digits with first { loss = cross_entropy(self.logits, labels) } }
 """
-KD = "loss = kd(big.logits, small.logits, temperature = 4) + mse(fit(small.layer2, like = big.layer2), big.layer2)"
+KD = "loss = kd(small.logits, big.logits, temperature = 4) + mse(fit(small.layer2, like = big.layer2), big.layer2)"
 
 
 def planned(file: Path):
@@ -64,7 +64,7 @@ def test_training_is_the_same_and_values_are_shared(tmp_path: Path) -> None:
 
 def test_equal_values_of_one_phase_are_made_once(tmp_path: Path) -> None:
     twins = "network one = digits_net(width = 4) { seed = 1 }\nnetwork two = digits_net(width = 4) { seed = 1 }\n"
-    loss = "loss = mse(small.logits, one@init.logits) + kl(two@init.logits, small.logits)"
+    loss = "loss = mse(small.logits, one@init.logits) + kl(small.logits, two@init.logits)"
     weights = run(tmp_path, f"""{twins}
         phase live of small on digits with alive {{ {loss} }}
         phase kept of small on digits with kept {{ {loss} }}

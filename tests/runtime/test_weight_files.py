@@ -25,7 +25,7 @@ data digits = digits
 recipe quick {{ optimizer = sgd(lr = 0.1)  steps = 2 }}
 teacher big = {model} {{ {settings} }}
 student small = digits_net(width = 2)
-phase kd of small on digits with quick {{ loss = kl(big.logits, small.logits) }}
+phase kd of small on digits with quick {{ loss = kl(small.logits, big.logits) }}
 measure table of big, small@kd on digits.test {{ top1 }}
 export out = big
 """

@@ -10,6 +10,7 @@ from pathlib import Path
 import lark
 import pytest
 
+from kdplan.diagnostics.report import PlanError
 from kdplan.diagnostics.span import Source
 from kdplan.syntax import ast
 from kdplan.syntax.grammar import grammar_text
@@ -150,7 +151,7 @@ def test_the_plans_of_the_project_parse(path: Path) -> None:
 def test_time_grows_linearly_and_a_thousand_phases_take_little() -> None:
     part = (
         "student s{0} = resnet20\nphase p{0} of s{0} on cifar with sgd240 {{ loss = cross_entropy(s{0}.logits, labels) "
-        "+ 0.5 * kl(big.logits, s{0}.logits, temperature = 4) }}\n"
+        "+ 0.5 * kl(s{0}.logits, big.logits, temperature = 4) }}\n"
     )
     read("a = 1")  # the grammar is compiled once
     times = []
@@ -176,3 +177,29 @@ def test_the_collector_is_as_it_was() -> None:
     assert gc.isenabled()
     read("a = 1")
     assert gc.isenabled()
+
+
+@pytest.mark.parametrize(
+    ("text", "same"),
+    [
+        ("s.layer1.0", "s.layer1[0]"),
+        ("s.layer1.0.conv1", "s.layer1[0].conv1"),
+        ("s.layer1.0.10", "s.layer1[0][10]"),
+        ("s(x).layer1.2", "s(x).layer1[2]"),
+        ("s@kd.layer1.2", "s@kd.layer1[2]"),
+    ],
+)
+def test_elements_as_torch_writes_them(text: str, same: str) -> None:
+    """A number after a dot is an index; the spans are those of the text."""
+    node = value(text)
+    assert write(node) == same
+    assert node.span.text == text
+    assert [n.span.text for n in walk(node) if isinstance(n, ast.Number)] == [n for n in text.split(".") if n.isdigit()]
+
+
+@pytest.mark.parametrize("text", ["s .5", "s. 5", "s.1e3"])
+def test_a_number_behind_a_name_is_no_element(text: str) -> None:
+    """Where a space stands between, a factor or a digit was forgotten."""
+    with pytest.raises(PlanError) as error:
+        value(text)
+    assert [d.code for d in error.value.diagnostics] == ["KD0108"]

@@ -7,6 +7,7 @@ import pytest
 from kdplan.diagnostics.report import PlanError, Reporter, table
 from kdplan.diagnostics.span import Source
 from kdplan.syntax import diagnose
+from kdplan.syntax.build import NAMES_FIRST
 from kdplan.syntax.parse import parse, parse_recovering
 
 
@@ -97,3 +98,61 @@ def test_without_a_rule_some_row_of_the_table_fails(rule: object, monkeypatch: p
             if bad.get("stage") == "parse":
                 failed += (code, bad["at"]) not in [m[:2] for m in mistakes(bad["plan"])]
     assert failed
+
+
+@pytest.mark.parametrize(
+    ("body", "code", "names_first"),
+    [
+        ("{ a, b = 1, c }", "KD0103", True),
+        ("{ a, b = 1, c = 2 }", "KD0103", False),
+        ("{ b = 1, a }", "KD0103", True),
+        ("{\n  b = 1,\n  a\n}", "KD0103", True),
+        ("{ a, b = 1 c }", "KD0119", True),
+        ("{ b = 1 a }", "KD0119", True),
+    ],
+)
+@pytest.mark.parametrize("head", ['use "x.kd"', "recipe r"])
+def test_names_behind_settings(head: str, body: str, code: str, names_first: bool) -> None:
+    """The comma or the name that is wrong is blamed, not one that may stand there."""
+    reporter = Reporter()
+    parse_recovering(Source("plan.kd", f"{head} {body}"), reporter)
+    (found,) = reporter.diagnostics
+    assert found.span is not None and found.code == code
+    assert found.span.start == f"{head} {body}".index("1") + (2 if code == "KD0119" else 1)
+    assert (found.help == NAMES_FIRST) == names_first
+
+
+@pytest.mark.parametrize("text", ["0.1s", "20k", "0.1_0x", "3px"])
+def test_numbers_with_units(text: str) -> None:
+    """The whole word is no number; no part of it is suggested as the value."""
+    reporter = Reporter()
+    parse_recovering(Source("plan.kd", f"recipe r {{ warmup = {text} }}"), reporter)
+    (found,) = reporter.diagnostics
+    assert found.code == "KD0123" and found.span is not None and found.span.text == text
+    assert found.help is not None and "without a unit" in found.help
+
+
+def test_numbers_with_underscores() -> None:
+    """The number is written without them."""
+    reporter = Reporter()
+    parse_recovering(Source("plan.kd", "recipe r { batch = 1_000 }"), reporter)
+    assert reporter.diagnostics[0].help == "Write `1000`."
+
+
+@pytest.mark.parametrize(
+    ("text", "head"),
+    [
+        ("recipe r\n  epochs = 2\n}\nphase p of a on d with r { loss = x }", "recipe r"),
+        ("teacher t = net\n  phase q on d with r { loss = x }\n}", "teacher t = net"),
+        ("teacher t = net {\n  phase q on d with r\n    loss = x\n  }\n}\nstudent s = net", "phase q on d with r"),
+        ("phase p of a\n    on d with r\n  loss = x\n}", "phase p of a\n    on d with r"),
+    ],
+)
+def test_a_body_without_its_opening_brace(text: str, head: str) -> None:
+    """The head of the declaration is blamed, not the brace that closes it."""
+    assert [(code, at) for code, at, _ in mistakes(text)] == [("KD0127", head)]
+
+
+def test_a_brace_too_many() -> None:
+    """Where every body has its opening brace, the closing one is blamed."""
+    assert mistakes("recipe r {\n  epochs = 2\n}\n}") == [("KD0115", "}", 4)]

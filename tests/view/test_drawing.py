@@ -60,7 +60,7 @@ def test_parts_of_data_have_a_line() -> None:
 
 def test_data_that_many_phases_read_have_a_line_in_their_boxes() -> None:
     many = "".join(
-        f"phase p{i} of small on digits with quick {{ loss = kd(big.logits, small.logits)  seed = {i} }}\n"
+        f"phase p{i} of small on digits with quick {{ loss = kd(small.logits, big.logits)  seed = {i} }}\n"
         for i in range(9)
     )
     plan = compiled(HEAD + BIG + many)

@@ -15,7 +15,7 @@ from kdplan.view.plots import write_plots
 from kdplan.view.tables import texts
 from tests.passes.plans import BIG, CE, HEAD, compiled
 
-SWEEP = "phase kd[w in [1, 10, 100]] of small on digits with quick { loss = w * kd(big.logits, small.logits) }\n"
+SWEEP = "phase kd[w in [1, 10, 100]] of small on digits with quick { loss = w * kd(small.logits, big.logits) }\n"
 ALONE = f"phase alone of small on digits with quick {{ {CE} }}\n"
 MEASURE = "measure fig of small@kd[*] by w on digits.test { top1, plot(x = w, y = top1, baseline = small@alone) }\n"
 TEXT = HEAD + BIG + SWEEP + ALONE + MEASURE

@@ -57,4 +57,4 @@ def test_a_consequence_leads_to_its_root_cause() -> None:
 def test_unknown_phase() -> None:
     with pytest.raises(PlanError) as error:
         printed(sample()[1], "big.trian")
-    assert error.value.diagnostics[0].code == "KD0913" and "`big@train`" in str(error.value.diagnostics[0].help)
+    assert error.value.diagnostics[0].code == "KD0310" and "`big@train`" in str(error.value.diagnostics[0].help)

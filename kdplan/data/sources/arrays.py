@@ -12,7 +12,7 @@ import numpy as np
 
 from kdplan.data.files import Where, fingerprint
 from kdplan.data.params import Arguments
-from kdplan.data.sources.base import Array, Opened, Part, SourceSpec
+from kdplan.data.sources.base import Array, Opened, Part, SourceSpec, check_labels
 from kdplan.data.view import SPLIT_NAMES
 from kdplan.diagnostics.report import error
 from kdplan.ir.spec import REQUIRED, Param
@@ -45,11 +45,16 @@ def arrange(x: Array, layout: str = "auto") -> Array:
         return np.ascontiguousarray(x)
     if np.issubdtype(x.dtype, np.integer):
         return np.ascontiguousarray(x, dtype=np.int64)
-    if not np.issubdtype(x.dtype, np.floating):
-        raise ValueError(f"inputs of type {x.dtype}; expected uint8, float or integers")
+    check_type(x.dtype)
     if not np.isfinite(x).all():
         raise ValueError("inputs that are not finite")
     return np.ascontiguousarray(x, dtype=np.float32)
+
+
+def check_type(dtype: np.dtype[Any]) -> None:
+    """ValueError unless inputs may have this type."""
+    if not np.issubdtype(dtype, np.floating) and not np.issubdtype(dtype, np.integer):
+        raise ValueError(f"inputs of type {dtype}; expected uint8, float or integers")
 
 
 def arranged_shape(shape: tuple[int, ...], layout: str = "auto") -> tuple[int, ...]:
@@ -107,25 +112,34 @@ class _File:
 
     def shape(self, name: str) -> tuple[int, ...]:
         """The shape of an array, from its header; KD0715 where the file has another size."""
+        return self._head(name)[0]
 
-        def header() -> tuple[int, ...]:
+    def is_whole(self, name: str) -> bool:
+        """Whether inputs are whole numbers that are no bytes of images; KD0726 where they are no numbers."""
+        dtype = self._head(name)[1]
+        self.guarded(lambda: check_type(dtype))
+        return bool(np.issubdtype(dtype, np.integer)) and dtype != np.uint8
+
+    def _head(self, name: str) -> tuple[tuple[int, ...], Any]:
+        def header() -> tuple[tuple[int, ...], Any]:
             if self.path.suffix == ".npy":
                 with self.path.open("rb") as file:
                     return self._header(file, self.path.stat().st_size)
             with zipfile.ZipFile(self.path) as z, z.open(f"{name}.npy") as file:
                 return self._header(file, None)
 
-        shape: tuple[int, ...] = self.guarded(header)
-        return shape
+        head: tuple[tuple[int, ...], Any] = self.guarded(header)
+        return head
 
-    def _header(self, file: Any, size: int | None) -> tuple[int, ...]:
+    def _header(self, file: Any, size: int | None) -> tuple[tuple[int, ...], Any]:
         version = np.lib.format.read_magic(file)
         read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
         shape, _, dtype = read(file)
+        check_type(dtype)
         expected = file.tell() + math.prod(shape) * dtype.itemsize
         if size is not None and size != expected:
             raise error("KD0715", self.where.span, path=str(self.path), found=f"{size:,}", expected=f"{expected:,}")
-        return tuple(shape)
+        return tuple(shape), dtype
 
     def array(self, name: str) -> Array:
         """An array's content."""
@@ -155,6 +169,7 @@ def open_arrays(args: Arguments, where: Where) -> Opened:
     names = file.names()
     parts: dict[str, Part] = {}
     shapes: set[tuple[int, ...]] = set()
+    whole_numbers = []
     top = 0
     for split in (*SPLIT_NAMES, ""):
         prefix = f"{split}_" if split else ""
@@ -165,13 +180,23 @@ def open_arrays(args: Arguments, where: Where) -> Opened:
         part, shape, largest = _part(file, x, y, layout)
         parts[split or "train"] = part
         shapes.add(shape)
+        whole_numbers.append(file.is_whole(x))
         top = max(top, largest + 1)
     if not parts:
         raise file.damaged(f"it has neither `train_x` nor `x`, but {', '.join(names) or 'nothing'}")
     if len(shapes) > 1:
         raise file.damaged(f"its splits have different shapes, {sorted(map(list, shapes))}")
     classes = tuple(str(c) for c in file.array("classes")) if "classes" in names else tuple(map(str, range(top)))
-    return Opened(parts, lambda: fingerprint(where, [path], f"/{layout}"), classes=classes, shape=shapes.pop())
+    for split, part in parts.items():
+        if part.labels is not None:
+            check_labels("arrays", split, part.labels(), len(classes), where.span)
+    return Opened(
+        parts,
+        lambda: fingerprint(where, [path], f"/{layout}"),
+        classes=classes,
+        shape=shapes.pop(),
+        whole=all(whole_numbers),
+    )
 
 
 def _part(file: _File, x: str, y: str | None, layout: str) -> tuple[Part, tuple[int, ...], int]:

@@ -10,6 +10,8 @@ import numpy as np
 
 from kdplan.data.files import Where
 from kdplan.data.params import Arguments
+from kdplan.diagnostics.report import error
+from kdplan.diagnostics.span import Span
 from kdplan.ir.protocol import Protocol
 from kdplan.ir.spec import Spec
 
@@ -122,6 +124,8 @@ class Opened:
     protocol: Callable[[], Protocol] | None = None
     canvas: Canvas | None = None
     objects: int = 0
+    whole: bool = False
+    """Whether inputs are whole numbers that are no images, such as the numbers of words."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -140,3 +144,11 @@ class SourceSpec(Spec):
     def label(self) -> str:
         """Name and version, as fingerprints hash them: `digits/1`."""
         return f"{self.name}/{self.version}"
+
+
+def check_labels(name: str, split: str, labels: Array, classes: int, span: Span | None = None) -> Array:
+    """`labels` [N], which must all be in 0..classes-1."""
+    if len(labels) and (labels.min() < 0 or labels.max() >= classes):
+        low, high = int(labels.min()), int(labels.max())
+        raise error("KD0717", span, name=name, split=split, low=low, high=high, count=classes, last=classes - 1)
+    return labels

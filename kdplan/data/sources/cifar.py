@@ -15,6 +15,7 @@ from kdplan.data.names import CIFAR10, CIFAR100_SUPERCLASSES
 from kdplan.data.params import Arguments
 from kdplan.data.sources.base import Array, Opened, Part, SourceSpec
 from kdplan.diagnostics.report import error
+from kdplan.diagnostics.text import read_text
 
 _PIXELS = 3 * 32 * 32
 _ALLOWED = {
@@ -94,7 +95,7 @@ def _binary(paths: tuple[Path, ...], head: int, size: int) -> Part:
 
 
 def _names(path: Path, count: int, where: Where) -> tuple[str, ...]:
-    names = tuple(line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip())
+    names = tuple(line.strip() for line in read_text(path).splitlines() if line.strip())
     if len(names) != count:
         raise error(
             "KD0726",

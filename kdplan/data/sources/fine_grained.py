@@ -14,6 +14,7 @@ from kdplan.data.names import IMAGENET_MEAN, IMAGENET_STD
 from kdplan.data.params import Arguments
 from kdplan.data.sources.base import Opened, Part, SourceSpec
 from kdplan.diagnostics.report import error
+from kdplan.diagnostics.text import read_text
 from kdplan.ir.spec import Param
 
 Listed = Sequence[tuple[str, int]]
@@ -50,7 +51,7 @@ def _opened(name: str, folder: Path, classes: Sequence[str], splits: Mapping[str
 def _rows(name: str, path: Path, where: Where) -> list[list[str]]:
     """The lines of a list, each as a word and the rest."""
     where.file(name, path)
-    return [line.split(maxsplit=1) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+    return [line.split(maxsplit=1) for line in read_text(path).splitlines() if line.strip()]
 
 
 def _matlab(name: str, path: Path, key: str, where: Where) -> Any:
@@ -116,7 +117,7 @@ def open_aircraft(args: Arguments, where: Where) -> Opened:
 
     def read() -> Opened:
         path = where.file("fgvc_aircraft", folder / "variants.txt")
-        classes = [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+        classes = [line.strip() for line in read_text(path).splitlines() if line.strip()]
         splits = {
             split: [(f"images/{image}.jpg", classes.index(variant.strip()))
                     for image, variant in _rows("fgvc_aircraft", folder / f"images_variant_{word}.txt", where)]

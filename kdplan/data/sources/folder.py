@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import unicodedata
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -17,30 +18,41 @@ from kdplan.diagnostics.report import error
 from kdplan.ir.spec import REQUIRED, Param
 
 
-def _folders(path: Path) -> list[str]:
+def _folders(path: Path) -> dict[str, list[str]]:
+    """Class → its folder, sorted as text. Names are equal if they look so, however an accent is stored (NFC)."""
+    folders: dict[str, list[str]] = {}
     with os.scandir(path) as entries:
-        return sorted(e.name for e in entries if e.is_dir() and not e.name.startswith("."))
+        for name in sorted(e.name for e in entries if e.is_dir() and not e.name.startswith(".")):
+            folders.setdefault(unicodedata.normalize("NFC", name), []).append(name)
+    return dict(sorted(folders.items()))
 
 
 def _images(folder: Path, where: Where) -> list[str]:
-    """Paths under `folder`, sorted; folders in folders count too."""
-    paths = []
-    for at, inner, files in os.walk(folder):
-        inner[:] = sorted(d for d in inner if not d.startswith("."))
+    """Paths under `folder`, sorted; folders in folders count too, and links are followed, each folder once."""
+    paths, seen = [], {os.path.realpath(folder)}
+    for at, inner, files in os.walk(folder, followlinks=True):
+        inner[:] = [d for d in sorted(inner) if not d.startswith(".") and _is_new(os.path.join(at, d), seen)]
         paths += [os.path.join(at, f) for f in files if f.lower().endswith(IMAGE_ENDINGS) and not f.startswith(".")]
     if not paths:
         raise error("KD0714", where.span, path=str(folder), what="images")
     return sorted(paths)
 
 
+def _is_new(folder: str, seen: set[str]) -> bool:
+    real = os.path.realpath(folder)
+    new = real not in seen
+    seen.add(real)
+    return new
+
+
 def _part(folder: Path, classes: Sequence[str], where: Where) -> Part:
     files: list[str] = []
     labels: list[int] = []
     numbers = {c: i for i, c in enumerate(classes)}
-    for name in _folders(folder):
+    for name, written in _folders(folder).items():
         if name not in numbers:
             raise error("KD0733", where.span, path=str(folder / name), first=str(folder.parent / "train"))
-        images = _images(folder / name, where)
+        images = [image for one in written for image in _images(folder / one, where)]
         files += images
         labels += [numbers[name]] * len(images)
     if not files:
@@ -51,7 +63,7 @@ def _part(folder: Path, classes: Sequence[str], where: Where) -> Part:
 
 def _open(folder: Path, splits: Sequence[str], where: Where) -> Opened:
     folders = {s: folder / s for s in splits if (folder / s).is_dir()} or {"train": folder}
-    classes = _folders(next(iter(folders.values())))
+    classes = list(_folders(next(iter(folders.values()))))
     if not classes:
         raise error("KD0714", where.span, path=str(next(iter(folders.values()))), what="class folders")
     parts = {s: _part(path, classes, where) for s, path in folders.items()}
@@ -91,7 +103,11 @@ FOLDERS = (
     SourceSpec(
         "image_folder",
         (Param("path", "string", REQUIRED, "Folder under the data folder, or absolute."),),
-        "Images in folders, one folder a class; they are streamed from disk.",
+        "Images in folders, one folder a class; they are streamed from disk. Classes are the names of the folders, "
+        "sorted as text: `10` comes before `2`. Hidden files and those without an image's ending are left out. Pixels "
+        "are read as they are stored, without the rotation of EXIF and without transparency; grey images, palettes and "
+        "CMYK become RGB, and 16 bits the upper 8. Images of one size need no `resize`.",
+        version=2,
         open=open_image_folder,
         layout="<path>/{train,val,test}/<class>/*.jpg or <path>/<class>/*.jpg",
     ),

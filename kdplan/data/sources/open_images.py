@@ -15,6 +15,7 @@ from kdplan.data.names import IMAGENET_MEAN, IMAGENET_STD
 from kdplan.data.params import Arguments
 from kdplan.data.sources.base import Opened, Part, SourceSpec
 from kdplan.diagnostics.report import error
+from kdplan.diagnostics.text import ENCODING, read_text
 from kdplan.ir.spec import Param
 
 _SPLITS = {"train": "train", "val": "validation", "test": "test"}
@@ -48,7 +49,7 @@ class _Reader:
         return list(self._rows(self.folder / name, kind if name.endswith("/labels.csv") else None))
 
     def _rows(self, path: Path, kind: str | None) -> Iterator[tuple[str, str]]:
-        with path.open(encoding="utf-8", newline="") as file:
+        with path.open(encoding=ENCODING, newline="") as file:
             rows = csv.reader(file)
             head = [c.strip() for c in next(rows, [])]
             lacks = [c for c in _COLUMNS if c not in head]
@@ -69,7 +70,7 @@ class _Reader:
         if name is None:
             return None
         self.read.append(name)
-        return [line.strip() for line in (self.folder / name).read_text(encoding="utf-8").splitlines() if line.strip()]
+        return [line.strip() for line in read_text(self.folder / name).splitlines() if line.strip()]
 
     def bad(self, path: Path, line: int, why: str) -> Exception:
         """KD0734 for a line of a list."""

@@ -15,6 +15,7 @@ from kdplan.data.names import IMAGENET_MEAN, IMAGENET_STD
 from kdplan.data.params import Arguments
 from kdplan.data.sources.base import Opened, Part, SourceSpec
 from kdplan.diagnostics.report import error
+from kdplan.diagnostics.text import ENCODING
 from kdplan.ir.protocol import Fold, Protocol, Template, fold
 from kdplan.ir.spec import REQUIRED, Param
 
@@ -57,7 +58,7 @@ class _Reader:
     def templates(self, path: Path) -> dict[str, Template]:
         """Template number -> its samples, in the order of the file."""
         rows_of: dict[str, tuple[str, list[int], list[int]]] = {}
-        with path.open(encoding="utf-8", newline="") as file:
+        with path.open(encoding=ENCODING, newline="") as file:
             rows = csv.DictReader(file, skipinitialspace=True)
             missing = [c for c in _NEEDED if c not in (rows.fieldnames or ())]
             if missing:
@@ -128,7 +129,7 @@ class _Reader:
 
     def comparisons(self, path: Path) -> Iterator[tuple[int, str, str]]:
         """Line number and two template numbers; a first line without numbers is a heading."""
-        with path.open(encoding="utf-8", newline="") as file:
+        with path.open(encoding=ENCODING, newline="") as file:
             for number, row in enumerate(csv.reader(file, skipinitialspace=True), 1):
                 if not row or (number == 1 and not row[0].strip().isdigit()):
                     continue

@@ -20,8 +20,8 @@ from kdplan.data.sources.arrays import arrange, whole
 from kdplan.data.sources.base import Array, Opened, Part, SourceSpec
 from kdplan.diagnostics.boundary import boundary
 from kdplan.diagnostics.report import error
+from kdplan.ir import user_code
 from kdplan.ir.spec import REQUIRED, Param
-from kdplan.ir.user_code import module_of_file
 
 _FACTS = ("classes", "superclasses", "mean", "std")
 _given: dict[tuple[object, ...], Mapping[str, Any]] = {}
@@ -38,7 +38,7 @@ def load_function(name: str, where: Where) -> Any:
         raise error("KD0721", where.span, owner="source", arg="function", expected=expected, found=repr(name))
     with boundary("KD0718", where.span, function=name):
         if module_name.endswith(".py"):
-            module = module_of_file(Path(module_name), f"_kdplan_user_{Path(module_name).stem}")
+            module = user_code.module_of_file(Path(module_name))
         else:
             module = _import(module_name)
     code = getattr(module, function, None)
@@ -48,6 +48,7 @@ def load_function(name: str, where: Where) -> Any:
 
 
 def _import(name: str) -> ModuleType:
+    user_code.check_allowed(name)
     # A command-line program does not look in the working folder by itself.
     sys.path.append(os.getcwd())
     try:
@@ -57,10 +58,11 @@ def _import(name: str) -> ModuleType:
 
 
 def _call(name: str, args: Arguments, where: Where) -> Mapping[str, Any]:
-    """What the function gives; asked once a process, unless its file changes."""
+    """What the function gives; asked once a process, unless its code changes."""
     file = Path(name.rpartition(":")[0])
-    state = (file.stat().st_mtime_ns, file.stat().st_size) if file.suffix == ".py" and file.is_file() else None
-    key = (name, os.getcwd(), repr(sorted(args.items())), state)
+    user_code.check_allowed(name.rpartition(":")[0])
+    code = user_code.code(file).digest if file.suffix == ".py" and file.is_file() else None
+    key = (name, os.getcwd(), repr(sorted(args.items())), code)
     if key not in _given:
         function = load_function(name, where)
         with boundary("KD0718", where.span, function=name):
@@ -81,6 +83,7 @@ def open_user(args: Arguments, where: Where) -> Opened:
     given = _call(name, {k: v for k, v in args.items() if k != "function"}, where)
     parts: dict[str, Part] = {}
     shapes: set[tuple[int, ...]] = set()
+    types: set[np.dtype[Any]] = set()
     digest = hashlib.sha256(where.label.encode())
     top = 0
     for split, pair in given.items():
@@ -92,6 +95,7 @@ def open_user(args: Arguments, where: Where) -> Opened:
             raise error("KD0719", where.span, function=name, why=f"`{split}` has {e}") from e
         parts[split] = Part(len(inputs), lambda x=inputs: x, None if labels is None else lambda y=labels: y)  # type: ignore[misc]
         shapes.add(inputs.shape[1:])
+        types.add(inputs.dtype)
         top = max(top, -1 if labels is None else int(labels.max(initial=-1)) + 1)
         for array in (inputs, labels):
             if array is not None:
@@ -109,7 +113,8 @@ def open_user(args: Arguments, where: Where) -> Opened:
     superclasses = {str(k): tuple(map(str, v)) for k, v in groups.items()} if groups else None
     digest.update(repr((classes, superclasses, given.get("mean"), given.get("std"))).encode())
     mean, std = _numbers(given.get("mean")), _numbers(given.get("std"))
-    return Opened(parts, digest.hexdigest, classes, superclasses, shapes.pop(), mean, std)
+    whole = types == {np.dtype(np.int64)}
+    return Opened(parts, digest.hexdigest, classes, superclasses, shapes.pop(), mean, std, whole=whole)
 
 
 def _pair(pair: object) -> tuple[Array, Array | None]:

@@ -18,7 +18,7 @@ from torch.nn.parameter import is_lazy
 from kdplan.diagnostics.boundary import ForeignError, is_foreign
 from kdplan.diagnostics.report import listing, nearest
 from kdplan.ir.implementation import load
-from kdplan.ir.user_code import module_of_file
+from kdplan.ir.user_code import check_allowed, module_of_file
 from kdplan.nn.catalog import MODELS
 
 
@@ -107,6 +107,7 @@ def find(factory: str) -> Callable[..., Any]:
 
 
 def _module(name: str) -> ModuleType:
+    check_allowed(name)
     try:
         return importlib.import_module(name)
     except BaseException as e:  # a user's module may raise anything while it loads
@@ -117,7 +118,7 @@ def _module(name: str) -> ModuleType:
 
 def _module_of_file(path: Path) -> ModuleType:
     try:
-        return module_of_file(path, f"kdplan_user_{path.stem}")
+        return module_of_file(path)
     except BaseException as e:  # a user's file may raise anything while it loads
         if (isinstance(e, FileNotFoundError) and not path.is_file()) or not is_foreign(e):
             raise

@@ -12,6 +12,7 @@ from kdplan.ir.spec import Param, Spec
 from kdplan.resolve.arguments import bind, check_range
 from kdplan.resolve.context import Context
 from kdplan.resolve.derive.named import named, part
+from kdplan.resolve.expected import no_network
 from kdplan.resolve.signals import family_error, fixed_weights
 from kdplan.resolve.spread import spread
 from kdplan.resolve.values import Family, NetValue, Value, describe
@@ -54,7 +55,7 @@ def _network(value: Value, node: ast.Call, ctx: Context) -> NetValue:
         raise family_error(value)
     net = part(value, ctx) if isinstance(value, NetValue) else None
     if net is None or net.path:
-        raise error("KD0250", value.span or node.span, what=describe(value))
+        raise no_network(value, value.span or node.span, ctx.module)
     return net
 
 

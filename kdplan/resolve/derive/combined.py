@@ -14,9 +14,10 @@ from kdplan.ir.plan import ClassSet, Item, Network
 from kdplan.resolve.arguments import chosen, unknown_parameter
 from kdplan.resolve.context import Context
 from kdplan.resolve.derive.named import named, part
+from kdplan.resolve.expected import no_network
 from kdplan.resolve.kinds.model import outputs, over
 from kdplan.resolve.signals import family_error, fixed_weights
-from kdplan.resolve.values import Family, NetValue, Value, describe
+from kdplan.resolve.values import Family, NetValue, Value
 from kdplan.syntax import ast
 
 
@@ -35,7 +36,7 @@ def from_networks(function: str, values: list[Value], node: ast.Call, ctx: Conte
         if isinstance(v, NetValue):
             v = part(v, ctx)
         if not isinstance(v, NetValue) or v.path:
-            raise error("KD0250", node.span, what=describe(v))
+            raise no_network(v, v.span or node.span, ctx.module)
         nets.append(v)
     if function == "ensemble":
         return _ensemble(nets, node, ctx)

@@ -13,6 +13,7 @@ from kdplan.resolve.arguments import check_required, plain, too_many, unknown_pa
 from kdplan.resolve.code import code_of
 from kdplan.resolve.context import Context
 from kdplan.resolve.derive.named import named, part
+from kdplan.resolve.expected import no_network
 from kdplan.resolve.kinds.model import as_model
 from kdplan.resolve.signals import fixed_weights
 from kdplan.resolve.values import ModelValue, NetValue
@@ -79,7 +80,7 @@ def growth(spec: Spec, node: ast.Call, ctx: Context) -> Growth:
     if net is None:
         return Growth(spec, node, ctx, as_model(value, first, ctx), None, given)
     if net.path:
-        raise error("KD0250", first.span, what=f"`{first.span.text}`")
+        raise no_network(net, first.span, ctx.module)
     network = net.instance.network
     base = ModelValue(network.architecture, network.classes, None, first.span)
     return Growth(spec, node, ctx, base, net, given)

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from kdplan.diagnostics.report import PlanError, error, listing
 from kdplan.diagnostics.span import Span
-from kdplan.ir.outputs import SCORES
+from kdplan.ir.outputs import is_scores
 from kdplan.ir.plan import ClassSet, Data, Network, Plan, Row, View
 from kdplan.passes.metric_checks import class_count
 from kdplan.resolve.context import Context, NeedAxis
@@ -67,14 +67,14 @@ def divided(rows: list[Row], at: ast.Expr, verticals: VerticalsValue, views: lis
                 continue
             label = part.label if part.label is not None else i
             own = all(n.classes is not None and set(n.classes.ids) == set(part.ids) for n in networks)
-            kept = {k: v for k, v in row.coordinates.items() if not (own and v == label and row.target.path in SCORES)}
+            kept = {k: v for k, v in row.coordinates.items() if not (own and v == label and is_scores(row.target.path))}
             parts.append(replace(row, coordinates={**kept, name: label}, classes=part))
     return parts
 
 
 def _covers(network: Network, part: ClassSet, data: Data, row: Row, name: str, span: Span) -> bool:
     """Whether a network's scores are of all classes of a part; False where they are of none of them."""
-    if row.target.path not in SCORES:
+    if not is_scores(row.target.path):
         return True
     classes = network.classes
     if classes is None or classes.data != data.name:

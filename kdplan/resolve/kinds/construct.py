@@ -8,7 +8,7 @@ from kdplan.diagnostics.span import Span
 from kdplan.ir.kinds import NETWORKS
 from kdplan.passes.load import Declared
 from kdplan.resolve.answers import Answers
-from kdplan.resolve.context import Context, remember
+from kdplan.resolve.context import Context, Session, remember
 from kdplan.resolve.kinds.data import unique_name
 from kdplan.resolve.kinds.network import network_of_construct
 from kdplan.resolve.kinds.phase import make_phase
@@ -20,10 +20,13 @@ def construct_instance(thing: Declared, bound: Bound, span: Span, ctx: Context) 
     key = (thing, thing.name, tuple(repr(label) for label, _ in bound.values()))
 
     def build(inner: Context) -> ConstructInstance:
-        before: frozenset[Declared] | None = None
+        construct, before = None, None
         while before != frozenset(inner.reads):  # names show every axis that any of the phases reads
+            if construct is not None:
+                _forget(construct, inner.session)
             before = frozenset(inner.reads)
             construct = _make(thing, bound, inner)
+        assert construct is not None
         for net in construct.networks.values():
             inner.session.plan.networks[net.name] = net.network
         for phase in construct.phases.values():
@@ -33,6 +36,16 @@ def construct_instance(thing: Declared, bound: Bound, span: Span, ctx: Context) 
         return construct
 
     return remember(ctx.in_module(thing.module), key, thing.kind, span, build)
+
+
+def _forget(construct: ConstructInstance, session: Session) -> None:
+    """Remove what calls have made of a construct's networks that are called otherwise now."""
+    networks = session.plan.networks
+    gone = {net.name for net in construct.networks.values()} | {p.name for p in construct.phases.values()}
+    for name in [n for n in networks if n in session.derived]:
+        if any(v.network in gone or v.phase in gone for v in networks[name].origin.parents()):
+            del networks[name], session.derived[name]
+            gone.add(name)
 
 
 def _make(thing: Declared, bound: Bound, ctx: Context) -> ConstructInstance:

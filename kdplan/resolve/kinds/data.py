@@ -10,7 +10,7 @@ from kdplan.diagnostics.report import Gather, counted, error
 from kdplan.diagnostics.span import Span
 from kdplan.ir.plan import Data, Item, View
 from kdplan.passes.load import Declared, Module
-from kdplan.resolve import setting_values
+from kdplan.resolve import axes, setting_values
 from kdplan.resolve.context import Context, remember
 from kdplan.resolve.values import Choice, DataValue, describe
 from kdplan.syntax import ast
@@ -45,7 +45,7 @@ def _data(thing: Declared, ctx: Context) -> Data:
                 with gather:
                     setattr(data, item.name, setting_values.read(spec, item.value, ctx))
     gather.raise_if_failed()
-    name = unique_name(thing, thing.name, ctx)
+    name = unique_name(thing, thing.name, ctx) + axes.suffix({}, axes.coordinates(ctx))
     data.name = name
     ctx.session.describe(data, thing.module.folder, clause.exprs[0].span)
     if "normalize" in spans and data.normalize and data.shape and len(data.shape) == 3:
@@ -85,4 +85,7 @@ def view_of(value: DataValue) -> View:
     chosen = value.classes
     if chosen is not None and chosen.ids == list(range(len(value.data.classes))):
         chosen = None
+    split = value.split or "train"
+    if value.data.sizes.get(split) == 0:
+        raise error("KD0729", value.span, name=value.data.name, split=split)
     return View(value.data.name, value.split or "train", chosen, value.unlabelled, span=value.span)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from kdplan.diagnostics.report import error
 from kdplan.diagnostics.span import Span
 from kdplan.ir.adapted import HELD
@@ -11,7 +9,7 @@ from kdplan.ir.plan import ClassSet, Item, Network
 from kdplan.passes.load import Declared
 from kdplan.resolve import weight_files
 from kdplan.resolve.arguments import check_required
-from kdplan.resolve.code import code_of, file_hash
+from kdplan.resolve.code import code_hash, code_of
 from kdplan.resolve.context import Context, remember
 from kdplan.resolve.values import Choice, ClassesValue, ModelValue, UserFunction, Value, describe
 from kdplan.syntax import ast
@@ -66,8 +64,7 @@ def code_hash_of(model: ModelValue) -> str | None:
     """The hash of a user's code that makes a network."""
     if model.item.name in HELD:
         return code_of(model.codes)
-    code = model.code.path if model.code else model.item.name.partition(":")[0] if ":" in model.item.name else None
-    return file_hash(Path(code)) if code else None
+    return code_hash(f"{model.code.path}:" if model.code else model.item.name)
 
 
 def outputs(network: Network, ctx: Context) -> int | None:

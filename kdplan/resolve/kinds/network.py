@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 from kdplan.constructs.table import CONSTRUCTS, KINDS, NAMED_AS_NETWORKS
 from kdplan.diagnostics.report import Gather, PlanError
@@ -29,6 +30,7 @@ from kdplan.resolve.values import (
     NetValue,
 )
 from kdplan.syntax import ast
+from kdplan.syntax.walk import walk
 
 # ---- instances
 
@@ -116,10 +118,25 @@ def _make(written: Declared, bound: Bound, ctx: Context, name: str | None = None
     for inner in inner_phases:
         with gather:
             inside = local.child(names={**local.names, "self": me})
-            built.phases[inner.name or ""] = make_phase(Declared(inner, thing.module), bound, built, inside)
+            known = inner if id(inner) in thing.module.broken else _with_definitions(inner, node)
+            built.phases[inner.name or ""] = make_phase(Declared(known, thing.module), bound, built, inside)
     gather.raise_if_failed()
     _leave(built)
     return built
+
+
+def _with_definitions(phase: ast.Declaration, node: ast.Declaration) -> ast.Declaration:
+    """A body's phase with the body's definitions that it reads, as if they stood in it."""
+    own = {i.name for i in phase.items or [] if isinstance(i, ast.Declaration) and i.kind == "def"}
+    known = {i.name: i for i in node.items or [] if isinstance(i, ast.Declaration) and i.kind == "def"}
+    read: set[str | None] = set()
+    waiting: list[ast.Declaration] = [phase]
+    while waiting:
+        for e in walk(waiting.pop()):
+            if isinstance(e, ast.Name) and e.name in known and e.name not in own | read:
+                read.add(e.name)
+                waiting.append(known[e.name])
+    return replace(phase, items=[*(i for name, i in known.items() if name in read), *(phase.items or [])])
 
 
 def _lowered(node: ast.Declaration, labels: Mapping[str, object], ctx: Context) -> ast.Declaration:

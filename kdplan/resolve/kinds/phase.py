@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from kdplan.constructs.table import KINDS
 from kdplan.diagnostics.report import Gather, PlanError, error
 from kdplan.diagnostics.span import Span
@@ -11,13 +9,14 @@ from kdplan.ir import expr as ir
 from kdplan.ir.plan import Phase, Recipe, Trainee, Validation
 from kdplan.passes.load import Declared
 from kdplan.resolve import axes, setting_values
-from kdplan.resolve.code import file_hash
+from kdplan.resolve.code import code_hash
 from kdplan.resolve.context import Context, PhaseFrame, remember
+from kdplan.resolve.expected import no_network
 from kdplan.resolve.kinds.data import unique_name, view_of
 from kdplan.resolve.kinds.recipe import finish, read_settings
-from kdplan.resolve.kinds.results import measure_metrics
+from kdplan.resolve.kinds.results import measure_metrics, plots
 from kdplan.resolve.seeds import seed_setting
-from kdplan.resolve.signals import family_error, trained_path
+from kdplan.resolve.signals import family_error, trained_path, versions_help
 from kdplan.resolve.spread import spread
 from kdplan.resolve.values import (
     SIGNALS,
@@ -67,13 +66,13 @@ def make_phase(
         streams = _streams(node, local)
     if gather.failed:  # what the loss means depends on both
         with gather:
-            _recipes(node, None, local)
+            _recipes(node, local)
     gather.raise_if_failed()
     phase = Phase("", trainees, [view_of(v) for _, v in streams], [], ir.Const(0), span=node.head_span)
     phase.stream_names = [label for label, _ in streams]
     inside = local.child(phase=PhaseFrame(thing.name, streams, trained))
     with gather:
-        phase.recipes = _recipes(node, len(trainees), local)
+        phase.recipes = _recipes(node, local)
     with gather:
         phase.logged = _definitions(node, thing, inside)
         phase.loss = _loss(node, inside)
@@ -112,8 +111,8 @@ def _trainees(
         if isinstance(net, Family):
             raise family_error(net)
         if not isinstance(net, NetValue):
-            raise error("KD0250", net.span or clause.word_span, what=describe(net))
-        base = _base(net, outer)
+            raise no_network(net, net.span or clause.word_span, ctx.module)
+        base = _base(net, outer, ctx)
         slot = trained.get(net.instance)
         if slot is None:
             slot = len(trainees)
@@ -155,7 +154,7 @@ def _before(outer: NetInstance) -> str | None:
     return None
 
 
-def _base(net: NetValue, outer: NetInstance | None) -> ir.Version:
+def _base(net: NetValue, outer: NetInstance | None, ctx: Context) -> ir.Version:
     if net.version is not None:
         return net.version
     instance = net.instance
@@ -169,7 +168,7 @@ def _base(net: NetValue, outer: NetInstance | None) -> ir.Version:
             "KD0301",
             net.span,
             name=instance.declared.name,
-            help=f"Choose from the versions {', '.join(instance.phases)}.",
+            help=versions_help(net, ctx),
         )
     return ir.Version(instance.name, None, span=net.span)
 
@@ -194,8 +193,8 @@ def _streams(node: ast.Declaration, ctx: Context) -> list[tuple[str, DataValue]]
     return streams
 
 
-def _recipes(node: ast.Declaration, networks: int | None, ctx: Context) -> list[Recipe]:
-    """One recipe, or one for each trainee (None: their number is not known)."""
+def _recipes(node: ast.Declaration, ctx: Context) -> list[Recipe]:
+    """One recipe, or one for each trainee."""
     clause = node.clause("with")
     assert clause is not None
     gather = Gather()
@@ -217,14 +216,6 @@ def _recipes(node: ast.Declaration, networks: int | None, ctx: Context) -> list[
                 found=describe(value),
             )
         recipes.append(finish(value, dict(overrides)))
-    if networks is not None and len(recipes) not in (1, networks):
-        raise error("KD0801", clause.word_span.to(clause.exprs[-1].span), found=len(recipes), networks=networks)
-    for name in ("epochs", "steps", "batch", "accumulate", "precision", "frozen"):
-        first = getattr(recipes[0], name)
-        other = next((v for r in recipes if (v := getattr(r, name)) != first), first)
-        if other != first:
-            span = clause.word_span.to(clause.exprs[-1].span)
-            raise error("KD0802", span, phase=node.name, setting=name, one=first, two=other)
     return recipes
 
 
@@ -268,6 +259,8 @@ def _validations(
             continue
         clause = item.clause("on")
         assert clause is not None
+        for plot in plots(item):
+            raise error("KD0849", plot.span)
         targets = [(0, "")]
         of = item.clause("of")
         if of is not None:
@@ -300,6 +293,6 @@ def _code(phase: Phase) -> dict[str, str]:
     hashes: dict[str, str] = {}
     for root in (phase.loss, *phase.logged.values()):
         for e in ir.walk(root):
-            if isinstance(e, ir.Call) and ":" in e.function:
-                hashes[e.function] = file_hash(Path(e.function.rpartition(":")[0]))
+            if isinstance(e, ir.Call) and (code := code_hash(e.function)) is not None:
+                hashes[e.function] = code
     return hashes

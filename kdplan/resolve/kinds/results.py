@@ -5,17 +5,19 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, TypeVar
 
-from kdplan.diagnostics.report import Gather, error, listing
+from kdplan.diagnostics.report import Gather, error, suggestion
 from kdplan.ir import expr as ir
 from kdplan.ir.branches import BRANCH
+from kdplan.ir.outputs import canonical
 from kdplan.ir.plan import Export, Item, Measure, Plot, Row, Target, View
 from kdplan.passes.load import Declared
 from kdplan.passes.metric_checks import check_transfer
 from kdplan.passes.open_set import check_protocols
 from kdplan.resolve import axes
-from kdplan.resolve.arguments import too_many, unknown_parameter
+from kdplan.resolve.arguments import no_such_choice, too_many, unknown_parameter
 from kdplan.resolve.context import Context, NeedAxis, expand
 from kdplan.resolve.derive.named import part
+from kdplan.resolve.expected import no_network
 from kdplan.resolve.kinds.by_verticals import divided, verticals_among
 from kdplan.resolve.kinds.data import view_of
 from kdplan.resolve.setting_values import item as as_item
@@ -46,11 +48,12 @@ def measure(thing: Declared, ctx: Context) -> Measure:
         metrics = measure_metrics(node, ctx)
     named = [e for clause in (by, over) if clause for e in clause.exprs]
     with gather:
-        _check_once(named)
+        _check_once(named, thing.name)
     by_axes, over_axes = ([e.span.text for e in clause.exprs] if clause else [] for clause in (by, over))
     averaged = _averaged(by_axes, over_axes)
     verticals = None
     with gather:
+        named = [] if gather.failed else named
         verticals = verticals_among(named, ctx)
         for e in named:
             if verticals is None or e.span.text != verticals[0].span.text:
@@ -59,9 +62,9 @@ def measure(thing: Declared, ctx: Context) -> Measure:
     if verticals is not None and not gather.failed:
         with gather:
             rows = divided(rows, *verticals, views, ctx.session.plan)
-    plots: list[Plot] = []
+    drawn: list[Plot] = []
     with gather:
-        plots = [_plot(p, rows, metrics, averaged, ctx) for p in _plots(node)]
+        drawn = [_plot(p, rows, metrics, averaged, ctx) for p in plots(node)]
     with gather:
         session = ctx.session
         check_protocols(views, metrics, session.plan.data, session.root, session.reporter)
@@ -74,17 +77,20 @@ def measure(thing: Declared, ctx: Context) -> Measure:
         metrics,
         by_axes,
         averaged,
-        plots,
+        drawn,
         verticals[0].span.text if verticals else "",
         verticals[1].parts if verticals else [],
         span=node.head_span,
     )
 
 
-def _check_once(named: list[ast.Expr]) -> None:
-    """KD0412 for an axis that stands twice in `by` and `over`."""
+def _check_once(named: list[ast.Expr], measure: str) -> None:
+    """KD0412 for an axis that stands twice in `by` and `over`, KD0409 for axes in brackets."""
     seen: set[str] = set()
     for e in named:
+        if isinstance(e, ast.List):
+            plain = ", ".join(i.span.text for i in e.items)
+            raise error("KD0409", e.span, family=measure, name=e.span.text, help=f"Write `{plain}`.")
         if e.span.text in seen:
             raise error("KD0412", e.span, name=e.span.text, help="Name it once, after `by` or after `over`.")
         seen.add(e.span.text)
@@ -102,7 +108,7 @@ def _check_axis(e: ast.Expr, thing: Declared, rows: list[Row], ctx: Context) -> 
     declared = ctx.module.scope.get(text)
     usable = isinstance(declared, Declared) and axes.is_axis(declared)
     if text not in known and not usable and text != "seed" and rows and not ctx.module.knows_of(text):
-        has = f"Choose from {listing(known)}." if known else "Leave it out: no axis is swept there."
+        has = suggestion(text, known) or "Leave it out: no axis is swept there."
         raise error("KD0409", e.span, family=thing.name, name=text, help=has)
 
 
@@ -136,11 +142,11 @@ def _target(v: Value, e: ast.Expr, ctx: Context) -> Target:
     if isinstance(v, Family):
         raise family_error(v)
     if not isinstance(v, NetValue):
-        raise error("KD0250", e.span, what=describe(v))
+        raise no_network(v, e.span, ctx.module)
     v = part(v, ctx)
     version = weights(v, ctx)
     assert isinstance(version, ir.Version)
-    return Target([version], ".".join(v.path), span=e.span)
+    return Target([version], canonical(".".join(v.path)), span=e.span)
 
 
 def _measured_view(v: Value, on: ast.Clause, ctx: Context) -> View:
@@ -161,7 +167,7 @@ def measure_metrics(node: ast.Declaration, ctx: Context) -> list[Item]:
     PlanError
         KD0257 where it lists none.
     """
-    nodes = [n for n in node.listing or [] if n not in _plots(node)]
+    nodes = [n for n in node.listing or [] if n not in plots(node)]
     if not nodes:
         raise error("KD0257", node.head_span)
     return [
@@ -173,7 +179,7 @@ def measure_metrics(node: ast.Declaration, ctx: Context) -> list[Item]:
 # ---- plots
 
 
-def _plots(node: ast.Declaration) -> list[ast.Call]:
+def plots(node: ast.Declaration) -> list[ast.Call]:
     """`plot(…)` among the metrics: no number, but a plot of numbers."""
     return [
         n for n in node.listing or [] if isinstance(n, ast.Call) and isinstance(n.function, ast.Name)
@@ -205,14 +211,13 @@ def _plot(node: ast.Call, rows: list[Row], metrics: list[Item], averaged: list[s
     axis = given["x"].span.text
     known = dict.fromkeys(name for row in rows for name in row.coordinates)
     if axis not in known and rows:  # without rows, why there are none has been reported
-        has = f"Choose from {listing(known)}." if known else "Leave it out: no axis is swept there."
+        has = suggestion(axis, known) or "Leave it out: no axis is swept there."
         raise error("KD0409", given["x"].span, family="the measure", name=axis, help=has)
     if axis in averaged:
         raise error("KD0412", given["x"].span, name=axis, help=f"Add `by {axis}` to the measure.")
     y = as_item("metric", _unswept(given["y"], lambda: ctx.eval(given["y"], "metric")), given["y"], "y", ctx)
     if (y.name, y.arguments) not in [(m.name, m.arguments) for m in metrics]:
-        texts = listing(m.span.text for m in metrics if m.span)
-        raise error("KD0245", given["y"].span, name="y", value=given["y"].span.text, choices=texts)
+        raise no_such_choice("y", given["y"], [m.span.text for m in metrics if m.span])
     baseline: list[Row] = []
     if "baseline" in given:
         for baselines in expand(ctx, lambda inner: _rows(given["baseline"], inner), axes.size):
@@ -231,11 +236,12 @@ def _unswept(node: ast.Expr, make: Callable[[], T]) -> T:
     try:
         return make()
     except NeedAxis as need:
-        raise error("KD0410", node.span, name=need.axis.name) from None
+        one = f"Give `{need.axis.name}` one value, and set another one in a run of its own."
+        raise error("KD0410", node.span, name=need.axis.name, help=one if axes.is_set(need.axis) else None) from None
 
 
-def export(thing: Declared, ctx: Context) -> Export:
-    """An export: exactly one network.
+def exports(thing: Declared, ctx: Context) -> list[Export]:
+    """An export: one network, or one for each value of the params that `--set` made axes.
 
     Raises
     ------
@@ -245,9 +251,19 @@ def export(thing: Declared, ctx: Context) -> Export:
     clause = thing.node.clause("=")
     assert clause is not None
     e = clause.exprs[0]
-    members = [t for targets in expand(ctx, lambda inner: _rows(e, inner), axes.size) for t in targets]
-    if len(members) != 1:
-        picks = ", ".join(f"{n} = {v}" for n, v in members[0].coordinates.items()) if members else ""
-        example = f"{members[0].label}[{picks}]" if members else ""
-        raise error("KD0404", e.span, text=f"export {thing.name}", count=len(members), example=example)
-    return Export(thing.name, members[0].target, span=thing.node.head_span)
+    networks: dict[str, list[Row]] = {}
+    for suffix, rows in expand(ctx, lambda inner: (_of_set(inner), _rows(e, inner)), axes.size):
+        networks.setdefault(suffix, []).extend(rows)
+    for members in networks.values():
+        if len(members) != 1:
+            picks = ", ".join(f"{n} = {v}" for n, v in members[0].coordinates.items()) if members else ""
+            example = f"{members[0].label}[{picks}]" if members else ""
+            raise error("KD0404", e.span, text=f"export {thing.name}", count=len(members), example=example)
+    names = {suffix: f"{thing.name}{suffix if len(networks) > 1 else ''}" for suffix in networks}
+    return [Export(names[s], rows[0].target, span=thing.node.head_span) for s, rows in networks.items()]
+
+
+def _of_set(ctx: Context) -> str:
+    """`[weight=0.5]`: the point on the axes that `--set` has made of params, which no author of an export knew of."""
+    chosen = {axis.name: axes.labels(axis, ctx)[i] for axis, i in ctx.coords.items() if axes.is_set(axis)}
+    return axes.suffix({}, chosen)

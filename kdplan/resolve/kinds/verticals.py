@@ -11,6 +11,7 @@ from kdplan.constructs.table import KINDS
 from kdplan.data.rules import PARTITIONS
 from kdplan.diagnostics.report import error, listing, nearest
 from kdplan.diagnostics.span import Span
+from kdplan.diagnostics.text import read_text
 from kdplan.ir import expr as ir
 from kdplan.ir.plan import ClassSet, Data, Item
 from kdplan.passes.load import Declared, Module
@@ -50,7 +51,8 @@ def _verticals(thing: Declared, ctx: Context) -> VerticalsValue:
             assert spec is not None
             disjoint = setting_values.read(spec, item.value, ctx)
         else:
-            parts.append(ClassSet(data.name, _ids(ctx.eval(item.value, "any"), data, item.value.span), item.name))
+            ids = class_numbers(ctx.eval(item.value, "any"), data, item.value.span)
+            parts.append(ClassSet(data.name, ids, item.name))
     if expression is not None:
         value = ctx.child(exclude=thing.name).eval(expression.exprs[0], "partition")
         parts += _given(value, data, expression.exprs[0].span, thing.module, ctx.session.root)
@@ -93,8 +95,14 @@ def _hierarchy(item: Item, data: Data, span: Span, module: Module, root: Path | 
     return [ClassSet(data.name, ids, label) for label, ids in groups.items()]
 
 
-def _ids(value: Value, data: Data, span: Span) -> list[int]:
-    """Class numbers of a list of numbers, of names, or of a class set."""
+def class_numbers(value: Value, data: Data, span: Span) -> list[int]:
+    """Class numbers of a list of numbers, of names, or of a class set.
+
+    Raises
+    ------
+    PlanError
+        KD0260 for a class that the data lacks.
+    """
     if isinstance(value, ClassesValue):
         return list(value.classes.ids)
     items = value.items if isinstance(value, ListValue) else [value]
@@ -127,7 +135,7 @@ def _from_file(node: ast.Expr, data: Data, thing: Declared, ctx: Context) -> lis
     if not (isinstance(name, ir.Const) and isinstance(name.value, str)):
         raise error("KD0249", node.span, wants="a file name", found=describe(name))
     path = list_of_classes(name.value, thing.module, ctx.session.root, node.span)
-    text = path.read_text(encoding="utf-8")
+    text = read_text(path)
     groups: dict[str, list[str]] = {}
     if path.suffix == ".json":
         try:

@@ -9,12 +9,12 @@ from dataclasses import dataclass, replace
 
 from kdplan.ir.expr import Version
 from kdplan.ir.plan import Item, Plain, Plan, Row, Target, View
-from kdplan.ir.versions import makers
+from kdplan.ir.versions import kept_of, makers
 from kdplan.nn.catalog import METRICS
 from kdplan.passes.keys import content, view_content
 from kdplan.runtime.versions import Sources
 
-REVISION = 2
+REVISION = 3
 """Raised whenever a metric, or how networks are run for it, gives other numbers."""
 
 
@@ -45,8 +45,7 @@ def snapshots(plan: Plan, row: Row) -> Iterator[tuple[str, Target]]:
     named = {v.snapshot for v in target.versions}
     name = named.pop() if len(named) == 1 else "last"
     yield ("last" if name.partition("=")[0] in row.coordinates else name), target
-    phases = [plan.phases[v.phase] if v.phase is not None else None for v in target.versions]
-    if all(v.snapshot == "last" for v in target.versions) and all(p is not None and p.validations for p in phases):
+    if all(v.snapshot == "last" and v.phase is not None and "best" in kept_of(plan, v) for v in target.versions):
         yield "best", replace(target, versions=[replace(v, snapshot="best") for v in target.versions])
 
 
@@ -61,7 +60,7 @@ def cell_key(sources: Sources, cell: Cell) -> str:
     plan, metric = sources.plan, cell.metric
     versions = [[content(plan, sources.keys, v), _classes(plan, v)] for v in cell.target.versions]
     parts: list[Plain] = [REVISION, cell.target.join, cell.target.path, versions, _data(plan, cell.view)]
-    parts.append([metric.name, metric.arguments])
+    parts.append([METRICS[metric.name].content if metric.name in METRICS else metric.name, metric.arguments])
     if metric.name in METRICS and METRICS[metric.name].needs == "transfer":
         parts.append(_data(plan, replace(cell.view, split="train")))
     return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()[:40]

@@ -13,17 +13,21 @@ from kdplan.data.dataset import Dataset
 from kdplan.diagnostics.report import error
 from kdplan.graph.assemble import join
 from kdplan.graph.cost import forward_flops
+from kdplan.graph.examples import of_shape
 from kdplan.graph.inspect import blank_networks
+from kdplan.graph.taps import TapError
+from kdplan.ir.outputs import is_scores
 from kdplan.ir.plan import Item, Plan, Target, View
 from kdplan.ir.versions import makers
-from kdplan.runtime.deployed import deployed
+from kdplan.passes.measurable import of_classes
+from kdplan.runtime.deployed import deployed, part_at
 from kdplan.runtime.device import choose_device, set_determinism
 from kdplan.runtime.measures.cells import Cell
 from kdplan.runtime.measures.context import measure_context
 from kdplan.runtime.measures.detection import of_boxes, precisions
 from kdplan.runtime.measures.evaluate import evaluate
 from kdplan.runtime.measures.labels import label_of
-from kdplan.runtime.measures.metrics import NETWORK_NUMBERS, measuring_loader, network_number, of_classes
+from kdplan.runtime.measures.metrics import NETWORK_NUMBERS, measuring_loader, network_number
 from kdplan.runtime.measures.outputs import joined
 from kdplan.runtime.measures.results import Measured
 from kdplan.runtime.networks import materialise
@@ -79,7 +83,7 @@ def _measure(
     networks = [materialise(sources, v, device).eval() for v in target.versions]
     metrics = list(group.metrics.values())
     loader = measuring_loader(data, workers)
-    boxes = precisions(networks, target, loader, metrics)
+    boxes = precisions(networks, loader, metrics)
     outputs = joined(plan, target, view, networks, data, any(map(of_classes, metrics)), group.cut)
     probabilities = target.path == "probabilities" or target.join == "probabilities"
     of_outputs = [m for m in metrics if m.name not in NETWORK_NUMBERS and not of_boxes(m)]
@@ -87,19 +91,33 @@ def _measure(
     numbers = evaluate(outputs, loader, of_outputs, probabilities, context)
     for key, metric in group.metrics.items():
         if metric.name in NETWORK_NUMBERS:
-            yield key, _of_network(plan, target, metric, networks, data.shape, device)
+            yield key, _of_network(plan, group, metric, networks, data.shape, device)
         else:
             yield key, boxes[metric.name] if of_boxes(metric) else numbers[label_of(metric)]
 
 
 def _of_network(
-    plan: Plan, target: Target, metric: Item, networks: Sequence[nn.Module], shape: Sequence[int], device: torch.device
+    plan: Plan, group: _Group, metric: Item, networks: Sequence[nn.Module], shape: Sequence[int], device: torch.device
 ) -> float:
-    """A number that reads no data: of the networks as they are exported, or of the phases that trained them."""
+    """A number that reads no data: of what would be exported of the networks, or of the phases that trained them.
+
+    Raises
+    ------
+    PlanError
+        KD0840 for a tap that a network lacks, and as `training_flops`.
+    """
+    target, whole = group.target, plan.data[group.view.data].whole
     if metric.name == "training_flops":
         return training_flops(plan, target, metric)
-    exported = [deployed(plan.networks[v.network], n)[0] for v, n in zip(target.versions, networks, strict=True)]
-    return network_number(metric.name, exported, shape, device)
+    try:
+        if is_scores(target.path):
+            pairs = zip(target.versions, networks, strict=True)
+            exported = [deployed(plan.networks[v.network], n)[0] for v, n in pairs]
+        else:
+            exported = [part_at(n, target.path, of_shape(shape, 1, whole).to(device)) for n in networks]
+    except TapError as problem:
+        raise error("KD0840", metric.span, metric=metric.name, reason=str(problem)) from problem
+    return network_number(metric.name, exported, shape, device, whole)
 
 
 def training_flops(plan: Plan, target: Target, metric: Item) -> float:

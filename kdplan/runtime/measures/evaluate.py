@@ -11,9 +11,9 @@ from torch import Tensor
 from kdplan.data.loader import Loader
 from kdplan.diagnostics.report import error
 from kdplan.ir.plan import Item
-from kdplan.nn.catalog import METRICS, reads_groups
+from kdplan.nn.catalog import METRICS
 from kdplan.nn.metric import Metric
-from kdplan.nn.metrics import build_metric
+from kdplan.nn.metrics import metric_of
 from kdplan.nn.scores import Confusion
 from kdplan.nn.verification import NUMBERS, scores
 from kdplan.runtime.measures.context import MeasureContext
@@ -110,19 +110,14 @@ def _passes(loader: Loader, metrics: Iterable[Metric]) -> Iterator[tuple[int, di
 
 def _build(item: Item, probabilities: bool, context: MeasureContext | None) -> Metric:
     """A fresh metric, with the superclasses that it reads."""
-    settings = dict(item.arguments)
     spec = METRICS.get(item.name)
-    reason = "it compares two networks." if spec is not None and spec.needs == "pair" else ""
-    if reads_groups(item):
-        groups = context.groups(item) if context is not None else {}
-        settings["groups"] = list(groups.values())
-        reason = "" if groups else "the data has no superclasses."
+    reason = ""
     if spec is not None and spec.needs == "transfer" and context is None:
         reason = "it has no training data."
     try:
-        metric = build_metric(item.name, probabilities=probabilities, **settings)
+        metric = metric_of(item, context.groups(item) if context is not None else {}, probabilities)
     except ValueError as problem:
-        reason = reason or str(problem)
+        reason = reason or f"{problem}."
     if reason:
         raise error("KD0840", item.span, metric=item.name, reason=reason)
     return metric

@@ -11,6 +11,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from kdplan.data.dataset import Dataset
 from kdplan.data.loader import Loader
+from kdplan.graph.examples import of_shape
 from kdplan.ir.plan import Item
 from kdplan.nn.catalog import METRICS
 from kdplan.nn.metrics import count_parameters
@@ -30,23 +31,18 @@ def larger_is_better(metric: Item) -> bool:
     return METRICS[metric.name].larger_is_better if metric.name in METRICS else False
 
 
-def of_classes(metric: Item) -> bool:
-    """Whether a metric reads the outputs' columns as the data's classes.
-
-    >>> of_classes(Item("top1")), of_classes(Item("tsne"))
-    (True, False)
-    """
-    return metric.name in METRICS and METRICS[metric.name].needs in ("logits", "pair")
-
-
 def measuring_loader(data: Dataset, workers: int = 0, rows: Tensor | None = None) -> Loader:
     """The data set, or some rows of it, without augmentation; `workers` processes read image files."""
     batch = max(1, min(500, BATCH_BYTES // (4 * math.prod(data.shape))))
     return Loader(data, batch, seed=0, train=False, workers=workers, rows=rows)
 
 
-def network_number(name: str, networks: Sequence[nn.Module], shape: Sequence[int], device: torch.device) -> float:
+def network_number(
+    name: str, networks: Sequence[nn.Module], shape: Sequence[int], device: torch.device, whole: bool = False
+) -> float:
     """`parameters` or `flops` (of one sample of `shape`, 2 a multiply-add) of networks together.
+
+    `whole` says whether inputs are whole numbers.
 
     >>> network_number("flops", [nn.Linear(3, 2)], [3], torch.device("cpu"))
     12.0
@@ -56,6 +52,6 @@ def network_number(name: str, networks: Sequence[nn.Module], shape: Sequence[int
     total = 0
     for net in networks:
         with FlopCounterMode(display=False) as counter, torch.no_grad():
-            net(torch.zeros(1, *shape, device=device))
+            net(of_shape(shape, 1, whole).to(device))
         total += counter.get_total_flops()
     return float(total)

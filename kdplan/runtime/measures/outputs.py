@@ -11,9 +11,10 @@ from kdplan.data.dataset import Dataset
 from kdplan.diagnostics.report import error
 from kdplan.graph.build import Builder
 from kdplan.graph.taps import TapError
-from kdplan.ir.branches import split
-from kdplan.ir.outputs import SCORES
+from kdplan.ir.outputs import PROBABILITIES, is_output
 from kdplan.ir.plan import Plan, Target, View
+from kdplan.nn.outputs import scores
+from kdplan.passes.measurable import class_order
 
 Outputs = Callable[[Tensor], Tensor]
 """Inputs [B, ...] -> scores [B, C], or a tap's values [B, ...]."""
@@ -50,7 +51,7 @@ def joined(
         values = [part(x) for part in parts]
         match target.join:
             case "probabilities":
-                values = values if target.path == "probabilities" else [v.softmax(dim=1) for v in values]
+                values = values if target.path == PROBABILITIES else [v.softmax(dim=1) for v in values]
                 result = torch.stack(values).mean(dim=0)
             case "logits":
                 result = torch.stack(values).mean(dim=0)
@@ -71,10 +72,10 @@ def output_at(network: nn.Module, path: str, data: Dataset) -> Outputs:
     PlanError
         KD0840 if there is no such value.
     """
-    if path in ("", "logits"):
-        return network
-    if path == "probabilities":
-        return lambda x: network(x).softmax(dim=1)
+    if is_output(path):
+        return lambda x: scores(network(x))
+    if path == PROBABILITIES:
+        return lambda x: scores(network(x)).softmax(dim=1)
     builder = Builder()
     example = data.batch(torch.arange(min(2, len(data))))["inputs"]
     inputs = builder.input("inputs", example)
@@ -90,32 +91,3 @@ def output_at(network: nn.Module, path: str, data: Dataset) -> Outputs:
         return tensor
 
     return outputs
-
-
-def class_order(plan: Plan, target: Target, view: View, cut: bool = False) -> list[int] | None:
-    """Which column of the outputs each class of the view is; None where they are in order or nothing is known.
-
-    Of a network over more classes only the scores of the view's count. With `cut`, outputs of which nothing is known
-    are over all classes of the data.
-
-    Raises
-    ------
-    PlanError
-        KD0840 if the outputs are over other classes than the view's labels.
-    """
-    sets = [plan.networks[v.network].classes for v in target.versions]
-    known = [s for s in sets if s is not None and s.data == view.data]
-    inside = {split(plan.networks[v.network], target.path)[1] for v in target.versions}
-    if not inside <= set(SCORES):
-        return None
-    if len(known) < len(sets):
-        return list(view.classes.ids) if cut and view.classes is not None else None
-    ids = [i for s in known for i in s.ids] if target.join == "concat" else known[0].ids
-    count = len(plan.data[view.data].classes) or len(ids)
-    wanted = view.classes.ids if view.classes is not None else list(range(count))
-    if target.join != "concat" and any(s.ids != ids for s in known):
-        raise error("KD0840", target.span, metric=target.join, reason="the networks' classes differ, or their order")
-    if not {*wanted} <= {*ids} or len({*ids}) < len(ids):
-        reason = f"the outputs are over {len(ids)} classes, the labels of `{view.data}` over {len(wanted)} others"
-        raise error("KD0840", target.span, metric="this view", reason=reason)
-    return None if ids == wanted else [ids.index(i) for i in wanted]

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 import numpy as np
 from torch import Tensor
 
+from kdplan.nn.embedding import embedded_rows
 from kdplan.nn.scores import Confusion
 from kdplan.runtime.measures.results import Drawn
 
@@ -46,13 +47,11 @@ def tsne(features: Tensor, labels: Tensor, classes: int = 10, samples: int = 500
     from sklearn.manifold import TSNE
     from sklearn.metrics import silhouette_score
 
-    draw = np.random.default_rng(seed)
-    known = np.unique(labels.numpy())
-    chosen = np.sort(draw.permutation(known)[:classes])
-    each = max(1, samples // len(chosen))
-    rows = np.concatenate([draw.permutation(np.flatnonzero(labels.numpy() == c))[:each] for c in chosen])
+    rows = embedded_rows(labels.numpy(), classes, samples, seed)
     x, y = features.numpy()[rows], labels.numpy()[rows]
-    embedding = TSNE(random_state=seed, init="pca", perplexity=min(30.0, (len(x) - 1) / 3)).fit_transform(x)
+    start = "pca" if x.shape[1] > 1 else "random"  # of one feature there is one component
+    embedding = TSNE(random_state=seed, init=start, perplexity=min(30.0, (len(x) - 1) / 3)).fit_transform(x)
+    chosen = np.unique(y)
     apart = float(silhouette_score(embedding, y)) if len(chosen) > 1 else float("nan")
     data = {"points": np.round(embedding, 3).tolist(), "labels": y.tolist(), "classes": chosen.tolist()}
     return Drawn(apart, "scatter", data)

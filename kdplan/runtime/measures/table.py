@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 
 from kdplan.diagnostics.boundary import boundary
+from kdplan.diagnostics.report import Gather
 from kdplan.ir.dag import PhaseKey
 from kdplan.ir.plan import Item, Measure, Plan, Plot, Row, View
 from kdplan.runtime.events import Events, NoEvents
@@ -45,16 +46,17 @@ def run_measures(
 ) -> list[MeasureResult]:
     """All measures of a plan. Each distinct number is computed once, and kept in the store.
 
-    Rows whose phases are not in the store are left out; `events.note` reports them.
+    Rows whose phases are not in the store are left out; `events.note` reports them. `events.measured` has each table
+    as soon as it is complete.
 
     Raises
     ------
     PlanError
-        KD0840 if a metric does not fit its target.
+        With what went wrong in any measure, once all others are complete.
     """
     options, events = options or RunOptions(), events or NoEvents()
     sources = Sources(plan, store, keys)
-    results = []
+    results, failed = [], Gather()
     for measure in plan.measures.values():
         rows = [row for row in measure.rows if trained(sources, row.target)]
         if len(rows) < len(measure.rows):
@@ -62,11 +64,12 @@ def run_measures(
             events.note(f"Measure {measure.name}: {lost} of {len(measure.rows)} rows have no weights yet.")
         if not rows:
             continue
-        with boundary("KD0844", measure.span, name=measure.name):
+        with failed, boundary("KD0844", measure.span, name=measure.name):
             result = _table(sources, measure, rows, _numbers(sources, measure, rows, options))
             result.plots = [_curves(sources, measure, p, result, options) for p in measure.plots]
-        events.measured(measure.name, result)
-        results.append(result)
+            events.measured(measure.name, result)
+            results.append(result)
+    failed.raise_if_failed()
     return results
 
 
@@ -161,15 +164,20 @@ def _curves(sources: Sources, measure: Measure, plot: Plot, result: MeasureResul
     curves = Curves(plot.x, y, {}, view=described(measure.views[0]))
     for row in result.rows:
         averaged = plot.x == measure.verticals and row.coordinates.get(plot.x) == ALL
-        if row.view == curves.view and plot.x in row.coordinates and not averaged and y in row.values.get("last", {}):
+        if row.view == curves.view and plot.x in row.coordinates and not averaged:
             name = row.label + _listed({k: v for k, v in row.coordinates.items() if k != plot.x})
-            curves.lines.setdefault(name, []).append((row.coordinates[plot.x], row.values["last"][y]))
+            curves.lines.setdefault(name, []).append((row.coordinates[plot.x], _shown(row)[y]))
     rows = [row for row in plot.baseline if trained(sources, row.target)]
     if rows:
         level = replace(measure, rows=rows, metrics=[plot.y], views=measure.views[:1], plots=[], by=[])
         for row in _table(sources, level, rows, _numbers(sources, level, rows, options)).rows:
-            curves.levels[row.label + _listed(row.coordinates)] = row.values["last"][y]
+            curves.levels[row.label + _listed(row.coordinates)] = _shown(row)[y]
     return curves
+
+
+def _shown(row: ResultRow) -> dict[str, Number]:
+    """The numbers of a row that a plot shows: of the last weights, or of the one snapshot that the row names."""
+    return row.values["last"] if "last" in row.values else next(iter(row.values.values()))
 
 
 def _listed(coordinates: Mapping[str, object]) -> str:

@@ -14,10 +14,11 @@ from kdplan.data.loader import Loader
 from kdplan.graph.phase_graph import PhaseGraph
 from kdplan.ir.branches import GATED, branches
 from kdplan.ir.plan import Phase, Plan, Target, Validation
+from kdplan.passes.measurable import of_classes
 from kdplan.runtime.measures.context import measure_context
 from kdplan.runtime.measures.detection import of_boxes, precisions
 from kdplan.runtime.measures.evaluate import evaluate
-from kdplan.runtime.measures.metrics import measuring_loader, of_classes
+from kdplan.runtime.measures.metrics import measuring_loader
 from kdplan.runtime.measures.outputs import Outputs, joined
 from kdplan.runtime.measures.results import Number
 from kdplan.runtime.views import opened
@@ -46,7 +47,7 @@ class Check:
         self.net.eval()
         metrics, view = self.validation.metrics, self.validation.view
         others = [m for m in metrics if not of_boxes(m)]
-        numbers = precisions([self.net], self.target, self.loader, metrics)
+        numbers = precisions([self.net], self.loader, metrics)
         context = measure_context(self.plan, view, self.root, self.device)
         numbers |= evaluate(self.outputs, self.loader, others, self.target.path == "probabilities", context)
         return {name: Number.of([value]).mean for name, value in numbers.items()}
@@ -65,7 +66,7 @@ def validation(
     targets = {(v.network, v.path) for v in measures}
     for number, v in enumerate(measures):
         target = Target([phase.trainees[v.network].base], v.path)
-        loader = measuring_loader(opened(plan, v.view, root, device), phase.recipes[0].workers)
+        loader = measuring_loader(opened(plan, v.view, root, device), max(r.workers for r in phase.recipes))
         parts = [f"{v.view.data}.{v.view.split}"] if len(views) > 1 else []
         parts += [label(plan, phase, v)] if len(targets) > 1 else []
         head = "/".join(parts)

@@ -10,6 +10,7 @@ from kdplan.ir.dag import Component, PhaseKey
 from kdplan.ir.plan import Plain
 from kdplan.runtime.store import manifest
 from kdplan.runtime.store.errors import StoreCorrupt, StoreMissing
+from kdplan.runtime.store.sealed import CHECK
 
 FINAL, FINAL_STATE = "final.safetensors", "final.json"
 """An artifact's files with its phase's last state, where the phase may be trained further."""
@@ -112,7 +113,8 @@ class Artifact(Folder):
 
     def metrics(self) -> list[dict[str, Plain]]:
         """The lines of metrics.jsonl."""
-        return [json.loads(line) for line in self.read("metrics.jsonl").splitlines() if line.strip()]
+        records = [json.loads(line) for line in self.read("metrics.jsonl").splitlines() if line.strip()]
+        return [{name: value for name, value in record.items() if name != CHECK} for record in records]
 
     def phase_key(self) -> PhaseKey:
         """The components of the phase's key, for reporting what has changed since."""
@@ -139,9 +141,14 @@ def phase_json(name: str, plan_file: str, key: PhaseKey) -> dict[str, Plain]:
         "name": name,
         "plan": plan_file,
         "key": key.key,
-        "components": [{"path": c.path, "value": c.value, "at": c.at} for c in key.components],
+        "components": _plain(key.components),
         "reads": dict(key.reads),
+        "details": _plain(key.details),
     }
+
+
+def _plain(components: list[Component]) -> list[Plain]:
+    return [{"path": c.path, "value": c.value, "at": c.at} for c in components]
 
 
 def phase_key_from_json(data: dict[str, Plain]) -> PhaseKey:
@@ -151,5 +158,7 @@ def phase_key_from_json(data: dict[str, Plain]) -> PhaseKey:
     >>> phase_key_from_json(phase_json("kd", "a.kd", key)) == key
     True
     """
-    components = [Component(c["path"], c["value"], at=c["at"]) for c in data["components"]]
-    return PhaseKey(data["key"], components, dict(data["reads"]))
+    components, details = (
+        [Component(c["path"], c["value"], at=c["at"]) for c in data.get(name, [])] for name in ("components", "details")
+    )
+    return PhaseKey(data["key"], components, dict(data["reads"]), details)

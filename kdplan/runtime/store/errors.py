@@ -42,6 +42,16 @@ class StoreLocked(StoreError):
 class StoreCorrupt(StoreError):
     """A file of the store is missing, cut short or altered."""
 
+    folder: Path | None = None
+    """The folder that can be used no more."""
+
+    @classmethod
+    def of(cls, code: str, **values: Any) -> Self:
+        """The error of row `code`, filled with `values`; `folder` is kept."""
+        problem = super().of(code, **values)
+        problem.folder = values["folder"]
+        return problem
+
 
 class StoreMissing(StoreError):
     """Nothing is stored under that key or name."""

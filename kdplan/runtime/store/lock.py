@@ -7,7 +7,6 @@ recycled number is not taken for it.
 
 from __future__ import annotations
 
-import json
 import os
 import socket
 from dataclasses import asdict, dataclass
@@ -16,8 +15,9 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from kdplan.runtime.store.atomic import MODE, make_folder, write_json
+from kdplan.runtime.store.atomic import MODE, make_folder
 from kdplan.runtime.store.errors import StoreLocked, writing
+from kdplan.runtime.store.sealed import read_sealed, write_sealed
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +89,7 @@ class Lock:
         now = datetime.now(UTC).isoformat(timespec="seconds")
         try:
             holder = Holder(os.getpid(), start_token(os.getpid()), socket.gethostname(), now)
-            write_json(self.folder / "holder.json", asdict(holder))
+            write_sealed(self.folder / "holder.json", asdict(holder))
         except BaseException:
             self._lock.release()
             raise
@@ -130,8 +130,5 @@ class Lock:
 
 def read_holder(folder: Path) -> Holder | None:
     """The holder that the side file of `folder` names, or None where no such file can be read."""
-    try:
-        data = json.loads((folder / "holder.json").read_bytes())
-        return Holder(int(data["pid"]), str(data["token"]), str(data["host"]), str(data["since"]))
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
+    data = read_sealed(folder / "holder.json")
+    return Holder(**data) if data else None

@@ -50,7 +50,7 @@ def read(folder: Path, what: str) -> Manifest:
         if data["format"] != FORMAT:
             raise ValueError(f"it has format {data['format']}, this kdplan knows format {FORMAT}")
         manifest: Manifest = {str(n): (int(e["size"]), str(e["sha256"])) for n, e in data["files"].items()}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as problem:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as problem:
         reason = "it is missing" if isinstance(problem, FileNotFoundError) else str(problem) or type(problem).__name__
         raise StoreCorrupt.of("KD0904", path=path, folder=folder, what=what, reason=reason) from problem
     for name, (size, _) in manifest.items():

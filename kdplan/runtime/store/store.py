@@ -6,32 +6,47 @@ work/<key>/        a running or interrupted one: lock, holder.json, metrics.json
 plans/<hash>.json  phase name -> key, as the plan file was last run
 values/<key>/      values of frozen networks, see `kdplan.runtime.store.values`
 measures/<key>.json  costs/<key>.json  speeds.json    numbers that need not be computed twice
+verdicts/<key>.json    what comparing a user's code with its graph showed
 """
 
 from __future__ import annotations
 
 import hashlib
-import json
 import time
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 from kdplan.ir.plan import Plain
 from kdplan.runtime.store import manifest
 from kdplan.runtime.store.artifact import Artifact
-from kdplan.runtime.store.atomic import make_folder, remove, write_json
-from kdplan.runtime.store.errors import StoreCorrupt, StoreLocked, StoreMissing
+from kdplan.runtime.store.atomic import make_folder, remove
+from kdplan.runtime.store.errors import StoreCorrupt, StoreError, StoreLocked, StoreMissing
 from kdplan.runtime.store.lock import Holder, read_holder
+from kdplan.runtime.store.sealed import read_sealed, write_sealed
 from kdplan.runtime.store.values import Values
 from kdplan.runtime.store.work import Work, checkpoint_folders, discard
 
 State = Literal["done", "running", "interrupted", "missing"]
-Numbers = Literal["measures", "costs"]
+Numbers = Literal["measures", "costs", "verdicts"]
 STALE = 24 * 3600
 """After so many seconds a temporary file of a folder without a lock is nobody's."""
+
+
+LINES = 1000
+"""So many different lines of a plan are enough to know a copy of it."""
+
+
+def _lines(plan: Path | str) -> set[str]:
+    """Hashes of a plan's lines, without comments and space; empty for a file that is not there."""
+    try:
+        text = Path(plan).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError):
+        return set()
+    lines = dict.fromkeys(" ".join(line.partition("#")[0].split()) for line in text.splitlines())
+    return {hashlib.sha256(line.encode()).hexdigest()[:8] for line in list(lines)[:LINES] if line}
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,47 +178,52 @@ class Store:
         return self.root / "plans" / f"{name}.json"
 
     def last_keys(self, plan: Path | str) -> dict[str, str]:
-        """Phase name -> key, as plan file `plan` was last run; {} where that is not known."""
-        data = self._load(self._plan_file(plan))
-        phases = data.get("phases")
-        return {str(n): str(k) for n, k in phases.items()} if isinstance(phases, dict) else {}
+        """Phase name -> key, as plan file `plan` was last run; {} where that is not known.
+
+        A file that is a copy, or has a new name, has those of the file most like it, of which it has half the lines.
+        """
+        own = self._plan_file(plan)
+        record = own if own.is_file() else self._likest(_lines(plan)) or own
+        return dict(read_sealed(record).get("phases", {}))
 
     def remember(self, plan: Path | str, keys: Mapping[str, str]) -> None:
         """Sets the last keys of plan file `plan`; phases that it does not name keep theirs."""
         path = self._plan_file(plan)
         make_folder(path.parent)
-        write_json(path, {"plan": str(Path(plan).resolve()), "phases": {**self.last_keys(plan), **keys}})
+        phases = {**self.last_keys(plan), **keys}
+        write_sealed(path, {"plan": str(Path(plan).resolve()), "phases": phases, "lines": sorted(_lines(plan))})
+
+    def _likest(self, lines: set[str]) -> Path | None:
+        """The record of the plan that shares the most lines with these: at least half of both together."""
+        best: tuple[float, float, Path] | None = None
+        folder = self.root / "plans"
+        for path in folder.glob("*.json") if lines and folder.is_dir() else ():
+            theirs = set(read_sealed(path).get("lines", []))
+            alike = len(lines & theirs) / len(lines | theirs)
+            if alike >= 0.5 and (best is None or (alike, path.stat().st_mtime) > best[:2]):
+                best = (alike, path.stat().st_mtime, path)
+        return best[2] if best is not None else None
 
     # ---- numbers
 
     def number(self, kind: Numbers, key: str) -> dict[str, Plain] | None:
         """The stored value of `kind` under `key`, or None."""
-        return self._load(self.root / kind / f"{key}.json") or None
+        return read_sealed(self.root / kind / f"{key}.json") or None
 
     def keep_number(self, kind: Numbers, key: str, value: Mapping[str, Plain]) -> None:
         """Stores a value of `kind` under `key`."""
         path = self.root / kind / f"{key}.json"
         make_folder(path.parent)
-        write_json(path, dict(value))
+        write_sealed(path, dict(value))
 
     def speeds(self) -> dict[str, float]:
         """Device and arithmetic -> the floating-point operations a second that were measured there."""
-        data = self._load(self.root / "speeds.json")
-        return {name: float(v) for name, v in data.items() if isinstance(v, int | float)}
+        return {name: float(v) for name, v in read_sealed(self.root / "speeds.json").items()}
 
     def keep_speed(self, device: str, value: float) -> None:
         """Sets the speed measured on `device`."""
         make_folder(self.root)
-        write_json(self.root / "speeds.json", {**self.speeds(), device: value})
-
-    @staticmethod
-    def _load(path: Path) -> dict[str, Plain]:
-        # These files only spare work: one that cannot be read is one that is not there.
-        try:
-            data = json.loads(path.read_bytes())
-        except (OSError, ValueError):
-            return {}
-        return data if isinstance(data, dict) else {}
+        write_sealed(self.root / "speeds.json", {**self.speeds(), device: value})
 
     # ---- clearing up
 
@@ -215,12 +235,19 @@ class Store:
             for entry in folder.iterdir() if folder.is_dir() else ():
                 if entry.is_dir() and not entry.name.startswith("."):
                     files = [f.stat() for f in entry.rglob("*") if f.is_file()]
-                    about = self._load(entry / "about.json")
-                    name = str(self._load(entry / "phase.json").get("name", about.get("of", "")))
+                    about = read_sealed(entry / "about.json") if part == "values" else {}
+                    name = self._name(entry.name) if part == "phases" else str(about.get("of", ""))
                     state: State = "done" if part == "phases" or about else self.state(entry.name)
                     size = sum(s.st_size for s in files)
                     entries.append(Entry(entry.name, name, state, size, max((s.st_mtime for s in files), default=0.0)))
         return sorted(entries, key=lambda e: (-e.bytes, e.key))
+
+    def _name(self, key: str) -> str:
+        """The name that a finished phase had in its plan; "" where that cannot be read."""
+        try:
+            return str(self.artifact(key).json("phase.json")["name"])
+        except StoreError:
+            return ""
 
     def drop(self, key: str) -> None:
         """Removes everything of phase `key`: it will be trained anew.
@@ -238,7 +265,7 @@ class Store:
     def sweep(self) -> list[Path]:
         """Removes leftovers of killed processes: finished phases' work, and temporary files a day old or older."""
         swept = []
-        for folder in (self.root, *(self.root / n for n in ("phases", "plans", "measures", "costs"))):
+        for folder in (self.root, *(self.root / n for n in ("phases", "plans", *get_args(Numbers)))):
             for entry in folder.iterdir() if folder.is_dir() else ():
                 if entry.name.startswith((".new-", ".old-")) and entry.lstat().st_mtime < time.time() - STALE:
                     remove(entry)

@@ -8,7 +8,6 @@ resumes after the last one.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,9 +15,10 @@ from pathlib import Path
 from kdplan.ir.plan import Plain
 from kdplan.runtime.store import manifest
 from kdplan.runtime.store.artifact import Folder
-from kdplan.runtime.store.atomic import Content, make_folder, put_folder, remove, sweep, temporary, write_json
+from kdplan.runtime.store.atomic import Content, make_folder, put_folder, remove, sweep, temporary
 from kdplan.runtime.store.errors import StoreCorrupt
 from kdplan.runtime.store.lock import Lock
+from kdplan.runtime.store.sealed import read_sealed, write_sealed
 
 FILE = "values.safetensors"
 
@@ -43,12 +43,11 @@ class Values:
 
     def whole(self) -> list[Path] | None:
         """The shards' files, or None unless all are there and sound."""
-        try:
-            wanted = json.loads((self.folder / "about.json").read_bytes())["shards"]
-        except (OSError, ValueError, KeyError):
+        about = read_sealed(self.folder / "about.json")
+        if "shards" not in about:
             return None
         shards = self.sound()
-        return shards if len(shards) == wanted else None
+        return shards if len(shards) == about["shards"] else None
 
     @contextmanager
     def locked(self) -> Iterator[None]:
@@ -93,4 +92,4 @@ class Values:
 
     def finish(self, about: dict[str, Plain]) -> None:
         """Marks the values as complete."""
-        write_json(self.folder / "about.json", {**about, "of": self.what})
+        write_sealed(self.folder / "about.json", {**about, "of": self.what})

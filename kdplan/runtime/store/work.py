@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -19,7 +18,6 @@ from kdplan.runtime.store.atomic import (
     flush_folder,
     json_bytes,
     make_folder,
-    plain,
     put_folder,
     remove,
     sweep,
@@ -28,9 +26,12 @@ from kdplan.runtime.store.atomic import (
 )
 from kdplan.runtime.store.errors import StoreCorrupt, writing
 from kdplan.runtime.store.lock import Lock
+from kdplan.runtime.store.sealed import opened_line, parsed, sealed_line
 
 RECORD_HEAD = ("epoch", "step", "seconds")
 """What every line of `metrics.jsonl` has besides what was measured."""
+
+METRICS = "metrics.jsonl"
 
 KEEP = 2
 """Checkpoints kept: the newest, and one before it should the newest turn out damaged."""
@@ -78,7 +79,7 @@ class Work:
     @property
     def metrics_file(self) -> Path:
         """The running phase's metrics, one JSON object a line."""
-        return self.folder / "metrics.jsonl"
+        return self.folder / METRICS
 
     # ---- metrics
 
@@ -88,8 +89,7 @@ class Work:
             if self._log is None:
                 flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC
                 self._log = os.open(self.metrics_file, flags, MODE)
-            line = json.dumps(plain(dict(record)), ensure_ascii=False, allow_nan=False) + "\n"
-            left = memoryview(line.encode())
+            left = memoryview(sealed_line(dict(record)).encode())
             while left:
                 left = left[os.write(self._log, left) :]
 
@@ -97,12 +97,17 @@ class Work:
         """The lines so far; a cut last line is left out."""
         return read_metrics(self.metrics_file)
 
-    def rewind(self, step: int) -> None:
-        """Drops the metrics of steps after `step`, which will be trained again; -1 drops all."""
+    def rewind(self, checkpoint: Checkpoint | None) -> None:
+        """Sets the metrics to those of a checkpoint, from which training goes on; None drops all."""
         self._close_log()
-        kept = [r for r in self.metrics() if r.get("step", 0) <= step]
-        text = "".join(json.dumps(r, ensure_ascii=False) + "\n" for r in kept)
-        write(self.metrics_file, text.encode())
+        if checkpoint is None:
+            content = b""
+        elif METRICS in checkpoint.files:
+            content = checkpoint.read(METRICS)
+        else:  # of 0.1.0, whose checkpoints hold no metrics and whose lines no hashes
+            records = read_metrics(self.metrics_file, checked=False)
+            content = "".join(sealed_line(r) for r in records if r.get("step", 0) <= checkpoint.step).encode()
+        write(self.metrics_file, content)
 
     def _close_log(self) -> None:
         if self._log is not None:
@@ -141,7 +146,8 @@ class Work:
         target = self.checkpoints / f"step-{step}"
         new = temporary(target)
         try:
-            manifest.build(new, {**tensors, "state.json": json_bytes(dict(state))})
+            metrics = self.metrics_file.read_bytes() if self.metrics_file.exists() else b""
+            manifest.build(new, {**tensors, "state.json": json_bytes(dict(state)), METRICS: metrics})
             put_folder(new, target)
         except BaseException:
             if new.exists():
@@ -150,19 +156,26 @@ class Work:
         for _, old in checkpoint_folders(self.checkpoints)[KEEP:]:
             discard(old)
 
-    def latest_checkpoint(self) -> Checkpoint | None:
-        """The newest intact checkpoint; damaged ones are removed, and `notices` reports them."""
+    def latest_checkpoint(self, problem_of: Callable[[Checkpoint], str | None] | None = None) -> Checkpoint | None:
+        """The newest intact checkpoint; damaged ones are removed, and `notices` reports them.
+
+        Parameters
+        ----------
+        problem_of
+            What else is wrong with a checkpoint: files that it names and that are not in its folder.
+        """
         for step, folder in checkpoint_folders(self.checkpoints):
             what = f"checkpoint {folder.name} of {self.what}"
             try:
                 checkpoint = Checkpoint(folder, what, manifest.read(folder, what), step=step)
                 checkpoint.verify()
-                return checkpoint
+                reason = problem_of(checkpoint) if problem_of is not None else None
+                if reason is None:
+                    return checkpoint
             except StoreCorrupt as problem:
-                self.notices.append(
-                    diagnostic("KD0908", None, what=what, reason=problem.diagnostics[0].message, path=folder)
-                )
-                discard(folder)
+                reason = problem.diagnostics[0].message
+            self.notices.append(diagnostic("KD0908", None, what=what, reason=reason, path=folder))
+            discard(folder)
         return None
 
     # ---- the end
@@ -179,8 +192,8 @@ class Work:
         assert self._lock.held, "the phase's lock is not held"
         self._close_log()
         content: dict[str, Content] = {n: _content(c) for n, c in files.items()}
-        if "metrics.jsonl" not in content:
-            content["metrics.jsonl"] = self.metrics_file.read_bytes() if self.metrics_file.exists() else b""
+        if METRICS not in content:
+            content[METRICS] = self.metrics_file.read_bytes() if self.metrics_file.exists() else b""
         target = self._phases / self.key
         new = temporary(self.folder / self.key)
         try:
@@ -253,18 +266,16 @@ def checkpoint_folders(folder: Path) -> list[tuple[int, Path]]:
     return sorted(folders, reverse=True)
 
 
-def read_metrics(path: Path) -> list[dict[str, Plain]]:
-    """The objects in a metrics.jsonl that may be being written; a cut last line is left out."""
+def read_metrics(path: Path, checked: bool = True) -> list[dict[str, Plain]]:
+    """The records in a metrics.jsonl that may be being written, up to the first line that is cut or altered."""
     try:
         lines = path.read_bytes().split(b"\n")
-    except FileNotFoundError:
+    except OSError:
         return []
-    records = []
+    records: list[dict[str, Plain]] = []
     for line in lines[:-1]:
-        try:
-            record = json.loads(line)
-        except ValueError:
+        record = opened_line(line) if checked else parsed(line)
+        if not isinstance(record, dict):
             break  # a power cut may leave zeros: what follows cannot be trusted either
-        if isinstance(record, dict):
-            records.append(record)
+        records.append(record)
     return records

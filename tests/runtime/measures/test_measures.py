@@ -10,13 +10,16 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import save
+from torch.utils.flop_counter import FlopCounterMode
 
 from kdplan.data.dataset import open_view
 from kdplan.data.view import ViewSpec
 from kdplan.diagnostics.report import PlanError
 from kdplan.graph.inspect import fresh
+from kdplan.ir.adapted import ADAPTED
 from kdplan.ir.expr import Version
-from kdplan.ir.plan import ClassSet, Item, Measure, Network, Plan, Row, Target, View
+from kdplan.ir.plan import ClassSet, Export, Item, Measure, Network, Plan, Row, Target, View
+from kdplan.runtime.export import export_network, load
 from kdplan.runtime.measures import compute, outputs
 from kdplan.runtime.measures.cells import Cell, cell_key
 from kdplan.runtime.measures.results import MeasureResult
@@ -161,8 +164,7 @@ def test_classes_in_another_order_are_put_in_order(sources: Sources) -> None:
 def test_metric_that_does_not_fit(sources: Sources) -> None:
     classed(sources, [5, 7])
     problems = [
-        ([Row("n", Target([Version("n")]))], Item("top1"), View("d", "test"), "over 2 classes"),
-        ([Row("b", Target([BIG]))], Item("agreement"), View("d", "test"), "compares two networks"),
+        ([Row("n", Target([Version("n")]))], Item("top1"), View("d", "test"), "of 2 classes"),
         ([Row("b", Target([BIG]))], Item("topk", {"q": 1}), View("d", "test"), "no setting `q`"),
         ([Row("b", Target([BIG]))], Item("top1"), View("d", "test", unlabelled=True), "no labels"),
         ([Row("b", Target([BIG], "layer9"))], Item("top1"), View("d", "test"), "layer9"),
@@ -171,12 +173,68 @@ def test_metric_that_does_not_fit(sources: Sources) -> None:
     for rows, metric, view, text in problems:
         with pytest.raises(PlanError) as problem:
             table(sources, rows, metric, views=[view])
-        assert problem.value.diagnostics[0].code == "KD0840" and text in str(problem.value)
+        assert problem.value.diagnostics[0].code in ("KD0840", "KD0848") and text in str(problem.value)
 
 
 def test_rows_without_weights_are_left_out(sources: Sources) -> None:
     rows = [Row("small", Target([Version("small", "kd")])), Row("big", Target([BIG]))]
     assert [r.label for r in table(sources, rows, Item("top1")).rows] == ["big"]
+
+
+EXITS = """
+from torch import nn
+
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.first = nn.Sequential(nn.Conv2d(1, 3, 3), nn.ReLU())
+        self.exit = nn.Linear(3, 10)
+        self.second = nn.Conv2d(3, 5, 3)
+        self.fc = nn.Linear(5, 10)
+
+    def forward(self, x):
+        a = self.first(x)
+        b = self.second(a)
+        return {"early": self.exit(a.mean((2, 3))), "logits": self.fc(b.mean((2, 3)))}
+
+def net():
+    return Net()
+"""
+
+
+@pytest.mark.parametrize(
+    ("network", "path"),
+    [
+        ("big", "stem"),
+        ("big", "layer1"),
+        ("big", "layer1.0"),
+        ("big", "features"),
+        ("big", ""),
+        ("exits", "early"),
+        ("exits", "second"),
+        ("exits", ""),
+        ("adapted", "layer1"),
+        ("adapted", ""),
+    ],
+)
+def test_parameters_and_flops_are_of_the_export(sources: Sources, tmp_path: Path, network: str, path: str) -> None:
+    """Counted by torch on the exported module, loaded again."""
+    code = tmp_path / "exits.py"
+    code.write_text(EXITS)
+    networks = sources.plan.networks
+    networks["exits"] = Network("exits", Item(f"{code}:net"), input_shape=[1, 8, 8])
+    about = {"base": ["digits_net", {"width": 2}], "behind": ["stem.conv", "layer1.0.conv"], "shape": [1, 8, 8]}
+    networks["adapted"] = Network("adapted", Item(ADAPTED, about), input_shape=[1, 8, 8])
+    target = Target([BIG if network == "big" else Version(network)], path)
+    row = table(sources, [Row("n", target)], Item("parameters"), Item("flops")).rows[0].values["last"]
+    export_network(sources, Export("x", target), tmp_path / "out")
+    module = load(tmp_path / "out")
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        module(torch.zeros(1, 1, 8, 8))
+    assert row["parameters"].mean == sum(p.numel() for p in module.parameters())
+    assert row["flops"].mean == counter.get_total_flops()
+    whole = sum(p.numel() for p in materialise(sources, target.versions[0]).parameters())
+    assert not path or row["parameters"].mean < whole
 
 
 def test_flops_are_of_one_sample(sources: Sources) -> None:

@@ -1,0 +1,273 @@
+"""Two steps of a network or function of the user, as it is and as its graph, from one state on real numbers.
+
+>>> from torch import nn
+>>> compare(nn.Linear(3, 2), (torch.ones(4, 3),))
+Verdict(differs='', unstable='', leaves=(), attributes=(), kept=(), lost='')
+"""
+
+from __future__ import annotations
+
+import copy
+import random
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, fields, replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, fx, nn
+from torch.utils._pytree import tree_flatten, tree_map, tree_unflatten
+
+from kdplan.diagnostics.boundary import is_foreign
+from kdplan.diagnostics.report import listing
+from kdplan.graph.build import Builder
+from kdplan.graph.kept import functions_of, undone
+from kdplan.graph.module import make
+from kdplan.graph.prune import prune
+from kdplan.graph.state import Attributes, carry, draws_undone
+from kdplan.graph.survives import survives
+from kdplan.graph.trace import TraceError, trace
+from kdplan.graph.uncompiled import uncompiled
+from kdplan.nn.outputs import leaves as leaves_of
+
+STEPS = 2
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What two steps showed.
+
+    Attributes
+    ----------
+    differs
+        What the graph computes differently; "" for nothing.
+    unstable
+        What differs between two plain runs from one state; "" for nothing.
+    leaves
+        Paths of parts that are called whole, each with the reason.
+    attributes
+        Python attributes that `forward` changes, each with its first value.
+    kept
+        What else the code changes outside of networks: globals, closures, attributes of functions.
+    lost
+        What differs in the second step where only weights and buffers come from the first; "" for nothing.
+    """
+
+    differs: str = ""
+    unstable: str = ""
+    leaves: tuple[tuple[str, str], ...] = ()
+    attributes: tuple[tuple[str, str], ...] = ()
+    kept: tuple[str, ...] = ()
+    lost: str = ""
+
+    def plain(self) -> dict[str, Any]:
+        """The verdict as plain values, for the store."""
+        return asdict(self)
+
+    @staticmethod
+    def of(values: Mapping[str, Any]) -> Verdict | None:
+        """The inverse of `plain`; None for what another version wrote.
+
+        >>> verdict = Verdict("outputs", leaves=(("body", "it counts"),))
+        >>> Verdict.of({**verdict.plain(), "leaves": [["body", "it counts"]]}) == verdict
+        True
+        """
+        if values.keys() != {f.name for f in fields(Verdict)}:
+            return None
+        pairs = {name: tuple((a, b) for a, b in values[name]) for name in ("leaves", "attributes")}
+        return Verdict(**{**values, **pairs, "kept": (*values["kept"],)})
+
+
+class Fatal(RuntimeError):
+    """Making a graph ends the process."""
+
+
+def compare(module: nn.Module, inputs: Sequence[Tensor], half: bool = False, first_trace: bool = False) -> Verdict:
+    """Run a module twice as it is and once as its graph, each for two steps from one state.
+
+    A first trace is tried in a child of this process.
+
+    A module that does not run on such inputs has an empty verdict: whoever builds the phase reports that.
+    """
+    try:
+        first, second, resumed, traced = (copy.deepcopy(module) for _ in range(4))
+    except BaseException as problem:
+        if not is_foreign(problem):
+            raise
+        return Verdict()
+    attributes = Attributes(first)
+    values = {n: _shown(v) for m in first.modules() for n, v in vars(m).items()}
+    leaves: dict[str, str] = {}
+
+    def graph() -> nn.Module:
+        if first_trace and not survives(lambda: trace(traced, *inputs)):
+            raise Fatal("tracing it ends the process")
+        result = trace(traced, *inputs)
+        leaves.update(result.leaves)
+        return make(result.root, result.graph)
+
+    def called(net: nn.Module) -> Callable[[], Any]:
+        return lambda: net(*(v.clone() for v in inputs))
+
+    verdict = _compare(
+        functions_of(module),
+        (called(first), first),
+        (called(second), second),
+        (lambda: called(graph()), traced),
+        half,
+        (called(resumed), resumed),
+    )
+    changed = tuple((n, values[n.rpartition(".")[2]]) for n in attributes.changed())
+    return replace(verdict, leaves=tuple(leaves.items()), attributes=changed)
+
+
+def compare_call(fn: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any], half: bool = False) -> Verdict:
+    """The same for a call of a function, whose tensors are its state: gradients are those of its arguments.
+
+    Examples
+    --------
+    >>> compare_call(lambda x, weight: weight * x.mean(), (torch.ones(4, 3),), {"weight": 2})
+    Verdict(differs='', unstable='', leaves=(), attributes=(), kept=(), lost='')
+    """
+    first, second, third = (_Call(fn, args, kwargs) for _ in range(3))
+    return _compare([fn], (first, first), (second, second), (third.as_graph, third), half)
+
+
+class _Call(nn.Module):
+    """A call whose floating-point arguments are parameters; gives its value, and the arguments as others read them."""
+
+    def __init__(self, fn: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
+        super().__init__()
+        self._fn = fn
+        leaves, self._spec = tree_flatten((tuple(args), dict(kwargs)))
+        self._leaves = [
+            nn.Parameter(v.detach().clone()) if isinstance(v, Tensor) and v.is_floating_point() else v for v in leaves
+        ]
+        for i, leaf in enumerate(self._leaves):
+            if isinstance(leaf, nn.Parameter):
+                self.register_parameter(f"argument{i}", leaf)
+
+    def forward(self) -> Any:
+        """The value of the call on copies, and the arguments."""
+        copies = [v.clone() if isinstance(v, Tensor) else v for v in self._leaves]
+        args, kwargs = tree_unflatten(copies, self._spec)
+        return [self._fn(*args, **kwargs), *(v * 1 for v in self._leaves if isinstance(v, nn.Parameter))]
+
+    def as_graph(self) -> Callable[[], Any]:
+        """The call as a phase computes it; other nodes read its arguments after it."""
+        b = Builder()
+        nodes = [b.input(f"argument{i}", v) if isinstance(v, Tensor) else v for i, v in enumerate(self._leaves)]
+        args, kwargs = tree_unflatten(nodes, self._spec)
+        outputs = {"value": b.call(self._fn, *args, **kwargs)}
+        for node, leaf in zip(nodes, self._leaves, strict=True):
+            if isinstance(leaf, nn.Parameter):
+                outputs[node.name] = b.call(torch.mul, node, 1)
+        graph = prune(b.finish(outputs).graph_module).graph_module
+        given = {n.name: v for n, v in zip(nodes, self._leaves, strict=True) if isinstance(n, fx.Node)}
+        return lambda: list(graph(**{n: v.clone() for n, v in given.items()}).values())
+
+
+Side = tuple[Callable[[], Any], nn.Module]
+"""What is called, and the module whose gradients and buffers are looked at."""
+
+
+def _compare(
+    code: Sequence[object], first: Side, second: Side, traced: Side, half: bool, resumed: Side | None = None
+) -> Verdict:
+    lost = ""
+    with _generators_undone(), uncompiled(), torch.enable_grad():
+        try:
+            with undone(*code) as before:
+                expected = _observe(*first, half)
+                kept = tuple(before.changed())
+            with undone(*code):
+                again = _observe(*second, half, [0])
+                if resumed is not None:
+                    carry(second[1], resumed[1])
+                again += (last := _observe(*second, half, [1]))
+            if resumed is not None:
+                with undone(*code):
+                    lost = _difference(last, _observe(*resumed, half, [1]))
+        except BaseException as problem:
+            if not is_foreign(problem):
+                raise
+            return Verdict()
+        if unstable := _difference(expected, again):
+            return Verdict(unstable=unstable, kept=kept)
+        make_graph, owner = traced
+        try:
+            with undone(*code):
+                result = _observe(make_graph(), owner, half)
+        except TraceError:
+            return Verdict(kept=kept, lost=lost)
+        except BaseException as problem:  # the graph itself may be wrong in any way
+            if not is_foreign(problem):
+                raise
+            why = str(problem) if isinstance(problem, Fatal) else f"it fails with {type(problem).__name__}"
+            return Verdict(differs=f"results: {why}", kept=kept, lost=lost)
+        return Verdict(_difference(expected, result), kept=kept, lost=lost)
+
+
+@contextmanager
+def _generators_undone() -> Iterator[None]:
+    with torch.random.fork_rng(devices=[]), draws_undone():
+        yield
+
+
+def _observe(
+    call: Callable[[], Any], module: nn.Module, half: bool, steps: Iterable[int] = range(STEPS)
+) -> list[tuple[str, Any]]:
+    """What each step leaves, by what it is."""
+    seen: list[tuple[str, Any]] = []
+    for step in steps:
+        torch.default_generator.manual_seed(step)
+        random.seed(step)
+        np.random.seed(step)
+        for p in module.parameters():
+            p.grad = None
+        with torch.autocast("cpu", torch.bfloat16, enabled=half):
+            outputs = [v for _, v in leaves_of(call()) if isinstance(v, Tensor | float | int)]
+        seen.append(("outputs", tree_map(lambda v: v.detach().clone() if isinstance(v, Tensor) else v, outputs)))
+        tensors = [v for v in outputs if isinstance(v, Tensor) and v.requires_grad]
+        total = sum(((v.float() * _weights(v)).sum() for v in tensors), torch.zeros(()))
+        if total.requires_grad:
+            total.backward()  # type: ignore[no-untyped-call]
+        seen.append(("gradients", {n: _copy(p.grad) for n, p in module.named_parameters()}))
+        seen.append(("buffers", {n: _copy(b) for n, b in module.named_buffers()}))
+        seen.append(("draws of torch's generator", [torch.rand(1)]))
+        seen.append(("draws of Python's generator", [random.random()]))
+        seen.append(("draws of NumPy's generator", [float(np.random.rand())]))
+    return seen
+
+
+def _shown(value: object) -> str:
+    """A value as Python writes it; of a tensor only its shape."""
+    return f"Tensor{list(value.shape)}" if isinstance(value, Tensor) else repr(value)
+
+
+def _copy(value: Tensor | None) -> Tensor | None:
+    return None if value is None else value.detach().clone()
+
+
+def _weights(value: Tensor) -> Tensor:
+    """Another weight for each number, so that no gradient is zero by symmetry."""
+    return torch.linspace(0.5, 1.5, value.numel()).reshape(value.shape)
+
+
+def _difference(expected: list[tuple[str, Any]], result: list[tuple[str, Any]]) -> str:
+    """The kinds of what differs, as words; "" where nothing does."""
+    kinds = [what for (what, one), (_, two) in zip(expected, result, strict=True) if not _equal(one, two)]
+    return listing(dict.fromkeys(kinds)).replace("`", "") if kinds else ""
+
+
+def _equal(a: Any, b: Any) -> bool:
+    if isinstance(a, dict):
+        return a.keys() == b.keys() and all(_equal(v, b[k]) for k, v in a.items())
+    if isinstance(a, list):
+        return len(a) == len(b) and all(map(_equal, a, b))
+    if isinstance(a, Tensor) and isinstance(b, Tensor):
+        a, b = a.as_subclass(Tensor), b.as_subclass(Tensor)
+        same = (a.shape, a.dtype) == (b.shape, b.dtype)
+        return same and torch.allclose(a, b, rtol=1e-4, atol=1e-6, equal_nan=True)
+    return type(a) is type(b) and bool(a == b or (a != a and b != b))

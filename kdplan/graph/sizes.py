@@ -1,0 +1,38 @@
+"""Whether one graph serves all sizes of a batch."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch import Tensor, nn
+
+from kdplan.diagnostics.boundary import is_foreign
+from kdplan.graph.trace import trace
+from kdplan.ir.lengths import view_size
+from kdplan.ir.plan import Phase, Plan
+
+
+def holds_for(plan: Plan, phase: Phase, stream: int, module: nn.Module, inputs: Tensor) -> bool:
+    """Whether the graph of a module is one for all sizes of a batch, of which the last of an epoch is another."""
+    batch, size = phase.recipes[0].batch_of(stream), view_size(plan, phase.streams[stream])
+    last = size % batch
+    return not last or phase.recipes[0].drop_last or same_graph(module, inputs, (batch, last))
+
+
+def same_graph(module: nn.Module, inputs: Tensor, sizes: Sequence[int]) -> bool:
+    """Whether the graph that is traced for the first of these sizes of a batch is right for the others.
+
+    >>> import torch
+    >>> class Net(nn.Module):
+    ...     def forward(self, x):
+    ...         return x if len(x) > 3 else -x
+    >>> [same_graph(Net(), torch.zeros(2, 3), sizes) for sizes in ([6, 5], [6, 3])]
+    [False, False]
+    """
+    try:
+        graph = trace(module, inputs.new_empty(sizes[0], *inputs.shape[1:]))
+        return all(graph.holds_for(inputs.new_empty(size, *inputs.shape[1:])) for size in sizes[1:])
+    except BaseException as problem:  # whoever builds the phase reports what does not run at all
+        if not is_foreign(problem):
+            raise
+        return False

@@ -1,0 +1,51 @@
+"""What the recipes of one phase must have in common."""
+
+from __future__ import annotations
+
+from kdplan.diagnostics.report import Reporter
+from kdplan.ir.plan import Phase
+from kdplan.ir.settings import RECIPE
+
+OWN = ("optimizer", "schedule", "warmup", "workers")
+"""Settings of each recipe alone; of `workers` the phase takes the largest."""
+SHARED = tuple(s.name for s in RECIPE if s.name not in OWN)
+"""Settings in which all recipes of one phase agree."""
+
+
+def check_recipes(phase: Phase, reporter: Reporter) -> None:
+    """Report a number of recipes that does not fit (KD0801), settings that differ (KD0802), and a phase that nothing
+    ends (KD0822).
+
+    Examples
+    --------
+    >>> from kdplan.ir.expr import Const, Version
+    >>> from kdplan.ir.plan import Item, Recipe, Trainee
+    >>> both = [Trainee(Version("a")), Trainee(Version("b"))]
+    >>> recipes = [Recipe(Item("sgd"), epochs=1, workers=2), Recipe(Item("adam"), epochs=1, clip=5.0)]
+    >>> reporter = Reporter()
+    >>> check_recipes(Phase("p", both, [], recipes, Const(0)), reporter)
+    >>> [d.message for d in reporter.diagnostics]
+    ['The recipes of phase `p` differ in `clip`: none and 5.0.']
+    """
+    recipes = phase.recipes
+    if len(recipes) not in (1, len(phase.trainees)):
+        span = recipes[0].span
+        if span is not None and recipes[-1].span is not None:
+            span = span.to(recipes[-1].span)
+        reporter.report("KD0801", span, found=len(recipes), networks=len(phase.trainees))
+        return
+    for setting in SHARED:
+        first = getattr(recipes[0], setting)
+        for other in recipes[1:]:
+            value = getattr(other, setting)
+            if value != first:
+                span = other.spans.get(setting) or recipes[0].spans.get(setting) or other.span
+                reporter.report("KD0802", span, phase=phase.name, setting=setting, one=_shown(first), two=_shown(value))
+                break
+    endless = [r for r in recipes if r.schedule.arguments.get("until") is None]
+    if recipes[0].epochs is None and recipes[0].steps is None and endless:
+        reporter.report("KD0822", endless[0].span, phase=phase.name)
+
+
+def _shown(value: object) -> object:
+    return "none" if value is None else str(value).lower() if isinstance(value, bool) else value

@@ -1,0 +1,62 @@
+"""What is called whole is shown, with the reason, by `check`, by `plan` and in the drawing of a phase."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from kdplan.cli import main
+from tests.conformance.test_compiled import SQUARE
+from tests.conformance.user_files import NETWORK, command, network, write
+
+Capture = pytest.CaptureFixture[str]
+PARTS = {
+    "counts": ("self.t = getattr(self, 't', 0) + 1\nf = f * self.t", "its graph gives other outputs and gradients"),
+    "compiled": ("f = Square.apply(f)", "`forward` calls compiled code, which cannot be traced"),
+    "number": ("f = f * float(f.mean())", "the value of a tensor decides what is computed"),
+    "generator": ("import random\nf = f * random.random()", "it draws from the generator of Python or NumPy"),
+}
+
+
+@pytest.mark.parametrize("case", PARTS)
+def test_check_warns(case: str, tmp_path: Path, capsys: Capture) -> None:
+    lines, reason = PARTS[case]
+    outcome = command(tmp_path, network(lines, SQUARE), NETWORK, "check", capsys)
+    assert outcome.exit_code == 0 and f"`small` is called whole: {reason}." in outcome.output, outcome.output
+
+
+def test_plan_and_drawing(tmp_path: Path, capsys: Capture) -> None:
+    lines, reason = PARTS["compiled"]
+    write(tmp_path, network(lines, SQUARE), NETWORK)
+    plan, store = str(tmp_path / "plan.kd"), ["--store", str(tmp_path / "store")]
+    for _ in range(2):  # the second time from the store
+        assert main(["plan", plan, "--json", *store]) == 0
+        (phase,) = json.loads(capsys.readouterr().out)["phases"]
+        assert phase["cost"]["whole"] == [f"small: {reason}"]
+    assert main(["plan", plan, *store]) == 0
+    printed = capsys.readouterr().out
+    assert "called whole, so not pruned:" in printed and f"small: {reason}" in " ".join(printed.split())
+    for ending, line in (("dot", "\\nwhole: `forward` calls"), ("mmd", "<br/>whole: `forward` calls")):
+        assert main(["graph", plan, "--phase", "alone", "-o", str(tmp_path / f"a.{ending}"), *store]) == 0
+        assert line in (tmp_path / f"a.{ending}").read_text()
+
+
+def test_a_traced_network_has_no_such_note(tmp_path: Path, capsys: Capture) -> None:
+    write(tmp_path, network("f = f * 2"), NETWORK)
+    assert main(["plan", str(tmp_path / "plan.kd"), "--store", str(tmp_path / "store")]) == 0
+    assert "called whole" not in capsys.readouterr().out
+
+
+def test_weights_files_are_in_the_json(tmp_path: Path, capsys: Capture) -> None:
+    save_file({"module.fc.weight": torch.zeros(10, 64), "module.fc.bias": torch.zeros(10)}, tmp_path / "w.safetensors")
+    write(tmp_path, network("f = f * 2"), NETWORK.replace("my.Net()", 'my.Net() { weights = "w.safetensors" }'))
+    plan = str(tmp_path / "plan.kd")
+    assert main(["check", plan, "--format", "json"]) == 0
+    (note,) = json.loads(capsys.readouterr().out)
+    assert note["severity"] == "note" and note["code"] is None and "w.safetensors" in note["message"]
+    assert main(["plan", plan, "--json", "--store", str(tmp_path / "store")]) == 0
+    assert json.loads(capsys.readouterr().out)["weights"] == [note["message"]]
