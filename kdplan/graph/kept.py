@@ -21,10 +21,8 @@ from torch._subclasses.fake_tensor import FakeTensor
 from torch.utils._python_dispatch import _disable_current_modes
 
 from kdplan.diagnostics.boundary import is_users
-from kdplan.graph.state import Attributes, same
+from kdplan.graph.state import LARGEST, Attributes, same
 
-LARGEST = 1 << 24
-"""Bytes: a larger tensor or array is data, and is not looked at."""
 _HIDDEN = ("__builtins__", "__warningregistry__", "__annotations__")
 
 

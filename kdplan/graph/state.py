@@ -138,7 +138,7 @@ class _Written:
 
 
 LARGEST = 1 << 24
-"""Bytes: a larger tensor is data, and is not looked at."""
+"""Bytes: a larger tensor or array is data, and is not looked at."""
 
 
 def _tensors(module: nn.Module) -> Iterator[Tensor]:
