@@ -207,7 +207,7 @@ student small = digits_net(width = 4)
     ],
 )
 def test_rule_4_members_of_a_family(picked: str, count: int) -> None:
-    plan = compiled(f"{FAMILY} measure m of {picked} on digits.test {{ top1 }}")
+    plan = compiled(f"{FAMILY} measure m of {picked} on digits.test {{ parameters }}")
     assert len(plan.plan.phases) == 6
     assert len(plan.plan.measures["m"].rows) == count
 
@@ -233,12 +233,12 @@ def test_rule_4_families_of_phases_meet_families_of_networks() -> None:
         verticals half of digits = random(parts = 2)
         teacher t[v in half] = digits_net(classes = v)
         phase train[v in half] of t[v] on digits[v] with quick { loss = cross_entropy(t[v].logits, labels) }
-        measure m of [t[v]@train[v] for v in half] on digits.test { top1 }
+        measure m of [t[v]@train[v] for v in half] on digits.test { parameters }
     """
     )
     rows = compiled(text).plan.measures["m"].rows
     assert [str(r.target.versions[0]) for r in rows] == ["t[v=part0]@train[v=part0]", "t[v=part1]@train[v=part1]"]
-    assert codes(text + "measure n of t[*]@train[0] on digits.test { top1 }") == ["KD0307"]
+    assert codes(text + "measure n of t[*]@train[0] on digits.test { parameters }") == ["KD0307"]
 
 
 def test_rule_4_coordinates_pick_on_param_axes() -> None:
