@@ -89,9 +89,11 @@ def run_phase(run: PhaseRun, phase: Phase, key: PhaseKey, work: Work) -> Artifac
         run.events.phase_started(phase.name, key.key, training.total, training.step)
         parts = _parts(job.phase_graph)
         code = [f for part in parts for f in functions_of(part)] + [n.target for n in users_calls(parts)]
-        # what code keeps outside of networks is the same for every phase, whichever ran before
+        # What code keeps outside of networks is the same for every phase, whichever ran before. A buffer may share it,
+        # so the artifact is written first.
         with threads_for(job.phase_graph.flops), undone(*code):
             training.run()
+            return _commit(run, phase, key, work, training)
     except (PlanError, Interrupted):
         raise
     except torch.OutOfMemoryError as problem:
@@ -101,7 +103,6 @@ def run_phase(run: PhaseRun, phase: Phase, key: PhaseKey, work: Work) -> Artifac
             raise
         step = training.step if training is not None else 0
         raise failure(phase, step, problem) from problem
-    return _commit(run, phase, key, work, training)
 
 
 def make_job(run: PhaseRun, phase: Phase, key: str, work: Work, device: torch.device) -> Job:

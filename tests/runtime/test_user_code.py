@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from kdplan.cli import main
 from kdplan.runtime import export
@@ -126,3 +127,16 @@ def test_an_export_holds_what_its_code_imports(folder: Path, capsys: pytest.Capt
     for name in ("net.py", "helper.py"):
         (folder / name).unlink()
     assert torch.equal(export.load(folder / "moved")(x), expected)
+
+
+def test_a_buffer_that_shares_a_global_tensor(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """What code keeps outside of networks is put back after a phase, but not what its artifact holds."""
+    net = NET.replace("import helper", "import torch\n\nC = torch.zeros(1)").replace("helper.SCALE * ", "")
+    net = net.replace("self.fc =", 'self.register_buffer("seen", C)\n        self.fc =')
+    (folder / "net.py").write_text(net.replace("return self", "self.seen.add_(1)\n        return self"))
+    (folder / "plan.kd").write_text(
+        PLAN.partition("student b")[0] + PLAN.partition("b = my.Net()\n")[2].splitlines()[0]
+    )
+    run(capsys)
+    (weights,) = (folder / "store" / "phases").glob("*/weights-0-last.safetensors")
+    assert load_file(weights)["seen"] == 3
