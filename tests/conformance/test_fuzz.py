@@ -32,7 +32,7 @@ from tests.conformance.fuzz import Case, cases
 from tests.conformance.fuzz_run import logits_of, run
 from tests.conformance.plain import CPU
 
-QUICK, MANY = 60, int(os.environ.get("KDPLAN_FUZZ", "2000"))
+QUICK, MANY = 60, int(os.environ.get("KDPLAN_FUZZ", "300"))
 SEED = int(os.environ.get("KDPLAN_FUZZ_SEED", "0"))
 _ALL = settings(
     database=None,

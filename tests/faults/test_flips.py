@@ -19,7 +19,7 @@ import pytest
 
 from kdplan.cli import main
 
-FLIPS = int(os.environ.get("KDPLAN_FLIPS", "200"))
+FLIPS = int(os.environ.get("KDPLAN_FLIPS", "30"))
 PLAN = """\
 data digits = digits { limit = 100 }
 recipe quick { optimizer = sgd(lr = 0.1)  epochs = 1  batch = 50 }
