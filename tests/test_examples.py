@@ -48,8 +48,7 @@ def test_plan_checks(plan: str, request: pytest.FixtureRequest, capsys: pytest.C
 def test_plan_compiles(plan: str, request: pytest.FixtureRequest) -> None:
     path = ROOT / plan
     compiled = compile_source(Source(plan, path.read_text(encoding="utf-8")), path.parent, root_for(path, request))
-    # a plan may give values to params of shared files of which it reads a part (KD0373)
-    assert [w for w in compiled.warnings if w.code != "KD0373"] == []
+    assert compiled.warnings == []
 
 
 def test_faces_are_learned_without_labels(any_data: Path) -> None:

@@ -50,8 +50,19 @@ def check_given(
             wants, given = _type(own.exprs[0] if own else None), _type(override.value)
             if wants and given and wants != given:
                 reporter.report("KD0244", override.value.span, what=f"`{name}`", wants=wants, found=given)
-            if len(reporter.diagnostics) == before:
+            if len(reporter.diagnostics) == before and not _is_mentioned(name, used, module):
                 reporter.report("KD0373", override.value.span, name=name, file=used.source.path)
+
+
+def _is_mentioned(name: str, used: Module, plan: Module) -> bool:
+    """Whether a used file reads its param somewhere: a plan need not use all of a file that others share.
+
+    What the plan's own file declares is there for this plan alone.
+    """
+    if used is plan:
+        return False
+    others = [d for d in used.tree.declarations if not (d.kind == "param" and d.name == name)]
+    return any(isinstance(n, ast.Name) and n.name == name for d in others for n in walk(d))
 
 
 def _type(value: ast.Expr | None) -> str:
