@@ -15,7 +15,7 @@ from kdplan.runtime.events import Events, NoEvents
 from kdplan.runtime.interrupt import INTERRUPTED, Interrupt, Interrupted
 from kdplan.runtime.memory import freed_memory_kept
 from kdplan.runtime.options import RunOptions
-from kdplan.runtime.store import Artifact, Store, StoreError
+from kdplan.runtime.store import Artifact, Store, StoreCorrupt, StoreError, StoreMissing
 from kdplan.runtime.versions import Sources
 
 if TYPE_CHECKING:
@@ -82,15 +82,15 @@ def run_plan(
     """
     options, events = options or RunOptions(), events or NoEvents()
     result = RunResult()
-    planned = with_repairs(planned, store, events)
     events.plan_started(planned)
     try:
         with Interrupt() as interrupt:
+            runner = _Runner(plan, planned, keys, store, options, events, interrupt, assemble, result)
             for name, step in planned.items():
                 if _spared(step, result):
                     continue
                 try:
-                    _run_one(plan, step, keys, store, options, events, interrupt, assemble, result)
+                    runner.train(step)
                 except Interrupted:
                     result.interrupted, result.exit_code = name, INTERRUPTED
                     break
@@ -111,39 +111,6 @@ def run_plan(
     return result
 
 
-def with_repairs(
-    planned: Mapping[str, Planned],
-    store: Store,
-    events: Events,
-    damaged: Path | None = None,
-) -> dict[str, Planned]:
-    """The same actions, but phases whose artifacts are damaged, and are read by what will run, are trained again.
-
-    Parameters
-    ----------
-    damaged : Path, optional
-        The folder of an artifact that something else wanted to read.
-
-    Examples
-    --------
-    >>> import tempfile
-    >>> with_repairs({}, Store(tempfile.mkdtemp()), NoEvents())
-    {}
-    """
-    repaired = dict(planned)
-    read: set[str] = set()
-    for name, step in reversed(list(planned.items())):  # what reads comes after what is read
-        key = step.key
-        wanted = name in read or (damaged is not None and store.phase_folder(key) == damaged)
-        if step.action == "cached" and step.same_as is None and wanted and not _sound(store, key):
-            notice = diagnostic("KD0915", None, phase=name)
-            events.note(f"{notice.code}: {notice.message}")
-            repaired[name] = step = replace(step, action="rerun")
-        if step.action not in ("cached", "blocked"):
-            read |= {n for need in step.needs for n in (need, planned[need].same_as) if n is not None}
-    return repaired
-
-
 def repairing(
     plan: Plan,
     planned: Mapping[str, Planned],
@@ -155,11 +122,25 @@ def repairing(
     """A function that trains the phase of a damaged artifact's folder again, and says whether it did."""
 
     def repair(folder: Path) -> bool:
-        actions = with_repairs(planned, store, events or NoEvents(), folder)
-        again = run_plan(plan, actions, keys, store, options, events)
-        return again.exit_code == 0 and bool(again.trained)
+        step = _maker(planned, store, folder)
+        if step is None:
+            return False
+        _report_repair(step, events or NoEvents())
+        again = run_plan(plan, {**planned, step.name: replace(step, action="rerun")}, keys, store, options, events)
+        return again.exit_code == 0 and step.name in again.trained
 
     return repair
+
+
+def _maker(planned: Mapping[str, Planned], store: Store, folder: Path | None) -> Planned | None:
+    """The step that makes the artifact in a folder."""
+    steps = (s for s in planned.values() if s.same_as is None)
+    return next((s for s in steps if store.phase_folder(s.key) == folder), None)
+
+
+def _report_repair(step: Planned, events: Events) -> None:
+    notice = diagnostic("KD0915", None, phase=step.name)
+    events.note(f"{notice.code}: {notice.message}")
 
 
 def _spared(step: Planned, result: RunResult) -> bool:
@@ -175,36 +156,61 @@ def _spared(step: Planned, result: RunResult) -> bool:
     return False
 
 
-def _run_one(
-    plan: Plan,
-    step: Planned,
-    keys: Mapping[str, PhaseKey],
-    store: Store,
-    options: RunOptions,
-    events: Events,
-    interrupt: Interrupt,
-    assemble: Assemble | None,
-    result: RunResult,
-) -> None:
-    """Trains one phase, unless another process has done so in the meantime."""
-    from kdplan.runtime.phase import PhaseRun, run_phase
+@dataclass
+class _Runner:
+    """Trains phases; what all of them need."""
 
-    if interrupt.requested:
-        raise Interrupted
-    name = step.name
-    key = keys[name]
-    with store.begin(key.key) as work:
-        if _sound(store, key.key):
-            work.discard()
-            result.cached.append(name)
-            return
-        run = PhaseRun(Sources(plan, store, keys), options, events, interrupt, extends=step.extends)
-        if assemble is not None:
-            run.assemble = assemble
-        with freed_memory_kept():
-            artifact = run_phase(run, plan.phases[name], key, work)
-        result.trained.append(name)
-        _note_speed(store, step, artifact)
+    plan: Plan
+    planned: Mapping[str, Planned]
+    keys: Mapping[str, PhaseKey]
+    store: Store
+    options: RunOptions
+    events: Events
+    interrupt: Interrupt
+    assemble: Assemble | None
+    result: RunResult
+    repaired: set[str] = field(default_factory=set)
+
+    def train(self, step: Planned) -> None:
+        """Trains one phase; a damaged or missing artifact that it reads is made again first.
+
+        Hashes are compared where files are read, so that no file is read for this alone.
+        """
+        while True:
+            try:
+                return self._train(step)
+            except (StoreCorrupt, StoreMissing) as damage:
+                if step.extends is not None and damage.folder == self.store.phase_folder(step.extends):
+                    step = replace(step, extends=None)  # from the start instead
+                    _report_repair(step, self.events)
+                    continue
+                maker = _maker(self.planned, self.store, damage.folder)
+                if maker is None or maker.key in self.repaired:
+                    raise
+                _report_repair(maker, self.events)
+                self.repaired.add(maker.key)
+                self.train(replace(maker, action="rerun"))
+
+    def _train(self, step: Planned) -> None:
+        """Trains a phase, unless another process has done so in the meantime."""
+        from kdplan.runtime.phase import PhaseRun, run_phase
+
+        if self.interrupt.requested:
+            raise Interrupted
+        key = self.keys[step.name]
+        with self.store.begin(key.key) as work:
+            if _sound(self.store, key.key):
+                work.discard()
+                self.result.cached.append(step.name)
+                return
+            sources = Sources(self.plan, self.store, self.keys)
+            run = PhaseRun(sources, self.options, self.events, self.interrupt, extends=step.extends)
+            if self.assemble is not None:
+                run.assemble = self.assemble
+            with freed_memory_kept():
+                artifact = run_phase(run, self.plan.phases[step.name], key, work)
+            self.result.trained.append(step.name)
+            _note_speed(self.store, step, artifact)
 
 
 def _forget_frames(problem: BaseException | None) -> None:

@@ -26,7 +26,7 @@ def store_facts(store: Store, plan_file: Path | None = None) -> Facts:
     def is_extendable(key: str) -> bool:
         """Whether a longer phase can start from the artifact under a key."""
         try:
-            return store.has(key) and store.verify(key).extendable
+            return store.has(key) and store.artifact(key).extendable
         except StoreError:
             return False
 

@@ -95,7 +95,9 @@ class Training:
         self.seen = 0
         self.saved_at = self.reported_at = self.began_at = time.monotonic()
         self.history: list[dict[str, Plain]] = []
-        self.finite = {name for name, t in a.state().items() if _is_finite(t)}
+        self.finite = {
+            n for n, t in a.state().items() if (t.is_floating_point() or t.is_complex()) and bool(_are_finite(t))
+        }
         """What must stay finite: a mask may hold infinities from the start."""
         self.restore()
 
@@ -126,7 +128,6 @@ class Training:
                 if self.finished:
                     break
         self.check_finite()
-        self.check_weights()
 
     @property
     def finished(self) -> bool:
@@ -205,8 +206,9 @@ class Training:
 
     def check_weights(self) -> None:
         """Stops the phase if a weight or buffer is no longer finite: no checkpoint, snapshot or artifact has such."""
-        state = self.job.phase_graph.state()
-        if broken := sorted(n for n in self.finite & state.keys() if not _is_finite(state[n])):
+        state = {n: t for n, t in self.job.phase_graph.state().items() if n in self.finite}
+        if state and not bool(torch.stack([_are_finite(t) for t in state.values()]).all()):  # one wait for the device
+            broken = sorted(n for n, t in state.items() if not bool(_are_finite(t)))
             names = listing(dict.fromkeys(n.removeprefix("buffer/").removeprefix("nets.") for n in broken), 4)
             raise error("KD0826", self.job.span, phase=self.job.name, names=names, step=self.step)
 
@@ -290,5 +292,5 @@ class Training:
         return writers | self.snapshots.files()
 
 
-def _is_finite(tensor: Tensor) -> bool:
-    return not (tensor.is_floating_point() or tensor.is_complex()) or bool(torch.isfinite(tensor).all())
+def _are_finite(tensor: Tensor) -> Tensor:
+    return torch.isfinite(tensor).all()

@@ -88,3 +88,15 @@ def test_an_old_artifact_that_is_damaged_blocks_nothing(run: Run, file: str, con
     assert "kd: done" in run("--set", "weight=0.5")
     for command in ("status", "plan", "why"):
         assert main([command, "plan.kd", *(["kd"] if command == "why" else []), "--set", "weight=0.4"]) == 0
+
+
+def test_a_shorter_phase_that_is_damaged_is_not_extended(run: Run) -> None:
+    """The longer one is trained from its start, to the weights of a run that never was shorter."""
+    plan = Path("plan.kd")
+    plan.write_text(PLAN.replace("epochs = 1", "epochs = 2"))
+    folder = next(p for p in Path(".kdplan/phases").iterdir() if '"big@train"' in (p / "phase.json").read_text())
+    state = folder / "final.safetensors"
+    state.write_bytes(state.read_bytes()[:-1] + b"!")
+    assert "KD0915" in run() and "KD0915" not in run("--store", "whole")
+    whole = {p.parent.name: p.read_bytes() for p in Path("whole/phases").glob("*/weights-0-last.safetensors")}
+    assert len(whole) == 2 and {name: weights()[name] for name in whole} == whole

@@ -23,14 +23,18 @@ class StoreError(PlanError):
     """
 
     exit_code = 4
+    folder: Path | None = None
+    """The folder that is damaged or missing."""
 
     def __init__(self, problem: Diagnostic) -> None:
         super().__init__([problem])
 
     @classmethod
     def of(cls, code: str, **values: Any) -> Self:
-        """The error of row `code`, filled with `values`."""
-        return cls(diagnostic(code, None, **values))
+        """The error of row `code`, filled with `values`, of which `folder` is kept."""
+        problem = cls(diagnostic(code, None, **values))
+        problem.folder = values.get("folder")
+        return problem
 
 
 class StoreLocked(StoreError):
@@ -41,16 +45,6 @@ class StoreLocked(StoreError):
 
 class StoreCorrupt(StoreError):
     """A file of the store is missing, cut short or altered."""
-
-    folder: Path | None = None
-    """The folder that can be used no more."""
-
-    @classmethod
-    def of(cls, code: str, **values: Any) -> Self:
-        """The error of row `code`, filled with `values`; `folder` is kept."""
-        problem = super().of(code, **values)
-        problem.folder = values["folder"]
-        return problem
 
 
 class StoreMissing(StoreError):

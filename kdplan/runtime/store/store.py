@@ -112,7 +112,7 @@ class Store:
         folder = self.phase_folder(key)
         what = f"phase {key[:12]}"
         if not folder.is_dir():
-            raise StoreMissing.of("KD0910", what=what, root=self.root)
+            raise StoreMissing.of("KD0910", what=what, root=self.root, folder=folder)
         return Artifact(folder, what, manifest.read(folder, what), key=key)
 
     def verify(self, key: str) -> Artifact:
