@@ -23,6 +23,7 @@ from torch import Tensor, fx
 from torch.utils._pytree import tree_map
 
 from kdplan.diagnostics.boundary import is_foreign
+from kdplan.graph.fake import real_like
 from kdplan.graph.kept import functions_of, undone
 from kdplan.graph.state import Attributes, draws_undone, is_write
 
@@ -80,10 +81,10 @@ class _Reader(fx.Interpreter):
     def run_node(self, n: fx.Node) -> Any:
         """The node's value: real, or drawn where it has no numbers to be computed from."""
         if n.op == "placeholder":
-            return self.known[n.name] if n.name in self.known else _drawn(n.meta["val"])
+            return self.known[n.name] if n.name in self.known else real_like(n.meta["val"], torch.randn)
         own = str(n.meta.get("owner", "loss")).partition(" ")[0]
         if not self.weights and own in ("net", "adapter") and not is_write(n):
-            return _drawn(n.meta["val"])
+            return real_like(n.meta["val"], torch.randn)
         args, kwargs = self.fetch_args_kwargs_from_env(n)
         if n not in self.calls:
             return getattr(self, n.op)(n.target, args, kwargs)
@@ -99,15 +100,3 @@ def _copy(value: object, gradients: bool = False) -> object:
         return value
     copied = value.detach().clone()
     return copied.requires_grad_(gradients) * 1 if value.is_floating_point() and gradients else copied
-
-
-def _drawn(value: Any) -> Any:
-    """Real numbers of the shapes and types of fake ones."""
-
-    def draw(v: object) -> object:
-        if not isinstance(v, Tensor):
-            return v
-        shape = tuple(v.shape)
-        return torch.randn(shape).to(v.dtype) if v.is_floating_point() else torch.zeros(shape, dtype=v.dtype)
-
-    return tree_map(draw, value)

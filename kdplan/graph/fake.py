@@ -6,7 +6,7 @@ import copy
 import logging
 import operator
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -19,7 +19,6 @@ from torch._subclasses.fake_tensor import (
     UnsupportedOperatorException,
 )
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_map
 
 from kdplan.diagnostics.boundary import is_foreign
 from kdplan.graph.kept import functions_of, undone
@@ -258,7 +257,9 @@ class FakeContext:
             for make in _REAL[1:] if node.op == "call_module" else ():
                 try:
                     other, _ = self._once(node, root, watch, make)
-                except Exception:
+                except BaseException as other_problem:
+                    if not is_foreign(other_problem):
+                        raise
                     continue  # such numbers need not be ones that it works with
                 if [v.shape for v in tensors(other)] != [v.shape for v in tensors(value)]:
                     raise ValueShapeError(f"the shape that {node.target} returns").with_traceback(problem.__traceback__)
@@ -269,30 +270,45 @@ class FakeContext:
     def _once(
         self, node: fx.Node, root: nn.Module, watch: _RandomWatch, make: Callable[..., Tensor]
     ) -> tuple[Any, set[fx.Node]]:
-        reals = {n: real_like(n.meta["val"], make) for n in node.all_input_nodes}
-        before = {n: _writes(tensors(v)) for n, v in reals.items()}
-        args, kwargs = fx.map_arg((node.args, node.kwargs), reals.__getitem__)
-        with torch.random.fork_rng(devices=[]), watch:
-            if node.op == "call_method":
-                value = getattr(args[0], str(node.target))(*args[1:], **kwargs)
-            elif node.op == "call_function":
-                assert callable(node.target)
-                with self._undone(node.target):
-                    value = node.target(*args, **kwargs)
+        with torch.random.fork_rng(devices=[]):
+            reals = {n: real_like(n.meta["val"], make) for n in node.all_input_nodes}
+            before = {n: _writes(tensors(v)) for n, v in reals.items()}
+            args, kwargs = fx.map_arg((node.args, node.kwargs), reals.__getitem__)
+            if node.op == "call_module":
+                value = self.really(root.get_submodule(str(node.target)), args, kwargs, make, watch)
+            elif node.op == "call_method":
+                with watch:
+                    value = getattr(args[0], str(node.target))(*args[1:], **kwargs)
             else:
-                value = self.really(root.get_submodule(str(node.target)), args, kwargs, make)
+                assert callable(node.target)
+                with watch, self._undone(node.target):
+                    value = node.target(*args, **kwargs)
         return value, {n for n in reals if before[n] != _writes(tensors(reals[n]))}
 
-    def really(self, module: nn.Module, args: Any, kwargs: Any, make: Callable[..., Tensor] = torch.rand) -> Any:
-        """What a copy of a module returns on real numbers; `changed` says whether it wrote into buffers."""
+    def really(
+        self,
+        module: nn.Module,
+        args: Any,
+        kwargs: Any,
+        make: Callable[..., Tensor] = torch.rand,
+        watch: AbstractContextManager[Any] | None = None,
+    ) -> Any:
+        """What a copy of a module returns on real numbers; `changed` says whether it wrote into buffers.
+
+        `watch` sees what the module does, and nothing of how its numbers are made.
+        """
         if any(isinstance(t, FakeTensor) for t in [*whole(module).parameters(), *whole(module).buffers()]):
             raise RuntimeError("what it returns depends on its weights, which are not there")
-        copied = _filled(copy.deepcopy(module), make)
-        held = [(b, writes(b)) for b in whole(copied).buffers()]
-        with torch.random.fork_rng(devices=[]), uncompiled(), self._undone(whole(copied)):
-            value = copied(*real_like(args, make), **real_like(kwargs, make))
-        now = [(b, writes(b)) for b in whole(copied).buffers()]
-        self.changed |= [(id(b), v) for b, v in now] != [(id(b), v) for b, v in held]
+        with torch.random.fork_rng(devices=[]):
+            copied = _filled(copy.deepcopy(module), make)
+            args, kwargs = real_like(args, make), real_like(kwargs, make)
+            held = [(b, writes(b)) for b in whole(copied).buffers()]
+            with watch or nullcontext(), uncompiled(), self._undone(whole(copied)):
+                value = copied(*args, **kwargs)
+        now = [(id(b), writes(b)) for b in whole(copied).buffers()]
+        self.changed |= now != [
+            (id(b), count) for b, count in held
+        ]  # which keeps them, so that no identity is given anew
         return value
 
 
@@ -316,7 +332,7 @@ def real_like(tree: Any, make: Callable[..., Tensor]) -> Any:
         fill = make if is_differentiable(v) else torch.zeros
         return fill(v.shape, dtype=v.dtype, device="cpu" if v.is_meta else v.device)
 
-    return tree_map(real, tree)
+    return mapped(real, tree)
 
 
 def _writes(values: list[Tensor]) -> list[int]:

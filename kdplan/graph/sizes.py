@@ -8,15 +8,17 @@ from torch import Tensor, nn
 
 from kdplan.diagnostics.boundary import is_foreign
 from kdplan.graph.trace import trace
-from kdplan.ir.lengths import view_size
+from kdplan.ir.lengths import part_sizes, view_size
 from kdplan.ir.plan import Phase, Plan
 
 
 def holds_for(plan: Plan, phase: Phase, stream: int, module: nn.Module, inputs: Tensor) -> bool:
-    """Whether the graph of a module is one for all sizes of a batch, of which the last of an epoch is another."""
-    batch, size = phase.recipes[0].batch_of(stream), view_size(plan, phase.streams[stream])
-    last = size % batch
-    return not last or phase.recipes[0].drop_last or same_graph(module, inputs, (batch, last))
+    """Whether the graph of a module is one for all sizes of a phase's batches, of which an epoch's last is another."""
+    recipe = phase.recipes[0]
+    parts = part_sizes(recipe, [view_size(plan, view) for view in phase.streams])
+    batch = recipe.batch_of(stream)
+    others = {part[stream] for part in parts} - {batch}
+    return not others or same_graph(module, inputs, (batch, *others))
 
 
 def same_graph(module: nn.Module, inputs: Tensor, sizes: Sequence[int]) -> bool:

@@ -1,25 +1,19 @@
 """Networks that keep state: buffers bound anew or written, through views, by index, in parts that are shared."""
 
+import parts
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 
-class Base(nn.Module):
-    """A linear layer, a step on its features [B, 8], and a head."""
+class Base(parts.Base):
+    """With buffers for the step."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.body, self.head = nn.Linear(64, 8), nn.Linear(8, 10)
         self.register_buffer("center", torch.zeros(8))
         self.register_buffer("bank", torch.zeros(24, 8))
         self.register_buffer("n", torch.zeros((), dtype=torch.long))
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.head(self.step(self.body(x.flatten(1))))
-
-    def step(self, f: Tensor) -> Tensor:
-        return f
 
 
 class CenterRebound(Base):

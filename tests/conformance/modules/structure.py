@@ -1,38 +1,13 @@
 """Networks built in unusual ways: shared and reparametrised weights, hooks, compiled parts, modes."""
 
 import torch
+from parts import Base, Part
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils import parametrizations, parametrize
 from torch.utils.checkpoint import checkpoint
 
-
-class Base(nn.Module):
-    """A linear layer, a step on its features [B, 8], and a head."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.body, self.head = nn.Linear(64, 8), nn.Linear(8, 10)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.head(self.step(self.body(x.flatten(1))))
-
-    def step(self, f: Tensor) -> Tensor:
-        return f
-
-
 # ---- weights
-
-
-class Part(Base):
-    """With one more layer for the step."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.part = nn.Linear(8, 8)
-
-    def step(self, f: Tensor) -> Tensor:
-        return self.part(f)
 
 
 class Tied(Part):
