@@ -308,7 +308,7 @@ class FakeContext:
         now = [(id(b), writes(b)) for b in whole(copied).buffers()]
         self.changed |= now != [
             (id(b), count) for b, count in held
-        ]  # which keeps them, so that no identity is given anew
+        ]  # `held` keeps their ids
         return value
 
 
