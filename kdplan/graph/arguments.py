@@ -24,7 +24,7 @@ from torch.utils._pytree import tree_map
 
 from kdplan.diagnostics.boundary import is_foreign
 from kdplan.graph.fake import real_like
-from kdplan.graph.kept import functions_of, undone
+from kdplan.graph.kept import code_of, undone
 from kdplan.graph.state import Attributes, draws_undone, is_write
 
 Arguments = tuple[fx.Node, tuple[Any, ...], dict[str, Any]]
@@ -43,7 +43,7 @@ def arguments_of(
         return seen
     buffers = {b: b.detach().clone() for part in parts for b in part.buffers() if weights and not b.is_meta}
     attributes = [Attributes(part) for part in parts]
-    code = [*(f for part in parts for f in functions_of(part)), *(n.target for n in calls)]
+    code = [*(f for part in parts for f in code_of(part)), *(n.target for n in calls)]
     values = dict(known)
     try:
         with torch.random.fork_rng(devices=[]), draws_undone(), undone(*code), torch.no_grad():

@@ -2,7 +2,7 @@
 
 >>> from torch import nn
 >>> compare(nn.Linear(3, 2), (torch.ones(4, 3),))
-Verdict(differs='', unstable='', leaves=(), attributes=(), kept=(), lost='')
+Verdict(differs='', unstable='', leaves=(), attributes=(), kept=(), lost='', transient=())
 """
 
 from __future__ import annotations
@@ -52,6 +52,8 @@ class Verdict:
         What else the code changes outside of networks: globals, closures, attributes of functions.
     lost
         What differs in the second step where only weights and buffers come from the first; "" for nothing.
+    transient
+        Buffers that change and are registered as not persistent: no version has them.
     """
 
     differs: str = ""
@@ -60,6 +62,7 @@ class Verdict:
     attributes: tuple[tuple[str, str], ...] = ()
     kept: tuple[str, ...] = ()
     lost: str = ""
+    transient: tuple[str, ...] = ()
 
     def plain(self) -> dict[str, Any]:
         """The verdict as plain values, for the store."""
@@ -76,7 +79,7 @@ class Verdict:
         if values.keys() != {f.name for f in fields(Verdict)}:
             return None
         pairs = {name: tuple((a, b) for a, b in values[name]) for name in ("leaves", "attributes")}
-        return Verdict(**{**values, **pairs, "kept": (*values["kept"],)})
+        return Verdict(**{**values, **pairs, **{n: (*values[n],) for n in ("kept", "transient")}})
 
 
 class Fatal(RuntimeError):
@@ -119,7 +122,9 @@ def compare(module: nn.Module, inputs: Sequence[Tensor], half: bool = False, fir
         (called(resumed), resumed),
     )
     changed = tuple((n, values[n.rpartition(".")[2]]) for n in attributes.changed())
-    return replace(verdict, leaves=tuple(leaves.items()), attributes=changed)
+    stored, start = first.state_dict().keys(), dict(module.named_buffers())
+    written = [n for n, b in first.named_buffers() if n not in stored and not _equal(b, start.get(n))]
+    return replace(verdict, leaves=tuple(leaves.items()), attributes=changed, transient=tuple(written))
 
 
 def compare_call(fn: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any], half: bool = False) -> Verdict:
@@ -128,7 +133,7 @@ def compare_call(fn: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[st
     Examples
     --------
     >>> compare_call(lambda x, weight: weight * x.mean(), (torch.ones(4, 3),), {"weight": 2})
-    Verdict(differs='', unstable='', leaves=(), attributes=(), kept=(), lost='')
+    Verdict(differs='', unstable='', leaves=(), attributes=(), kept=(), lost='', transient=())
     """
     first, second, third = (_Call(fn, args, kwargs) for _ in range(3))
     return _compare([fn], (first, first), (second, second), (third.as_graph, third), half)

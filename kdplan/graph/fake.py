@@ -21,7 +21,7 @@ from torch._subclasses.fake_tensor import (
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from kdplan.diagnostics.boundary import is_foreign
-from kdplan.graph.kept import functions_of, undone
+from kdplan.graph.kept import code_of, undone
 from kdplan.graph.state import Attributes, PythonDraws, is_user_code, is_write
 from kdplan.graph.structure import mapped, tensors, writes
 from kdplan.graph.uncompiled import uncompiled
@@ -175,7 +175,7 @@ class FakeContext:
         if not is_user_code(code):
             yield
             return
-        with undone(*(functions_of(code) if isinstance(code, nn.Module) else [code])) as kept:
+        with undone(*(code_of(code) if isinstance(code, nn.Module) else [code])) as kept:
             yield
             self.changed |= bool(kept.changed())
 
@@ -306,9 +306,7 @@ class FakeContext:
             with watch or nullcontext(), uncompiled(), self._undone(whole(copied)):
                 value = copied(*args, **kwargs)
         now = [(id(b), writes(b)) for b in whole(copied).buffers()]
-        self.changed |= now != [
-            (id(b), count) for b, count in held
-        ]  # `held` keeps their ids
+        self.changed |= now != [(id(b), count) for b, count in held]  # `held` keeps their ids
         return value
 
 

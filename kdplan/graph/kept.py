@@ -11,7 +11,7 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from types import CellType, FunctionType, MethodType, ModuleType
+from types import CellType, FunctionType, MethodType, ModuleType, SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -124,7 +124,9 @@ class Kept:
         elif isinstance(value, type | ModuleType):
             if user_module(value) is not None:
                 yield from self._namespace("" if isinstance(value, ModuleType) else f"{value.__name__}.", value)
-        elif user_module(type(value)) is not None and hasattr(value, "__dict__"):
+        elif isinstance(value, SimpleNamespace) or (
+            user_module(type(value)) is not None and hasattr(value, "__dict__")
+        ):
             yield from self._namespace(f"{where}.", value)
 
     def _function(self, function: FunctionType) -> Iterator[tuple[str, Any]]:
@@ -225,6 +227,16 @@ def functions_of(module: nn.Module) -> list[object]:
     parts = [m for m in module.modules() if user_module(type(m)) is not None]
     given = [v for m in parts for v in vars(m).values() if isinstance(v, FunctionType)]
     return [*dict.fromkeys([*(type(m).forward for m in parts), *given])]
+
+
+def code_of(module: nn.Module) -> list[object]:
+    """What to undo around a call that is no step of training: a network's functions, and the objects that it keeps.
+
+    Attributes that are plain values, tensors or modules are `Attributes`' to see.
+    """
+    parts = [m for m in module.modules() if user_module(type(m)) is not None]
+    held = [v for m in parts for n, v in vars(m).items() if not n.startswith("_")]
+    return [*functions_of(module), *(v for v in held if not isinstance(v, Tensor | nn.Module | FunctionType))]
 
 
 @contextmanager

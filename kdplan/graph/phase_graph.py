@@ -192,11 +192,11 @@ class PhaseGraph:
     def load_state(self, tensors: dict[str, Tensor]) -> None:
         """Copies `tensors` (from `state`) into the tensors of the phase; the layout in memory and the device stay.
 
-        A buffer that came to be in training, or got another shape, is registered as it was.
+        A buffer that came to be in training, or got another shape or type, is registered as it was.
         """
         own = self.state()
         for name, tensor in own.items():
-            if name in tensors and tensors[name].shape == tensor.shape:
+            if name in tensors and (tensors[name].shape, tensors[name].dtype) == (tensor.shape, tensor.dtype):
                 tensor.data.copy_(tensors[name])
             elif name.startswith("buffer/"):
                 self._bind(name, tensors.get(name))
@@ -207,6 +207,8 @@ class PhaseGraph:
 
     def _bind(self, name: str, value: Tensor | None) -> None:
         """Bind a buffer, by its name in `state`."""
+        if value is not None and (near := next(iter(self.networks[0].parameters()), None)) is not None:
+            value = value.to(near.device)
         path = name.removeprefix("buffer/")
         slot, _, inner = path.rpartition("/")
         bind_buffer(self.networks[int(slot)] if slot else self.root, inner, value)

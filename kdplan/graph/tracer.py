@@ -15,7 +15,7 @@ from torch.utils._pytree import tree_flatten, tree_map, tree_unflatten
 from kdplan.graph.fake import FakeContext, is_differentiable, storages
 from kdplan.graph.guards import Guard, GuardingTracer
 from kdplan.graph.impure import watched
-from kdplan.graph.kept import functions_of, undone
+from kdplan.graph.kept import code_of, undone
 from kdplan.graph.lines import calling_line
 from kdplan.graph.proxy import ValueProxy, is_plain
 from kdplan.graph.state import Attributes, PythonDraws, assign_buffer, is_user_code, written
@@ -74,12 +74,12 @@ class PathTracer(GuardingTracer):
         self._parameters = {id(p) for p in holder.parameters()}
         saved = Attributes(holder)
         try:
-            with torch.enable_grad(), _makers_recorded(self), watched(self), undone(*functions_of(holder.net)):
+            with torch.enable_grad(), _makers_recorded(self), watched(self), undone(*code_of(holder.net)):
                 graph = self.trace(holder)
-            for name in saved.changed():
-                owner, _, attribute = name.rpartition(".")
-                if not any(owner == path or owner.startswith(f"{path}.") for path in self.impure):
-                    self.impure[owner] = f"it changes the Python attribute `{attribute}`"
+                for name in saved.changed():
+                    owner, _, attribute = name.rpartition(".")
+                    if not any(owner == path or owner.startswith(f"{path}.") for path in self.impure):
+                        self.impure[owner] = f"it changes the Python attribute `{attribute}`"
             return graph
         finally:
             # A forward that stores values on its module must not leave proxies behind.

@@ -125,6 +125,8 @@ def verify(
         if not verdict.differs and not holds_for(plan, phase, taps[0].inputs[0].stream, module, inputs):  # type: ignore[union-attr]
             networks.whole[label] = "its control flow depends on the size of a batch"
             warnings.append(diagnostic("KD0540", span, network=network.name, reason=networks.whole[label]))
+        if verdict.transient:
+            warnings.append(diagnostic("KD0547", span, network=network.name, buffers=listing(verdict.transient)))
         for name, value in verdict.attributes:
             leaf = name.rpartition(".")[2]
             warnings.append(diagnostic("KD0541", span, network=network.name, name=name, leaf=leaf, value=value))

@@ -107,7 +107,7 @@ def _filled(
 ) -> nn.Module:
     """The network with a state's weights; with `reset`, except those that its declaration draws anew.
 
-    `late` names buffers that training may have registered or given another shape; None for all but parameters.
+    `late` names buffers that training may have registered or given another shape or type; None for all but parameters.
     """
     net = fresh(network)
     if reset and network.reset:
@@ -116,7 +116,7 @@ def _filled(
     own = net.state_dict()
     buffers = state.keys() - dict(net.named_parameters()).keys()
     for name in buffers if late is None else buffers & {*late}:
-        if name not in own or own[name].shape != state[name].shape:
+        if name not in own or (own[name].shape, own[name].dtype) != (state[name].shape, state[name].dtype):
             bind_buffer(net, name, torch.empty_like(state[name]))
     try:
         net.load_state_dict(state)

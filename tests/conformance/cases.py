@@ -17,8 +17,8 @@ HELPERS = {"update", "gated", "scripted_mean"}
 """Functions of the files that are no losses."""
 
 LEAVES = {
-    "state": "CenterData CenterInBuffers CenterLazy CenterOfNone CenterAsAttribute FrozenParameter BankWithPointer "
-             "Warmup EmaTeacher History Ticking Growing WholeState",
+    "state": "CenterWider CenterData CenterInBuffers CenterLazy CenterOfNone CenterAsAttribute FrozenParameter "
+             "BankWithPointer Warmup EmaTeacher History Ticking Growing WholeState",
     "draws": "DepthByTorchNumber DepthByRandom DepthByNumpy DepthBySampledLayer Variational Categorical MixUp "
              "OwnGenerator Shuffled Forked",
     "control": "IfMean IfAny Item ItemAsIndex ToList ToNumpy FromNumpy Formatted Printed Masked MaskedRows NonZero "

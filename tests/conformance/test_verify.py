@@ -13,8 +13,11 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from kdplan.cli import main as kdplan
-from kdplan.compile import check_text
+from kdplan.compile import check_text, compile_source
+from kdplan.diagnostics.span import Source
 from kdplan.graph.compare import Verdict, compare
+from kdplan.graph.inspect import fresh
+from kdplan.graph.trace import trace
 from kdplan.graph.verify import is_users
 from tests.conformance.test_state import IN_THE_GRAPH, WHOLE, Stateful, Step
 
@@ -221,3 +224,38 @@ def test_two_calls_of_a_network_with_dropout_differ(tmp_path: Path) -> None:
     (tmp_path / "once").mkdir()
     _, once = run(tmp_path / "once", write(tmp_path / "once", body, loss.replace("small(inputs)", "small")))
     assert twice > once
+
+
+def test_state_in_a_buffer_that_is_not_persistent_is_a_warning(tmp_path: Path) -> None:
+    body = "self.passing.add_(f.detach().mean(0))\nreturn self.head(f - self.passing)"
+    text = write(tmp_path, body)
+    code = tmp_path / "net.py"
+    line = 'self.register_buffer("passing", torch.zeros(16), persistent=False)\n        self.t, self.before'
+    code.write_text(code.read_text().replace("self.t, self.before", line))
+    (warning,) = check_text(text, folder=tmp_path)
+    assert warning.code == "KD0547" and "`passing`" in warning.message
+    code.write_text(code.read_text().replace(", persistent=False", ""))
+    assert check_text(text, folder=tmp_path) == []
+
+
+KEPT = {
+    "[[0]]": "self.kept[0][0] += 1\nn = self.kept[0][0]",
+    "np.zeros(1)": "self.kept[0] += 1\nn = float(self.kept[0])",
+    "Counts()": "self.kept.n += 1\nn = self.kept.n",
+    "types.SimpleNamespace(n=0)": "self.kept.n += 1\nn = self.kept.n",
+}
+
+
+@pytest.mark.parametrize("kept", KEPT)
+def test_objects_that_a_network_keeps_are_as_before_looking(kept: str, tmp_path: Path) -> None:
+    """The first step of training has the values of the constructor."""
+    text = write(tmp_path, KEPT[kept] + "\nreturn self.head(f) / n", "mean(small.logits)")
+    code = tmp_path / "net.py"
+    head = "import types\n\nimport numpy as np\n\n\nclass Counts:\n    n = 0\n\n\n"
+    kept_first = f"self.kept = {kept}\n        self.t, self.before"
+    code.write_text(head + code.read_text().replace("self.t, self.before", kept_first))
+    (network,) = compile_source(Source("plan.kd", text), tmp_path).plan.networks.values()
+    net = fresh(network)
+    trace(net, torch.zeros(4, 1, 8, 8))
+    held = net.kept
+    assert (held[0][0] if kept == "[[0]]" else held[0] if kept == "np.zeros(1)" else held.n) == 0

@@ -46,6 +46,14 @@ class CenterAugmented(Base):
         return f - self.center
 
 
+class CenterWider(Base):
+    """Bound to another type than it was registered with."""
+
+    def step(self, f):
+        self.center = self.center.double() + f.detach().mean(0)
+        return f - self.center.float()
+
+
 class CenterData(Base):
     """Written through `.data`."""
 
