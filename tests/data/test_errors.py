@@ -128,6 +128,9 @@ def test_user_function_raises(tmp_path):
     assert "unexpected keyword" in _code(describe, "source", {"function": f"{path}:make", "m": 1}, None).message
 
 
+ARRAYS = "import numpy as np\ndef f(): return {'train': (np.zeros((3, 4)), [0, 1, 0]), "
+
+
 @pytest.mark.parametrize(
     ("text", "part"),
     [
@@ -142,6 +145,11 @@ def test_user_function_raises(tmp_path):
             "different",
         ),
         ("g = 1", "has no function"),
+        (f"{ARRAYS}'classes': 3}}", "`classes` are names"),
+        (f"{ARRAYS}'superclasses': [1]}}", "`superclasses` names"),
+        (f"{ARRAYS}'mean': 'grey'}}", "numbers of each channel"),
+        ("import torch\ndef f(): return {'train': (torch.zeros(3, 4).bfloat16(), None)}", "`train` cannot be made"),
+        ("import torch\ndef f(): return {'train': (torch.zeros(3, 4, requires_grad=True), None)}", "`train` cannot be"),
     ],
 )
 def test_user_function_gives_nonsense(tmp_path, text, part):

@@ -18,7 +18,7 @@ from kdplan.data.files import Where
 from kdplan.data.params import Arguments
 from kdplan.data.sources.arrays import arrange, whole
 from kdplan.data.sources.base import Array, Opened, Part, SourceSpec
-from kdplan.diagnostics.boundary import boundary
+from kdplan.diagnostics.boundary import boundary, cause_of
 from kdplan.diagnostics.report import error
 from kdplan.ir import user_code
 from kdplan.ir.spec import REQUIRED, Param
@@ -93,6 +93,9 @@ def open_user(args: Arguments, where: Where) -> Opened:
             inputs, labels = _pair(pair)
         except ValueError as e:
             raise error("KD0719", where.span, function=name, why=f"`{split}` has {e}") from e
+        except (TypeError, RuntimeError) as e:  # of NumPy and torch, about values that are no arrays
+            why = f"`{split}` cannot be made an array: {cause_of(e).reason}"
+            raise error("KD0719", where.span, function=name, why=why) from e
         parts[split] = Part(len(inputs), lambda x=inputs: x, None if labels is None else lambda y=labels: y)  # type: ignore[misc]
         shapes.add(inputs.shape[1:])
         types.add(inputs.dtype)
@@ -108,11 +111,15 @@ def open_user(args: Arguments, where: Where) -> Opened:
             else "it has no split such as `train`"
         )
         raise error("KD0719", where.span, function=name, why=why)
-    classes = tuple(map(str, given.get("classes") or range(max(top, 0))))
-    groups = given.get("superclasses")
-    superclasses = {str(k): tuple(map(str, v)) for k, v in groups.items()} if groups else None
+    try:
+        classes = tuple(map(str, given.get("classes") or range(max(top, 0))))
+        groups = given.get("superclasses")
+        superclasses = {str(k): tuple(map(str, v)) for k, v in groups.items()} if groups else None
+        mean, std = _numbers(given.get("mean")), _numbers(given.get("std"))
+    except (TypeError, ValueError, AttributeError, RuntimeError) as e:
+        facts = "`classes` are names, `superclasses` names of each group, `mean` and `std` numbers of each channel"
+        raise error("KD0719", where.span, function=name, why=f"{facts}: {cause_of(e).reason}") from e
     digest.update(repr((classes, superclasses, given.get("mean"), given.get("std"))).encode())
-    mean, std = _numbers(given.get("mean")), _numbers(given.get("std"))
     whole = types == {np.dtype(np.int64)}
     return Opened(parts, digest.hexdigest, classes, superclasses, shapes.pop(), mean, std, whole=whole)
 
