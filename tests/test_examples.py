@@ -31,9 +31,12 @@ CONCENTRATION = [p for p in PLANS if p.startswith("plans/concentration/") and "c
 PARTS = {
     "plans/stage_by_stage/table8.kd": ONE_PAIR,
     "plans/stage_by_stage/table9.kd": ONE_PAIR,
-    **dict.fromkeys([*CONCENTRATION, "plans/common/eft.kd"], FEW),  # of eleven classes
+    **dict.fromkeys(CONCENTRATION, FEW),  # of eleven classes
 }
 """Of these, graphs of a part are built: others differ in the networks' depths only, and take minutes."""
+
+SMALL = "KD0371"
+"""A batch is larger than the data: true of the stand-ins, which have a few samples."""
 
 
 @pytest.mark.parametrize("plan", [p if p in OF_DIGITS else pytest.param(p, marks=pytest.mark.slow) for p in PLANS])
@@ -41,7 +44,8 @@ def test_plan_checks(plan: str, request: pytest.FixtureRequest, capsys: pytest.C
     """With graphs and costs. Plans whose data are not to be had see folders of the right layout."""
     root = root_for(ROOT / plan, request)
     assert main(["check", str(ROOT / plan), *PARTS.get(plan, []), *(["--data", str(root)] if root else [])]) == 0
-    assert capsys.readouterr().err == "", "not even a warning"
+    warned = re.findall(r"^\w+\[(KD\d+)\]", capsys.readouterr().err, flags=re.M)
+    assert set(warned) <= ({SMALL} if root else set()), "not even a warning"
 
 
 @pytest.mark.parametrize("plan", [p for p in PLANS if p not in OF_DIGITS])
