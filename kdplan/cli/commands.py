@@ -217,9 +217,10 @@ def run(arguments: argparse.Namespace) -> int:
     for line in compiled.files:
         events.note(f"weights: {line}")
     result = run_plan(compiled.plan, compiled.planned, compiled.keys, store, options, events)
-    if result.interrupted is not None:
-        print(f"interrupted in {result.interrupted}; the same command resumes there", file=sys.stderr)
-    if result.exit_code == 0 or (arguments.keep_going and result.interrupted is None):
+    if result.exit_code == ExitCode.INTERRUPTED:
+        where = f"in {result.interrupted}" if result.interrupted else "before the measures"
+        print(f"interrupted {where} by {result.by}; the same command resumes there", file=sys.stderr)
+    elif result.exit_code == 0 or arguments.keep_going:
         printed = _Printed(arguments, arguments.plots or store.root / "plots" / arguments.file.stem)
         repair = repairing(compiled.plan, compiled.planned, compiled.keys, store, options, events)
         run_measures(compiled.plan, compiled.keys, store, options, printed, repair)

@@ -14,7 +14,7 @@ from torch.utils.data import Dataset as TorchDataset
 
 from kdplan.data.dataset import Batch, Dataset, Raw
 from kdplan.data.philox import order
-from kdplan.data.workers import CONTEXT, begin
+from kdplan.data.workers import CONTEXT, Crew, begin
 from kdplan.diagnostics.report import Diagnostic, PlanError, error
 
 
@@ -82,7 +82,7 @@ class Loader:
         if self.drop_last and len(dataset) < batch:
             raise error("KD0732", None, name=dataset.spec.source, batch=batch, found=len(dataset))
         self._maker = _Maker(dataset, batch, seed, train, stream, rows, inputs)
-        self._work: DataLoader[tuple[Raw | None, Tensor] | _Failed] | None = None
+        self._crew: Crew[tuple[Raw | None, Tensor] | _Failed] | None = None
         self._plan = _Steps()
 
     @property
@@ -101,10 +101,10 @@ class Loader:
             for step in range(start, self.steps_per_epoch):
                 yield self.dataset.finish(*self._maker.raw(epoch, step))
             return
-        if self._work is None:
-            self._work = self._start_workers()
+        if self._crew is None or self._crew.ended:
+            self._crew = Crew(self._loading(), self.dataset.spec.source)
         self._plan.steps = [(epoch, step) for step in range(start, self.steps_per_epoch)]
-        for batch in self._work:
+        for batch in self._crew.batches():
             if isinstance(batch, _Failed):
                 raise PlanError(batch.diagnostics)
             yield self.dataset.finish(*batch)
@@ -118,9 +118,11 @@ class Loader:
 
     def close(self) -> None:
         """End the worker processes; a later epoch starts new ones."""
-        self._work = None
+        if self._crew is not None:
+            self._crew.end()
+            self._crew = None
 
-    def _start_workers(self) -> DataLoader[tuple[Raw | None, Tensor] | _Failed]:
+    def _loading(self) -> DataLoader[tuple[Raw | None, Tensor] | _Failed]:
         return DataLoader(
             _Work(self._maker),
             batch_size=None,

@@ -43,6 +43,8 @@ class RunResult:
     failed: dict[str, PlanError] = field(default_factory=dict)
     interrupted: str | None = None
     """The phase that was running when the run was asked to stop."""
+    by: str = ""
+    """What asked: a signal's name."""
 
     @property
     def done(self) -> set[str]:
@@ -83,8 +85,9 @@ def run_plan(
     options, events = options or RunOptions(), events or NoEvents()
     result = RunResult()
     events.plan_started(planned)
+    interrupt = Interrupt()
     try:
-        with Interrupt() as interrupt:
+        with interrupt:
             runner = _Runner(plan, planned, keys, store, options, events, interrupt, assemble, result)
             for name, step in planned.items():
                 if _spared(step, result):
@@ -105,6 +108,8 @@ def run_plan(
                     store.remember(options.plan_file, {n: keys[n].key for n in result.done})
         if options.plan_file and result.done:
             store.remember(options.plan_file, {n: keys[n].key for n in result.done})
+        if interrupt.requested:
+            result.exit_code, result.by = result.exit_code or INTERRUPTED, interrupt.by
         result.skipped += [n for n in planned if n not in result.done | result.failed.keys() | {*result.skipped}]
     finally:
         events.finished()
