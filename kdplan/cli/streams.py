@@ -111,7 +111,7 @@ def outliving(note: str = "") -> Iterator[Callable[[], bool]]:
         out.flush()
         return out.failed
 
-    sys.stdout, sys.stderr = out, err  # type: ignore[assignment]
+    sys.stdout, sys.stderr = out, err
     try:
         yield failed
     finally:

@@ -36,7 +36,7 @@ def test_a_process_that_is_killed(loader):
     batches = loader.epoch(0)
     next(batches)
     os.kill(_child(), signal.SIGKILL)
-    with pytest.raises(PlanError, match="KD0737.*`image_folder` was ended by SIGKILL"):
+    with pytest.raises(PlanError, match=r"KD0737.*`image_folder` was ended by SIGKILL"):
         list(batches)
     assert len(list(loader.epoch(0))) == loader.steps_per_epoch  # with a new process
 
@@ -47,7 +47,7 @@ def test_a_process_that_is_stopped(loader, monkeypatch):
     next(batches)
     os.kill(_child(), signal.SIGSTOP)
     began = time.monotonic()
-    with pytest.raises(PlanError, match="KD0737.*gave nothing for 1 s"):
+    with pytest.raises(PlanError, match=r"KD0737.*gave nothing for 1 s"):
         list(batches)
     assert time.monotonic() - began < 30
     assert not multiprocessing.active_children()
@@ -55,7 +55,7 @@ def test_a_process_that_is_stopped(loader, monkeypatch):
 
 def test_a_process_that_ends_itself(loader, monkeypatch):
     monkeypatch.setattr(loader.dataset, "raw", lambda *_: os._exit(7))
-    with pytest.raises(PlanError, match="KD0737.*ended itself with code 7"):
+    with pytest.raises(PlanError, match=r"KD0737.*ended itself with code 7"):
         list(loader.epoch(0))
 
 
@@ -88,5 +88,5 @@ def test_batches_are_what_they_were(loader):
 
 def test_a_time_that_is_no_number(monkeypatch):
     monkeypatch.setenv(PATIENCE, "soon")
-    with pytest.raises(PlanError, match="KD0738.*soon"):
+    with pytest.raises(PlanError, match=r"KD0738.*soon"):
         patience()
