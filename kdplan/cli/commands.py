@@ -202,6 +202,7 @@ def run(arguments: argparse.Namespace) -> int:
         deterministic=arguments.deterministic,
         keep_going=arguments.keep_going,
         checkpoint_seconds=arguments.checkpoint_seconds,
+        wait_for_space=arguments.wait_for_space,
         plan_file=str(arguments.file),
         data_root=data_root(arguments),
         tensorboard=arguments.tensorboard,

@@ -123,6 +123,9 @@ def _add_run(subparsers: Subparsers[argparse.ArgumentParser]) -> None:
         "--checkpoint-seconds", type=float, default=60.0, metavar="SECONDS",
         help="save a checkpoint every so many seconds inside an epoch (default: 60)",
     )  # fmt: skip
+    run.add_argument(
+        "--wait-for-space", action="store_true", help="when the disk is full, wait for space in place of a failure"
+    )
     run.add_argument("--tensorboard", default=None, metavar="DIR", help="write TensorBoard files to DIR")
     run.add_argument(
         "--plots", default=None, metavar="DIR",

@@ -13,7 +13,7 @@ _GONE = {errno.EPIPE, errno.ECONNRESET}
 
 
 class Output:
-    """A text stream that drops what is written after its first failure.
+    """An output stream that drops what is written after its first failure.
 
     Parameters
     ----------

@@ -116,6 +116,12 @@ class Loader:
             yield from self.epoch(epoch, start)
             epoch, start = epoch + 1, 0
 
+    def reseed(self, seed: int) -> None:
+        """Take other orders and augmentation from now on."""
+        self.close()
+        self.seed = seed
+        self._maker.reseed(seed)
+
     def close(self) -> None:
         """End the worker processes; a later epoch starts new ones."""
         if self._crew is not None:
@@ -159,6 +165,10 @@ class _Maker:
         self.inputs = inputs
         self.size = len(dataset) if rows is None else len(rows)
         self._order: tuple[int, Tensor] | None = None
+
+    def reseed(self, seed: int) -> None:
+        """Forget the order of the last epoch."""
+        self.seed, self._order = seed, None
 
     def indices(self, epoch: int, step: int) -> Tensor:
         """The samples of one step, int64 [B]."""
@@ -236,6 +246,11 @@ class Streams:
     def steps_per_epoch(self) -> int:
         """Batches of an epoch of the first stream."""
         return self._first.steps_per_epoch
+
+    def reseed(self, seed: int) -> None:
+        """Take other orders and augmentation from now on."""
+        for loader in self.loaders.values():
+            loader.reseed(seed)
 
     def epoch(self, epoch: int, start: int = 0) -> Iterator[dict[str, Batch]]:
         """The batches of every stream, from step `start` of the first one's epoch on."""

@@ -83,7 +83,7 @@ class Crew(Generic[T]):
         self._source: list[Source[T]] = [source]
         self._name = name
         self._watched = _Watched(self._source)  # type: ignore[arg-type]
-        # A process that is stopped (SIGSTOP) follows no wish to end, and Python would wait for it at its own end.
+        # A process that is stopped (SIGSTOP) ignores every request to end, and Python would wait for it at its own end.
         self.end = weakref.finalize(self, self._watched.end)
 
     @property

@@ -168,6 +168,8 @@ class Recipe:
     frozen: FrozenValues = "live"
     """Whether what frozen networks give for a sample is computed in every step, or once and kept in the store."""
     workers: int = 0
+    on_nan: Item = field(default_factory=lambda: Item("stop"))
+    """What is done about a loss, gradient or weight that is not finite."""
     keep_epochs: list[int] = field(default_factory=list)
     """Epochs (from 1) after which a snapshot `epoch=N` is kept."""
     span: Location = location()

@@ -27,6 +27,7 @@ from kdplan.ir.heads import HEADED
 from kdplan.ir.optimizers import OPTIMIZERS, SCHEDULES
 from kdplan.ir.outputs import is_scores
 from kdplan.ir.plan import DEFAULT_RECIPE, Data, Item, Network, Phase, Plan, Recipe, View
+from kdplan.ir.policies import POLICIES
 from kdplan.ir.spec import Spec
 from kdplan.ir.versions import makers, slot_of, versions_of
 from kdplan.nn.catalog import METRICS, MODELS
@@ -37,7 +38,11 @@ FORMAT = 1
 """Raised when phases trained by an older kdplan must not be reused at all."""
 
 _BUILT: Mapping[str, Spec] = ChainMap(MODELS, GATES)
-_RECIPES: Mapping[str, Mapping[str, Spec]] = {"optimizer": OPTIMIZERS, "schedule": SCHEDULES}
+_RECIPES: Mapping[str, Mapping[str, Spec]] = {
+    "optimizer": OPTIMIZERS,
+    "schedule": SCHEDULES,
+    "on_nan": POLICIES,
+}
 
 _IRRELEVANT = frozenset({"span", "spans", "workers", "label_smoothing"})
 """Recipe fields that do not change what is trained, or stand elsewhere in the key."""

@@ -15,6 +15,7 @@ from kdplan.runtime.events import Events, NoEvents
 from kdplan.runtime.interrupt import INTERRUPTED, Interrupt, Interrupted
 from kdplan.runtime.memory import freed_memory_kept
 from kdplan.runtime.options import RunOptions
+from kdplan.runtime.space import Patience
 from kdplan.runtime.store import Artifact, Store, StoreCorrupt, StoreError, StoreMissing
 from kdplan.runtime.versions import Sources
 
@@ -203,13 +204,14 @@ class _Runner:
         if self.interrupt.requested:
             raise Interrupted
         key = self.keys[step.name]
-        with self.store.begin(key.key) as work:
+        patience = Patience(self.options.wait_for_space, self.events, self.interrupt)
+        with patience.write(lambda: self.store.begin(key.key)) as work:
             if _sound(self.store, key.key):
                 work.discard()
                 self.result.cached.append(step.name)
                 return
             sources = Sources(self.plan, self.store, self.keys)
-            run = PhaseRun(sources, self.options, self.events, self.interrupt, extends=step.extends)
+            run = PhaseRun(sources, self.options, self.events, self.interrupt, cost=step.cost, extends=step.extends)
             if self.assemble is not None:
                 run.assemble = self.assemble
             with freed_memory_kept():

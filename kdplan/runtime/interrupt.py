@@ -68,10 +68,12 @@ def stopped_by_keyboard_interrupt(signals: Sequence[int]) -> Iterator[None]:
 
     Examples
     --------
-    >>> with stopped_by_keyboard_interrupt([signal.SIGTERM]):
-    ...     signal.raise_signal(signal.SIGTERM)
-    Traceback (most recent call last):
-    KeyboardInterrupt: SIGTERM
+    >>> try:
+    ...     with stopped_by_keyboard_interrupt([signal.SIGTERM]):
+    ...         signal.raise_signal(signal.SIGTERM)
+    ... except KeyboardInterrupt as stop:
+    ...     print(stop)
+    SIGTERM
     """
 
     def stop(number: int, frame: FrameType | None) -> None:
@@ -85,7 +87,7 @@ def stopped_by_keyboard_interrupt(signals: Sequence[int]) -> Iterator[None]:
 
 
 def _listen(signals: Sequence[int], act: Callable[[int, FrameType | None], None]) -> dict[int, Any]:
-    """Handles signals, except those that the process was told to ignore, as `nohup` does; the former handlers."""
+    """Handles signals, except those that the process ignores from its start, as under `nohup`; the former handlers."""
     if threading.current_thread() is not threading.main_thread():
         return {}
     heard = [n for n in signals if signal.getsignal(n) not in (signal.SIG_IGN, None)]

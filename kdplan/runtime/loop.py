@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from kdplan.diagnostics.report import error, listing
+from kdplan.diagnostics.report import PlanError, counted, diagnostic, error, listing
 from kdplan.diagnostics.span import Span
 from kdplan.graph.phase_graph import PhaseGraph
 from kdplan.ir.expr import STEP_COUNTERS
@@ -27,7 +27,9 @@ from kdplan.runtime.events import Events, NoEvents
 from kdplan.runtime.frozen_values import StoredValues
 from kdplan.runtime.interrupt import Interrupt, Interrupted
 from kdplan.runtime.optimise import Optimisers
+from kdplan.runtime.recovery import Recovery, State, all_finite, untouched
 from kdplan.runtime.snapshots import Snapshots
+from kdplan.runtime.space import Patience
 from kdplan.runtime.store.atomic import Content
 from kdplan.runtime.store.work import Work
 from kdplan.runtime.streams import Batch, Streams, samples, split
@@ -58,6 +60,8 @@ class Job:
     checkpoint_steps: int | None = None
     interrupt: Interrupt = field(default_factory=Interrupt)
     events: Events = field(default_factory=NoEvents)
+    patience: Patience = field(default_factory=Patience)
+    """What is done when the store's disk is full."""
     span: Span | None = None
     """Where the loss stands in the plan."""
     progress_seconds: float = 0.5
@@ -99,6 +103,7 @@ class Training:
             n for n, t in a.state().items() if (t.is_floating_point() or t.is_complex()) and bool(_are_finite(t))
         }
         """What must stay finite: a mask may hold infinities from the start."""
+        self.recovery = Recovery(self.recipe.on_nan, job.seed)
         self.restore()
 
     # ---- the loop
@@ -114,20 +119,39 @@ class Training:
             KD0820 if the loss stops being finite, KD0826 if weights do; the last good checkpoint stays.
         """
         while not self.finished:
-            epoch, start = divmod(self.step, self.per_epoch)
-            for batch in self.job.streams.epoch(epoch, start):
-                self.train_step(batch)
-                self.step += 1
-                last = self.step % self.per_epoch == 0 or self.step == self.total
-                if last:
-                    self.end_epoch(epoch)
-                if self.job.interrupt.requested:
-                    self.save()
-                    raise Interrupted
-                self.save_and_report(epoch, last)
-                if self.finished:
-                    break
+            try:
+                self.train_epoch()
+            except PlanError as problem:
+                self.go_back(problem)
         self.check_finite()
+
+    def train_epoch(self) -> None:
+        """Trains to the end of the epoch, or of the phase."""
+        epoch, start = divmod(self.step, self.per_epoch)
+        for batch in self.job.streams.epoch(epoch, start):
+            self.train_step(batch)
+            self.step += 1
+            last = self.step % self.per_epoch == 0 or self.step == self.total
+            if last:
+                self.end_epoch(epoch)
+            if self.job.interrupt.requested:
+                self.save()
+                raise Interrupted
+            self.save_and_report(epoch, last)
+            if self.finished:
+                break
+
+    def go_back(self, problem: PlanError) -> None:
+        """Goes on from an earlier state after a value that is not finite, where the recipe says so; else raises."""
+        state = self.recovery.go_back(problem)
+        if state is None:
+            raise problem
+        at = self.step
+        self.load(*state)
+        self.job.streams.reseed(self.recovery.seed)
+        notice = diagnostic("KD0828", None, phase=self.job.name, problem=problem.diagnostics[0].message.rstrip("."),
+                            step=self.step, at=at, left=counted(self.recovery.left, "time"))  # fmt: skip
+        self.job.events.note(f"{notice.code}: {notice.message}")
 
     @property
     def finished(self) -> bool:
@@ -136,17 +160,30 @@ class Training:
 
     def train_step(self, batch: Batch) -> None:
         """One step of every optimizer, on parts of a batch whose losses are averaged to the whole's."""
-        reseed(fold(self.job.seed, "step", self.step), self.job.device)
+        before = untouched(self.job.phase_graph) if self.recovery.skips else None
+        reseed(fold(self.recovery.seed, "step", self.step), self.job.device)
         self.optimisers.start_step(self.step)
         whole = samples(batch)
+        self.seen += whole
+        terms: list[tuple[dict[str, Tensor], int]] = []
         for part in split(batch, self.recipe.batch_of(), self.recipe.channels_last):
             result = self.forward(part)
             share = samples(part) / whole
             self.scaler.scale(result["loss"] * share if share != 1 else result["loss"]).backward()  # type: ignore[no-untyped-call]
-            self.watch.add(result, samples(part), self.step)
+            terms.append(({n: t.detach() for n, t in result.items()}, samples(part)))
+        if before is not None and not self.steps_with_finite(terms):
+            self.job.phase_graph.load_state(before)
+            self.recovery.skipped += 1
+            return
+        for result, size in terms:
+            self.watch.add(result, size, self.step)
         self.optimisers.finish_step(self.scaler)
         self.averages.update()
-        self.seen += whole
+
+    def steps_with_finite(self, terms: list[tuple[dict[str, Tensor], int]]) -> bool:
+        """Whether the losses of a step and its gradients are finite."""
+        parameters = self.job.phase_graph.named_trainable().values()
+        return all_finite([t for t, _ in terms], parameters, self.scaler.is_enabled())
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         """The loss and its logged terms on one batch."""
@@ -172,6 +209,8 @@ class Training:
         """Validates, keeps snapshots, reports the mean loss to the schedules, and logs the epoch."""
         self.check_finite()
         self.check_weights()
+        if not self.watch.samples:
+            raise error("KD0827", self.job.span, phase=self.job.name, epoch=epoch + 1)
         means = self.watch.means()
         self.watch.start_epoch()
         record: dict[str, Plain] = {"step": self.step, "epoch": epoch + 1, "loss": means.pop("loss"), "terms": means}
@@ -184,9 +223,12 @@ class Training:
         for name in self.kept.get(epoch + 1, ()):
             self.snapshots.keep(name, epoch + 1)
         self.optimisers.end_epoch(record["loss"])
+        record |= self.recovery.record()
         record["seconds"] = round(self.elapsed(), 3)
-        self.job.work.log(record)
+        self.job.patience.write(lambda: self.job.work.log(record))
         self.history.append(record)
+        self.recovery.skipped = 0
+        self.recovery.remember(self.checkpoint())
         self.job.events.epoch_done(self.job.name, epoch + 1, record.get("val", {}))
 
     def check_finite(self) -> None:
@@ -222,6 +264,8 @@ class Training:
             self.save()
         if now - self.reported_at >= job.progress_seconds or self.finished:
             self.check_finite()
+            if not self.watch.samples and not self.history:
+                return  # every step so far was left out
             terms = self.watch.means() if self.watch.samples else dict(self.history[-1]["terms"])
             loss = terms.pop("loss") if self.watch.samples else self.history[-1]["loss"]
             speed = self.seen / max(now - self.reported_at, 1e-9)
@@ -239,12 +283,14 @@ class Training:
         self.check_finite()
         self.check_weights()
         tensors, state = self.checkpoint()
-        self.job.work.save_checkpoint(self.step, {TENSORS: tensor_file(tensors)}, state)
+        recovery, plain = self.recovery.state()
+        files = {TENSORS: tensor_file(tensors | recovery)}
+        self.job.patience.write(lambda: self.job.work.save_checkpoint(self.step, files, state | plain))
         self.snapshots.tidy()
         self.saved_at = time.monotonic()
         self.job.events.checkpointed(self.job.name, self.step)
 
-    def checkpoint(self) -> tuple[dict[str, Tensor], dict[str, Plain]]:
+    def checkpoint(self) -> State:
         """The state that resuming from this step needs: tensors by name, and plain values."""
         optimisers, optimisers_plain = self.optimisers.state()
         watch, watch_plain = self.watch.state()
@@ -268,8 +314,18 @@ class Training:
         checkpoint = self.job.work.latest_checkpoint(lambda c: self.snapshots.problem(c.state["snapshots"]))
         self.job.work.rewind(checkpoint)
         if checkpoint is None:
+            self.recovery.remember(self.checkpoint())
             return
         tensors, state = read_tensors(checkpoint), checkpoint.state
+        self.recovery.load_state(tensors, state)
+        if self.recovery.rollbacks:
+            self.job.streams.reseed(self.recovery.seed)
+        self.load(tensors, state)
+        self.seconds = state["seconds"]
+        self.history = self.job.work.metrics()
+
+    def load(self, tensors: dict[str, Tensor], state: dict[str, Plain]) -> None:
+        """The inverse of `checkpoint`."""
         self.job.phase_graph.load_state(below("model", tensors))
         self.optimisers.load_state(below("optim", tensors), state["optimisers"])
         self.averages.load_state(below("average", tensors), state["updates"])
@@ -277,8 +333,7 @@ class Training:
         if state["scaler"]:
             self.scaler.load_state_dict(state["scaler"])
         self.snapshots.load_state(state["snapshots"])
-        self.step, self.seconds = state["step"], state["seconds"]
-        self.history = self.job.work.metrics()
+        self.step = state["step"]
 
     # ---- the end
 

@@ -19,7 +19,7 @@ from kdplan.graph.phase_graph import Networks, PhaseGraph
 from kdplan.graph.state import draws_undone
 from kdplan.graph.verify import HALF, SAMPLES, users_calls, verify, verify_calls
 from kdplan.ir import user_code
-from kdplan.ir.dag import PhaseKey
+from kdplan.ir.dag import Cost, PhaseKey
 from kdplan.ir.expr import STEP_COUNTERS
 from kdplan.ir.lengths import extendable
 from kdplan.ir.plan import Phase, Plain, Plan
@@ -36,6 +36,8 @@ from kdplan.runtime.measures.metrics import larger_is_better
 from kdplan.runtime.measures.validation import validation
 from kdplan.runtime.networks import modules_of
 from kdplan.runtime.options import RunOptions
+from kdplan.runtime.out_of_memory import is_out_of_memory, out_of_memory
+from kdplan.runtime.space import Patience
 from kdplan.runtime.store import Artifact, Work, phase_json
 from kdplan.runtime.store.artifact import FINAL, FINAL_STATE
 from kdplan.runtime.store.atomic import Content
@@ -57,8 +59,15 @@ class PhaseRun:
     interrupt: Interrupt = field(default_factory=Interrupt)
     assemble: Assemble = assemble
     """How a phase becomes graphs."""
+    cost: Cost | None = None
+    """What was predicted."""
     extends: str | None = None
     """Key of the shorter phase from whose last state this one resumes."""
+
+    @property
+    def patience(self) -> Patience:
+        """What is done when the store's disk is full."""
+        return Patience(self.options.wait_for_space, self.events, self.interrupt)
 
 
 @draws_undone()
@@ -94,14 +103,13 @@ def run_phase(run: PhaseRun, phase: Phase, key: PhaseKey, work: Work) -> Artifac
         with threads_for(job.phase_graph.flops), undone(*code):
             training.run()
             return _commit(run, phase, key, work, training)
-    except (PlanError, Interrupted):
-        raise
-    except torch.OutOfMemoryError as problem:
-        raise error("KD0813", phase.span, phase=phase.name, device=device) from problem
     except BaseException as problem:
-        if not is_foreign(problem):
-            raise
         step = training.step if training is not None else 0
+        run.events.stopped(phase.name, step)
+        if is_out_of_memory(problem):
+            raise out_of_memory(phase, device, run.cost) from problem
+        if isinstance(problem, Interrupted) or not is_foreign(problem):
+            raise
         raise failure(phase, step, problem) from problem
 
 
@@ -159,6 +167,7 @@ def make_job(run: PhaseRun, phase: Phase, key: str, work: Work, device: torch.de
         checkpoint_steps=run.options.checkpoint_steps,
         interrupt=run.interrupt,
         events=run.events,
+        patience=run.patience,
         span=phase.loss.span or phase.span,
     )
 
@@ -196,7 +205,7 @@ def _commit(run: PhaseRun, phase: Phase, key: PhaseKey, work: Work, training: Tr
         "finished": time.time(),
     }
     _check_code(run, phase)
-    artifact = work.commit(files)
+    artifact = run.patience.write(lambda: work.commit(files))
     run.events.phase_done(phase.name, summary["seconds"], summary)
     return artifact
 

@@ -89,9 +89,14 @@ class Work:
             if self._log is None:
                 flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC
                 self._log = os.open(self.metrics_file, flags, MODE)
+            before = os.fstat(self._log).st_size
             left = memoryview(sealed_line(dict(record)).encode())
-            while left:
-                left = left[os.write(self._log, left) :]
+            try:
+                while left:
+                    left = left[os.write(self._log, left) :]
+            except OSError:
+                os.ftruncate(self._log, before)  # a line is written again from its begin
+                raise
 
     def metrics(self) -> list[dict[str, Plain]]:
         """The lines so far; a cut last line is left out."""
