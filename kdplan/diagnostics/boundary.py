@@ -13,6 +13,7 @@ import traceback
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from pathlib import Path
 
 from kdplan.diagnostics.report import Diagnostic, Note, PlanError, error, nearest
@@ -215,6 +216,7 @@ def location_of(problem: BaseException) -> tuple[str, int]:
     return "", 0
 
 
+@lru_cache(maxsize=4096)
 def is_users(file: str) -> bool:
     """Whether code of this file is the user's: not kdplan's, a library's, or made while a program runs.
 

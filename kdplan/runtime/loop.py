@@ -8,8 +8,9 @@ checkpoint gives the bits of an uninterrupted run.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -17,6 +18,7 @@ from torch import Tensor
 from kdplan.diagnostics.report import PlanError, counted, diagnostic, error, listing
 from kdplan.diagnostics.span import Span
 from kdplan.graph.phase_graph import PhaseGraph
+from kdplan.graph.plain_form import PlainForm
 from kdplan.ir.expr import STEP_COUNTERS
 from kdplan.ir.plan import Plain, Recipe
 from kdplan.ir.seed import fold
@@ -24,6 +26,7 @@ from kdplan.ir.snapshots import kept_epochs
 from kdplan.runtime.averages import Averages
 from kdplan.runtime.checkpoint import TENSORS, below, plain_tensors, prefixed, read_tensors, reseed, tensor_file
 from kdplan.runtime.events import Events, NoEvents
+from kdplan.runtime.first_batch import FirstBatch
 from kdplan.runtime.frozen_values import StoredValues
 from kdplan.runtime.interrupt import Interrupt, Interrupted
 from kdplan.runtime.optimise import Optimisers
@@ -105,6 +108,8 @@ class Training:
         """What must stay finite: a mask may hold infinities from the start."""
         self.recovery = Recovery(self.recipe.on_nan, job.seed)
         self.restore()
+        self._crossed: dict[str, Tensor] | None = None
+        self.first = FirstBatch.of(a, self.recipe, self._seed, job.span)
 
     # ---- the loop
 
@@ -161,15 +166,20 @@ class Training:
     def train_step(self, batch: Batch) -> None:
         """One step of every optimizer, on parts of a batch whose losses are averaged to the whole's."""
         before = untouched(self.job.phase_graph) if self.recovery.skips else None
-        reseed(fold(self.recovery.seed, "step", self.step), self.job.device)
+        self._seed()
         self.optimisers.start_step(self.step)
         whole = samples(batch)
         self.seen += whole
         terms: list[tuple[dict[str, Tensor], int]] = []
         for part in split(batch, self.recipe.batch_of(), self.recipe.channels_last):
-            result = self.forward(part)
-            share = samples(part) / whole
-            self.scaler.scale(result["loss"] * share if share != 1 else result["loss"]).backward()  # type: ignore[no-untyped-call]
+            step = partial(self._gradients, part, samples(part) / whole)
+            first, self.first = self.first, None
+            if first is not None and not first.expect(step):
+                notice, first = diagnostic("KD0551", None, phase=self.job.name), None
+                self.job.events.note(f"{notice.code}: {notice.message}")
+            result = step()
+            if first is not None:
+                first.compare(result)
             terms.append(({n: t.detach() for n, t in result.items()}, samples(part)))
         if before is not None and not self.steps_with_finite(terms):
             self.job.phase_graph.load_state(before)
@@ -185,25 +195,57 @@ class Training:
         parameters = self.job.phase_graph.named_trainable().values()
         return all_finite([t for t, _ in terms], parameters, self.scaler.is_enabled())
 
+    def _seed(self) -> None:
+        reseed(fold(self.recovery.seed, "step", self.step), self.job.device)
+
+    def _gradients(self, part: Batch, share: float, form: PlainForm | None = None) -> dict[str, Tensor]:
+        """Adds the gradients of a part of a batch, and gives the loss and its logged terms."""
+        result = self.forward(part) if form is None else self._in_form(part, form)
+        self.scaler.scale(result["loss"] * share if share != 1 else result["loss"]).backward()  # type: ignore[no-untyped-call]
+        return result
+
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         """The loss and its logged terms on one batch."""
-        job = self.job
-        a, device = job.phase_graph, job.device
+        a, known = self.job.phase_graph, self._known(batch)
+        with self._precision():
+            known |= self._crossing(known)
+            result: dict[str, Tensor] = self.trainable_graph(**{name: known[name] for name in a.trainable_inputs})
+        return result
+
+    def _crossing(self, known: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """What the frozen graph gives."""
+        if (crossing := self._crossed) is not None:  # for this batch, and it gives the same again
+            self._crossed = None
+            return crossing
+        if self.frozen is None:
+            return {}
+        with torch.no_grad():
+            values: dict[str, Tensor] = self.frozen(**{n: known[n] for n in self.job.phase_graph.frozen_inputs})
+            return values
+
+    def _in_form(self, batch: Batch, form: PlainForm) -> dict[str, Tensor]:
+        """The same by the plain form of the phase's graphs, on copies: code may write into what it gets."""
+        known = self._known(batch)
+        with self._precision():
+            if form.crossing:
+                known |= (crossing := self._crossing(known))
+                self._crossed = crossing
+            return form(**{name: t.clone() for name, t in known.items()})
+
+    def _known(self, batch: Batch) -> dict[str, Tensor]:
+        """The batch, the step counters that are read, and values from the store."""
+        a, device = self.job.phase_graph, self.job.device
         epoch = self.step // self.per_epoch
         at = {"epoch": epoch, "step": self.step, "progress": self.step / self.total if self.total else 0.0}
         known = dict(batch)
         for name in STEP_COUNTERS:
             if name in a.trainable_inputs or name in a.frozen_inputs:
                 known[name] = torch.full((), float(at[name]), device=device)
+        return known | self.job.stored.of(batch) if self.job.stored is not None else known
+
+    def _precision(self) -> torch.autocast:
         half = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(self.recipe.precision)
-        with torch.autocast(device.type, dtype=half, enabled=half is not None):
-            if job.stored is not None:
-                known.update(job.stored.of(batch))
-            elif self.frozen is not None:
-                with torch.no_grad():
-                    known.update(self.frozen(**{name: known[name] for name in a.frozen_inputs}))
-            result: dict[str, Tensor] = self.trainable_graph(**{name: known[name] for name in a.trainable_inputs})
-        return result
+        return torch.autocast(self.job.device.type, dtype=half, enabled=half is not None)
 
     def end_epoch(self, epoch: int) -> None:
         """Validates, keeps snapshots, reports the mean loss to the schedules, and logs the epoch."""

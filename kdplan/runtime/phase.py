@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 import torch
@@ -28,6 +28,7 @@ from kdplan.runtime.checkpoint import tensor_file
 from kdplan.runtime.device import choose_device, environment, set_determinism, threads_for
 from kdplan.runtime.events import Events, NoEvents
 from kdplan.runtime.extend import adopt
+from kdplan.runtime.first_batch import Differs
 from kdplan.runtime.frozen_values import Keeper
 from kdplan.runtime.interrupt import Interrupt, Interrupted
 from kdplan.runtime.loop import Job, Training
@@ -88,21 +89,27 @@ def run_phase(run: PhaseRun, phase: Phase, key: PhaseKey, work: Work) -> Artifac
     user_code.forget_modules()  # state in them is no part of a phase
     _check_code(run, phase)
     training: Training | None = None
+    whole: dict[str, str] = {}
     try:
-        job = make_job(run, phase, key.key, work, device)
         if run.extends is not None:
             adopt(work, run.sources.store.artifact(run.extends))
-        training = Training(job)
-        for notice in work.notices:
-            run.events.note(f"{notice.code}: {notice.message}")
-        run.events.phase_started(phase.name, key.key, training.total, training.step)
-        parts = _parts(job.phase_graph)
-        code = [f for part in parts for f in functions_of(part)] + [n.target for n in users_calls(parts)]
-        # What code keeps outside of networks is the same for every phase, whichever ran before. A buffer may share it,
-        # so the artifact is written first.
-        with threads_for(job.phase_graph.flops), undone(*code):
-            training.run()
-            return _commit(run, phase, key, work, training)
+        while True:
+            job = make_job(run, phase, key.key, work, device, whole)
+            training = Training(job)
+            if not whole:
+                for notice in work.notices:
+                    run.events.note(f"{notice.code}: {notice.message}")
+                run.events.phase_started(phase.name, key.key, training.total, training.step)
+            parts = _parts(job.phase_graph)
+            code = [f for part in parts for f in functions_of(part)] + [n.target for n in users_calls(parts)]
+            # What code keeps outside of networks is the same for every phase, whichever ran before. A buffer may share
+            # it, so the artifact is written first.
+            try:
+                with threads_for(job.phase_graph.flops), undone(*code):
+                    training.run()
+                    return _commit(run, phase, key, work, training)
+            except Differs as problem:
+                whole |= problem.whole
     except BaseException as problem:
         step = training.step if training is not None else 0
         run.events.stopped(phase.name, step)
@@ -113,28 +120,41 @@ def run_phase(run: PhaseRun, phase: Phase, key: PhaseKey, work: Work) -> Artifac
         raise failure(phase, step, problem) from problem
 
 
-def make_job(run: PhaseRun, phase: Phase, key: str, work: Work, device: torch.device) -> Job:
-    """The phase's networks, graphs, data and validation, put together."""
+def make_job(
+    run: PhaseRun, phase: Phase, key: str, work: Work, device: torch.device, whole: Mapping[str, str] | None = None
+) -> Job:
+    """The phase's networks, graphs, data and validation, put together.
+
+    `whole` has networks that are known to be called whole, with the reasons, as `Networks.whole`.
+    """
     plan, root, recipe = run.sources.plan, run.options.data_root, phase.recipes[0]
     workers = max(r.workers for r in phase.recipes)
     networks = modules_of(run.sources, phase)
+    networks.whole |= whole or {}
     sets = [require_samples(opened(plan, view, root, device), view, phase.name) for view in phase.streams]
 
     def images(stream: int) -> Tensor:
         loader = Loader(sets[stream], SAMPLES, phase.seed, train=True, stream=stream)
         return next(iter(loader.epoch(0)))["inputs"].cpu()
 
-    warnings = verify(plan, phase, networks, images, run.sources.store, key)
-    phase_graph = run.assemble(plan, phase, networks)
-    parts = _parts(phase_graph)
-    if users_calls(parts):
+    def first() -> dict[str, Tensor]:
         plain = [Loader(d, recipe.batch_of(n), phase.seed, train=True, stream=n) for n, d in enumerate(sets)]
-        first = {n: t.cpu() for n, t in next(Streams(plain).epoch(0)).items()}
-        first |= dict.fromkeys(STEP_COUNTERS, torch.zeros(()))
-        half = recipe.precision in HALF
-        warnings += verify_calls(parts, first, half, weights=True, verdicts=run.sources.store, batch=key)
-    for warning in warnings:
-        run.events.note(f"{warning.code}: {warning.message}")
+        batch = {n: t.cpu() for n, t in next(Streams(plain).epoch(0)).items()}
+        return batch | dict.fromkeys(STEP_COUNTERS, torch.zeros(()))
+
+    store = run.sources.store
+    warnings = verify(plan, phase, networks, images, store)
+    phase_graph = run.assemble(plan, phase, networks)
+    if others := phase_graph.plain.others if phase_graph.plain is not None else []:
+        # The first step does not compare these.
+        graphs, labels = dict(networks.whole), [label for name in others for label in phase_graph.labels[name]]
+        warnings += verify(plan, phase, networks, images, store, batch=key, only=labels)
+        if networks.whole != graphs:
+            phase_graph = run.assemble(plan, phase, networks)
+    half = recipe.precision in HALF
+    warnings += verify_calls(_parts(phase_graph), first, half, weights=True, verdicts=store)
+    for warning in dict.fromkeys(f"{w.code}: {w.message}" for w in warnings):
+        run.events.note(warning)
     assert [f.name for f in phase_graph.ema_copies] == ema_copies(plan, phase)
     read = {*phase_graph.trainable_inputs, *(phase_graph.frozen_inputs if not phase_graph.stored else ())}
     loaders = [
