@@ -10,6 +10,7 @@ from kdplan.cli.exit_codes import ExitCode
 from kdplan.diagnostics.boundary import foreign, is_foreign
 from kdplan.diagnostics.render import render_text, to_json
 from kdplan.diagnostics.report import PlanError
+from kdplan.ir.trust import trusting
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -32,7 +33,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     parsed = parser().parse_args(arguments)
     try:
-        code: int = parsed.command(parsed)
+        with trusting(getattr(parsed, "trust", [])):
+            code: int = parsed.command(parsed)
         return code
     except PlanError as problem:
         print_errors(problem, getattr(parsed, "format", "text"))

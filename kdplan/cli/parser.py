@@ -53,6 +53,10 @@ def _add_plan_options(command: argparse.ArgumentParser, store: bool = True) -> N
     command.add_argument(
         "--data", type=Path, default=None, metavar="DIR", help="read data sets from DIR (default: $KDPLAN_DATA)"
     )
+    command.add_argument(
+        "--trust", action="append", default=[], metavar="PACKAGE",
+        help="run code of this installed package, which FILE names with `use package` (default: $KDPLAN_TRUST)",
+    )  # fmt: skip
     if store:
         command.add_argument(
             "--store", default=None, metavar="DIR",
