@@ -129,4 +129,5 @@ def _is_network(value: object, what: What) -> bool:
 
 def _made_by_type(value: type) -> bool:
     """Whether calling a class gives an instance of it, and no other object."""
-    return value.__new__ is object.__new__ and type(value).__call__ is type.__call__
+    own_new = any("__new__" in vars(c) for c in value.__mro__[:-1])
+    return not own_new and type(value).__call__ is type.__call__

@@ -137,7 +137,7 @@ def _numbers(values: object) -> tuple[float, ...] | None:
 
 USER = SourceSpec(
     "source",
-    (Param("function", "string", REQUIRED, "`module:function` or `path/to/file.py:function`."),),
+    (Param("function", "string", REQUIRED, "`file.py:function` of a file that a `use` names."),),
     "What a Python function gives: a dictionary from split names to `(inputs, labels)`, with `classes`, "
     "`superclasses`, `mean`, `std` if wanted. Further arguments go to the function. Its arrays are hashed, so it is "
     "called whenever a plan is looked at.",
