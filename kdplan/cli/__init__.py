@@ -12,6 +12,7 @@ from kdplan.cli.streams import outliving
 from kdplan.diagnostics.boundary import foreign, is_foreign
 from kdplan.diagnostics.render import render_text, to_json
 from kdplan.diagnostics.report import PlanError
+from kdplan.ir.trust import trusting
 from kdplan.runtime.interrupt import STOPS, stopped_by_keyboard_interrupt
 
 
@@ -44,7 +45,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _exit_code(parsed: argparse.Namespace) -> int:
     """Run the command; what it raises becomes an exit code and a message."""
     try:
-        code: int = parsed.command(parsed)
+        with trusting(getattr(parsed, "trust", [])):
+            code: int = parsed.command(parsed)
         return code
     except PlanError as problem:
         print_errors(problem, getattr(parsed, "format", "text"))

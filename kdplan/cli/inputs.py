@@ -14,6 +14,7 @@ from kdplan.diagnostics.report import error
 from kdplan.diagnostics.span import Source
 from kdplan.diagnostics.text import read_text
 from kdplan.ir.dag import Cost, Planned
+from kdplan.ir.limits import read_limits
 from kdplan.runtime.facts import store_facts
 from kdplan.runtime.store import Store
 
@@ -112,6 +113,7 @@ def compile_file(arguments: argparse.Namespace, store: Store | None = None) -> C
         facts=store_facts(store, path) if store is not None else None,
         only=tuple(getattr(arguments, "only", ())),
         until=tuple(getattr(arguments, "until", ())),
+        limits=read_limits(arguments.limit),
     )
 
 

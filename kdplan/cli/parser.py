@@ -8,6 +8,7 @@ from pathlib import Path
 
 from kdplan import __version__
 from kdplan.cli import commands, language
+from kdplan.ir.limits import MEANINGS
 
 Command = Callable[[argparse.Namespace], int]
 Subparsers = argparse._SubParsersAction
@@ -53,6 +54,14 @@ def _add_plan_options(command: argparse.ArgumentParser, store: bool = True) -> N
     command.add_argument(
         "--data", type=Path, default=None, metavar="DIR", help="read data sets from DIR (default: $KDPLAN_DATA)"
     )
+    command.add_argument(
+        "--trust", action="append", default=[], metavar="PACKAGE",
+        help="run code of this installed package, which FILE names with `use package` (default: $KDPLAN_TRUST)",
+    )  # fmt: skip
+    command.add_argument(
+        "--limit", action="append", default=[], metavar="NAME=NUMBER",
+        help="let a plan make or use more: " + "; ".join(f"{n} ({text})" for n, text in MEANINGS.items()),
+    )  # fmt: skip
     if store:
         command.add_argument(
             "--store", default=None, metavar="DIR",

@@ -31,7 +31,7 @@ def built_in(spec: Spec, node: ast.Call, ctx: Context) -> Value:
         As `bind`; KD0242 to KD0246 for arguments of a wrong type or out of range, KD0284 for labels that are none.
     """
     values = _positional(spec, node.args, ctx)
-    number = call_of_numbers(spec.name, values, node.span) if not node.keywords else None
+    number = call_of_numbers(spec.name, values, node.span, ctx) if not node.keywords else None
     if number is not None:
         return number
     if spec.name == "sum" and (len(values) > 1 or (node.args and not _plain(node.args[0]))):
@@ -50,7 +50,7 @@ def built_in(spec: Spec, node: ast.Call, ctx: Context) -> Value:
             not param.choices or cast(ir.Const, checked).value != param.default
         ):  # a default written out changes no key
             keywords[param.name] = checked
-    return ir.Call(spec.name, args, keywords, span=node.span)
+    return ctx.session.budget.tree(ir.Call(spec.name, args, keywords, span=node.span), node.span)
 
 
 def _positional(spec: Spec, nodes: list[ast.Expr], ctx: Context) -> list[Value]:

@@ -7,7 +7,7 @@ from collections.abc import Collection, Mapping
 from kdplan.diagnostics.report import error
 from kdplan.ir import expr as ir
 from kdplan.passes.load import Declared, Module
-from kdplan.resolve.context import Context
+from kdplan.resolve.context import Context, remember
 from kdplan.resolve.spread import comprehend, iterate
 from kdplan.resolve.values import ClassesValue, Label, Lazy, Value
 from kdplan.syntax import ast
@@ -63,6 +63,11 @@ def given(param: Declared) -> Lazy:
 
 def items(axis: Declared, ctx: Context) -> list[Value | Lazy]:
     """The values of an axis; those whose meaning depends on where they are read stay unevaluated."""
+    span = axis.node.name_span or axis.node.span
+    return remember(ctx, (axis, "items"), "param", span, lambda inner: _items(axis, inner))
+
+
+def _items(axis: Declared, ctx: Context) -> list[Value | Lazy]:
     whole = given(axis)
     node, module = whole.node, whole.module
     inner = ctx.in_module(module).child(exclude=axis.name)
@@ -100,7 +105,12 @@ def label(item: Value | Lazy, index: int) -> Label:
 
 def labels(axis: Declared, ctx: Context) -> list[Label]:
     """How the values of an axis are shown, in their order."""
-    return [label(item, i) for i, item in enumerate(items(axis, ctx))]
+    span = axis.node.name_span or axis.node.span
+
+    def make(inner: Context) -> list[Label]:
+        return [label(item, i) for i, item in enumerate(items(axis, inner))]
+
+    return remember(ctx, (axis, "labels"), "param", span, make)
 
 
 def size(ctx: Context, axis: Declared) -> int:

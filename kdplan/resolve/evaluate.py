@@ -240,7 +240,8 @@ def call(function: Value, node: ast.Call, ctx: Context, want: str) -> Value:
             )
         args = [signals.signal(v, ctx) for v in spread(node.args, ctx)]
         keywords = {k.name: signals.signal(ctx.eval(k.value), ctx) for k in node.keywords}
-        return ir.Call(f"{function.code.path}:{function.name}", args, keywords, span=node.span)
+        called = ir.Call(f"{function.code.path}:{function.name}", args, keywords, span=node.span)
+        return ctx.session.budget.tree(called, node.span)
     if isinstance(function, Choice):
         spec = ctx.session.tables[want].get(function.item.name)
         return Choice(Item(function.item.name, arguments.choice_arguments(spec, node, ctx), span=node.span), node.span)
@@ -311,6 +312,7 @@ def _comprehension(node: ast.Comprehension, ctx: Context, want: str) -> Value:
 def _range(node: ast.Range, ctx: Context, want: str) -> Value:
     low = arithmetic.integer(ctx.eval(node.low, "any"), node.low.span)
     high = arithmetic.integer(ctx.eval(node.high, "any"), node.high.span)
+    ctx.session.budget.elements(max(0, high - low + 1), node.span)
     return ListValue([ir.Const(i, span=node.span) for i in range(low, high + 1)], node.span)
 
 

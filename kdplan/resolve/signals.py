@@ -56,7 +56,8 @@ def signal(value: Value, ctx: Context) -> ir.Expr:
         part_of = value.part_of
         parts = ir.Const([list(p.ids) for p in part_of.verticals.parts], span=part_of.span)
         taps = [signal(v, ctx) for v in value.items]
-        return ir.Call("route", [part_of.labels, *taps], {"parts": parts}, span=value.span)
+        routed = ir.Call("route", [part_of.labels, *taps], {"parts": parts}, span=value.span)
+        return ctx.session.budget.tree(routed, value.span)
     if isinstance(value, PartOf):
         raise error("KD0233", value.span, name=value.span.text.partition("(")[0])
     if isinstance(value, ListValue | Several):
@@ -103,7 +104,8 @@ def tap(
         check_indexed(net, path, span)
         inside, rest = split(network, path)
         path = ".".join(p for p in (inside, canonical(rest) or "logits") if p)  # one name for one thing
-    return ir.Tap(weights(net, ctx), inputs, "" if path == "output" else path, submodule, call=call, span=span)
+    read = ir.Tap(weights(net, ctx), inputs, "" if path == "output" else path, submodule, call=call, span=span)
+    return ctx.session.budget.tree(read, span)
 
 
 def trained_path(net: NetValue) -> str:

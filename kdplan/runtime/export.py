@@ -243,8 +243,18 @@ def _copy(code: Code, folder: Path, number: str) -> str:
 
 
 def _at(architecture: dict[str, Plain], folder: Path) -> dict[str, Plain]:
-    """An architecture that `_with_code` made, with the paths of its files in `folder`."""
-    return _renamed(architecture, lambda factory: str(folder / factory) if ".py:" in factory else factory)
+    """An architecture that `_with_code` made, with the paths of its files in `folder` (KD1006 for others)."""
+
+    def at(factory: str) -> str:
+        where, _, function = factory.rpartition(":")
+        if not where.endswith(".py"):
+            return factory
+        path = (folder / where).resolve()
+        if not path.is_relative_to(folder.resolve()) or not path.is_file():
+            raise error("KD1006", None, folder=folder, file=where)
+        return f"{path}:{function}"
+
+    return _renamed(architecture, at)
 
 
 def _renamed(architecture: dict[str, Plain], name: Callable[[str], str]) -> dict[str, Plain]:

@@ -324,7 +324,8 @@ def _choice(table: str, spec: Spec) -> Example:
     elif table == "model" and spec.name == "detector":
         plan = _detection(network=shown)
     elif table == "source":
-        plan = f"data shown = {shown}\nmodel m = digits_net(classes = shown.classes)\nnetwork n = m\n"
+        use = 'use "my_data.py" as my_data\n' if spec.more else ""
+        plan = f"{use}data shown = {shown}\nmodel m = digits_net(classes = shown.classes)\nnetwork n = m\n"
     elif table == "transform":
         plan = f"{frame('digits')}\ndata digits = digits {{ augment = [{shown}] }}\n"
         if spec.name == "to_rgb":

@@ -63,6 +63,8 @@ HUNDREDS = {
     "KD07": "data and streams",
     "KD08": "recipes and running",
     "KD09": "the store and drawings",
+    "KD10": "code that a plan runs",
+    "KD11": "limits on evaluation",
 }
 
 

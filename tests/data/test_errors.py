@@ -16,6 +16,7 @@ from kdplan.diagnostics.report import PlanError, table
 from kdplan.diagnostics.span import Source, Span
 from kdplan.ir import user_code
 from kdplan.ir.spec import REQUIRED, Param
+from kdplan.ir.trust import trusting
 
 SPAN = Span(Source("a.kd", "data d = digts"), 9, 14)
 
@@ -121,7 +122,8 @@ def test_user_function_raises(tmp_path):
     user_code.begin()
     path.write_text("def make(:\n")
     assert f"{path}:1" in _code(describe, "source", {"function": f"{path}:make"}, None).message
-    found = _code(describe, "source", {"function": "no_module_of_this_name:make"}, None)
+    with trusting(["no_module_of_this_name"]):
+        found = _code(describe, "source", {"function": "no_module_of_this_name:make"}, None)
     assert found.code == "KD0718" and "no_module_of_this_name" in found.message
     user_code.begin()
     path.write_text("def make(n):\n    return n\n")

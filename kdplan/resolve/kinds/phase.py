@@ -56,6 +56,7 @@ def make_phase(
 ) -> PhaseInstance:
     """The phase of a declaration; `outer` is the network in whose body it stands, `construct` what it comes from."""
     node = thing.node
+    ctx.session.count_instance(node.head_span)
     if outer is not None and node.slots:
         raise error("KD0255", node.slots[0].name_span, name=thing.name)
     local = ctx.child(names={**ctx.names, **{n: v for n, (_, v) in bound.items()}})
@@ -81,6 +82,8 @@ def make_phase(
     with gather:
         phase.validations = _validations(node, thing, trained, inside)
     gather.raise_if_failed()
+    for root in (phase.loss, *phase.logged.values()):  # every pass walks over all of it
+        ctx.session.budget.elements(ctx.session.budget.nodes(root), root.span)
     _smooth(phase)
     phase.code = _code(phase)
     coords = {**{n: label for n, (label, _) in bound.items()}, **axes.coordinates(ctx, bound)}
@@ -216,7 +219,14 @@ def _recipes(node: ast.Declaration, ctx: Context) -> list[Recipe]:
                 found=describe(value),
             )
         recipes.append(finish(value, dict(overrides)))
+        _count_snapshots(recipes[-1], ctx)
     return recipes
+
+
+def _count_snapshots(recipe: Recipe, ctx: Context) -> None:
+    """Each end of a cycle is a snapshot (KD1102 for too many)."""
+    cycles = recipe.schedule.arguments.get("cycles", 1)
+    ctx.session.budget.elements(int(cycles), recipe.spans.get("schedule"))
 
 
 # ---- loss
