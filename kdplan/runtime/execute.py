@@ -104,7 +104,7 @@ def run_plan(
                 if options.plan_file:
                     store.remember(options.plan_file, {n: keys[n].key for n in result.done})
         if options.plan_file and result.done:
-            store.remember(options.plan_file, {n: keys[n].key for n in result.done})
+            store.remember(options.plan_file, {n: keys[n].key for n in result.done}, result.done == planned.keys())
         result.skipped += [n for n in planned if n not in result.done | result.failed.keys() | {*result.skipped}]
     finally:
         events.finished()

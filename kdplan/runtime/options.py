@@ -29,6 +29,8 @@ class RunOptions:
         How often a running phase saves where it stands, besides the ends of epochs.
     plan_file : str
         The plan's path, which artifacts record.
+    settings : str
+        What else decides which phases the plan has, such as values of params: the store keeps what each setting reads.
     data_root : Path or None
         Where data sets lie.
     tensorboard : Path or None
@@ -41,5 +43,6 @@ class RunOptions:
     checkpoint_seconds: float = 60.0
     checkpoint_steps: int | None = None
     plan_file: str = ""
+    settings: str = ""
     data_root: Path | None = field(default_factory=default_data_root)
     tensorboard: Path | None = None
