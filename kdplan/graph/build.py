@@ -226,10 +226,10 @@ class Builder:
             raise TapError(tap, inlined.traced.taps)
         return self._tap_node(inlined, location, tap)
 
-    def apply_since(self, name: str, since: str, example: Tensor, value: fx.Node, tap: str) -> fx.Node:
+    def apply_since(self, name: str, since: str, example: Tensor, value: fx.Node, tap: str, call: int = 0) -> fx.Node:
         """The value of a tap of a network, with `value` instead of what it has at the tap `since`.
 
-        `example` has the shape of the network's inputs, which its graph depends on.
+        `example` has the shape of the network's inputs, which its graph depends on; `call` is that of `apply`.
 
         Raises
         ------
@@ -260,8 +260,9 @@ class Builder:
         wanted, given = start.meta["val"].shape, value.meta["val"].shape
         if wanted[1:] != given[1:]:
             raise ShapeError(tuple(wanted), tuple(given))
-        call = (name, "", key, since, value)
-        known = self._inlined.setdefault(call, _Inlined(traced, {start: value}, self.path(name)))
+        draw = call if any(n.meta.get("random") for n in kept) else 0
+        at = (name, "", key, since, value, draw)
+        known = self._inlined.setdefault(at, _Inlined(traced, {start: value}, self.path(name)))
         self._copy(known, name, "", [n for n in kept if n not in known.mapped])
         return self._tap_node(known, traced.taps[tap], tap)
 
@@ -372,14 +373,14 @@ class Builder:
             str(spec),
             tuple(v if isinstance(v, fx.Node) else repr(v) for v in leaves),
         )
-        known = self._inlined.get(key)
-        if known is not None and call and any(n.meta.get("random") for n in known.traced.graph.nodes):
-            key = (*key, call)  # what draws random numbers is never equal content
-        if key not in self._inlined:
-            fakes = fx.map_arg((args, kwargs), lambda n: n.meta["val"])
-            traced = trace(module, *fakes[0], kwargs=fakes[1], leaves=self._leaves[name], context=self.context)
-            nodes = [v for v in leaves if isinstance(v, fx.Node)]
-            self._inlined[key] = self._copied(name, path, traced, nodes)
+        for at in ((*key, call), key):  # what draws random numbers is never equal content
+            if at in self._inlined:
+                return self._inlined[at]
+        fakes = fx.map_arg((args, kwargs), lambda n: n.meta["val"])
+        traced = trace(module, *fakes[0], kwargs=fakes[1], leaves=self._leaves[name], context=self.context)
+        if any(n.meta.get("random") for n in traced.graph.nodes):
+            key = (*key, call)
+        self._inlined[key] = self._copied(name, path, traced, [v for v in leaves if isinstance(v, fx.Node)])
         return self._inlined[key]
 
     def _copied(self, name: str, path: str, traced: Traced, inputs: list[fx.Node]) -> _Inlined:

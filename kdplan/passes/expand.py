@@ -25,7 +25,7 @@ from kdplan.ir.plan import (
     Trainee,
 )
 from kdplan.ir.versions import versions_of
-from kdplan.passes.spell import NOWHERE, Names, Speller, call, dotted, is_word, lines, name, plain
+from kdplan.passes.spell import NOWHERE, Names, Signals, Speller, call, dotted, is_word, lines, name, plain
 from kdplan.syntax import ast
 from kdplan.syntax.format import format_text
 from kdplan.syntax.write import expression
@@ -123,6 +123,8 @@ class _Expansion:
         """Network that is grown from one with a head -> the name of that one, as only a declaration has a head."""
         self.divisions: dict[str, str] = {}
         """Measure -> the name of the verticals that it goes by."""
+        self.words: set[str] = set()
+        """All names that phases must not give to calls."""
         self._scope()
         after_at = Namer(())
         self.names.phases = after_at.all(plan.phases, "phase")
@@ -159,6 +161,7 @@ class _Expansion:
                 if repr(recipe) not in self.recipes:
                     word = namer.one(f"recipe_{len(self.recipes) + 1}", "recipe")
                     self.recipes[repr(recipe)] = (word, recipe)
+        self.words = namer.taken
 
     def _part(self, classes: ClassSet, namer: Namer) -> None:
         at = (classes.data, tuple(classes.ids))
@@ -264,14 +267,17 @@ class _Expansion:
         trainees = ", ".join(text for m in phase.trainees for text in self._trained(m))
         streams = ", ".join(expression(self.speller.view(v, split=False)) for v in phase.streams)
         recipes = ", ".join(self.recipes[repr(r)][0] for r in phase.recipes)
-        items = [f"seed = {phase.seed}"]
-        items += [f"def {n} = {lines(self.speller.signal(e, phase))}" for n, e in phase.logged.items()]
+        namer = Namer(self.words)
+        signals = Signals(self.speller, phase, lambda word: namer.one(word, "call"))
+        loss = f"loss = {lines(signals.spell(phase.loss))}"
+        logged = [f"def {n} = {lines(signals.spell(e))}" for n, e in phase.logged.items()]
+        items = [f"seed = {phase.seed}", *(f"def {n} = {lines(e)}" for n, e in signals.calls.values()), *logged]
         for v in phase.validations:
             network = self.names.networks[phase.trainees[v.network].base.network]
             of = f" of {expression(dotted(name(network), v.path))}" if v.network or v.path else ""
             view = expression(self.speller.view(v.view, split=True))
             items.append(f"measure{of} on {view} {{ {', '.join(map(self.speller.item, v.metrics))} }}")
-        items.append(f"loss = {lines(self.speller.signal(phase.loss, phase))}")
+        items.append(loss)
         return _body(f"phase {self.names.phases[phase.name]} of {trainees} on {streams} with {recipes}", items)
 
     def _trained(self, trainee: Trainee) -> Iterator[str]:
