@@ -243,7 +243,9 @@ def call(function: Value, node: ast.Call, ctx: Context, want: str) -> Value:
         return ir.Call(f"{function.code.path}:{function.name}", args, keywords, span=node.span)
     if isinstance(function, Choice):
         spec = ctx.session.tables[want].get(function.item.name)
-        return Choice(Item(function.item.name, arguments.choice_arguments(spec, node, ctx), span=node.span), node.span)
+        given = arguments.choice_arguments(spec, node, ctx)
+        texts = arguments.list_texts(spec, given, node, ctx) if spec is not None else {}
+        return Choice(Item(function.item.name, given, span=node.span, texts=texts), node.span)
     if isinstance(function, ModelValue):
         spec = ctx.session.tables["model"].get(function.item.name)
         given = arguments.choice_arguments(spec, node, ctx, function.item.arguments)

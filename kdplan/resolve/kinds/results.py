@@ -170,10 +170,14 @@ def measure_metrics(node: ast.Declaration, ctx: Context) -> list[Item]:
     nodes = [n for n in node.listing or [] if n not in plots(node)]
     if not nodes:
         raise error("KD0257", node.head_span)
-    return [
+    metrics = [
         as_item("metric", _unswept(n, lambda n=n: ctx.eval(n, "metric")), n, "metric", ctx)  # type: ignore[misc]
         for n in nodes
     ]
+    alike = [m for m in metrics if any(m.texts == other.texts and m != other for other in metrics)]
+    for metric in alike:  # where a function of the plan gives one text two meanings
+        metric.texts = None
+    return metrics
 
 
 # ---- plots
@@ -216,8 +220,9 @@ def _plot(node: ast.Call, rows: list[Row], metrics: list[Item], averaged: list[s
     if axis in averaged:
         raise error("KD0412", given["x"].span, name=axis, help=f"Add `by {axis}` to the measure.")
     y = as_item("metric", _unswept(given["y"], lambda: ctx.eval(given["y"], "metric")), given["y"], "y", ctx)
-    if (y.name, y.arguments) not in [(m.name, m.arguments) for m in metrics]:
+    if y not in metrics:
         raise no_such_choice("y", given["y"], [m.span.text for m in metrics if m.span])
+    y = metrics[metrics.index(y)]  # with the same texts
     baseline: list[Row] = []
     if "baseline" in given:
         for baselines in expand(ctx, lambda inner: _rows(given["baseline"], inner), axes.size):
