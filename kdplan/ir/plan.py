@@ -28,7 +28,7 @@ class Item:
     name: str
     arguments: dict[str, Plain] = field(default_factory=dict)
     span: Location = location()
-    texts: Location = location()
+    written: Location = location()
     """How the plan writes arguments that are lists: `half`."""
 
 

@@ -308,7 +308,7 @@ def choice_arguments(spec: Spec | None, node: ast.Call, ctx: Context, before: Co
     return arguments
 
 
-def list_texts(spec: Spec, arguments: Mapping[str, Any], node: ast.Call, ctx: Context) -> dict[str, str]:
+def written_lists(spec: Spec, arguments: Mapping[str, Any], node: ast.Call, ctx: Context) -> dict[str, str]:
     """How a call writes those of its `arguments` that are lists, where the text has the same meaning elsewhere."""
     written = dict(zip((p.name for p in spec.params), node.args, strict=False))
     written |= {k.name: k.value for k in node.keywords}

@@ -244,8 +244,8 @@ def call(function: Value, node: ast.Call, ctx: Context, want: str) -> Value:
     if isinstance(function, Choice):
         spec = ctx.session.tables[want].get(function.item.name)
         given = arguments.choice_arguments(spec, node, ctx)
-        texts = arguments.list_texts(spec, given, node, ctx) if spec is not None else {}
-        return Choice(Item(function.item.name, given, span=node.span, texts=texts), node.span)
+        written = arguments.written_lists(spec, given, node, ctx) if spec is not None else {}
+        return Choice(Item(function.item.name, given, span=node.span, written=written), node.span)
     if isinstance(function, ModelValue):
         spec = ctx.session.tables["model"].get(function.item.name)
         given = arguments.choice_arguments(spec, node, ctx, function.item.arguments)

@@ -222,9 +222,9 @@ def measure_metrics(
     for n in nodes:
         for metric in points(ctx, lambda inner, n=n: as_item("metric", inner.eval(n, "metric"), n, "metric", inner)):  # type: ignore[misc]
             metrics += [metric] * (metric not in metrics)
-    alike = [m for m in metrics if any(m.texts == other.texts and m != other for other in metrics)]
+    alike = [m for m in metrics if any(m.written == other.written and m != other for other in metrics)]
     for metric in alike:  # where a function of the plan gives one text two meanings
-        metric.texts = None
+        metric.written = None
     return metrics
 
 
@@ -272,7 +272,7 @@ def _plot(
     y = as_item("metric", _unswept(given["y"], lambda: ctx.eval(given["y"], "metric")), given["y"], "y", ctx)
     if y not in metrics:
         raise no_such_choice("y", given["y"], [m.span.text for m in metrics if m.span])
-    y = metrics[metrics.index(y)]  # with the same texts
+    y = metrics[metrics.index(y)]  # written as the column is
     baseline: list[Row] = []
     if "baseline" in given:
         first = next(expand(ctx, lambda inner: _point(on, [], inner), axes.size))

@@ -15,13 +15,13 @@ def label_of(metric: Item) -> str:
 
     >>> label_of(Item("topk", {"k": 3})), label_of(Item("top1"))
     ('topk(k = 3)', 'top1')
-    >>> label_of(Item("siblings", {"groups": [[0, 1], [2, 3]]}, texts={"groups": "half"}))
+    >>> label_of(Item("siblings", {"groups": [[0, 1], [2, 3]]}, written={"groups": "half"}))
     'siblings(groups = half)'
     >>> label_of(Item("siblings", {"groups": [[0, 1], [2, 3]]}))
     'siblings(groups = [[0, 1], [2, 3]])'
     """
-    texts = metric.texts or {}
-    settings = ", ".join(f"{name} = {_short(texts.get(name, value))}" for name, value in metric.arguments.items())
+    written = metric.written or {}
+    settings = ", ".join(f"{name} = {_short(written.get(name, value))}" for name, value in metric.arguments.items())
     return f"{metric.name}({settings})" if settings else metric.name
 
 
