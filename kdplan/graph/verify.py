@@ -113,7 +113,7 @@ def verify(
         key = fingerprint(module, inputs.shape, half, batch)
         verdict = _known(key, verdicts) or _kept(key, compare(module, (inputs,), half, first_trace=not batch), verdicts)
         span = network.architecture.span or network.span
-        warnings += _reported(verdict, network.name, span)
+        warnings += _reported(verdict, network.name, span, real=bool(batch))
         if verdict.differs:
             networks.whole[label] = f"its graph gives other {verdict.differs}"
         reasons = [("", networks.whole[label])] if verdict.differs else verdict.leaves
@@ -133,13 +133,20 @@ def verify(
     return list({(w.code, w.message): w for w in warnings}.values())
 
 
-def _reported(verdict: Verdict, name: str, span: Span | None) -> list[Diagnostic]:
-    """KD0543 for state outside of networks; KD0542, raised, for what differs from itself."""
+def _reported(verdict: Verdict, name: str, span: Span | None, real: bool) -> list[Diagnostic]:
+    """KD0543 for state outside of networks, KD0550 for what is no number; KD0542, raised, for what differs from itself.
+
+    `real` says whether inputs are those of training.
+    """
     if verdict.unstable:
         raise error("KD0542", span, name=name, what=verdict.unstable)
-    if not verdict.kept:
-        return []
-    return [diagnostic("KD0543", span, name=name, kept=listing(verdict.kept, 3))]
+    warnings = []
+    if verdict.kept:
+        warnings.append(diagnostic("KD0543", span, name=name, kept=listing(verdict.kept, 3)))
+    if verdict.broken:
+        values = "the first batch" if real else "all values that were tried"
+        warnings.append(diagnostic("KD0550", span, name=name, what=verdict.broken, values=values))
+    return warnings
 
 
 def verify_calls(
@@ -183,11 +190,11 @@ def verify_calls(
         keys[node] = fingerprint(node.target, like, half, weights, batch)
     seen = {node: verdict for node, key in keys.items() if (verdict := _known(key, verdicts)) is not None}
     for node, args, kwargs in arguments_of(parts, keys.keys() - seen.keys(), known, half, weights):
-        seen[node] = _kept(keys[node], compare_call(node.target, args, kwargs, half), verdicts)  # type: ignore[arg-type]
+        seen[node] = _kept(keys[node], compare_call(node.target, args, kwargs, half, weights), verdicts)  # type: ignore[arg-type]
     warnings: list[Diagnostic] = []
     for node, verdict in seen.items():
         name, span = getattr(node.target, "__name__", str(node.target)), node.meta.get("span")
-        warnings += _reported(verdict, name, span)
+        warnings += _reported(verdict, name, span, weights)
         if verdict.differs:
             reason = f"its node gives other {verdict.differs}"
             warnings.append(diagnostic("KD0540", span, network=name, reason=reason))
