@@ -121,12 +121,12 @@ def breaks_at_once(phase: Phase, gm: fx.GraphModule) -> bool:
 
 def _may_break(node: fx.Node) -> bool:
     """Whether a node of the loss divides by a signal or by 0, or takes a power that some numbers have not."""
-    if node.op != "call_function" or node.meta.get("owner") != "loss":
+    if node.op != "call_function" or node.meta.get("owner") != "loss" or len(node.args) < 2:
         return False
+    right = node.args[1]
     if node.target is OPERATORS["/"]:
-        return isinstance(node.args[1], fx.Node) or node.args[1] in (0, 0.0)
-    exponent = node.args[1]
-    return node.target is OPERATORS["**"] and not (isinstance(exponent, int) and exponent >= 0)
+        return isinstance(right, fx.Node) or right in (0, 0.0)
+    return node.target is OPERATORS["**"] and not (isinstance(right, int) and right >= 0)
 
 
 def _drawn(phase: Phase, gm: fx.GraphModule, part: Part, fakes: Mapping[str, Any], counter: float = 0.5) -> list[float]:
