@@ -119,8 +119,9 @@ class _Reader(fx.Interpreter):
         if n not in self.calls:
             return getattr(self, n.op)(n.target, args, kwargs)
         self.seen.append((n, *tree_map(_copy, (args, kwargs))))
-        with torch.enable_grad():
-            args, kwargs = tree_map(lambda v: _copy(v, gradients=True), (args, kwargs))
+        frozen = bool(n.meta.get("frozen"))
+        with torch.set_grad_enabled(not frozen):
+            args, kwargs = tree_map(lambda v: _copy(v, gradients=not frozen), (args, kwargs))
             return tree_map(_copy, self.call_function(n.target, args, kwargs))
 
 

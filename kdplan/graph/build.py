@@ -48,7 +48,9 @@ from kdplan.graph.fake import EFFECTS, FakeContext
 from kdplan.graph.guards import ASK
 from kdplan.graph.module import make, origin
 from kdplan.graph.outplace import outplace
+from kdplan.graph.params import learns
 from kdplan.graph.replay import Replay, context_for, example_inputs
+from kdplan.graph.state import is_user_code
 from kdplan.graph.taps import LeafTaps, Tap, TapError
 from kdplan.graph.trace import Traced, trace, value_at
 from kdplan.graph.tracer import ROOT
@@ -351,6 +353,7 @@ class Builder:
     def _run_new(self, node: fx.Node, owner: str) -> fx.Node:
         self._calls += 1
         node.meta.update(owner=owner, path="", call=self._calls)
+        node.meta["frozen"] = is_user_code(node.target) and not learns(node, self.root)
         try:
             self.context.annotate(node, self.root)
         except BaseException as problem:

@@ -133,12 +133,17 @@ def compare(module: nn.Module, inputs: Sequence[Tensor], half: bool = False, fir
 
 
 def compare_call(
-    fn: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any], half: bool = False, real: bool = False
+    fn: Callable[..., Any],
+    args: Sequence[Any],
+    kwargs: Mapping[str, Any],
+    half: bool = False,
+    real: bool = False,
+    gradients: bool = True,
 ) -> Verdict:
     """The same for a call of a function, whose tensors are its state: gradients are those of its arguments.
 
     `real` says whether the arguments are those of training; else they are made up, and what is no number on them is so
-    only where it is none on positive ones either.
+    only where it is none on positive ones either. Without `gradients` the arguments are frozen values.
 
     Examples
     --------
@@ -147,11 +152,11 @@ def compare_call(
     >>> compare_call(lambda x: (x - 2).sqrt().mean(), (torch.ones(4, 3),), {}).broken
     'value'
     """
-    first, second, third = (_Call(fn, args, kwargs) for _ in range(3))
+    first, second, third = (_Call(fn, args, kwargs, gradients) for _ in range(3))
     verdict = _compare([fn], (first, first), (second, second), (third.as_graph, third), half)
     if verdict.broken and not real:  # a logarithm of drawn numbers may be one of positive numbers in training
         args, kwargs = tree_map(lambda v: v.abs() if _is_floating(v) else v, (tuple(args), dict(kwargs)))
-        return replace(verdict, broken=compare_call(fn, args, kwargs, half, real=True).broken)
+        return replace(verdict, broken=compare_call(fn, args, kwargs, half, True, gradients).broken)
     return verdict
 
 
@@ -160,14 +165,18 @@ def _is_floating(value: object) -> bool:
 
 
 class _Call(nn.Module):
-    """A call whose floating-point arguments are parameters; gives its value, and the arguments as others read them."""
+    """A call whose floating-point arguments are parameters; gives its value, and the arguments as others read them.
 
-    def __init__(self, fn: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
+    Without gradients, the arguments are plain tensors.
+    """
+
+    def __init__(self, fn: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any], gradients: bool) -> None:
         super().__init__()
-        self._fn = fn
+        self._fn, self._gradients = fn, gradients
         leaves, self._spec = tree_flatten((tuple(args), dict(kwargs)))
         self._leaves = [
-            nn.Parameter(v.detach().clone()) if isinstance(v, Tensor) and v.is_floating_point() else v for v in leaves
+            nn.Parameter(v.detach().clone(), gradients) if isinstance(v, Tensor) and v.is_floating_point() else v
+            for v in leaves
         ]
         for i, leaf in enumerate(self._leaves):
             if isinstance(leaf, nn.Parameter):
@@ -175,9 +184,10 @@ class _Call(nn.Module):
 
     def forward(self, step: int) -> Any:
         """The value of the call on copies, and the arguments."""
-        copies = [v.clone() if isinstance(v, Tensor) else v for v in self._leaves]
-        args, kwargs = tree_unflatten(copies, self._spec)
-        return [self._fn(*args, **kwargs), *(v * 1 for v in self._leaves if isinstance(v, nn.Parameter))]
+        with torch.set_grad_enabled(self._gradients):
+            copies = [v.clone() if isinstance(v, Tensor) else v for v in self._leaves]
+            args, kwargs = tree_unflatten(copies, self._spec)
+            return [self._fn(*args, **kwargs), *(v * 1 for v in self._leaves if isinstance(v, nn.Parameter))]
 
     def as_graph(self) -> Callable[[int], Any]:
         """The call as a phase computes it; other nodes read its arguments after it."""
@@ -190,7 +200,12 @@ class _Call(nn.Module):
                 outputs[node.name] = b.call(torch.mul, node, 1)
         graph = prune(b.finish(outputs).graph_module).graph_module
         given = {n.name: v for n, v in zip(nodes, self._leaves, strict=True) if isinstance(n, fx.Node)}
-        return lambda step: list(graph(**{n: v.clone() for n, v in given.items()}).values())
+
+        def call(step: int) -> list[Any]:
+            with torch.set_grad_enabled(self._gradients):
+                return list(graph(**{n: v.clone() for n, v in given.items()}).values())
+
+        return call
 
 
 Side = tuple[Callable[[int], Any], nn.Module]

@@ -187,10 +187,14 @@ def verify_calls(
     for node in users_calls(parts):
         args = fx.map_arg((node.args, node.kwargs), lambda n: n.meta["val"])
         like = tree_map(lambda v: [tuple(v.shape), v.dtype] if isinstance(v, Tensor) else v, args)
-        keys[node] = fingerprint(node.target, like, half, weights, batch)
+        keys[node] = fingerprint(node.target, like, half, weights, bool(node.meta.get("frozen")), batch)
     seen = {node: verdict for node, key in keys.items() if (verdict := _known(key, verdicts)) is not None}
     for node, args, kwargs in arguments_of(parts, keys.keys() - seen.keys(), known, half, weights):
-        seen[node] = _kept(keys[node], compare_call(node.target, args, kwargs, half, weights), verdicts)  # type: ignore[arg-type]
+        seen[node] = _kept(
+            keys[node],
+            compare_call(node.target, args, kwargs, half, weights, gradients=not node.meta.get("frozen")),  # type: ignore[arg-type]
+            verdicts,
+        )
     warnings: list[Diagnostic] = []
     for node, verdict in seen.items():
         name, span = getattr(node.target, "__name__", str(node.target)), node.meta.get("span")
