@@ -153,9 +153,9 @@ def status(arguments: argparse.Namespace) -> int:
     store = open_store(arguments)
     compiled = compile_file(arguments, store)
     if arguments.json:
-        print(json.dumps(view.to_json(view.status(compiled.planned, store)), indent=2))
+        print(json.dumps(view.to_json(view.status(compiled.planned, store, compiled.plan)), indent=2))
     else:
-        view.print_status(compiled.planned, store)
+        view.print_status(compiled.planned, store, plan=compiled.plan)
     return ExitCode.DONE
 
 

@@ -49,6 +49,8 @@ from kdplan.graph.fake import EFFECTS, FakeContext
 from kdplan.graph.joined import JoinedPhase
 from kdplan.graph.module import make, origin
 from kdplan.graph.outplace import outplace
+from kdplan.graph.params import learns
+from kdplan.graph.state import is_user_code
 from kdplan.graph.taps import LeafTaps, Tap, TapError
 from kdplan.graph.trace import Traced, trace, value_at
 from kdplan.graph.tracer import ROOT
@@ -179,10 +181,10 @@ class Builder:
             raise TapError(tap, inlined.traced.taps)
         return self._tap_node(inlined, location, tap)
 
-    def apply_since(self, name: str, since: str, example: Tensor, value: fx.Node, tap: str) -> fx.Node:
+    def apply_since(self, name: str, since: str, example: Tensor, value: fx.Node, tap: str, call: int = 0) -> fx.Node:
         """The value of a tap of a network, with `value` instead of what it has at the tap `since`.
 
-        `example` has the shape of the network's inputs, which its graph depends on.
+        `example` has the shape of the network's inputs, which its graph depends on; `call` is that of `apply`.
 
         Raises
         ------
@@ -213,8 +215,9 @@ class Builder:
         wanted, given = start.meta["val"].shape, value.meta["val"].shape
         if wanted[1:] != given[1:]:
             raise ShapeError(tuple(wanted), tuple(given))
-        call = (name, "", key, since, value)
-        known = self._inlined.setdefault(call, _Inlined(traced, {start: value}, self.path(name)))
+        draw = call if any(n.meta.get("random") for n in kept) else 0
+        at = (name, "", key, since, value, draw)
+        known = self._inlined.setdefault(at, _Inlined(traced, {start: value}, self.path(name)))
         self._copy(known, name, "", [n for n in kept if n not in known.mapped])
         return self._tap_node(known, traced.taps[tap], tap)
 
@@ -312,6 +315,7 @@ class Builder:
     def _run_new(self, node: fx.Node, owner: str) -> fx.Node:
         self._calls += 1
         node.meta.update(owner=owner, path="", call=self._calls)
+        node.meta["frozen"] = is_user_code(node.target) and not learns(node, self.root)
         try:
             self.context.annotate(node, self.root)
         except BaseException as problem:
@@ -334,15 +338,15 @@ class Builder:
             str(spec),
             tuple(v if isinstance(v, fx.Node) else repr(v) for v in leaves),
         )
-        known = self._inlined.get(key)
-        if known is not None and call and any(n.meta.get("random") for n in known.traced.graph.nodes):
-            key = (*key, call)  # what draws random numbers is never equal content
-        if key not in self._inlined:
-            fakes = fx.map_arg((args, kwargs), lambda n: n.meta["val"])
-            traced = trace(module, *fakes[0], kwargs=fakes[1], leaves=self._leaves[name], context=self.context)
-            nodes = [v for v in leaves if isinstance(v, fx.Node)]
-            self._inlined[key] = self._copied(name, path, traced, nodes)
-            self._inlined[key].given = (args, kwargs)
+        for at in ((*key, call), key):  # what draws random numbers is never equal content
+            if at in self._inlined:
+                return self._inlined[at]
+        fakes = fx.map_arg((args, kwargs), lambda n: n.meta["val"])
+        traced = trace(module, *fakes[0], kwargs=fakes[1], leaves=self._leaves[name], context=self.context)
+        if any(n.meta.get("random") for n in traced.graph.nodes):
+            key = (*key, call)
+        self._inlined[key] = self._copied(name, path, traced, [v for v in leaves if isinstance(v, fx.Node)])
+        self._inlined[key].given = (args, kwargs)
         return self._inlined[key]
 
     def _copied(self, name: str, path: str, traced: Traced, inputs: list[fx.Node]) -> _Inlined:

@@ -19,6 +19,7 @@ from kdplan.graph.cost import flops_by_node
 from kdplan.graph.examples import random_example
 from kdplan.graph.fork import BranchError
 from kdplan.graph.freeze import split
+from kdplan.graph.parts import breaks_at_once
 from kdplan.graph.phase_graph import Networks, StoredValue
 from kdplan.graph.state import draws_undone, is_users
 from kdplan.graph.verify import HALF, SAMPLES, Verdicts, verify, verify_calls
@@ -176,6 +177,9 @@ def inspect_phase(plan: Plan, phase: Phase, verdicts: Verdicts | None = None) ->
     warnings += verify_calls(
         [joined.graph_module], lambda: _labels(plan, phase), half, weights=False, verdicts=verdicts
     )
+    if not any(w.code == "KD0550" for w in warnings) and breaks_at_once(phase, joined.graph_module):
+        values = "all values that were tried in the first step"
+        warnings.append(diagnostic("KD0550", phase.loss.span, name="loss", what="value", values=values))
     step = graph_cost(joined.graph_module, joined.trainable)
     kept = storing(plan, phase, joined.graph_module, split(joined.graph_module, joined.trainable), joined.trainable)
     steps = step_count(plan, phase)

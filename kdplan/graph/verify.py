@@ -133,7 +133,7 @@ def verify(
             assert inputs is not None
             verdict = _kept(key, compare(module, (inputs,), half, first_trace), verdicts)
         span = network.architecture.span or network.span
-        warnings += _reported(verdict, network.name, span)
+        warnings += _reported(verdict, network.name, span, real=bool(batch))
         if verdict.differs:
             networks.whole[label] = f"its graph gives other {verdict.differs}"
         reasons = [("", networks.whole[label])] if label in networks.whole else verdict.leaves
@@ -175,13 +175,20 @@ def _one_for_all_sizes(
     return not verdict.differs
 
 
-def _reported(verdict: Verdict, name: str, span: Span | None) -> list[Diagnostic]:
-    """KD0543 for state outside of networks; KD0542, raised, for what differs from itself."""
+def _reported(verdict: Verdict, name: str, span: Span | None, real: bool) -> list[Diagnostic]:
+    """KD0543 for state outside of networks, KD0550 for what is no number; KD0542, raised, for what differs from itself.
+
+    `real` says whether inputs are those of training.
+    """
     if verdict.unstable:
         raise error("KD0542", span, name=name, what=verdict.unstable)
-    if not verdict.kept:
-        return []
-    return [diagnostic("KD0543", span, name=name, kept=listing(verdict.kept, 3))]
+    warnings = []
+    if verdict.kept:
+        warnings.append(diagnostic("KD0543", span, name=name, kept=listing(verdict.kept, 3)))
+    if verdict.broken:
+        values = "the first batch" if real else "all values that were tried"
+        warnings.append(diagnostic("KD0550", span, name=name, what=verdict.broken, values=values))
+    return warnings
 
 
 def verify_calls(
@@ -221,15 +228,17 @@ def verify_calls(
     for node in users_calls(parts):
         args = fx.map_arg((node.args, node.kwargs), lambda n: n.meta["val"])
         like = tree_map(lambda v: [tuple(v.shape), v.dtype] if isinstance(v, Tensor) else v, args)
-        keys[node] = fingerprint(node.target, like, half)
+        keys[node] = fingerprint(node.target, like, half, bool(node.meta.get("frozen")))
     seen = {node: verdict for node, key in keys.items() if (verdict := _known(key, verdicts)) is not None}
     new = keys.keys() - seen.keys()
     for node, args, kwargs in arguments_of(parts, new, known(), half, weights) if new else ():
-        seen[node] = _kept(keys[node], compare_call(node.target, args, kwargs, half), verdicts)  # type: ignore[arg-type]
+        gradients = not node.meta.get("frozen")
+        verdict = compare_call(node.target, args, kwargs, half, weights, gradients)  # type: ignore[arg-type]
+        seen[node] = _kept(keys[node], verdict, verdicts)
     warnings: list[Diagnostic] = []
     for node, verdict in seen.items():
         name, span = getattr(node.target, "__name__", str(node.target)), node.meta.get("span")
-        warnings += _reported(verdict, name, span)
+        warnings += _reported(verdict, name, span, weights)
         if verdict.differs:
             reason = f"its node gives other {verdict.differs}"
             warnings.append(diagnostic("KD0540", span, network=name, reason=reason))

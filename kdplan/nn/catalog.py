@@ -239,7 +239,7 @@ MODELS: dict[str, Spec] = {
     )
 }
 
-_GROUPS = Param("groups", "any", None, "verticals of the data; by default its own superclasses")
+_GROUPS = Param("groups", "verticals", None, "verticals of the data; by default its own superclasses")
 
 METRICS: dict[str, MetricSpec] = {
     spec.name: spec

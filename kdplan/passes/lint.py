@@ -142,8 +142,8 @@ def _rates(phase: Phase, reporter: Reporter) -> None:
 
 
 def _best_on_test(plan: Plan, measure: Measure, reporter: Reporter) -> None:
-    measured = {(v.data, v.split) for v in measure.views}
     for row in measure.rows:
+        measured = {(v.data, v.split) for v in measure.views_of(row)}
         for version in row.target.versions:
             if version.snapshot != "best" or version.phase is None:
                 continue

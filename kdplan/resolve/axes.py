@@ -40,6 +40,12 @@ def _param(node: ast.Node | ast.File, module: Module) -> Declared | None:
     return thing if isinstance(thing, Declared) and thing.kind == "param" else None
 
 
+def is_named(node: ast.Expr, module: Module) -> bool:
+    """Whether an expression of a file is the name of an axis: `seed`, or `base.seed` of a file that it uses."""
+    param = _param(node, module)
+    return param is not None and axis_of(param) is not None
+
+
 def is_axis(declared: Declared) -> bool:
     """Whether a declaration is an axis of its own: a param with `in`, or one that was given a list from outside."""
     return axis_of(declared) is declared

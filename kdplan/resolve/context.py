@@ -41,8 +41,8 @@ class PhaseFrame:
     name: str
     streams: list[tuple[str, DataValue]]
     trainable: dict[NetInstance, int]
-    calls: dict[str, list[tuple[int, ...]]] = field(default_factory=dict)
-    """A value of a network on some inputs -> where in the plan calls of the network read it."""
+    calls: dict[tuple[int, ...], int] = field(default_factory=dict)
+    """Where in the plan a call of a network stands -> its number, from 1."""
 
 
 @dataclass
@@ -91,6 +91,8 @@ class Context:
     coords: dict[Declared, int] = field(default_factory=dict)
     reads: set[Declared] = field(default_factory=set)
     phase: PhaseFrame | None = None
+    site: tuple[int, ...] = ()
+    """The calls of the plan's functions, and the turns of comprehensions, that lead to the expression."""
     exclude: str | None = None
     phases: dict[str, PhaseInstance] = field(default_factory=dict)
     """Phases of the construct that is being lowered, by their names within it."""

@@ -169,8 +169,8 @@ def attribute(base: Value, word: str, node: ast.Attr, ctx: Context, want: str) -
         return replace(base, items=[attribute(b, word, node, ctx, want) for b in base.items], span=span)
     if isinstance(base, NetValue):
         return replace(base, path=(*base.path, word), span=span)
-    if isinstance(base, Applied):
-        return Applied(base.net, base.inputs, (*base.path, word), span, base.call)
+    if isinstance(base, Applied) and not base.since:
+        return replace(base, path=(*base.path, word), span=span)
     if isinstance(base, DataValue):
         return signals.data_attribute(base, word, node.word_span, span, ctx)
     if isinstance(base, Case):
@@ -227,7 +227,7 @@ def call(function: Value, node: ast.Call, ctx: Context, want: str) -> Value:
         inputs = [signals.signal(ctx.eval(a), ctx) for a in node.args]
         if node.keywords:
             raise arguments.unknown_parameter(node.keywords[0], "a network", [])
-        return Applied(function, inputs, (), node.span, (id(node), *map(id, ctx.session.active.values())))
+        return Applied(function, inputs, (), node.span, (id(node), *ctx.site))
     if isinstance(function, UserFunction):
         if want in ("model", "source", "gate"):
             return Choice(
@@ -244,7 +244,9 @@ def call(function: Value, node: ast.Call, ctx: Context, want: str) -> Value:
         return ctx.session.budget.tree(called, node.span)
     if isinstance(function, Choice):
         spec = ctx.session.tables[want].get(function.item.name)
-        return Choice(Item(function.item.name, arguments.choice_arguments(spec, node, ctx), span=node.span), node.span)
+        given = arguments.choice_arguments(spec, node, ctx)
+        written = arguments.written_lists(spec, given, node, ctx) if spec is not None else {}
+        return Choice(Item(function.item.name, given, span=node.span, written=written), node.span)
     if isinstance(function, ModelValue):
         spec = ctx.session.tables["model"].get(function.item.name)
         given = arguments.choice_arguments(spec, node, ctx, function.item.arguments)
@@ -276,7 +278,8 @@ def _inline(function: FunctionValue, node: ast.Call, ctx: Context, want: str) ->
         if keyword.name in given:
             raise arguments.unknown_parameter(keyword, f"`{function.declared.name}`", [], given=True)
         given[keyword.name] = ctx.eval(keyword.value, "any")
-    inner = ctx.child(module=function.declared.module, names={**function.names, **given}, exclude=None)
+    names = {**function.names, **given}
+    inner = ctx.child(module=function.declared.module, names=names, exclude=None, site=(*ctx.site, id(node)))
     for param in params:
         if param.name not in given:
             if param.default is None:

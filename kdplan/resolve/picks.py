@@ -202,10 +202,10 @@ def _choose(base: Value, rest: list[ast.Expr], node: ast.Pick, ctx: Context) -> 
         return _item([ClassesValue(p, base.data, node.span) for p in base.parts], rest, node, ctx, labels)
     if isinstance(base, NetValue) and len(rest) == 1:
         return _of_network(base, rest[0], node, ctx)
-    if isinstance(base, Applied) and len(rest) == 1:
+    if isinstance(base, Applied) and not base.since and len(rest) == 1:
         key = ctx.eval(rest[0], "any")
         if isinstance(key, ir.Const):
-            return Applied(base.net, base.inputs, (*base.path, str(key.value)), node.span, base.call)
+            return replace(base, path=(*base.path, str(key.value)), span=node.span)
     if isinstance(base, DataValue) and len(rest) == 1:
         part = ctx.eval(rest[0], "any")
         if isinstance(part, ClassesValue):

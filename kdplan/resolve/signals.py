@@ -48,8 +48,7 @@ def signal(value: Value, ctx: Context) -> ir.Expr:
             raise error("KD0247", value.span, name=value.instance.declared.name)
         return tap(value, [default_inputs(value.span, ctx)], "", ".".join(value.path), value.span, ctx)
     if isinstance(value, Applied):
-        path = ".".join(value.path)
-        return tap(value.net, value.inputs, ".".join(value.net.path), path, value.span, ctx, _call_number(value, ctx))
+        return _applied(value, ctx)
     if isinstance(value, Family):
         raise family_error(value)
     if isinstance(value, Routing):
@@ -66,20 +65,18 @@ def signal(value: Value, ctx: Context) -> ir.Expr:
     raise error("KD0246", value.span, what=describe(value), help=call)
 
 
-def _call_number(value: Applied, ctx: Context) -> int:
-    """How many calls have read this value of the network before; a call that is evaluated again keeps its number.
+def _applied(value: Applied, ctx: Context) -> ir.Expr:
+    """The tap of a call, with the call's number; a call that is evaluated again keeps it.
 
-    0 for a frozen network in eval mode, which draws nothing.
+    A frozen network in eval mode draws nothing: its calls have no number.
     """
     net = value.net
+    e = tap(net, value.inputs, ".".join(net.path), ".".join(value.path), value.span, ctx)
+    e.since = value.since
     frozen = net.version is not None or ctx.phase is None or net.instance not in ctx.phase.trainable
-    if ctx.phase is None or (frozen and net.instance.network.mode == "eval"):
-        return 0
-    key = f"{id(net.instance)} {net.version} {net.path} {value.inputs} {value.path}"
-    calls = ctx.phase.calls.setdefault(key, [])
-    if value.call not in calls:
-        calls.append(value.call)
-    return calls.index(value.call)
+    if ctx.phase is not None and not (frozen and net.instance.network.mode == "eval"):
+        e.call = ctx.phase.calls.setdefault(value.call, len(ctx.phase.calls) + 1)
+    return e
 
 
 def family_error(value: Family) -> Exception:
@@ -89,9 +86,7 @@ def family_error(value: Family) -> Exception:
     return error("KD0401", value.span, name=name, slots=slots)
 
 
-def tap(
-    net: NetValue, inputs: list[ir.Expr], submodule: str, path: str, span: Span, ctx: Context, call: int = 0
-) -> ir.Expr:
+def tap(net: NetValue, inputs: list[ir.Expr], submodule: str, path: str, span: Span, ctx: Context) -> ir.Tap:
     """A tap of a network, or of its `submodule`, on `inputs`; `path` "" or "output" is the output.
 
     Raises
@@ -104,7 +99,7 @@ def tap(
         check_indexed(net, path, span)
         inside, rest = split(network, path)
         path = ".".join(p for p in (inside, canonical(rest) or "logits") if p)  # one name for one thing
-    read = ir.Tap(weights(net, ctx), inputs, "" if path == "output" else path, submodule, call=call, span=span)
+    read = ir.Tap(weights(net, ctx), inputs, "" if path == "output" else path, submodule, span=span)
     return ctx.session.budget.tree(read, span)
 
 

@@ -286,6 +286,7 @@ class Training:
                 step=broken.step,
                 epoch=broken.step // self.per_epoch + 1,
                 first=f"; first {listing(terms)}" if terms else "",
+                help=None if broken.step else "Correct the loss: it is no number before anything is trained.",
             )
 
     def check_weights(self) -> None:

@@ -226,6 +226,16 @@ def test_two_calls_of_a_network_with_dropout_differ(tmp_path: Path) -> None:
     assert twice > once
 
 
+def test_all_values_of_one_call_with_dropout_are_of_one_draw(tmp_path: Path) -> None:
+    body = "return self.head(self.drop(f))"
+    text = write(tmp_path, body, "cross_entropy(a.logits, labels) + 1000 * mse(small.head(b.drop), b.logits)")
+    text = text.replace("loss =", "def a = small(inputs)  def b = small(inputs)  loss =")
+    _, twice = run(tmp_path, text)
+    (tmp_path / "alone").mkdir()
+    _, alone = run(tmp_path / "alone", write(tmp_path / "alone", body, "cross_entropy(small.logits, labels)"))
+    assert twice == pytest.approx(alone)
+
+
 def test_state_in_a_buffer_that_is_not_persistent_is_a_warning(tmp_path: Path) -> None:
     body = "self.passing.add_(f.detach().mean(0))\nreturn self.head(f - self.passing)"
     text = write(tmp_path, body)

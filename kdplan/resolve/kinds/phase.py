@@ -6,6 +6,7 @@ from kdplan.constructs.table import KINDS
 from kdplan.diagnostics.report import Gather, PlanError, error
 from kdplan.diagnostics.span import Span
 from kdplan.ir import expr as ir
+from kdplan.ir.calls import number_draws
 from kdplan.ir.plan import Phase, Recipe, Trainee, Validation
 from kdplan.passes.load import Declared
 from kdplan.resolve import axes, setting_values
@@ -84,6 +85,7 @@ def make_phase(
     gather.raise_if_failed()
     for root in (phase.loss, *phase.logged.values()):  # every pass walks over all of it
         ctx.session.budget.elements(ctx.session.budget.nodes(root), root.span)
+    number_draws(phase)
     _smooth(phase)
     phase.code = _code(phase)
     coords = {**{n: label for n, (label, _) in bound.items()}, **axes.coordinates(ctx, bound)}
