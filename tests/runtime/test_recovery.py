@@ -15,7 +15,6 @@ from kdplan.runtime.events import NoEvents
 from kdplan.runtime.interrupt import Interrupted
 from kdplan.runtime.loop import Training
 from kdplan.runtime.store import Store
-from kdplan.runtime.store.work import read_metrics
 from tests.runtime.small import TrainableGraph, job, network, phase_graph, recipe, same, train
 from tests.runtime.test_resume import StopAt
 
@@ -75,7 +74,7 @@ def test_the_steps_after_it_are_trained(tmp_path: Path) -> None:
     net, options = changed(settings, first_labels(3, settings))
     ended = train(tmp_path, settings, net, **options)
     assert ended.step == 10 and all(bool(p.isfinite().all()) for p in net.parameters())
-    lines = read_metrics(tmp_path / "work" / "k" / "metrics.jsonl")
+    lines = ended.history
     assert [line["skipped"] for line in lines] == [1, 0]
     assert all(line["loss"] == line["loss"] for line in lines)
 
@@ -113,7 +112,7 @@ def test_goes_back_and_on(tmp_path: Path, where: str, step: int) -> None:
     assert ended.step == 10 and ended.recovery.rollbacks == 1
     (note,) = events.notes
     assert note.startswith("KD0828: ") and f"to step {step // 5 * 5}, 1 time left" in note
-    lines = read_metrics(tmp_path / "work" / "k" / "metrics.jsonl")
+    lines = ended.history
     assert [(line["epoch"], line["rollbacks"]) for line in lines] == [(1, int(step < 5)), (2, 1)]
     plain = network()
     train(tmp_path / "plain", recipe(), plain)
@@ -134,7 +133,7 @@ def test_resumed_equals_uninterrupted(tmp_path: Path, policy: Item, step: int) -
     settings = recipe(on_nan=policy, ema=0.9)
     labels = first_labels(step, settings, 4)
     whole, options = changed(settings, labels)
-    train(tmp_path / "a", settings, whole, **options)
+    one = train(tmp_path / "a", settings, whole, **options)
     for stop in (1, 3, 6, 8):
         interrupt = StopAt(stop)
         with Store(tmp_path / "b").begin("k") as work:
@@ -144,8 +143,7 @@ def test_resumed_equals_uninterrupted(tmp_path: Path, policy: Item, step: int) -
             with pytest.raises((Interrupted, PlanError)):
                 training.run()
     parts, options = changed(settings, labels)
-    train(tmp_path / "b", settings, parts, **options)
+    other = train(tmp_path / "b", settings, parts, **options)
     assert same(whole, parts)
-    kept = [tmp_path / x / "work" / "k" / "metrics.jsonl" for x in "ab"]
-    a, b = ([{k: v for k, v in r.items() if k != "seconds"} for r in read_metrics(p)] for p in kept)
+    a, b = ([{k: v for k, v in r.items() if k != "seconds"} for r in ended.history] for ended in (one, other))
     assert a == b and len(a) == 2
