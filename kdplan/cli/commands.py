@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from kdplan.cli.exit_codes import ExitCode
-from kdplan.cli.inputs import add_costs, compile_file, data_root, existing_store, open_store
+from kdplan.cli.inputs import add_costs, compile_file, data_root, existing_store, open_store, param_values
 from kdplan.cli.outputs import writable_file, writable_folder
 from kdplan.compile import Compiled, inspect
 from kdplan.diagnostics.boundary import boundary
@@ -20,6 +20,7 @@ from kdplan.runtime.events import NoEvents, Several
 
 if TYPE_CHECKING:
     from kdplan.runtime.measures.results import MeasureResult
+    from kdplan.runtime.options import RunOptions
     from kdplan.runtime.store import Store
 
 
@@ -79,7 +80,7 @@ def plan(arguments: argparse.Namespace) -> int:
     """
     from kdplan.view import plan as view
 
-    store = open_store(arguments)
+    store = open_store(arguments, sweep=True)
     with no_code(arguments.no_code):
         compiled = compile_file(arguments, store)
         if not arguments.no_cost:
@@ -104,7 +105,7 @@ def graph(arguments: argparse.Namespace) -> int:
         KD0911 without the `dot` program for svg and png, KD0912 for an unknown format.
     """
     arguments.output = writable_file("-o", arguments.output)
-    store = open_store(arguments)
+    store = open_store(arguments, sweep=True)
     compiled = compile_file(arguments, store)
     if arguments.phase:
         _draw_phase(arguments, compiled)
@@ -186,17 +187,13 @@ def run(arguments: argparse.Namespace) -> int:
     PlanError
         With every error that can be found before training.
     """
-    from kdplan.runtime.execute import repairing, run_plan
-    from kdplan.runtime.measures.table import run_measures
     from kdplan.runtime.options import RunOptions
-    from kdplan.view.progress import TensorBoard, observer
+    from kdplan.runtime.reading import reading, to_train
 
-    store = open_store(arguments)
+    store = open_store(arguments, sweep=True)
     for option in ("csv", "plots", "tensorboard"):
         if (name := getattr(arguments, option)) is not None:
             setattr(arguments, option, writable_folder(f"--{option}", name))
-    compiled = compile_file(arguments, store)
-    to_do = [n for n, p in compiled.planned.items() if p.action not in ("cached", "blocked") and p.same_as is None]
     options = RunOptions(
         device=arguments.device,
         deterministic=arguments.deterministic,
@@ -204,13 +201,30 @@ def run(arguments: argparse.Namespace) -> int:
         checkpoint_seconds=arguments.checkpoint_seconds,
         wait_for_space=arguments.wait_for_space,
         plan_file=str(arguments.file),
+        settings=" ".join(f"{name}={value}" for name, value in sorted(param_values(arguments.set).items())),
         data_root=data_root(arguments),
         tensorboard=arguments.tensorboard,
     )
-    if to_do:
-        open_store(arguments, write=True)
-        _check_before_training(compiled, to_do, options.device, store)
-        store.sweep()
+
+    def compiled_plan() -> Compiled:
+        compiled = compile_file(arguments, store)
+        if to_train(compiled.planned):
+            open_store(arguments, write=True)
+        return compiled
+
+    with reading(compiled_plan, store, options) as compiled:
+        return _run(arguments, compiled, store, options)
+
+
+def _run(arguments: argparse.Namespace, compiled: Compiled, store: Store, options: RunOptions) -> int:
+    from kdplan.runtime.execute import repairing, run_plan
+    from kdplan.runtime.measures.table import run_measures
+    from kdplan.runtime.reading import to_train
+    from kdplan.view.progress import TensorBoard, observer
+
+    names = to_train(compiled.planned)
+    if names:
+        _check_before_training(compiled, names, options.device, store)
     _print_warnings(compiled)
     events = observer()
     if arguments.tensorboard:

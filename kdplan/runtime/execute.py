@@ -108,7 +108,7 @@ def run_plan(
                 if options.plan_file:
                     store.remember(options.plan_file, {n: keys[n].key for n in result.done})
         if options.plan_file and result.done:
-            store.remember(options.plan_file, {n: keys[n].key for n in result.done})
+            store.remember(options.plan_file, {n: keys[n].key for n in result.done}, result.done == planned.keys())
         if interrupt.requested:
             result.exit_code, result.by = result.exit_code or INTERRUPTED, interrupt.by
         result.skipped += [n for n in planned if n not in result.done | result.failed.keys() | {*result.skipped}]

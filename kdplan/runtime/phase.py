@@ -87,6 +87,8 @@ def run_phase(run: PhaseRun, phase: Phase, key: PhaseKey, work: Work) -> Artifac
         torch.cuda.set_device(device)
     user_code.forget_modules()  # state in them is no part of a phase
     _check_code(run, phase)
+    about = phase_json(phase.name, run.options.plan_file, key)
+    work.describe(about)
     training: Training | None = None
     try:
         job = make_job(run, phase, key.key, work, device)
@@ -149,7 +151,7 @@ def make_job(run: PhaseRun, phase: Phase, key: str, work: Work, device: torch.de
             return Loader(sets[stream], recipe.batch_of(stream), phase.seed, train=False, workers=workers)
 
         stored = Keeper(
-            plan, phase, phase_graph, run.sources.store, device, measuring, run.events, run.interrupt
+            plan, phase, phase_graph, run.sources.store, device, measuring, key, run.events, run.interrupt
         ).values()
     metric = phase.validations[0].metrics[0] if phase.validations else None
     return Job(

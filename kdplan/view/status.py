@@ -13,6 +13,7 @@ from rich.text import Text
 
 from kdplan.ir.dag import Planned
 from kdplan.runtime.store import Store, read_metrics
+from kdplan.runtime.store.inventory import measured
 from kdplan.runtime.store.work import RECORD_HEAD
 from kdplan.view import words
 
@@ -44,14 +45,12 @@ class Status:
 
 def status(planned: Mapping[str, Planned], store: Store) -> list[Status]:
     """Return the states of the phases, in the order of `planned`."""
-    entries = {e.key: e for e in store.entries()}
     states = []
     for name, p in planned.items():
         state: str = store.state(p.key)
         row = Status(name, p.key, state, total=p.cost.steps if p.cost is not None else None)
-        if p.key in entries:
-            row.bytes = entries[p.key].bytes
-            row.age = max(0.0, time.time() - entries[p.key].modified)
+        row.bytes, written = measured(store.phase_folder(p.key) if state == "done" else store.work_folder(p.key))
+        row.age = max(0.0, time.time() - written) if written else None
         if state == "done":
             row.problem = store.problem(p.key)
             row.state = "corrupt" if row.problem else "done"
@@ -92,7 +91,7 @@ def status_table(states: list[Status], store: Store) -> Table:
         age = f"{words.seconds(s.age)} ago" if s.age is not None else ""
         state = Text(s.state, style=STYLES[s.state])
         table.add_row(Text(s.name), state, step, numbers, size, age, Text(s.problem or s.who))
-    total = sum(e.bytes for e in store.entries())
+    total = measured(store.root)[0]
     table.caption = Text(f"{store.root}: {words.size(total)} in all, with other plans")
     return table
 

@@ -15,6 +15,7 @@ from kdplan.diagnostics.boundary import boundary
 from kdplan.diagnostics.report import Gather
 from kdplan.ir.dag import PhaseKey
 from kdplan.ir.plan import Item, Measure, Plan, Plot, Row, View
+from kdplan.ir.versions import makers
 from kdplan.runtime.events import Events, NoEvents
 from kdplan.runtime.measures.cells import Cell, cell_key, cell_of, snapshots, trained
 from kdplan.runtime.measures.labels import described, label_of
@@ -108,7 +109,8 @@ def _numbers(sources: Sources, measure: Measure, rows: Sequence[Row], options: R
             for key, value in measure_cells(sources, missing, options):
                 cell = missing[key]
                 versions = ", ".join(str(v) for v in cell.target.versions)
-                entry = {"value": as_stored(value), "metric": cell.metric.name, "of": versions}
+                of = {sources.keys[m].key for v in cell.target.versions for m in makers(sources.plan, v)}
+                entry = {"value": as_stored(value), "metric": cell.metric.name, "of": versions, "phases": sorted(of)}
                 sources.store.keep_number("measures", key, entry)
                 numbers[key] = value
     return numbers

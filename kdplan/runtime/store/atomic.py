@@ -2,13 +2,12 @@
 
 Every write goes to a temporary name in the same directory, is flushed to the disk, renamed, and the directory flushed.
 A process killed at any moment leaves the old content or the new one, and perhaps a temporary name, which begins with a
-dot and is swept by whoever writes there next.
+dot and says whose it is; `kdplan.runtime.store.litter` removes it.
 """
 
 from __future__ import annotations
 
 import hashlib
-import itertools
 import json
 import os
 import shutil
@@ -17,17 +16,11 @@ from pathlib import Path
 
 from kdplan.ir.plan import Plain
 from kdplan.runtime.store.errors import writing
+from kdplan.runtime.store.processes import is_temporary, temporary
 
 MODE = 0o644
 Content = bytes | Callable[[Path], object]
 """A file's content: bytes, or a function that writes it to a path."""
-
-_number = itertools.count()
-
-
-def temporary(path: Path) -> Path:
-    """An unused name in the folder of `path`, which `sweep` knows as a leftover."""
-    return path.with_name(f".new-{os.getpid()}-{next(_number)}-{path.name}")
 
 
 def sweep(folder: Path) -> list[str]:
@@ -35,7 +28,7 @@ def sweep(folder: Path) -> list[str]:
     swept = []
     if folder.is_dir():
         for entry in sorted(folder.iterdir()):
-            if entry.name.startswith((".new-", ".old-")):
+            if is_temporary(entry.name):
                 remove(entry)
                 swept.append(entry.name)
     return swept
@@ -137,7 +130,7 @@ def put_folder(new: Path, target: Path) -> None:
 
     Both lie in one file system. Killed in between, `target` is absent, the old one, or the new one.
     """
-    old = target.with_name(f".old-{os.getpid()}-{next(_number)}-{target.name}")
+    old = temporary(target, "old")
     with writing(target):
         flush_folder(new)
         if target.exists():

@@ -21,17 +21,18 @@ from kdplan.runtime.store.atomic import (
     put_folder,
     remove,
     sweep,
-    temporary,
     write,
 )
 from kdplan.runtime.store.errors import StoreCorrupt, writing
-from kdplan.runtime.store.lock import Lock
-from kdplan.runtime.store.sealed import opened_line, parsed, sealed_line
+from kdplan.runtime.store.lock import FILES, Lock
+from kdplan.runtime.store.processes import temporary
+from kdplan.runtime.store.sealed import opened_line, parsed, sealed_line, write_sealed
 
 RECORD_HEAD = ("epoch", "step", "seconds")
 """What every line of `metrics.jsonl` has besides what was measured."""
 
 METRICS = "metrics.jsonl"
+ABOUT = "phase.json"
 
 KEEP = 2
 """Checkpoints kept: the newest, and one before it should the newest turn out damaged."""
@@ -70,6 +71,10 @@ class Work:
         sweep(self.checkpoints)
         for leftover in self._phases.glob(f".old-*-{self.key}"):
             remove(leftover)
+
+    def describe(self, about: dict[str, Plain]) -> None:
+        """Notes which phase this is, for whoever looks at an attempt that was not finished."""
+        write_sealed(self.folder / ABOUT, about)
 
     @property
     def checkpoints(self) -> Path:
@@ -215,13 +220,11 @@ class Work:
     def discard(self) -> None:
         """Removes all files of the running phase, and gives the lock back."""
         self._close_log()
-        # The lock goes last. Who waits for it then holds a file without a name, notices, and makes a new folder.
+        # The lock goes last.
         for entry in self.folder.iterdir():
-            if entry.name not in ("lock", "holder.json"):
+            if entry.name not in FILES:
                 discard(entry)
-        (self.folder / "holder.json").unlink(missing_ok=True)
-        (self.folder / "lock").unlink(missing_ok=True)
-        self._lock.release()
+        self._lock.remove()
         try:
             self.folder.rmdir()
         except OSError:
@@ -230,10 +233,10 @@ class Work:
         flush_folder(self.folder.parent)
 
     def close(self) -> None:
-        """Gives the lock back; checkpoints and metrics stay for the next run."""
+        """Gives the lock back; checkpoints stay for the next run, and what is of no use without one goes."""
         try:
             self._close_log()
-            if self._lock.held and {e.name for e in self.folder.iterdir()} <= {"lock", "holder.json"}:
+            if self._lock.held and not checkpoint_folders(self.checkpoints):
                 self.discard()
         finally:
             self._lock.release()
@@ -253,9 +256,7 @@ def _content(value: Content | Mapping[str, Plain] | list[Plain]) -> Content:
 
 def discard(path: Path) -> None:
     """Removes a file or folder; a folder first loses its name, so that no half of it can be taken for the whole."""
-    gone = path.with_name(f".old-{os.getpid()}-{path.name}")
-    if gone.exists():
-        remove(gone)
+    gone = temporary(path, "old")
     os.rename(path, gone)
     remove(gone)
 
@@ -269,6 +270,17 @@ def checkpoint_folders(folder: Path) -> list[tuple[int, Path]]:
             if entry.name.startswith("step-") and number.isascii() and number.isdigit():
                 folders.append((int(number), entry))
     return sorted(folders, reverse=True)
+
+
+def resume_step(folder: Path) -> int | None:
+    """The step of the newest complete checkpoint in an attempt's folder. Hashes are not compared."""
+    for step, checkpoint in checkpoint_folders(folder / "checkpoints"):
+        try:
+            manifest.read(checkpoint, checkpoint.name)
+            return step
+        except StoreCorrupt:
+            continue  # `Work.latest_checkpoint` reports it when the phase resumes
+    return None
 
 
 def read_metrics(path: Path, checked: bool = True) -> list[dict[str, Plain]]:
