@@ -281,7 +281,7 @@ def export(arguments: argparse.Namespace) -> int:
         KD0013 if the plan has no such export, KD0014 if its phase is not trained.
     """
     folder = writable_folder("-o", arguments.output)
-    store = open_store(arguments)
+    store = open_store(arguments, sweep=True)
     compiled = compile_file(arguments, store)
     exports = compiled.plan.exports
     if arguments.name not in exports:

@@ -11,12 +11,13 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from kdplan.ir.plan import Plain
 from kdplan.runtime.store.errors import writing
-from kdplan.runtime.store.processes import is_temporary, temporary
+from kdplan.runtime.store.processes import is_abandoned, is_temporary, temporary
 
 MODE = 0o644
 Content = bytes | Callable[[Path], object]
@@ -32,6 +33,33 @@ def sweep(folder: Path) -> list[str]:
                 remove(entry)
                 swept.append(entry.name)
     return swept
+
+
+def sweep_abandoned(folder: Path) -> list[Path]:
+    """Removes the temporary files and folders in `folder` whose writers have ended; what cannot be removed stays."""
+    swept = []
+    try:
+        names = os.listdir(folder)
+    except OSError:
+        names = []
+    for name in names:
+        if is_temporary(name) and is_abandoned(folder / name):
+            with suppress(OSError):
+                remove(folder / name)
+                swept.append(folder / name)
+    return swept
+
+
+@contextmanager
+def scratch(folder: Path) -> Iterator[Path]:
+    """A temporary folder in `folder`, which goes at the end; with it go those that killed processes left there."""
+    sweep_abandoned(folder)
+    new = temporary(folder / "scratch")
+    new.mkdir()
+    try:
+        yield new
+    finally:
+        remove(new)
 
 
 def remove(path: Path) -> None:

@@ -11,11 +11,11 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
 
-from kdplan.runtime.store.atomic import remove, sweep
+from kdplan.runtime.store.atomic import remove, sweep, sweep_abandoned
 from kdplan.runtime.store.errors import StoreError
 from kdplan.runtime.store.lease import Leases
 from kdplan.runtime.store.lock import Lock
-from kdplan.runtime.store.processes import is_abandoned, is_temporary, temporary
+from kdplan.runtime.store.processes import is_temporary, temporary
 from kdplan.runtime.store.work import checkpoint_folders
 
 PARTS = ("phases", "work", "values", "plans", "measures", "costs", "verdicts", "plots", "leases")
@@ -34,7 +34,7 @@ def sweep_store(root: Path, is_sound: Callable[[str], bool]) -> list[Path]:
     if not root.is_dir():
         return swept
     for folder in (root, *(root / part for part in PARTS), *_folders(root / "plots")):
-        swept += abandoned(folder)
+        swept += sweep_abandoned(folder)
     for folder in _folders(root / "work"):
         if _is_useless(folder, is_sound) or _has_litter(folder) or _has_litter(folder / "checkpoints"):
             swept += _attempt(folder, is_sound)
@@ -45,17 +45,6 @@ def sweep_store(root: Path, is_sound: Callable[[str], bool]) -> list[Path]:
         leases = Leases(root / "leases")
         with suppress(OSError, StoreError), leases.exclusive(wait=0):
             swept += leases.sweep()
-    return swept
-
-
-def abandoned(folder: Path) -> list[Path]:
-    """Removes the temporary files and folders in `folder` whose writers have ended."""
-    swept = []
-    for name in _names(folder):
-        if is_temporary(name) and is_abandoned(folder / name):
-            with suppress(OSError):
-                remove(folder / name)
-                swept.append(folder / name)
     return swept
 
 
