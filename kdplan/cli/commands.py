@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,9 +15,10 @@ from kdplan.cli.outputs import writable_file, writable_folder
 from kdplan.compile import Compiled, inspect
 from kdplan.diagnostics.boundary import boundary
 from kdplan.diagnostics.render import render_text, to_json
-from kdplan.diagnostics.report import counted, error, listing, suggestion
+from kdplan.diagnostics.report import PlanError, counted, diagnostic, error, listing, suggestion
 from kdplan.ir.user_code import no_code
 from kdplan.runtime.events import NoEvents, Several
+from kdplan.runtime.store import StoreUnwritable
 
 if TYPE_CHECKING:
     from kdplan.runtime.measures.results import MeasureResult
@@ -206,19 +208,39 @@ def run(arguments: argparse.Namespace) -> int:
         tensorboard=arguments.tensorboard,
     )
 
+    unwritable: list[PlanError] = []
+
     def compiled_plan() -> Compiled:
         compiled = compile_file(arguments, store)
         if to_train(compiled.planned):
-            open_store(arguments, write=True)
+            try:
+                open_store(arguments, write=True)
+            except PlanError as problem:
+                if not arguments.keep_going:
+                    raise
+                unwritable.append(problem)
         return compiled
 
-    with reading(compiled_plan, store, options) as compiled:
-        return _run(arguments, compiled, store, options)
+    try:
+        with reading(compiled_plan, store, options) as compiled:
+            if unwritable:
+                _measure(arguments, compiled, store, options)
+                raise unwritable[-1]
+            return _run(arguments, compiled, store, options)
+    finally:
+        if store.refused is not None:
+            _warn("KD0916", root=str(store.root), reason=store.refused.diagnostics[0].message)
+
+
+def _warn(code: str, **values: str) -> None:
+    """Print a warning of the store."""
+    warning = diagnostic(code, None, notes=(), help=None, **values)
+    print(render_text([warning], color=sys.stderr.isatty()), file=sys.stderr)
 
 
 def _run(arguments: argparse.Namespace, compiled: Compiled, store: Store, options: RunOptions) -> int:
+    """Train what is missing, then show what was measured."""
     from kdplan.runtime.execute import repairing, run_plan
-    from kdplan.runtime.measures.table import run_measures
     from kdplan.runtime.reading import to_train
     from kdplan.view.progress import TensorBoard, observer
 
@@ -236,10 +258,23 @@ def _run(arguments: argparse.Namespace, compiled: Compiled, store: Store, option
         where = f"in {result.interrupted}" if result.interrupted else "before the measures"
         print(f"interrupted {where} by {result.by}; the same command resumes there", file=sys.stderr)
     elif result.exit_code == 0 or arguments.keep_going:
-        printed = _Printed(arguments, arguments.plots or store.root / "plots" / arguments.file.stem)
         repair = repairing(compiled.plan, compiled.planned, compiled.keys, store, options, events)
-        run_measures(compiled.plan, compiled.keys, store, options, printed, repair)
+        _measure(arguments, compiled, store, options, repair)
     return result.exit_code
+
+
+def _measure(
+    arguments: argparse.Namespace,
+    compiled: Compiled,
+    store: Store,
+    options: RunOptions,
+    repair: Callable[[Path], bool] | None = None,
+) -> None:
+    """Show the tables of what is in the store."""
+    from kdplan.runtime.measures.table import run_measures
+
+    printed = _Printed(arguments, arguments.plots or store.root / "plots" / arguments.file.stem)
+    run_measures(compiled.plan, compiled.keys, store, options, printed, repair)
 
 
 def _check_before_training(compiled: Compiled, to_do: list[str], device: str, store: Store) -> None:
@@ -268,8 +303,13 @@ class _Printed(NoEvents):
         if self.arguments.csv:
             self.arguments.csv.mkdir(parents=True, exist_ok=True)
             (self.arguments.csv / f"{name}.csv").write_text(view.to_csv(table), encoding="utf-8")
-        for file in write_plots(table, self.plots, view.unit):
-            out.print(f"plot: {file}", soft_wrap=True, highlight=False)
+        try:
+            for file in write_plots(table, self.plots, view.unit):
+                out.print(f"plot: {file}", soft_wrap=True, highlight=False)
+        except StoreUnwritable as problem:
+            if self.arguments.plots:
+                raise
+            _warn("KD0924", name=name, reason=problem.diagnostics[0].message)
 
 
 def export(arguments: argparse.Namespace) -> int:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import os
-from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -151,8 +150,7 @@ def add_costs(compiled: Compiled, store: Store) -> None:
         cost = compiled.planned[name].cost
         if cost is None:  # of a phase that needs code which may not run
             continue
-        with suppress(OSError):  # a store that cannot be written is read all the same
-            store.keep_number("costs", compiled.planned[name].key, {f: getattr(cost, f) for f in Cost.__slots__})
+        store.keep_number("costs", compiled.planned[name].key, {f: getattr(cost, f) for f in Cost.__slots__})
     for phase in compiled.planned.values():
         if phase.cost is not None:
             left = max(0, phase.cost.steps - finished_steps(phase, store))

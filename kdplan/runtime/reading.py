@@ -25,7 +25,7 @@ C = TypeVar("C", bound=Compiled)
 def reading(compile: Callable[[], C], store: Store, options: RunOptions) -> Iterator[C]:
     """The compiled plan; inside, nobody removes what it reads, and the store remembers that it does.
 
-    A plan that needs no training is given also where the store cannot be written.
+    A plan that needs no training is given also where the store cannot be written, and so is any plan with `keep_going`.
 
     Raises
     ------
@@ -34,7 +34,8 @@ def reading(compile: Callable[[], C], store: Store, options: RunOptions) -> Iter
     """
     compiled = compile()
     keys = {name: key.key for name, key in compiled.keys.items()}
-    with store.reading(keys, options.plan_file, options.settings, optional=not to_train(compiled.planned)):
+    optional = options.keep_going or not to_train(compiled.planned)
+    with store.reading(keys, options.plan_file, options.settings, optional=optional):
         # It may have been removed between planning and registering.
         if any(step.action == "cached" and not store.has(step.key) for step in compiled.planned.values()):
             compiled = compile()

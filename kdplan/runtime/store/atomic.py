@@ -44,9 +44,8 @@ def sweep_abandoned(folder: Path) -> list[Path]:
         names = []
     for name in names:
         if is_temporary(name) and is_abandoned(folder / name):
-            with suppress(OSError):
-                remove(folder / name)
-                swept.append(folder / name)
+            clear(folder / name)
+            swept += [folder / name] if not os.path.lexists(folder / name) else []
     return swept
 
 
@@ -59,7 +58,13 @@ def scratch(folder: Path) -> Iterator[Path]:
     try:
         yield new
     finally:
-        remove(new)
+        clear(new)
+
+
+def clear(path: Path) -> None:
+    """`remove` at the end of a task, done or failed: what the system does not let go stays for `sweep_store`."""
+    with suppress(OSError):
+        remove(path)
 
 
 def remove(path: Path) -> None:
@@ -125,7 +130,7 @@ def write(path: Path, content: Content) -> None:
             os.replace(new, path)
             flush_folder(path.parent)
     finally:
-        remove(new)
+        clear(new)
 
 
 def write_json(path: Path, value: Plain) -> None:
@@ -167,7 +172,7 @@ def put_folder(new: Path, target: Path) -> None:
         flush_folder(target.parent)
         if new.parent != target.parent:
             flush_folder(new.parent)
-        remove(old)
+        clear(old)
 
 
 def digest_bytes(content: bytes) -> str:

@@ -52,7 +52,8 @@ class Leases:
             KD0917 if another process does so for `wait` seconds.
         StoreUnwritable
         """
-        lock = Lock(self.folder, "The list of what running processes read", "KD0917")
+        # A full disk must not prevent removing.
+        lock = Lock(self.folder, "The list of what running processes read", "KD0917", needs_name=False)
         lock.acquire(wait)
         try:
             yield

@@ -16,8 +16,8 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from kdplan.runtime.store.atomic import MODE, make_folder
-from kdplan.runtime.store.errors import StoreLocked, writing
+from kdplan.runtime.store.atomic import MODE, clear, make_folder
+from kdplan.runtime.store.errors import StoreLocked, StoreUnwritable, writing
 from kdplan.runtime.store.processes import start_token
 from kdplan.runtime.store.sealed import read_sealed, write_sealed
 
@@ -55,10 +55,12 @@ class Lock:
         From `acquire`, if someone holds it (KD0901, or `code`).
     """
 
-    def __init__(self, folder: Path, what: str, code: str = "KD0901") -> None:
+    def __init__(self, folder: Path, what: str, code: str = "KD0901", needs_name: bool = True) -> None:
         self.folder = folder
         self.what = what
         self.code = code
+        self.needs_name = needs_name
+        """Whether it is not taken where there is no space to say who holds it."""
         # Not the soft lock, ever: a file that only exists is the stale lock that outlives a kill.
         self._lock = FileLock(folder / "lock", timeout=0, mode=MODE, thread_local=False, fallback_to_soft=False)
         self._named = False
@@ -78,7 +80,9 @@ class Lock:
             holder = Holder(os.getpid(), start_token(os.getpid()), socket.gethostname(), now)
             write_sealed(self.folder / "holder.json", asdict(holder))
             self._named = True
-        except BaseException:
+        except BaseException as problem:
+            if isinstance(problem, StoreUnwritable) and not self.needs_name:
+                return
             self._lock.release()
             raise
 
@@ -115,15 +119,14 @@ class Lock:
         """Gives the lock back, if it is held."""
         if self._lock.is_locked:
             if self._named:
-                (self.folder / "holder.json").unlink(missing_ok=True)
-                self._named = False
-            self._lock.release()
+                clear(self.folder / "holder.json")
+            self.abandon()
 
     def remove(self) -> None:
         """Removes the lock's files, and gives it back. Whoever waits for it then holds a file without a name, notices,
         and makes a new one."""
-        (self.folder / "holder.json").unlink(missing_ok=True)
-        (self.folder / "lock").unlink(missing_ok=True)
+        clear(self.folder / "holder.json")
+        clear(self.folder / "lock")
         self.abandon()
 
     def abandon(self) -> None:

@@ -13,7 +13,7 @@ verdicts/<key>.json    what comparing a user's code with its graph showed
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Literal, get_args
 
@@ -21,7 +21,7 @@ from kdplan.ir.plan import Plain
 from kdplan.runtime.store import manifest
 from kdplan.runtime.store.artifact import Artifact
 from kdplan.runtime.store.atomic import make_folder
-from kdplan.runtime.store.errors import StoreCorrupt, StoreError, StoreLocked, StoreMissing, StoreUnwritable
+from kdplan.runtime.store.errors import StoreCorrupt, StoreLocked, StoreMissing, StoreUnwritable
 from kdplan.runtime.store.lease import Leases
 from kdplan.runtime.store.litter import sweep_store
 from kdplan.runtime.store.lock import Holder, Lock, read_holder
@@ -54,8 +54,8 @@ class Store:
         self.root = Path(root)
         self.plans = Plans(self.root / "plans")
         self.leases = Leases(self.root / "leases")
-        self.refused: StoreError | None = None
-        """The first refusal to write something that can be done without."""
+        self.refused: StoreUnwritable | None = None
+        """The first refusal to store a number, which is shown and computed again next time."""
 
     def __repr__(self) -> str:
         return f"Store({str(self.root)!r})"
@@ -151,9 +151,9 @@ class Store:
     def remember(self, plan: Path | str, keys: Mapping[str, str], whole: bool = False) -> None:
         """Sets the last keys of plan file `plan`; phases that it does not name keep theirs, unless the run was `whole`.
 
-        A refusal is noted only.
+        A store that takes no more is left as it is.
         """
-        with self.optional(), self.leases.exclusive():
+        with suppress(StoreUnwritable, StoreLocked), self.leases.exclusive():
             self.plans.finish(plan, keys, whole)
 
     @contextmanager
@@ -171,7 +171,7 @@ class Store:
             KD0917 if another process does not end to register or to remove.
         """
         lease: Lock | None = None
-        with self.optional() if optional else nullcontext(), self.leases.exclusive():
+        with suppress(*([StoreUnwritable] if optional else [])), self.leases.exclusive():
             lease = self.leases.begin(keys.values())
             if plan:
                 self.plans.begin(plan, settings, keys)
@@ -180,14 +180,6 @@ class Store:
         finally:
             if lease is not None:
                 self.leases.end(lease)
-
-    @contextmanager
-    def optional(self) -> Iterator[None]:
-        """Inside, a store that takes no more ends the block and is noted in `refused`: for what can be left out."""
-        try:
-            yield
-        except (StoreUnwritable, StoreLocked) as problem:
-            self.refused = self.refused or problem
 
     # ---- numbers
 
@@ -198,9 +190,17 @@ class Store:
     def keep_number(self, kind: Numbers, key: str, value: Mapping[str, Plain]) -> None:
         """Stores a value of `kind` under `key`; a refusal is noted only, since it can be computed again."""
         path = self.root / kind / f"{key}.json"
-        with self.optional():
+        with self._noting():
             make_folder(path.parent)
             write_sealed(path, dict(value))
+
+    @contextmanager
+    def _noting(self) -> Iterator[None]:
+        """Inside, a store that takes no more ends the block, and is noted in `refused`."""
+        try:
+            yield
+        except StoreUnwritable as problem:
+            self.refused = self.refused or problem
 
     def speeds(self) -> dict[str, float]:
         """Device and arithmetic -> the floating-point operations a second that were measured there."""
@@ -208,7 +208,7 @@ class Store:
 
     def keep_speed(self, device: str, value: float) -> None:
         """Sets the speed measured on `device`; a refusal is noted only."""
-        with self.optional():
+        with self._noting():
             make_folder(self.root)
             write_sealed(self.root / "speeds.json", {**self.speeds(), device: value})
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from kdplan.ir.plan import Plain
 from kdplan.runtime.store import manifest
 from kdplan.runtime.store.artifact import Folder
-from kdplan.runtime.store.atomic import Content, make_folder, put_folder, remove, sweep
+from kdplan.runtime.store.atomic import Content, clear, make_folder, put_folder, sweep
 from kdplan.runtime.store.errors import StoreCorrupt, writing
 from kdplan.runtime.store.lock import Lock
 from kdplan.runtime.store.processes import temporary
@@ -84,8 +84,7 @@ class Values:
             manifest.build(new, {FILE: content})
             put_folder(new, target)
         finally:
-            if new.exists():
-                remove(new)
+            clear(new)
 
     def sound(self) -> list[Path]:
         """The files of the intact shards before the first damaged or missing one; later ones are computed anew."""

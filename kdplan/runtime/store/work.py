@@ -15,11 +15,11 @@ from kdplan.runtime.store.artifact import Artifact, Checkpoint
 from kdplan.runtime.store.atomic import (
     MODE,
     Content,
+    clear,
     flush_folder,
     json_bytes,
     make_folder,
     put_folder,
-    remove,
     sweep,
     write,
 )
@@ -70,7 +70,7 @@ class Work:
         sweep(self.folder)
         sweep(self.checkpoints)
         for leftover in self._phases.glob(f".old-*-{self.key}"):
-            remove(leftover)
+            clear(leftover)
 
     def describe(self, about: dict[str, Plain]) -> None:
         """Notes which phase this is, for whoever looks at an attempt that was not finished."""
@@ -160,8 +160,7 @@ class Work:
             manifest.build(new, {**tensors, "state.json": json_bytes(dict(state)), METRICS: metrics})
             put_folder(new, target)
         except BaseException:
-            if new.exists():
-                remove(new)
+            clear(new)
             raise
         for _, old in checkpoint_folders(self.checkpoints)[KEEP:]:
             discard(old)
@@ -210,8 +209,7 @@ class Work:
             manifest.build(new, content)
             put_folder(new, target)
         except BaseException:
-            if new.exists():
-                remove(new)
+            clear(new)
             raise
         artifact = Artifact(target, self.what, manifest.read(target, self.what), key=self.key)
         self.discard()
@@ -258,7 +256,7 @@ def discard(path: Path) -> None:
     """Removes a file or folder; a folder first loses its name, so that no half of it can be taken for the whole."""
     gone = temporary(path, "old")
     os.rename(path, gone)
-    remove(gone)
+    clear(gone)
 
 
 def checkpoint_folders(folder: Path) -> list[tuple[int, Path]]:
