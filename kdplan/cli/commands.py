@@ -222,7 +222,7 @@ def run(arguments: argparse.Namespace) -> int:
         return compiled
 
     try:
-        with reading(compiled_plan, store, options) as compiled:
+        with reading(compiled_plan, store, options, _Noted()) as compiled:
             if unwritable:
                 _measure(arguments, compiled, store, options)
                 raise unwritable[-1]
@@ -283,6 +283,14 @@ def _check_before_training(compiled: Compiled, to_do: list[str], device: str, st
 
     choose_device(device)
     inspect(compiled, to_do, store)
+
+
+class _Noted(NoEvents):
+    """Prints what is said before there is a display."""
+
+    def note(self, text: str) -> None:
+        """Print one sentence."""
+        print(text, file=sys.stderr)
 
 
 class _Printed(NoEvents):

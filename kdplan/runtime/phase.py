@@ -88,7 +88,7 @@ def run_phase(run: PhaseRun, phase: Phase, key: PhaseKey, work: Work) -> Artifac
     user_code.forget_modules()  # state in them is no part of a phase
     _check_code(run, phase)
     about = phase_json(phase.name, run.options.plan_file, key)
-    work.describe(about)
+    run.patience.write(lambda: work.describe(about))
     training: Training | None = None
     try:
         job = make_job(run, phase, key.key, work, device)

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from functools import partial
 from typing import Protocol, TypeVar
 
 from kdplan.ir.dag import PhaseKey, Planned
+from kdplan.runtime.events import Events, NoEvents
 from kdplan.runtime.options import RunOptions
+from kdplan.runtime.space import Patience
 from kdplan.runtime.store import Store
 
 
@@ -22,7 +25,7 @@ C = TypeVar("C", bound=Compiled)
 
 
 @contextmanager
-def reading(compile: Callable[[], C], store: Store, options: RunOptions) -> Iterator[C]:
+def reading(compile: Callable[[], C], store: Store, options: RunOptions, events: Events | None = None) -> Iterator[C]:
     """The compiled plan; inside, nobody removes what it reads, and the store remembers that it does.
 
     A plan that needs no training is given also where the store cannot be written, and so is any plan with `keep_going`.
@@ -35,7 +38,10 @@ def reading(compile: Callable[[], C], store: Store, options: RunOptions) -> Iter
     compiled = compile()
     keys = {name: key.key for name, key in compiled.keys.items()}
     optional = options.keep_going or not to_train(compiled.planned)
-    with store.reading(keys, options.plan_file, options.settings, optional=optional):
+    registered = partial(store.reading, keys, options.plan_file, options.settings, optional)
+    with ExitStack() as stack:
+        patience = Patience(options.wait_for_space, events or NoEvents())
+        patience.write(lambda: stack.enter_context(registered()))
         # It may have been removed between planning and registering.
         if any(step.action == "cached" and not store.has(step.key) for step in compiled.planned.values()):
             compiled = compile()

@@ -231,10 +231,10 @@ class Work:
         flush_folder(self.folder.parent)
 
     def close(self) -> None:
-        """Gives the lock back; checkpoints stay for the next run, and what is of no use without one goes."""
+        """Gives the lock back; checkpoints and metrics stay for the next run."""
         try:
             self._close_log()
-            if self._lock.held and not checkpoint_folders(self.checkpoints):
+            if self._lock.held and {e.name for e in self.folder.iterdir()} <= FILES | {ABOUT}:
                 self.discard()
         finally:
             self._lock.release()
