@@ -7,7 +7,7 @@ from kdplan.data.view import SPLIT_NAMES
 from kdplan.diagnostics.report import error, listing, nearest
 from kdplan.diagnostics.span import Span
 from kdplan.ir import expr as ir
-from kdplan.ir.branches import BRANCH, branches, split
+from kdplan.ir.branches import BRANCH, branches, split, tap_name
 from kdplan.ir.outputs import canonical
 from kdplan.ir.plan import ClassSet
 from kdplan.resolve.context import Context
@@ -89,6 +89,8 @@ def family_error(value: Family) -> Exception:
 def tap(net: NetValue, inputs: list[ir.Expr], submodule: str, path: str, span: Span, ctx: Context) -> ir.Tap:
     """A tap of a network, or of its `submodule`, on `inputs`; `path` "" or "output" is the output.
 
+    Of a network that is its logits: one name for one value. What a part gives is scores only where the plan says so.
+
     Raises
     ------
     PlanError
@@ -97,8 +99,7 @@ def tap(net: NetValue, inputs: list[ir.Expr], submodule: str, path: str, span: S
     network = net.instance.network
     if branches(network) and not submodule:
         check_indexed(net, path, span)
-        inside, rest = split(network, path)
-        path = ".".join(p for p in (inside, canonical(rest) or "logits") if p)  # one name for one thing
+    path = path if submodule else tap_name(network, path)
     read = ir.Tap(weights(net, ctx), inputs, "" if path == "output" else path, submodule, span=span)
     return ctx.session.budget.tree(read, span)
 

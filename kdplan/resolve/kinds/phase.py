@@ -6,6 +6,7 @@ from kdplan.constructs.table import KINDS
 from kdplan.diagnostics.report import Gather, PlanError, error
 from kdplan.diagnostics.span import Span
 from kdplan.ir import expr as ir
+from kdplan.ir.branches import tap_name
 from kdplan.ir.calls import number_draws
 from kdplan.ir.plan import Phase, Recipe, Trainee, Validation
 from kdplan.passes.load import Declared
@@ -144,7 +145,9 @@ def _trainees(
         if again and (part or not net.path or not trainee.paths):
             raise error("KD0254", value.span, name=net.instance.declared.name)
         if part is not None:
-            trainee.upto, trainee.since = [".".join(n.path) for n in part.nets], part.since
+            network = net.instance.network
+            trainee.upto = [tap_name(network, ".".join(n.path)) for n in part.nets]
+            trainee.since = [tap_name(network, path) for path in part.since]
         elif net.path:
             trainee.paths.append(".".join(net.path))
     return trainees, trained
