@@ -145,6 +145,8 @@ def _trainees(
             trainee.upto, trainee.since = [".".join(n.path) for n in part.nets], part.since
         elif net.path:
             trainee.paths.append(".".join(net.path))
+    if not trainees:
+        raise _nothing(clause, "a network")
     return trainees, trained
 
 
@@ -193,7 +195,15 @@ def _streams(node: ast.Declaration, ctx: Context) -> list[tuple[str, DataValue]]
                 found=describe(value),
             )
         streams.append((value.span.text, value))
+    if not streams:
+        raise _nothing(clause, "data")
     return streams
+
+
+def _nothing(clause: ast.Clause, wants: str) -> PlanError:
+    """KD0244 for a clause in which nothing is left: a list without items."""
+    span = clause.word_span.to(clause.exprs[-1].span)
+    return error("KD0244", span, what=f"`{clause.word}`", wants=wants, found="an empty list")
 
 
 def _recipes(node: ast.Declaration, ctx: Context) -> list[Recipe]:
@@ -220,6 +230,8 @@ def _recipes(node: ast.Declaration, ctx: Context) -> list[Recipe]:
             )
         recipes.append(finish(value, dict(overrides)))
         _count_snapshots(recipes[-1], ctx)
+    if not recipes:
+        raise _nothing(clause, "a recipe")
     return recipes
 
 
