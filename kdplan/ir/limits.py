@@ -17,10 +17,10 @@ class Limits:
     comprehensions make of it is limited.
     """
 
-    instances: int = 5_000
+    instances: int = 3_000
     """Networks and phases beyond those that are written."""
-    elements: int = 200_000
-    """Values beyond those that are written: items of lists and ranges, and what expressions give."""
+    elements: int = 100_000
+    """Values beyond those that are written, and 20 for each instance: items of lists, and what expressions give."""
     nodes: int = 5_000
     """Nodes of an expression of signals beyond those that are written: operators, calls, taps, numbers."""
     digits: int = 300

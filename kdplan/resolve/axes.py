@@ -7,7 +7,7 @@ from collections.abc import Collection, Mapping
 from kdplan.diagnostics.report import error
 from kdplan.ir import expr as ir
 from kdplan.passes.load import Declared, Module
-from kdplan.resolve.context import Context, remember
+from kdplan.resolve.context import Context, NeedAxis, remember
 from kdplan.resolve.spread import comprehend, iterate
 from kdplan.resolve.values import ClassesValue, Label, Lazy, Value
 from kdplan.syntax import ast
@@ -68,13 +68,27 @@ def given(param: Declared) -> Lazy:
 
 
 def items(axis: Declared, ctx: Context) -> list[Value | Lazy]:
-    """The values of an axis; those whose meaning depends on where they are read stay unevaluated."""
+    """The values of an axis; those whose meaning depends on where they are read stay unevaluated.
+
+    Raises
+    ------
+    PlanError
+        KD0405 where there are none, KD0413 where another axis decides which they are.
+    """
     span = axis.node.name_span or axis.node.span
-    return remember(ctx, (axis, "items"), "param", span, lambda inner: _items(axis, inner))
+    everywhere = ctx.child(coords={}, reads=set())
+    return remember(everywhere, (axis, "items"), "param", span, lambda inner: _items(axis, inner))
 
 
 def _items(axis: Declared, ctx: Context) -> list[Value | Lazy]:
     whole = given(axis)
+    try:
+        return _evaluated(axis, whole, ctx)
+    except NeedAxis as need:
+        raise error("KD0413", whole.node.span, name=axis.name, other=need.axis.name) from None
+
+
+def _evaluated(axis: Declared, whole: Lazy, ctx: Context) -> list[Value | Lazy]:
     node, module = whole.node, whole.module
     inner = ctx.in_module(module).child(exclude=axis.name)
     if axis.name in axis.module.overrides and not isinstance(node, ast.List | ast.Range):

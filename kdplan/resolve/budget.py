@@ -108,9 +108,10 @@ class Budget:
             raise self.exceed("KD1102", span)
         limits = self.limits
         self._spent += self._granted - self.ticks
-        if self._spent > limits.elements:
+        left = limits.elements + 20 * max(self._made, 0) - self._spent
+        if left < 0:
             raise self.exceed("KD1102", span, limit=f"{limits.elements:,}", more=_rounded(2 * self._spent))
-        self.ticks = self._granted = min(_LOOK, limits.elements - self._spent)
+        self.ticks = self._granted = min(_LOOK, left)
         taken = time.process_time() - self._since
         if taken > limits.seconds + 1e-3 * max(self._made, 0) + 1e-5 * self._characters:
             raise self.exceed("KD1105", span, limit=f"{limits.seconds:g}", more=f"{20 * limits.seconds:g}")

@@ -96,7 +96,7 @@ def unknown(name: str, span: Span, ctx: Context, want: str) -> Exception:
     """
     if ctx.module.knows_of(name):
         return PlanError([])
-    several = ctx.module.params().get(name, [])
+    several = ctx.module.param(name)
     if len(several) > 1:
         return ambiguous(name, ctx.module, span)
     table = ctx.session.tables.get(want, {})

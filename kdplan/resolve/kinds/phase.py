@@ -150,6 +150,8 @@ def _trainees(
             trainee.since = [tap_name(network, path) for path in part.since]
         elif net.path:
             trainee.paths.append(".".join(net.path))
+    if not trainees:
+        raise _nothing(clause, "a network")
     return trainees, trained
 
 
@@ -198,7 +200,15 @@ def _streams(node: ast.Declaration, ctx: Context) -> list[tuple[str, DataValue]]
                 found=describe(value),
             )
         streams.append((value.span.text, value))
+    if not streams:
+        raise _nothing(clause, "data")
     return streams
+
+
+def _nothing(clause: ast.Clause, wants: str) -> PlanError:
+    """KD0244 for a clause in which nothing is left: a list without items."""
+    span = clause.word_span.to(clause.exprs[-1].span)
+    return error("KD0244", span, what=f"`{clause.word}`", wants=wants, found="an empty list")
 
 
 def _recipes(node: ast.Declaration, ctx: Context) -> list[Recipe]:
@@ -225,6 +235,8 @@ def _recipes(node: ast.Declaration, ctx: Context) -> list[Recipe]:
             )
         recipes.append(finish(value, dict(overrides)))
         _count_snapshots(recipes[-1], ctx)
+    if not recipes:
+        raise _nothing(clause, "a recipe")
     return recipes
 
 
