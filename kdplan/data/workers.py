@@ -12,7 +12,9 @@ import time
 import traceback
 import weakref
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from multiprocessing.connection import wait
 from multiprocessing.process import BaseProcess
 from typing import Generic, Protocol, TypeVar
 
@@ -100,7 +102,8 @@ class Crew(Generic[T]):
             KD0737 if a process has ended, or gave nothing for as long as `patience`.
         """
         watched, known = self._watched, multiprocessing.active_children()
-        batches = iter(self._source[0])
+        with _no_signals_of_children():
+            batches = iter(self._source[0])
         new = [p for p in multiprocessing.active_children() if p not in known]
         if new and (seconds := patience()):
             threading.Thread(target=watched.watch, args=[seconds], daemon=True).start()
@@ -112,7 +115,7 @@ class Crew(Generic[T]):
             except StopIteration:
                 return
             except (RuntimeError, OSError, EOFError) as problem:
-                reason = self._reason()
+                reason = self._reason(problem)
                 if reason is None:
                     raise
                 # What the exception holds would keep the processes from being forgotten.
@@ -124,8 +127,13 @@ class Crew(Generic[T]):
                 watched.since = None
             yield batch
 
-    def _reason(self) -> str | None:
+    def _reason(self, problem: BaseException) -> str | None:
         """Why no batch comes; None if the code that loads raised the error itself."""
+        if isinstance(problem, OSError | EOFError):  # of the pipe to a process that is about to be gone
+            gone = wait([p.sentinel for p in self._watched.processes], timeout=5)
+            for process in self._watched.processes:
+                if process.sentinel in gone:
+                    process.join(5)
         if self._watched.late:
             return f"gave nothing for {patience():g} s"
         for process in self._watched.processes:
@@ -133,6 +141,22 @@ class Crew(Generic[T]):
             if code is not None:
                 return f"was ended by {signal.Signals(-code).name}" if code < 0 else f"ended itself with code {code}"
         return None
+
+
+@contextmanager
+def _no_signals_of_children() -> Iterator[None]:
+    """Leave SIGCHLD as it was: torch's own handler raises wherever the run is, be it within a write to the store.
+
+    A process that has ended is noticed all the same, at the latest after five seconds without a batch.
+    """
+    if not hasattr(signal, "SIGCHLD") or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.getsignal(signal.SIGCHLD)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGCHLD, before if before is not None else signal.SIG_DFL)
 
 
 def patience() -> float:
