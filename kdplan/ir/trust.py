@@ -1,7 +1,7 @@
 """Whose code may run: files that a plan names, known libraries, and packages that the user trusts.
 
-A plan names a package with `use package`. That alone runs none of its code: the user confirms it, with `--trust` or in
-the environment variable `KDPLAN_TRUST`, and no plan can.
+A plan names a package in a string, such as `source("mylab:make")`. That alone runs none of its code: the user confirms
+it, with `--trust` or in the environment variable `KDPLAN_TRUST`, and no plan can.
 """
 
 from __future__ import annotations
