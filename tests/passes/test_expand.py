@@ -270,6 +270,6 @@ def test_a_definition_is_one_call_and_each_turn_of_a_comprehension_another() -> 
     turns = phase.format("sum(mean(small(inputs).logits) for i in 1..3)")
     assert draws(turns) == [("logits", 0), ("logits", 1), ("logits", 2)]
     words = phase.format("mean(small(inputs).logits) + mean(small(inputs).probabilities) + mean(small(inputs))")
-    assert draws(words) == [("logits", 0), ("probabilities", 1), ("output", 2)]
+    assert draws(words) == [("logits", 0), ("probabilities", 1), ("logits", 2)]
     bare = phase.format("mean(small.logits) + mean(small(inputs).logits)")
     assert draws(bare) == [("logits", 0), ("logits", 0)]
