@@ -16,7 +16,6 @@ from kdplan.ir import user_code
 from kdplan.ir.cuts import Cut, Layer
 from kdplan.ir.dag import PhaseKey, Planned
 from kdplan.ir.lengths import part_sizes
-from kdplan.ir.limits import DEFAULT, Limits
 from kdplan.ir.plan import Network, Plan
 from kdplan.ir.user_code import CodeRefused, code_is_refused
 from kdplan.passes.dag import phase_dag
@@ -66,7 +65,6 @@ def compile_source(
     facts: Facts | None = None,
     only: tuple[str, ...] = (),
     until: tuple[str, ...] = (),
-    limits: Limits = DEFAULT,
 ) -> Compiled:
     """text → tree → AST → modules → core plan → DAG → keys → planned DAG.
 
@@ -84,8 +82,6 @@ def compile_source(
         What the store holds; an empty store by default.
     only, until : tuple of str
         Phases to run; those that they need come along.
-    limits : Limits
-        How much evaluation may make and use.
 
     Raises
     ------
@@ -101,7 +97,7 @@ def compile_source(
     if not module.tree.items and not reporter.errors:
         reporter.report("KD0228", None)
     # evaluation last: behind it there are no names, axes, functions or constructs
-    plan = resolve(module, root, reporter, _cuts, _layers, limits)
+    plan = resolve(module, root, reporter, _cuts, _layers)
     reporter.raise_if_errors()
     compiled = compile_plan(plan, source, reporter, facts=facts, only=only, until=until)
     compiled.uses = {c.path: c.span for m in module.every() for c in m.scope.values() if isinstance(c, UserCode)}

@@ -89,7 +89,6 @@ BRANCHES = Construct(
                 "3",
                 "count = 2",
                 above=0,
-                high=100,
             ),
             S(
                 "gate",
