@@ -16,6 +16,7 @@ from kdplan.ir import user_code
 from kdplan.ir.cuts import Cut, Layer
 from kdplan.ir.dag import PhaseKey, Planned
 from kdplan.ir.lengths import part_sizes
+from kdplan.ir.limits import DEFAULT, Limits
 from kdplan.ir.plan import Network, Plan
 from kdplan.ir.user_code import CodeRefused, code_is_refused
 from kdplan.passes.dag import phase_dag
@@ -65,6 +66,7 @@ def compile_source(
     facts: Facts | None = None,
     only: tuple[str, ...] = (),
     until: tuple[str, ...] = (),
+    limits: Limits = DEFAULT,
 ) -> Compiled:
     """text → tree → AST → modules → core plan → DAG → keys → planned DAG.
 
@@ -82,6 +84,8 @@ def compile_source(
         What the store holds; an empty store by default.
     only, until : tuple of str
         Phases to run; those that they need come along.
+    limits : Limits
+        How much evaluation may make and use.
 
     Raises
     ------
@@ -97,7 +101,7 @@ def compile_source(
     if not module.tree.items and not reporter.errors:
         reporter.report("KD0228", None)
     # evaluation last: behind it there are no names, axes, functions or constructs
-    plan = resolve(module, root, reporter, _cuts, _layers)
+    plan = resolve(module, root, reporter, _cuts, _layers, limits)
     reporter.raise_if_errors()
     compiled = compile_plan(plan, source, reporter, facts=facts, only=only, until=until)
     compiled.uses = {c.path: c.span for m in module.every() for c in m.scope.values() if isinstance(c, UserCode)}

@@ -174,7 +174,10 @@ def test_readme_names_every_verb_and_option() -> None:
 
     (verbs,) = [a.choices for a in parser()._actions if isinstance(a.choices, dict)]
     assert {c.split()[0] for c in COMMANDS} == set(verbs)
-    known = {o for v in verbs.values() for a in v._actions for o in a.option_strings}
+    below = [
+        v for verb in verbs.values() for a in verb._actions if isinstance(a.choices, dict) for v in a.choices.values()
+    ]
+    known = {o for v in (*verbs.values(), *below) for a in v._actions for o in a.option_strings}
     named = set(re.findall(r"`[^`\n]*?(--[a-z-]+)", README)) - {"--no-cov"}
     assert named - known == set()
 

@@ -241,7 +241,7 @@ def test_rule_14_a_function_gives_data(tmp_path: Path, monkeypatch: pytest.Monke
     student s = digits_net(classes = own.classes) {
       phase p on own with quick { loss = cross_entropy(self.logits, labels) }
     }"""
-    text = 'data own = source("own.py:few", n = 12)' + rest
+    text = 'use "own.py" as any\ndata own = source("own.py:few", n = 12)' + rest
     used = 'use "own.py" as my\ndata own = my.few(n = 12)' + rest
     assert keys(used, tmp_path) == keys(text, tmp_path)
     told = expand(compiled(text, tmp_path).plan)

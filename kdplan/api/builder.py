@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import linecache
 import os
 import sys
@@ -293,6 +294,10 @@ class PlanBuilder:
         """
         options = replace(options or RunOptions(), data_root=self.root)
         source = self._source()
+        if not options.plan_file and self._declared:
+            # A script may build many plans, so each text is remembered for itself.
+            options.plan_file = self._declared[0].file
+            options.settings = hashlib.sha256(source.text.encode()).hexdigest()[:16]
         with self._located(source):
             return run(
                 lambda facts: compile_source(source, self.folder, self.root, facts=facts, only=tuple(only)),

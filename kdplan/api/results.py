@@ -16,6 +16,7 @@ from kdplan.runtime.facts import store_facts
 from kdplan.runtime.measures.results import MeasureResult
 from kdplan.runtime.measures.table import run_measures
 from kdplan.runtime.options import RunOptions
+from kdplan.runtime.reading import reading, to_train
 from kdplan.runtime.store import Store
 from kdplan.view.tables import records, to_csv, to_markdown
 
@@ -107,16 +108,14 @@ def run(compile: Callable[[Facts], Compiled], folder: Path, options: RunOptions)
         With every error that can be found before training, or that of the first phase that failed.
     """
     store = Store(folder)
-    compiled = compile(store_facts(store))
-    inspect(
-        compiled,
-        [n for n, p in compiled.planned.items() if p.action not in ("cached", "blocked") and p.same_as is None],
-    )
-    ended = run_plan(compiled.plan, compiled.planned, compiled.keys, store, options)
-    for problem in ended.failed.values():
-        raise problem
-    if ended.interrupted is not None:
-        raise KeyboardInterrupt(f"interrupted in {ended.interrupted}; the next run resumes there")
-    repair = repairing(compiled.plan, compiled.planned, compiled.keys, store, options)
-    measured = run_measures(compiled.plan, compiled.keys, store, options, repair=repair)
+    store.sweep()
+    with reading(lambda: compile(store_facts(store)), store, options) as compiled:
+        inspect(compiled, to_train(compiled.planned))
+        ended = run_plan(compiled.plan, compiled.planned, compiled.keys, store, options)
+        for problem in ended.failed.values():
+            raise problem
+        if ended.interrupted is not None:
+            raise KeyboardInterrupt(f"interrupted in {ended.interrupted}; the next run resumes there")
+        repair = repairing(compiled.plan, compiled.planned, compiled.keys, store, options)
+        measured = run_measures(compiled.plan, compiled.keys, store, options, repair=repair)
     return Results(ended, {table.name: Table(table) for table in measured})

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import argparse
 import os
 import sys
 from collections.abc import Sequence
 
 from kdplan.cli.exit_codes import ExitCode
+from kdplan.cli.streams import outliving
 from kdplan.diagnostics.boundary import foreign, is_foreign
 from kdplan.diagnostics.render import render_text, to_json
 from kdplan.diagnostics.report import PlanError
+from kdplan.ir.trust import trusting
+from kdplan.runtime.interrupt import STOPS, stopped_by_keyboard_interrupt
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -31,17 +35,26 @@ def main(arguments: Sequence[str] | None = None) -> int:
     # OpenMP reads this once, when torch is imported. It changes no number.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     parsed = parser().parse_args(arguments)
+    runs = parsed.command.__name__ == "run"
+    with outliving("the reader of the output has gone; the run goes on" if runs else "") as output_failed:
+        with stopped_by_keyboard_interrupt(STOPS if runs else ()):
+            code = _exit_code(parsed)
+        return ExitCode.FAILED if code == ExitCode.DONE and output_failed() else code
+
+
+def _exit_code(parsed: argparse.Namespace) -> int:
+    """Run the command; what it raises becomes an exit code and a message."""
     try:
-        code: int = parsed.command(parsed)
+        with trusting(getattr(parsed, "trust", [])):
+            code: int = parsed.command(parsed)
         return code
     except PlanError as problem:
         print_errors(problem, getattr(parsed, "format", "text"))
         return int(getattr(problem, "exit_code", ExitCode.INVALID))
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as problem:
+        again = "; the same command goes on where this one stopped" if parsed.command.__name__ == "run" else ""
+        print(f"stopped by {problem or 'SIGINT'}{again}", file=sys.stderr)
         return ExitCode.INTERRUPTED
-    except BrokenPipeError:
-        sys.stderr.close()  # the reader of the output has gone
-        return ExitCode.DONE
     except BaseException as problem:  # the last resort: what has no diagnostic of its own
         if not is_foreign(problem) or os.environ.get("KDPLAN_TRACEBACK"):
             raise

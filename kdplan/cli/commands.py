@@ -5,21 +5,24 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from kdplan.cli.exit_codes import ExitCode
-from kdplan.cli.inputs import add_costs, compile_file, data_root, existing_store, open_store
+from kdplan.cli.inputs import add_costs, compile_file, data_root, existing_store, open_store, param_values
 from kdplan.cli.outputs import writable_file, writable_folder
 from kdplan.compile import Compiled, inspect
 from kdplan.diagnostics.boundary import boundary
 from kdplan.diagnostics.render import render_text, to_json
-from kdplan.diagnostics.report import counted, error, listing, suggestion
+from kdplan.diagnostics.report import PlanError, counted, diagnostic, error, listing, suggestion
 from kdplan.ir.user_code import no_code
 from kdplan.runtime.events import NoEvents, Several
+from kdplan.runtime.store import StoreUnwritable
 
 if TYPE_CHECKING:
     from kdplan.runtime.measures.results import MeasureResult
+    from kdplan.runtime.options import RunOptions
     from kdplan.runtime.store import Store
 
 
@@ -79,7 +82,7 @@ def plan(arguments: argparse.Namespace) -> int:
     """
     from kdplan.view import plan as view
 
-    store = open_store(arguments)
+    store = open_store(arguments, sweep=True)
     with no_code(arguments.no_code):
         compiled = compile_file(arguments, store)
         if not arguments.no_cost:
@@ -104,7 +107,7 @@ def graph(arguments: argparse.Namespace) -> int:
         KD0911 without the `dot` program for svg and png, KD0912 for an unknown format.
     """
     arguments.output = writable_file("-o", arguments.output)
-    store = open_store(arguments)
+    store = open_store(arguments, sweep=True)
     compiled = compile_file(arguments, store)
     if arguments.phase:
         _draw_phase(arguments, compiled)
@@ -152,9 +155,9 @@ def status(arguments: argparse.Namespace) -> int:
     store = open_store(arguments)
     compiled = compile_file(arguments, store)
     if arguments.json:
-        print(json.dumps(view.to_json(view.status(compiled.planned, store)), indent=2))
+        print(json.dumps(view.to_json(view.status(compiled.planned, store, compiled.plan)), indent=2))
     else:
-        view.print_status(compiled.planned, store)
+        view.print_status(compiled.planned, store, plan=compiled.plan)
     return ExitCode.DONE
 
 
@@ -186,30 +189,64 @@ def run(arguments: argparse.Namespace) -> int:
     PlanError
         With every error that can be found before training.
     """
-    from kdplan.runtime.execute import repairing, run_plan
-    from kdplan.runtime.measures.table import run_measures
     from kdplan.runtime.options import RunOptions
-    from kdplan.view.progress import TensorBoard, observer
+    from kdplan.runtime.reading import reading, to_train
 
-    store = open_store(arguments)
+    store = open_store(arguments, sweep=True)
     for option in ("csv", "plots", "tensorboard"):
         if (name := getattr(arguments, option)) is not None:
             setattr(arguments, option, writable_folder(f"--{option}", name))
-    compiled = compile_file(arguments, store)
-    to_do = [n for n, p in compiled.planned.items() if p.action not in ("cached", "blocked") and p.same_as is None]
     options = RunOptions(
         device=arguments.device,
         deterministic=arguments.deterministic,
         keep_going=arguments.keep_going,
         checkpoint_seconds=arguments.checkpoint_seconds,
+        wait_for_space=arguments.wait_for_space,
         plan_file=str(arguments.file),
+        settings=" ".join(f"{name}={value}" for name, value in sorted(param_values(arguments.set).items())),
         data_root=data_root(arguments),
         tensorboard=arguments.tensorboard,
     )
-    if to_do:
-        open_store(arguments, write=True)
-        _check_before_training(compiled, to_do, options.device, store)
-        store.sweep()
+
+    unwritable: list[PlanError] = []
+
+    def compiled_plan() -> Compiled:
+        compiled = compile_file(arguments, store)
+        if to_train(compiled.planned):
+            try:
+                open_store(arguments, write=True)
+            except PlanError as problem:
+                if not arguments.keep_going:
+                    raise
+                unwritable.append(problem)
+        return compiled
+
+    try:
+        with reading(compiled_plan, store, options, _Noted()) as compiled:
+            if unwritable:
+                _measure(arguments, compiled, store, options)
+                raise unwritable[-1]
+            return _run(arguments, compiled, store, options)
+    finally:
+        if store.refused is not None:
+            _warn("KD0916", root=str(store.root), reason=store.refused.diagnostics[0].message)
+
+
+def _warn(code: str, **values: str) -> None:
+    """Print a warning of the store."""
+    warning = diagnostic(code, None, notes=(), help=None, **values)
+    print(render_text([warning], color=sys.stderr.isatty()), file=sys.stderr)
+
+
+def _run(arguments: argparse.Namespace, compiled: Compiled, store: Store, options: RunOptions) -> int:
+    """Train what is missing, then show what was measured."""
+    from kdplan.runtime.execute import repairing, run_plan
+    from kdplan.runtime.reading import to_train
+    from kdplan.view.progress import TensorBoard, observer
+
+    names = to_train(compiled.planned)
+    if names:
+        _check_before_training(compiled, names, options.device, store)
     _print_warnings(compiled)
     events = observer()
     if arguments.tensorboard:
@@ -217,13 +254,27 @@ def run(arguments: argparse.Namespace) -> int:
     for line in compiled.files:
         events.note(f"weights: {line}")
     result = run_plan(compiled.plan, compiled.planned, compiled.keys, store, options, events)
-    if result.interrupted is not None:
-        print(f"interrupted in {result.interrupted}; the same command resumes there", file=sys.stderr)
-    if result.exit_code == 0 or (arguments.keep_going and result.interrupted is None):
-        printed = _Printed(arguments, arguments.plots or store.root / "plots" / arguments.file.stem)
+    if result.exit_code == ExitCode.INTERRUPTED:
+        where = f"in {result.interrupted}" if result.interrupted else "before the measures"
+        print(f"interrupted {where} by {result.by}; the same command resumes there", file=sys.stderr)
+    elif result.exit_code == 0 or arguments.keep_going:
         repair = repairing(compiled.plan, compiled.planned, compiled.keys, store, options, events)
-        run_measures(compiled.plan, compiled.keys, store, options, printed, repair)
+        _measure(arguments, compiled, store, options, repair)
     return result.exit_code
+
+
+def _measure(
+    arguments: argparse.Namespace,
+    compiled: Compiled,
+    store: Store,
+    options: RunOptions,
+    repair: Callable[[Path], bool] | None = None,
+) -> None:
+    """Show the tables of what is in the store."""
+    from kdplan.runtime.measures.table import run_measures
+
+    printed = _Printed(arguments, arguments.plots or store.root / "plots" / arguments.file.stem)
+    run_measures(compiled.plan, compiled.keys, store, options, printed, repair)
 
 
 def _check_before_training(compiled: Compiled, to_do: list[str], device: str, store: Store) -> None:
@@ -232,6 +283,14 @@ def _check_before_training(compiled: Compiled, to_do: list[str], device: str, st
 
     choose_device(device)
     inspect(compiled, to_do, store)
+
+
+class _Noted(NoEvents):
+    """Prints what is said before there is a display."""
+
+    def note(self, text: str) -> None:
+        """Print one sentence."""
+        print(text, file=sys.stderr)
 
 
 class _Printed(NoEvents):
@@ -252,8 +311,13 @@ class _Printed(NoEvents):
         if self.arguments.csv:
             self.arguments.csv.mkdir(parents=True, exist_ok=True)
             (self.arguments.csv / f"{name}.csv").write_text(view.to_csv(table), encoding="utf-8")
-        for file in write_plots(table, self.plots, view.unit):
-            out.print(f"plot: {file}", soft_wrap=True, highlight=False)
+        try:
+            for file in write_plots(table, self.plots, view.unit):
+                out.print(f"plot: {file}", soft_wrap=True, highlight=False)
+        except StoreUnwritable as problem:
+            if self.arguments.plots:
+                raise
+            _warn("KD0924", name=name, reason=problem.diagnostics[0].message)
 
 
 def export(arguments: argparse.Namespace) -> int:
@@ -265,7 +329,7 @@ def export(arguments: argparse.Namespace) -> int:
         KD0013 if the plan has no such export, KD0014 if its phase is not trained.
     """
     folder = writable_folder("-o", arguments.output)
-    store = open_store(arguments)
+    store = open_store(arguments, sweep=True)
     compiled = compile_file(arguments, store)
     exports = compiled.plan.exports
     if arguments.name not in exports:

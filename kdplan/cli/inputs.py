@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import os
-from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,6 +13,7 @@ from kdplan.diagnostics.report import error
 from kdplan.diagnostics.span import Source
 from kdplan.diagnostics.text import read_text
 from kdplan.ir.dag import Cost, Planned
+from kdplan.ir.limits import read_limits
 from kdplan.runtime.facts import store_facts
 from kdplan.runtime.store import Store
 
@@ -52,8 +52,10 @@ def data_root(arguments: argparse.Namespace) -> Path | None:
     return Path(folder) if folder else None
 
 
-def open_store(arguments: argparse.Namespace, write: bool = False) -> Store:
+def open_store(arguments: argparse.Namespace, write: bool = False, sweep: bool = False) -> Store:
     """Return the store in `--store`, else in `KDPLAN_STORE`, else in `./.kdplan`.
+
+    With `sweep`, what killed processes left there is removed: for commands that may write.
 
     Raises
     ------
@@ -63,12 +65,15 @@ def open_store(arguments: argparse.Namespace, write: bool = False) -> Store:
     option, name = "--store", arguments.store
     if name is None:
         option, name = "KDPLAN_STORE", os.environ.get("KDPLAN_STORE") or ".kdplan"
-    return Store((writable_folder if write else named_folder)(option, name))
+    store = Store((writable_folder if write else named_folder)(option, name))
+    if sweep:
+        store.sweep()
+    return store
 
 
 def existing_store(arguments: argparse.Namespace) -> Store | None:
-    """Return the store of a command that makes none; None where there is no folder."""
-    store = open_store(arguments)
+    """Return the store of a command that makes none, but may write there; None where there is no folder."""
+    store = open_store(arguments, sweep=True)
     return store if store.root.is_dir() else None
 
 
@@ -102,16 +107,21 @@ def compile_file(arguments: argparse.Namespace, store: Store | None = None) -> C
     PlanError
         With every error of the plan.
     """
-    path: Path = arguments.file
+    return compile_path(arguments.file, arguments, store)
+
+
+def compile_path(path: Path, arguments: argparse.Namespace, store: Store | None = None) -> Compiled:
+    """Return a compiled plan file, with the options of a command."""
     source = read_source(path)
     return compile_source(
         source,
         path.resolve().parent,
         data_root(arguments),
-        params=param_values(arguments.set),
+        params=param_values(getattr(arguments, "set", [])),
         facts=store_facts(store, path) if store is not None else None,
         only=tuple(getattr(arguments, "only", ())),
         until=tuple(getattr(arguments, "until", ())),
+        limits=read_limits(arguments.limit),
     )
 
 
@@ -142,8 +152,7 @@ def add_costs(compiled: Compiled, store: Store) -> None:
         cost = compiled.planned[name].cost
         if cost is None:  # of a phase that needs code which may not run
             continue
-        with suppress(OSError):  # a store that cannot be written is read all the same
-            store.keep_number("costs", compiled.planned[name].key, {f: getattr(cost, f) for f in Cost.__slots__})
+        store.keep_number("costs", compiled.planned[name].key, {f: getattr(cost, f) for f in Cost.__slots__})
     for phase in compiled.planned.values():
         if phase.cost is not None:
             left = max(0, phase.cost.steps - finished_steps(phase, store))

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import os
-import tempfile
 from pathlib import Path
 
 from kdplan.diagnostics.report import error
+from kdplan.runtime.store.atomic import scratch
 
 
 def named_folder(option: str, text: str) -> Path:
@@ -75,7 +75,7 @@ def _existing(path: Path) -> Path | None:
 def _probe(option: str, text: str, folder: Path) -> None:
     """KD0017 if no file can be made in a folder."""
     try:
-        with tempfile.TemporaryDirectory(prefix=".new-", dir=folder):
+        with scratch(folder):
             pass
     except OSError as problem:
         raise error("KD0017", None, option=option, path=text, problem=problem.strerror or str(problem)) from None

@@ -7,7 +7,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 from kdplan import __version__
-from kdplan.cli import commands, language
+from kdplan.cli import commands, language, stored
+from kdplan.ir.limits import MEANINGS
 
 Command = Callable[[argparse.Namespace], int]
 Subparsers = argparse._SubParsersAction
@@ -32,6 +33,7 @@ def parser() -> argparse.ArgumentParser:
     _add_views(subparsers)
     _add_run(subparsers)
     _add_export(subparsers)
+    _add_stored(subparsers)
     _add_language(subparsers)
     return top
 
@@ -53,11 +55,22 @@ def _add_plan_options(command: argparse.ArgumentParser, store: bool = True) -> N
     command.add_argument(
         "--data", type=Path, default=None, metavar="DIR", help="read data sets from DIR (default: $KDPLAN_DATA)"
     )
+    command.add_argument(
+        "--trust", action="append", default=[], metavar="PACKAGE",
+        help="run code of this installed package, which FILE names with `use package` (default: $KDPLAN_TRUST)",
+    )  # fmt: skip
+    command.add_argument(
+        "--limit", action="append", default=[], metavar="NAME=NUMBER",
+        help="let a plan make or use more: " + "; ".join(f"{n} ({text})" for n, text in MEANINGS.items()),
+    )  # fmt: skip
     if store:
-        command.add_argument(
-            "--store", default=None, metavar="DIR",
-            help="keep results in DIR (default: $KDPLAN_STORE, else ./.kdplan)",
-        )  # fmt: skip
+        _add_store(command)
+
+
+def _add_store(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--store", default=None, metavar="DIR", help="keep results in DIR (default: $KDPLAN_STORE, else ./.kdplan)"
+    )
 
 
 def _add_selection(command: argparse.ArgumentParser) -> None:
@@ -123,6 +136,9 @@ def _add_run(subparsers: Subparsers[argparse.ArgumentParser]) -> None:
         "--checkpoint-seconds", type=float, default=60.0, metavar="SECONDS",
         help="save a checkpoint every so many seconds inside an epoch (default: 60)",
     )  # fmt: skip
+    run.add_argument(
+        "--wait-for-space", action="store_true", help="when the disk is full, wait for space in place of a failure"
+    )
     run.add_argument("--tensorboard", default=None, metavar="DIR", help="write TensorBoard files to DIR")
     run.add_argument(
         "--plots", default=None, metavar="DIR",
@@ -139,6 +155,34 @@ def _add_export(subparsers: Subparsers[argparse.ArgumentParser]) -> None:
     export.add_argument("name", metavar="NAME", help="an export of the plan")
     export.add_argument("-o", "--output", required=True, metavar="DIR", help="write to the folder DIR")
     export.add_argument("--program", action="store_true", help="write a torch.export program, too")
+
+
+def _add_stored(subparsers: Subparsers[argparse.ArgumentParser]) -> None:
+    text = "Look at what is stored, check it against its hashes, remove what nobody reads."
+    inner = subparsers.add_parser("store", help=text, description=text)
+    below = inner.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    what = "a plan that was run with this store, a phase, or the first digits of a key"
+
+    def add(name: str, command: Command, text: str) -> argparse.ArgumentParser:
+        added = _add(below, name, command, text)
+        _add_store(added)
+        added.add_argument("--json", action="store_true", help="print JSON")
+        return added
+
+    add("verify", stored.verify, "Compare every byte with its hash; say what is damaged, and what a run will do.")
+    ls = add("ls", stored.ls, "List phases, attempts and frozen values: state, size, age, the plans that read them.")
+    ls.add_argument("what", nargs="*", metavar="WHAT", help=f"list only this: {what}")
+    ls.add_argument("--all", action="store_true", help="list everything, also of large stores")
+    add("du", stored.du, "Show sizes by kind of content and by plan.")
+    gc = add("gc", stored.gc, "List what no remembered plan and no process reads; with --yes remove it.")
+    gc.add_argument("--keep", action="append", default=[], metavar="WHAT", help=f"keep this, too: a plan file, {what}")
+    gc.add_argument("--yes", action="store_true", help="remove what is listed")
+    gc.add_argument("--all", action="store_true", help="list everything")
+    gc.add_argument("--data", type=Path, default=None, metavar="DIR", help="the data of plan files after --keep")
+    rm = add("rm", stored.rm, "Remove what a plan or a phase left in the store.")
+    rm.add_argument("what", nargs="+", metavar="WHAT", help=what)
+    rm.add_argument("--yes", action="store_true", help="do not ask")
+    rm.add_argument("--force", action="store_true", help="remove also what others read")
 
 
 def _add_language(subparsers: Subparsers[argparse.ArgumentParser]) -> None:

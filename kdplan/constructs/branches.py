@@ -89,6 +89,7 @@ BRANCHES = Construct(
                 "3",
                 "count = 2",
                 above=0,
+                high=100,
             ),
             S(
                 "gate",

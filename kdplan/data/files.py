@@ -19,6 +19,7 @@ from kdplan.diagnostics.span import Span
 
 IMAGE_ENDINGS = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".webp", ".ppm", ".pgm", ".tif", ".tiff", ".gif")
 _FRESH_SECONDS = 2.0
+_STALE_SECONDS = 24 * 3600
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,6 +173,7 @@ class HashCache:
         # A hash that cannot be remembered (a read-only home, a full disk) is only computed again next time.
         with contextlib.suppress(OSError):
             self.path.parent.mkdir(parents=True, exist_ok=True)
+            _forget_leftovers(self.path.parent)
             handle, temporary = tempfile.mkstemp(dir=self.path.parent, prefix="hashes-", suffix=".tmp")
             try:
                 with os.fdopen(handle, "w", encoding="utf-8") as out:
@@ -182,6 +184,14 @@ class HashCache:
                 raise
         self.known.update(self.new)
         self.new = {}
+
+
+def _forget_leftovers(folder: Path) -> None:
+    """Removes what killed writers left a day ago or earlier."""
+    for path in folder.glob("*.tmp"):
+        with contextlib.suppress(OSError):
+            if path.stat().st_mtime < time.time() - _STALE_SECONDS:
+                path.unlink()
 
 
 def hash_file(path: Path) -> str:

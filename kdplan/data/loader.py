@@ -14,7 +14,7 @@ from torch.utils.data import Dataset as TorchDataset
 
 from kdplan.data.dataset import Batch, Dataset, Raw
 from kdplan.data.philox import order
-from kdplan.data.workers import CONTEXT, begin
+from kdplan.data.workers import CONTEXT, Crew, begin
 from kdplan.diagnostics.report import Diagnostic, PlanError, error
 
 
@@ -82,7 +82,7 @@ class Loader:
         if self.drop_last and len(dataset) < batch:
             raise error("KD0732", None, name=dataset.spec.source, batch=batch, found=len(dataset))
         self._maker = _Maker(dataset, batch, seed, train, stream, rows, inputs)
-        self._work: DataLoader[tuple[Raw | None, Tensor] | _Failed] | None = None
+        self._crew: Crew[tuple[Raw | None, Tensor] | _Failed] | None = None
         self._plan = _Steps()
 
     @property
@@ -101,10 +101,10 @@ class Loader:
             for step in range(start, self.steps_per_epoch):
                 yield self.dataset.finish(*self._maker.raw(epoch, step))
             return
-        if self._work is None:
-            self._work = self._start_workers()
+        if self._crew is None or self._crew.ended:
+            self._crew = Crew(self._loading(), self.dataset.spec.source)
         self._plan.steps = [(epoch, step) for step in range(start, self.steps_per_epoch)]
-        for batch in self._work:
+        for batch in self._crew.batches():
             if isinstance(batch, _Failed):
                 raise PlanError(batch.diagnostics)
             yield self.dataset.finish(*batch)
@@ -116,11 +116,19 @@ class Loader:
             yield from self.epoch(epoch, start)
             epoch, start = epoch + 1, 0
 
+    def reseed(self, seed: int) -> None:
+        """Take other orders and augmentation from now on."""
+        self.close()
+        self.seed = seed
+        self._maker.reseed(seed)
+
     def close(self) -> None:
         """End the worker processes; a later epoch starts new ones."""
-        self._work = None
+        if self._crew is not None:
+            self._crew.end()
+            self._crew = None
 
-    def _start_workers(self) -> DataLoader[tuple[Raw | None, Tensor] | _Failed]:
+    def _loading(self) -> DataLoader[tuple[Raw | None, Tensor] | _Failed]:
         return DataLoader(
             _Work(self._maker),
             batch_size=None,
@@ -157,6 +165,10 @@ class _Maker:
         self.inputs = inputs
         self.size = len(dataset) if rows is None else len(rows)
         self._order: tuple[int, Tensor] | None = None
+
+    def reseed(self, seed: int) -> None:
+        """Forget the order of the last epoch."""
+        self.seed, self._order = seed, None
 
     def indices(self, epoch: int, step: int) -> Tensor:
         """The samples of one step, int64 [B]."""
@@ -234,6 +246,11 @@ class Streams:
     def steps_per_epoch(self) -> int:
         """Batches of an epoch of the first stream."""
         return self._first.steps_per_epoch
+
+    def reseed(self, seed: int) -> None:
+        """Take other orders and augmentation from now on."""
+        for loader in self.loaders.values():
+            loader.reseed(seed)
 
     def epoch(self, epoch: int, start: int = 0) -> Iterator[dict[str, Batch]]:
         """The batches of every stream, from step `start` of the first one's epoch on."""

@@ -21,7 +21,7 @@ PROTOCOLS = {
     for spec in (
         Spec("templates",
              (Param("size", "integer", 3, "samples in a template", low=1),
-              Param("splits", "integer", 10, "how often all is drawn anew", low=1),
+              Param("splits", "integer", 10, "how often all is drawn anew", low=1, high=1000),
               Param("subjects", "integer", None, "classes drawn for each split, by default all", low=2),
               Param("pairs", "integer", 10_000, "at most so many pairs of one subject, and of two", low=1),
               Param("seed", "integer", 0)),

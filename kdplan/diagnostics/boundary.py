@@ -13,6 +13,7 @@ import traceback
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from pathlib import Path
 
 from kdplan.diagnostics.report import Diagnostic, Note, PlanError, error, nearest
@@ -33,6 +34,7 @@ _TENSOR_VALUE = "the value of a tensor decides what is computed"
 _TENSOR_SHAPE = "the values of a tensor decide a shape"
 _WHERE = "Write `torch.where(condition, a, b)` instead of `if`, and leave numbers as tensors: no `.item()`, no `float`."
 _MULTIPLY = "Multiply by a mask, `(x * mask).sum() / mask.sum()`, instead of `x[mask]` or `nonzero`."
+_TORCH = "Use functions of torch instead of NumPy's, which only a function of frozen values may use."
 _HOOK = "Change the gradient in a `torch.autograd.Function`, or the value before it is returned."
 _CLONE = "Write `x.clone()`, or `x.detach().clone()` for a copy without gradients."
 _KNOWN = (
@@ -40,7 +42,7 @@ _KNOWN = (
     ("GuardOnDataDependentSymNode", "", _TENSOR_VALUE, _WHERE),
     ("DynamicOutputShapeException", "", _TENSOR_SHAPE, _MULTIPLY),
     ("ValueShapeError", "", _TENSOR_SHAPE, _MULTIPLY),
-    ("", "not supported for tensor subclasses", "it leaves torch", "Use functions of torch instead of NumPy's."),
+    ("", "not supported for tensor subclasses", "it leaves torch", _TORCH),
     ("", "FakeTensor.__format__", "it formats the value of a tensor", "Format shapes only, such as `{x.shape}`."),
     ("", "cannot be called on meta tensors", _TENSOR_VALUE, _WHERE),
     ("", "cannot register a hook on a tensor", "it registers a hook on a tensor, which no graph holds", _HOOK),
@@ -215,6 +217,7 @@ def location_of(problem: BaseException) -> tuple[str, int]:
     return "", 0
 
 
+@lru_cache(maxsize=4096)
 def is_users(file: str) -> bool:
     """Whether code of this file is the user's: not kdplan's, a library's, or made while a program runs.
 

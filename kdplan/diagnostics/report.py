@@ -186,19 +186,13 @@ _ALSO = "also here"
 MOST_NOTES = 5  # other locations of one mistake that are shown
 
 
-def _same_mistake(first: Diagnostic, d: Diagnostic) -> Note | None:
-    """The note that stands for `d` where it is the mistake of `first` again: one name in another line, or one line for
-    another network."""
-    of_form = d.code.startswith("KD01")  # each of these is one of its own
-    if first.code != d.code or first.span is None or d.span is None or of_form:
-        return None
-    same = _POINT.sub("", first.message) == _POINT.sub("", d.message)
-    if same and "`" in d.message and first.help == d.help and first.span.source is d.span.source:
-        return Note(_ALSO, d.span)
-    of_graphs = d.code.startswith(("KD05", "KD06"))  # one line of a `def`, for one network after the other
-    if not same and of_graphs and first.span == d.span and first.help == d.help:
-        return Note(d.message)
-    return None
+def _mistakes(d: Diagnostic) -> tuple[object, object]:
+    """What a diagnostic has in common with others about the same mistake, None for nothing: one name in several lines
+    of a file, and one line (of a `def`, say) for several networks."""
+    if d.span is None or d.code.startswith("KD01"):  # each mistake of form is one of its own
+        return None, None
+    by_name = (d.code, d.help, id(d.span.source), _POINT.sub("", d.message)) if "`" in d.message else None
+    return by_name, (d.code, d.help, d.span) if d.code.startswith(("KD05", "KD06")) else None
 
 
 @dataclass
@@ -219,6 +213,9 @@ class Reporter:
 
     diagnostics: list[Diagnostic] = field(default_factory=list)
     _known: set[tuple[str, Span | None, str]] = field(default_factory=set, repr=False)
+    _first: dict[object, int] = field(default_factory=dict, repr=False)
+    """What diagnostics have in common -> which is the first of these."""
+    _indexed: int = field(default=0, repr=False)
 
     def report(
         self,
@@ -243,14 +240,21 @@ class Reporter:
 
     def _fold(self, d: Diagnostic) -> None:
         """Add a diagnostic, or a note to an earlier one about the same mistake."""
-        for i, first in enumerate(self.diagnostics):
-            note = _same_mistake(first, d)
-            if note is not None:
-                shown = [n for n in first.notes if n.text in (_ALSO, note.text)]
-                if len(shown) < MOST_NOTES:
-                    self.diagnostics[i] = replace(first, notes=(*first.notes, note))
-                return
-        self.diagnostics.append(d)
+        if self._indexed > len(self.diagnostics):  # some were taken out
+            self._first, self._indexed = {}, 0
+        for i in range(self._indexed, len(self.diagnostics)):
+            for common in _mistakes(self.diagnostics[i]):
+                self._first.setdefault(common, i)
+        self._indexed = len(self.diagnostics)
+        by_name, by_line = _mistakes(d)
+        named, lined = (self._first.get(m) if m is not None else None for m in (by_name, by_line))
+        if named is None and lined is None:
+            self.diagnostics.append(d)
+            return
+        at, note = (lined, Note(d.message)) if named is None else (named, Note(_ALSO, d.span))
+        first = self.diagnostics[at or 0]
+        if len([n for n in first.notes if n.text in (_ALSO, note.text)]) < MOST_NOTES:
+            self.diagnostics[at or 0] = replace(first, notes=(*first.notes, note))
 
     @property
     def errors(self) -> list[Diagnostic]:

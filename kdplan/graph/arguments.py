@@ -15,7 +15,9 @@ tensor([1., 1.])
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+import warnings
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -30,6 +32,22 @@ from kdplan.graph.state import Attributes, draws_undone, is_write
 Arguments = tuple[fx.Node, tuple[Any, ...], dict[str, Any]]
 
 
+def drawn_loss(
+    gm: fx.GraphModule, fakes: Mapping[str, Any], known: Mapping[str, Tensor], seed: int = 0
+) -> Tensor | None:
+    """The loss of a phase where networks and adapters give numbers of the normal distribution; None if it fails.
+
+    `fakes` have the shape of every node's value, and `known` are placeholders; others are drawn.
+    """
+    with _undone([gm], code_of(gm), seed), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of code that may be wrong on such numbers
+        loss = _Reader(gm, (), known, False, [], fakes).run(*[None] * len(gm.graph.find_nodes(op="placeholder")))[
+            "loss"
+        ]
+        return loss if isinstance(loss, Tensor) else None
+    return None
+
+
 def arguments_of(
     parts: Sequence[fx.GraphModule], calls: Collection[fx.Node], known: Mapping[str, Tensor], half: bool, weights: bool
 ) -> list[Arguments]:
@@ -41,17 +59,28 @@ def arguments_of(
     seen: list[Arguments] = []
     if not calls:
         return seen
-    buffers = {b: b.detach().clone() for part in parts for b in part.buffers() if weights and not b.is_meta}
-    attributes = [Attributes(part) for part in parts]
     code = [*(f for part in parts for f in code_of(part)), *(n.target for n in calls)]
     values = dict(known)
+    kept = [part for part in parts if weights]
+    with _undone(parts, code, seed=0, kept=kept):
+        for part in parts:
+            with torch.autocast("cpu", torch.bfloat16, enabled=half):
+                inputs = sum(n.op == "placeholder" for n in part.graph.nodes)
+                values |= _Reader(part, calls, values, weights, seen).run(*[None] * inputs)
+    return seen
+
+
+@contextmanager
+def _undone(
+    parts: Sequence[fx.GraphModule], code: Sequence[object], seed: int, kept: Sequence[fx.GraphModule] = ()
+) -> Iterator[None]:
+    """A run whose draws, attributes and kept values are undone, and the buffers of `kept`; it may fail."""
+    buffers = {b: b.detach().clone() for part in kept for b in part.buffers() if not b.is_meta}
+    attributes = [Attributes(part) for part in parts]
     try:
         with torch.random.fork_rng(devices=[]), draws_undone(), undone(*code), torch.no_grad():
-            torch.default_generator.manual_seed(0)
-            for part in parts:
-                with torch.autocast("cpu", torch.bfloat16, enabled=half):
-                    inputs = sum(n.op == "placeholder" for n in part.graph.nodes)
-                    values |= _Reader(part, calls, values, weights, seen).run(*[None] * inputs)
+            torch.default_generator.manual_seed(seed)
+            yield
     except BaseException as problem:  # whoever runs the graph reports it
         if not is_foreign(problem):
             raise
@@ -61,7 +90,6 @@ def arguments_of(
         with torch.no_grad():
             for buffer, value in buffers.items():
                 buffer.copy_(value)
-    return seen
 
 
 class _Reader(fx.Interpreter):
@@ -74,23 +102,26 @@ class _Reader(fx.Interpreter):
         known: Mapping[str, Tensor],
         weights: bool,
         seen: list[Arguments],
+        fakes: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__(graph)
+        self.fakes = fakes if fakes is not None else {n.name: n.meta.get("val") for n in graph.graph.nodes}
         self.calls, self.known, self.weights, self.seen = set(calls), known, weights, seen
 
     def run_node(self, n: fx.Node) -> Any:
         """The node's value: real, or drawn where it has no numbers to be computed from."""
         if n.op == "placeholder":
-            return self.known[n.name] if n.name in self.known else real_like(n.meta["val"], torch.randn)
+            return self.known[n.name] if n.name in self.known else real_like(self.fakes[n.name], torch.randn)
         own = str(n.meta.get("owner", "loss")).partition(" ")[0]
-        if not self.weights and own in ("net", "adapter") and not is_write(n):
-            return real_like(n.meta["val"], torch.randn)
+        if not self.weights and (own in ("net", "adapter") or n.op == "call_module") and not is_write(n):
+            return real_like(self.fakes[n.name], torch.randn)
         args, kwargs = self.fetch_args_kwargs_from_env(n)
         if n not in self.calls:
             return getattr(self, n.op)(n.target, args, kwargs)
         self.seen.append((n, *tree_map(_copy, (args, kwargs))))
-        with torch.enable_grad():
-            args, kwargs = tree_map(lambda v: _copy(v, gradients=True), (args, kwargs))
+        frozen = bool(n.meta.get("frozen"))
+        with torch.set_grad_enabled(not frozen):
+            args, kwargs = tree_map(lambda v: _copy(v, gradients=not frozen), (args, kwargs))
             return tree_map(_copy, self.call_function(n.target, args, kwargs))
 
 

@@ -7,7 +7,7 @@ that can be known before training is checked here: taps, shapes, classes, gradie
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from torch import Tensor, fx, nn
 
@@ -15,10 +15,11 @@ from kdplan.diagnostics.boundary import foreign
 from kdplan.diagnostics.report import PlanError, Reporter, error, listing, nearest
 from kdplan.diagnostics.span import Span
 from kdplan.graph.adapter import Adapters
-from kdplan.graph.build import Builder, JoinedPhase
+from kdplan.graph.build import Builder
 from kdplan.graph.cacheable import storing
 from kdplan.graph.examples import example
-from kdplan.graph.freeze import split
+from kdplan.graph.freeze import Split, split
+from kdplan.graph.joined import JoinedPhase
 from kdplan.graph.law import check_graph
 from kdplan.graph.lines import NodeError
 from kdplan.graph.loss import Lowering
@@ -26,9 +27,11 @@ from kdplan.graph.loss_context import LossContext, at_node
 from kdplan.graph.module import without_unused_inputs
 from kdplan.graph.params import upto
 from kdplan.graph.phase_graph import EmaCopy, Networks, PhaseGraph, input_names
+from kdplan.graph.plain_form import PlainForm, plain_form
 from kdplan.graph.prune import prune
 from kdplan.graph.reach import Reach, additive_terms, gradient_reach
 from kdplan.graph.signals import shown
+from kdplan.graph.state import is_users
 from kdplan.graph.swapped import Swapped, positions, swapped
 from kdplan.graph.taps import TapError
 from kdplan.graph.trace import TraceError, trace
@@ -159,6 +162,7 @@ def assemble(plan: Plan, phase: Phase, networks: Networks) -> PhaseGraph:
         for path, training in modes.items():
             root.get_submodule(path).training = training
 
+    kept = storing(plan, phase, whole.graph_module, cut, whole.trainable)
     return PhaseGraph(
         trainable_graph=without_unused_inputs(cut.trainable_graph),
         root=root,
@@ -169,9 +173,34 @@ def assemble(plan: Plan, phase: Phase, networks: Networks) -> PhaseGraph:
         ema_copies=_ema_copies(plan, phase, networks),
         modes=set_modes,
         terms=whole.logged,
-        stored=storing(plan, phase, whole.graph_module, cut, whole.trainable),
+        stored=kept,
         flops=whole.flops,
+        plain=_plain(whole, cut, bool(kept)),
+        labels=_labels(whole),
     )
+
+
+def _plain(whole: Joined, cut: Split, stored: bool) -> PlainForm | None:
+    """The phase in plain form, as far as it has networks of the user."""
+    users = [a for a in whole.joined.applications if is_users(a.module)]
+    if not users:
+        return None
+    trained = {n.name for n in cut.trainable_graph.graph.nodes}
+    frozen = {n.name for n in cut.frozen.graph.nodes} - trained if cut.frozen is not None else set[str]()
+    if stored:
+        return plain_form(whole.graph_module, users, frozen, cut.boundary, trained)
+    calls = {n.meta.get("call") for n in whole.graph_module.graph.nodes if n.name in {*frozen, *cut.boundary}}
+    if cut.frozen is not None and cut.cacheable and not any(a.call in calls and not a.is_whole for a in users):
+        form = plain_form(whole.graph_module, users, frozen, cut.boundary, trained)
+        return replace(form, crossing=True) if form is not None else None
+    return plain_form(whole.graph_module, users, frozen, kept=trained | frozen)
+
+
+def _labels(whole: Joined) -> dict[str, list[str]]:
+    labels: dict[str, list[str]] = {}
+    for label, name in whole.names.items():
+        labels.setdefault(name, []).append(label)
+    return labels
 
 
 # ---- what is trained

@@ -43,12 +43,14 @@ from torch import Tensor, fx, nn
 from torch.utils._pytree import tree_flatten
 
 from kdplan.diagnostics.boundary import ForeignError, is_foreign
+from kdplan.graph.application import Application
 from kdplan.graph.between import between
 from kdplan.graph.fake import EFFECTS, FakeContext
-from kdplan.graph.guards import ASK
+from kdplan.graph.joined import JoinedPhase
 from kdplan.graph.module import make, origin
 from kdplan.graph.outplace import outplace
-from kdplan.graph.replay import Replay, context_for, example_inputs
+from kdplan.graph.params import learns
+from kdplan.graph.state import is_user_code
 from kdplan.graph.taps import LeafTaps, Tap, TapError
 from kdplan.graph.trace import Traced, trace, value_at
 from kdplan.graph.tracer import ROOT
@@ -71,56 +73,6 @@ class ShapeError(RuntimeError):
 
 
 @dataclass
-class JoinedPhase:
-    """One phase as one graph.
-
-    Attributes
-    ----------
-    graph_module
-        Called with the inputs by name; returns a dict. Sub-modules: `nets.<name>` and, for adapters, `splices.<name>`
-        (an old word that checkpoints have), which are the registered modules themselves.
-    inputs
-        Placeholder names, in order.
-    networks, adapters
-        The registered modules by the name that was given.
-    training
-        The mode that each sub-module must be in when the graph runs.
-    guards
-        What Python control flow in the networks asked: node name, question, answer.
-    """
-
-    graph_module: fx.GraphModule
-    inputs: tuple[str, ...]
-    networks: dict[str, nn.Module]
-    adapters: dict[str, nn.Module]
-    training: dict[str, bool]
-    guards: list[tuple[str, str, object]]
-    context: FakeContext
-
-    def holds_at(self, batch: int) -> bool:
-        """Whether the graph is also right for another batch size: its control flow gets the same answers.
-
-        False is cautious: a network that asks for the batch size itself (`len(x)`) gets another number.
-        """
-        if not self.guards:
-            return True
-        gm = self.graph_module
-        context = context_for(gm, ())
-        replay = Replay(gm, context, keep=[name for name, _, _ in self.guards])
-        try:
-            with torch.no_grad():
-                replay.run(*example_inputs(gm, context, batch))
-        except (RuntimeError, ValueError):  # an operator refuses such sizes
-            return False
-        return all(ASK[kind](replay.seen[name]) == answer for name, kind, answer in self.guards)
-
-    def set_modes(self) -> None:
-        """Put every sub-module in the mode that it was traced in."""
-        for path, mode in self.training.items():
-            self.graph_module.get_submodule(path).training = mode
-
-
-@dataclass
 class _Inlined:
     """One network inlined once: its taps, and the joined graph's node for each of its nodes."""
 
@@ -128,6 +80,9 @@ class _Inlined:
     mapped: dict[fx.Node, fx.Node]
     prefix: str
     parts: dict[Tap, fx.Node] = field(default_factory=dict)
+    given: Any = None
+    """Arguments and keyword arguments; None for a part of a network that is entered at a tap."""
+    call: int = 0
 
 
 class Builder:
@@ -226,10 +181,10 @@ class Builder:
             raise TapError(tap, inlined.traced.taps)
         return self._tap_node(inlined, location, tap)
 
-    def apply_since(self, name: str, since: str, example: Tensor, value: fx.Node, tap: str) -> fx.Node:
+    def apply_since(self, name: str, since: str, example: Tensor, value: fx.Node, tap: str, call: int = 0) -> fx.Node:
         """The value of a tap of a network, with `value` instead of what it has at the tap `since`.
 
-        `example` has the shape of the network's inputs, which its graph depends on.
+        `example` has the shape of the network's inputs, which its graph depends on; `call` is that of `apply`.
 
         Raises
         ------
@@ -260,8 +215,9 @@ class Builder:
         wanted, given = start.meta["val"].shape, value.meta["val"].shape
         if wanted[1:] != given[1:]:
             raise ShapeError(tuple(wanted), tuple(given))
-        call = (name, "", key, since, value)
-        known = self._inlined.setdefault(call, _Inlined(traced, {start: value}, self.path(name)))
+        draw = call if any(n.meta.get("random") for n in kept) else 0
+        at = (name, "", key, since, value, draw)
+        known = self._inlined.setdefault(at, _Inlined(traced, {start: value}, self.path(name)))
         self._copy(known, name, "", [n for n in kept if n not in known.mapped])
         return self._tap_node(known, traced.taps[tap], tap)
 
@@ -337,7 +293,16 @@ class Builder:
             if g.node in inlined.mapped
         ]
         inputs = tuple(self._inputs)
-        return JoinedPhase(gm, inputs, dict(self.networks), dict(self.adapters), training, guards, self.context)
+        calls = [self._application(*item) for item in self._inlined.items() if item[1].given is not None]
+        networks, adapters = dict(self.networks), dict(self.adapters)
+        return JoinedPhase(gm, inputs, networks, adapters, training, guards, self.context, calls)
+
+    def _application(self, key: Any, inlined: _Inlined) -> Application:
+        taps = {node.name: tap for tap, node in inlined.parts.items()}
+        name, module = key[0], inlined.traced.module
+        own = (n for n in inlined.mapped.values() if n.meta.get("call") == inlined.call)
+        random = frozenset(n.name for n in own if n.meta.get("random"))
+        return Application(module, name, self.networks[name], inlined.call, inlined.given, taps, random, inlined.traced)
 
     def closed(self, outputs: Mapping[str, fx.Node]) -> fx.GraphModule:
         """The graph with a dict of `outputs`, before any pass."""
@@ -350,6 +315,7 @@ class Builder:
     def _run_new(self, node: fx.Node, owner: str) -> fx.Node:
         self._calls += 1
         node.meta.update(owner=owner, path="", call=self._calls)
+        node.meta["frozen"] = is_user_code(node.target) and not learns(node, self.root)
         try:
             self.context.annotate(node, self.root)
         except BaseException as problem:
@@ -372,14 +338,15 @@ class Builder:
             str(spec),
             tuple(v if isinstance(v, fx.Node) else repr(v) for v in leaves),
         )
-        known = self._inlined.get(key)
-        if known is not None and call and any(n.meta.get("random") for n in known.traced.graph.nodes):
-            key = (*key, call)  # what draws random numbers is never equal content
-        if key not in self._inlined:
-            fakes = fx.map_arg((args, kwargs), lambda n: n.meta["val"])
-            traced = trace(module, *fakes[0], kwargs=fakes[1], leaves=self._leaves[name], context=self.context)
-            nodes = [v for v in leaves if isinstance(v, fx.Node)]
-            self._inlined[key] = self._copied(name, path, traced, nodes)
+        for at in ((*key, call), key):  # what draws random numbers is never equal content
+            if at in self._inlined:
+                return self._inlined[at]
+        fakes = fx.map_arg((args, kwargs), lambda n: n.meta["val"])
+        traced = trace(module, *fakes[0], kwargs=fakes[1], leaves=self._leaves[name], context=self.context)
+        if any(n.meta.get("random") for n in traced.graph.nodes):
+            key = (*key, call)
+        self._inlined[key] = self._copied(name, path, traced, [v for v in leaves if isinstance(v, fx.Node)])
+        self._inlined[key].given = (args, kwargs)
         return self._inlined[key]
 
     def _copied(self, name: str, path: str, traced: Traced, inputs: list[fx.Node]) -> _Inlined:
@@ -393,6 +360,7 @@ class Builder:
     def _copy(self, inlined: _Inlined, name: str, path: str, nodes: list[fx.Node]) -> None:
         """Nodes of a traced network, in order, as nodes of the joined graph."""
         self._calls += 1
+        inlined.call = self._calls
         traced, mapped, prefix = inlined.traced, inlined.mapped, inlined.prefix
         for node in nodes:
             target = node.target

@@ -2,7 +2,7 @@
 
 >>> from torch import nn
 >>> compare(nn.Linear(3, 2), (torch.ones(4, 3),))
-Verdict(differs='', unstable='', leaves=(), attributes=(), kept=(), lost='', transient=())
+Verdict(differs='', unstable='', leaves=(), attributes=(), kept=(), lost='', transient=(), broken='')
 """
 
 from __future__ import annotations
@@ -54,6 +54,8 @@ class Verdict:
         What differs in the second step where only weights and buffers come from the first; "" for nothing.
     transient
         Buffers that change and are registered as not persistent: no version has them.
+    broken
+        What is no number although the inputs are, whatever they are: `value` or `gradient`; "" for neither.
     """
 
     differs: str = ""
@@ -63,6 +65,7 @@ class Verdict:
     kept: tuple[str, ...] = ()
     lost: str = ""
     transient: tuple[str, ...] = ()
+    broken: str = ""
 
     def plain(self) -> dict[str, Any]:
         """The verdict as plain values, for the store."""
@@ -124,30 +127,56 @@ def compare(module: nn.Module, inputs: Sequence[Tensor], half: bool = False, fir
     changed = tuple((n, values[n.rpartition(".")[2]]) for n in attributes.changed())
     stored, start = first.state_dict().keys(), dict(module.named_buffers())
     written = [n for n, b in first.named_buffers() if n not in stored and not _equal(b, start.get(n))]
+    if verdict.broken and first_trace and all(map(_is_floating, inputs)):
+        verdict = replace(verdict, broken=compare(module, [v.abs() for v in inputs], half).broken)
     return replace(verdict, leaves=tuple(leaves.items()), attributes=changed, transient=tuple(written))
 
 
-def compare_call(fn: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any], half: bool = False) -> Verdict:
+def compare_call(
+    fn: Callable[..., Any],
+    args: Sequence[Any],
+    kwargs: Mapping[str, Any],
+    half: bool = False,
+    real: bool = False,
+    gradients: bool = True,
+) -> Verdict:
     """The same for a call of a function, whose tensors are its state: gradients are those of its arguments.
+
+    `real` says whether the arguments are those of training; else they are made up, and what is no number on them is so
+    only where it is none on positive ones either. Without `gradients` the arguments are frozen values.
 
     Examples
     --------
     >>> compare_call(lambda x, weight: weight * x.mean(), (torch.ones(4, 3),), {"weight": 2})
-    Verdict(differs='', unstable='', leaves=(), attributes=(), kept=(), lost='', transient=())
+    Verdict(differs='', unstable='', leaves=(), attributes=(), kept=(), lost='', transient=(), broken='')
+    >>> compare_call(lambda x: (x - 2).sqrt().mean(), (torch.ones(4, 3),), {}).broken
+    'value'
     """
-    first, second, third = (_Call(fn, args, kwargs) for _ in range(3))
-    return _compare([fn], (first, first), (second, second), (third.as_graph, third), half)
+    first, second, third = (_Call(fn, args, kwargs, gradients) for _ in range(3))
+    verdict = _compare([fn], (first, first), (second, second), (third.as_graph, third), half)
+    if verdict.broken and not real:  # a logarithm of drawn numbers may be one of positive numbers in training
+        args, kwargs = tree_map(lambda v: v.abs() if _is_floating(v) else v, (tuple(args), dict(kwargs)))
+        return replace(verdict, broken=compare_call(fn, args, kwargs, half, True, gradients).broken)
+    return verdict
+
+
+def _is_floating(value: object) -> bool:
+    return isinstance(value, Tensor) and value.is_floating_point()
 
 
 class _Call(nn.Module):
-    """A call whose floating-point arguments are parameters; gives its value, and the arguments as others read them."""
+    """A call whose floating-point arguments are parameters; gives its value, and the arguments as others read them.
 
-    def __init__(self, fn: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
+    Without gradients, the arguments are plain tensors.
+    """
+
+    def __init__(self, fn: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any], gradients: bool) -> None:
         super().__init__()
-        self._fn = fn
+        self._fn, self._gradients = fn, gradients
         leaves, self._spec = tree_flatten((tuple(args), dict(kwargs)))
         self._leaves = [
-            nn.Parameter(v.detach().clone()) if isinstance(v, Tensor) and v.is_floating_point() else v for v in leaves
+            nn.Parameter(v.detach().clone(), gradients) if isinstance(v, Tensor) and v.is_floating_point() else v
+            for v in leaves
         ]
         for i, leaf in enumerate(self._leaves):
             if isinstance(leaf, nn.Parameter):
@@ -155,9 +184,10 @@ class _Call(nn.Module):
 
     def forward(self, step: int) -> Any:
         """The value of the call on copies, and the arguments."""
-        copies = [v.clone() if isinstance(v, Tensor) else v for v in self._leaves]
-        args, kwargs = tree_unflatten(copies, self._spec)
-        return [self._fn(*args, **kwargs), *(v * 1 for v in self._leaves if isinstance(v, nn.Parameter))]
+        with torch.set_grad_enabled(self._gradients):
+            copies = [v.clone() if isinstance(v, Tensor) else v for v in self._leaves]
+            args, kwargs = tree_unflatten(copies, self._spec)
+            return [self._fn(*args, **kwargs), *(v * 1 for v in self._leaves if isinstance(v, nn.Parameter))]
 
     def as_graph(self) -> Callable[[int], Any]:
         """The call as a phase computes it; other nodes read its arguments after it."""
@@ -170,7 +200,12 @@ class _Call(nn.Module):
                 outputs[node.name] = b.call(torch.mul, node, 1)
         graph = prune(b.finish(outputs).graph_module).graph_module
         given = {n.name: v for n, v in zip(nodes, self._leaves, strict=True) if isinstance(n, fx.Node)}
-        return lambda step: list(graph(**{n: v.clone() for n, v in given.items()}).values())
+
+        def call(step: int) -> list[Any]:
+            with torch.set_grad_enabled(self._gradients):
+                return list(graph(**{n: v.clone() for n, v in given.items()}).values())
+
+        return call
 
 
 Side = tuple[Callable[[int], Any], nn.Module]
@@ -205,18 +240,29 @@ def _compare(
             return Verdict()
         if unstable := _difference(expected, again):
             return Verdict(unstable=unstable, kept=kept)
+        broken = _broken(expected)
         make_graph, owner = traced
         try:
             with undone(*code):
                 result = _observe(make_graph(), owner, half)
         except TraceError:
-            return Verdict(kept=kept, lost=lost)
+            return Verdict(kept=kept, lost=lost, broken=broken)
         except BaseException as problem:  # the graph itself may be wrong in any way
             if not is_foreign(problem):
                 raise
             why = str(problem) if isinstance(problem, Fatal) else f"it fails with {type(problem).__name__}"
-            return Verdict(differs=f"results: {why}", kept=kept, lost=lost)
-        return Verdict(_difference(expected, result), kept=kept, lost=lost)
+            return Verdict(differs=f"results: {why}", kept=kept, lost=lost, broken=broken)
+        return Verdict(_difference(expected, result), kept=kept, lost=lost, broken=broken)
+
+
+def _broken(seen: list[tuple[str, Any]]) -> str:
+    """What is no number in the first step: an infinite element may be a mask, but no loss."""
+    first = dict(reversed(seen[: len(seen) // STEPS]))
+    tensors = [v for v in first["outputs"] if _is_floating(v)]
+    if any(bool(v.isnan().any()) or (v.dim() == 0 and bool(v.isinf())) for v in tensors):
+        return "value"
+    gradients = [v for v in first["gradients"].values() if v is not None]
+    return "gradient" if any(bool(v.isnan().any()) for v in gradients) else ""
 
 
 @contextmanager

@@ -233,11 +233,14 @@ class FakeContext:
         return [writes(self.fake(b)) for b in whole(root.get_submodule(str(node.target))).buffers()]
 
     def _may_be_real(self, node: fx.Node, root: nn.Module, problem: BaseException) -> bool:
-        """Whether real numbers may serve: the node asks for values, or is a user's module, which may leave torch."""
+        """Whether real numbers may serve: the node asks for values, or is code of the user that may leave torch.
+
+        A module may, and a function of frozen values, whose gradient nothing needs.
+        """
         if isinstance(problem, DATA_DEPENDENT):
             return True
         users = node.op == "call_module" and is_user_code(whole(root.get_submodule(str(node.target))))
-        return users and is_foreign(problem)
+        return (users or node.meta.get("frozen", False)) and is_foreign(problem)
 
     def _run_really(
         self, node: fx.Node, root: nn.Module, watch: _RandomWatch, problem: BaseException
@@ -254,7 +257,7 @@ class FakeContext:
         was, self.running = self.running, True
         try:
             value, written = self._once(node, root, watch, torch.rand)
-            for make in _REAL[1:] if node.op == "call_module" else ():
+            for make in _REAL[1:] if node.op == "call_module" or node.meta.get("frozen") else ():
                 try:
                     other, _ = self._once(node, root, watch, make)
                 except BaseException as other_problem:
@@ -262,7 +265,8 @@ class FakeContext:
                         raise
                     continue  # such numbers need not be ones that it works with
                 if [v.shape for v in tensors(other)] != [v.shape for v in tensors(value)]:
-                    raise ValueShapeError(f"the shape that {node.target} returns").with_traceback(problem.__traceback__)
+                    name = getattr(node.target, "__name__", node.target)
+                    raise ValueShapeError(f"the shape that {name} returns").with_traceback(problem.__traceback__)
             return self.fake_tree(value), written
         finally:
             self.running = was
@@ -281,9 +285,14 @@ class FakeContext:
                     value = getattr(args[0], str(node.target))(*args[1:], **kwargs)
             else:
                 assert callable(node.target)
-                with watch, self._undone(node.target):
-                    value = node.target(*args, **kwargs)
+                with watch:
+                    value = self.called(node.target, args, kwargs)
         return value, {n for n in reals if before[n] != _writes(tensors(reals[n]))}
+
+    def called(self, code: Callable[..., Any], args: Any, kwargs: Any) -> Any:
+        """What a function returns; what it keeps is undone."""
+        with self._undone(code):
+            return code(*args, **kwargs)
 
     def really(
         self,

@@ -62,6 +62,15 @@ def fingerprint(*things: object) -> str | None:
     return hashlib.sha256(json.dumps([_versions(), parts, files, libraries]).encode()).hexdigest()
 
 
+def refined(known: str | None, *values: object) -> str | None:
+    """The hash of what one is of, used with some plain values; None where there is none.
+
+    >>> refined("a", 1) != refined("a", 2), refined(None, 1)
+    (True, None)
+    """
+    return hashlib.sha256(f"{known} {values!r}".encode()).hexdigest() if known is not None else None
+
+
 @lru_cache(maxsize=1)
 def _versions() -> list[str]:
     """What runs the code: Python, libraries, and the passes of this package, by their text."""

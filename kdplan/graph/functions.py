@@ -10,6 +10,7 @@ from typing import Any
 from kdplan.diagnostics.boundary import boundary
 from kdplan.diagnostics.report import error, suggestion
 from kdplan.diagnostics.span import Span
+from kdplan.ir.factories import NoFactory, check_factory
 from kdplan.ir.functions import FUNCTIONS
 from kdplan.ir.implementation import load
 from kdplan.ir.user_code import check_allowed, module_of_file
@@ -33,7 +34,7 @@ def user(path: str, name: str, span: Span | None) -> Callable[..., Any]:
     Raises
     ------
     PlanError
-        KD0512 if the file raises when it is read, KD0513 if it has no such function.
+        KD0512 if the file raises when it is read, KD0513 if it has no such function, KD1005 for what is no loss.
     """
     check_allowed(path)
     with boundary("KD0512", span, file=path):
@@ -42,6 +43,10 @@ def user(path: str, name: str, span: Span | None) -> Callable[..., Any]:
     if not callable(function):
         own = [n for n, v in vars(module).items() if getattr(v, "__module__", "") == module.__name__ and callable(v)]
         raise error("KD0513", span, file=path, name=name, help=suggestion(name, own))
+    try:
+        check_factory(function, f"{Path(path).name}:{name}", "loss")
+    except NoFactory as problem:
+        raise error("KD1005", span, name=name, what="loss", why=problem.why) from None
     return function if hasattr(function, "__name__") else _named(function, name, module.__name__)
 
 

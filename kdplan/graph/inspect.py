@@ -19,9 +19,10 @@ from kdplan.graph.cost import flops_by_node
 from kdplan.graph.examples import random_example
 from kdplan.graph.fork import BranchError
 from kdplan.graph.freeze import split
+from kdplan.graph.parts import breaks_at_once
 from kdplan.graph.phase_graph import Networks, StoredValue
-from kdplan.graph.state import draws_undone
-from kdplan.graph.verify import HALF, SAMPLES, Verdicts, is_users, verify, verify_calls
+from kdplan.graph.state import draws_undone, is_users
+from kdplan.graph.verify import HALF, SAMPLES, Verdicts, verify, verify_calls
 from kdplan.graph.weights import check_fit, refusals
 from kdplan.ir import expr as ir
 from kdplan.ir.adapted import ADAPTED
@@ -173,7 +174,12 @@ def inspect_phase(plan: Plan, phase: Phase, verdicts: Verdicts | None = None) ->
     warnings = [*_fixed(plan, phase, networks), *_verified(plan, phase, networks, verdicts)]
     joined = join(plan, phase, networks)
     half = phase.recipes[0].precision in HALF
-    warnings += verify_calls([joined.graph_module], _labels(plan, phase), half, weights=False, verdicts=verdicts)
+    warnings += verify_calls(
+        [joined.graph_module], lambda: _labels(plan, phase), half, weights=False, verdicts=verdicts
+    )
+    if not any(w.code == "KD0550" for w in warnings) and breaks_at_once(phase, joined.graph_module):
+        values = "all values that were tried in the first step"
+        warnings.append(diagnostic("KD0550", phase.loss.span, name="loss", what="value", values=values))
     step = graph_cost(joined.graph_module, joined.trainable)
     kept = storing(plan, phase, joined.graph_module, split(joined.graph_module, joined.trainable), joined.trainable)
     steps = step_count(plan, phase)
@@ -228,7 +234,7 @@ def _verified(plan: Plan, phase: Phase, networks: Networks, verdicts: Verdicts |
          for v in frozen_versions(phase)},
         networks.whole,
     )  # fmt: skip
-    return verify(plan, phase, real, images, verdicts)
+    return verify(plan, phase, real, images, verdicts, first_trace=True)
 
 
 def _fixed(plan: Plan, phase: Phase, networks: Networks) -> list[Diagnostic]:

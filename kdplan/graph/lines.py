@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import sys
 import traceback
-from functools import lru_cache
 
 from torch import fx
 
 from kdplan.diagnostics.boundary import ForeignError, is_users
 
-_users = lru_cache(maxsize=4096)(is_users)
 _GENERATED = "<eval_with_key"
 
 
@@ -37,7 +35,7 @@ def calling_line(last: str) -> tuple[str, int] | None:
     while frame.f_back is not None:
         frame = frame.f_back
         file = frame.f_code.co_filename
-        if _users(file):
+        if is_users(file):
             return file, frame.f_lineno
         if file == last and frame.f_code.co_name == "run":
             return None

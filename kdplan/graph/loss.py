@@ -134,7 +134,7 @@ class Lowering:
         if not x.is_tensor:
             raise error("KD0246", e.inputs[0].span or e.span, what="a number", help=None)
         try:
-            return self.context.builder.apply_since(key, e.since, inputs, x.value, path)
+            return self.context.builder.apply_since(key, e.since, inputs, x.value, path, e.call)
         except TapError as problem:
             nodes = [self.context.builder.input("inputs_0", inputs)]
             raise no_tap(self.context.builder, key, nodes, problem.path, e) from problem

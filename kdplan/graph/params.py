@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Iterable
 
-from torch import fx
+from torch import fx, nn
 
 from kdplan.graph.fake import whole
 from kdplan.graph.taps import TapError
@@ -23,7 +24,6 @@ def parameters_of(traced: Traced, *taps: str) -> set[str]:
     Examples
     --------
     >>> import torch
-    >>> from torch import nn
     >>> from kdplan.graph.trace import trace
     >>> t = trace(nn.Sequential(nn.Linear(3, 3), nn.Linear(3, 3, bias=False)), torch.zeros(2, 3))
     >>> sorted(parameters_of(t, "0"))
@@ -59,10 +59,37 @@ def upto(traced: Traced, taps: Iterable[str], beyond: Iterable[str] = ()) -> set
     Examples
     --------
     >>> import torch
-    >>> from torch import nn
     >>> from kdplan.graph.trace import trace
     >>> t = trace(nn.Sequential(nn.Linear(3, 3), nn.Linear(3, 3, bias=False)), torch.zeros(2, 3))
     >>> upto(t, ["1"], beyond=["0"])
     {'1.weight'}
     """
     return parameters_of(traced, *taps) - parameters_of(traced, *beyond)
+
+
+def learns(node: fx.Node, root: nn.Module) -> bool:
+    """Whether what a node reads has a gradient for a parameter of `root` that asks for one.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from kdplan.graph.build import Builder
+    >>> b = Builder()
+    >>> b.network("small", nn.Linear(3, 3))
+    >>> scores = b.apply("small", (b.input("x", torch.zeros(2, 3)),))
+    >>> learns(b.call(torch.sum, scores), b.root), learns(b.call(torch.sum, b.detach(scores)), b.root)
+    (True, False)
+    """
+    seen: set[fx.Node] = set()
+    todo = list(node.all_input_nodes)
+    while todo:
+        n = todo.pop()
+        if n in seen or n.target == "detach" or n.meta.get("frozen"):
+            continue
+        seen.add(n)
+        todo += n.all_input_nodes
+        if n.op == "call_module" and any(p.requires_grad for p in root.get_submodule(str(n.target)).parameters()):
+            return True
+        if n.op == "get_attr" and getattr(operator.attrgetter(str(n.target))(root), "requires_grad", False):
+            return True
+    return False

@@ -1,17 +1,27 @@
-"""A phase's graph on the smallest batches that its data leave: those of one sample stop batch norm, for example."""
+"""A phase's graph on the smallest batches that its data leave: those of one sample stop batch norm, for example.
+
+What is no number on them whatever the networks give, such as the deviation of one sample, is known before training.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
+from contextlib import suppress
+from math import isfinite, isnan
+from typing import Any
 
+import torch
 from torch import Tensor, fx
 
 from kdplan.diagnostics.boundary import cause_of
 from kdplan.diagnostics.report import Reporter, counted
+from kdplan.graph.arguments import drawn_loss
 from kdplan.graph.lines import NodeError
 from kdplan.graph.module import outputs_of
 from kdplan.graph.replay import Replay, context_for
 from kdplan.graph.state import is_user_code
+from kdplan.ir.expr import STEP_COUNTERS
+from kdplan.ir.operators import OPERATORS
 from kdplan.ir.plan import Phase
 
 Part = tuple[int, ...]
@@ -30,7 +40,7 @@ def check_parts(phase: Phase, gm: fx.GraphModule, parts: Collection[Part], repor
     for part in sorted(parts):
         if part == full or not (users or min(part) <= 1):
             continue
-        problem = _problem(gm, part)
+        problem = _problem(phase, gm, part)
         if problem:
             sizes = [f"{counted(n, 'sample')} of `{v.data}`" for n, v in zip(part, phase.streams, strict=True)]
             span = phase.recipes[0].spans.get("batch", phase.recipes[0].span)
@@ -38,25 +48,97 @@ def check_parts(phase: Phase, gm: fx.GraphModule, parts: Collection[Part], repor
             return
 
 
-def _problem(gm: fx.GraphModule, part: Part) -> str:
-    """Why the graph does not run on so many samples of each stream; "" if it does."""
+def _problem(phase: Phase, gm: fx.GraphModule, part: Part) -> str:
+    """Why the graph does not give a loss on so many samples of each stream; "" if it does."""
     if 0 in part:
         return "there is nothing to compute the loss on"
+    try:
+        fakes = _replayed(gm, part)
+    except NodeError as problem:
+        return str(cause_of(problem))
+    loss = outputs_of(gm)["loss"]
+    shape = fakes[loss.name].shape
+    return (
+        f"the loss has shape {list(shape)}" if shape != loss.meta["val"].shape else _no_number(phase, gm, part, fakes)
+    )
+
+
+def _replayed(gm: fx.GraphModule, part: Part) -> dict[str, Any]:
+    """Fake values of all nodes for so many samples of each stream."""
     context = context_for(gm)
-    inputs = []
+    inputs: list[Any] = []
     for node in gm.graph.nodes:
         if node.op == "placeholder":
             value = node.meta["val"]
-            stream = str(node.target).rpartition("_")[2]
-            if isinstance(value, Tensor) and value.dim() and stream.isdigit():
+            stream = _stream(node)
+            if isinstance(value, Tensor) and value.dim() and stream is not None:
                 with context.mode:
-                    value = context.fresh(value).new_empty((part[int(stream)], *value.shape[1:]))
+                    value = context.fresh(value).new_empty((part[stream], *value.shape[1:]))
             elif isinstance(value, Tensor):
                 value = context.fresh(value)
             inputs.append(value)
-    try:
-        loss = Replay(gm, context).run(*inputs)["loss"]
-    except NodeError as problem:
-        return str(cause_of(problem))
-    shape = outputs_of(gm)["loss"].meta["val"].shape
-    return "" if loss.shape == shape else f"the loss has shape {list(loss.shape)}"
+    replay = Replay(gm, context, keep={n.name for n in gm.graph.nodes})
+    replay.run(*inputs)
+    return replay.seen
+
+
+def _stream(node: fx.Node) -> int | None:
+    """The number of the stream that a placeholder is of."""
+    number = str(node.target).rpartition("_")[2]
+    return int(number) if number.isdigit() else None
+
+
+SEVERAL = 4
+"""Samples of a batch in which none is alone."""
+DRAWS = 3
+
+
+def _no_number(phase: Phase, gm: fx.GraphModule, part: Part, fakes: Mapping[str, Any]) -> str:
+    """What the loss is on so many samples where it is no number, whatever networks give; "" else.
+
+    A loss that is no number on more samples either depends on the numbers, which only training knows.
+    """
+    losses = _drawn(phase, gm, part, fakes)
+    if not losses or any(map(isfinite, losses)):
+        return ""
+    more = tuple(max(n, SEVERAL) for n in part)
+    with suppress(NodeError):
+        if all(map(isfinite, _drawn(phase, gm, more, _replayed(gm, more)))):
+            return f"it is {'NaN' if any(map(isnan, losses)) else 'infinite'}"
+    return ""
+
+
+def breaks_at_once(phase: Phase, gm: fx.GraphModule) -> bool:
+    """Whether a loss with divisions or powers is no number in the first step, whatever networks give."""
+    if not any(map(_may_break, gm.graph.nodes)):
+        return False
+    with suppress(NodeError):
+        part = (SEVERAL,) * len(phase.streams)
+        losses = _drawn(phase, gm, part, _replayed(gm, part), counter=0.0)
+        return bool(losses) and not any(map(isfinite, losses))
+    return False
+
+
+def _may_break(node: fx.Node) -> bool:
+    """Whether a node of the loss divides by a signal or by 0, or takes a power that some numbers have not."""
+    if node.op != "call_function" or node.meta.get("owner") != "loss" or len(node.args) < 2:
+        return False
+    right = node.args[1]
+    if node.target is OPERATORS["/"]:
+        return isinstance(right, fx.Node) or right in (0, 0.0)
+    return node.target is OPERATORS["**"] and not (isinstance(right, int) and right >= 0)
+
+
+def _drawn(phase: Phase, gm: fx.GraphModule, part: Part, fakes: Mapping[str, Any], counter: float = 0.5) -> list[float]:
+    """The loss for several draws of what networks give; [] where it cannot be computed on such values."""
+    losses = []
+    for seed in range(DRAWS):
+        known: dict[str, Tensor] = {name: torch.tensor(counter) for name in STEP_COUNTERS}
+        for node in gm.graph.nodes:
+            stream = _stream(node) if node.op == "placeholder" else None
+            if stream is not None and str(node.target).startswith(("labels", "indices")):
+                classes = phase.streams[stream].classes
+                known[node.name] = (torch.arange(part[stream]) + seed) % (len(classes.ids) if classes else 2)
+        loss = drawn_loss(gm, fakes, known, seed)
+        losses += [float(loss)] if loss is not None and loss.numel() == 1 else []
+    return losses

@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from kdplan.graph.plain_form import PlainForm
 from kdplan.graph.state import bind_buffer, is_user_code
 from kdplan.ir.expr import STEP_COUNTERS, STREAM_FIELDS, Version
 
@@ -126,6 +127,10 @@ class PhaseGraph:
         The logged terms that are summands of the loss, for messages about a loss that is not finite.
     flops : int
         Floating-point operations of a batch forward; 0 where they were not counted.
+    plain : PlainForm or None
+        The users' networks as they are, in place of their graphs; None where no such network stands here as a graph.
+    labels : dict
+        Slots and versions, as in `Networks.whole`, by the name of the network in `root`.
     """
 
     trainable_graph: nn.Module
@@ -141,6 +146,8 @@ class PhaseGraph:
     terms: list[str] = field(default_factory=list)
     stored: list[StoredValue] = field(default_factory=list)
     flops: int = 0
+    plain: PlainForm | None = None
+    labels: dict[str, list[str]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.trainable_inputs = self.trainable_inputs or placeholders(self.trainable_graph)

@@ -27,7 +27,7 @@ from torch._subclasses.fake_tensor import FakeTensor
 from torch.utils._pytree import tree_leaves, tree_map
 
 from kdplan.diagnostics.boundary import is_foreign
-from kdplan.graph.fake import FakeContext, is_differentiable, whole
+from kdplan.graph.fake import FakeContext, is_differentiable, real_like, whole
 from kdplan.graph.freeze import parameter_names
 from kdplan.graph.lines import NodeError
 
@@ -59,14 +59,18 @@ class Replay(fx.Interpreter):
             return value
         args, kwargs = self.fetch_args_kwargs_from_env(n)
         assert isinstance(self.module, fx.GraphModule)
+        frozen = bool(n.meta.get("frozen"))
+        real = bool(n.meta.get("real")) and (frozen or n.op == "call_module")
         try:
-            real = n.op == "call_module" and n.meta.get("real")
-            value = self._shaped(n, args, kwargs) if real else self.context.run(n, self.module, args, kwargs)
+            with torch.set_grad_enabled(torch.is_grad_enabled() and not frozen):
+                if frozen:
+                    args, kwargs = tree_map(lambda v: v.detach() if isinstance(v, Tensor) else v, (args, kwargs))
+                value = self._shaped(n, args, kwargs) if real else self.context.run(n, self.module, args, kwargs)
         except BaseException as problem:
             if not is_foreign(problem):
                 raise
             raise NodeError(n, problem) from problem
-        if real or n.meta.get("varies"):
+        if (real and not frozen) or n.meta.get("varies"):
             value = self._reading(n, args, kwargs, value)
         if n.name in self.keep:
             self.seen[n.name] = value
@@ -79,14 +83,21 @@ class Replay(fx.Interpreter):
             for tree in ((args, kwargs), fx.map_arg((n.args, n.kwargs), lambda a: a.meta["val"]))
         )
         assert isinstance(self.module, fx.GraphModule)
-        module = self.module.get_submodule(str(n.target))
-        value = n.meta["val"] if given == known else self.context.really(module, args, kwargs)
+        value = n.meta["val"] if given == known else self._really(n, args, kwargs)
 
         def like(v: Any) -> Any:
             return torch.zeros(v.shape, dtype=v.dtype, device=v.device) if isinstance(v, Tensor) else v
 
         with self.context.mode:
             return tree_map(like, value)
+
+    def _really(self, n: fx.Node, args: Any, kwargs: Any) -> Any:
+        """What a module, or a function of frozen values, returns on real numbers."""
+        assert isinstance(self.module, fx.GraphModule)
+        if n.op == "call_module":
+            return self.context.really(self.module.get_submodule(str(n.target)), args, kwargs)
+        assert callable(n.target)
+        return self.context.called(n.target, real_like(args, torch.rand), real_like(kwargs, torch.rand))
 
     def _reading(self, n: fx.Node, args: Any, kwargs: Any, value: Any) -> Any:
         """The value of a module that numbers or draws lead; by other ones it reads any of its parameters and inputs."""

@@ -12,13 +12,12 @@ from kdplan.ir.lengths import part_sizes, view_size
 from kdplan.ir.plan import Phase, Plan
 
 
-def holds_for(plan: Plan, phase: Phase, stream: int, module: nn.Module, inputs: Tensor) -> bool:
-    """Whether the graph of a module is one for all sizes of a phase's batches, of which an epoch's last is another."""
+def batch_sizes(plan: Plan, phase: Phase, stream: int) -> tuple[int, ...]:
+    """The sizes of a phase's batches, the usual one first: an epoch's last may be another."""
     recipe = phase.recipes[0]
     parts = part_sizes(recipe, [view_size(plan, view) for view in phase.streams])
     batch = recipe.batch_of(stream)
-    others = {part[stream] for part in parts} - {batch}
-    return not others or same_graph(module, inputs, (batch, *others))
+    return (batch, *sorted({part[stream] for part in parts} - {batch}))
 
 
 def same_graph(module: nn.Module, inputs: Tensor, sizes: Sequence[int]) -> bool:

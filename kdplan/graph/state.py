@@ -212,6 +212,28 @@ def is_user_code(code: object) -> bool:
     return (getattr(code, "__module__", None) or "torch").partition(".")[0] not in _KNOWN
 
 
+LIBRARIES = ("torchvision", "timm")
+"""Networks that are known to be traced well."""
+
+
+def is_users(module: nn.Module) -> bool:
+    """Whether a module has a part that is not torch's, ours, torchvision's or timm's.
+
+    >>> is_users(nn.Sequential(nn.Linear(2, 2)))
+    False
+    """
+    return any(is_users_own(type(m)) for m in module.modules())
+
+
+def is_users_own(code: object) -> bool:
+    """Whether a function or a class is the user's, and not one of a library of networks.
+
+    >>> is_users_own(torch.relu), is_users_own(random.choice)
+    (False, True)
+    """
+    return is_user_code(code) and str(getattr(code, "__module__", "")).partition(".")[0] not in LIBRARIES
+
+
 @contextmanager
 def draws_undone() -> Iterator[PythonDraws]:
     """Inside, Python's and NumPy's generators may be used; afterwards they are as before."""

@@ -1,4 +1,8 @@
-"""Calls whose student and teacher are most likely swapped: the one learns here, and the other is called student."""
+"""Calls whose student and teacher are most likely swapped.
+
+Either the teacher learns and the student does not, or the teacher is a part of its student: a branch, say, that all
+branches together learn from. Whoever names both arguments means what they say.
+"""
 
 from __future__ import annotations
 
@@ -19,8 +23,11 @@ from kdplan.syntax import ast
 from kdplan.syntax.parse import parse
 from kdplan.syntax.write import write
 
-Swapped = dict[int, tuple[str, ...]]
-"""Calls by their position among a phase's expressions, with the names of their parameters."""
+Swapped = dict[int, tuple[tuple[str, ...], str]]
+"""Calls by their position among a phase's expressions, with the names of their parameters and what looks wrong."""
+
+FROZEN = "the teacher learns in this phase, and the student does not"
+PART = "the teacher learns as a part of the student"
 
 
 @dataclass(frozen=True)
@@ -63,8 +70,10 @@ def sides(
     return Sides(call, parameters, nodes(pairs), nodes(pairs.values()))
 
 
-def swapped(compared: Iterable[Sides], reached: Mapping[str, set[str]], trainable: Collection[str]) -> list[Sides]:
-    """The calls whose teacher depends on what the phase trains, and whose student does not.
+def swapped(
+    compared: Iterable[Sides], reached: Mapping[str, set[str]], trainable: Collection[str]
+) -> list[tuple[Sides, str]]:
+    """The calls that look swapped, with what looks wrong.
 
     Parameters
     ----------
@@ -77,16 +86,21 @@ def swapped(compared: Iterable[Sides], reached: Mapping[str, set[str]], trainabl
     """
     wanted = set(trainable)
 
-    def learns(names: Iterable[str]) -> bool:
-        return any(reached[n] & wanted for n in names)
+    def learnt(names: Iterable[str]) -> set[str]:
+        return wanted & {p for n in names for p in reached[n]}
 
     known = [c for c in compared if all(n in reached for n in (*c.student, *c.teacher))]
-    return [c for c in known if learns(c.teacher) and not learns(c.student)]
+    both = [(c, learnt(c.student), learnt(c.teacher)) for c in known]
+    return [
+        (c, PART if student else FROZEN)
+        for c, student, teacher in both
+        if teacher and (not student or teacher < student)
+    ]
 
 
-def positions(phase: Phase, calls: Iterable[Sides]) -> Swapped:
+def positions(phase: Phase, calls: Iterable[tuple[Sides, str]]) -> Swapped:
     """Where calls stand among a phase's expressions."""
-    at = {id(c.call): c.parameters for c in calls}
+    at = {id(c.call): (c.parameters, reason) for c, reason in calls}
     return {i: at[id(e)] for i, e in enumerate(_expressions(phase)) if id(e) in at} if at else {}
 
 
@@ -95,8 +109,11 @@ def warnings(phase: Phase, calls: Swapped) -> list[Diagnostic]:
     reporter = Reporter()
     for i, e in enumerate(_expressions(phase) if calls else ()):
         if i in calls and isinstance(e, ir.Call):
-            name = e.function.rpartition(":")[2]
-            reporter.report("KD0363", e.span, function=name, call=_fixed(e.span, calls[i]))
+            names, reason = calls[i]
+            call = _written(e.span)
+            if call is None or not _named(call):
+                name = e.function.rpartition(":")[2]
+                reporter.report("KD0363", e.span, function=name, reason=reason, call=_fixed(call, names))
     return reporter.diagnostics
 
 
@@ -109,26 +126,41 @@ def _other(name: str) -> str:
     return name.replace("student", "teacher") if "student" in name else name.replace("teacher", "student")
 
 
-def _fixed(span: Span | None, names: tuple[str, ...]) -> str:
-    """The call with both sides swapped, as its text has them; "" where the text does not say which argument is which.
-
-    >>> call = Source("a.kd", "kd(big.logits, small.logits, temperature = 4)")
-    >>> _fixed(Span(call, 0, 45), ("student", "teacher"))
-    'kd(small.logits, big.logits, temperature = 4)'
-    """
+def _written(span: Span | None) -> ast.Call | None:
+    """The call that stands at a location."""
     try:
         clause = parse(Source("", f"def call = {span.text}")).declarations[0].clause("=") if span is not None else None
     except PlanError:
-        return ""
+        return None
     call = clause.exprs[0] if clause is not None else None
-    if not isinstance(call, ast.Call) or any(isinstance(a, ast.Comprehension) for a in call.args):
+    return call if isinstance(call, ast.Call) else None
+
+
+def _is_side(name: str) -> bool:
+    return "student" in name or "teacher" in name
+
+
+def _named(call: ast.Call) -> bool:
+    """Whether a call names its student and its teacher."""
+    names = {k.name for k in call.keywords if _is_side(k.name)}
+    return bool(names) and all(_other(n) in names for n in names)
+
+
+def _fixed(call: ast.Call | None, names: tuple[str, ...]) -> str:
+    """The call with both sides swapped; "" where the text does not say which argument is which.
+
+    >>> call = Source("a.kd", "kd(big.logits, small.logits, temperature = 4)")
+    >>> _fixed(_written(Span(call, 0, 45)), ("student", "teacher"))
+    'kd(small.logits, big.logits, temperature = 4)'
+    """
+    if call is None or any(isinstance(a, ast.Comprehension) for a in call.args):
         return ""
     by_name = {**dict(zip(names, call.args, strict=False)), **{k.name: k.value for k in call.keywords}}
-    if any(_other(n) not in by_name for n in by_name if "student" in n or "teacher" in n):
+    if any(_is_side(n) and _other(n) not in by_name for n in by_name):
         return ""
 
     def new(name: str, value: ast.Expr) -> ast.Expr:
-        return by_name[_other(name)] if "student" in name or "teacher" in name else value
+        return by_name[_other(name)] if _is_side(name) else value
 
     args = [new(name, a) for name, a in zip(names, call.args, strict=False)] + call.args[len(names) :]
     return write(replace(call, args=args, keywords=[replace(k, value=new(k.name, k.value)) for k in call.keywords]))

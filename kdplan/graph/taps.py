@@ -24,7 +24,10 @@ class Tap:
 
 @dataclass(frozen=True)
 class Call:
-    """One call of a sub-module while tracing; `inputs` and `output` hold nodes in Python containers."""
+    """One call of a sub-module while tracing; `inputs` and `output` hold nodes in Python containers.
+
+    `inputs` are the positional ones, then those by name.
+    """
 
     path: str
     module: nn.Module
@@ -93,19 +96,19 @@ class LeafTaps(nn.Module):
         return (out, *(caught[p] for p in self.paths))
 
 
-def _parts(value: object, index: tuple[int | str, ...] = ()) -> list[tuple[tuple[int | str, ...], object]]:
+def parts_of(value: object, index: tuple[int | str, ...] = ()) -> list[tuple[tuple[int | str, ...], object]]:
     """The tensors in a structure of nodes or values, each with the way to it."""
     if isinstance(value, fx.Node):
         inner = opened(value.meta["val"])
         if isinstance(inner, Tensor):
             return [(index, value)]
-        return [(index + i, value) for i, v in _parts(inner) if i]
+        return [(index + i, value) for i, v in parts_of(inner) if i]
     if isinstance(value, Tensor):
         return [(index, value)]
-    return [p for k, v in children(value) or [] for p in _parts(v, (*index, k))]
+    return [p for k, v in children(value) or [] for p in parts_of(v, (*index, k))]
 
 
-def _tap(value: Any, index: tuple[int | str, ...]) -> Tap:
+def tap_at(value: Any, index: tuple[int | str, ...]) -> Tap:
     """The tap for the path `index` in a structure of nodes."""
     for depth, key in enumerate(index):
         if isinstance(value, fx.Node):
@@ -134,9 +137,9 @@ def collect(calls: Iterable[Call], aliases: Mapping[str, list[str]], output: obj
                     if inner:
                         taps[f"{path}.{inner}".lstrip(".")] = Tap(call.output, inner=inner)
     _add_parts(taps, "output", output)
-    for index, _ in _parts(output):
+    for index, _ in parts_of(output):
         if index and isinstance(index[0], str):  # a part of the output by its name alone
-            taps.setdefault(".".join(map(str, index)), _tap(output, index))
+            taps.setdefault(".".join(map(str, index)), tap_at(output, index))
     special = _special(calls, output, taps)
     taps.update({k: v for k, v in special.items() if k not in taps})
     if "logits" in special:  # also where a module or a part of the output has such a name: they are one value
@@ -146,22 +149,22 @@ def collect(calls: Iterable[Call], aliases: Mapping[str, list[str]], output: obj
 
 
 def _add_parts(taps: dict[str, Tap], name: str, output: object) -> None:
-    for index, _ in _parts(output):
-        taps[".".join([name, *map(str, index)])] = _tap(output, index)
+    for index, _ in parts_of(output):
+        taps[".".join([name, *map(str, index)])] = tap_at(output, index)
         if index and all(i == 0 or i in NAMES for i in index):
             # A name alone means the first tensor of a structure, which is what a plain network would return.
-            taps.setdefault(name, _tap(output, index))
+            taps.setdefault(name, tap_at(output, index))
 
 
 def _special(calls: list[Call], output: object, taps: Mapping[str, Tap]) -> dict[str, Tap]:
     special: dict[str, Tap] = {}
-    parts = dict(_parts(output))
+    parts = dict(parts_of(output))
     if not parts:
         return special
-    special["logits"] = _tap(output, scores_index(parts))
+    special["logits"] = tap_at(output, scores_index(parts))
     before = _behind(special["logits"].node)
     linear = [c for c in calls if isinstance(c.module, nn.Linear) and c.output in before]
-    if linear and isinstance(linear[-1].inputs[0], fx.Node):
+    if linear and linear[-1].inputs and isinstance(linear[-1].inputs[0], fx.Node):
         around = _behind(special["logits"].node, without=linear[-1].output)
         if not any(c.output in around for c in linear[:-1]):  # else it is one of several that are the last
             special["features"] = Tap(linear[-1].inputs[0])

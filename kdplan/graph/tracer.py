@@ -195,7 +195,7 @@ class PathTracer(GuardingTracer):
             if draws is not None:
                 draws.restore()
         name = path.removeprefix(ROOT).removeprefix(".")
-        self.calls.append(Call(name, m, _nodes(args), _nodes(out), leaf))
+        self.calls.append(Call(name, m, _nodes((*args, *kwargs.values())), _nodes(out), leaf))
         return out
 
     def _returned(self, out: Any) -> Any:

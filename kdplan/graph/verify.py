@@ -3,11 +3,14 @@
 A network's own `forward` is its meaning; the graph only lets kdplan look inside of it. Both run for two steps from one
 state (`compare.py`). Where they differ, the network is called whole. A function is one node of the graph anyway; it is
 called twice, since what differs from itself can be neither resumed nor repeated.
+
+A verdict depends on the code and on the shapes, types, modes and precision that it is used with, and on no weights: so
+a check, another phase and a run share it. The first batch of a run is compared in its first step (`plain_form.py`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 from typing import Any, Literal, Protocol
 
@@ -19,18 +22,17 @@ from kdplan.diagnostics.span import Span
 from kdplan.graph.arguments import arguments_of
 from kdplan.graph.assemble import frozen_versions, trainable_parameters
 from kdplan.graph.compare import Verdict, compare, compare_call
-from kdplan.graph.fingerprint import fingerprint
+from kdplan.graph.examples import example
+from kdplan.graph.fingerprint import fingerprint, refined
 from kdplan.graph.phase_graph import Networks
-from kdplan.graph.sizes import holds_for
-from kdplan.graph.state import is_user_code
+from kdplan.graph.sizes import batch_sizes, same_graph
+from kdplan.graph.state import is_users, is_users_own
 from kdplan.ir import expr as ir
 from kdplan.ir.plan import Network, Phase, Plan
 
 SAMPLES = 4
 """Of a batch; more than one, so that batch norm has a variance."""
 HALF = ("bf16", "fp16")
-LIBRARIES = ("torchvision", "timm")
-"""Networks that are known to be traced well."""
 
 
 class Verdicts(Protocol):
@@ -76,7 +78,10 @@ def verify(
     networks: Networks,
     inputs_of: Callable[[int], Tensor | None],
     verdicts: Verdicts | None = None,
+    *,
+    first_trace: bool = False,
     batch: str = "",
+    only: Collection[str] | None = None,
 ) -> list[Diagnostic]:
     """Compare a phase's networks with their graphs; those that differ are added to `networks.whole`.
 
@@ -87,11 +92,15 @@ def verify(
     networks
         Modules with real weights. Their modes are set; nothing else in them changes.
     inputs_of
-        The number of a stream -> some of its images [B, C, H, W]; None where there are none.
+        The number of a stream -> some of its images [B, C, H, W], where no verdict is known; None where there are none.
     verdicts
         Where verdicts are kept across processes.
+    first_trace
+        Whether no network of the phase has been traced yet: then tracing is tried in a child of this process.
     batch
-        The key of the phase whose weights and first images these are, which are compared apart from a check's.
+        The key of the phase whose own weights and images are to be compared, rather than any of their shape.
+    only
+        Slots and versions, as strings, of the networks to compare; None for all.
 
     Returns
     -------
@@ -106,23 +115,36 @@ def verify(
     half = phase.recipes[0].precision in HALF
     warnings: list[Diagnostic] = []
     for label, network, module in _foreign(plan, phase, networks):
-        taps = _applied(phase, label)
-        inputs = inputs_of(taps[0].inputs[0].stream) if taps else None  # type: ignore[union-attr]
-        if inputs is None:
+        if only is not None and label not in only:
             continue
-        key = fingerprint(module, inputs.shape, half, batch)
-        verdict = _known(key, verdicts) or _kept(key, compare(module, (inputs,), half, first_trace=not batch), verdicts)
+        taps = _applied(phase, label)
+        if not taps:
+            continue
+        stream: int = taps[0].inputs[0].stream  # type: ignore[union-attr]
+        inputs = _shape_of(plan, phase, stream) if not batch else None
+        if inputs is None and (inputs := inputs_of(stream)) is None:
+            continue
+        content = refined(fingerprint(module), inputs.shape[1:], inputs.dtype)
+        key = refined(content, len(inputs), half, batch)
+        verdict = _known(key, verdicts)
+        if verdict is None:
+            if inputs.is_meta:
+                inputs = inputs_of(stream)
+            assert inputs is not None
+            verdict = _kept(key, compare(module, (inputs,), half, first_trace), verdicts)
         span = network.architecture.span or network.span
-        warnings += _reported(verdict, network.name, span)
+        warnings += _reported(verdict, network.name, span, real=bool(batch))
         if verdict.differs:
             networks.whole[label] = f"its graph gives other {verdict.differs}"
-        reasons = [("", networks.whole[label])] if verdict.differs else verdict.leaves
+        reasons = [("", networks.whole[label])] if label in networks.whole else verdict.leaves
         for path, reason in reasons:
             part = f"{network.name}.{path}".rstrip(".")
             warnings.append(diagnostic("KD0540", span, network=part, reason=reason))
         if verdict.lost and not verdict.attributes and not verdict.kept:
             warnings.append(diagnostic("KD0546", span, network=network.name, what=verdict.lost))
-        if not verdict.differs and not holds_for(plan, phase, taps[0].inputs[0].stream, module, inputs):  # type: ignore[union-attr]
+        if label not in networks.whole and not _one_for_all_sizes(
+            plan, phase, stream, module, inputs, content, verdicts
+        ):
             networks.whole[label] = "its control flow depends on the size of a batch"
             warnings.append(diagnostic("KD0540", span, network=network.name, reason=networks.whole[label]))
         if verdict.transient:
@@ -133,22 +155,48 @@ def verify(
     return list({(w.code, w.message): w for w in warnings}.values())
 
 
-def _reported(verdict: Verdict, name: str, span: Span | None) -> list[Diagnostic]:
-    """KD0543 for state outside of networks; KD0542, raised, for what differs from itself."""
+def _shape_of(plan: Plan, phase: Phase, stream: int) -> Tensor | None:
+    """Inputs without numbers of the shape that is compared; None where only the data know it."""
+    data = plan.data[phase.streams[stream].data]
+    return example(data, SAMPLES).to("meta") if data.shape is not None else None
+
+
+def _one_for_all_sizes(
+    plan: Plan, phase: Phase, stream: int, module: nn.Module, inputs: Tensor, content: str | None,
+    verdicts: Verdicts | None,
+) -> bool:  # fmt: skip
+    """Whether the graph of a module is one for all sizes of a phase's batches."""
+    sizes = batch_sizes(plan, phase, stream)
+    if len(sizes) == 1:
+        return True
+    key = refined(content, "sizes", sizes)
+    if (verdict := _known(key, verdicts)) is None:
+        verdict = _kept(key, Verdict("" if same_graph(module, inputs, sizes) else "results"), verdicts)
+    return not verdict.differs
+
+
+def _reported(verdict: Verdict, name: str, span: Span | None, real: bool) -> list[Diagnostic]:
+    """KD0543 for state outside of networks, KD0550 for what is no number; KD0542, raised, for what differs from itself.
+
+    `real` says whether inputs are those of training.
+    """
     if verdict.unstable:
         raise error("KD0542", span, name=name, what=verdict.unstable)
-    if not verdict.kept:
-        return []
-    return [diagnostic("KD0543", span, name=name, kept=listing(verdict.kept, 3))]
+    warnings = []
+    if verdict.kept:
+        warnings.append(diagnostic("KD0543", span, name=name, kept=listing(verdict.kept, 3)))
+    if verdict.broken:
+        values = "the first batch" if real else "all values that were tried"
+        warnings.append(diagnostic("KD0550", span, name=name, what=verdict.broken, values=values))
+    return warnings
 
 
 def verify_calls(
     parts: Sequence[fx.GraphModule],
-    known: Mapping[str, Tensor],
+    known: Callable[[], Mapping[str, Tensor]],
     half: bool,
     weights: bool,
     verdicts: Verdicts | None = None,
-    batch: str = "",
 ) -> list[Diagnostic]:
     """Call each of the user's functions in a graph twice, and as the graph does, on the values that it will get.
 
@@ -158,12 +206,12 @@ def verify_calls(
         Of a phase, from inputs to the loss; each reads what the one before it returns. Buffers, and what code keeps,
         are afterwards as before.
     known
-        Values of placeholders by name; others are drawn.
+        Gives values of placeholders by name, where no verdict is known; others are drawn.
     half
         Whether the phase computes in half precision.
     weights
         Whether the networks have their weights. Without them their outputs are drawn.
-    verdicts, batch
+    verdicts
         See `verify`.
 
     Returns
@@ -180,14 +228,17 @@ def verify_calls(
     for node in users_calls(parts):
         args = fx.map_arg((node.args, node.kwargs), lambda n: n.meta["val"])
         like = tree_map(lambda v: [tuple(v.shape), v.dtype] if isinstance(v, Tensor) else v, args)
-        keys[node] = fingerprint(node.target, like, half, weights, batch)
+        keys[node] = fingerprint(node.target, like, half, bool(node.meta.get("frozen")))
     seen = {node: verdict for node, key in keys.items() if (verdict := _known(key, verdicts)) is not None}
-    for node, args, kwargs in arguments_of(parts, keys.keys() - seen.keys(), known, half, weights):
-        seen[node] = _kept(keys[node], compare_call(node.target, args, kwargs, half), verdicts)  # type: ignore[arg-type]
+    new = keys.keys() - seen.keys()
+    for node, args, kwargs in arguments_of(parts, new, known(), half, weights) if new else ():
+        gradients = not node.meta.get("frozen")
+        verdict = compare_call(node.target, args, kwargs, half, weights, gradients)  # type: ignore[arg-type]
+        seen[node] = _kept(keys[node], verdict, verdicts)
     warnings: list[Diagnostic] = []
     for node, verdict in seen.items():
         name, span = getattr(node.target, "__name__", str(node.target)), node.meta.get("span")
-        warnings += _reported(verdict, name, span)
+        warnings += _reported(verdict, name, span, weights)
         if verdict.differs:
             reason = f"its node gives other {verdict.differs}"
             warnings.append(diagnostic("KD0540", span, network=name, reason=reason))
@@ -212,22 +263,7 @@ def _foreign(plan: Plan, phase: Phase, networks: Networks) -> list[tuple[str, Ne
 def users_calls(parts: Sequence[fx.GraphModule]) -> list[fx.Node]:
     """The calls of the user's functions in graphs."""
     nodes = [n for part in parts for n in part.graph.nodes if n.op == "call_function"]
-    return [n for n in nodes if _is_users_function(n.target)]
-
-
-def _is_users_function(target: Any) -> bool:
-    return is_user_code(target) and target.__module__.partition(".")[0] not in LIBRARIES
-
-
-def is_users(module: nn.Module) -> bool:
-    """Whether a module has a part that is not torch's, ours, torchvision's or timm's.
-
-    >>> is_users(nn.Sequential(nn.Linear(2, 2)))
-    False
-    """
-    return any(
-        is_user_code(type(m)) and type(m).__module__.partition(".")[0] not in LIBRARIES for m in module.modules()
-    )
+    return [n for n in nodes if is_users_own(n.target)]
 
 
 def _applied(phase: Phase, label: str) -> list[ir.Tap]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from kdplan.ir.outputs import canonical
 from kdplan.ir.plan import Network
 
 BRANCHED = "kdplan.graph.branched:branched"
@@ -38,3 +39,14 @@ def split(network: Network, path: str) -> tuple[str, str]:
     if words[0] == BRANCH and len(words) > 1:
         return ".".join(words[:2]), ".".join(words[2:])
     return "", path
+
+
+def tap_name(network: Network, path: str) -> str:
+    """A tap of a network by its one name: its output is `logits`.
+
+    >>> from kdplan.ir.plan import Item
+    >>> tap_name(Network("small", Item("digits_net")), "output"), tap_name(Network("small", Item("digits_net")), "fc")
+    ('logits', 'fc')
+    """
+    inside, rest = split(network, path)
+    return ".".join(p for p in (inside, canonical(rest) or "logits") if p)

@@ -255,7 +255,7 @@ PLAN_FUNCTIONS: dict[str, Spec] = {
         Spec("branched",
              (Param("network", "network"),
               Param("from", "name", doc="where branches begin: a module, a tap, or `inputs`"),
-              Param("count", "integer", 3, "branches, the network's own among them", above=0),
+              Param("count", "integer", 3, "branches, the network's own among them", above=0, high=100),
               Param("gate", "gate", "gate", "the weight of each branch, from the features that they share"),
               Param("shape", "integers", doc="channels, height and width of the images")),
              "A network whose part from one point on is there several times. It gives its branches' logits, each times "

@@ -28,6 +28,8 @@ class Item:
     name: str
     arguments: dict[str, Plain] = field(default_factory=dict)
     span: Location = location()
+    written: Location = location()
+    """How the plan writes arguments that are lists: `half`."""
 
 
 # ---- data
@@ -168,6 +170,8 @@ class Recipe:
     frozen: FrozenValues = "live"
     """Whether what frozen networks give for a sample is computed in every step, or once and kept in the store."""
     workers: int = 0
+    on_nan: Item = field(default_factory=lambda: Item("stop"))
+    """What is done about a loss, gradient or weight that is not finite."""
     keep_epochs: list[int] = field(default_factory=list)
     """Epochs (from 1) after which a snapshot `epoch=N` is kept."""
     span: Location = location()
@@ -245,6 +249,8 @@ class Row:
     coordinates: dict[str, Plain] = field(default_factory=dict)
     classes: ClassSet | None = None
     """The part of the data that it is measured on, with scores cut to its classes; None for all of a view."""
+    views: list[View] = field(default_factory=list)
+    """What it is measured on, one for each of the measure's views, where data read an axis; else the measure's."""
 
 
 @dataclass(slots=True)
@@ -277,6 +283,18 @@ class Measure:
     parts: list[ClassSet] = field(default_factory=list)
     """These verticals."""
     span: Location = location()
+
+    def views_of(self, row: Row) -> list[View]:
+        """What a row is measured on."""
+        return row.views or self.views
+
+    def pairs(self) -> list[tuple[Row, View]]:
+        """Each row with each view that it is measured on."""
+        return [(row, view) for row in self.rows for view in self.views_of(row)]
+
+    def every_view(self) -> list[View]:
+        """What any of the rows is measured on, each view once."""
+        return [*{repr(v): v for _, v in self.pairs()}.values()] or self.views
 
 
 @dataclass(slots=True)

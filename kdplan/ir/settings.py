@@ -87,6 +87,13 @@ RECIPE = (
         "frozen = auto",
         choices=get_args(FrozenValues),
     ),
+    S(
+        "on_nan",
+        "policy",
+        "what is done about a loss or gradient that is not finite",
+        "stop",
+        "on_nan = rollback(times = 2)",
+    ),
     S("workers", "integer", "processes that load and augment", "0", "workers = 2", low=0),
     S(
         "keep_epochs",

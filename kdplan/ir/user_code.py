@@ -244,7 +244,7 @@ class _Loader(importlib.abc.MetaPathFinder, importlib.abc.Loader):
         # Tracebacks and `inspect` show what runs, not what the file has become.
         linecache.cache[str(part.path)] = (len(text), None, text.splitlines(keepends=True), str(part.path))
         module.__dict__["__builtins__"] = vars(builtins) | {"__import__": _importer(root, source.tops)}
-        exec(compile(part.content, str(part.path), "exec"), module.__dict__)
+        exec(compile(part.content, str(part.path), "exec", dont_inherit=True), module.__dict__)
 
 
 def _importer(root: str, tops: set[str]) -> Any:

@@ -22,10 +22,11 @@ from kdplan.ir.plan import (
     Phase,
     Plan,
     Recipe,
+    Row,
     Trainee,
 )
 from kdplan.ir.versions import versions_of
-from kdplan.passes.spell import NOWHERE, Names, Speller, call, dotted, is_word, lines, name, plain
+from kdplan.passes.spell import NOWHERE, Names, Signals, Speller, call, dotted, is_word, lines, name, plain
 from kdplan.syntax import ast
 from kdplan.syntax.format import format_text
 from kdplan.syntax.write import expression
@@ -123,10 +124,14 @@ class _Expansion:
         """Network that is grown from one with a head -> the name of that one, as only a declaration has a head."""
         self.divisions: dict[str, str] = {}
         """Measure -> the name of the verticals that it goes by."""
+        self.words: set[str] = set()
+        """All names that phases must not give to calls."""
+        self.measures = {m.name: m for measure in plan.measures.values() for m in _by_views(measure) if m.rows}
+        """Measures as they are written: each on one list of views."""
         self._scope()
         after_at = Namer(())
         self.names.phases = after_at.all(plan.phases, "phase")
-        self.measures = after_at.all(plan.measures, "measure")
+        self.names_of_measures = after_at.all(self.measures, "measure")
         self.exports = after_at.all(plan.exports, "export")
         self.speller = Speller(plan, self.names)
 
@@ -151,14 +156,15 @@ class _Expansion:
             self.names.files[path] = namer.one(re.split(r"[/\\]", path)[-1].removesuffix(".py"), "file")
         for classes in _class_sets(plan):
             self._part(classes, namer)
-        for word, measure in plan.measures.items():
+        for word, measure in self.measures.items():
             if measure.parts:
-                self.divisions[word] = namer.one(f"{word}_parts", "verticals")
+                self.divisions[word] = namer.one(f"{word.rstrip(']')}_parts", "verticals")
         for phase in plan.phases.values():
             for recipe in phase.recipes:
                 if repr(recipe) not in self.recipes:
                     word = namer.one(f"recipe_{len(self.recipes) + 1}", "recipe")
                     self.recipes[repr(recipe)] = (word, recipe)
+        self.words = namer.taken
 
     def _part(self, classes: ClassSet, namer: Namer) -> None:
         at = (classes.data, tuple(classes.ids))
@@ -181,11 +187,11 @@ class _Expansion:
             "\n".join(f'use "{path}" as {alias}' for path, alias in names.files.items()),
             "\n".join(self._data(d) for d in plan.data.values()),
             "\n".join(self._verticals(d) for d in self.parts),
-            "\n".join(self._division(word, plan.measures[n]) for n, word in self.divisions.items()),
+            "\n".join(self._division(word, self.measures[n]) for n, word in self.divisions.items()),
             "\n".join(text for n in self.used for text in self._networks(plan.networks[n])),
             *(_body(f"recipe {word}", self._recipe(recipe)) for word, recipe in self.recipes.values()),
             *(self._phase(p) for p in plan.phases.values()),
-            *(self._measure(m, self.measures[n]) for n, m in plan.measures.items() if m.rows),
+            *(self._measure(m, self.names_of_measures[n]) for n, m in self.measures.items()),
             "\n".join(f"export {self.exports[n]} = {self._target(e.target)}" for n, e in plan.exports.items()),
         ]
         return "\n\n".join(b for b in blocks if b) + "\n"
@@ -264,14 +270,17 @@ class _Expansion:
         trainees = ", ".join(text for m in phase.trainees for text in self._trained(m))
         streams = ", ".join(expression(self.speller.view(v, split=False)) for v in phase.streams)
         recipes = ", ".join(self.recipes[repr(r)][0] for r in phase.recipes)
-        items = [f"seed = {phase.seed}"]
-        items += [f"def {n} = {lines(self.speller.signal(e, phase))}" for n, e in phase.logged.items()]
+        namer = Namer(self.words)
+        signals = Signals(self.speller, phase, lambda word: namer.one(word, "call"))
+        loss = f"loss = {lines(signals.spell(phase.loss))}"
+        logged = [f"def {n} = {lines(signals.spell(e))}" for n, e in phase.logged.items()]
+        items = [f"seed = {phase.seed}", *(f"def {n} = {lines(e)}" for n, e in signals.calls.values()), *logged]
         for v in phase.validations:
             network = self.names.networks[phase.trainees[v.network].base.network]
             of = f" of {expression(dotted(name(network), v.path))}" if v.network or v.path else ""
             view = expression(self.speller.view(v.view, split=True))
             items.append(f"measure{of} on {view} {{ {', '.join(map(self.speller.item, v.metrics))} }}")
-        items.append(f"loss = {lines(self.speller.signal(phase.loss, phase))}")
+        items.append(loss)
         return _body(f"phase {self.names.phases[phase.name]} of {trainees} on {streams} with {recipes}", items)
 
     def _trained(self, trainee: Trainee) -> Iterator[str]:
@@ -335,6 +344,18 @@ def _body(head: str, items: list[str]) -> str:
 
 
 # ---- what a plan holds
+
+
+def _by_views(measure: Measure) -> Iterator[Measure]:
+    """A measure, or one for each of the lists of views that its rows have of their own."""
+    groups: dict[str, list[Row]] = {}
+    for row in measure.rows:
+        groups.setdefault(repr(measure.views_of(row)), []).append(row)
+    for number, rows in enumerate(groups.values()):
+        parts = [*{repr(r.classes): r.classes for r in rows if r.classes is not None}.values()] if measure.parts else []
+        views = measure.views_of(rows[0])
+        word = f"{measure.name}[{number}]" if number else measure.name
+        yield replace(measure, name=word, rows=rows, views=views, parts=parts if rows[0].views else measure.parts)
 
 
 def _networks(plan: Plan) -> list[str]:
@@ -415,5 +436,5 @@ def _class_sets(plan: Plan) -> Iterator[ClassSet]:
     sets = [n.classes for n in plan.networks.values()]
     for phase in plan.phases.values():
         sets += [v.classes for v in [*phase.streams, *(v.view for v in phase.validations)]]
-    sets += [v.classes for m in plan.measures.values() for v in m.views]
+    sets += [v.classes for m in plan.measures.values() for v in m.every_view()]
     yield from (s for s in sets if s is not None)

@@ -160,6 +160,8 @@ def _declaration(node: ast.Declaration, outer: Kind | None, reporter: _Findings)
             )
             help = None if outer and not allowed else hint
             reporter.report("KD0215", node.kind_span, kind=node.kind, outer=outer_name, help=help)
+            if outer is None:  # a part of a construct means nothing by itself
+                reporter.codes.add("KD0201")
         return
     _head(node, kind, outer, reporter)
     _local_names(node, outer, reporter)

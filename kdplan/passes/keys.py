@@ -25,8 +25,9 @@ from kdplan.ir.expr import number_text
 from kdplan.ir.functions import FUNCTIONS
 from kdplan.ir.heads import HEADED
 from kdplan.ir.optimizers import OPTIMIZERS, SCHEDULES
-from kdplan.ir.outputs import is_scores
+from kdplan.ir.outputs import is_output, is_scores
 from kdplan.ir.plan import DEFAULT_RECIPE, Data, Item, Network, Phase, Plan, Recipe, View
+from kdplan.ir.policies import POLICIES
 from kdplan.ir.spec import Spec
 from kdplan.ir.versions import makers, slot_of, versions_of
 from kdplan.nn.catalog import METRICS, MODELS
@@ -37,7 +38,11 @@ FORMAT = 1
 """Raised when phases trained by an older kdplan must not be reused at all."""
 
 _BUILT: Mapping[str, Spec] = ChainMap(MODELS, GATES)
-_RECIPES: Mapping[str, Mapping[str, Spec]] = {"optimizer": OPTIMIZERS, "schedule": SCHEDULES}
+_RECIPES: Mapping[str, Mapping[str, Spec]] = {
+    "optimizer": OPTIMIZERS,
+    "schedule": SCHEDULES,
+    "on_nan": POLICIES,
+}
 
 _IRRELEVANT = frozenset({"span", "spans", "workers", "label_smoothing"})
 """Recipe fields that do not change what is trained, or stand elsewhere in the key."""
@@ -197,7 +202,8 @@ class _Hasher:
         yield Component("seed", str(phase.seed), span=phase.span)
         for i, trainee in enumerate(phase.trainees):
             yield Component(f"moves/{i}", self.version(trainee.base), span=trainee.span)
-            part = {"paths": sorted(trainee.paths), "upto": sorted(trainee.upto), "since": sorted(trainee.since)}
+            upto = sorted("output" if is_output(path) else path for path in trainee.upto)  # the older word
+            part = {"paths": sorted(trainee.paths), "upto": upto, "since": sorted(trainee.since)}
             if any(part.values()):
                 yield Component(f"moves/{i}/part", json.dumps(part, sort_keys=True), span=trainee.span)
         for i, view in enumerate(phase.streams):
@@ -252,14 +258,15 @@ class _Hasher:
     def _tap(self, e: ir.Tap) -> str:
         since = f" since {e.since}" if e.since else ""
         since += f" call {e.call}" if e.call else ""
+        path = e.path or "output"
+        if not e.submodule and is_output(path):
+            path = "logits"  # in plans from JSON too: one value has one key
         if isinstance(e.of, ir.InTraining):
             classes = self._classes(e, self.phase.trainees[e.of.slot].base.network)
-            return f"{e.path or 'output'} of {e.submodule} moves/{e.of.slot}{since}{classes}"
+            return f"{path} of {e.submodule} moves/{e.of.slot}{since}{classes}"
         mode = self.plan.networks[e.of.network].mode
         tail = f" in {mode} mode" if mode != "eval" else ""
-        return (
-            f"{e.path or 'output'} of {e.submodule} {self.version(e.of)}{tail}{since}{self._classes(e, e.of.network)}"
-        )
+        return f"{path} of {e.submodule} {self.version(e.of)}{tail}{since}{self._classes(e, e.of.network)}"
 
     def _classes(self, e: ir.Tap, network: str) -> str:
         """The classes of a tap's columns, where they are not all classes in the data set's order: columns of other

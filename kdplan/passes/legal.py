@@ -37,11 +37,11 @@ def check_plan(plan: Plan, reporter: Reporter) -> None:
         for row in measure.rows:
             for version in row.target.versions:
                 _version(plan, version, reporter)
-        for view in measure.views:
+        for view in measure.every_view():
             _data(plan, view.data, view.span, reporter)
-        check_task(plan, measure.views, measure.metrics, reporter)
+        check_task(plan, measure.every_view(), measure.metrics, reporter)
         check_metrics(plan, measure, measure.rows, reporter)
-        check_measured(plan, measure.rows, measure.views, measure.metrics, reporter)
+        check_measured(plan, measure.pairs(), measure.metrics, reporter)
     for export in plan.exports.values():
         if all([_version(plan, version, reporter) for version in export.target.versions]):
             try:
@@ -58,7 +58,7 @@ def _phase(plan: Plan, phase: Phase, reporter: Reporter) -> None:
         base = phase.trainees[check.network].base
         trained_one = Row(base.network, Target([base], check.path, span=check.view.span))
         check_metrics(plan, check, [trained_one], reporter)
-        check_measured(plan, [trained_one], [check.view], check.metrics, reporter)
+        check_measured(plan, [(trained_one, check.view)], check.metrics, reporter)
     trained = {m.base.network for m in phase.trainees}
     for version in versions_of(phase):
         if not _version(plan, version, reporter):

@@ -34,6 +34,9 @@ def lint(plan: Plan, keys: dict[str, PhaseKey], reporter: Reporter) -> None:
 
 # ---- twins
 
+_LOOKED_AT = 5_000_000
+"""Characters of losses that are compared for twins in one phase: hundreds of equal networks have too many pairs."""
+
 
 def _twins(phase: Phase, key: PhaseKey, reporter: Reporter) -> None:
     """Two networks of one phase that start equal, learn alike and see the loss alike."""
@@ -41,13 +44,13 @@ def _twins(phase: Phase, key: PhaseKey, reporter: Reporter) -> None:
         return
     start = {c.path: c.value for c in key.components if c.path.startswith("moves/")}
     same_recipe = len(phase.recipes) == 1
-    for i, j in itertools.combinations(range(len(phase.trainees)), 2):
-        alike = start[f"moves/{i}"] == start[f"moves/{j}"] and start.get(f"moves/{i}/part") == start.get(
-            f"moves/{j}/part"
-        )
-        if not alike or not (same_recipe or _same(phase, i, j)):
-            continue
-        if shape(phase.loss, {}) == shape(phase.loss, {i: j, j: i}):
+    alike: dict[tuple[str, str | None], list[int]] = {}
+    for i in range(len(phase.trainees)):
+        alike.setdefault((start[f"moves/{i}"], start.get(f"moves/{i}/part")), []).append(i)
+    pairs = (pair for group in alike.values() for pair in itertools.combinations(group, 2))
+    as_written = shape(phase.loss, {}) if any(len(group) > 1 for group in alike.values()) else ""
+    for i, j in itertools.islice(pairs, max(10, _LOOKED_AT // (1 + len(as_written)))):
+        if (same_recipe or _same(phase, i, j)) and as_written == shape(phase.loss, {i: j, j: i}):
             a, b = phase.trainees[i].base.network, phase.trainees[j].base.network
             reporter.report("KD0305", phase.trainees[j].span or phase.span, first=a, second=b)
 
@@ -142,8 +145,8 @@ def _rates(phase: Phase, reporter: Reporter) -> None:
 
 
 def _best_on_test(plan: Plan, measure: Measure, reporter: Reporter) -> None:
-    measured = {(v.data, v.split) for v in measure.views}
     for row in measure.rows:
+        measured = {(v.data, v.split) for v in measure.views_of(row)}
         for version in row.target.versions:
             if version.snapshot != "best" or version.phase is None:
                 continue

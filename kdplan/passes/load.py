@@ -96,6 +96,13 @@ class Module:
                 waiting.extend(one.uses)
         yield from seen.values()
 
+    def param(self, name: str) -> list[Declared]:
+        """The params of a name that a file which uses this one sees: several where none of them is meant."""
+        known = self.scope.get(name)
+        if isinstance(known, Declared) and known.kind == "param":
+            return [known]
+        return list(self.inherited.get(name, ()))
+
     def params(self) -> dict[str, list[Declared]]:
         """The params that a file which uses this one sees, by name: several where none of them is meant."""
         known = {n: [d] for n, d in self.scope.items() if isinstance(d, Declared) and d.kind == "param"}
@@ -150,7 +157,7 @@ def load(
 
 def _override(module: Module, name: str, override: Override, span: Span, reporter: Reporter) -> None:
     target = module.scope.get(name)
-    several = module.params().get(name, [])
+    several = module.param(name)
     if len(several) > 1:
         reporter.add(ambiguous(name, module, span).diagnostics)
         return

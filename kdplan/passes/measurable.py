@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 
 from kdplan.data.of_plan import groups_of
@@ -29,23 +29,20 @@ def of_classes(metric: Item) -> bool:
     return needs(metric) == "logits"
 
 
-def check_measured(
-    plan: Plan, rows: Sequence[Row], views: Sequence[View], metrics: list[Item], reporter: Reporter
-) -> None:
-    """Report KD0840 for metrics that a target does not give."""
-    for row in rows:
-        for view in views:
-            if view.data not in plan.data or any(v.network not in plan.networks for v in row.target.versions):
-                continue  # reported elsewhere
-            part = view if row.classes is None else replace(view, classes=row.classes)
-            try:
-                for metric in metrics:
-                    for reason in _refusals(plan, row.target, part, metric):
-                        raise error("KD0840", metric.span, metric=metric.name, reason=reason)
-                if any(map(of_classes, metrics)):
-                    class_order(plan, row.target, part, row.classes is not None)
-            except PlanError as problem:
-                reporter.add(problem.diagnostics)
+def check_measured(plan: Plan, pairs: Iterable[tuple[Row, View]], metrics: list[Item], reporter: Reporter) -> None:
+    """Report KD0840 for metrics that a target does not give on a view."""
+    for row, view in pairs:
+        if view.data not in plan.data or any(v.network not in plan.networks for v in row.target.versions):
+            continue  # reported elsewhere
+        part = view if row.classes is None else replace(view, classes=row.classes)
+        try:
+            for metric in metrics:
+                for reason in _refusals(plan, row.target, part, metric):
+                    raise error("KD0840", metric.span, metric=metric.name, reason=reason)
+            if any(map(of_classes, metrics)):
+                class_order(plan, row.target, part, row.classes is not None)
+        except PlanError as problem:
+            reporter.add(problem.diagnostics)
 
 
 def _refusals(plan: Plan, target: Target, view: View, metric: Item) -> Iterator[str]:

@@ -27,7 +27,7 @@ _OUTSIDE = {
 def check_metrics(plan: Plan, measure: Measure | Validation, networks: Iterable[Row], reporter: Reporter) -> None:
     """KD0243 for more scores than there are classes, KD0704 and KD0244 for superclasses, KD0846 for what is
     not measured inside of a phase."""
-    views = measure.views if isinstance(measure, Measure) else [measure.view]
+    views = measure.every_view() if isinstance(measure, Measure) else [measure.view]
     rows = list(networks)
     for metric in measure.metrics:
         spec = METRICS.get(metric.name)

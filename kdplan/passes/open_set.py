@@ -92,7 +92,7 @@ def lint_identities(plan: Plan, measure: Measure, reporter: Reporter) -> None:
     reported: set[tuple[str, str]] = set()
     for row in measure.rows:
         _scores(plan, row, reporter)
-        for view in measure.views:
+        for view in measure.views_of(row):
             names = _identities(plan, view)
             for seen in _trained_on(plan, row.target.versions):
                 common = sorted(names & _identities(plan, seen))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from kdplan.diagnostics.report import Reporter
-from kdplan.ir.plan import Phase
+from kdplan.ir.plan import Item, Phase
 from kdplan.ir.settings import RECIPE
 
 OWN = ("optimizer", "schedule", "warmup", "workers")
@@ -48,4 +48,6 @@ def check_recipes(phase: Phase, reporter: Reporter) -> None:
 
 
 def _shown(value: object) -> object:
+    if isinstance(value, Item):
+        return value.name
     return "none" if value is None else str(value).lower() if isinstance(value, bool) else value

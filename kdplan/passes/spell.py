@@ -6,6 +6,8 @@ What is spelled here and resolved again is the same value: the same tree of node
 from __future__ import annotations
 
 import re
+from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,6 +15,7 @@ from kdplan.diagnostics.span import Source, Span
 from kdplan.ir import expr as ir
 from kdplan.ir.adapted import ADAPTED
 from kdplan.ir.branches import BRANCHED, PARTS
+from kdplan.ir.calls import applied, value_read
 from kdplan.ir.functions import FUNCTIONS, PLAN_FUNCTIONS
 from kdplan.ir.origins import EmaOf, Spelled
 from kdplan.ir.plan import ClassSet, Item, Network, Phase, Plan, View
@@ -218,20 +221,24 @@ class Speller:
             settings.append(f"logit_scale = {expression(call(name(logit_scale['name']), [], {'by': by, **words}))}")
         return settings
 
-    def signal(self, e: ir.Expr, phase: Phase) -> ast.Expr:
-        """A signal of `phase`."""
-        return _Signals(self, phase).spell(e)
 
+class Signals:
+    """Spells the signals of one phase. Calls of a network that share draws of random numbers get a name."""
 
-class _Signals:
-    def __init__(self, speller: Speller, phase: Phase) -> None:
+    def __init__(self, speller: Speller, phase: Phase, name: Callable[[str], str]) -> None:
+        """`name` gives a free name that begins with a word."""
         self.speller = speller
         self.phase = phase
+        self.name = name
         self.alone = len(phase.streams) == 1
         taps = [e for root in (phase.loss, *phase.logged.values()) for e in ir.walk(root) if isinstance(e, ir.Tap)]
-        self.called = {str(e.of) for e in taps if e.call}
+        seen = Counter((applied(e), value_read(e)) for e in taps if self._may_draw(e) and not self._is_bare(e))
+        self.drawn = {applied(e) for e in taps if e.call} | {at for (at, _), count in seen.items() if count > 1}
+        self.calls: dict[tuple[str, int], tuple[str, ast.Expr]] = {}
+        """What is applied, and the number of the draw -> a name and the call."""
 
     def spell(self, e: ir.Expr) -> ast.Expr:
+        """A signal's text; names of calls that it needs are in `calls` then."""
         if isinstance(e, ir.Const):
             return plain(e.value)
         if isinstance(e, ir.StepCounter):
@@ -253,19 +260,36 @@ class _Signals:
             base: ast.Expr = name(names.networks[self.phase.trainees[e.of.slot].base.network])
         else:
             base = self.speller.version(e.of)
+        drawn = applied(e) in self.drawn
+        if self._is_bare(e) and not drawn:
+            return dotted(base, e.path or "output")
+        applies = self._call(e, base, drawn)
+        return applies if e.since else dotted(applies, e.path)
+
+    def _is_bare(self, e: ir.Tap) -> bool:
+        """Whether a tap can be written without a call."""
+        usual = self.alone and e.inputs == [ir.StreamField(0, "inputs")] and not e.submodule and not e.since
+        return usual and not e.path.partition(".")[0].isdecimal()
+
+    def _may_draw(self, e: ir.Tap) -> bool:
+        return isinstance(e.of, ir.InTraining) or self.speller.plan.networks[e.of.network].mode != "eval"
+
+    def _call(self, e: ir.Tap, base: ast.Expr, drawn: bool) -> ast.Expr:
+        """The call that a tap is a value of; its name where other calls draw other numbers."""
+        at = (applied(e), e.call)
+        if at in self.calls:
+            return name(self.calls[at][0])
+        inputs = [self.spell(i) for i in e.inputs]
         if e.since:
             since = {"from": dotted(name(expression(base).partition("@")[0]), e.since)}
-            return call(name("through"), [self.spell(e.inputs[0]), dotted(base, e.path or "output")], since)
-        usual = self.alone and e.inputs == [ir.StreamField(0, "inputs")] and not e.submodule and not self._is_call(e)
-        if usual and not e.path.partition(".")[0].isdecimal():
-            return dotted(base, e.path or "output")
-        return dotted(call(dotted(base, e.submodule), [self.spell(i) for i in e.inputs], {}), e.path)
-
-    def _is_call(self, e: ir.Tap) -> bool:
-        """Whether a tap is written as a call: the first and each further one of a network that is called again."""
-        first = str(e.of) in self.called
-        self.called.discard(str(e.of))
-        return first or bool(e.call)
+            value = call(name("through"), [*inputs, dotted(base, e.path or "output")], since)
+        else:
+            value = call(dotted(base, e.submodule), inputs, {})
+        if not drawn:
+            return value
+        word = expression(base).partition("@")[0]
+        self.calls[at] = (self.name(f"{word}_call{e.call}"), value)
+        return name(self.calls[at][0])
 
     def call(self, e: ir.Call) -> ast.Expr:
         keywords = {k: self.spell(v) for k, v in e.keywords.items()}

@@ -68,7 +68,7 @@ def check_views(plan: Plan, phases: Iterable[Phase], views: Views, reporter: Rep
         if _lengths(phase, counts, reporter):
             sound.add(phase.name)
     for measure in plan.measures.values():
-        for view in measure.views:
+        for view in measure.every_view():
             try:
                 views.look(view)
             except PlanError as problem:

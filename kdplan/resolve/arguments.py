@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from typing import Any, cast
 
 from kdplan.diagnostics.report import PlanError, counted, error, listing, suggestion
@@ -18,6 +18,7 @@ from kdplan.resolve.signals import signal
 from kdplan.resolve.spread import spread
 from kdplan.resolve.values import Case, Choice, ClassesValue, ListValue, Several, Value, VerticalsValue, describe
 from kdplan.syntax import ast
+from kdplan.syntax.walk import walk
 
 # ---- built-in functions of signals
 
@@ -31,7 +32,7 @@ def built_in(spec: Spec, node: ast.Call, ctx: Context) -> Value:
         As `bind`; KD0242 to KD0246 for arguments of a wrong type or out of range, KD0284 for labels that are none.
     """
     values = _positional(spec, node.args, ctx)
-    number = call_of_numbers(spec.name, values, node.span) if not node.keywords else None
+    number = call_of_numbers(spec.name, values, node.span, ctx) if not node.keywords else None
     if number is not None:
         return number
     if spec.name == "sum" and (len(values) > 1 or (node.args and not _plain(node.args[0]))):
@@ -50,7 +51,7 @@ def built_in(spec: Spec, node: ast.Call, ctx: Context) -> Value:
             not param.choices or cast(ir.Const, checked).value != param.default
         ):  # a default written out changes no key
             keywords[param.name] = checked
-    return ir.Call(spec.name, args, keywords, span=node.span)
+    return ctx.session.budget.tree(ir.Call(spec.name, args, keywords, span=node.span), node.span)
 
 
 def _positional(spec: Spec, nodes: list[ast.Expr], ctx: Context) -> list[Value]:
@@ -307,6 +308,15 @@ def choice_arguments(spec: Spec | None, node: ast.Call, ctx: Context, before: Co
     return arguments
 
 
+def written_lists(spec: Spec, arguments: Mapping[str, Any], node: ast.Call, ctx: Context) -> dict[str, str]:
+    """How a call writes those of its `arguments` that are lists, where the text has the same meaning elsewhere."""
+    written = dict(zip((p.name for p in spec.params), node.args, strict=False))
+    written |= {k.name: k.value for k in node.keywords}
+    lists = {name: e for name, e in written.items() if isinstance(arguments.get(name), list)}
+    local = {name for name, e in lists.items() for n in walk(e) if isinstance(n, ast.Name) and n.name in ctx.names}
+    return {name: " ".join(e.span.text.split()) for name, e in lists.items() if name not in local}
+
+
 def _check_list(param: Param, value: Value, span: Span, what: str) -> None:
     """KD0244 where a list of numbers is wanted and this is none."""
     whole = param.type == "integers"
@@ -328,10 +338,13 @@ _SINGLE = frozenset({"number", "integer", "boolean", "string"})
 def _plain_argument(param: Param | None, value: Value, span: Span, function: str) -> Any:
     if param is not None and param.type in _SINGLE and isinstance(value, ListValue | Several):
         raise error("KD0403", span, name=param.name, text=span.text)
+    if param is not None and param.type in _SINGLE and isinstance(value, VerticalsValue | Case | Choice):
+        wants = {"string": "a string in double quotes", "integer": "an integer"}.get(param.type, f"a {param.type}")
+        raise error("KD0244", span, what=f"`{param.name}` of `{function}`", wants=wants, found=describe(value))
     if param is not None and param.type in ("numbers", "integers"):
         _check_list(param, value, span, f"`{param.name}` of `{function}`")
     if param is not None and isinstance(value, ir.Const) and value.value is not None:
         check_range(param, value, value.span or span, f"`{param.name}` of `{function}`")
-    if param is not None and param.type == "verticals":
+    if param is not None and param.type == "verticals" and not (isinstance(value, ir.Const) and value.value is None):
         return _class_lists(value, span, f"`{param.name}` of `{function}`")
     return plain(value, span)

@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Any, cast
 
-from kdplan.diagnostics.report import PlanError, error
+from kdplan.diagnostics.report import Diagnostic, PlanError, error
 from kdplan.diagnostics.span import Span
 from kdplan.ir import expr as ir
 from kdplan.ir.operators import OPERATORS
@@ -52,19 +52,22 @@ def binary(node: ast.Binary, ctx: Context, want: str) -> Value:
         spine.append(left)
         left = left.left
     value: Value | None = None
-    problems: list[PlanError] = []
+    problems: dict[Diagnostic, None] = {}
+    failed = False
     try:
         value = ctx.eval(left)
     except PlanError as problem:
-        problems.append(problem)
+        failed = True
+        problems.update(dict.fromkeys(problem.diagnostics))
     for step in reversed(spine):
         try:
             right = ctx.eval(step.right)
             value = _two(step.op, value, right, step, ctx) if value is not None else None
         except PlanError as problem:
-            problems.append(problem)
-    if problems:
-        raise PlanError([d for problem in problems for d in problem.diagnostics])
+            failed = True
+            problems.update(dict.fromkeys(problem.diagnostics))
+    if failed:
+        raise PlanError([*problems])
     assert value is not None
     return value
 
@@ -74,12 +77,18 @@ def _two(op: str, left: Value, right: Value, node: ast.Binary, ctx: Context) -> 
     a, b = _operand(op, left, node, ctx), _operand(op, right, node, ctx)
     if isinstance(a, ir.Const) and isinstance(b, ir.Const):
         numbers: tuple[Any, Any] = a.value, b.value
-        return _folded(lambda: OPERATORS[op](*numbers) * 1, [a, b], node.span)  # masks are 1 and 0
+        if op == "**":
+            ctx.session.budget.power(*numbers, node.span)
+        return _folded(lambda: OPERATORS[op](*numbers) * 1, [a, b], node.span, ctx)  # masks are 1 and 0
     if op == "-":
-        op, b = "+", ir.Const(-b.value, span=b.span) if isinstance(b, ir.Const) else ir.Op("neg", [b], span=b.span)  # type: ignore
+        op, b = "+", ir.Const(-b.value, span=b.span) if isinstance(b, ir.Const) else _negative(b, b.span, ctx)  # type: ignore
     if op in "+*" and isinstance(a, ir.Op) and a.op == op and len(a.args) < 1000:
-        return ir.Op(a.op, [*a.args, b], span=node.span)
-    return ir.Op(cast(Any, op), [a, b], span=node.span)
+        return ctx.session.budget.tree(ir.Op(a.op, [*a.args, b], span=node.span), node.span, longer=a)
+    return ctx.session.budget.tree(ir.Op(cast(Any, op), [a, b], span=node.span), node.span)
+
+
+def _negative(e: ir.Expr, span: Span | None, ctx: Context) -> ir.Op:
+    return ctx.session.budget.tree(ir.Op("neg", [e], span=span), span)
 
 
 def _operand(op: str, side: Value, node: ast.Binary, ctx: Context) -> ir.Expr:
@@ -91,13 +100,14 @@ def _operand(op: str, side: Value, node: ast.Binary, ctx: Context) -> ir.Expr:
     return side
 
 
-def _folded(compute: Callable[[], Any], parts: list[ir.Const], span: Span) -> ir.Const:
+def _folded(compute: Callable[[], Any], parts: list[ir.Const], span: Span, ctx: Context) -> ir.Const:
     try:
         value = compute()
     except (ArithmeticError, ValueError) as e:
         raise error("KD0241", span, what=str(e)) from None
     if isinstance(value, complex) or (isinstance(value, float) and not math.isfinite(value)):
         raise error("KD0241", span, what=f"its value is {value}")
+    ctx.session.budget.number(value, span)
     return ir.Const(value, span=_origin(parts, span))
 
 
@@ -120,11 +130,11 @@ def negate(node: ast.Negate, ctx: Context, want: str) -> Value:
     value = ctx.eval(node.operand)
     if is_number(value):
         assert isinstance(value, ir.Const)
-        return _folded(lambda: -cast(Any, value).value, [value], node.span)
-    return ir.Op("neg", [signal(value, ctx)], span=node.span)
+        return _folded(lambda: -cast(Any, value).value, [value], node.span, ctx)
+    return _negative(signal(value, ctx), node.span, ctx)
 
 
-def call_of_numbers(function: str, values: Sequence[Value], span: Span) -> ir.Const | None:
+def call_of_numbers(function: str, values: Sequence[Value], span: Span, ctx: Context) -> ir.Const | None:
     """The number that `exp`, `log`, `sqrt`, `abs`, `min` or `max` gives; None where it is a call on signals.
 
     `min` and `max` of one number are calls on signals: of its elements.
@@ -139,7 +149,7 @@ def call_of_numbers(function: str, values: Sequence[Value], span: Span) -> ir.Co
         return None
     if len(numbers) == 1 and function in ("min", "max"):
         return None
-    return _folded(lambda: _FOLDED_CALLS[function](*[n.value for n in numbers]), numbers, span)
+    return _folded(lambda: _FOLDED_CALLS[function](*[n.value for n in numbers]), numbers, span, ctx)
 
 
 def total(values: Sequence[Value], span: Span, ctx: Context) -> ir.Expr:
@@ -154,7 +164,7 @@ def total(values: Sequence[Value], span: Span, ctx: Context) -> ir.Expr:
         return ir.Const(0, span=span)
     if all(is_number(v) for v in values):
         numbers = [cast(ir.Const, v) for v in values]
-        return _folded(lambda: sum(cast(Any, n.value) for n in numbers), numbers, span)
+        return _folded(lambda: sum(cast(Any, n.value) for n in numbers), numbers, span, ctx)
     if len(values) == 1:
         return signal(values[0], ctx)
-    return ir.Op("+", [signal(v, ctx) for v in values], span=span)
+    return ctx.session.budget.tree(ir.Op("+", [signal(v, ctx) for v in values], span=span), span)

@@ -7,7 +7,7 @@ from collections.abc import Collection, Mapping
 from kdplan.diagnostics.report import error
 from kdplan.ir import expr as ir
 from kdplan.passes.load import Declared, Module
-from kdplan.resolve.context import Context
+from kdplan.resolve.context import Context, NeedAxis, remember
 from kdplan.resolve.spread import comprehend, iterate
 from kdplan.resolve.values import ClassesValue, Label, Lazy, Value
 from kdplan.syntax import ast
@@ -40,6 +40,12 @@ def _param(node: ast.Node | ast.File, module: Module) -> Declared | None:
     return thing if isinstance(thing, Declared) and thing.kind == "param" else None
 
 
+def is_named(node: ast.Expr, module: Module) -> bool:
+    """Whether an expression of a file is the name of an axis: `seed`, or `base.seed` of a file that it uses."""
+    param = _param(node, module)
+    return param is not None and axis_of(param) is not None
+
+
 def is_axis(declared: Declared) -> bool:
     """Whether a declaration is an axis of its own: a param with `in`, or one that was given a list from outside."""
     return axis_of(declared) is declared
@@ -62,8 +68,27 @@ def given(param: Declared) -> Lazy:
 
 
 def items(axis: Declared, ctx: Context) -> list[Value | Lazy]:
-    """The values of an axis; those whose meaning depends on where they are read stay unevaluated."""
+    """The values of an axis; those whose meaning depends on where they are read stay unevaluated.
+
+    Raises
+    ------
+    PlanError
+        KD0405 where there are none, KD0413 where another axis decides which they are.
+    """
+    span = axis.node.name_span or axis.node.span
+    everywhere = ctx.child(coords={}, reads=set())
+    return remember(everywhere, (axis, "items"), "param", span, lambda inner: _items(axis, inner))
+
+
+def _items(axis: Declared, ctx: Context) -> list[Value | Lazy]:
     whole = given(axis)
+    try:
+        return _evaluated(axis, whole, ctx)
+    except NeedAxis as need:
+        raise error("KD0413", whole.node.span, name=axis.name, other=need.axis.name) from None
+
+
+def _evaluated(axis: Declared, whole: Lazy, ctx: Context) -> list[Value | Lazy]:
     node, module = whole.node, whole.module
     inner = ctx.in_module(module).child(exclude=axis.name)
     if axis.name in axis.module.overrides and not isinstance(node, ast.List | ast.Range):
@@ -100,7 +125,12 @@ def label(item: Value | Lazy, index: int) -> Label:
 
 def labels(axis: Declared, ctx: Context) -> list[Label]:
     """How the values of an axis are shown, in their order."""
-    return [label(item, i) for i, item in enumerate(items(axis, ctx))]
+    span = axis.node.name_span or axis.node.span
+
+    def make(inner: Context) -> list[Label]:
+        return [label(item, i) for i, item in enumerate(items(axis, inner))]
+
+    return remember(ctx, (axis, "labels"), "param", span, make)
 
 
 def size(ctx: Context, axis: Declared) -> int:

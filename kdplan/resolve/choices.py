@@ -12,6 +12,7 @@ from kdplan.data.rules import PARTITIONS, PROTOCOLS, SPLITS
 from kdplan.data.transforms import TRANSFORMS
 from kdplan.ir.functions import FUNCTIONS, PLAN_FUNCTIONS
 from kdplan.ir.optimizers import OPTIMIZERS, SCHEDULES
+from kdplan.ir.policies import POLICIES
 from kdplan.ir.spec import Param, SettingSpec, Spec
 from kdplan.nn.catalog import METRICS, MODELS
 from kdplan.nn.layers import GATES, LAYERS, LOGIT_SCALES
@@ -22,6 +23,7 @@ Tables = Mapping[str, Mapping[str, Spec]]
 _TABLES: Tables = {
     "optimizer": OPTIMIZERS,
     "schedule": SCHEDULES,
+    "policy": POLICIES,
     "model": MODELS,
     "metric": METRICS,
     "source": SOURCES,

@@ -13,6 +13,7 @@ from kdplan.diagnostics.span import Span
 from kdplan.ir.cuts import Cut, Layer
 from kdplan.ir.plan import Data, Network, Plan
 from kdplan.passes.load import Declared, Module
+from kdplan.resolve.budget import Budget
 from kdplan.resolve.values import DataValue, Lazy, NetInstance, PhaseInstance, Value
 from kdplan.syntax import ast
 
@@ -40,8 +41,8 @@ class PhaseFrame:
     name: str
     streams: list[tuple[str, DataValue]]
     trainable: dict[NetInstance, int]
-    calls: dict[str, list[tuple[int, ...]]] = field(default_factory=dict)
-    """A value of a network on some inputs -> where in the plan calls of the network read it."""
+    calls: dict[tuple[int, ...], int] = field(default_factory=dict)
+    """Where in the plan a call of a network stands -> its number, from 1."""
 
 
 @dataclass
@@ -60,6 +61,8 @@ class Session:
     layers: Callable[[Network, Sequence[int]], list[Layer]]
     """The values of a network through which everything passes, likewise."""
     plan: Plan = field(default_factory=Plan)
+    budget: Budget = field(default_factory=Budget)
+    """What may still be made."""
     memo: dict[Key, dict[tuple[Declared, ...], dict[tuple[int, ...], Any]]] = field(default_factory=dict)
     active: dict[Key, Span] = field(default_factory=dict)
     failed: dict[Key, PlanError] = field(default_factory=dict)
@@ -73,6 +76,10 @@ class Session:
     construct_spans: dict[str, Span] = field(default_factory=dict)
     """Phases of constructs -> where the construct stands: they are shown together."""
 
+    def count_instance(self, span: Span) -> None:
+        """Call this before a network or a phase is made (KD1101)."""
+        self.budget.instance(len(self.plan.networks) + len(self.plan.phases), span)
+
 
 @dataclass
 class Context:
@@ -84,6 +91,8 @@ class Context:
     coords: dict[Declared, int] = field(default_factory=dict)
     reads: set[Declared] = field(default_factory=set)
     phase: PhaseFrame | None = None
+    site: tuple[int, ...] = ()
+    """The calls of the plan's functions, and the turns of comprehensions, that lead to the expression."""
     exclude: str | None = None
     phases: dict[str, PhaseInstance] = field(default_factory=dict)
     """Phases of the construct that is being lowered, by their names within it."""
@@ -105,6 +114,10 @@ class Context:
         NeedAxis
             Where an axis is read whose coordinate is open.
         """
+        budget = self.session.budget
+        budget.ticks -= 1
+        if budget.ticks < 0:
+            budget.look(node.span)
         return self.session.rules[type(node)](node, self, want)
 
     def in_module(self, module: Module) -> Context:
@@ -190,15 +203,22 @@ def cycle(session: Session, key: Key, span: Span) -> PlanError:
 
 
 def expand(ctx: Context, make: Callable[[Context], T], size: Callable[[Context, Declared], int]) -> Iterator[T]:
-    """`make` at every point of the axes that it reads, in the order of their values."""
-    waiting: list[dict[Declared, int]] = [dict(ctx.coords)]
+    """`make` at every point of the axes that it reads, in the order of their values.
+
+    Raises
+    ------
+    PlanError
+        KD1101 where these are too many.
+    """
+    waiting: list[tuple[dict[Declared, int], int]] = [(dict(ctx.coords), 1)]
     while waiting:
-        coords = waiting.pop()
+        coords, times = waiting.pop()
         try:
             value = make(ctx.child(coords=coords, reads=set()))
         except NeedAxis as need:
             count = size(ctx, need.axis)
-            waiting.extend({**coords, need.axis: i} for i in reversed(range(count)))
+            ctx.session.budget.points(times * count, need.axis.node.head_span)
+            waiting.extend(({**coords, need.axis: i}, times * count) for i in reversed(range(count)))
             continue
         yield value
 

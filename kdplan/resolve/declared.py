@@ -85,7 +85,8 @@ def _param(thing: Declared, ctx: Context, want: str) -> Value:
 def _definition(thing: Declared, ctx: Context, want: str) -> Value:
     clause = thing.node.clause("=")
     assert clause is not None
-    return ctx.child(module=thing.module, names={}, exclude=thing.name).eval(clause.exprs[0], want)
+    # no site: a definition has one value, wherever it is read
+    return ctx.child(module=thing.module, names={}, exclude=thing.name, site=()).eval(clause.exprs[0], want)
 
 
 def slot_items(family: Declared, slot: ast.Slot, names: dict[str, Value], ctx: Context) -> list[tuple[Label, Value]]:

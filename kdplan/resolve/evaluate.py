@@ -96,7 +96,7 @@ def unknown(name: str, span: Span, ctx: Context, want: str) -> Exception:
     """
     if ctx.module.knows_of(name):
         return PlanError([])
-    several = ctx.module.params().get(name, [])
+    several = ctx.module.param(name)
     if len(several) > 1:
         return ambiguous(name, ctx.module, span)
     table = ctx.session.tables.get(want, {})
@@ -169,8 +169,8 @@ def attribute(base: Value, word: str, node: ast.Attr, ctx: Context, want: str) -
         return replace(base, items=[attribute(b, word, node, ctx, want) for b in base.items], span=span)
     if isinstance(base, NetValue):
         return replace(base, path=(*base.path, word), span=span)
-    if isinstance(base, Applied):
-        return Applied(base.net, base.inputs, (*base.path, word), span, base.call)
+    if isinstance(base, Applied) and not base.since:
+        return replace(base, path=(*base.path, word), span=span)
     if isinstance(base, DataValue):
         return signals.data_attribute(base, word, node.word_span, span, ctx)
     if isinstance(base, Case):
@@ -227,7 +227,7 @@ def call(function: Value, node: ast.Call, ctx: Context, want: str) -> Value:
         inputs = [signals.signal(ctx.eval(a), ctx) for a in node.args]
         if node.keywords:
             raise arguments.unknown_parameter(node.keywords[0], "a network", [])
-        return Applied(function, inputs, (), node.span, (id(node), *map(id, ctx.session.active.values())))
+        return Applied(function, inputs, (), node.span, (id(node), *ctx.site))
     if isinstance(function, UserFunction):
         if want in ("model", "source", "gate"):
             return Choice(
@@ -240,10 +240,13 @@ def call(function: Value, node: ast.Call, ctx: Context, want: str) -> Value:
             )
         args = [signals.signal(v, ctx) for v in spread(node.args, ctx)]
         keywords = {k.name: signals.signal(ctx.eval(k.value), ctx) for k in node.keywords}
-        return ir.Call(f"{function.code.path}:{function.name}", args, keywords, span=node.span)
+        called = ir.Call(f"{function.code.path}:{function.name}", args, keywords, span=node.span)
+        return ctx.session.budget.tree(called, node.span)
     if isinstance(function, Choice):
         spec = ctx.session.tables[want].get(function.item.name)
-        return Choice(Item(function.item.name, arguments.choice_arguments(spec, node, ctx), span=node.span), node.span)
+        given = arguments.choice_arguments(spec, node, ctx)
+        written = arguments.written_lists(spec, given, node, ctx) if spec is not None else {}
+        return Choice(Item(function.item.name, given, span=node.span, written=written), node.span)
     if isinstance(function, ModelValue):
         spec = ctx.session.tables["model"].get(function.item.name)
         given = arguments.choice_arguments(spec, node, ctx, function.item.arguments)
@@ -275,7 +278,8 @@ def _inline(function: FunctionValue, node: ast.Call, ctx: Context, want: str) ->
         if keyword.name in given:
             raise arguments.unknown_parameter(keyword, f"`{function.declared.name}`", [], given=True)
         given[keyword.name] = ctx.eval(keyword.value, "any")
-    inner = ctx.child(module=function.declared.module, names={**function.names, **given}, exclude=None)
+    names = {**function.names, **given}
+    inner = ctx.child(module=function.declared.module, names=names, exclude=None, site=(*ctx.site, id(node)))
     for param in params:
         if param.name not in given:
             if param.default is None:
@@ -311,6 +315,7 @@ def _comprehension(node: ast.Comprehension, ctx: Context, want: str) -> Value:
 def _range(node: ast.Range, ctx: Context, want: str) -> Value:
     low = arithmetic.integer(ctx.eval(node.low, "any"), node.low.span)
     high = arithmetic.integer(ctx.eval(node.high, "any"), node.high.span)
+    ctx.session.budget.elements(max(0, high - low + 1), node.span)
     return ListValue([ir.Const(i, span=node.span) for i in range(low, high + 1)], node.span)
 
 

@@ -202,10 +202,10 @@ def _choose(base: Value, rest: list[ast.Expr], node: ast.Pick, ctx: Context) -> 
         return _item([ClassesValue(p, base.data, node.span) for p in base.parts], rest, node, ctx, labels)
     if isinstance(base, NetValue) and len(rest) == 1:
         return _of_network(base, rest[0], node, ctx)
-    if isinstance(base, Applied) and len(rest) == 1:
+    if isinstance(base, Applied) and not base.since and len(rest) == 1:
         key = ctx.eval(rest[0], "any")
         if isinstance(key, ir.Const):
-            return Applied(base.net, base.inputs, (*base.path, str(key.value)), node.span, base.call)
+            return replace(base, path=(*base.path, str(key.value)), span=node.span)
     if isinstance(base, DataValue) and len(rest) == 1:
         part = ctx.eval(rest[0], "any")
         if isinstance(part, ClassesValue):
@@ -354,8 +354,10 @@ def _wrong_count(span: Span, family: Declared, given: int) -> PlanError:
     return error("KD0408", span, name=family.name, count=count, found=given, example=example)
 
 
-def bindings(base: Family, chosen: Sequence[ast.Expr | PartOf], at: int, bound: Bound, ctx: Context) -> list[Bound]:
-    """Every choice of slot values that the picks allow: slot -> (label, value)."""
+def bindings(
+    base: Family, chosen: Sequence[ast.Expr | PartOf], at: int, bound: Bound, ctx: Context, times: int = 1
+) -> list[Bound]:
+    """Every choice of slot values that the picks allow: slot -> (label, value); `times` are those of earlier slots."""
     slots = base.declared.slots
     if at == len(slots):
         return [bound]
@@ -371,4 +373,6 @@ def bindings(base: Family, chosen: Sequence[ast.Expr | PartOf], at: int, bound: 
         value = _wanted(p, labels, ctx)
         wanted = iterate(value, p.span) if isinstance(value, ListValue | Several | VerticalsValue) else [value]
         indices = [position(v, labels, p.span, base.declared.name) for v in wanted]
-    return [b for i in indices for b in bindings(base, chosen, at + 1, {**bound, slot.name: items[i]}, ctx)]
+    ctx.session.budget.points(times * len(indices), p.span if isinstance(p, ast.Expr) else slot.span)
+    inner = [{**bound, slot.name: items[i]} for i in indices]
+    return [b for one in inner for b in bindings(base, chosen, at + 1, one, ctx, times * len(indices))]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import NoReturn
+from typing import NoReturn, TypeVar
 
 from kdplan.constructs.table import CONSTRUCTS, LADDERS, NAMED_AS_NETWORKS, TRAINS
 from kdplan.data import catalog
@@ -15,11 +15,13 @@ from kdplan.data.transforms import check_boxes, fixes_size, out_shape, transform
 from kdplan.diagnostics.report import PlanError, Reporter
 from kdplan.diagnostics.span import Span
 from kdplan.ir.cuts import Cut, Layer
+from kdplan.ir.limits import DEFAULT, Limits
 from kdplan.ir.plan import Data, Network, Phase, Plan, View
 from kdplan.ir.user_code import CodeRefused
 from kdplan.passes.load import Declared, Module
 from kdplan.resolve import axes
 from kdplan.resolve.answers import Answers
+from kdplan.resolve.budget import Budget
 from kdplan.resolve.choices import fresh
 from kdplan.resolve.context import Context, Session, check_sound, expand
 from kdplan.resolve.evaluate import RULES
@@ -32,6 +34,7 @@ from kdplan.resolve.unread import check_given, check_names
 from kdplan.resolve.values import Family
 from kdplan.syntax import ast
 
+T = TypeVar("T")
 FindCuts = Callable[[Network, Sequence[int]], list[Cut]]
 FindLayers = Callable[[Network, Sequence[int]], list[Layer]]
 
@@ -42,7 +45,12 @@ def no_torch(network: Network, shape: Sequence[int]) -> NoReturn:
 
 
 def resolve(
-    module: Module, root: Path | None, reporter: Reporter, cuts: FindCuts = no_torch, layers: FindLayers = no_torch
+    module: Module,
+    root: Path | None,
+    reporter: Reporter,
+    cuts: FindCuts = no_torch,
+    layers: FindLayers = no_torch,
+    limits: Limits = DEFAULT,
 ) -> Plan:
     """The core plan of a loaded file.
 
@@ -59,6 +67,8 @@ def resolve(
         Where a network can be cut in two, for images of a shape (`kdplan.graph.cuts.cuts_of`).
     layers : function
         The values of a network through which everything passes, likewise (`kdplan.graph.cuts.layers_of`).
+    limits : Limits
+        How much evaluation may make and use; what goes beyond is reported.
 
     Examples
     --------
@@ -77,20 +87,44 @@ def resolve(
     """
     all_tables = fresh()
 
-    def describe(data: Data, folder: Path, span: Span) -> None:
-        _describe(data, folder, span, root, all_tables["superclasses"])
+    modules = list(module.every())
+    budget = Budget(limits, sum(len(m.source.text) for m in modules), sum(_written(m.tree.items) for m in modules))
 
-    session = Session(reporter, root, describe, all_tables, RULES, cuts, layers)
+    def describe(data: Data, folder: Path, span: Span) -> None:
+        with budget.paused():
+            _describe(data, folder, span, root, all_tables["superclasses"])
+
+    def outside(find: Callable[[Network, Sequence[int]], T]) -> Callable[[Network, Sequence[int]], T]:
+        def with_torch(network: Network, shape: Sequence[int]) -> T:
+            with budget.paused():
+                return find(network, shape)
+
+        return with_torch
+
+    session = Session(reporter, root, describe, all_tables, RULES, outside(cuts), outside(layers), budget=budget)
     for declared in module.own:
         ctx = Context(session, declared.module)
         try:
             _declaration(declared, ctx)
         except PlanError as e:
             reporter.add(e.diagnostics)
+        except RecursionError:
+            reporter.add(budget.exceed("KD1106", declared.node.head_span).diagnostics)
+        if budget.failed is not None:
+            break
+    if budget.failed is not None:
+        reporter.add([budget.failed])
+        return session.plan
     check_names(module, all_tables, reporter)
     check_given(module, session.read, all_tables, reporter)
     _in_order(session)
     return session.plan
+
+
+def _written(items: list[ast.Item]) -> int:
+    """How many declarations are written."""
+    inner = [d for d in items if isinstance(d, ast.Declaration)]
+    return len(inner) + sum(_written(d.items or []) for d in inner)
 
 
 def _declaration(declared: Declared, ctx: Context) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 from kdplan.diagnostics.report import error
 from kdplan.ir import expr as ir
@@ -17,9 +18,10 @@ from kdplan.resolve.derive.adapted import adapted
 from kdplan.resolve.derive.branched import branched
 from kdplan.resolve.derive.combined import from_networks
 from kdplan.resolve.derive.perturbed import perturbed
-from kdplan.resolve.signals import signal, tap
+from kdplan.resolve.signals import signal
 from kdplan.resolve.spread import spread
 from kdplan.resolve.values import (
+    Applied,
     Case,
     ClassesValue,
     ListValue,
@@ -124,10 +126,8 @@ def _through(spec: Spec, node: ast.Call, ctx: Context) -> Value:
     net = ctx.eval(given["tap"], "network")
     if not isinstance(net, NetValue) or not net.path:
         raise error("KD0251", given["tap"].span, what=describe(net))
-    entered = tap(net, [x], "", ".".join(net.path), node.span, ctx)
-    assert isinstance(entered, ir.Tap)
-    entered.since = _tap_path(given["from"], net.instance.declared.name, ctx.module)
-    return entered
+    since = _tap_path(given["from"], net.instance.declared.name, ctx.module)
+    return Applied(replace(net, path=()), [x], net.path, node.span, (id(node), *ctx.site), since)
 
 
 def _tap_path(node: ast.Expr, network: str, module: Module) -> str:

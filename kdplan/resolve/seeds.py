@@ -33,7 +33,7 @@ def _has_seed(ctx: Context) -> bool:
 def file_seed(node: ast.Declaration, ctx: Context) -> int:
     """`param seed` of the file, or 0. KD0278 where two used files have one, and this file has none."""
     if not _has_seed(ctx):
-        if len(ctx.module.params().get("seed", [])) > 1:
+        if len(ctx.module.param("seed")) > 1:
             raise ambiguous("seed", ctx.module, node.head_span, "the seed of this declaration")
         return 0
     thing = ctx.module.scope["seed"]

@@ -205,6 +205,7 @@ _RULES: dict[str, Callable[[SettingSpec, ast.Expr, Context], Any]] = {
     "integer or integers": _sizes,
     "optimizer": _item,
     "schedule": _item,
+    "policy": _item,
     "split": _item,
     "protocol": _item,
     "gate": _item,

@@ -7,7 +7,7 @@ from kdplan.data.view import SPLIT_NAMES
 from kdplan.diagnostics.report import error, listing, nearest
 from kdplan.diagnostics.span import Span
 from kdplan.ir import expr as ir
-from kdplan.ir.branches import BRANCH, branches, split
+from kdplan.ir.branches import BRANCH, branches, split, tap_name
 from kdplan.ir.outputs import canonical
 from kdplan.ir.plan import ClassSet
 from kdplan.resolve.context import Context
@@ -48,15 +48,15 @@ def signal(value: Value, ctx: Context) -> ir.Expr:
             raise error("KD0247", value.span, name=value.instance.declared.name)
         return tap(value, [default_inputs(value.span, ctx)], "", ".".join(value.path), value.span, ctx)
     if isinstance(value, Applied):
-        path = ".".join(value.path)
-        return tap(value.net, value.inputs, ".".join(value.net.path), path, value.span, ctx, _call_number(value, ctx))
+        return _applied(value, ctx)
     if isinstance(value, Family):
         raise family_error(value)
     if isinstance(value, Routing):
         part_of = value.part_of
         parts = ir.Const([list(p.ids) for p in part_of.verticals.parts], span=part_of.span)
         taps = [signal(v, ctx) for v in value.items]
-        return ir.Call("route", [part_of.labels, *taps], {"parts": parts}, span=value.span)
+        routed = ir.Call("route", [part_of.labels, *taps], {"parts": parts}, span=value.span)
+        return ctx.session.budget.tree(routed, value.span)
     if isinstance(value, PartOf):
         raise error("KD0233", value.span, name=value.span.text.partition("(")[0])
     if isinstance(value, ListValue | Several):
@@ -65,20 +65,18 @@ def signal(value: Value, ctx: Context) -> ir.Expr:
     raise error("KD0246", value.span, what=describe(value), help=call)
 
 
-def _call_number(value: Applied, ctx: Context) -> int:
-    """How many calls have read this value of the network before; a call that is evaluated again keeps its number.
+def _applied(value: Applied, ctx: Context) -> ir.Expr:
+    """The tap of a call, with the call's number; a call that is evaluated again keeps it.
 
-    0 for a frozen network in eval mode, which draws nothing.
+    A frozen network in eval mode draws nothing: its calls have no number.
     """
     net = value.net
+    e = tap(net, value.inputs, ".".join(net.path), ".".join(value.path), value.span, ctx)
+    e.since = value.since
     frozen = net.version is not None or ctx.phase is None or net.instance not in ctx.phase.trainable
-    if ctx.phase is None or (frozen and net.instance.network.mode == "eval"):
-        return 0
-    key = f"{id(net.instance)} {net.version} {net.path} {value.inputs} {value.path}"
-    calls = ctx.phase.calls.setdefault(key, [])
-    if value.call not in calls:
-        calls.append(value.call)
-    return calls.index(value.call)
+    if ctx.phase is not None and not (frozen and net.instance.network.mode == "eval"):
+        e.call = ctx.phase.calls.setdefault(value.call, len(ctx.phase.calls) + 1)
+    return e
 
 
 def family_error(value: Family) -> Exception:
@@ -88,10 +86,10 @@ def family_error(value: Family) -> Exception:
     return error("KD0401", value.span, name=name, slots=slots)
 
 
-def tap(
-    net: NetValue, inputs: list[ir.Expr], submodule: str, path: str, span: Span, ctx: Context, call: int = 0
-) -> ir.Expr:
+def tap(net: NetValue, inputs: list[ir.Expr], submodule: str, path: str, span: Span, ctx: Context) -> ir.Tap:
     """A tap of a network, or of its `submodule`, on `inputs`; `path` "" or "output" is the output.
+
+    Of a network that is its logits: one name for one value. What a part gives is scores only where the plan says so.
 
     Raises
     ------
@@ -101,9 +99,9 @@ def tap(
     network = net.instance.network
     if branches(network) and not submodule:
         check_indexed(net, path, span)
-        inside, rest = split(network, path)
-        path = ".".join(p for p in (inside, canonical(rest) or "logits") if p)  # one name for one thing
-    return ir.Tap(weights(net, ctx), inputs, "" if path == "output" else path, submodule, call=call, span=span)
+    path = path if submodule else tap_name(network, path)
+    read = ir.Tap(weights(net, ctx), inputs, "" if path == "output" else path, submodule, span=span)
+    return ctx.session.budget.tree(read, span)
 
 
 def trained_path(net: NetValue) -> str:

@@ -27,8 +27,9 @@ def comprehend(node: ast.Comprehension, ctx: Context, want: str, loop: int = 0) 
         return [ctx.eval(node.element, want)]
     head = node.loops[loop]
     values: list[Value] = []
-    for item in iterate(ctx.eval(head.values, "any"), head.values.span):
-        values.extend(comprehend(node, ctx.child(names={**ctx.names, head.name: item}), want, loop + 1))
+    for turn, item in enumerate(iterate(ctx.eval(head.values, "any"), head.values.span)):
+        inner = ctx.child(names={**ctx.names, head.name: item}, site=(*ctx.site, id(node), turn))
+        values.extend(comprehend(node, inner, want, loop + 1))
     return values
 
 

@@ -94,6 +94,8 @@ class Applied:
     span: Span
     call: tuple[int, ...] = ()
     """Where the call stands: a value that another call reads again is another draw of random numbers."""
+    since: str = ""
+    """The tap that the inputs replace, in `through`."""
 
 
 @dataclass

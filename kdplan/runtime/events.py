@@ -43,6 +43,10 @@ class Events(Protocol):
         """A checkpoint is on the disk."""
         return None
 
+    def stopped(self, name: str, step: int) -> None:
+        """The phase failed or was stopped after `step` steps."""
+        return None
+
     def phase_done(self, name: str, seconds: float, summary: Summary) -> None:
         """The phase's artifact is in the store."""
         return None
@@ -96,6 +100,7 @@ class Several(NoEvents):
     progress = _forwarded("progress")
     epoch_done = _forwarded("epoch_done")
     checkpointed = _forwarded("checkpointed")
+    stopped = _forwarded("stopped")
     phase_done = _forwarded("phase_done")
     phase_failed = _forwarded("phase_failed")
     measured = _forwarded("measured")

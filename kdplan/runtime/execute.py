@@ -15,6 +15,7 @@ from kdplan.runtime.events import Events, NoEvents
 from kdplan.runtime.interrupt import INTERRUPTED, Interrupt, Interrupted
 from kdplan.runtime.memory import freed_memory_kept
 from kdplan.runtime.options import RunOptions
+from kdplan.runtime.space import Patience
 from kdplan.runtime.store import Artifact, Store, StoreCorrupt, StoreError, StoreMissing
 from kdplan.runtime.versions import Sources
 
@@ -43,6 +44,8 @@ class RunResult:
     failed: dict[str, PlanError] = field(default_factory=dict)
     interrupted: str | None = None
     """The phase that was running when the run was asked to stop."""
+    by: str = ""
+    """What asked: a signal's name."""
 
     @property
     def done(self) -> set[str]:
@@ -83,8 +86,9 @@ def run_plan(
     options, events = options or RunOptions(), events or NoEvents()
     result = RunResult()
     events.plan_started(planned)
+    interrupt = Interrupt()
     try:
-        with Interrupt() as interrupt:
+        with interrupt:
             runner = _Runner(plan, planned, keys, store, options, events, interrupt, assemble, result)
             for name, step in planned.items():
                 if _spared(step, result):
@@ -104,7 +108,9 @@ def run_plan(
                 if options.plan_file:
                     store.remember(options.plan_file, {n: keys[n].key for n in result.done})
         if options.plan_file and result.done:
-            store.remember(options.plan_file, {n: keys[n].key for n in result.done})
+            store.remember(options.plan_file, {n: keys[n].key for n in result.done}, result.done == planned.keys())
+        if interrupt.requested:
+            result.exit_code, result.by = result.exit_code or INTERRUPTED, interrupt.by
         result.skipped += [n for n in planned if n not in result.done | result.failed.keys() | {*result.skipped}]
     finally:
         events.finished()
@@ -198,13 +204,14 @@ class _Runner:
         if self.interrupt.requested:
             raise Interrupted
         key = self.keys[step.name]
-        with self.store.begin(key.key) as work:
+        patience = Patience(self.options.wait_for_space, self.events, self.interrupt)
+        with patience.write(lambda: self.store.begin(key.key)) as work:
             if _sound(self.store, key.key):
                 work.discard()
                 self.result.cached.append(step.name)
                 return
             sources = Sources(self.plan, self.store, self.keys)
-            run = PhaseRun(sources, self.options, self.events, self.interrupt, extends=step.extends)
+            run = PhaseRun(sources, self.options, self.events, self.interrupt, cost=step.cost, extends=step.extends)
             if self.assemble is not None:
                 run.assemble = self.assemble
             with freed_memory_kept():

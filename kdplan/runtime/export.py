@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -39,7 +38,7 @@ from kdplan.passes.exports import check_export, refused, seen_by
 from kdplan.runtime.deployed import architecture, check_equal, deployed, part_at
 from kdplan.runtime.networks import materialise
 from kdplan.runtime.options import RunOptions
-from kdplan.runtime.store.atomic import flush_folder
+from kdplan.runtime.store.atomic import flush_folder, scratch
 from kdplan.runtime.versions import Sources
 from kdplan.runtime.views import opened
 
@@ -101,8 +100,7 @@ def _write(
 ) -> None:
     """Writes a network's files into `folder`, all at once, after they were loaded and compared (KD0842)."""
     folder.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder, prefix=".new-") as temporary:
-        new = Path(temporary)
+    with scratch(folder) as new:
         about["architecture"] = _with_code(about["architecture"], new)
         save(net, new, about)
         again = load(new)
@@ -243,8 +241,18 @@ def _copy(code: Code, folder: Path, number: str) -> str:
 
 
 def _at(architecture: dict[str, Plain], folder: Path) -> dict[str, Plain]:
-    """An architecture that `_with_code` made, with the paths of its files in `folder`."""
-    return _renamed(architecture, lambda factory: str(folder / factory) if ".py:" in factory else factory)
+    """An architecture that `_with_code` made, with the paths of its files in `folder` (KD1006 for others)."""
+
+    def at(factory: str) -> str:
+        where, _, function = factory.rpartition(":")
+        if not where.endswith(".py"):
+            return factory
+        path = (folder / where).resolve()
+        if not path.is_relative_to(folder.resolve()) or not path.is_file():
+            raise error("KD1006", None, folder=folder, file=where)
+        return f"{path}:{function}"
+
+    return _renamed(architecture, at)
 
 
 def _renamed(architecture: dict[str, Plain], name: Callable[[str], str]) -> dict[str, Plain]:

@@ -101,6 +101,8 @@ class Keeper:
     device: torch.device
     open: Callable[[int], Loader]
     """A measuring loader of a stream, by its number."""
+    key: str
+    """The phase's key."""
     events: Events = field(default_factory=NoEvents)
     interrupt: Interrupt = field(default_factory=Interrupt)
 
@@ -139,6 +141,8 @@ class Keeper:
         wanted = outputs_of(self.graph)
         for stream in sorted({v.stream for v in self.phase_graph.stored}):
             mine = {v: wanted[v.name] for v in self.phase_graph.stored if v.stream == stream}
+            for node in mine.values():
+                self._folder(node).note_reader(self.key)
             lacking = {v: n for v, n in mine.items() if self._folder(n).whole() is None}
             if lacking:
                 self._make(stream, lacking)

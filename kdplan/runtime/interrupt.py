@@ -1,15 +1,23 @@
-"""Ctrl-C and SIGTERM: the first one asks the running phase to stop after its step, the second one ends at once."""
+"""Ctrl-C, SIGTERM and SIGHUP: the first one asks the running phase to stop after its step.
+
+A second Ctrl-C or SIGTERM ends the process at once. A second SIGHUP does not: a terminal that closes sends several.
+"""
 
 from __future__ import annotations
 
 import os
 import signal
 import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from types import FrameType, TracebackType
 from typing import Any
 
 INTERRUPTED = 75
 """The exit code of a run that was stopped and can be resumed."""
+
+STOPS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name))
+"""The signals that stop a run so that it can be resumed."""
 
 
 class Interrupted(Exception):
@@ -38,19 +46,54 @@ class Interrupt:
         self.requested, self.by = True, by
 
     def __enter__(self) -> Interrupt:
-        if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGINT, signal.SIGTERM):
-                self._before[number] = signal.signal(number, self._on_signal)
+        self._before = _listen(STOPS, self._on_signal)
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, problem: BaseException | None, trace: TracebackType | None
     ) -> None:
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
+        _restore(self._before)
         self._before.clear()
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
-        if self.requested:
+        name = signal.Signals(number).name
+        if self.requested and name != "SIGHUP":
             os._exit(INTERRUPTED)  # the last checkpoint stands; nothing here is worth waiting for
-        self.request(signal.Signals(number).name)
+        self.request(name)
+
+
+@contextmanager
+def stopped_by_keyboard_interrupt(signals: Sequence[int]) -> Iterator[None]:
+    """Inside, each of these signals raises `KeyboardInterrupt` with its name, as Ctrl-C does.
+
+    Examples
+    --------
+    >>> try:
+    ...     with stopped_by_keyboard_interrupt([signal.SIGTERM]):
+    ...         signal.raise_signal(signal.SIGTERM)
+    ... except KeyboardInterrupt as stop:
+    ...     print(stop)
+    SIGTERM
+    """
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        raise KeyboardInterrupt(signal.Signals(number).name)
+
+    before = _listen(signals, stop)
+    try:
+        yield
+    finally:
+        _restore(before)
+
+
+def _listen(signals: Sequence[int], act: Callable[[int, FrameType | None], None]) -> dict[int, Any]:
+    """Handles signals, except those that the process ignores from its start, as under `nohup`; the former handlers."""
+    if threading.current_thread() is not threading.main_thread():
+        return {}
+    heard = [n for n in signals if signal.getsignal(n) not in (signal.SIG_IGN, None)]
+    return {number: signal.signal(number, act) for number in heard}
+
+
+def _restore(handlers: dict[int, Any]) -> None:
+    for number, handler in handlers.items():
+        signal.signal(number, handler)

@@ -8,15 +8,17 @@ checkpoint gives the bits of an uninterrupted run.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 
 import torch
 from torch import Tensor
 
-from kdplan.diagnostics.report import error, listing
+from kdplan.diagnostics.report import PlanError, counted, diagnostic, error, listing
 from kdplan.diagnostics.span import Span
 from kdplan.graph.phase_graph import PhaseGraph
+from kdplan.graph.plain_form import PlainForm
 from kdplan.ir.expr import STEP_COUNTERS
 from kdplan.ir.plan import Plain, Recipe
 from kdplan.ir.seed import fold
@@ -24,10 +26,13 @@ from kdplan.ir.snapshots import kept_epochs
 from kdplan.runtime.averages import Averages
 from kdplan.runtime.checkpoint import TENSORS, below, plain_tensors, prefixed, read_tensors, reseed, tensor_file
 from kdplan.runtime.events import Events, NoEvents
+from kdplan.runtime.first_batch import FirstBatch
 from kdplan.runtime.frozen_values import StoredValues
 from kdplan.runtime.interrupt import Interrupt, Interrupted
 from kdplan.runtime.optimise import Optimisers
+from kdplan.runtime.recovery import Recovery, State, all_finite, untouched
 from kdplan.runtime.snapshots import Snapshots
+from kdplan.runtime.space import Patience
 from kdplan.runtime.store.atomic import Content
 from kdplan.runtime.store.work import Work
 from kdplan.runtime.streams import Batch, Streams, samples, split
@@ -58,6 +63,8 @@ class Job:
     checkpoint_steps: int | None = None
     interrupt: Interrupt = field(default_factory=Interrupt)
     events: Events = field(default_factory=NoEvents)
+    patience: Patience = field(default_factory=Patience)
+    """What is done when the store's disk is full."""
     span: Span | None = None
     """Where the loss stands in the plan."""
     progress_seconds: float = 0.5
@@ -99,7 +106,10 @@ class Training:
             n for n, t in a.state().items() if (t.is_floating_point() or t.is_complex()) and bool(_are_finite(t))
         }
         """What must stay finite: a mask may hold infinities from the start."""
+        self.recovery = Recovery(self.recipe.on_nan, job.seed)
         self.restore()
+        self._crossed: dict[str, Tensor] | None = None
+        self.first = FirstBatch.of(a, self.recipe, self._seed, job.span)
 
     # ---- the loop
 
@@ -114,20 +124,39 @@ class Training:
             KD0820 if the loss stops being finite, KD0826 if weights do; the last good checkpoint stays.
         """
         while not self.finished:
-            epoch, start = divmod(self.step, self.per_epoch)
-            for batch in self.job.streams.epoch(epoch, start):
-                self.train_step(batch)
-                self.step += 1
-                last = self.step % self.per_epoch == 0 or self.step == self.total
-                if last:
-                    self.end_epoch(epoch)
-                if self.job.interrupt.requested:
-                    self.save()
-                    raise Interrupted
-                self.save_and_report(epoch, last)
-                if self.finished:
-                    break
+            try:
+                self.train_epoch()
+            except PlanError as problem:
+                self.go_back(problem)
         self.check_finite()
+
+    def train_epoch(self) -> None:
+        """Trains to the end of the epoch, or of the phase."""
+        epoch, start = divmod(self.step, self.per_epoch)
+        for batch in self.job.streams.epoch(epoch, start):
+            self.train_step(batch)
+            self.step += 1
+            last = self.step % self.per_epoch == 0 or self.step == self.total
+            if last:
+                self.end_epoch(epoch)
+            if self.job.interrupt.requested:
+                self.save()
+                raise Interrupted
+            self.save_and_report(epoch, last)
+            if self.finished:
+                break
+
+    def go_back(self, problem: PlanError) -> None:
+        """Goes on from an earlier state after a value that is not finite, where the recipe says so; else raises."""
+        state = self.recovery.go_back(problem)
+        if state is None:
+            raise problem
+        at = self.step
+        self.load(*state)
+        self.job.streams.reseed(self.recovery.seed)
+        notice = diagnostic("KD0828", None, phase=self.job.name, problem=problem.diagnostics[0].message.rstrip("."),
+                            step=self.step, at=at, left=counted(self.recovery.left, "time"))  # fmt: skip
+        self.job.events.note(f"{notice.code}: {notice.message}")
 
     @property
     def finished(self) -> bool:
@@ -136,42 +165,94 @@ class Training:
 
     def train_step(self, batch: Batch) -> None:
         """One step of every optimizer, on parts of a batch whose losses are averaged to the whole's."""
-        reseed(fold(self.job.seed, "step", self.step), self.job.device)
+        before = untouched(self.job.phase_graph) if self.recovery.skips else None
+        self._seed()
         self.optimisers.start_step(self.step)
         whole = samples(batch)
+        self.seen += whole
+        terms: list[tuple[dict[str, Tensor], int]] = []
         for part in split(batch, self.recipe.batch_of(), self.recipe.channels_last):
-            result = self.forward(part)
-            share = samples(part) / whole
-            self.scaler.scale(result["loss"] * share if share != 1 else result["loss"]).backward()  # type: ignore[no-untyped-call]
-            self.watch.add(result, samples(part), self.step)
+            step = partial(self._gradients, part, samples(part) / whole)
+            first, self.first = self.first, None
+            if first is not None and not first.expect(step):
+                notice, first = diagnostic("KD0551", None, phase=self.job.name), None
+                self.job.events.note(f"{notice.code}: {notice.message}")
+            result = step()
+            if first is not None:
+                first.compare(result)
+            terms.append(({n: t.detach() for n, t in result.items()}, samples(part)))
+        if before is not None and not self.steps_with_finite(terms):
+            self.job.phase_graph.load_state(before)
+            self.recovery.skipped += 1
+            return
+        for result, size in terms:
+            self.watch.add(result, size, self.step)
         self.optimisers.finish_step(self.scaler)
         self.averages.update()
-        self.seen += whole
+
+    def steps_with_finite(self, terms: list[tuple[dict[str, Tensor], int]]) -> bool:
+        """Whether the losses of a step and its gradients are finite."""
+        parameters = self.job.phase_graph.named_trainable().values()
+        return all_finite([t for t, _ in terms], parameters, self.scaler.is_enabled())
+
+    def _seed(self) -> None:
+        reseed(fold(self.recovery.seed, "step", self.step), self.job.device)
+
+    def _gradients(self, part: Batch, share: float, form: PlainForm | None = None) -> dict[str, Tensor]:
+        """Adds the gradients of a part of a batch, and gives the loss and its logged terms."""
+        result = self.forward(part) if form is None else self._in_form(part, form)
+        self.scaler.scale(result["loss"] * share if share != 1 else result["loss"]).backward()  # type: ignore[no-untyped-call]
+        return result
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         """The loss and its logged terms on one batch."""
-        job = self.job
-        a, device = job.phase_graph, job.device
+        a, known = self.job.phase_graph, self._known(batch)
+        with self._precision():
+            known |= self._crossing(known)
+            result: dict[str, Tensor] = self.trainable_graph(**{name: known[name] for name in a.trainable_inputs})
+        return result
+
+    def _crossing(self, known: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """What the frozen graph gives."""
+        if (crossing := self._crossed) is not None:  # for this batch, and it gives the same again
+            self._crossed = None
+            return crossing
+        if self.frozen is None:
+            return {}
+        with torch.no_grad():
+            values: dict[str, Tensor] = self.frozen(**{n: known[n] for n in self.job.phase_graph.frozen_inputs})
+            return values
+
+    def _in_form(self, batch: Batch, form: PlainForm) -> dict[str, Tensor]:
+        """The same by the plain form of the phase's graphs, on copies: code may write into what it gets."""
+        known = self._known(batch)
+        with self._precision():
+            if form.crossing:
+                known |= (crossing := self._crossing(known))
+                self._crossed = crossing
+            return form(**{name: t.clone() for name, t in known.items()})
+
+    def _known(self, batch: Batch) -> dict[str, Tensor]:
+        """The batch, the step counters that are read, and values from the store."""
+        a, device = self.job.phase_graph, self.job.device
         epoch = self.step // self.per_epoch
         at = {"epoch": epoch, "step": self.step, "progress": self.step / self.total if self.total else 0.0}
         known = dict(batch)
         for name in STEP_COUNTERS:
             if name in a.trainable_inputs or name in a.frozen_inputs:
                 known[name] = torch.full((), float(at[name]), device=device)
+        return known | self.job.stored.of(batch) if self.job.stored is not None else known
+
+    def _precision(self) -> torch.autocast:
         half = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(self.recipe.precision)
-        with torch.autocast(device.type, dtype=half, enabled=half is not None):
-            if job.stored is not None:
-                known.update(job.stored.of(batch))
-            elif self.frozen is not None:
-                with torch.no_grad():
-                    known.update(self.frozen(**{name: known[name] for name in a.frozen_inputs}))
-            result: dict[str, Tensor] = self.trainable_graph(**{name: known[name] for name in a.trainable_inputs})
-        return result
+        return torch.autocast(self.job.device.type, dtype=half, enabled=half is not None)
 
     def end_epoch(self, epoch: int) -> None:
         """Validates, keeps snapshots, reports the mean loss to the schedules, and logs the epoch."""
         self.check_finite()
         self.check_weights()
+        if not self.watch.samples:
+            raise error("KD0827", self.job.span, phase=self.job.name, epoch=epoch + 1)
         means = self.watch.means()
         self.watch.start_epoch()
         record: dict[str, Plain] = {"step": self.step, "epoch": epoch + 1, "loss": means.pop("loss"), "terms": means}
@@ -184,9 +265,12 @@ class Training:
         for name in self.kept.get(epoch + 1, ()):
             self.snapshots.keep(name, epoch + 1)
         self.optimisers.end_epoch(record["loss"])
+        record |= self.recovery.record()
         record["seconds"] = round(self.elapsed(), 3)
-        self.job.work.log(record)
+        self.job.patience.write(lambda: self.job.work.log(record))
         self.history.append(record)
+        self.recovery.skipped = 0
+        self.recovery.remember(self.checkpoint())
         self.job.events.epoch_done(self.job.name, epoch + 1, record.get("val", {}))
 
     def check_finite(self) -> None:
@@ -202,6 +286,7 @@ class Training:
                 step=broken.step,
                 epoch=broken.step // self.per_epoch + 1,
                 first=f"; first {listing(terms)}" if terms else "",
+                help=None if broken.step else "Correct the loss: it is no number before anything is trained.",
             )
 
     def check_weights(self) -> None:
@@ -222,6 +307,8 @@ class Training:
             self.save()
         if now - self.reported_at >= job.progress_seconds or self.finished:
             self.check_finite()
+            if not self.watch.samples and not self.history:
+                return  # every step so far was left out
             terms = self.watch.means() if self.watch.samples else dict(self.history[-1]["terms"])
             loss = terms.pop("loss") if self.watch.samples else self.history[-1]["loss"]
             speed = self.seen / max(now - self.reported_at, 1e-9)
@@ -239,12 +326,14 @@ class Training:
         self.check_finite()
         self.check_weights()
         tensors, state = self.checkpoint()
-        self.job.work.save_checkpoint(self.step, {TENSORS: tensor_file(tensors)}, state)
+        recovery, plain = self.recovery.state()
+        files = {TENSORS: tensor_file(tensors | recovery)}
+        self.job.patience.write(lambda: self.job.work.save_checkpoint(self.step, files, state | plain))
         self.snapshots.tidy()
         self.saved_at = time.monotonic()
         self.job.events.checkpointed(self.job.name, self.step)
 
-    def checkpoint(self) -> tuple[dict[str, Tensor], dict[str, Plain]]:
+    def checkpoint(self) -> State:
         """The state that resuming from this step needs: tensors by name, and plain values."""
         optimisers, optimisers_plain = self.optimisers.state()
         watch, watch_plain = self.watch.state()
@@ -268,8 +357,18 @@ class Training:
         checkpoint = self.job.work.latest_checkpoint(lambda c: self.snapshots.problem(c.state["snapshots"]))
         self.job.work.rewind(checkpoint)
         if checkpoint is None:
+            self.recovery.remember(self.checkpoint())
             return
         tensors, state = read_tensors(checkpoint), checkpoint.state
+        self.recovery.load_state(tensors, state)
+        if self.recovery.rollbacks:
+            self.job.streams.reseed(self.recovery.seed)
+        self.load(tensors, state)
+        self.seconds = state["seconds"]
+        self.history = self.job.work.metrics()
+
+    def load(self, tensors: dict[str, Tensor], state: dict[str, Plain]) -> None:
+        """The inverse of `checkpoint`."""
         self.job.phase_graph.load_state(below("model", tensors))
         self.optimisers.load_state(below("optim", tensors), state["optimisers"])
         self.averages.load_state(below("average", tensors), state["updates"])
@@ -277,8 +376,7 @@ class Training:
         if state["scaler"]:
             self.scaler.load_state_dict(state["scaler"])
         self.snapshots.load_state(state["snapshots"])
-        self.step, self.seconds = state["step"], state["seconds"]
-        self.history = self.job.work.metrics()
+        self.step = state["step"]
 
     # ---- the end
 

@@ -27,8 +27,12 @@ class RunOptions:
         Go on with phases that do not depend on one that failed.
     checkpoint_seconds, checkpoint_steps
         How often a running phase saves where it stands, besides the ends of epochs.
+    wait_for_space : bool
+        Wait when the store's disk is full, in place of an error.
     plan_file : str
         The plan's path, which artifacts record.
+    settings : str
+        What else decides which phases the plan has, such as values of params: the store keeps what each setting reads.
     data_root : Path or None
         Where data sets lie.
     tensorboard : Path or None
@@ -40,6 +44,8 @@ class RunOptions:
     keep_going: bool = False
     checkpoint_seconds: float = 60.0
     checkpoint_steps: int | None = None
+    wait_for_space: bool = False
     plan_file: str = ""
+    settings: str = ""
     data_root: Path | None = field(default_factory=default_data_root)
     tensorboard: Path | None = None

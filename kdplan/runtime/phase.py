@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 import torch
@@ -19,7 +19,7 @@ from kdplan.graph.phase_graph import Networks, PhaseGraph
 from kdplan.graph.state import draws_undone
 from kdplan.graph.verify import HALF, SAMPLES, users_calls, verify, verify_calls
 from kdplan.ir import user_code
-from kdplan.ir.dag import PhaseKey
+from kdplan.ir.dag import Cost, PhaseKey
 from kdplan.ir.expr import STEP_COUNTERS
 from kdplan.ir.lengths import extendable
 from kdplan.ir.plan import Phase, Plain, Plan
@@ -28,6 +28,7 @@ from kdplan.runtime.checkpoint import tensor_file
 from kdplan.runtime.device import choose_device, environment, set_determinism, threads_for
 from kdplan.runtime.events import Events, NoEvents
 from kdplan.runtime.extend import adopt
+from kdplan.runtime.first_batch import Differs
 from kdplan.runtime.frozen_values import Keeper
 from kdplan.runtime.interrupt import Interrupt, Interrupted
 from kdplan.runtime.loop import Job, Training
@@ -36,6 +37,8 @@ from kdplan.runtime.measures.metrics import larger_is_better
 from kdplan.runtime.measures.validation import validation
 from kdplan.runtime.networks import modules_of
 from kdplan.runtime.options import RunOptions
+from kdplan.runtime.out_of_memory import is_out_of_memory, out_of_memory
+from kdplan.runtime.space import Patience
 from kdplan.runtime.store import Artifact, Work, phase_json
 from kdplan.runtime.store.artifact import FINAL, FINAL_STATE
 from kdplan.runtime.store.atomic import Content
@@ -57,8 +60,15 @@ class PhaseRun:
     interrupt: Interrupt = field(default_factory=Interrupt)
     assemble: Assemble = assemble
     """How a phase becomes graphs."""
+    cost: Cost | None = None
+    """What was predicted."""
     extends: str | None = None
     """Key of the shorter phase from whose last state this one resumes."""
+
+    @property
+    def patience(self) -> Patience:
+        """What is done when the store's disk is full."""
+        return Patience(self.options.wait_for_space, self.events, self.interrupt)
 
 
 @draws_undone()
@@ -78,55 +88,75 @@ def run_phase(run: PhaseRun, phase: Phase, key: PhaseKey, work: Work) -> Artifac
         torch.cuda.set_device(device)
     user_code.forget_modules()  # state in them is no part of a phase
     _check_code(run, phase)
+    about = phase_json(phase.name, run.options.plan_file, key)
+    run.patience.write(lambda: work.describe(about))
     training: Training | None = None
+    whole: dict[str, str] = {}
     try:
-        job = make_job(run, phase, key.key, work, device)
         if run.extends is not None:
             adopt(work, run.sources.store.artifact(run.extends))
-        training = Training(job)
-        for notice in work.notices:
-            run.events.note(f"{notice.code}: {notice.message}")
-        run.events.phase_started(phase.name, key.key, training.total, training.step)
-        parts = _parts(job.phase_graph)
-        code = [f for part in parts for f in functions_of(part)] + [n.target for n in users_calls(parts)]
-        # What code keeps outside of networks is the same for every phase, whichever ran before. A buffer may share it,
-        # so the artifact is written first.
-        with threads_for(job.phase_graph.flops), undone(*code):
-            training.run()
-            return _commit(run, phase, key, work, training)
-    except (PlanError, Interrupted):
-        raise
-    except torch.OutOfMemoryError as problem:
-        raise error("KD0813", phase.span, phase=phase.name, device=device) from problem
+        while True:
+            job = make_job(run, phase, key.key, work, device, whole)
+            training = Training(job)
+            if not whole:
+                for notice in work.notices:
+                    run.events.note(f"{notice.code}: {notice.message}")
+                run.events.phase_started(phase.name, key.key, training.total, training.step)
+            parts = _parts(job.phase_graph)
+            code = [f for part in parts for f in functions_of(part)] + [n.target for n in users_calls(parts)]
+            # What code keeps outside of networks is the same for every phase, whichever ran before. A buffer may share
+            # it, so the artifact is written first.
+            try:
+                with threads_for(job.phase_graph.flops), undone(*code):
+                    training.run()
+                    return _commit(run, phase, key, work, training)
+            except Differs as problem:
+                whole |= problem.whole
     except BaseException as problem:
-        if not is_foreign(problem):
-            raise
         step = training.step if training is not None else 0
+        run.events.stopped(phase.name, step)
+        if is_out_of_memory(problem):
+            raise out_of_memory(phase, device, run.cost) from problem
+        if isinstance(problem, Interrupted) or not is_foreign(problem):
+            raise
         raise failure(phase, step, problem) from problem
 
 
-def make_job(run: PhaseRun, phase: Phase, key: str, work: Work, device: torch.device) -> Job:
-    """The phase's networks, graphs, data and validation, put together."""
+def make_job(
+    run: PhaseRun, phase: Phase, key: str, work: Work, device: torch.device, whole: Mapping[str, str] | None = None
+) -> Job:
+    """The phase's networks, graphs, data and validation, put together.
+
+    `whole` has networks that are known to be called whole, with the reasons, as `Networks.whole`.
+    """
     plan, root, recipe = run.sources.plan, run.options.data_root, phase.recipes[0]
     workers = max(r.workers for r in phase.recipes)
     networks = modules_of(run.sources, phase)
+    networks.whole |= whole or {}
     sets = [require_samples(opened(plan, view, root, device), view, phase.name) for view in phase.streams]
 
     def images(stream: int) -> Tensor:
         loader = Loader(sets[stream], SAMPLES, phase.seed, train=True, stream=stream)
         return next(iter(loader.epoch(0)))["inputs"].cpu()
 
-    warnings = verify(plan, phase, networks, images, run.sources.store, key)
-    phase_graph = run.assemble(plan, phase, networks)
-    parts = _parts(phase_graph)
-    if users_calls(parts):
+    def first() -> dict[str, Tensor]:
         plain = [Loader(d, recipe.batch_of(n), phase.seed, train=True, stream=n) for n, d in enumerate(sets)]
-        first = {n: t.cpu() for n, t in next(Streams(plain).epoch(0)).items()}
-        first |= dict.fromkeys(STEP_COUNTERS, torch.zeros(()))
-        half = recipe.precision in HALF
-        warnings += verify_calls(parts, first, half, weights=True, verdicts=run.sources.store, batch=key)
-    for warning in warnings:
-        run.events.note(f"{warning.code}: {warning.message}")
+        batch = {n: t.cpu() for n, t in next(Streams(plain).epoch(0)).items()}
+        return batch | dict.fromkeys(STEP_COUNTERS, torch.zeros(()))
+
+    store = run.sources.store
+    warnings = verify(plan, phase, networks, images, store)
+    phase_graph = run.assemble(plan, phase, networks)
+    if others := phase_graph.plain.others if phase_graph.plain is not None else []:
+        # The first step does not compare these.
+        graphs, labels = dict(networks.whole), [label for name in others for label in phase_graph.labels[name]]
+        warnings += verify(plan, phase, networks, images, store, batch=key, only=labels)
+        if networks.whole != graphs:
+            phase_graph = run.assemble(plan, phase, networks)
+    half = recipe.precision in HALF
+    warnings += verify_calls(_parts(phase_graph), first, half, weights=True, verdicts=store)
+    for warning in dict.fromkeys(f"{w.code}: {w.message}" for w in warnings):
+        run.events.note(warning)
     assert [f.name for f in phase_graph.ema_copies] == ema_copies(plan, phase)
     read = {*phase_graph.trainable_inputs, *(phase_graph.frozen_inputs if not phase_graph.stored else ())}
     loaders = [
@@ -141,7 +171,7 @@ def make_job(run: PhaseRun, phase: Phase, key: str, work: Work, device: torch.de
             return Loader(sets[stream], recipe.batch_of(stream), phase.seed, train=False, workers=workers)
 
         stored = Keeper(
-            plan, phase, phase_graph, run.sources.store, device, measuring, run.events, run.interrupt
+            plan, phase, phase_graph, run.sources.store, device, measuring, key, run.events, run.interrupt
         ).values()
     metric = phase.validations[0].metrics[0] if phase.validations else None
     return Job(
@@ -159,6 +189,7 @@ def make_job(run: PhaseRun, phase: Phase, key: str, work: Work, device: torch.de
         checkpoint_steps=run.options.checkpoint_steps,
         interrupt=run.interrupt,
         events=run.events,
+        patience=run.patience,
         span=phase.loss.span or phase.span,
     )
 
@@ -196,7 +227,7 @@ def _commit(run: PhaseRun, phase: Phase, key: PhaseKey, work: Work, training: Tr
         "finished": time.time(),
     }
     _check_code(run, phase)
-    artifact = work.commit(files)
+    artifact = run.patience.write(lambda: work.commit(files))
     run.events.phase_done(phase.name, summary["seconds"], summary)
     return artifact
 

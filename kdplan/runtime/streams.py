@@ -27,6 +27,10 @@ class Streams:
         """Steps in an epoch: the batches of the first stream."""
         return self._loaders.steps_per_epoch
 
+    def reseed(self, seed: int) -> None:
+        """Take other orders and augmentation from now on."""
+        self._loaders.reseed(seed)
+
     def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
         """The batches of `epoch` from its step `start` on: `inputs_0`, `labels_0`, `indices_0`, `inputs_1` …"""
         for batches in self._loaders.epoch(epoch, start):

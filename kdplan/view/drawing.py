@@ -64,7 +64,7 @@ def plan_drawing(plan: Plan, planned: Mapping[str, Planned], every: bool = False
         box = f"measure {name}"
         metrics = ", ".join(words.item(m) for m in measure.metrics)
         drawn.boxes[box] = Box(name, "measure", [metrics, f"{len(measure.rows)} rows"], family=box)
-        for view in measure.views:
+        for view in measure.every_view():
             _data_arrow(drawn, plan, view.data, box, words.view(view, data=False))
         for row in measure.rows:
             for version in row.target.versions:

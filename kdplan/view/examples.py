@@ -151,6 +151,7 @@ _IN_CONSTRUCTS = {
 _TABLES = (
     "optimizer",
     "schedule",
+    "policy",
     "model",
     "metric",
     "source",
@@ -310,6 +311,8 @@ def _choice(table: str, spec: Spec) -> Example:
         plan = f"{frame('quick')}\nrecipe quick {{ optimizer = {shown}  epochs = 10 }}\n"
     elif table == "schedule":
         plan = f"{frame('quick')}\nrecipe quick {{ optimizer = sgd(lr = 0.1)  schedule = {shown}  epochs = 100 }}\n"
+    elif table == "policy":
+        plan = f"{frame('quick')}\nrecipe quick {{ optimizer = sgd(lr = 0.1)  epochs = 10  on_nan = {shown} }}\n"
     elif table == "metric":
         plan = f"{frame()}\nmeasure shown of big, small@alone on digits.test {{ {shown} }}\n"
         if METRICS[spec.name].needs in ("features", "transfer"):
@@ -321,7 +324,8 @@ def _choice(table: str, spec: Spec) -> Example:
     elif table == "model" and spec.name == "detector":
         plan = _detection(network=shown)
     elif table == "source":
-        plan = f"data shown = {shown}\nmodel m = digits_net(classes = shown.classes)\nnetwork n = m\n"
+        use = 'use "my_data.py" as my_data\n' if spec.more else ""
+        plan = f"{use}data shown = {shown}\nmodel m = digits_net(classes = shown.classes)\nnetwork n = m\n"
     elif table == "transform":
         plan = f"{frame('digits')}\ndata digits = digits {{ augment = [{shown}] }}\n"
         if spec.name == "to_rgb":

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kdplan.runtime.measures.results import Curves, MeasureResult, Number, Panel
-from kdplan.runtime.store.atomic import write
+from kdplan.runtime.store.atomic import make_folder, write
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -63,7 +63,7 @@ def _draw(stem: Path, data: str, draw: Callable[[], Figure]) -> None:
     files = [stem.with_name(f"{stem.name}.{kind}") for kind in FORMATS]
     if all(f.is_file() for f in (note, *files)) and note.read_text(encoding="utf-8") == data:
         return
-    stem.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(stem.parent)
     figure = draw()
     for file in files:
         out, kind = BytesIO(), file.suffix[1:]

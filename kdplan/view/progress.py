@@ -89,6 +89,10 @@ class Tracker(NoEvents):
         """Set the phase's newest metrics."""
         self.tracks[name].metrics.update(metrics)
 
+    def stopped(self, name: str, step: int) -> None:
+        """Set the phase's step to that at which it stopped."""
+        self.tracks.setdefault(name, Track(name, "run")).step = step
+
     def phase_done(self, name: str, seconds: float, summary: Summary) -> None:
         """Set the phase's track to done, with its results."""
         track = self.tracks.setdefault(name, Track(name, "run"))

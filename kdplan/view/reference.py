@@ -21,6 +21,7 @@ from kdplan.ir.functions import GRADIENT, MATH, PLAN_FUNCTIONS, SHAPING, SIGNALS
 from kdplan.ir.kinds import NETWORKS
 from kdplan.ir.losses import LOSSES
 from kdplan.ir.optimizers import OPTIMIZERS, SCHEDULES
+from kdplan.ir.policies import POLICIES
 from kdplan.ir.spec import Kind, Param, SettingSpec, Spec
 from kdplan.nn.catalog import METRICS, MODELS
 from kdplan.resolve.choices import choices
@@ -37,6 +38,7 @@ TYPES = {
     "signal": ("an expression of signals", "cross_entropy(small.logits, labels)"),
     "optimizer": ("a row of the table of optimizers", "sgd(lr = 0.1)"),
     "schedule": ("a row of the table of schedules", "cosine()"),
+    "policy": ("a row of the table of policies", "skip"),
     "transforms": ("a list of transforms", "[flip()]"),
     "normalize": ("means and standard deviations, one number for each channel", "[[0.5], [0.25]]"),
     "split": ("a row of the table of splits", "per_class(train = 60)"),
@@ -61,6 +63,8 @@ HUNDREDS = {
     "KD07": "data and streams",
     "KD08": "recipes and running",
     "KD09": "the store and drawings",
+    "KD10": "code that a plan runs",
+    "KD11": "limits on evaluation",
 }
 
 
@@ -232,6 +236,13 @@ def schedules() -> str:
     return rows(["name", "what it does", "settings", "reads the length", "example"], body)
 
 
+def policies() -> str:
+    """What a recipe does about values that are not finite."""
+    specs = choices()["policy"]
+    body = [[code(n), s.doc, _of_settings(s.params), code(call(specs[n]))] for n, s in POLICIES.items()]
+    return rows(["name", "what it does", "settings", "example"], body)
+
+
 def models() -> str:
     """Architectures, with the types of their settings."""
     specs = choices()["model"]
@@ -321,6 +332,7 @@ SECTIONS: dict[str, Callable[[], str]] = {
     "signals": signals,
     "optimizers": optimizers,
     "schedules": schedules,
+    "policies": policies,
     "models": models,
     "metrics": metrics,
     "sources": sources,

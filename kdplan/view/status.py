@@ -12,7 +12,10 @@ from rich.table import Table
 from rich.text import Text
 
 from kdplan.ir.dag import Planned
+from kdplan.ir.lengths import step_count
+from kdplan.ir.plan import Plan
 from kdplan.runtime.store import Store, read_metrics
+from kdplan.runtime.store.inventory import measured
 from kdplan.runtime.store.work import RECORD_HEAD
 from kdplan.view import words
 
@@ -30,7 +33,9 @@ class Status:
     key: str
     state: str
     step: int | None = None
-    """The last step in the metrics."""
+    """The step that a run would go on from, which `kdplan plan` shows too; of a phase that is done, its last one."""
+    seen: int | None = None
+    """The last step in the metrics: those after `step` would run again."""
     total: int | None = None
     metrics: dict[str, float] | None = None
     """The newest value of each logged number."""
@@ -42,16 +47,14 @@ class Status:
     problem: str | None = None
 
 
-def status(planned: Mapping[str, Planned], store: Store) -> list[Status]:
-    """Return the states of the phases, in the order of `planned`."""
-    entries = {e.key: e for e in store.entries()}
+def status(planned: Mapping[str, Planned], store: Store, plan: Plan | None = None) -> list[Status]:
+    """Return the states of the phases, in the order of `planned`; the lengths of phases are those of the `plan`."""
     states = []
     for name, p in planned.items():
         state: str = store.state(p.key)
-        row = Status(name, p.key, state, total=p.cost.steps if p.cost is not None else None)
-        if p.key in entries:
-            row.bytes = entries[p.key].bytes
-            row.age = max(0.0, time.time() - entries[p.key].modified)
+        row = Status(name, p.key, state, total=step_count(plan, plan.phases[name]) if plan is not None else None)
+        row.bytes, written = measured(store.phase_folder(p.key) if state == "done" else store.work_folder(p.key))
+        row.age = max(0.0, time.time() - written) if written else None
         if state == "done":
             row.problem = store.problem(p.key)
             row.state = "corrupt" if row.problem else "done"
@@ -60,7 +63,8 @@ def status(planned: Mapping[str, Planned], store: Store) -> list[Status]:
             records = read_metrics(store.work_folder(p.key) / "metrics.jsonl")
             holder = store.holder(p.key)
             row.who = f"process {holder.pid} on {holder.host} since {holder.since}" if holder is not None else ""
-        row.step = next((r["step"] for r in reversed(records) if isinstance(r.get("step"), int)), None)
+        row.seen = next((r["step"] for r in reversed(records) if isinstance(r.get("step"), int)), None)
+        row.step = row.seen if row.state == "done" else store.resume_step(p.key)
         row.metrics = _numbers(records)
         states.append(row)
     return states
@@ -85,21 +89,24 @@ def status_table(states: list[Status], store: Store) -> Table:
     table.add_column("written", justify="right", no_wrap=True)
     table.add_column("", overflow="fold")
     for s in states:
-        of = f" / {words.count(s.total)}" if s.total and s.state != "done" else ""
+        of = f" / {s.total}" if s.total and s.state != "done" else ""
         step = f"{s.step}{of}" if s.step is not None else ""
+        step += f", seen {s.seen}" if s.seen is not None and s.seen != s.step else ""
         numbers = ", ".join(f"{n} {words.plain_number(v)}" for n, v in list((s.metrics or {}).items())[:4])
         size = words.size(s.bytes) if s.bytes else ""
         age = f"{words.seconds(s.age)} ago" if s.age is not None else ""
         state = Text(s.state, style=STYLES[s.state])
         table.add_row(Text(s.name), state, step, numbers, size, age, Text(s.problem or s.who))
-    total = sum(e.bytes for e in store.entries())
+    total = measured(store.root)[0]
     table.caption = Text(f"{store.root}: {words.size(total)} in all, with other plans")
     return table
 
 
-def print_status(planned: Mapping[str, Planned], store: Store, console: Console | None = None) -> None:
+def print_status(
+    planned: Mapping[str, Planned], store: Store, console: Console | None = None, plan: Plan | None = None
+) -> None:
     """Print the states of the phases."""
-    (console or words.console()).print(status_table(status(planned, store), store))
+    (console or words.console()).print(status_table(status(planned, store, plan), store))
 
 
 def to_json(states: list[Status]) -> dict[str, Any]:

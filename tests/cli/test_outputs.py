@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -89,3 +91,20 @@ def test_json_of_a_refusal(kdplan: Kdplan, folder: Path) -> None:
     """`check --format json` gives it as JSON."""
     (folder / "net.py").write_text("")
     assert json.loads(kdplan("check", "net.py", "--format", "json").out)[0]["code"] == "KD0018"
+
+
+def test_a_probe_that_was_killed_leaves_nothing_for_long(kdplan: Kdplan, folder: Path) -> None:
+    """Before a run, a folder is made where it will write; the next probe there removes that of a killed process."""
+    code = """
+import os, signal
+from pathlib import Path
+from kdplan.runtime.store.atomic import scratch
+with scratch(Path("tables")):
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+    (folder / "tables").mkdir()
+    (folder / "tables" / ".new-mine").write_text("a name that a user may have")
+    subprocess.run([sys.executable, "-c", code], check=False)
+    assert len(list((folder / "tables").iterdir())) == 2
+    assert kdplan("run", "a.kd", "--csv", "tables").code == 0
+    assert sorted(p.name for p in (folder / "tables").iterdir()) == [".new-mine", "table.csv"]

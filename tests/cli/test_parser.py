@@ -9,9 +9,13 @@ import pytest
 from kdplan.cli.parser import parser
 
 
-def commands() -> dict[str, argparse.ArgumentParser]:
-    (subparsers,) = [a for a in parser()._actions if isinstance(a, argparse._SubParsersAction)]
-    return dict(subparsers.choices)
+def commands(of: argparse.ArgumentParser | None = None, head: str = "") -> dict[str, argparse.ArgumentParser]:
+    """Every command by its words: `run`, `store ls`."""
+    result = {}
+    for action in (of or parser())._actions:
+        for name, command in action.choices.items() if isinstance(action, argparse._SubParsersAction) else ():
+            result |= commands(command, f"{head}{name} ") or {f"{head}{name}": command}
+    return result
 
 
 @pytest.mark.parametrize("name", commands())
@@ -25,7 +29,7 @@ def test_commands_and_options_are_described(name: str) -> None:
 @pytest.mark.parametrize("name", commands())
 def test_each_command_calls_the_function_of_its_name(name: str) -> None:
     function = commands()[name].get_default("command")
-    assert function.__name__ == name
+    assert function.__name__ == name.rpartition(" ")[2]
     assert function.__doc__.startswith(f"`kdplan {name}"), "its docstring begins with how it is called"
 
 
@@ -33,5 +37,5 @@ def test_help_fits_a_terminal(capsys: pytest.CaptureFixture[str], monkeypatch: p
     monkeypatch.setenv("COLUMNS", "80")
     for name in commands():
         with pytest.raises(SystemExit):
-            parser().parse_args([name, "--help"])
+            parser().parse_args([*name.split(), "--help"])
         assert max(map(len, capsys.readouterr().out.splitlines())) <= 80

@@ -68,6 +68,20 @@ def test_status_after_a_run(kdplan: Kdplan, done: Path) -> None:
     assert "done" in kdplan("status", "a.kd").out
 
 
+def test_status_and_plan_say_the_same_step(kdplan: Kdplan, folder: Path) -> None:
+    key = kdplan("plan", "a.kd", "--no-cost", "--json").phases["big@train"]["key"]
+    with Store(folder / ".kdplan").begin(key) as work:
+        work.log({"step": 7, "epoch": 1, "loss": 2.0})
+        work.save_checkpoint(7, {}, {})
+        work.log({"step": 9, "epoch": 1, "loss": 1.5})
+    states = {p["name"]: p for p in kdplan("status", "a.kd", "--json").json["phases"]}
+    assert (states["big@train"]["step"], states["big@train"]["seen"]) == (7, 9)
+    total = states["big@train"]["total"]
+    assert f"7 / {total}, seen 9" in kdplan("status", "a.kd").out
+    assert "at step 7" in kdplan("why", "a.kd", "big@train").out
+    assert kdplan("plan", "a.kd", "--json").phases["big@train"]["resume_step"] == 7
+
+
 def test_export(kdplan: Kdplan, done: Path) -> None:
     import torch
 

@@ -9,13 +9,19 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from kdplan.cli import main as kdplan
-from kdplan.compile import check_text
+from kdplan.compile import check_text, compile_source
+from kdplan.data.dataset import open_view
+from kdplan.data.loader import Loader
+from kdplan.data.view import ViewSpec
+from kdplan.diagnostics.span import Source
 from kdplan.graph.build import Builder
 from kdplan.graph.compare import Verdict, compare_call
+from kdplan.graph.inspect import fresh
 from kdplan.graph.kept import Kept
 from kdplan.ir.user_code import module_of_file
 from tests.conformance.plain import batches, loop, same
@@ -214,3 +220,81 @@ def test_what_can_be_called_is_a_loss(definition: str, tmp_path: Path) -> None:
 
     write_files(tmp_path, definition + "\n", LOSS)
     assert check_text(LOSS, folder=tmp_path) == []
+
+
+FROZEN = {
+    "NumPy": "return torch.from_numpy(np.clip(z.numpy(), -1, 1) * 2)",
+    "NumPy of a detached value": "return torch.from_numpy(z.detach().cpu().numpy().copy())",
+    "numbers": "return torch.tensor(z.tolist())",
+    "a number": "return z * float(z.abs().mean())",
+    "in place": "z.clamp_(-1, 1)\nreturn z",
+    "in place by index": "z[:, 0] = 0\nreturn z * 2",
+    "a question about gradients": "assert not z.requires_grad\nreturn z * 1",
+    "a flag": "return z.requires_grad_(False)",
+}
+
+
+@pytest.mark.parametrize("frozen", ["live", "stored"])
+@pytest.mark.parametrize("kind", FROZEN)
+def test_a_function_of_frozen_values_may_do_what_needs_no_gradient(kind: str, frozen: str, tmp_path: Path) -> None:
+    """Its value is that of the same function of torch: the trained weights are equal to those of a plain loop."""
+    body = "\n    ".join(FROZEN[kind].splitlines())
+    (tmp_path / "my.py").write_text(f"import numpy as np\nimport torch\n\n\ndef f(z):\n    {body}\n")
+    text = f"""
+    use "my.py" as my
+    data digits = digits {{ limit = 128 }}
+    recipe quick {{ optimizer = sgd(lr = 0.1)  epochs = 2  batch = 64  frozen = {frozen} }}
+    network big = digits_net(width = 4)
+    network small = digits_net(width = 2) {{ seed = 1 }}
+    phase kd of small on digits with quick {{ loss = mse(small.logits, my.f(big@init.logits)) }}
+    """
+    assert check_text(text, folder=tmp_path) == []
+    plan = tmp_path / "plan.kd"
+    plan.write_text(text)
+    assert kdplan(["run", str(plan), "--store", str(tmp_path / "store")]) == 0
+    compiled = compile_source(Source("plan.kd", text), tmp_path)
+    small, big = (fresh(compiled.plan.networks[n]) for n in ("small", "big"))
+    f = module_of_file(tmp_path / "my.py").f
+    optimizer = torch.optim.SGD(small.train().parameters(), lr=0.1)
+    data = open_view(ViewSpec("digits", limit=128), None)
+    for epoch in range(2):
+        for batch in Loader(data, 64, 0, train=True).epoch(epoch):
+            optimizer.zero_grad()
+            with torch.no_grad():
+                wanted = f(big(batch["inputs"]))
+            F.mse_loss(small(batch["inputs"]), wanted).backward()
+            optimizer.step()
+    (folder,) = (tmp_path / "store" / "phases").iterdir()
+    trained = load_file(folder / "weights-0-last.safetensors")
+    for name, value in small.state_dict().items():
+        assert torch.allclose(trained[name], value, atol=1e-5), name
+
+
+@pytest.mark.parametrize(
+    "code",
+    ["return torch.from_numpy(z.numpy() * 2)", "return z * float(z.mean())", "return z[z > 0]"],
+)
+def test_a_function_that_needs_a_gradient_may_not(code: str, tmp_path: Path) -> None:
+    (tmp_path / "my.py").write_text(f"import torch\n\n\ndef f(z):\n    {code}\n")
+    text = """
+    use "my.py" as my
+    data digits = digits { limit = 128 }
+    recipe quick { optimizer = sgd(lr = 0.1)  epochs = 1 }
+    network small = digits_net(width = 2)
+    phase alone of small on digits with quick { loss = mean(my.f(small.logits)) }
+    """
+    assert [d.code for d in check_text(text, folder=tmp_path)] == ["KD0506"]
+
+
+def test_a_shape_that_depends_on_frozen_values_is_an_error(tmp_path: Path) -> None:
+    (tmp_path / "my.py").write_text("def f(z):\n    return z[z > 0].mean() + z[z > 0]\n")
+    text = """
+    use "my.py" as my
+    data digits = digits { limit = 128 }
+    recipe quick { optimizer = sgd(lr = 0.1)  epochs = 1 }
+    network big = digits_net(width = 2)
+    network small = digits_net(width = 2) { seed = 1 }
+    phase kd of small on digits with quick { loss = mean(small.logits) * mean(my.f(big@init.logits)) }
+    """
+    (problem,) = check_text(text, folder=tmp_path)
+    assert problem.code == "KD0506" and "the values of a tensor decide a shape" in problem.message

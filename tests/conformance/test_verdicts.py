@@ -83,9 +83,18 @@ def test_nobody_waits_twice(folder: Path, calls: Calls) -> None:
     assert set(calls("check", "plan.kd")) == {"x", "f"}
 
 
-def test_a_run_keeps_what_its_first_batch_showed(folder: Path, calls: Calls) -> None:
-    calls("run", "plan.kd")
-    assert len(list((folder / "store" / "verdicts").iterdir())) == 4  # drawn and real, a network and a function
+def test_a_run_does_one_step_more(folder: Path, calls: Calls) -> None:
+    calls("check", "plan.kd")
+    # The first step is computed with the network as it is, too; the function is called in it and in both steps.
+    assert calls("run", "plan.kd") == "xfff"
+    assert len(list((folder / "store" / "verdicts").iterdir())) == 2
+
+
+def test_another_phase_shares_the_verdicts(folder: Path, calls: Calls) -> None:
+    calls("check", "plan.kd")
+    another = PLAN.splitlines()[-1].replace("phase alone of small", "phase more of small@alone")
+    (folder / "plan.kd").write_text(f"{PLAN}{another}\n")
+    assert calls("check", "plan.kd") == ""
 
 
 def test_without_a_store_none_is_made(folder: Path, calls: Calls) -> None:

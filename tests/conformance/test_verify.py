@@ -17,8 +17,8 @@ from kdplan.compile import check_text, compile_source
 from kdplan.diagnostics.span import Source
 from kdplan.graph.compare import Verdict, compare
 from kdplan.graph.inspect import fresh
+from kdplan.graph.state import is_users
 from kdplan.graph.trace import trace
-from kdplan.graph.verify import is_users
 from tests.conformance.test_state import IN_THE_GRAPH, WHOLE, Stateful, Step
 
 X = (torch.linspace(-1, 1, 24).reshape(6, 4),)
@@ -224,6 +224,16 @@ def test_two_calls_of_a_network_with_dropout_differ(tmp_path: Path) -> None:
     (tmp_path / "once").mkdir()
     _, once = run(tmp_path / "once", write(tmp_path / "once", body, loss.replace("small(inputs)", "small")))
     assert twice > once
+
+
+def test_all_values_of_one_call_with_dropout_are_of_one_draw(tmp_path: Path) -> None:
+    body = "return self.head(self.drop(f))"
+    text = write(tmp_path, body, "cross_entropy(a.logits, labels) + 1000 * mse(small.head(b.drop), b.logits)")
+    text = text.replace("loss =", "def a = small(inputs)  def b = small(inputs)  loss =")
+    _, twice = run(tmp_path, text)
+    (tmp_path / "alone").mkdir()
+    _, alone = run(tmp_path / "alone", write(tmp_path / "alone", body, "cross_entropy(small.logits, labels)"))
+    assert twice == pytest.approx(alone)
 
 
 def test_state_in_a_buffer_that_is_not_persistent_is_a_warning(tmp_path: Path) -> None:

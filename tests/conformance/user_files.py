@@ -26,7 +26,8 @@ recipe quick { optimizer = sgd(lr = 0.01)  steps = 30  batch = 32 }
 student small = digits_net(width = 2)
 phase alone of small on digits with quick { loss = cross_entropy(small.logits, labels) + my.f(small.logits) }
 """
-DATA = """data own = source("mine.py:make")
+DATA = """use "mine.py" as my
+data own = source("mine.py:make")
 recipe quick { optimizer = sgd(lr = 0.01)  steps = 3  batch = 32 }
 student small = mlp(inputs = 4)
 phase alone of small on own with quick { loss = cross_entropy(small.logits, labels) }

@@ -196,7 +196,7 @@ def test_one_class_under_two_names(tmp_path: Path) -> None:
         "    return {'train': (x, y), 'test': (x, y), 'classes': ['Blue Jay', 'crow', 'blue_jay', 'wren']}\n"
     )
     text = ka(teachers=TEACHERS.replace("random(parts = 2, seed = 0)", "[0..1, 2..3]"))
-    text = text.replace("data digits = digits", f'data digits = source("{tmp_path}/own.py:birds")')
+    text = text.replace("data digits = digits", 'use "own.py" as my\ndata digits = source("own.py:birds")')
     text = text.replace("half of digits = [0..1, 2..3]", "half of digits { a = 0..1  b = 2..3 }")
     [diagnostic] = check_text(text, folder=tmp_path)
     assert diagnostic.code == "KD0294" and diagnostic.span is not None and diagnostic.span.text == "from t[*]"

@@ -62,7 +62,7 @@ def test_it_goes_on_from_another_version() -> None:
     assert [(m.upto, m.since) for m in trainees] == [
         (["layer1"], []),
         (["layer2"], ["layer1"]),
-        (["output"], ["layer2"]),
+        (["logits"], ["layer2"]),
     ]
 
 

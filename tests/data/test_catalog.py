@@ -17,6 +17,7 @@ from kdplan.data.sources.cifar import pickled_part, read_pickle
 from kdplan.data.transforms import TRANSFORMS
 from kdplan.diagnostics.report import PlanError
 from kdplan.ir.plan import Data, Item, Plan, View
+from kdplan.ir.trust import trusting
 from kdplan.passes.keys import view_content
 
 EIGHT = [4, 2, 5, 6, 4, 9, 5, 7]  # a changed split would change what every finished run meant
@@ -214,12 +215,18 @@ def test_a_users_function(tmp_path):
     assert d.mean == (0.5,) and d.classes == ("0",)
 
 
-def test_a_users_module_in_the_working_folder(tmp_path, monkeypatch):
+def test_a_users_package_that_is_installed(tmp_path, monkeypatch):
     (tmp_path / "mine_as_module.py").write_text(USER)
     monkeypatch.chdir(tmp_path)
     before = list(sys.path)
-    assert describe("source", {"function": "mine_as_module:make"}, None).splits["test"] == 2
-    assert sys.path == before
+    with trusting(["mine_as_module"]), pytest.raises(PlanError, match=r"KD0718: .* No module named"):
+        describe("source", {"function": "mine_as_module:make"}, None)  # the working folder holds no packages
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(PlanError, match="KD1003"):
+        describe("source", {"function": "mine_as_module:make"}, None)
+    with trusting(["mine_as_module"]):
+        assert describe("source", {"function": "mine_as_module:make"}, None).splits["test"] == 2
+    assert sys.path[1:] == before
 
 
 def test_fingerprints_follow_content_not_places(tmp_path):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import time
 import unicodedata
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from PIL import Image
 from kdplan.compile import Compiled, compile_source, inspect
 from kdplan.data.catalog import describe, open_source
 from kdplan.data.dataset import open_view
+from kdplan.data.files import HashCache
 from kdplan.data.images import pixels
 from kdplan.data.view import ViewSpec
 from kdplan.diagnostics.report import Diagnostic, PlanError
@@ -271,3 +273,23 @@ def test_arrays_that_are_none_are_known_before_training(
         compile_source(Source("plan.kd", 'data mine = arrays("a.npz")'), tmp_path, tmp_path)
     (d,) = e.value.diagnostics
     assert d.code == code and words in d.message, d.message
+
+
+def test_leftovers_beside_the_remembered_hashes_go_after_a_day(tmp_path: Path) -> None:
+    """A killed process may have been writing there; a process that runs may still be."""
+    cache, data = tmp_path / "cache", tmp_path / "data.bin"
+    cache.mkdir()
+    data.write_bytes(b"1")
+    for name, age in (
+        ("hashes-a.tmp", 90_000),
+        ("coco-b.tmp", 90_000),
+        ("hashes-c.tmp", 3_600),
+        ("coco-d.npz", 90_000),
+    ):
+        (cache / name).touch()
+        os.utime(cache / name, (time.time() - age,) * 2)
+    os.utime(data, (0, 0))
+    hashes = HashCache(cache)
+    hashes.of_file(data)
+    hashes.save()
+    assert sorted(p.name for p in cache.iterdir()) == ["coco-d.npz", "hashes-c.tmp", "hashes.json"]

@@ -295,7 +295,7 @@ def test_images_of_many_sizes(tmp_path: Path) -> None:
 def test_data_without_classes(tmp_path: Path) -> None:
     code = "import numpy as np\ndef data():\n    return {'train': (np.zeros((4, 1, 8, 8), np.uint8), None)}\n"
     (tmp_path / "own.py").write_text(code)
-    text = f'data own = source("{tmp_path}/own.py:data")\nstudent small = digits_net(classes = own.classes)'
+    text = 'use "own.py" as my\ndata own = source("own.py:data")\nstudent small = digits_net(classes = own.classes)'
     assert reported(text, tmp_path, tmp_path) == [("KD0707", "own.classes")]
 
 

@@ -132,6 +132,34 @@ def test_a_few_kinds_of_file(stores: Stores, capsys: pytest.CaptureFixture[str])
         check(stores, draw, draw.choice(paths), capsys)
 
 
+def test_verify_sees_every_change(stores: Stores, capsys: pytest.CaptureFixture[str]) -> None:
+    """A flipped bit, a cut, and a missing file, in one file of each kind."""
+    store = stores.folder / "verified"
+    shutil.rmtree(store, ignore_errors=True)
+    shutil.copytree(stores.stopped, store)
+    assert main(["store", "verify", "--store", str(store)]) == 0
+    draw, seen = random.Random(3), 0
+    for paths in stores.kinds():
+        path = store / draw.choice(paths)
+        content = path.read_bytes()
+        if not content:
+            continue  # locks, and names of readers
+        flipped = bytearray(content)
+        flipped[draw.randrange(len(content))] ^= 1 << draw.randrange(8)
+        for changed in (bytes(flipped), content[:-1], content[: len(content) // 2], b""):
+            path.write_bytes(changed)
+            code = main(["store", "verify", "--store", str(store)])
+            running = path.name == "metrics.jsonl" and path.parent.parent.name == "work"
+            same = (
+                running and not changed.endswith(b"\n")
+            ) or changed + b"\n" == content  # a kill may cut the last line
+            assert code == 4 or same, (path, changed)
+        path.write_bytes(content)
+        seen += 1
+    assert seen > 15 and main(["store", "verify", "--store", str(store)]) == 0
+    assert "Traceback" not in capsys.readouterr().out
+
+
 @pytest.mark.slow
 def test_many_changes(stores: Stores, capsys: pytest.CaptureFixture[str]) -> None:
     stores.logged = logged(stores, capsys)  # type: ignore[attr-defined]

@@ -10,8 +10,9 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from kdplan.graph.build import Builder, JoinedPhase
+from kdplan.graph.build import Builder
 from kdplan.graph.freeze import split
+from kdplan.graph.joined import JoinedPhase
 from kdplan.graph.prune import prune
 from tests.graph.networks import CASES, batch, hooked_step
 

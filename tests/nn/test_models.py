@@ -13,6 +13,7 @@ from torch import nn
 
 from kdplan.graph.trace import trace
 from kdplan.ir import user_code
+from kdplan.ir.trust import trusting
 from kdplan.nn.catalog import MODELS
 from kdplan.nn.models import create, find, initialise
 from kdplan.nn.models.zoo import load_fitted
@@ -261,7 +262,7 @@ def test_users_own_networks(tmp_path: Path) -> None:
         ("resnet20", "there is no network `resnet20`"),
         ("cifar_resnt", "did you mean `cifar_resnet`"),
     ]:
-        with pytest.raises(ValueError, match=message):
+        with trusting(["no"]), pytest.raises(ValueError, match=message):
             create(factory)
     with pytest.raises(ValueError, match="needs `in_features`"):
         create("torch.nn:Linear", out_features=3)

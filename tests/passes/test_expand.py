@@ -7,9 +7,11 @@ from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from kdplan.compile import Compiled, compile_source
 from kdplan.diagnostics.span import Source
+from kdplan.ir import expr as ir
 from kdplan.passes.expand import Namer, expand
 from tests.conftest import root_for
 from tests.passes.plans import BIG, HEAD, Model, codes, compiled, keys, models
@@ -198,3 +200,76 @@ branches one of plain from layer2 on digits with quick {
     written = expand(first.plan)
     assert "head = fc(12) -> sc(8" in written
     assert [k.key for k in compiled(written).keys.values()] == [k.key for k in first.keys.values()]
+
+
+PATHS = ("logits", "probabilities", "layer1", "fc", "output")
+READS = st.lists(st.tuples(st.integers(0, 3), st.sampled_from(PATHS)), min_size=1, max_size=8)
+
+
+def draws(text: str) -> list[tuple[str, int]]:
+    """The path and the draw of every tap in the loss of phase `p`."""
+    taps = [e for e in ir.walk(compiled(HEAD + BIG + text).plan.phases["p"].loss) if isinstance(e, ir.Tap)]
+    return [(e.path or "output", e.call) for e in taps]
+
+
+def calls_of(reads: list[tuple[int, str]], logged: bool) -> str:
+    """A phase that reads values of four calls and of the network itself."""
+    values = [f"mean({('small', 'a', 'b', 'c')[i]}.{path})" for i, path in reads]
+    term = f"def term = {values[0]}" if logged else ""
+    return f"""
+        def a = small(inputs)
+        phase p of small on digits with quick {{
+          def b = small(inputs)
+          def c = small(inputs)
+          {term}
+          loss = {" + ".join([*values, "term" if logged else "0 * mean(small.fc)"])}
+        }}
+    """
+
+
+@settings(max_examples=60, deadline=None, derandomize=True)
+@given(READS, st.booleans())
+def test_calls_that_share_a_draw_share_it_when_they_are_written_out(reads: list[tuple[int, str]], logged: bool) -> None:
+    expands(compiled(HEAD + BIG + calls_of(reads, logged)))
+
+
+@pytest.mark.parametrize(
+    "loss",
+    [
+        "mse(small(inputs).logits, small(inputs).logits) * mean(small(inputs).fc)",
+        "kd(teacher = small(inputs).logits, student = small(inputs).logits)",
+        "sum(mean(small(inputs).logits) for i in 1..3)",
+        "sum(mse(small.fc(small(inputs).features), small.fc(small(inputs).features)) for i in 1..2)",
+        "mse(*)".replace("*", ", ".join(["through(small(inputs).layer1, small.fc, from = layer1)"] * 2)),
+        "mse(twice(inputs), twice(inputs))",
+        "mean(small(small(inputs).conv).fc) + mean(small(small(inputs).conv).fc)",
+    ],
+)
+def test_calls_of_calls_keep_their_keys(loss: str) -> None:
+    expands(compiled(HEAD + BIG + f"""
+        def twice(x) = mean(small(x).logits) + mean(small(x).logits)
+        phase p of small on digits with quick {{ def again = {loss}  loss = again }}
+    """))  # fmt: skip
+
+
+def test_all_values_of_one_call_are_of_one_draw() -> None:
+    text = """
+        phase p of small on digits with quick {
+          def a = small(inputs)
+          def b = small(inputs)
+          loss = mean(a.logits) + mean(b.layer1) + mean(b.logits) + mean(a.layer1)
+        }
+    """
+    assert draws(text) == [("logits", 0), ("layer1", 1), ("logits", 1), ("layer1", 0)]
+
+
+def test_a_definition_is_one_call_and_each_turn_of_a_comprehension_another() -> None:
+    phase = "phase p of small on digits with quick {{ loss = {} }}"
+    outside = "def a = small(inputs)\n" + phase.format("mean(a.logits) + mean(a.logits)")
+    assert draws(outside) == [("logits", 0), ("logits", 0)]
+    turns = phase.format("sum(mean(small(inputs).logits) for i in 1..3)")
+    assert draws(turns) == [("logits", 0), ("logits", 1), ("logits", 2)]
+    words = phase.format("mean(small(inputs).logits) + mean(small(inputs).probabilities) + mean(small(inputs))")
+    assert draws(words) == [("logits", 0), ("probabilities", 1), ("logits", 2)]
+    bare = phase.format("mean(small.logits) + mean(small(inputs).logits)")
+    assert draws(bare) == [("logits", 0), ("logits", 0)]

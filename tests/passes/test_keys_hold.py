@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections import Counter
 
 import networkx as nx
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kdplan.compile import compile_plan
 from kdplan.diagnostics.span import Source
 from kdplan.syntax.format import format_text
-from tests.passes.plans import Decl, Model, bag, compiled, keys, models
+from tests.passes.plans import BIG, HEAD, Decl, Model, bag, compiled, keys, models
 
 few = settings(max_examples=25, deadline=None, derandomize=True)
 
@@ -70,3 +71,27 @@ def test_compiling_the_core_plan_again_gives_the_same_keys(model: Model) -> None
     first = compiled(model.text())
     again = compile_plan(first.plan)
     assert Counter(k.key for k in again.keys.values()) == Counter(k.key for k in first.keys.values())
+
+
+ONE_VALUE = {
+    "cross_entropy({}, labels)": ("small.logits", "small.output", "small(inputs)", "small(inputs).logits"),
+    "kd(small.logits, {})": ("big.logits", "big.output", "big(inputs)", "big@train.logits"),
+    "mean(through(small.layer1, {}, from = layer1))": ("small.logits", "small.output"),
+    "mean(small.fc({}))": ("small.features", "small(inputs).features"),
+}
+
+
+def _key(loss: str = "mean(small.logits)", of: str = "small", measure: str = "") -> str:
+    return keys(f"{HEAD}{BIG}phase p of {of} on digits with quick {{ {measure} loss = {loss} }}\n")["p"]
+
+
+@pytest.mark.parametrize("loss", ONE_VALUE)
+def test_names_of_one_value_have_one_key(loss: str) -> None:
+    assert len({_key(loss.format(word)) for word in ONE_VALUE[loss]}) == 1
+
+
+def test_names_of_one_value_have_one_key_where_a_phase_names_it() -> None:
+    words = ("small.logits", "small.output")
+    assert len({_key(of=f"upto({word})") for word in words}) == 1
+    assert len({_key(of=f"upto({word}, from = layer1)") for word in words}) == 1
+    assert len({_key(measure=f"measure of {word} on digits.test {{ top1 }}") for word in words}) == 1

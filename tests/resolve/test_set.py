@@ -18,7 +18,6 @@ from tests.golden.phase_keys import PLANS, ROOT
 from tests.passes.plans import HEAD, codes, compiled, keys
 
 ONE_VALUE = {
-    "KD0410": "data and metrics of a measure do not follow an axis",
     "KD0507": "no such network is there: a residual network of depth 55",
     "KD0243": "a part that is out of range: one part, an epoch behind the last",
 }

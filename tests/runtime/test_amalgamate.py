@@ -61,6 +61,7 @@ def test_labels_are_never_read(tmp_path: Path) -> None:
     """Images without labels, and with wrong ones, give the same student bit for bit."""
     (tmp_path / "own.py").write_text(OWN)
     text = START.replace("= digits { limit = 512 }", f'= source("{tmp_path}/own.py:digits")')
+    text = f'use "{tmp_path}/own.py" as my\n{text}'
     states = []
     for labels in ("right", "wrong", "none"):
         more = f'data bare = source("{tmp_path}/own.py:digits", labels = "{labels}")\n'

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from kdplan.graph.phase_graph import PhaseGraph
+from kdplan.ir.dag import Cost
 from kdplan.ir.expr import Call, InTraining, Op, StreamField, Tap, Version
 from kdplan.ir.origins import EmaOf
 from kdplan.ir.plan import ClassSet, Item, Network, Phase, Plan, Trainee, View
@@ -22,6 +23,7 @@ from kdplan.runtime.execute import RunResult, run_plan
 from kdplan.runtime.loop import Training
 from kdplan.runtime.networks import materialise
 from kdplan.runtime.options import RunOptions
+from kdplan.runtime.out_of_memory import out_of_memory
 from kdplan.runtime.store import Store
 from kdplan.runtime.versions import Sources
 from tests.runtime.small import assemble, digits_plan, hard, keys, logits, planned, recipe, same
@@ -138,6 +140,16 @@ def test_out_of_memory(tmp_path: Path) -> None:
     result, _ = run(digits_plan(), tmp_path, assemble=hungry)
     problem = result.failed["train"].diagnostics[0]
     assert problem.code == "KD0813" and "accumulate" in str(problem.help)
+
+
+def test_out_of_memory_says_what_was_predicted() -> None:
+    phase = digits_plan().phases["train"]
+    cost = Cost(1, 1, 1, 1, activation_bytes=3_000_000_000, weight_bytes=500_000_000, disk_bytes=1)
+    (problem,) = out_of_memory(phase, torch.device("cpu"), cost).diagnostics
+    assert "3 GB of activations at `batch = " in problem.message and "0.5 GB of weights" in problem.message
+    assert "`batch`" in str(problem.help)
+    heavy = replace(cost, weight_bytes=4_000_000_000)
+    assert "smaller network" in str(out_of_memory(phase, torch.device("cpu"), heavy).diagnostics[0].help)
 
 
 def test_gpu_where_none_is(tmp_path: Path) -> None:

@@ -120,7 +120,7 @@ def test_resumed_equals_uninterrupted(tmp_path: Path, optimizer: str, channels_l
         channels_last=channels_last,
     )
     whole, parts = network(), network()
-    train(tmp_path / "a", change, whole)
+    one = train(tmp_path / "a", change, whole)
     for stop in (3, 4, 9):
         interrupt = StopAt(stop)
         with Store(tmp_path / "b").begin("k") as work:
@@ -129,10 +129,9 @@ def test_resumed_equals_uninterrupted(tmp_path: Path, optimizer: str, channels_l
             with pytest.raises(Interrupted):
                 training.run()
             assert training.step == stop
-    train(tmp_path / "b", change, parts)
+    other = train(tmp_path / "b", change, parts)
     assert same(whole, parts)
-    kept = [tmp_path / x / "work" / "k" / "metrics.jsonl" for x in "ab"]
-    a, b = ([{k: v for k, v in r.items() if k != "seconds"} for r in read_metrics(p)] for p in kept)
+    a, b = ([{k: v for k, v in r.items() if k != "seconds"} for r in ended.history] for ended in (one, other))
     assert a == b and len(a) == 2
 
 

@@ -22,6 +22,7 @@ from kdplan.runtime.store import (
     Work,
     phase_json,
 )
+from kdplan.runtime.store.inventory import entries, state_of
 from kdplan.runtime.store.work import read_metrics
 
 WEIGHTS = save({"w": numpy.arange(1000, dtype=numpy.float32)})
@@ -224,12 +225,13 @@ def test_entries_and_drop(store: Store) -> None:
     finish(store, "done")
     with store.begin("half") as work:
         checkpoint(work, 5)
-    entries = {e.key: e for e in store.entries()}
-    assert entries["done"].state == "done" and entries["half"].state == "interrupted"
-    assert entries["done"].bytes > len(WEIGHTS)
+    kinds = {e.key: e for e in entries(store)}
+    assert state_of(store, kinds["done"].kind, "done") == "done"
+    assert state_of(store, kinds["half"].kind, "half") == "interrupted"
+    assert kinds["done"].bytes > len(WEIGHTS)
     store.drop("done")
     store.drop("half")
-    assert store.entries() == [] and store.state("half") == "missing"
+    assert entries(store) == [] and store.state("half") == "missing"
 
 
 def test_leftovers_of_killed_writers_are_swept(store: Store) -> None:
@@ -247,7 +249,7 @@ def test_leftovers_of_killed_writers_are_swept(store: Store) -> None:
 
 
 def test_nothing_is_written_by_looking(store: Store) -> None:
-    store.has("k1"), store.state("k1"), store.entries(), store.last_keys("a.kd"), store.speeds(), store.sweep()
+    store.has("k1"), store.state("k1"), entries(store), store.last_keys("a.kd"), store.speeds(), store.sweep()
     assert not store.root.exists()
 
 

@@ -85,7 +85,7 @@ def test_two_in_one_process(store: Store) -> None:
 
 def test_recycled_process_number_is_not_the_holder(store: Store) -> None:
     with store.begin("k1") as work:
-        work.log({"step": 1})
+        work.save_checkpoint(1, {}, {})
         data = json.loads((work.folder / "holder.json").read_text())
     data["token"] = "another-start"
     (work.folder / "holder.json").write_text(json.dumps(data))

@@ -98,7 +98,7 @@ def test_full_small_disk(small_disk: Path) -> None:
         for _ in range(10_000):
             work.log({"step": 3, "text": "x" * 1000})
     with pytest.raises(StoreUnwritable):
-        store.remember("a.kd", {str(i): "x" * 64 for i in range(1000)})
+        store.plans.finish("a.kd", {str(i): "x" * 64 for i in range(1000)})
     filler.unlink()
     still_there(store)
     with store.begin("half") as work:
@@ -112,8 +112,12 @@ def test_no_permission(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     store = with_something_stored(tmp_path)
     refuse(monkeypatch, errno.EROFS)
     with pytest.raises(StoreUnwritable) as error:
-        store.remember("a.kd", {"a": "2"})
+        store.plans.finish("a.kd", {"a": "2"})
     assert error.value.diagnostics[0].code == "KD0906"
+    assert store.refused is None
+    store.remember("a.kd", {"a": "2"})
+    store.keep_number("costs", "a", {"flops": 1})
+    assert store.refused is not None and store.refused.diagnostics[0].code == "KD0906"
     monkeypatch.undo()
     still_there(store)
     (tmp_path / "file").write_bytes(b"")

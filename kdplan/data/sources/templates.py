@@ -180,7 +180,7 @@ TEMPLATES = SourceSpec(
     "templates",
     (
         Param("path", "string", REQUIRED, "Folder under the data folder, or absolute."),
-        Param("splits", "integer", 10, "How many there are, counted from 1.", low=1),
+        Param("splits", "integer", 10, "How many there are, counted from 1.", low=1, high=1000),
         Param("margin", "number", 0.0, "What a face box is widened by on each side, as a share of its size.", low=0),
         Param(
             "unmated",

@@ -6,10 +6,8 @@ import dataclasses
 import hashlib
 import importlib
 import os
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -21,40 +19,41 @@ from kdplan.data.sources.base import Array, Opened, Part, SourceSpec
 from kdplan.diagnostics.boundary import boundary, cause_of
 from kdplan.diagnostics.report import error
 from kdplan.ir import user_code
+from kdplan.ir.factories import NoFactory, check_factory
 from kdplan.ir.spec import REQUIRED, Param
+from kdplan.ir.trust import check_trusted, top_of
 
 _FACTS = ("classes", "superclasses", "mean", "std")
 _given: dict[tuple[object, ...], Mapping[str, Any]] = {}
 
 
 def load_function(name: str, where: Where) -> Any:
-    """The function `module:function` or `path/to/file.py:function`; a relative path is from the working folder.
+    """The function `package.module:function` or `path/to/file.py:function`.
 
-    Of a file beside the plan, plans give the whole path.
+    Raises
+    ------
+    PlanError
+        KD0718 where its code cannot be imported, KD0719 where there is no such function, KD1003 for a package that the
+        user does not trust, KD1005 for an object that is no factory of a data set.
     """
     module_name, _, function = name.rpartition(":")
     if not module_name or not function:
         expected = '"module:function" or "file.py:function"'
         raise error("KD0721", where.span, owner="source", arg="function", expected=expected, found=repr(name))
+    is_file = module_name.endswith(".py")
+    if not is_file:
+        user_code.check_allowed(module_name)
+        check_trusted(name, where.span)
     with boundary("KD0718", where.span, function=name):
-        if module_name.endswith(".py"):
-            module = user_code.module_of_file(Path(module_name))
-        else:
-            module = _import(module_name)
+        module = user_code.module_of_file(Path(module_name)) if is_file else importlib.import_module(module_name)
     code = getattr(module, function, None)
     if not callable(code):
         raise error("KD0719", where.span, function=name, why=f"`{module_name}` has no function `{function}`")
-    return code
-
-
-def _import(name: str) -> ModuleType:
-    user_code.check_allowed(name)
-    # A command-line program does not look in the working folder by itself.
-    sys.path.append(os.getcwd())
     try:
-        return importlib.import_module(name)
-    finally:
-        sys.path.remove(os.getcwd())
+        check_factory(code, name, "data set", "" if is_file else top_of(module_name))
+    except NoFactory as problem:
+        raise error("KD1005", where.span, name=name, what="factory of a data set", why=problem.why) from None
+    return code
 
 
 def _call(name: str, args: Arguments, where: Where) -> Mapping[str, Any]:
@@ -138,7 +137,7 @@ def _numbers(values: object) -> tuple[float, ...] | None:
 
 USER = SourceSpec(
     "source",
-    (Param("function", "string", REQUIRED, "`module:function` or `path/to/file.py:function`."),),
+    (Param("function", "string", REQUIRED, "`file.py:function` of a file that a `use` names."),),
     "What a Python function gives: a dictionary from split names to `(inputs, labels)`, with `classes`, "
     "`superclasses`, `mean`, `std` if wanted. Further arguments go to the function. Its arrays are hashed, so it is "
     "called whenever a plan is looked at.",

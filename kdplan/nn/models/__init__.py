@@ -17,9 +17,17 @@ from torch.nn.parameter import is_lazy
 
 from kdplan.diagnostics.boundary import ForeignError, is_foreign
 from kdplan.diagnostics.report import listing, nearest
+from kdplan.ir.adapted import HELD
+from kdplan.ir.factories import check_factory
+from kdplan.ir.heads import HEADED
 from kdplan.ir.implementation import load
+from kdplan.ir.origins import ENSEMBLE
+from kdplan.ir.trust import check_trusted, top_of
 from kdplan.ir.user_code import check_allowed, module_of_file
 from kdplan.nn.catalog import MODELS
+
+_OWN = frozenset({ENSEMBLE, HEADED, *HELD})
+"""Factories of kdplan that no plan names: of networks made of networks."""
 
 
 class FactoryError(ValueError, ForeignError):
@@ -96,18 +104,24 @@ def find(factory: str) -> Callable[..., Any]:
             hint = f"did you mean `{near}`?" if near else f"there are {listing(MODELS)}, and `module:function`"
             raise ValueError(f"there is no network `{factory}`; {hint}")
         return load(MODELS[factory].implementation)
+    if factory in _OWN:
+        return load(factory)
     where, _, name = factory.rpartition(":")
-    module = _module_of_file(Path(where).expanduser()) if where.endswith(".py") else _module(where)
+    module = _module_of_file(Path(where).expanduser()) if where.endswith(".py") else _module(factory)
     value = getattr(module, name, None)
     if not callable(value):
         near = nearest(name, dir(module))
         raise ValueError(f"{where} has no function `{name}`" + (f"; did you mean `{near}`?" if near else ""))
+    check_factory(value, f"{Path(where).name}:{name}", "network", "" if where.endswith(".py") else top_of(where))
     built: Callable[..., Any] = value
     return built
 
 
-def _module(name: str) -> ModuleType:
+def _module(factory: str) -> ModuleType:
+    """The module of `package.module:function`."""
+    name = factory.rpartition(":")[0]
     check_allowed(name)
+    check_trusted(factory)
     try:
         return importlib.import_module(name)
     except BaseException as e:  # a user's module may raise anything while it loads

@@ -56,6 +56,7 @@ def torchvision(
     """
     import torchvision.models as models
 
+    _refuse(settings, "torchvision", "weights_backbone")
     known = models.list_models()
     if name not in known:
         near = nearest(name, known)
@@ -123,6 +124,7 @@ def timm(
     """
     import timm as library
 
+    _refuse(settings, "timm", "checkpoint_path", "pretrained", "pretrained_cfg", "pretrained_cfg_overlay", "cache_dir")
     known = library.list_models()
     if name.split(".")[0] not in known:
         near = nearest(name, known)
@@ -137,6 +139,15 @@ def timm(
     if weights is not None:
         load_fitted(net, read_weights(_existing(_source(weights))), weights, channels)
     return net
+
+
+def _refuse(settings: Mapping[str, object], library: str, *names: str) -> None:
+    """Refuse settings by which a library loads weights itself: it would download or unpickle them."""
+    for name in names:
+        if settings.get(name):
+            raise ValueError(
+                f'{library} would load files itself by `{name}`; write `weights = "…"`, the path of a file'
+            )
 
 
 def _source(weights: Weights) -> str:

@@ -55,6 +55,6 @@ def _entries(node: ast.Expr, base: ast.Expr, ctx: Context) -> tuple[str, list[in
         raise error("KD0244", node.span, what="`entries`", wants=wants, found="another value")
     value = ctx.eval(node.items[1], "any") if not isinstance(node.items[1], ast.Comprehension) else None
     of = plain(value, node.span) if isinstance(value, ListValue) else None
-    if not isinstance(of, list) or not of or not all(type(i) is int for i in of) or {*of} != {*range(max(of) + 1)}:
+    if not isinstance(of, list) or not of or not all(type(i) is int for i in of) or {*of} != {*range(len({*of}))}:
         raise error("KD0244", node.span, what="`entries`", wants=wants, found=describe(value) if value else "a list")
     return path_in(node.items[0], base), of

@@ -10,7 +10,8 @@ from kdplan.diagnostics.span import Span
 from kdplan.ir.outputs import is_scores
 from kdplan.ir.plan import ClassSet, Data, Network, Plan, Row, View
 from kdplan.passes.metric_checks import class_count
-from kdplan.resolve.context import Context, NeedAxis
+from kdplan.resolve import axes
+from kdplan.resolve.context import Context
 from kdplan.resolve.values import VerticalsValue
 from kdplan.syntax import ast
 
@@ -24,16 +25,16 @@ def verticals_among(names: Sequence[ast.Expr], ctx: Context) -> Found | None:
     Raises
     ------
     PlanError
-        KD0843 where there are several, KD0410 where a swept param changes them.
+        KD0843 where there are several.
+    NeedAxis
+        Where a param with several values changes them.
     """
     verticals: list[Found] = []
     for e in names:
         try:
-            value = ctx.eval(e, "any")
-        except NeedAxis as need:
-            if need.axis.name == e.span.text.rpartition(".")[2]:
+            if axes.is_named(e, ctx.module):
                 continue
-            raise error("KD0410", e.span, name=need.axis.name) from None
+            value = ctx.eval(e, "any")
         except PlanError:
             continue  # whether there is such an axis is checked elsewhere
         if isinstance(value, VerticalsValue):

@@ -9,7 +9,7 @@ from kdplan.constructs.table import KINDS
 from kdplan.diagnostics.report import Gather, counted, error
 from kdplan.diagnostics.span import Span
 from kdplan.ir.plan import Data, Item, View
-from kdplan.passes.load import Declared, Module
+from kdplan.passes.load import Declared, Module, UserCode
 from kdplan.resolve import axes, setting_values
 from kdplan.resolve.context import Context, remember
 from kdplan.resolve.values import Choice, DataValue, describe
@@ -31,7 +31,7 @@ def _data(thing: Declared, ctx: Context) -> Data:
         base = source.data
         data = replace(base, name=thing.name, augment=list(base.augment), shape=None)
     elif isinstance(source, Choice):
-        data = Data(thing.name, _beside(source.item, thing.module))
+        data = Data(thing.name, _named(source.item, thing.module))
     else:
         raise error("KD0249", clause.exprs[0].span, wants="a data set", found=describe(source))
     data.span = node.head_span
@@ -56,12 +56,21 @@ def _data(thing: Declared, ctx: Context) -> Data:
     return data
 
 
-def _beside(item: Item, module: Module) -> Item:
-    """`source("my.py:f")` of a file that stands beside the plan is what `use "my.py" as my` and `my.f()` are."""
+def _named(item: Item, module: Module) -> Item:
+    """`source("my.py:f")` of a file that a `use` names is what `use "my.py" as my` and `my.f()` are.
+
+    Raises
+    ------
+    PlanError
+        KD1001 for a file that none names.
+    """
     file, _, function = str(item.arguments.get("function", "")).rpartition(":")
-    path = (module.folder / file).resolve()
-    if item.name != "source" or not file.endswith(".py") or not path.is_file():
+    if item.name != "source" or not file.endswith(".py"):
         return item
+    path = str((module.folder / file).resolve())
+    if path not in {code.path for m in module.every() for code in m.scope.values() if isinstance(code, UserCode)}:
+        stem = Path(file).stem
+        raise error("KD1001", item.span, file=file, stem=stem, function=function)
     others = {name: value for name, value in item.arguments.items() if name != "function"}
     return Item(f"{path}:{function}", others, span=item.span)
 

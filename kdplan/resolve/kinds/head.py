@@ -100,6 +100,7 @@ def _chosen(
 
 def _columns(by: list[list[int]], network: Network, classes: int, span: Span, ctx: Context) -> list[list[int]]:
     """Verticals as columns of the network's logits, whose classes they must partition."""
+    ctx.session.budget.elements(classes, span)
     own = network.classes.ids if network.classes is not None else list(range(classes))
     columns = {c: i for i, c in enumerate(own)}
     names = ctx.session.plan.data[network.classes.data].classes if network.classes is not None else None

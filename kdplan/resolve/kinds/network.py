@@ -86,6 +86,7 @@ def _instance(thing: Declared, bound: Bound, ctx: Context) -> NetInstance:
 
 
 def _make(written: Declared, bound: Bound, ctx: Context, name: str | None = None) -> NetInstance:
+    ctx.session.count_instance(written.node.head_span)
     local = ctx.child(names={**(ctx.names if name else {}), **{n: v for n, (_, v) in bound.items()}})
     shown = {n: label for n, (label, _) in bound.items()}
     node = _lowered(written.node, shown, local)

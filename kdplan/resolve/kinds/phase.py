@@ -6,6 +6,8 @@ from kdplan.constructs.table import KINDS
 from kdplan.diagnostics.report import Gather, PlanError, error
 from kdplan.diagnostics.span import Span
 from kdplan.ir import expr as ir
+from kdplan.ir.branches import tap_name
+from kdplan.ir.calls import number_draws
 from kdplan.ir.plan import Phase, Recipe, Trainee, Validation
 from kdplan.passes.load import Declared
 from kdplan.resolve import axes, setting_values
@@ -56,6 +58,7 @@ def make_phase(
 ) -> PhaseInstance:
     """The phase of a declaration; `outer` is the network in whose body it stands, `construct` what it comes from."""
     node = thing.node
+    ctx.session.count_instance(node.head_span)
     if outer is not None and node.slots:
         raise error("KD0255", node.slots[0].name_span, name=thing.name)
     local = ctx.child(names={**ctx.names, **{n: v for n, (_, v) in bound.items()}})
@@ -81,6 +84,9 @@ def make_phase(
     with gather:
         phase.validations = _validations(node, thing, trained, inside)
     gather.raise_if_failed()
+    for root in (phase.loss, *phase.logged.values()):  # every pass walks over all of it
+        ctx.session.budget.elements(ctx.session.budget.nodes(root), root.span)
+    number_draws(phase)
     _smooth(phase)
     phase.code = _code(phase)
     coords = {**{n: label for n, (label, _) in bound.items()}, **axes.coordinates(ctx, bound)}
@@ -139,9 +145,13 @@ def _trainees(
         if again and (part or not net.path or not trainee.paths):
             raise error("KD0254", value.span, name=net.instance.declared.name)
         if part is not None:
-            trainee.upto, trainee.since = [".".join(n.path) for n in part.nets], part.since
+            network = net.instance.network
+            trainee.upto = [tap_name(network, ".".join(n.path)) for n in part.nets]
+            trainee.since = [tap_name(network, path) for path in part.since]
         elif net.path:
             trainee.paths.append(".".join(net.path))
+    if not trainees:
+        raise _nothing(clause, "a network")
     return trainees, trained
 
 
@@ -190,7 +200,15 @@ def _streams(node: ast.Declaration, ctx: Context) -> list[tuple[str, DataValue]]
                 found=describe(value),
             )
         streams.append((value.span.text, value))
+    if not streams:
+        raise _nothing(clause, "data")
     return streams
+
+
+def _nothing(clause: ast.Clause, wants: str) -> PlanError:
+    """KD0244 for a clause in which nothing is left: a list without items."""
+    span = clause.word_span.to(clause.exprs[-1].span)
+    return error("KD0244", span, what=f"`{clause.word}`", wants=wants, found="an empty list")
 
 
 def _recipes(node: ast.Declaration, ctx: Context) -> list[Recipe]:
@@ -216,7 +234,16 @@ def _recipes(node: ast.Declaration, ctx: Context) -> list[Recipe]:
                 found=describe(value),
             )
         recipes.append(finish(value, dict(overrides)))
+        _count_snapshots(recipes[-1], ctx)
+    if not recipes:
+        raise _nothing(clause, "a recipe")
     return recipes
+
+
+def _count_snapshots(recipe: Recipe, ctx: Context) -> None:
+    """Each end of a cycle is a snapshot (KD1102 for too many)."""
+    cycles = recipe.schedule.arguments.get("cycles", 1)
+    ctx.session.budget.elements(int(cycles), recipe.spans.get("schedule"))
 
 
 # ---- loss

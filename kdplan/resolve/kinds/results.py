@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 from kdplan.diagnostics.report import Gather, error, suggestion
 from kdplan.ir import expr as ir
 from kdplan.ir.branches import BRANCH
 from kdplan.ir.outputs import canonical
-from kdplan.ir.plan import Export, Item, Measure, Plot, Row, Target, View
+from kdplan.ir.plan import Export, Item, Measure, Plan, Plot, Row, Target, View
 from kdplan.passes.load import Declared
 from kdplan.passes.metric_checks import check_transfer
 from kdplan.passes.open_set import check_protocols
@@ -18,7 +19,7 @@ from kdplan.resolve.arguments import no_such_choice, too_many, unknown_parameter
 from kdplan.resolve.context import Context, NeedAxis, expand
 from kdplan.resolve.derive.named import part
 from kdplan.resolve.expected import no_network
-from kdplan.resolve.kinds.by_verticals import divided, verticals_among
+from kdplan.resolve.kinds.by_verticals import Found, divided, verticals_among
 from kdplan.resolve.kinds.data import view_of
 from kdplan.resolve.setting_values import item as as_item
 from kdplan.resolve.signals import family_error, weights
@@ -29,51 +30,56 @@ from kdplan.syntax import ast
 T = TypeVar("T")
 
 
+@dataclass
+class _Point:
+    """What a table is on, at one point of the axes that its data and verticals read."""
+
+    views: list[View]
+    verticals: Found | None
+    coordinates: dict[str, Any]
+
+
 def measure(thing: Declared, ctx: Context) -> Measure:
     """A measure, with one row for every version that its `of` selects at every point of the axes that these read."""
     node = thing.node
     of, on, by, over = (node.clause(w) for w in ("of", "on", "by", "over"))
     assert of is not None and on is not None
-    rows: list[Row] = []
     gather = Gather()
-    for e in of.exprs:
-        with gather:
-            for members in expand(ctx, lambda inner, e=e: _rows(e, inner), axes.size):  # type: ignore[misc]
-                rows.extend(members)
-    views: list[View] = []
-    metrics: list[Item] = []
-    with gather:
-        views = [_measured_view(v, on, ctx) for e in on.exprs for v in _unswept(e, lambda e=e: spread([e], ctx, "any"))]  # type: ignore[misc]
-    with gather:
-        metrics = measure_metrics(node, ctx)
     named = [e for clause in (by, over) if clause for e in clause.exprs]
     with gather:
         _check_once(named, thing.name)
+    named = [] if gather.failed else named
+    metrics: list[Item] = []
+    with gather:
+        metrics = measure_metrics(node, ctx, lambda inner, make: list(expand(inner, make, axes.size)))
+    first: _Point | None = None
+    with gather:
+        first = next(expand(ctx, lambda inner: _point(on, named, inner), axes.size))
+    pairs: list[tuple[Row, _Point]] = []
+    for e in of.exprs:
+        with gather:
+            for several in expand(ctx, lambda inner, e=e: _placed(e, on, named, inner, first), axes.size):  # type: ignore[misc]
+                pairs += [pair for pair in several if pair not in pairs]
+    rows = [row for row, _ in pairs]
     by_axes, over_axes = ([e.span.text for e in clause.exprs] if clause else [] for clause in (by, over))
     averaged = _averaged(by_axes, over_axes)
-    verticals = None
-    with gather:
-        named = [] if gather.failed else named
-        verticals = verticals_among(named, ctx)
-        for e in named:
-            if verticals is None or e.span.text != verticals[0].span.text:
-                with gather:
-                    _check_axis(e, thing, rows, ctx)
+    verticals = first.verticals if first is not None else None
+    for e in named:
+        if verticals is None or e.span.text != verticals[0].span.text:
+            with gather:
+                _check_axis(e, thing, rows, ctx)
     if verticals is not None and not gather.failed:
         with gather:
-            rows = divided(rows, *verticals, views, ctx.session.plan)
+            rows = [part for several, at in _by_point(pairs) for part in _divided(several, at, ctx.session.plan)]
     drawn: list[Plot] = []
     with gather:
-        drawn = [_plot(p, rows, metrics, averaged, ctx) for p in plots(node)]
-    with gather:
-        session = ctx.session
-        check_protocols(views, metrics, session.plan.data, session.root, session.reporter)
-        check_transfer(views, metrics, session.plan.data, session.root)
+        drawn = [_plot(p, rows, metrics, averaged, on, ctx) for p in plots(node)]
     gather.raise_if_failed()
-    return Measure(
+    assert first is not None
+    result = Measure(
         thing.name,
         rows,
-        views,
+        first.views,
         metrics,
         by_axes,
         averaged,
@@ -82,6 +88,44 @@ def measure(thing: Declared, ctx: Context) -> Measure:
         verticals[1].parts if verticals else [],
         span=node.head_span,
     )
+    session = ctx.session
+    with gather:
+        check_protocols(result.every_view(), metrics, session.plan.data, session.root, session.reporter)
+        check_transfer(result.every_view(), metrics, session.plan.data, session.root)
+    gather.raise_if_failed()
+    return result
+
+
+def _point(on: ast.Clause, named: list[ast.Expr], ctx: Context) -> _Point:
+    """What a table is on at the chosen coordinates."""
+    inner = ctx.child(reads=set())
+    views = [_measured_view(v, on, ctx) for e in on.exprs for v in spread([e], inner, "any")]
+    verticals = verticals_among(named, inner)
+    ctx.reads.update(inner.reads)
+    return _Point(views, verticals, axes.coordinates(inner))
+
+
+def _placed(
+    e: ast.Expr, on: ast.Clause, named: list[ast.Expr], ctx: Context, first: _Point | None
+) -> list[tuple[Row, _Point]]:
+    """The rows of an expression, each with what it is on: where data read an axis, those of the row's own value."""
+    if first is None:  # which was reported
+        _rows(e, ctx)
+        return []
+    at = _point(on, named, ctx)
+    rows = [row for row in _rows(e, ctx) if all(row.coordinates[axis] == v for axis, v in at.coordinates.items())]
+    return [(replace(row, views=at.views if at.coordinates else []), at) for row in rows]
+
+
+def _by_point(pairs: list[tuple[Row, _Point]]) -> Iterable[tuple[list[Row], _Point]]:
+    groups: dict[str, tuple[list[Row], _Point]] = {}
+    for row, at in pairs:
+        groups.setdefault(repr(at.coordinates), ([], at))[0].append(row)
+    return groups.values()
+
+
+def _divided(rows: list[Row], at: _Point, plan: Plan) -> list[Row]:
+    return divided(rows, *at.verticals, at.views, plan) if at.verticals is not None else []
 
 
 def _check_once(named: list[ast.Expr], measure: str) -> None:
@@ -159,8 +203,12 @@ def _measured_view(v: Value, on: ast.Clause, ctx: Context) -> View:
     return view_of(v)
 
 
-def measure_metrics(node: ast.Declaration, ctx: Context) -> list[Item]:
-    """The metrics that a measure's body lists.
+def measure_metrics(
+    node: ast.Declaration,
+    ctx: Context,
+    points: Callable[[Context, Callable[[Context], Item]], list[Item]] = lambda ctx, make: [make(ctx)],
+) -> list[Item]:
+    """The metrics that a measure's body lists, each once; `points` makes one at every point of the axes that it reads.
 
     Raises
     ------
@@ -170,10 +218,14 @@ def measure_metrics(node: ast.Declaration, ctx: Context) -> list[Item]:
     nodes = [n for n in node.listing or [] if n not in plots(node)]
     if not nodes:
         raise error("KD0257", node.head_span)
-    return [
-        as_item("metric", _unswept(n, lambda n=n: ctx.eval(n, "metric")), n, "metric", ctx)  # type: ignore[misc]
-        for n in nodes
-    ]
+    metrics: list[Item] = []
+    for n in nodes:
+        for metric in points(ctx, lambda inner, n=n: as_item("metric", inner.eval(n, "metric"), n, "metric", inner)):  # type: ignore[misc]
+            metrics += [metric] * (metric not in metrics)
+    alike = [m for m in metrics if any(m.written == other.written and m != other for other in metrics)]
+    for metric in alike:  # where a function of the plan gives one text two meanings
+        metric.written = None
+    return metrics
 
 
 # ---- plots
@@ -187,7 +239,9 @@ def plots(node: ast.Declaration) -> list[ast.Call]:
     ]  # fmt: skip
 
 
-def _plot(node: ast.Call, rows: list[Row], metrics: list[Item], averaged: list[str], ctx: Context) -> Plot:
+def _plot(
+    node: ast.Call, rows: list[Row], metrics: list[Item], averaged: list[str], on: ast.Clause, ctx: Context
+) -> Plot:
     """A plot of one of the measure's metrics over one of its axes.
 
     Raises
@@ -216,17 +270,19 @@ def _plot(node: ast.Call, rows: list[Row], metrics: list[Item], averaged: list[s
     if axis in averaged:
         raise error("KD0412", given["x"].span, name=axis, help=f"Add `by {axis}` to the measure.")
     y = as_item("metric", _unswept(given["y"], lambda: ctx.eval(given["y"], "metric")), given["y"], "y", ctx)
-    if (y.name, y.arguments) not in [(m.name, m.arguments) for m in metrics]:
+    if y not in metrics:
         raise no_such_choice("y", given["y"], [m.span.text for m in metrics if m.span])
+    y = metrics[metrics.index(y)]  # written as the column is
     baseline: list[Row] = []
     if "baseline" in given:
-        for baselines in expand(ctx, lambda inner: _rows(given["baseline"], inner), axes.size):
-            baseline.extend(baselines)
+        first = next(expand(ctx, lambda inner: _point(on, [], inner), axes.size))
+        for several in expand(ctx, lambda inner: _placed(given["baseline"], on, [], inner, first), axes.size):
+            baseline.extend(row for row, _ in several)
     return Plot(axis, y, baseline, span=node.span)
 
 
 def _unswept(node: ast.Expr, make: Callable[[], T]) -> T:
-    """A measure is one table: what it measures on and by which metrics does not follow an axis.
+    """A plot is of one metric, which does not follow an axis.
 
     Raises
     ------

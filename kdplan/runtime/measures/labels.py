@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import hashlib
-import json
 
 from kdplan.ir.plan import Item, Plain, View
+
+LONGEST = 48
+"""Settings with more characters are shortened."""
 
 
 def label_of(metric: Item) -> str:
@@ -13,18 +15,20 @@ def label_of(metric: Item) -> str:
 
     >>> label_of(Item("topk", {"k": 3})), label_of(Item("top1"))
     ('topk(k = 3)', 'top1')
+    >>> label_of(Item("siblings", {"groups": [[0, 1], [2, 3]]}, written={"groups": "half"}))
+    'siblings(groups = half)'
     >>> label_of(Item("siblings", {"groups": [[0, 1], [2, 3]]}))
-    'siblings(groups = 2 parts #72b5)'
+    'siblings(groups = [[0, 1], [2, 3]])'
     """
-    settings = ", ".join(f"{name} = {_short(value)}" for name, value in metric.arguments.items())
+    written = metric.written or {}
+    settings = ", ".join(f"{name} = {_short(written.get(name, value))}" for name, value in metric.arguments.items())
     return f"{metric.name}({settings})" if settings else metric.name
 
 
 def _short(value: Plain) -> str:
-    """A setting's value; of a partition of classes the number of its parts, and a word that sets it apart."""
-    if isinstance(value, list) and all(isinstance(part, list) for part in value):
-        return f"{len(value)} parts #{hashlib.sha256(json.dumps(value).encode()).hexdigest()[:4]}"
-    return str(value)
+    """A setting's value; a long one is shortened, with a word that sets it apart from others that begin alike."""
+    text = str(value)
+    return text if len(text) <= LONGEST else f"{text[:24]} … #{hashlib.sha256(text.encode()).hexdigest()[:4]}"
 
 
 def described(view: View) -> str:

@@ -5,6 +5,7 @@ No torch here: a plan whose numbers are all known shows them at once.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
@@ -14,7 +15,8 @@ from typing import TypeVar
 from kdplan.diagnostics.boundary import boundary
 from kdplan.diagnostics.report import Gather
 from kdplan.ir.dag import PhaseKey
-from kdplan.ir.plan import Item, Measure, Plan, Plot, Row, View
+from kdplan.ir.plan import Item, Measure, Plan, Plot, Row
+from kdplan.ir.versions import makers
 from kdplan.runtime.events import Events, NoEvents
 from kdplan.runtime.measures.cells import Cell, cell_key, cell_of, snapshots, trained
 from kdplan.runtime.measures.labels import described, label_of
@@ -108,7 +110,8 @@ def _numbers(sources: Sources, measure: Measure, rows: Sequence[Row], options: R
             for key, value in measure_cells(sources, missing, options):
                 cell = missing[key]
                 versions = ", ".join(str(v) for v in cell.target.versions)
-                entry = {"value": as_stored(value), "metric": cell.metric.name, "of": versions}
+                of = {sources.keys[m].key for v in cell.target.versions for m in makers(sources.plan, v)}
+                entry = {"value": as_stored(value), "metric": cell.metric.name, "of": versions, "phases": sorted(of)}
                 sources.store.keep_number("measures", key, entry)
                 numbers[key] = value
     return numbers
@@ -116,7 +119,7 @@ def _numbers(sources: Sources, measure: Measure, rows: Sequence[Row], options: R
 
 def _cells(sources: Sources, measure: Measure, rows: Sequence[Row]) -> Iterator[Cell]:
     for row in rows:
-        for view in measure.views:
+        for view in measure.views_of(row):
             for _, target in snapshots(sources.plan, row):
                 for metric in measure.metrics:
                     yield cell_of(row, target, view, metric)
@@ -124,47 +127,58 @@ def _cells(sources: Sources, measure: Measure, rows: Sequence[Row]) -> Iterator[
 
 def _table(sources: Sources, measure: Measure, rows: Sequence[Row], numbers: Numbers) -> MeasureResult:
     """The table of some rows of a measure."""
-    result = MeasureResult(measure.name, [label_of(m) for m in measure.metrics], [described(v) for v in measure.views])
+    names = [_named(measure, i) for i in range(len(measure.views))]
+    result = MeasureResult(measure.name, [label_of(m) for m in measure.metrics], names)
     averaged = [axis for axis in measure.over if axis != measure.verticals]
     result.over = [axis for axis in averaged if any(axis in row.coordinates for row in rows)]
     result.verticals = measure.verticals
     result.by = [str(axis) for axis in measure.by]
-    for view in measure.views:
+    for i, name in enumerate(names):
         for line in lines(measure, rows):
-            result.rows.append(_result_row(sources, measure, line, view, numbers))
-            on = f" on {described(view)}" if len(measure.views) > 1 else ""
+            result.rows.append(_result_row(sources, measure, line, i, name, numbers))
+            on = f" on {name}" if len(names) > 1 else ""
             for metric in measure.metrics:
-                result.panels += _panels(sources, line, view, metric, numbers, on)
+                result.panels += _panels(sources, measure, line, i, metric, numbers, on)
     return result
 
 
-def _result_row(sources: Sources, measure: Measure, line: Line, view: View, numbers: Numbers) -> ResultRow:
-    """A line's number of every snapshot and metric, over its runs."""
+def _named(measure: Measure, i: int) -> str:
+    """The name of a measure's i-th view; where rows have their own, without coordinates: those are the rows'."""
+    name = described(measure.views[i])
+    return re.sub(r"\[[^\]]*=[^\]]*\]", "", name) if any(row.views for row in measure.rows) else name
+
+
+def _result_row(sources: Sources, measure: Measure, line: Line, i: int, on: str, numbers: Numbers) -> ResultRow:
+    """A line's number of every snapshot and metric on the i-th view, over its runs."""
     values: dict[str, dict[str, list[Measured]]] = {}
     for run in line.runs:
         for metric in measure.metrics:
-            for snapshot, several in _of_run(sources, run, view, metric, numbers).items():
+            for snapshot, several in _of_run(sources, measure, run, i, metric, numbers).items():
                 one = combined(metric, several, run)
                 values.setdefault(snapshot, {}).setdefault(label_of(metric), []).append(one)
     means = {s: {m: Number.of(v) for m, v in by_metric.items()} for s, by_metric in values.items()}
-    return ResultRow(line.runs[0][0].label, line.coordinates, means, described(view))
+    return ResultRow(line.runs[0][0].label, line.coordinates, means, on)
 
 
 def _of_run(
-    sources: Sources, run: Sequence[Row], view: View, metric: Item, numbers: Numbers
+    sources: Sources, measure: Measure, run: Sequence[Row], i: int, metric: Item, numbers: Numbers
 ) -> dict[str, list[Measured]]:
     """Snapshot -> the number of each row of a run."""
     values: dict[str, list[Measured]] = {}
     for row in run:
+        view = measure.views_of(row)[i]
         for snapshot, target in snapshots(sources.plan, row):
             values.setdefault(snapshot, []).append(numbers[cell_key(sources, cell_of(row, target, view, metric))])
     return values
 
 
-def _panels(sources: Sources, line: Line, view: View, metric: Item, numbers: Numbers, on: str) -> list[Panel]:
+def _panels(
+    sources: Sources, measure: Measure, line: Line, i: int, metric: Item, numbers: Numbers, on: str
+) -> list[Panel]:
     """The plot of a metric that draws one: of all runs where they can be added up, or else of the first."""
     rows = [run[0] for run in line.runs if len(run) == 1]
-    values = [numbers[cell_key(sources, cell_of(row, row.target, view, metric))] for row in rows]
+    cells = [cell_of(row, row.target, measure.views_of(row)[i], metric) for row in rows]
+    values = [numbers[cell_key(sources, cell)] for cell in cells]
     plots = [value for value in values if isinstance(value, Drawn)]
     if not plots:
         return []
@@ -178,7 +192,7 @@ def _panels(sources: Sources, line: Line, view: View, metric: Item, numbers: Num
 def _curves(sources: Sources, measure: Measure, plot: Plot, result: MeasureResult, options: RunOptions) -> Curves:
     """The numbers that a plot shows: those of the table, and its baseline's."""
     y = label_of(plot.y)
-    curves = Curves(plot.x, y, {}, view=described(measure.views[0]))
+    curves = Curves(plot.x, y, {}, view=_named(measure, 0))
     for row in result.rows:
         averaged = plot.x == measure.verticals and row.coordinates.get(plot.x) == ALL
         if row.view == curves.view and plot.x in row.coordinates and not averaged:
@@ -186,8 +200,9 @@ def _curves(sources: Sources, measure: Measure, plot: Plot, result: MeasureResul
             curves.lines.setdefault(name, []).append((row.coordinates[plot.x], _shown(row)[y]))
     rows = [row for row in plot.baseline if trained(sources, row.target)]
     if rows:
-        level = replace(measure, rows=rows, metrics=[plot.y], views=measure.views[:1], plots=[], by=[])
-        for row in _table(sources, level, rows, _numbers(sources, level, rows, options)).rows:
+        first = [replace(row, views=row.views[:1]) for row in rows]
+        level = replace(measure, rows=first, metrics=[plot.y], views=measure.views[:1], plots=[], by=[])
+        for row in _table(sources, level, first, _numbers(sources, level, first, options)).rows:
             curves.levels[row.label + _listed(row.coordinates)] = _shown(row)[y]
     return curves
 

@@ -3,13 +3,12 @@
 from kdplan.runtime.store.artifact import Artifact, Checkpoint, phase_json, phase_key_from_json
 from kdplan.runtime.store.errors import StoreCorrupt, StoreError, StoreLocked, StoreMissing, StoreUnwritable
 from kdplan.runtime.store.lock import Holder
-from kdplan.runtime.store.store import Entry, Store
+from kdplan.runtime.store.store import Store
 from kdplan.runtime.store.work import Work, read_metrics
 
 __all__ = [
     "Artifact",
     "Checkpoint",
-    "Entry",
     "Holder",
     "Store",
     "StoreCorrupt",

@@ -2,32 +2,26 @@
 
 Every write goes to a temporary name in the same directory, is flushed to the disk, renamed, and the directory flushed.
 A process killed at any moment leaves the old content or the new one, and perhaps a temporary name, which begins with a
-dot and is swept by whoever writes there next.
+dot and says whose it is; `kdplan.runtime.store.litter` removes it.
 """
 
 from __future__ import annotations
 
 import hashlib
-import itertools
 import json
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from kdplan.ir.plan import Plain
 from kdplan.runtime.store.errors import writing
+from kdplan.runtime.store.processes import is_abandoned, is_temporary, temporary
 
 MODE = 0o644
 Content = bytes | Callable[[Path], object]
 """A file's content: bytes, or a function that writes it to a path."""
-
-_number = itertools.count()
-
-
-def temporary(path: Path) -> Path:
-    """An unused name in the folder of `path`, which `sweep` knows as a leftover."""
-    return path.with_name(f".new-{os.getpid()}-{next(_number)}-{path.name}")
 
 
 def sweep(folder: Path) -> list[str]:
@@ -35,10 +29,42 @@ def sweep(folder: Path) -> list[str]:
     swept = []
     if folder.is_dir():
         for entry in sorted(folder.iterdir()):
-            if entry.name.startswith((".new-", ".old-")):
+            if is_temporary(entry.name):
                 remove(entry)
                 swept.append(entry.name)
     return swept
+
+
+def sweep_abandoned(folder: Path) -> list[Path]:
+    """Removes the temporary files and folders in `folder` whose writers have ended; what cannot be removed stays."""
+    swept = []
+    try:
+        names = os.listdir(folder)
+    except OSError:
+        names = []
+    for name in names:
+        if is_temporary(name) and is_abandoned(folder / name):
+            clear(folder / name)
+            swept += [folder / name] if not os.path.lexists(folder / name) else []
+    return swept
+
+
+@contextmanager
+def scratch(folder: Path) -> Iterator[Path]:
+    """A temporary folder in `folder`, which goes at the end; with it go those that killed processes left there."""
+    sweep_abandoned(folder)
+    new = temporary(folder / "scratch")
+    new.mkdir()
+    try:
+        yield new
+    finally:
+        clear(new)
+
+
+def clear(path: Path) -> None:
+    """`remove` at the end of a task, done or failed: what the system does not let go stays for `sweep_store`."""
+    with suppress(OSError):
+        remove(path)
 
 
 def remove(path: Path) -> None:
@@ -104,7 +130,7 @@ def write(path: Path, content: Content) -> None:
             os.replace(new, path)
             flush_folder(path.parent)
     finally:
-        remove(new)
+        clear(new)
 
 
 def write_json(path: Path, value: Plain) -> None:
@@ -137,7 +163,7 @@ def put_folder(new: Path, target: Path) -> None:
 
     Both lie in one file system. Killed in between, `target` is absent, the old one, or the new one.
     """
-    old = target.with_name(f".old-{os.getpid()}-{next(_number)}-{target.name}")
+    old = temporary(target, "old")
     with writing(target):
         flush_folder(new)
         if target.exists():
@@ -146,7 +172,7 @@ def put_folder(new: Path, target: Path) -> None:
         flush_folder(target.parent)
         if new.parent != target.parent:
             flush_folder(new.parent)
-        remove(old)
+        clear(old)
 
 
 def digest_bytes(content: bytes) -> str:

@@ -3,7 +3,8 @@
 phases/<key>/      a finished phase: manifest.json (written last), weights-<slot>-<snapshot>.safetensors,
                    metrics.jsonl, summary.json, phase.json, environment.json
 work/<key>/        a running or interrupted one: lock, holder.json, metrics.jsonl, checkpoints/step-<n>/
-plans/<hash>.json  phase name -> key, as the plan file was last run
+plans/<hash>.json  what a plan file's runs read, see `kdplan.runtime.store.remembered`
+leases/<name>/     what a running process reads, see `kdplan.runtime.store.lease`
 values/<key>/      values of frozen networks, see `kdplan.runtime.store.values`
 measures/<key>.json  costs/<key>.json  speeds.json    numbers that need not be computed twice
 verdicts/<key>.json    what comparing a user's code with its graph showed
@@ -11,55 +12,27 @@ verdicts/<key>.json    what comparing a user's code with its graph showed
 
 from __future__ import annotations
 
-import hashlib
-import time
-from collections.abc import Mapping
-from contextlib import suppress
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Literal, get_args
 
 from kdplan.ir.plan import Plain
 from kdplan.runtime.store import manifest
 from kdplan.runtime.store.artifact import Artifact
-from kdplan.runtime.store.atomic import make_folder, remove
-from kdplan.runtime.store.errors import StoreCorrupt, StoreError, StoreLocked, StoreMissing
-from kdplan.runtime.store.lock import Holder, read_holder
+from kdplan.runtime.store.atomic import make_folder
+from kdplan.runtime.store.errors import StoreCorrupt, StoreLocked, StoreMissing, StoreUnwritable
+from kdplan.runtime.store.lease import Leases
+from kdplan.runtime.store.litter import sweep_store
+from kdplan.runtime.store.lock import Holder, Lock, read_holder
+from kdplan.runtime.store.remembered import Plans
 from kdplan.runtime.store.sealed import read_sealed, write_sealed
 from kdplan.runtime.store.values import Values
-from kdplan.runtime.store.work import Work, checkpoint_folders, discard
+from kdplan.runtime.store.work import Work, discard, resume_step
 
 State = Literal["done", "running", "interrupted", "missing"]
 Numbers = Literal["measures", "costs", "verdicts"]
-STALE = 24 * 3600
-"""After so many seconds a temporary file of a folder without a lock is nobody's."""
-
-
-LINES = 1000
-"""So many different lines of a plan are enough to know a copy of it."""
-
-
-def _lines(plan: Path | str) -> set[str]:
-    """Hashes of a plan's lines, without comments and space; empty for a file that is not there."""
-    try:
-        text = Path(plan).read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError):
-        return set()
-    lines = dict.fromkeys(" ".join(line.partition("#")[0].split()) for line in text.splitlines())
-    return {hashlib.sha256(line.encode()).hexdigest()[:8] for line in list(lines)[:LINES] if line}
-
-
-@dataclass(frozen=True, slots=True)
-class Entry:
-    """One key in the store, for listings and for clearing up."""
-
-    key: str
-    name: str
-    """The phase's name in its plan, or the name of the network's value; "" where it is not known."""
-    state: State
-    bytes: int
-    modified: float
-    """Seconds since 1970."""
+NUMBERS: tuple[Numbers, ...] = get_args(Numbers)
 
 
 class Store:
@@ -79,6 +52,10 @@ class Store:
 
     def __init__(self, root: Path | str) -> None:
         self.root = Path(root)
+        self.plans = Plans(self.root / "plans")
+        self.leases = Leases(self.root / "leases")
+        self.refused: StoreUnwritable | None = None
+        """The first refusal to store a number, which is shown and computed again next time."""
 
     def __repr__(self) -> str:
         return f"Store({str(self.root)!r})"
@@ -146,13 +123,7 @@ class Store:
 
     def resume_step(self, key: str) -> int | None:
         """The step from which phase `key` resumes, its newest complete checkpoint's. Hashes are not compared."""
-        for step, folder in checkpoint_folders(self.work_folder(key) / "checkpoints"):
-            try:
-                manifest.read(folder, folder.name)
-                return step
-            except StoreCorrupt:
-                continue  # `Work.latest_checkpoint` reports it when the phase resumes
-        return None
+        return resume_step(self.work_folder(key))
 
     def begin(self, key: str) -> Work:
         """Takes phase `key`'s lock and its folder for running; a context manager that gives the lock back.
@@ -171,38 +142,44 @@ class Store:
         assert key and key == Path(key).name and not key.startswith("."), f"key {key!r}"
         return Values(self.root / "values" / key, of)
 
-    # ---- the last keys of a plan file
-
-    def _plan_file(self, plan: Path | str) -> Path:
-        name = hashlib.sha256(str(Path(plan).resolve()).encode()).hexdigest()[:32]
-        return self.root / "plans" / f"{name}.json"
+    # ---- plans, and who reads what
 
     def last_keys(self, plan: Path | str) -> dict[str, str]:
-        """Phase name -> key, as plan file `plan` was last run; {} where that is not known.
+        """Phase name -> key, as plan file `plan` was last run; {} where that is not known. See `Plans.last_keys`."""
+        return self.plans.last_keys(plan)
 
-        A file that is a copy, or has a new name, has those of the file most like it, of which it has half the lines.
+    def remember(self, plan: Path | str, keys: Mapping[str, str], whole: bool = False) -> None:
+        """Sets the last keys of plan file `plan`; phases that it does not name keep theirs, unless the run was `whole`.
+
+        A store that takes no more is left as it is.
         """
-        own = self._plan_file(plan)
-        record = own if own.is_file() else self._likest(_lines(plan)) or own
-        return dict(read_sealed(record).get("phases", {}))
+        with suppress(StoreUnwritable, StoreLocked), self.leases.exclusive():
+            self.plans.finish(plan, keys, whole)
 
-    def remember(self, plan: Path | str, keys: Mapping[str, str]) -> None:
-        """Sets the last keys of plan file `plan`; phases that it does not name keep theirs."""
-        path = self._plan_file(plan)
-        make_folder(path.parent)
-        phases = {**self.last_keys(plan), **keys}
-        write_sealed(path, {"plan": str(Path(plan).resolve()), "phases": phases, "lines": sorted(_lines(plan))})
+    @contextmanager
+    def reading(
+        self, keys: Mapping[str, str], plan: Path | str = "", settings: str = "", optional: bool = False
+    ) -> Iterator[None]:
+        """Inside, nobody removes the phases with these keys (name -> key); a `plan` is remembered to read them.
 
-    def _likest(self, lines: set[str]) -> Path | None:
-        """The record of the plan that shares the most lines with these: at least half of both together."""
-        best: tuple[float, float, Path] | None = None
-        folder = self.root / "plans"
-        for path in folder.glob("*.json") if lines and folder.is_dir() else ():
-            theirs = set(read_sealed(path).get("lines", []))
-            alike = len(lines & theirs) / len(lines | theirs)
-            if alike >= 0.5 and (best is None or (alike, path.stat().st_mtime) > best[:2]):
-                best = (alike, path.stat().st_mtime, path)
-        return best[2] if best is not None else None
+        With `optional`, a store that cannot be written is read all the same.
+
+        Raises
+        ------
+        StoreUnwritable
+        StoreLocked
+            KD0917 if another process does not end to register or to remove.
+        """
+        lease: Lock | None = None
+        with suppress(*([StoreUnwritable] if optional else [])), self.leases.exclusive():
+            lease = self.leases.begin(keys.values())
+            if plan:
+                self.plans.begin(plan, settings, keys)
+        try:
+            yield
+        finally:
+            if lease is not None:
+                self.leases.end(lease)
 
     # ---- numbers
 
@@ -211,43 +188,31 @@ class Store:
         return read_sealed(self.root / kind / f"{key}.json") or None
 
     def keep_number(self, kind: Numbers, key: str, value: Mapping[str, Plain]) -> None:
-        """Stores a value of `kind` under `key`."""
+        """Stores a value of `kind` under `key`; a refusal is noted only, since it can be computed again."""
         path = self.root / kind / f"{key}.json"
-        make_folder(path.parent)
-        write_sealed(path, dict(value))
+        with self._noting():
+            make_folder(path.parent)
+            write_sealed(path, dict(value))
+
+    @contextmanager
+    def _noting(self) -> Iterator[None]:
+        """Inside, a store that takes no more ends the block, and is noted in `refused`."""
+        try:
+            yield
+        except StoreUnwritable as problem:
+            self.refused = self.refused or problem
 
     def speeds(self) -> dict[str, float]:
         """Device and arithmetic -> the floating-point operations a second that were measured there."""
         return {name: float(v) for name, v in read_sealed(self.root / "speeds.json").items()}
 
     def keep_speed(self, device: str, value: float) -> None:
-        """Sets the speed measured on `device`."""
-        make_folder(self.root)
-        write_sealed(self.root / "speeds.json", {**self.speeds(), device: value})
+        """Sets the speed measured on `device`; a refusal is noted only."""
+        with self._noting():
+            make_folder(self.root)
+            write_sealed(self.root / "speeds.json", {**self.speeds(), device: value})
 
     # ---- clearing up
-
-    def entries(self) -> list[Entry]:
-        """All keys with their sizes, largest first."""
-        entries = []
-        for part in ("phases", "work", "values"):
-            folder = self.root / part
-            for entry in folder.iterdir() if folder.is_dir() else ():
-                if entry.is_dir() and not entry.name.startswith("."):
-                    files = [f.stat() for f in entry.rglob("*") if f.is_file()]
-                    about = read_sealed(entry / "about.json") if part == "values" else {}
-                    name = self._name(entry.name) if part == "phases" else str(about.get("of", ""))
-                    state: State = "done" if part == "phases" or about else self.state(entry.name)
-                    size = sum(s.st_size for s in files)
-                    entries.append(Entry(entry.name, name, state, size, max((s.st_mtime for s in files), default=0.0)))
-        return sorted(entries, key=lambda e: (-e.bytes, e.key))
-
-    def _name(self, key: str) -> str:
-        """The name that a finished phase had in its plan; "" where that cannot be read."""
-        try:
-            return str(self.artifact(key).json("phase.json")["name"])
-        except StoreError:
-            return ""
 
     def drop(self, key: str) -> None:
         """Removes everything of phase `key`: it will be trained anew.
@@ -263,18 +228,5 @@ class Store:
             work.discard()
 
     def sweep(self) -> list[Path]:
-        """Removes leftovers of killed processes: finished phases' work, and temporary files a day old or older."""
-        swept = []
-        for folder in (self.root, *(self.root / n for n in ("phases", "plans", *get_args(Numbers)))):
-            for entry in folder.iterdir() if folder.is_dir() else ():
-                if entry.name.startswith((".new-", ".old-")) and entry.lstat().st_mtime < time.time() - STALE:
-                    remove(entry)
-                    swept.append(entry)
-        work = self.root / "work"
-        for entry in work.iterdir() if work.is_dir() else ():
-            if self.has(entry.name) and self.problem(entry.name) is None and self.holder(entry.name) is None:
-                # Killed between the commit and the end of its clearing up.
-                with suppress(StoreLocked):
-                    self.begin(entry.name).discard()
-                    swept.append(entry)
-        return swept
+        """Removes what killed processes left; never anything of a process that runs."""
+        return sweep_store(self.root, lambda key: self.has(key) and self.problem(key) is None)

@@ -1,6 +1,6 @@
 """Values of frozen networks, computed once a sample and read by every phase that needs them.
 
-values/<key>/   about.json (written last)  shard-<n>/: manifest.json, values.safetensors   lock (at work)
+values/<key>/   about.json (written last)  shard-<n>/: manifest.json, values.safetensors   readers/   lock (at work)
 
 A shard holds so many samples' values, in the order of the view. Shards are finished one after another, so a stopped run
 resumes after the last one.
@@ -15,12 +15,15 @@ from pathlib import Path
 from kdplan.ir.plan import Plain
 from kdplan.runtime.store import manifest
 from kdplan.runtime.store.artifact import Folder
-from kdplan.runtime.store.atomic import Content, make_folder, put_folder, remove, sweep, temporary
-from kdplan.runtime.store.errors import StoreCorrupt
+from kdplan.runtime.store.atomic import Content, clear, make_folder, put_folder, sweep
+from kdplan.runtime.store.errors import StoreCorrupt, writing
 from kdplan.runtime.store.lock import Lock
+from kdplan.runtime.store.processes import temporary
 from kdplan.runtime.store.sealed import read_sealed, write_sealed
 
 FILE = "values.safetensors"
+READERS = "readers"
+"""The folder of empty files, each named by the key of a phase that read the values."""
 
 
 class Values:
@@ -65,8 +68,13 @@ class Values:
             sweep(self.folder)
             yield
         finally:
-            lock.release()
-            (self.folder / "lock").unlink(missing_ok=True)
+            lock.remove()
+
+    def note_reader(self, phase: str) -> None:
+        """Notes that the phase with a key reads the values: they are nobody's once nothing reads that phase."""
+        make_folder(self.folder / READERS)
+        with writing(self.folder / READERS / phase):
+            (self.folder / READERS / phase).touch()
 
     def put(self, number: int, content: Content) -> None:
         """Adds shard `number`."""
@@ -76,8 +84,7 @@ class Values:
             manifest.build(new, {FILE: content})
             put_folder(new, target)
         finally:
-            if new.exists():
-                remove(new)
+            clear(new)
 
     def sound(self) -> list[Path]:
         """The files of the intact shards before the first damaged or missing one; later ones are computed anew."""

@@ -15,23 +15,24 @@ from kdplan.runtime.store.artifact import Artifact, Checkpoint
 from kdplan.runtime.store.atomic import (
     MODE,
     Content,
+    clear,
     flush_folder,
     json_bytes,
     make_folder,
     put_folder,
-    remove,
     sweep,
-    temporary,
     write,
 )
 from kdplan.runtime.store.errors import StoreCorrupt, writing
-from kdplan.runtime.store.lock import Lock
-from kdplan.runtime.store.sealed import opened_line, parsed, sealed_line
+from kdplan.runtime.store.lock import FILES, Lock
+from kdplan.runtime.store.processes import temporary
+from kdplan.runtime.store.sealed import opened_line, parsed, sealed_line, write_sealed
 
 RECORD_HEAD = ("epoch", "step", "seconds")
 """What every line of `metrics.jsonl` has besides what was measured."""
 
 METRICS = "metrics.jsonl"
+ABOUT = "phase.json"
 
 KEEP = 2
 """Checkpoints kept: the newest, and one before it should the newest turn out damaged."""
@@ -69,7 +70,11 @@ class Work:
         sweep(self.folder)
         sweep(self.checkpoints)
         for leftover in self._phases.glob(f".old-*-{self.key}"):
-            remove(leftover)
+            clear(leftover)
+
+    def describe(self, about: dict[str, Plain]) -> None:
+        """Notes which phase this is, for whoever looks at an attempt that was not finished."""
+        write_sealed(self.folder / ABOUT, about)
 
     @property
     def checkpoints(self) -> Path:
@@ -89,9 +94,14 @@ class Work:
             if self._log is None:
                 flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC
                 self._log = os.open(self.metrics_file, flags, MODE)
+            before = os.fstat(self._log).st_size
             left = memoryview(sealed_line(dict(record)).encode())
-            while left:
-                left = left[os.write(self._log, left) :]
+            try:
+                while left:
+                    left = left[os.write(self._log, left) :]
+            except OSError:
+                os.ftruncate(self._log, before)  # a line is written again from its begin
+                raise
 
     def metrics(self) -> list[dict[str, Plain]]:
         """The lines so far; a cut last line is left out."""
@@ -150,8 +160,7 @@ class Work:
             manifest.build(new, {**tensors, "state.json": json_bytes(dict(state)), METRICS: metrics})
             put_folder(new, target)
         except BaseException:
-            if new.exists():
-                remove(new)
+            clear(new)
             raise
         for _, old in checkpoint_folders(self.checkpoints)[KEEP:]:
             discard(old)
@@ -200,8 +209,7 @@ class Work:
             manifest.build(new, content)
             put_folder(new, target)
         except BaseException:
-            if new.exists():
-                remove(new)
+            clear(new)
             raise
         artifact = Artifact(target, self.what, manifest.read(target, self.what), key=self.key)
         self.discard()
@@ -210,13 +218,11 @@ class Work:
     def discard(self) -> None:
         """Removes all files of the running phase, and gives the lock back."""
         self._close_log()
-        # The lock goes last. Who waits for it then holds a file without a name, notices, and makes a new folder.
+        # The lock goes last.
         for entry in self.folder.iterdir():
-            if entry.name not in ("lock", "holder.json"):
+            if entry.name not in FILES:
                 discard(entry)
-        (self.folder / "holder.json").unlink(missing_ok=True)
-        (self.folder / "lock").unlink(missing_ok=True)
-        self._lock.release()
+        self._lock.remove()
         try:
             self.folder.rmdir()
         except OSError:
@@ -228,7 +234,7 @@ class Work:
         """Gives the lock back; checkpoints and metrics stay for the next run."""
         try:
             self._close_log()
-            if self._lock.held and {e.name for e in self.folder.iterdir()} <= {"lock", "holder.json"}:
+            if self._lock.held and {e.name for e in self.folder.iterdir()} <= FILES | {ABOUT}:
                 self.discard()
         finally:
             self._lock.release()
@@ -248,11 +254,9 @@ def _content(value: Content | Mapping[str, Plain] | list[Plain]) -> Content:
 
 def discard(path: Path) -> None:
     """Removes a file or folder; a folder first loses its name, so that no half of it can be taken for the whole."""
-    gone = path.with_name(f".old-{os.getpid()}-{path.name}")
-    if gone.exists():
-        remove(gone)
+    gone = temporary(path, "old")
     os.rename(path, gone)
-    remove(gone)
+    clear(gone)
 
 
 def checkpoint_folders(folder: Path) -> list[tuple[int, Path]]:
@@ -264,6 +268,17 @@ def checkpoint_folders(folder: Path) -> list[tuple[int, Path]]:
             if entry.name.startswith("step-") and number.isascii() and number.isdigit():
                 folders.append((int(number), entry))
     return sorted(folders, reverse=True)
+
+
+def resume_step(folder: Path) -> int | None:
+    """The step of the newest complete checkpoint in an attempt's folder. Hashes are not compared."""
+    for step, checkpoint in checkpoint_folders(folder / "checkpoints"):
+        try:
+            manifest.read(checkpoint, checkpoint.name)
+            return step
+        except StoreCorrupt:
+            continue  # `Work.latest_checkpoint` reports it when the phase resumes
+    return None
 
 
 def read_metrics(path: Path, checked: bool = True) -> list[dict[str, Plain]]:

@@ -104,5 +104,10 @@ def test_mistakes() -> None:
     assert wrong("measure m of small by V on digits.test { topk(3) }") == ["KD0243"], "middle has two classes"
     assert wrong("measure m of small by W on digits.test { top1 }") == ["KD0409"]
     assert wrong("measure m of small on digits.test { pvap(groups = V) }") == ["KD0237"]
+
+
+def test_verticals_that_read_an_axis_divide_each_of_its_values() -> None:
     swept = "param n in 2..3\nverticals W of digits = random(parts = n)\n"
-    assert wrong(f"{swept}measure m of small by W on digits.test {{ top1 }}") == ["KD0410"]
+    plan = compiled(f"{HEAD}{swept}measure m of small by W on digits.test {{ top1 }}\n").plan
+    rows = [(r.coordinates["n"], r.coordinates["W"], r.coordinates["seed"]) for r in plan.measures["m"].rows]
+    assert len(rows) == len(set(rows)) == (2 + 3) * 2

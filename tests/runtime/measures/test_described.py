@@ -248,7 +248,8 @@ def test_superclasses_come_with_the_data(tmp_path: Path) -> None:
         "    names = ['cat', 'bus', 'dog', 'van']\n"
         "    return {'train': (x, y), 'test': (x, y), 'classes': names, 'superclasses': groups}\n"
     )
-    text = f'data four = source("{tmp_path / "my.py"}:four")\n' + HEAD
+    file = tmp_path / "my.py"
+    text = f'use "{file}" as my\ndata four = source("{file}:four")\n' + HEAD
     text += "student small = digits_net(width = 2, channels = 3, classes = four.classes)\n"
     text += f"phase alone of small on four with quick {{ {CE} }}\n"
     text += "measure t of small@alone on four.test { siblings, confusion(2) }\n"

@@ -1,0 +1,109 @@
+"""What running processes read: nobody removes it under them.
+
+leases/lock       held for a moment by whoever registers what it reads, or removes what nobody reads
+leases/<name>/    one run: lock and holder.json while it goes on, keys.json
+"""
+
+from __future__ import annotations
+
+import os
+import uuid
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from kdplan.runtime.store.atomic import remove
+from kdplan.runtime.store.lock import Holder, Lock, read_holder
+from kdplan.runtime.store.processes import is_temporary, temporary
+from kdplan.runtime.store.sealed import read_sealed, write_sealed
+
+WAIT = 60.0
+"""Seconds to wait for others to register or to remove."""
+
+
+@dataclass(frozen=True, slots=True)
+class Lease:
+    """What a running process reads."""
+
+    holder: Holder | None
+    keys: frozenset[str] | None
+    """Keys of phases; None where that cannot be read, so that it may be anything."""
+
+    @property
+    def who(self) -> str:
+        """The process, for messages."""
+        return f"process {self.holder.pid} on {self.holder.host}" if self.holder is not None else "a running process"
+
+
+class Leases:
+    """The folder `leases/` of a store."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    @contextmanager
+    def exclusive(self, wait: float = WAIT) -> Iterator[None]:
+        """Inside, nobody else registers or removes.
+
+        Raises
+        ------
+        StoreLocked
+            KD0917 if another process does so for `wait` seconds.
+        StoreUnwritable
+        """
+        # A full disk must not prevent removing.
+        lock = Lock(self.folder, "The list of what running processes read", "KD0917", needs_name=False)
+        lock.acquire(wait)
+        try:
+            yield
+        finally:
+            lock.release()
+
+    def begin(self, keys: Collection[str]) -> Lock:
+        """Registers that this process reads the phases with these keys, until `end`. Call it inside of `exclusive`."""
+        folder = self.folder / uuid.uuid4().hex[:16]
+        lock = Lock(folder, "a run")
+        lock.acquire()
+        try:
+            write_sealed(folder / "keys.json", {"keys": sorted(set(keys))})
+        except BaseException:
+            self.end(lock)
+            raise
+        return lock
+
+    def end(self, lock: Lock) -> None:
+        """The inverse of `begin`."""
+        # Its name goes while the lock is held, so that nobody takes what is left of it for a killed run's.
+        gone = temporary(lock.folder, "old")
+        with suppress(OSError):  # without its lock it is nobody's, and goes with the next command
+            os.rename(lock.folder, gone)
+            remove(gone)
+        lock.abandon()
+
+    def current(self) -> list[Lease]:
+        """The leases of processes that run."""
+        leases = []
+        for folder in self._folders():
+            lock = Lock(folder, "a run")
+            if lock.try_quietly():
+                lock.release()
+                continue
+            holder = read_holder(folder)
+            keys = read_sealed(folder / "keys.json").get("keys")
+            leases.append(Lease(holder, frozenset(keys) if isinstance(keys, list) else None))
+        return leases
+
+    def sweep(self) -> list[Path]:
+        """Removes the leases of processes that have ended. Call it inside of `exclusive`."""
+        swept = []
+        for folder in self._folders():
+            lock = Lock(folder, "a run")
+            if lock.try_quietly():
+                self.end(lock)
+                swept.append(folder)
+        return swept
+
+    def _folders(self) -> list[Path]:
+        there = self.folder.iterdir() if self.folder.is_dir() else ()
+        return sorted(p for p in there if not is_temporary(p.name) and p.is_dir())
