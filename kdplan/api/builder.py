@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from kdplan.api.results import Results, run
 from kdplan.api.terms import Term, Value, choice, word
 from kdplan.compile import Compiled, compile_source, inspect
 from kdplan.constructs.table import CONSTRUCTS, TRAINS
-from kdplan.diagnostics.report import Diagnostic, Note, PlanError, nearest
+from kdplan.diagnostics.report import WRITTEN, Diagnostic, Note, PlanError, nearest
 from kdplan.diagnostics.span import Source, Span
 from kdplan.ir.plan import Plan
 from kdplan.passes.schedule import Facts
@@ -280,7 +281,7 @@ class PlanBuilder:
         compiled = self.compile()
         with self._located(compiled.source):
             inspect(compiled)
-        return compiled.warnings
+        return [self._placed(d, compiled.source) for d in compiled.warnings]
 
     def run(
         self, store: str | Path = ".kdplan", options: RunOptions | None = None, only: Sequence[str] = ()
@@ -311,31 +312,23 @@ class PlanBuilder:
     @contextmanager
     def _located(self, source: Source) -> Iterator[None]:
         """Add the lines of Python to what goes wrong within."""
-        starts: list[int] = []
-        at = 0
-        for w in self._declared:
-            starts.append(at)
-            at += len(w.text) + 2
         try:
             yield
         except PlanError as e:
-            e.diagnostics = [self._placed(d, source, starts) for d in e.diagnostics]
+            e.diagnostics = [self._placed(d, source) for d in e.diagnostics]
             raise
 
-    def _placed(self, d: Diagnostic, source: Source, starts: list[int]) -> Diagnostic:
+    def _placed(self, d: Diagnostic, source: Source) -> Diagnostic:
         """The diagnostic with a note: the line of Python that wrote its declaration."""
         if d.span is None or d.span.source is not source:
             return d
-        w = self._declared[max(0, bisect_right(starts, d.span.start) - 1)]
+        starts = [0, *accumulate(len(w.text) + 2 for w in self._declared)]
+        w = self._declared[min(bisect_right(starts, d.span.start), len(self._declared)) - 1]
         text = "".join(linecache.getlines(w.file))
         python = Source(w.file, text)
         line = python.line(w.line)
         offset = sum(len(x) + 1 for x in text.split("\n")[: w.line - 1]) + len(line) - len(line.lstrip())
-        note = (
-            Note("written here", Span(python, offset, offset + len(line.strip())))
-            if line
-            else Note(f"{w.file}:{w.line}")
-        )
+        note = Note(WRITTEN, Span(python, offset, offset + len(line.strip()))) if line else Note(f"{w.file}:{w.line}")
         return replace(d, notes=(*d.notes, note))
 
     # ---- writing

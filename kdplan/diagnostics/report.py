@@ -52,11 +52,28 @@ class PlanError(Exception):
 
     def __init__(self, diagnostics: Sequence[Diagnostic]) -> None:
         self.diagnostics = [d for d in diagnostics if d.code not in _SILENCED]
-        super().__init__("; ".join(_one_line(d) for d in self.diagnostics[:5]))
+        super().__init__()
+
+    def __str__(self) -> str:
+        more = len(self.diagnostics) - MOST_LINES
+        lines = [one_line(d) for d in self.diagnostics[:MOST_LINES]]
+        return "\n".join([*lines, *([f"and {counted(more, 'more mistake')}"] if more > 0 else [])])
 
 
-def _one_line(d: Diagnostic) -> str:
-    return f"{d.span}: {d.code}: {d.message}" if d.span else f"{d.code}: {d.message}"
+MOST_LINES = 5
+WRITTEN = "written here"
+"""The text of the note that names the line of Python which wrote a declaration."""
+
+
+def one_line(d: Diagnostic) -> str:
+    """A diagnostic with its help, and the line of Python that it comes from, or else its location in the plan.
+
+    >>> one_line(Diagnostic("KD0501", "`small` has no tap `x`.", help="Did you mean `fc`?"))
+    'KD0501: `small` has no tap `x`. Did you mean `fc`?'
+    """
+    python = next((f"{n.span.file}:{n.span.line}" for n in d.notes if n.text == WRITTEN and n.span is not None), None)
+    where = python or (str(d.span) if d.span is not None else "")
+    return ": ".join(p for p in (where, d.code, d.message) if p) + (f" {d.help}" if d.help else "")
 
 
 @contextmanager
@@ -156,7 +173,8 @@ class Gather:
     >>> gather.raise_if_failed()
     Traceback (most recent call last):
     ...
-    kdplan.diagnostics.report.PlanError: KD0106: Mistake 1.; KD0106: Mistake 2.
+    kdplan.diagnostics.report.PlanError: KD0106: Mistake 1.
+    KD0106: Mistake 2.
     """
 
     diagnostics: list[Diagnostic] = field(default_factory=list)

@@ -28,13 +28,15 @@ loss      output
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 
 from torch import Tensor, fx
 
 from kdplan.graph.freeze import classify
+from kdplan.graph.lines import NodeError
 from kdplan.graph.module import outputs_of
+from kdplan.graph.replay import Replay, context_for, example_inputs
 
 _FILL = {
     "trainable": "#cfe8cf",
@@ -103,7 +105,7 @@ def drawing(gm: fx.GraphModule, trainable: Collection[str] = (), depth: int | No
     [('x', 'input'), ('0', 'trainable'), ('1', 'trainable'), ('sum', 'loss'), ('loss', 'output')]
     """
     trainable_graph, _ = classify(gm, trainable)
-    result = Drawing()
+    result, shapes = Drawing(), _shapes(gm)
     home: dict[fx.Node, str | None] = {}
     depths = {call: depth or _depth(gm, call, limit) for call in _calls(gm)}
     names = _cluster_names(gm)
@@ -116,12 +118,12 @@ def drawing(gm: fx.GraphModule, trainable: Collection[str] = (), depth: int | No
         if target is None:
             continue
         for source in _sources(node, home):
-            _connect(result, home[source], target, _shape(source))
+            _connect(result, home[source], target, shapes.get(source.name, ""))
     for name, node in outputs_of(gm).items():
         key = f"out_{name}"
         result.boxes[key] = Box(name, "output")
         for source in [node] if home.get(node) else _sources(node, home):
-            _connect(result, home[source], key, _shape(source))
+            _connect(result, home[source], key, shapes.get(source.name, ""))
     return result
 
 
@@ -216,11 +218,47 @@ def _connect(p: Drawing, source: str | None, target: str, label: str) -> None:
             labels.append(label)
 
 
-def _shape(node: fx.Node) -> str:
-    value = node.meta.get("val")
-    if not isinstance(value, Tensor):
-        return ""
-    return "×".join(["B", *map(str, value.shape[1:])]) if value.dim() else ""
+_TWO = (6, 10)
+"""Batch sizes at which a graph is run to see which dimensions follow it."""
+
+
+def _shapes(gm: fx.GraphModule) -> dict[str, str]:
+    """The shape of each node's tensor, with B for the size of a batch: `B×10`, and `5` of a running mean."""
+    tensors = {n.name: n.meta["val"] for n in gm.graph.nodes if isinstance(n.meta.get("val"), Tensor)}
+    context = context_for(gm, ())
+    seen: list[dict[str, Tensor]] = []
+    try:
+        for batch in _TWO:
+            replay = Replay(gm, context, keep=tensors)
+            replay.run(*example_inputs(gm, context, batch))
+            seen.append(replay.seen)
+    except (NodeError, RuntimeError):  # code for one size of batches: its first dimension says which
+        sizes = {v.shape[0] for n, v in tensors.items() if n.startswith("inputs") and v.dim()}
+        return {
+            n: _dims(["B" if i == 0 and d in sizes else d for i, d in enumerate(v.shape)]) for n, v in tensors.items()
+        }
+    first, second = seen
+    return {
+        n: _dims([_dimension(*d) for d in zip(first[n].shape, second[n].shape, v.shape, strict=True)])
+        for n, v in tensors.items()
+        if n in first and first[n].dim() == v.dim()
+    }
+
+
+def _dimension(first: int, second: int, own: int) -> str | int:
+    """A dimension that is so long for each of two batch sizes, and for the phase's.
+
+    >>> _dimension(6, 10, 64), _dimension(12, 20, 128), _dimension(5, 5, 5)
+    ('B', '2B', 5)
+    """
+    times, rest = divmod(first, _TWO[0])
+    if first == second or rest or second != times * _TWO[1]:
+        return own
+    return "B" if times == 1 else f"{times}B"
+
+
+def _dims(sizes: Sequence[str | int]) -> str:
+    return "×".join(map(str, sizes))
 
 
 def to_dot(p: Drawing, title: str = "") -> str:

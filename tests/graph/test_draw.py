@@ -6,7 +6,10 @@ import shutil
 import subprocess
 
 import pytest
+import torch
+from torch import nn
 
+from kdplan.graph.build import Builder
 from kdplan.graph.draw import drawing, to_dot, to_mermaid
 from tests.graph.test_passes import phase, trainable_in
 
@@ -32,3 +35,18 @@ def test_graphviz_accepts_it() -> None:
     source = to_dot(drawing(gm, trainable_in(gm)), 'a "title"')
     done = subprocess.run(["dot", "-Tsvg"], input=source, capture_output=True, text=True, check=True)
     assert "<svg" in done.stdout
+
+
+def test_edges_have_the_shapes_of_batches_and_of_what_does_not_follow_them() -> None:
+    b = Builder()
+    x = b.input("inputs_0", torch.zeros(5, 3))  # as many samples as the running mean has numbers
+    b.network("small", nn.Linear(3, 5))
+    scores = b.apply("small", (x,))
+    mean = b.call(torch.mean, scores, 0)
+    both = b.call(torch.cat, [scores, scores])
+    loss = b.call(torch.sum, b.call(torch.mul, both, mean))
+    drawn = drawing(b.finish({"loss": loss}).graph_module)
+    by_source = {drawn.boxes[source].label: labels for (source, _), labels in drawn.edges.items()}
+    assert by_source["inputs_0"] == ["B×3"]
+    assert by_source["mean 0"] == ["5"]
+    assert by_source["cat"] == ["2B×5"]
