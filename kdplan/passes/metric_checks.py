@@ -89,6 +89,7 @@ def _groups(data: Data, metric: Item, reporter: Reporter) -> None:
             "KD0244", metric.span, what=f"`groups` of `{metric.name}`", wants=f"verticals of `{data.name}`",
             found="another value",
         )  # fmt: skip
+        return
     elif METRICS[metric.name].param("part") is not None and "part" not in metric.arguments:
         reporter.report("KD0237", metric.span, function=metric.name, name="part")
     count, part = len(data.superclasses if given is None else given), metric.arguments.get("part", 0)

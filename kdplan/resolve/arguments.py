@@ -232,8 +232,7 @@ def check_range(param: Param | SettingSpec, value: ir.Const, span: Span, what: s
     number = value.value
     whole = param.type in ("integer", "classes")
     if (param.type == "number" or whole) and not is_number(value):
-        wants = {"number": "a number", "integer": "an integer"}.get(param.type, "a number or a class set")
-        raise error("KD0244", span, what=what, wants=wants, found=describe(value))
+        raise error("KD0244", span, what=what, wants=_WANTED[param.type], found=describe(value))
     if whole and not isinstance(number, int):
         raise error("KD0244", span, what=what, wants="an integer", found=str(number))
     if param.type == "string" and not isinstance(number, str):
@@ -331,20 +330,33 @@ def _check_list(param: Param, value: Value, span: Span, what: str) -> None:
             raise error("KD0244", span, what=what, wants=wants, found=f"a list with {describe(one)}")
 
 
-_SINGLE = frozenset({"number", "integer", "boolean", "string"})
-"""Types of parameters that a list does not fit."""
+_WANTED = {
+    "number": "a number",
+    "integer": "an integer",
+    "classes": "a number or a class set",
+    "boolean": "a boolean",
+    "string": "a string in double quotes",
+}
+"""Types of parameters that take one plain value, in words."""
 
 
 def _plain_argument(param: Param | None, value: Value, span: Span, function: str) -> Any:
-    if param is not None and param.type in _SINGLE and isinstance(value, ListValue | Several):
-        raise error("KD0403", span, name=param.name, text=span.text)
-    if param is not None and param.type in _SINGLE and isinstance(value, VerticalsValue | Case | Choice):
-        wants = {"string": "a string in double quotes", "integer": "an integer"}.get(param.type, f"a {param.type}")
-        raise error("KD0244", span, what=f"`{param.name}` of `{function}`", wants=wants, found=describe(value))
-    if param is not None and param.type in ("numbers", "integers"):
-        _check_list(param, value, span, f"`{param.name}` of `{function}`")
-    if param is not None and isinstance(value, ir.Const) and value.value is not None:
-        check_range(param, value, value.span or span, f"`{param.name}` of `{function}`")
-    if param is not None and param.type == "verticals" and not (isinstance(value, ir.Const) and value.value is None):
-        return _class_lists(value, span, f"`{param.name}` of `{function}`")
+    if param is None:
+        return plain(value, span)
+    what = f"`{param.name}` of `{function}`"
+    is_none = isinstance(value, ir.Const) and value.value is None
+    if is_none and param.default is None:
+        return None
+    if param.type in _WANTED:
+        if isinstance(value, ListValue | Several):
+            raise error("KD0403", span, name=param.name, text=span.text)
+        fits = isinstance(value, ir.Const) or (param.type == "classes" and isinstance(value, ClassesValue))
+        if is_none or not fits:
+            raise error("KD0244", span, what=what, wants=_WANTED[param.type], found=describe(value))
+    if param.type in ("numbers", "integers"):
+        _check_list(param, value, span, what)
+    if isinstance(value, ir.Const) and not is_none:
+        check_range(param, value, value.span or span, what)
+    if param.type == "verticals":
+        return _class_lists(value, span, what)
     return plain(value, span)
