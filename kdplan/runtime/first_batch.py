@@ -228,7 +228,7 @@ def _far(
 ) -> list[str]:
     """Names of tensors that differ, relative to their largest number; of small ones to a part of the largest of all.
 
-    >>> one, other = ({"a": torch.ones(2), "b": torch.full((1,), v), "c": None} for v in (0, 1e-6))
+    >>> one, other = ({"a": torch.ones(2), "b": torch.full((1,), v), "c": None} for v in (0.0, 1e-6))
     >>> _far(one, other, 1e-3), _far(one, other, 1e-3, 1e-2)
     (['b'], [])
     """
