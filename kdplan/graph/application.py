@@ -10,7 +10,8 @@ from typing import Any, Literal
 
 from torch import Tensor, fx, nn
 
-from kdplan.graph.taps import Tap, parts_of, tap_at
+from kdplan.graph.structure import mapped
+from kdplan.graph.taps import Tap, both, parts_of, tap_at
 from kdplan.graph.trace import Traced, value_at
 from kdplan.graph.uncompiled import uncompiled
 
@@ -137,30 +138,37 @@ class Caller:
         last: dict[str, Any] = {}
         hooks = ExitStack()
 
-        def before(path: str) -> Callable[..., None]:
-            def hook(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-                keep(path, counts.get(path, 0), "inputs", (*args, *kwargs.values()))
+        def before(path: str) -> Callable[..., object]:
+            def hook(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> object:
+                if not any((s.path, s.number, s.side) == (path, counts.get(path, 0), "inputs") for s in self.spots):
+                    return None
+                args, kwargs = mapped(_copied, (args, kwargs))  # later writes into the inputs are none into these
+                keep(path, "inputs", (*args, *kwargs.values()))
+                return args, kwargs
 
             return hook
 
-        def after(path: str) -> Callable[..., None]:
-            def hook(_: nn.Module, __: object, output: Any) -> None:
-                keep(path, counts.get(path, 0), "output", output)
+        def after(path: str) -> Callable[..., object]:
+            def hook(_: nn.Module, __: object, output: Any) -> object:
+                read, own = both(output)
+                keep(path, "output", read)
                 counts[path] = counts.get(path, 0) + 1
+                return own
 
             return hook
 
-        def inner(path: str) -> Callable[..., None]:
-            def hook(_: nn.Module, __: object, output: Any) -> None:
-                last[path] = _copied(output)
+        def inner(path: str) -> Callable[..., object]:
+            def hook(_: nn.Module, __: object, output: Any) -> object:
+                last[path], own = both(output)
+                return own
 
             return hook
 
-        def keep(path: str, number: int, side: str, value: Any) -> None:
+        def keep(path: str, side: str, value: Any) -> None:
             for spot in self.spots:
-                if (spot.path, spot.number, spot.side) == (path, number, side):
+                if (spot.path, spot.number, spot.side) == (path, counts.get(path, 0), side):
                     held = last[f"{path}.{spot.inner}".lstrip(".")] if spot.inner is not None else value
-                    caught[spot] = _copied(value_at(held, spot.index))
+                    caught[spot] = value_at(held, spot.index)
 
         with hooks, uncompiled():
             for path in dict.fromkeys(spot.path for spot in self.spots):

@@ -129,7 +129,8 @@ class Builder:
         first = next(iter(self.graph.nodes), None)
         with self.graph.inserting_after(self._last_input) if self._last_input else self.graph.inserting_before(first):
             node = self.graph.placeholder(name)
-        node.meta.update(val=self.context.fake(example), mutates=(), buffers=False, random=False, owner="inputs")
+        node.meta.update(val=self.context.fake(example.detach()), mutates=(), buffers=False, random=False)
+        node.meta.update(owner="inputs", graded=example.requires_grad)
         self._last_input = self._inputs[name] = node
         return node
 

@@ -26,6 +26,7 @@ from kdplan.graph.kept import functions_of, undone
 from kdplan.graph.module import make
 from kdplan.graph.prune import prune
 from kdplan.graph.state import Attributes, carry, draws_undone
+from kdplan.graph.structure import with_tensors
 from kdplan.graph.survives import survives
 from kdplan.graph.trace import TraceError, trace
 from kdplan.graph.uncompiled import uncompiled
@@ -186,8 +187,10 @@ class _Call(nn.Module):
         """The value of the call on copies, and the arguments."""
         with torch.set_grad_enabled(self._gradients):
             copies = [v.clone() if isinstance(v, Tensor) else v for v in self._leaves]
+            # Others read them before the call, which may write into them, and hook their gradients.
+            others = [c * 1 for c, v in zip(copies, self._leaves, strict=True) if isinstance(v, nn.Parameter)]
             args, kwargs = tree_unflatten(copies, self._spec)
-            return [self._fn(*args, **kwargs), *(v * 1 for v in self._leaves if isinstance(v, nn.Parameter))]
+            return [self._fn(*args, **kwargs), *others]
 
     def as_graph(self) -> Callable[[int], Any]:
         """The call as a phase computes it; other nodes read its arguments after it."""
@@ -305,8 +308,21 @@ def _input(value: Tensor, step: int) -> Tensor:
 
 
 def _shown(value: object) -> str:
-    """A value as Python writes it; of a tensor only its shape."""
-    return f"Tensor{list(value.shape)}" if isinstance(value, Tensor) else repr(value)
+    """A value as Python writes it; of tensors only their shapes.
+
+    >>> _shown({"a": torch.zeros(2, 3), "n": 1})
+    "{'a': Tensor[2, 3], 'n': 1}"
+    """
+    text = repr(with_tensors(value, _Shape, lambda _: False))
+    return text if len(text) <= 80 else f"{text[:79]}…"
+
+
+class _Shape:
+    def __init__(self, tensor: Tensor) -> None:
+        self.shape = list(tensor.shape)
+
+    def __repr__(self) -> str:
+        return f"Tensor{self.shape}"
 
 
 def _copy(value: Tensor | None) -> Tensor | None:

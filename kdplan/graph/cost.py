@@ -35,8 +35,8 @@ import torch
 from torch import Tensor, fx
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
-from torch.utils.flop_counter import FlopCounterMode
 
+from kdplan.graph.asking import Flops
 from kdplan.graph.fake import FakeContext
 from kdplan.graph.freeze import own_state, parameter_names, split
 from kdplan.graph.replay import Replay, context_for, example_inputs
@@ -137,7 +137,7 @@ def cost(gm: fx.GraphModule, trainable: Collection[str], batch: int | None = Non
     inputs = example_inputs(gm, context, batch)
     state = [context.fake(t) for t in [*gm.parameters(), *gm.buffers()]]
     live_bytes = LiveBytes([*(v for v in inputs if isinstance(v, Tensor)), *state])
-    counter = FlopCounterMode(display=False)
+    counter = Flops()
     crossing: list[Any] = []
     frozen = saved = 0
     with context.mode, live_bytes, counter:
@@ -187,7 +187,7 @@ def forward_flops(gm: fx.GraphModule, batch: int | None = None) -> int:
     """
     context = context_for(gm, ())
     inputs = example_inputs(gm, context, batch)
-    counter = FlopCounterMode(display=False)
+    counter = Flops()
     with context.mode, counter, torch.no_grad():
         Replay(gm, context).run(*inputs)
     return int(counter.get_total_flops())
@@ -196,7 +196,7 @@ def forward_flops(gm: fx.GraphModule, batch: int | None = None) -> int:
 class _FlopsByNode(Replay):
     """Runs a graph on fake tensors and counts each node's operations."""
 
-    def __init__(self, gm: fx.GraphModule, context: FakeContext, counter: FlopCounterMode) -> None:
+    def __init__(self, gm: fx.GraphModule, context: FakeContext, counter: Flops) -> None:
         super().__init__(gm, context)
         self.counter = counter
         self.flops: dict[str, int] = {}
@@ -213,7 +213,7 @@ def flops_by_node(gm: fx.GraphModule) -> dict[str, int]:
     """Forward FLOPs of each node, at the batch size of the graph."""
     context = context_for(gm, ())
     inputs = example_inputs(gm, context)
-    counter = FlopCounterMode(display=False)
+    counter = Flops()
     with context.mode, counter, torch.no_grad():
         replay = _FlopsByNode(gm, context, counter)
         replay.run(*inputs)

@@ -7,6 +7,7 @@ import logging
 import operator
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -21,9 +22,10 @@ from torch._subclasses.fake_tensor import (
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from kdplan.diagnostics.boundary import is_foreign
-from kdplan.graph.kept import code_of, undone
-from kdplan.graph.state import Attributes, PythonDraws, is_user_code, is_write
-from kdplan.graph.structure import mapped, tensors, writes
+from kdplan.graph.asking import detached, evaluated, lacks_gradients
+from kdplan.graph.kept import code_of, is_object, undone
+from kdplan.graph.state import MODULE_ATTRIBUTES, Attributes, PythonDraws, is_user_code, is_write
+from kdplan.graph.structure import mapped, tensors, with_tensors, writes
 from kdplan.graph.uncompiled import uncompiled
 
 # A shape that does not fit is the user's to read once, in our words, not also in a log.
@@ -79,6 +81,8 @@ class FakeContext:
     def __init__(self, mode: FakeTensorMode | None = None) -> None:
         self.mode = mode or FakeTensorMode(allow_non_fake_inputs=True)
         self.running = False
+        self.gradients = False
+        """Whether the twins of parameters ask for gradients as these do."""
         self.changed = False
         """Whether a module that ran bound a buffer or an attribute anew."""
         # The key holds the tensor too, so that an id is never reused.
@@ -90,7 +94,7 @@ class FakeContext:
             return tensor
         twin = self._twins.get(id(tensor))
         if twin is None:
-            twin = (tensor, self.fresh(tensor))
+            twin = (tensor, self.fresh(tensor, self.gradients and tensor.requires_grad))
             self._twins[id(tensor)] = twin
         return twin[1]
 
@@ -105,6 +109,13 @@ class FakeContext:
         if requires_grad:
             fake.requires_grad_()
         return fake
+
+    @cached_property
+    def asking(self) -> FakeContext:
+        """A context in the same mode whose parameters ask for gradients as the real ones do."""
+        context = FakeContext(self.mode)
+        context.gradients = True
+        return context
 
     def set_twin(self, tensor: Tensor, twin: FakeTensor) -> None:
         """Use `twin` for `tensor` from now on (to ask for gradients of some parameters)."""
@@ -130,9 +141,10 @@ class FakeContext:
                     if b is not None:
                         buffers.append(self.fake(b))
                         m._buffers[key] = buffers[-1]
+                deep = is_user_code(type(m))
                 for key, value in m.__dict__.items():
-                    if isinstance(value, Tensor):
-                        m.__dict__[key] = self.fake(value)
+                    if isinstance(value, Tensor) or (deep and key not in MODULE_ATTRIBUTES):
+                        m.__dict__[key] = with_tensors(value, self.fake, is_object)
             attributes = Attributes(whole(module))
             yield buffers
             now = [b for m in modules for b in m._buffers.values() if b is not None]
@@ -193,9 +205,9 @@ class FakeContext:
         held = self._buffer_versions(node, root)
         watch = _RandomWatch()
         self.changed = False
-        for key in ("real", "varies"):
+        for key in ("real", "varies", "asks"):
             node.meta.pop(key, None)
-        draws = PythonDraws() if self._may_draw(node, root) else None
+        draws = PythonDraws() if self._is_users(node, root) else None
         by_data = any(n.meta.get("by_data") for n in inputs)
         with torch.no_grad():
             try:
@@ -205,10 +217,10 @@ class FakeContext:
                 if _in_place(node):
                     written |= {n for n in inputs if any(v is value for v in inputs[n])}
             except BaseException as problem:
-                if not self._may_be_real(node, root, problem):
-                    raise
-                value, written = self._run_really(node, root, watch, problem)
-                node.meta["real"] = by_data = True
+                value, written, real = self._otherwise(node, root, watch, problem)
+                node.meta["asks"] = not real
+                if real:
+                    node.meta["real"] = by_data = True
         by_python = draws is not None and draws.used
         if draws is not None:
             draws.restore()
@@ -221,8 +233,8 @@ class FakeContext:
         if by_python and node.op == "call_module":
             node.meta["varies"] = True  # such draws lead Python: another one may read other parameters
 
-    def _may_draw(self, node: fx.Node, root: nn.Module) -> bool:
-        """Whether the node may use Python's or NumPy's generator."""
+    def _is_users(self, node: fx.Node, root: nn.Module) -> bool:
+        """Whether the node runs a user's code, which may use Python's and NumPy's generators, or ask autograd."""
         if node.op == "call_module":
             return is_user_code(whole(root.get_submodule(str(node.target))))
         return node.op == "call_function" and is_user_code(node.target)
@@ -231,6 +243,29 @@ class FakeContext:
         if node.op != "call_module":
             return []
         return [writes(self.fake(b)) for b in whole(root.get_submodule(str(node.target))).buffers()]
+
+    def _otherwise(
+        self, node: fx.Node, root: nn.Module, watch: _RandomWatch, problem: BaseException
+    ) -> tuple[Any, set[fx.Node], bool]:
+        """The value of a node that does not run on fake tensors without gradients, what it writes into, and whether
+        real numbers gave it.
+        """
+        if self._is_users(node, root) and is_foreign(problem) and not isinstance(problem, DATA_DEPENDENT):
+            was, self.running = self.running, True
+            try:
+                with self.mode, watch:
+                    value, written = evaluated(node, root, self.asking)
+                self.changed |= self.asking.changed
+                return detached(value), written, False
+            except BaseException as other:
+                if not is_foreign(other):
+                    raise
+                problem = other if lacks_gradients(problem) else problem
+            finally:
+                self.running = was
+        if not self._may_be_real(node, root, problem):
+            raise problem
+        return *self._run_really(node, root, watch, problem), True
 
     def _may_be_real(self, node: fx.Node, root: nn.Module, problem: BaseException) -> bool:
         """Whether real numbers may serve: the node asks for values, or is code of the user that may leave torch.

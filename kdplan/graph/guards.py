@@ -32,6 +32,9 @@ class GuardingTracer(fx.Tracer):
         """Whether a value lives in the memory of a parameter or buffer."""
         return node.op == "get_attr"
 
+    def note(self, reason: str) -> None:
+        """What a user's code does that no graph holds."""
+
     def answer(self, node: fx.Node, kind: str, ask: Callable[[Any], Any]) -> Any:
         """The answer to what Python asks of a value, noted as a guard."""
         answer = ask(node.meta["val"])

@@ -15,6 +15,12 @@ from kdplan.diagnostics.boundary import is_users
 _GENERATOR = ("manual_seed", "seed", "set_rng_state", "get_rng_state", "initial_seed")
 _MODES = ("is_grad_enabled", "is_inference_mode_enabled", "is_autocast_enabled")
 """What a frozen network is answered otherwise than a traced one."""
+HOOKS = {
+    "register_hook": "it registers a hook on a tensor",
+    "retain_grad": "it keeps the gradient of a tensor",
+    "backward": "it computes gradients of its own",
+}
+"""Methods of tensors that speak to autograd, and what a module does that calls one."""
 _missing = object()
 
 
@@ -40,6 +46,7 @@ def watched(watcher: Watcher) -> Iterator[None]:
     """Inside, `watcher` hears of changed attributes and buffers, of autocast and other modes, of a set generator."""
     patched: list[tuple[Any, str, Callable[..., Any]]] = [(torch, n, getattr(torch, n)) for n in (*_GENERATOR, *_MODES)]
     patched.append((torch.random, "fork_rng", torch.random.fork_rng))
+    patched += [(torch.autograd, name, getattr(torch.autograd, name)) for name in ("grad", "backward")]
     patched += [(mode, "__enter__", mode.__enter__) for mode in (torch.autocast, torch.inference_mode)]
     setter = nn.Module.__setattr__
 
@@ -47,7 +54,9 @@ def watched(watcher: Watcher) -> Iterator[None]:
         def call(*args: Any, **kwargs: Any) -> Any:
             users = name not in _MODES or is_users(sys._getframe(1).f_code.co_filename)
             if users and watcher.watching:
-                watcher.mark(f"it uses `{owner.__name__}`" if name == "__enter__" else f"it calls `torch.{name}`")
+                own = owner is torch.autograd
+                how = f"it uses `{owner.__name__}`" if name == "__enter__" else f"it calls `torch.{name}`"
+                watcher.mark(HOOKS["backward"] if own else how)
             return fn(*args, **kwargs)
 
         return call

@@ -34,6 +34,11 @@ def user_module(value: object) -> ModuleType | None:
     return module if module is not None and file is not None and is_users(file) else None
 
 
+def is_object(value: object) -> bool:
+    """Whether a value is an object of a user's class, or a namespace, with attributes of its own."""
+    return isinstance(value, SimpleNamespace) or (user_module(type(value)) is not None and hasattr(value, "__dict__"))
+
+
 @dataclass
 class _Held:
     """What holds values by name: how to read and how to write it, with the values of before."""
@@ -124,9 +129,7 @@ class Kept:
         elif isinstance(value, type | ModuleType):
             if user_module(value) is not None:
                 yield from self._namespace("" if isinstance(value, ModuleType) else f"{value.__name__}.", value)
-        elif isinstance(value, SimpleNamespace) or (
-            user_module(type(value)) is not None and hasattr(value, "__dict__")
-        ):
+        elif is_object(value):
             yield from self._namespace(f"{where}.", value)
 
     def _function(self, function: FunctionType) -> Iterator[tuple[str, Any]]:

@@ -13,6 +13,7 @@ from torch.fx.proxy import Attribute
 
 from kdplan.graph.callers import check_caller
 from kdplan.graph.guards import GuardingTracer
+from kdplan.graph.impure import HOOKS
 
 
 class ValueProxy(fx.Proxy):
@@ -42,6 +43,8 @@ class ValueProxy(fx.Proxy):
         value = self.node.meta["val"]
         if not (hasattr(type(value), name) or hasattr(value, name)):
             raise AttributeError(f"{type(value).__name__} has no attribute {name}")
+        if isinstance(value, Tensor) and name in HOOKS:
+            self.tracer.note(HOOKS[name])
         if isinstance(value, dict) and name in ("items", "values", "keys"):
             return lambda: _dict_view(self, name)
         attribute = ValueAttribute(self, name)

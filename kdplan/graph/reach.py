@@ -43,9 +43,9 @@ import torch
 from torch import Tensor, fx
 from torch.autograd.function import BackwardCFunction
 from torch.utils._pytree import tree_leaves
-from torch.utils.flop_counter import FlopCounterMode
 
 from kdplan.diagnostics.boundary import is_foreign
+from kdplan.graph.asking import Flops
 from kdplan.graph.freeze import parameter_names
 from kdplan.graph.module import outputs_of
 from kdplan.graph.replay import Replay, context_for, example_inputs
@@ -87,7 +87,7 @@ def gradient_reach(gm: fx.GraphModule, output: str = "loss", nodes: Collection[s
     """
     terms = [n.name for n in additive_terms(outputs_of(gm)[output])]
     context = context_for(gm)
-    replay, counter = Replay(gm, context, keep={*terms, *nodes}), FlopCounterMode(display=False)
+    replay, counter = Replay(gm, context, keep={*terms, *nodes}), Flops()
     with torch.enable_grad(), counter:
         result = replay.run(*example_inputs(gm, context))
     known = parameter_names(gm)

@@ -17,7 +17,7 @@ from kdplan.graph.structure import writes
 
 _PLAIN = (bool, int, float, complex, str, type(None), tuple)
 _CONTAINERS = (list, dict, set, deque)
-_OWN = frozenset(nn.Module().__dict__)
+MODULE_ATTRIBUTES = frozenset(nn.Module().__dict__)
 
 
 def assign_buffer(owner: nn.Module, name: str, value: Tensor) -> None:
@@ -82,7 +82,7 @@ class Attributes:
         names: list[str] = []
         for path, m, attributes, _, containers in self._held:
             for name, old in attributes.items():
-                if name in _OWN or name.startswith("_forward") or name == "training":
+                if name in MODULE_ATTRIBUTES or name.startswith("_forward") or name == "training":
                     continue
                 new = m.__dict__.get(name)
                 if name in containers:
@@ -152,7 +152,7 @@ def _containers(module: nn.Module) -> dict[str, Any]:
     """Copies of the attributes that a `forward` may change without binding them anew."""
     if type(module).__module__.startswith("torch.nn."):
         return {}
-    return {n: v.copy() for n, v in module.__dict__.items() if type(v) in _CONTAINERS and n not in _OWN}
+    return {n: v.copy() for n, v in module.__dict__.items() if type(v) in _CONTAINERS and n not in MODULE_ATTRIBUTES}
 
 
 def same(a: Any, b: Any) -> bool:

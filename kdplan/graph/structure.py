@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections import deque
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -50,6 +51,46 @@ def mapped(fn: Callable[[Any], Any], value: Any) -> Any:
         return new
 
     return tree_map(single, value)
+
+
+def with_tensors(value: Any, fn: Callable[[Tensor], Any], opens: Callable[[object], bool]) -> Any:
+    """The value with `fn` of every tensor that it holds, in copies of what holds them; else the value itself.
+
+    Tensors are looked for in lists, tuples, dictionaries and queues, and in objects that `opens` allows.
+
+    >>> import torch
+    >>> kept = {"a": [torch.ones(2)], "b": [1]}
+    >>> new = with_tensors(kept, lambda t: t.sum().item(), lambda _: False)
+    >>> new, kept["a"][0].sum().item(), new["b"] is kept["b"]
+    ({'a': [2.0], 'b': [1]}, 2.0, True)
+    """
+    done: dict[int, Any] = {}
+
+    def of(v: Any) -> Any:
+        if isinstance(v, Tensor):
+            return fn(v)
+        if not (type(v) in (list, tuple, dict, deque) or opens(v)):
+            return v
+        if id(v) in done:
+            return done[id(v)]
+        done[id(v)] = v  # of a circle the rest stays
+        parts = v if isinstance(v, dict) else vars(v) if opens(v) else dict(enumerate(v))
+        new = {key: of(part) for key, part in parts.items()}
+        if any(new[key] is not part for key, part in parts.items()):
+            done[id(v)] = _rebuilt(v, new)
+        return done[id(v)]
+
+    return of(value)
+
+
+def _rebuilt(value: Any, parts: dict[Any, Any]) -> Any:
+    if type(value) in (list, tuple, deque):
+        return type(value)(parts.values())
+    if type(value) is dict:
+        return parts
+    new = copy.copy(value)
+    vars(new).update(parts)
+    return new
 
 
 def tensors(value: Any) -> list[Tensor]:

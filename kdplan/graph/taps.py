@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor, fx, nn
 
-from kdplan.graph.structure import opened
+from kdplan.graph.structure import mapped, opened
 from kdplan.ir.outputs import OUTPUT
 from kdplan.nn.outputs import NAMES, children, scores_index
 
@@ -53,6 +53,25 @@ class TapError(LookupError):
         super().__init__(f"no tap {path!r}; there are {', '.join(self.available[:12])}")
 
 
+def both(value: Any) -> tuple[Any, Any]:
+    """What a module returned, for others to read, and for the network to go on with: one of each tensor is a copy.
+
+    So what the network writes into its own does not change what others read, and what it computes further depends on
+    what others read: a loss may ask for gradients between the two.
+
+    >>> import torch
+    >>> w = torch.ones(1, requires_grad=True)
+    >>> read, own = both(w * 2)
+    >>> torch.autograd.grad(own.add_(1) ** 2, read), read.item()
+    ((tensor([6.]),), 2.0)
+    """
+
+    def copied(graded: bool) -> Any:
+        return mapped(lambda v: v.clone() if isinstance(v, Tensor) and v.requires_grad is graded else v, value)
+
+    return copied(False), copied(True)
+
+
 class LeafTaps(nn.Module):
     """Runs a leaf module and returns its output with the outputs of some of its sub-modules.
 
@@ -76,10 +95,10 @@ class LeafTaps(nn.Module):
         """The leaf's output, then one value for each of `paths`."""
         caught: dict[str, Any] = {}
 
-        def keep(path: str) -> Callable[[nn.Module, object, object], None]:
-            def hook(_module: nn.Module, _inputs: object, output: object) -> None:
-                # A later in-place operation inside the leaf must not change what was caught.
-                caught[path] = output.clone() if isinstance(output, Tensor) else output
+        def keep(path: str) -> Callable[[nn.Module, object, object], object]:
+            def hook(_module: nn.Module, _inputs: object, output: object) -> object:
+                caught[path], own = both(output)
+                return own
 
             return hook
 

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from kdplan.diagnostics.boundary import ForeignError, cause_of, is_foreign
+from kdplan.graph.asking import lacks_gradients
 from kdplan.graph.fake import DATA_DEPENDENT, FakeContext
 from kdplan.graph.guards import ASK, Guard
 from kdplan.graph.law import check_graph
@@ -160,12 +161,12 @@ def trace(
                 raise
             first = first or problem
             if not whole:
-                _check_runs(context, module, args, named, problem)
+                _check_runs(context, module, args, named)
             path = next((p for p in reversed(tracer.failed or []) if _can_be_leaf(tracer, p, holder)), None)
             if path is None:
                 raise TraceError(str(first)) from first
             paths.add(path)
-            whole[path.removeprefix(ROOT).removeprefix(".")] = cause_of(problem).reason
+            whole[path.removeprefix(ROOT).removeprefix(".")] = tracer.impure.get(path) or cause_of(problem).reason
     whole |= leaves if isinstance(leaves, dict) else {}
     for node in graph.nodes:
         if node.op == "call_module":
@@ -182,33 +183,35 @@ def _can_be_leaf(tracer: PathTracer, path: str, holder: Holder) -> bool:
     return not tracer.is_leaf(holder.get_submodule(path), path)
 
 
-def _check_runs(context: FakeContext, module: nn.Module, args: Any, kwargs: Any, problem: BaseException) -> None:
-    """Raise the module's own complaint where it cannot run on such inputs at all."""
-    was, context.running = context.running, True
-    try:
-        with torch.no_grad(), uncompiled(), context.mode, context.swapped(module):
-            module(*args, **kwargs)
-    except DATA_DEPENDENT:
-        return
-    except BaseException as own:
-        if not is_foreign(own):
-            raise
-        if not is_user_code(module):
-            raise TraceError(str(own)) from own
-        _check_runs_really(context, module, args, kwargs)
-    finally:
-        context.running = was
+def _check_runs(context: FakeContext, module: nn.Module, args: Any, kwargs: Any) -> None:
+    """Raise the module's own complaint where it cannot run on such inputs at all.
 
-
-def _check_runs_really(context: FakeContext, module: nn.Module, args: Any, kwargs: Any) -> None:
-    """The same on real numbers: a user's code may leave torch, which fake tensors do not allow."""
-    try:
-        with torch.no_grad():
-            context.really(module, args, kwargs)
-    except BaseException as own:
-        if not is_foreign(own):
-            raise
-        raise TraceError(str(own)) from own
+    A user's code may ask for gradients; and it may leave torch, which only real numbers allow.
+    """
+    users = is_user_code(module)
+    complaint: BaseException | None = None
+    for gradients, real in ((False, False), (True, False), (False, True), (True, True)) if users else ((False, False),):
+        was, context.running = context.running, True
+        try:
+            with torch.set_grad_enabled(gradients):
+                if real:
+                    context.really(module, args, kwargs)
+                    return
+                own = context.asking if gradients else context
+                with uncompiled(), context.mode, own.swapped(module):
+                    module(*args, **kwargs)
+                return
+        except DATA_DEPENDENT:
+            return
+        except BaseException as problem:
+            if not is_foreign(problem):
+                raise
+            if complaint is None or lacks_gradients(complaint) or (real and not lacks_gradients(problem)):
+                complaint = problem
+        finally:
+            context.running = was
+    if complaint is not None:
+        raise TraceError(str(complaint)) from complaint
 
 
 def _aliases(module: nn.Module) -> dict[str, list[str]]:

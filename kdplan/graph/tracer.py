@@ -110,6 +110,11 @@ class PathTracer(GuardingTracer):
         """Note that the module whose `forward` runs now must be called whole, and why."""
         self.impure.setdefault(self.stack[-1], reason)
 
+    def note(self, reason: str) -> None:
+        """The same, where a user's code runs now."""
+        if self.watching:
+            self.mark(reason)
+
     def assign(self, module: nn.Module, name: str, value: fx.Proxy) -> bool:
         """Record that a buffer is bound to a traced value; False where its shape or type would be another."""
         old, new = module._buffers[name], value.node.meta["val"]

@@ -151,7 +151,11 @@ def verify(
             warnings.append(diagnostic("KD0547", span, network=network.name, buffers=listing(verdict.transient)))
         for name, value in verdict.attributes:
             leaf = name.rpartition(".")[2]
-            warnings.append(diagnostic("KD0541", span, network=network.name, name=name, leaf=leaf, value=value))
+            what = "a buffer for each of its tensors" if value[:1] in "{[(" else "a buffer"
+            help = f"Register {what} in the constructor: `self.register_buffer(…)`." if "Tensor" in value else None
+            warnings.append(
+                diagnostic("KD0541", span, help=help, network=network.name, name=name, leaf=leaf, value=value)
+            )
     return list({(w.code, w.message): w for w in warnings}.values())
 
 
