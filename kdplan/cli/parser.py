@@ -52,6 +52,13 @@ def _add_plan_options(command: argparse.ArgumentParser, store: bool = True) -> N
         "--set", action="append", default=[], metavar="NAME=VALUE",
         help="set a param of FILE; may be given several times",
     )  # fmt: skip
+    _add_compiling(command)
+    if store:
+        _add_store(command)
+
+
+def _add_compiling(command: argparse.ArgumentParser) -> None:
+    """What compiling a plan may read, run and use."""
     command.add_argument(
         "--data", type=Path, default=None, metavar="DIR", help="read data sets from DIR (default: $KDPLAN_DATA)"
     )
@@ -63,8 +70,6 @@ def _add_plan_options(command: argparse.ArgumentParser, store: bool = True) -> N
         "--limit", action="append", default=[], metavar="NAME=NUMBER",
         help="let a plan make or use more: " + "; ".join(f"{n} ({text})" for n, text in MEANINGS.items()),
     )  # fmt: skip
-    if store:
-        _add_store(command)
 
 
 def _add_store(command: argparse.ArgumentParser) -> None:
@@ -178,7 +183,7 @@ def _add_stored(subparsers: Subparsers[argparse.ArgumentParser]) -> None:
     gc.add_argument("--keep", action="append", default=[], metavar="WHAT", help=f"keep this, too: a plan file, {what}")
     gc.add_argument("--yes", action="store_true", help="remove what is listed")
     gc.add_argument("--all", action="store_true", help="list everything")
-    gc.add_argument("--data", type=Path, default=None, metavar="DIR", help="the data of plan files after --keep")
+    _add_compiling(gc)
     rm = add("rm", stored.rm, "Remove what a plan or a phase left in the store.")
     rm.add_argument("what", nargs="+", metavar="WHAT", help=what)
     rm.add_argument("--yes", action="store_true", help="do not ask")

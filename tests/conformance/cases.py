@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from tests.conformance.phases import MODULES, Case
 
 PARTS = {"Base", "Part", "Running", "Symmetric", "Standardised", "Inner", "Halves", "OwnNorm", "Normed", "Sign",
-         "Reverse", "Own", "Mapping", "Output", "Center", "Centering"}  # fmt: skip
+         "Reverse", "Own", "Mapping", "Output", "Center", "Centering", "Holder"}  # fmt: skip
 """Classes of the files that are parts of others."""
 HELPERS = {"update", "gated", "scripted_mean"}
 """Functions of the files that are no losses."""
@@ -23,6 +23,8 @@ LEAVES = {
              "OwnGenerator Shuffled Forked",
     "control": "IfMean IfAny Item ItemAsIndex ToList ToNumpy FromNumpy Formatted Printed Masked MaskedRows NonZero "
                "InferenceMode WhereOne Unique Expert WhileLoop RangeOfValue RandomCrop Asserted InnerGradient",
+    "asking": "HookUnasked HookOnOutput HookPostAccumulate Retains Energy EnergyOnce Jacobian Functional Adversarial "
+              "KeptInDict KeptInList KeptInQueue KeptInNamespace KeptInObject",
     "layers": "Autocast AutocastOff AutocastMethod",
     "structure": "HookThatStores TensorHook StraightThrough GradientReversal Checkpointed CheckpointedReentrant "
                  "ScriptedFunction FunctionalCall PerSample FrozenInForward",
@@ -38,6 +40,7 @@ REFUSED = {
 """What `check` refuses, with the code."""
 
 NOT_RESUMED = {
+    "asking": {"KeptInDict", "KeptInList", "KeptInQueue", "KeptInNamespace", "KeptInObject"},
     "state": {"History", "Ticking", "CenterAsAttribute"},
     "draws": {"OwnGenerator"},
 }
