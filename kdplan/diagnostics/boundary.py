@@ -27,6 +27,7 @@ _SENTENCE = re.compile(r"(?<=[^.][.!?])\s")
 _SHAPES = re.compile(
     r"expected input|channels|mat1 and mat2|input size|output size|expected \d+D|normalized_shape", re.IGNORECASE
 )
+_TYPES = re.compile(r"\bd(ata)?types?\b|\b(scalar|weight|data) types?\b|not implemented for '\w+'")
 _PACKAGES = {"PIL": "pillow", "cv2": "opencv-python", "sklearn": "scikit-learn", "yaml": "pyyaml"}
 """Modules whose package has another name."""
 
@@ -37,6 +38,7 @@ _MULTIPLY = "Multiply by a mask, `(x * mask).sum() / mask.sum()`, instead of `x[
 _TORCH = "Use functions of torch instead of NumPy's, which only a function of frozen values may use."
 _HOOK = "Change the gradient in a `torch.autograd.Function`, or the value before it is returned."
 _CLONE = "Write `x.clone()`, or `x.detach().clone()` for a copy without gradients."
+_CONVERT = "Convert one of the values: `x.float()`, `y.long()` or `x.to(other.dtype)`."
 _KNOWN = (
     ("DataDependentOutputException", "", _TENSOR_VALUE, _WHERE),
     ("GuardOnDataDependentSymNode", "", _TENSOR_VALUE, _WHERE),
@@ -158,6 +160,20 @@ def is_foreign(problem: BaseException) -> bool:
     return not isinstance(problem, PlanError | KeyboardInterrupt | GeneratorExit)
 
 
+def is_of_types(problem: BaseException) -> bool:
+    """Whether data types are the reason, whatever the numbers.
+
+    >>> is_of_types(RuntimeError("mat1 and mat2 must have the same dtype, but got Float and Double"))
+    True
+    """
+    return isinstance(problem, RuntimeError | TypeError) and _TYPES.search(str(problem)) is not None
+
+
+def is_of_kernels(problem: BaseException) -> bool:
+    """Whether an operation has no kernel for a data type on this device; another may have one."""
+    return isinstance(problem, RuntimeError) and "not implemented for '" in str(problem)
+
+
 def cause_of(problem: BaseException) -> Cause:
     """What went wrong, of the exception that a `ForeignError` holds or of the exception itself.
 
@@ -186,6 +202,7 @@ def cause_of(problem: BaseException) -> Cause:
             help = f"Install it: `pip install {_PACKAGES.get(module, module)}`."
         elif near := nearest(module, [p.stem for p in Path(file).parent.glob("*.py")]):
             help = f"Did you mean `{near}`?"
+    help = help or (_CONVERT if is_of_types(problem) else None)
     shapes = isinstance(problem, RuntimeError | ValueError) and _SHAPES.search(str(problem)) is not None
     return Cause(kind, reason, file, line, help, shapes and help is None)
 

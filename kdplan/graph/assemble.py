@@ -181,10 +181,8 @@ def assemble(plan: Plan, phase: Phase, networks: Networks) -> PhaseGraph:
 
 
 def _plain(whole: Joined, cut: Split, stored: bool) -> PlainForm | None:
-    """The phase in plain form, as far as it has networks of the user."""
+    """The phase in plain form, as far as it has networks or functions of the user."""
     users = [a for a in whole.joined.applications if is_users(a.module)]
-    if not users:
-        return None
     trained = {n.name for n in cut.trainable_graph.graph.nodes}
     frozen = {n.name for n in cut.frozen.graph.nodes} - trained if cut.frozen is not None else set[str]()
     if stored:

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, fx, nn
 from torch.utils._pytree import tree_flatten, tree_map, tree_unflatten
 
-from kdplan.diagnostics.boundary import is_foreign
+from kdplan.diagnostics.boundary import ForeignError, is_foreign, is_of_kernels, is_of_types
 from kdplan.diagnostics.report import listing
 from kdplan.graph.build import Builder
 from kdplan.graph.kept import functions_of, undone
@@ -90,12 +90,21 @@ class Fatal(RuntimeError):
     """Making a graph ends the process."""
 
 
+class WrongTypes(ForeignError):
+    """Code does not run on values of such data types, whatever they are. Fake tensors do not show it."""
+
+
 def compare(module: nn.Module, inputs: Sequence[Tensor], half: bool = False, first_trace: bool = False) -> Verdict:
     """Run a module twice as it is and once as its graph, each for two steps from one state.
 
     A first trace is tried in a child of this process.
 
     A module that does not run on such inputs has an empty verdict: whoever builds the phase reports that.
+
+    Raises
+    ------
+    WrongTypes
+        If operations meet data types that do not go together.
     """
     try:
         first, second, resumed, traced = (copy.deepcopy(module) for _ in range(4))
@@ -240,6 +249,8 @@ def _compare(
         except BaseException as problem:
             if not is_foreign(problem):
                 raise
+            if is_of_types(problem) and not (is_of_kernels(problem) and torch.cuda.is_available()):
+                raise WrongTypes(str(problem)) from problem
             return Verdict()
         if unstable := _difference(expected, again):
             return Verdict(unstable=unstable, kept=kept)

@@ -97,14 +97,22 @@ class LossContext:
 
 def at_node(problem: NodeError, phase: Phase) -> PlanError:
     """KD0508 for a node of a network, KD0506 for one of the loss, where it cannot run on fake tensors."""
-    node = problem.node
-    values = [a.meta["val"] for a in node.all_input_nodes]
-    shapes = listing(dims(tuple(v.shape)) for v in values if isinstance(v, Tensor))
-    owner = str(node.meta.get("owner", ""))
+    owner = str(problem.node.meta.get("owner", ""))
     if owner.startswith("net "):
-        return foreign("KD0508", phase.span, problem, network=owner.removeprefix("net "), shapes=shapes)
+        network, shapes = owner.removeprefix("net "), _shapes(problem.node)
+        return foreign("KD0508", phase.span, problem, network=network, shapes=shapes)
+    return at_call(problem.node, problem, phase.loss.span)
+
+
+def at_call(node: fx.Node, problem: BaseException, span: Span | None = None) -> PlanError:
+    """KD0506 for a function that does not run on its arguments; `span` is for nodes that have none."""
     name = getattr(node.target, "__name__", str(node.target))
-    return foreign("KD0506", node.meta.get("span") or phase.loss.span, problem, name=name, shapes=shapes)
+    return foreign("KD0506", node.meta.get("span") or span, problem, name=name, shapes=_shapes(node))
+
+
+def _shapes(node: fx.Node) -> str:
+    values = [a.meta["val"] for a in node.all_input_nodes]
+    return listing(dims(tuple(v.shape)) for v in values if isinstance(v, Tensor))
 
 
 def no_tap(builder: Builder, key: str, inputs: Sequence[Any], path: str, e: ir.Tap) -> PlanError:

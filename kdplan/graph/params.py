@@ -88,7 +88,9 @@ def learns(node: fx.Node, root: nn.Module) -> bool:
             continue
         seen.add(n)
         todo += n.all_input_nodes
-        if n.op == "call_module" and any(p.requires_grad for p in root.get_submodule(str(n.target)).parameters()):
+        if n.op == "call_module" and any(
+            p.requires_grad for p in whole(root.get_submodule(str(n.target))).parameters()
+        ):
             return True
         if n.op == "get_attr" and getattr(operator.attrgetter(str(n.target))(root), "requires_grad", False):
             return True

@@ -38,14 +38,16 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from torch import fx, nn
+from torch import Tensor, fx, nn
 
 from kdplan.graph.application import Application, Caller
 from kdplan.graph.module import output_of
+from kdplan.graph.state import is_users_own
+from kdplan.graph.structure import tensors
 
 _SAME = (operator.getitem, getattr)
 _SAME_METHODS = ("clone", "detach")
@@ -69,6 +71,8 @@ class PlainForm:
         Names of nodes that run without gradients.
     crossing
         Whether the values of the phase's frozen graph are inputs here.
+    seen
+        What each call of the user's code gave in the last run, by node.
     """
 
     root: fx.GraphModule
@@ -77,23 +81,43 @@ class PlainForm:
     others: list[str]
     frozen: Collection[str]
     crossing: bool = False
+    seen: dict[str, list[Tensor]] = field(default_factory=dict)
+
+    @property
+    def functions(self) -> list[fx.Node]:
+        """The calls of the user's functions."""
+        return [n for n in self.graph.nodes if n.op == "call_function" and is_users_own(n.target)]
+
+    def name_of(self, node: str) -> str:
+        """What a node calls: a network by the builder's name, or a function by its own."""
+        target = next(n.target for n in self.graph.nodes if n.name == node)
+        networks = [name for name, module in self.networks.items() if getattr(target, "module", None) is module]
+        return networks[0] if networks else getattr(target, "__name__", str(target))
 
     def __call__(self, **values: Any) -> dict[str, Any]:
         """What the graph returns, for its inputs by name."""
         runner = _Runner(self.root, graph=self.graph)
-        runner.extra_traceback, runner.frozen = False, self.frozen
+        runner.extra_traceback, runner.frozen, runner.seen = False, self.frozen, {}
+        runner.watched = {n.name for n in self.graph.nodes if isinstance(n.target, Caller)}
+        runner.watched |= {n.name for n in self.functions}
         names = [n.name for n in self.graph.nodes if n.op == "placeholder"]
         result: dict[str, Any] = runner.run(*(values[name] for name in names))
+        self.seen = runner.seen
         return result
 
 
 class _Runner(fx.Interpreter):
     frozen: Collection[str] = ()
+    watched: Collection[str] = ()
+    seen: dict[str, list[Tensor]]
 
     def run_node(self, n: fx.Node) -> Any:
         """The node's value, of a frozen node without gradients."""
         with torch.set_grad_enabled(torch.is_grad_enabled() and n.name not in self.frozen):
-            return super().run_node(n)
+            value = super().run_node(n)
+        if n.name in self.watched:
+            self.seen[n.name] = [v.detach().clone() for v in tensors(value)]
+        return value
 
 
 def plain_form(
@@ -103,7 +127,7 @@ def plain_form(
     stored: Collection[str] = (),
     kept: Collection[str] | None = None,
 ) -> PlainForm | None:
-    """The plain form of a graph; None where none of these applications is part of it as a graph.
+    """The plain form of a graph; None where it calls no function of the user and none of these applications as a graph.
 
     Parameters
     ----------
@@ -132,7 +156,8 @@ def plain_form(
             others.append(application.network)
         else:
             chosen[application.call] = substitute
-    if not chosen and not others:
+    calls = any(n.op == "call_function" and is_users_own(n.target) for n in nodes)
+    if not chosen and not others and not calls:
         return None
     draws = [n.name in frozen for n in nodes if n.meta.get("random")]
     if any(draws) and not all(draws):  # the phase runs all that is frozen first

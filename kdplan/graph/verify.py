@@ -17,14 +17,17 @@ from typing import Any, Literal, Protocol
 from torch import Tensor, fx, nn
 from torch.utils._pytree import tree_map
 
+from kdplan.diagnostics.boundary import foreign
 from kdplan.diagnostics.report import Diagnostic, PlanError, diagnostic, error, listing
 from kdplan.diagnostics.span import Span
 from kdplan.graph.arguments import arguments_of
 from kdplan.graph.assemble import frozen_versions, trainable_parameters
-from kdplan.graph.compare import Verdict, compare, compare_call
+from kdplan.graph.compare import Verdict, WrongTypes, compare, compare_call
 from kdplan.graph.examples import example
 from kdplan.graph.fingerprint import fingerprint, refined
+from kdplan.graph.loss_context import at_call
 from kdplan.graph.phase_graph import Networks
+from kdplan.graph.signals import shown
 from kdplan.graph.sizes import batch_sizes, same_graph
 from kdplan.graph.state import is_users, is_users_own
 from kdplan.ir import expr as ir
@@ -110,7 +113,7 @@ def verify(
     Raises
     ------
     PlanError
-        KD0542 where a network differs from itself.
+        KD0542 where a network differs from itself, KD0508 where it mixes data types.
     """
     half = phase.recipes[0].precision in HALF
     warnings: list[Diagnostic] = []
@@ -131,7 +134,11 @@ def verify(
             if inputs.is_meta:
                 inputs = inputs_of(stream)
             assert inputs is not None
-            verdict = _kept(key, compare(module, (inputs,), half, first_trace), verdicts)
+            try:
+                verdict = _kept(key, compare(module, (inputs,), half, first_trace), verdicts)
+            except WrongTypes as problem:
+                shapes = f"images {shown(tuple(inputs.shape))}"
+                raise foreign("KD0508", taps[0].span, problem, network=network.name, shapes=shapes) from problem
         span = network.architecture.span or network.span
         warnings += _reported(verdict, network.name, span, real=bool(batch))
         if verdict.differs:
@@ -226,7 +233,7 @@ def verify_calls(
     Raises
     ------
     PlanError
-        KD0542 for a function that differs from itself.
+        KD0542 for a function that differs from itself, KD0506 for one that mixes data types.
     """
     keys: dict[fx.Node, str | None] = {}
     for node in users_calls(parts):
@@ -237,7 +244,10 @@ def verify_calls(
     new = keys.keys() - seen.keys()
     for node, args, kwargs in arguments_of(parts, new, known(), half, weights) if new else ():
         gradients = not node.meta.get("frozen")
-        verdict = compare_call(node.target, args, kwargs, half, weights, gradients)  # type: ignore[arg-type]
+        try:
+            verdict = compare_call(node.target, args, kwargs, half, weights, gradients)  # type: ignore[arg-type]
+        except WrongTypes as problem:
+            raise at_call(node, problem) from problem
         seen[node] = _kept(keys[node], verdict, verdicts)
     warnings: list[Diagnostic] = []
     for node, verdict in seen.items():

@@ -20,7 +20,7 @@ from kdplan.graph.fake import whole
 from kdplan.graph.kept import Kept, code_of
 from kdplan.graph.phase_graph import PhaseGraph
 from kdplan.graph.plain_form import PlainForm
-from kdplan.graph.state import Attributes, is_users, is_users_own, is_write, written_buffer
+from kdplan.graph.state import Attributes, is_users, is_write, written_buffer
 from kdplan.ir.plan import Recipe
 
 Outputs = Mapping[str, Tensor]
@@ -46,12 +46,15 @@ class Differs(Exception):
 
 @dataclass(frozen=True)
 class _Seen:
-    """What a step leaves: values, gradients of trained parameters, buffers, and the state of generators."""
+    """What a step leaves: values, gradients of trained parameters, buffers, the state of generators, and what the
+    user's code gave.
+    """
 
     outputs: dict[str, Tensor]
     gradients: dict[str, Tensor | None]
     buffers: dict[str, Tensor | None]
     draws: list[Any]
+    calls: dict[str, list[Tensor]]
 
 
 class FirstBatch:
@@ -75,8 +78,11 @@ class FirstBatch:
 
     @staticmethod
     def of(graph: PhaseGraph, recipe: Recipe, seed: Callable[[], None], span: Span | None) -> FirstBatch | None:
-        """What compares the first step of a phase; None where no user's network stands in it as a graph."""
-        if graph.plain is None or not graph.plain.networks:
+        """What compares the first step of a phase.
+
+        None where no user's network stands in it as a graph, and no user's function is called.
+        """
+        if graph.plain is None or not (graph.plain.networks or graph.plain.functions):
             return None
         exact = recipe.precision == "fp32"
         return FirstBatch(graph, (COMPILED if recipe.compile else FULL) if exact else HALF, seed, span)
@@ -113,13 +119,16 @@ class FirstBatch:
         if not kinds:
             return
         self._start_again()
-        unstable = self._differing(self._plain())
+        again = self._plain()
+        unstable = self._differing(again)
         names = self._names(kinds)
         what = listing(kinds).replace("`", "")
         if not unstable:
             raise self._differs(f"its graph gives other {what} on the first batch", names)
         if next(iter(self.expected.outputs.values())).device.type == "cpu":
-            raise error("KD0542", self.span, name=listing(names, 5).replace("`", ""), what=what)
+            calls = zip(self.expected.calls.items(), again.calls.values(), strict=True)
+            blamed = [self.form.name_of(node) for (node, one), other in calls if not _same_tensors(one, other)][:1]
+            raise error("KD0542", self.span, name=listing(blamed or names, 5).replace("`", ""), what=what)
         # Else the device's own operations do not give the same twice, and nothing can be said.
 
     def _differs(self, reason: str, names: Mapping[str, object] | list[str]) -> Differs:
@@ -144,6 +153,7 @@ class FirstBatch:
             {name: p.grad for name, p in self.graph.named_trainable().items()},
             {name: b.clone() if b is not None else None for name, b in _buffers(self.form).items()},
             _draws(),
+            self.form.seen,
         )
 
     def _differing(self, seen: _Seen) -> dict[str, list[str]]:
@@ -176,8 +186,7 @@ class _Start:
     def __init__(self, graph: PhaseGraph, form: PlainForm) -> None:
         modules = list({id(m): m for m in (graph.root, *graph.networks)}.values())
         networks = [net for net in graph.root.get_submodule("nets").children() if is_users(net)]
-        calls = [n.target for n in form.graph.nodes if n.op == "call_function" and is_users_own(n.target)]
-        self.kept = Kept(*(f for net in networks for f in code_of(net)), *calls)
+        self.kept = Kept(*(f for net in networks for f in code_of(net)), *(n.target for n in form.functions))
         self.attributes = [Attributes(net) for net in networks]
         held = {id(b): b for m in modules for b in m.buffers()}
         held |= {id(p): p for net in form.networks.values() for p in net.parameters()}
@@ -220,6 +229,12 @@ def _same_draws(one: list[Any], other: list[Any]) -> bool:
     return len(one) == len(other) and all(
         torch.equal(a, b) if isinstance(a, Tensor) else np.array_equal(a, b) if isinstance(a, np.ndarray) else a == b
         for a, b in zip(one, other, strict=True)
+    )
+
+
+def _same_tensors(one: list[Tensor], other: list[Tensor]) -> bool:
+    return len(one) == len(other) and all(
+        a.shape == b.shape and torch.allclose(a, b, equal_nan=True) for a, b in zip(one, other, strict=True)
     )
 
 

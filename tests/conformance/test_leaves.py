@@ -29,6 +29,16 @@ def test_check_warns(case: str, tmp_path: Path, capsys: Capture) -> None:
     assert outcome.exit_code == 0 and f"`small` is called whole: {reason}." in outcome.output, outcome.output
 
 
+@pytest.mark.parametrize("loss", ["my.f(small.fc)", "mean(small.fc)", "my.f(small.fc) + my.f(small.logits)"])
+def test_taps_of_what_is_called_whole_are_trained_by(loss: str, tmp_path: Path, capsys: Capture) -> None:
+    """Also by a function of the user: its value is no constant."""
+    lines = network(PARTS["number"][0], "def f(z):\n    return z.pow(2).mean()\n\n\n")
+    plan = NETWORK.replace("loss = ", f"loss = {loss} + ")
+    assert plan != NETWORK
+    outcome = command(tmp_path, lines, plan, "check", capsys)
+    assert outcome.exit_code == 0, outcome.output
+
+
 def test_plan_and_drawing(tmp_path: Path, capsys: Capture) -> None:
     lines, reason = PARTS["compiled"]
     write(tmp_path, network(lines, SQUARE), NETWORK)

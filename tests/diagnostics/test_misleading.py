@@ -150,7 +150,6 @@ def test_a_recipe_may_have_the_name_of_an_optimizer(tmp_path: Path) -> None:
     ("net", "code", "said", "help"),
     [
         ("Copies", "KD0508", "copy.deepcopy", "x.clone()"),
-        
         ("Silent", "KD0549", "returns no tensor", "return"),
         ("Wrong", "KD0508", "shape '[3, 7]' is invalid", None),
         ("Channels", "KD0508", "to have 3 channels", "fit the data"),
