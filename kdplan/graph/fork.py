@@ -79,6 +79,9 @@ def cut_at(traced: Traced, at: str) -> Cut:
         KD0501 if there is no such module or tap, KD0516 if the network does not fall into two parts there.
     """
     graph, taps = traced.graph, traced.taps
+    for path, reason in traced.leaves.items():
+        if not path or at.startswith(f"{path}."):
+            raise _unfit(at, f"`{path}` is called whole: {reason}" if path else f"it is called whole, since {reason}")
     if "logits" not in taps:
         raise _unfit(at, "the output of the network is not a tensor")
     point = _point(traced, at)
