@@ -21,13 +21,13 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from torch import Tensor, fx
+from torch import Tensor, fx, nn
 from torch.utils._pytree import tree_map
 
 from kdplan.diagnostics.boundary import is_foreign
 from kdplan.graph.fake import real_like
 from kdplan.graph.kept import code_of, undone
-from kdplan.graph.state import Attributes, draws_undone, is_write
+from kdplan.graph.state import Attributes, draws_undone, is_users_own, is_write
 
 Arguments = tuple[fx.Node, tuple[Any, ...], dict[str, Any]]
 
@@ -74,8 +74,9 @@ def arguments_of(
 def _undone(
     parts: Sequence[fx.GraphModule], code: Sequence[object], seed: int, kept: Sequence[fx.GraphModule] = ()
 ) -> Iterator[None]:
-    """A run whose draws, attributes and kept values are undone, and the buffers of `kept`; it may fail."""
-    buffers = {b: b.detach().clone() for part in kept for b in part.buffers() if not b.is_meta}
+    """A run whose draws, attributes and kept values are undone, and what code wrote into in `kept`; it may fail."""
+    written = {id(b): b for part in kept for b in (*part.buffers(), *_of_users(part)) if not b.is_meta}
+    before = [(b, b.detach().clone()) for b in written.values()]
     attributes = [Attributes(part) for part in parts]
     try:
         with torch.random.fork_rng(devices=[]), draws_undone(), undone(*code), torch.no_grad():
@@ -88,8 +89,15 @@ def _undone(
         for held in attributes:
             held.restore()
         with torch.no_grad():
-            for buffer, value in buffers.items():
-                buffer.copy_(value)
+            for tensor, value in before:
+                tensor.copy_(value)
+
+
+def _of_users(part: fx.GraphModule) -> Iterator[nn.Parameter]:
+    """The parameters of a user's modules, whose code may write into them."""
+    for module in part.modules():
+        if is_users_own(type(module)):
+            yield from module.parameters()
 
 
 class _Reader(fx.Interpreter):

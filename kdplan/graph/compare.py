@@ -304,11 +304,21 @@ def _observe(
         if total.requires_grad:
             total.backward()  # type: ignore[no-untyped-call]
         seen.append(("gradients", {n: _copy(p.grad) for n, p in module.named_parameters()}))
+        _move(module)
         seen.append(("buffers", {n: _copy(b) for n, b in module.named_buffers()}))
         seen.append(("draws of torch's generator", [torch.rand(1)]))
         seen.append(("draws of Python's generator", [random.random()]))
         seen.append(("draws of NumPy's generator", [float(np.random.rand())]))
     return seen
+
+
+def _move(module: nn.Module) -> None:
+    """What an optimizer does: what a network has kept of its weights shows in the next step."""
+    with torch.no_grad():
+        for p in module.parameters():
+            if p.grad is not None and p.is_floating_point():
+                largest = p.grad.abs().amax() if p.numel() else p.new_zeros(())
+                p.sub_(0.1 * p.grad / torch.where(largest > 0, largest, 1))
 
 
 def _input(value: Tensor, step: int) -> Tensor:

@@ -11,6 +11,7 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import lru_cache
 from types import CellType, FunctionType, MethodType, ModuleType, SimpleNamespace
 from typing import Any
 
@@ -24,6 +25,10 @@ from kdplan.diagnostics.boundary import is_users
 from kdplan.graph.state import LARGEST, Attributes, same
 
 _HIDDEN = ("__builtins__", "__warningregistry__", "__annotations__")
+_CacheType: Any = type(lru_cache(len))
+"""Of what `lru_cache` and `cache` make: the next call computes again, as the first of a run does."""
+_COMPILED = ("__compiled_fn_", "__resume_at_", "__import_", "__builtins_dict__")
+"""What torch.compile puts into a module's globals, and its code reads there."""
 
 
 def user_module(value: object) -> ModuleType | None:
@@ -71,6 +76,7 @@ class Kept:
         self._tensors: list[tuple[str, Tensor, Tensor]] = []
         self._arrays: list[tuple[str, Any, Any]] = []
         self._modules: list[tuple[str, Attributes]] = []
+        self._caches: list[Any] = []
         self._seen: dict[int, object] = {}
         todo = [("", root) for root in roots]
         while todo:
@@ -106,11 +112,16 @@ class Kept:
                     tensor.copy_(old)
         for _, array, old in self._arrays:
             array[...] = old
+        for cache in self._caches:
+            cache.cache_clear()
 
     # ---- what there is
 
     def _visit(self, where: str, value: Any) -> Iterator[tuple[str, Any]]:
-        if isinstance(value, FunctionType | MethodType):
+        if isinstance(value, _CacheType):
+            self._caches.append(value)
+            yield where, value.__wrapped__
+        elif isinstance(value, FunctionType | MethodType):
             function: Any = value.__func__ if isinstance(value, MethodType) else value
             yield from self._function(function)
         elif isinstance(value, Tensor):
@@ -135,7 +146,7 @@ class Kept:
     def _function(self, function: FunctionType) -> Iterator[tuple[str, Any]]:
         module = user_module(function)
         users = module is not None or is_users(function.__code__.co_filename)
-        if not users and function not in self._roots:
+        if not users and not any(function is root for root in self._roots):
             return
         name = function.__name__
         for cell, variable in zip(function.__closure__ or (), function.__code__.co_freevars, strict=True):
@@ -184,10 +195,11 @@ class Kept:
         if id(names) in self._seen:
             return
         self._seen[id(names)] = names
-        before = {n: v for n, v in names.items() if n not in _HIDDEN}
 
         def read() -> dict[str, Any]:
-            return {n: v for n, v in names.items() if n not in _HIDDEN}
+            return {n: v for n, v in names.items() if n not in _HIDDEN and not str(n).startswith(_COMPILED)}
+
+        before = read()
 
         def write(values: dict[str, Any]) -> None:
             for name in read().keys() - values.keys():
@@ -226,10 +238,11 @@ def _differing(before: dict[Any, Any], now: dict[Any, Any]) -> Iterator[Any]:
 
 
 def functions_of(module: nn.Module) -> list[object]:
-    """The functions of a network that a user wrote: of its classes, and those that are its attributes."""
+    """What a user wrote of a network: its classes, those that they extend, and functions that it holds."""
     parts = [m for m in module.modules() if user_module(type(m)) is not None]
+    classes = [c for m in parts for c in type(m).__mro__ if user_module(c) is not None]
     given = [v for m in parts for v in vars(m).values() if isinstance(v, FunctionType)]
-    return [*dict.fromkeys([*(type(m).forward for m in parts), *given])]
+    return [*dict.fromkeys([*(type(m).forward for m in parts), *classes, *given])]
 
 
 def code_of(module: nn.Module) -> list[object]:

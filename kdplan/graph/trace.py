@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Collection, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -16,10 +17,11 @@ from kdplan.graph.asking import lacks_gradients
 from kdplan.graph.fake import DATA_DEPENDENT, FakeContext
 from kdplan.graph.guards import ASK, Guard
 from kdplan.graph.law import check_graph
-from kdplan.graph.state import draws_undone, is_user_code
+from kdplan.graph.state import draws_undone, is_user_code, is_users
 from kdplan.graph.taps import Call, Tap, collect
 from kdplan.graph.tracer import ROOT, Holder, PathTracer
 from kdplan.graph.uncompiled import uncompiled
+from kdplan.graph.written import writes_undone
 
 
 class TraceError(RuntimeError, ForeignError):
@@ -149,7 +151,7 @@ def trace(
         tracer = PathTracer(context, types, paths)
         holder._modules.pop("constants", None)
         try:
-            with draws_undone(), uncompiled():
+            with draws_undone(), uncompiled(), writes_undone(module) if is_users(module) else nullcontext():
                 graph = tracer.run(holder, args, named)
             if not (new := {p: why for p, why in tracer.impure.items() if _can_be_leaf(tracer, p, holder)}):
                 break

@@ -189,7 +189,7 @@ class _Start:
         self.kept = Kept(*(f for net in networks for f in code_of(net)), *(n.target for n in form.functions))
         self.attributes = [Attributes(net) for net in networks]
         held = {id(b): b for m in modules for b in m.buffers()}
-        held |= {id(p): p for net in form.networks.values() for p in net.parameters()}
+        held |= {id(p): p for net in networks for p in net.parameters()}  # a `forward` may write into them
         self.tensors = [(t, t.detach().clone()) for t in held.values()]
 
     def restore(self) -> None:

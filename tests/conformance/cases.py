@@ -11,7 +11,8 @@ from torch.nn import functional as F
 from tests.conformance.phases import MODULES, Case
 
 PARTS = {"Base", "Part", "Running", "Symmetric", "Standardised", "Inner", "Halves", "OwnNorm", "Normed", "Sign",
-         "Reverse", "Own", "Mapping", "Output", "Center", "Centering", "Holder"}  # fmt: skip
+         "Reverse", "Own", "Mapping", "Output", "Center", "Centering", "Holder",
+         "Config"}  # fmt: skip
 """Classes of the files that are parts of others."""
 HELPERS = {"update", "gated", "scripted_mean"}
 """Functions of the files that are no losses."""
@@ -25,6 +26,8 @@ LEAVES = {
                "InferenceMode WhereOne Unique Expert WhileLoop RangeOfValue RandomCrop Asserted InnerGradient",
     "asking": "HookUnasked HookOnOutput HookPostAccumulate Retains Energy EnergyOnce Jacobian Functional Adversarial "
               "KeptInDict KeptInList KeptInQueue KeptInNamespace KeptInObject",
+    "kept": "LazySnapshot LazyByName CachedProperty CachedMethod ArrayBesideDataclass MomentumByData MomentumInPlace "
+            "MomentumByState Clipped",
     "layers": "Autocast AutocastOff AutocastMethod",
     "structure": "HookThatStores TensorHook StraightThrough GradientReversal Checkpointed CheckpointedReentrant "
                  "ScriptedFunction FunctionalCall PerSample FrozenInForward",
@@ -40,6 +43,7 @@ REFUSED = {
 """What `check` refuses, with the code."""
 
 NOT_RESUMED = {
+    "kept": {"LazySnapshot", "LazyByName", "CachedProperty", "CachedMethod"},
     "asking": {"KeptInDict", "KeptInList", "KeptInQueue", "KeptInNamespace", "KeptInObject"},
     "state": {"History", "Ticking", "CenterAsAttribute"},
     "draws": {"OwnGenerator"},
