@@ -24,7 +24,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 import torch
 from torch import Tensor, fx, nn
@@ -85,9 +85,25 @@ class Flops(FlopCounterMode):
     48
     """
 
+    active: ClassVar[list[Flops]] = []
+    """Those that count now."""
+
     def __init__(self) -> None:
         super().__init__(display=False)
         self.mod_tracker = _Everything()  # type: ignore[assignment]
+
+    def __enter__(self) -> Flops:
+        self.active.append(self)
+        super().__enter__()  # type: ignore[no-untyped-call]
+        return self
+
+    def __exit__(self, *args: Any) -> None:
+        self.active.remove(self)
+        super().__exit__(*args)  # type: ignore[no-untyped-call]
+
+    def add(self, flops: int) -> None:
+        """Count what ran elsewhere."""
+        self.flop_counts["Global"]["elsewhere"] += flops
 
 
 class _Everything:

@@ -110,7 +110,7 @@ def join(plan: Plan, phase: Phase, networks: Networks) -> Joined:
     if not loss.is_tensor:
         raise error("KD0602", phase.loss.span, term="The loss")
     if loss.shape != ():
-        raise error("KD0504", phase.loss.span, shape=_dims(loss.shape))
+        raise _no_scalar(phase, lowering)
     outputs = {"loss": loss.value}
     for name, e in phase.logged.items():
         term = lowering.lower(e)
@@ -360,6 +360,18 @@ def _parts(still: Collection[str], group: Collection[str]) -> list[str]:
     return [written(p) for p in parts]
 
 
+def _no_scalar(phase: Phase, lowering: Lowering) -> PlanError:
+    """KD0504, of the term that is no scalar."""
+    summed = isinstance(phase.loss, ir.Op) and phase.loss.op == "+"
+    terms = phase.loss.args if isinstance(phase.loss, ir.Op) and summed else [phase.loss]
+    shapes = [(term, lowering.lower(term)) for term in terms]
+    term, shape = next((term, s.shape) for term, s in shapes if s.is_tensor and s.shape != ())
+    text = term.span.text if term.span is not None else "loss"
+    batch = lowering.context.batch(0)
+    shown = _dims(shape) if shape[0] == batch else f"[{', '.join(map(str, shape))}]"
+    return error("KD0504", term.span or phase.loss.span, term=text, shape=shown)
+
+
 def _trainable_help(trainee: Trainee, still: list[str], group: dict[str, nn.Parameter], phase: Phase) -> str | None:
     if len(still) == len(group):
         return "Remove the network from `of`, or add a term that depends on it."
@@ -372,7 +384,12 @@ def _trainable_help(trainee: Trainee, still: list[str], group: dict[str, nn.Para
     trained = [e for e in ir.walk(phase.loss) if isinstance(e, ir.Tap) and isinstance(e.of, ir.InTraining)]
     taps = [e.path for e in trained if e.path and len(e.inputs) == 1]
     inner = [t for t in taps if not is_scores(t)]
-    return f"Write `of upto({trainee.base.network.partition('[')[0]}.{written(inner[-1])})`." if inner else None
+    name = trainee.base.network.partition("[")[0]
+    if inner:
+        return f"Write `of upto({name}.{written(inner[-1])})`."
+    idle = {n.partition(".")[0] for n in still}
+    parts = [part for part in dict.fromkeys(n.partition(".")[0] for n in group) if part not in idle]
+    return f"Write `of {', '.join(f'{name}.{p}' for p in parts)}` to train only the rest." if parts else None
 
 
 def _check_terms(phase: Phase, joined: Joined, constant: set[str], reporter: Reporter) -> None:

@@ -2,7 +2,7 @@
 
 >>> from torch import nn
 >>> compare(nn.Linear(3, 2), (torch.ones(4, 3),))
-Verdict(differs='', unstable='', leaves=(), attributes=(), kept=(), lost='', transient=(), broken='')
+Verdict(differs='', unstable='', leaves=(), attributes=(), kept=(), lost='', transient=(), broken='', untrained=())
 """
 
 from __future__ import annotations
@@ -57,6 +57,8 @@ class Verdict:
         Buffers that change and are registered as not persistent: no version has them.
     broken
         What is no number although the inputs are, whatever they are: `value` or `gradient`; "" for neither.
+    untrained
+        Parameters that a function keeps and that have a gradient, which no phase trains.
     """
 
     differs: str = ""
@@ -67,6 +69,7 @@ class Verdict:
     lost: str = ""
     transient: tuple[str, ...] = ()
     broken: str = ""
+    untrained: tuple[str, ...] = ()
 
     def plain(self) -> dict[str, Any]:
         """The verdict as plain values, for the store."""
@@ -83,7 +86,7 @@ class Verdict:
         if values.keys() != {f.name for f in fields(Verdict)}:
             return None
         pairs = {name: tuple((a, b) for a, b in values[name]) for name in ("leaves", "attributes")}
-        return Verdict(**{**values, **pairs, **{n: (*values[n],) for n in ("kept", "transient")}})
+        return Verdict(**{**values, **pairs, **{n: (*values[n],) for n in ("kept", "transient", "untrained")}})
 
 
 class Fatal(RuntimeError):
@@ -158,7 +161,7 @@ def compare_call(
     Examples
     --------
     >>> compare_call(lambda x, weight: weight * x.mean(), (torch.ones(4, 3),), {"weight": 2})
-    Verdict(differs='', unstable='', leaves=(), attributes=(), kept=(), lost='', transient=(), broken='')
+    Verdict(differs='', unstable='', leaves=(), attributes=(), kept=(), lost='', transient=(), broken='', untrained=())
     >>> compare_call(lambda x: (x - 2).sqrt().mean(), (torch.ones(4, 3),), {}).broken
     'value'
     """
@@ -238,6 +241,7 @@ def _compare(
             with undone(*code) as before:
                 expected = _observe(*first, half)
                 kept = tuple(before.changed())
+                graded = () if resumed is not None else tuple(before.graded())
             with undone(*code):
                 again = _observe(*second, half, [0])
                 if resumed is not None:
@@ -260,13 +264,13 @@ def _compare(
             with undone(*code):
                 result = _observe(make_graph(), owner, half)
         except TraceError:
-            return Verdict(kept=kept, lost=lost, broken=broken)
+            return Verdict(kept=kept, lost=lost, broken=broken, untrained=graded)
         except BaseException as problem:  # the graph itself may be wrong in any way
             if not is_foreign(problem):
                 raise
             why = str(problem) if isinstance(problem, Fatal) else f"it fails with {type(problem).__name__}"
-            return Verdict(differs=f"results: {why}", kept=kept, lost=lost, broken=broken)
-        return Verdict(_difference(expected, result), kept=kept, lost=lost, broken=broken)
+            return Verdict(f"results: {why}", kept=kept, lost=lost, broken=broken, untrained=graded)
+        return Verdict(_difference(expected, result), kept=kept, lost=lost, broken=broken, untrained=graded)
 
 
 def _broken(seen: list[tuple[str, Any]]) -> str:
@@ -304,7 +308,7 @@ def _observe(
         if total.requires_grad:
             total.backward()  # type: ignore[no-untyped-call]
         seen.append(("gradients", {n: _copy(p.grad) for n, p in module.named_parameters()}))
-        _move(module)
+        _step(module)
         seen.append(("buffers", {n: _copy(b) for n, b in module.named_buffers()}))
         seen.append(("draws of torch's generator", [torch.rand(1)]))
         seen.append(("draws of Python's generator", [random.random()]))
@@ -312,7 +316,7 @@ def _observe(
     return seen
 
 
-def _move(module: nn.Module) -> None:
+def _step(module: nn.Module) -> None:
     """What an optimizer does: what a network has kept of its weights shows in the next step."""
     with torch.no_grad():
         for p in module.parameters():

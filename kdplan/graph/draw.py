@@ -37,6 +37,7 @@ from kdplan.graph.freeze import classify
 from kdplan.graph.lines import NodeError
 from kdplan.graph.module import outputs_of
 from kdplan.graph.replay import Replay, context_for, example_inputs
+from kdplan.graph.structure import tensors
 
 _FILL = {
     "trainable": "#cfe8cf",
@@ -117,13 +118,13 @@ def drawing(gm: fx.GraphModule, trainable: Collection[str] = (), depth: int | No
         target = home.get(node)
         if target is None:
             continue
-        for source in _sources(node, home):
-            _connect(result, home[source], target, shapes.get(source.name, ""))
+        for source, value in _sources(node, home):
+            _connect(result, home[source], target, shapes.get(value, ""))
     for name, node in outputs_of(gm).items():
         key = f"out_{name}"
         result.boxes[key] = Box(name, "output")
-        for source in [node] if home.get(node) else _sources(node, home):
-            _connect(result, home[source], key, shapes.get(source.name, ""))
+        for source, value in [(node, node.name)] if home.get(node) else _sources(node, home):
+            _connect(result, home[source], key, shapes.get(value, ""))
     return result
 
 
@@ -162,14 +163,15 @@ def _box(p: Drawing, node: fx.Node, depths: dict[int, int], names: dict[int, str
         p.boxes[node.name] = Box(node.name, "input")
         return node.name
     function = getattr(node.target, "__name__", str(node.target))
-    if node.op == "get_attr" or not isinstance(node.meta.get("val"), Tensor) or function in ("getitem", "detach"):
+    if node.op == "get_attr" or not _is_shown(node) or function in ("getitem", "detach"):
         return None
     owner = _owner(node)
     if owner.startswith("net "):
         call = node.meta["call"]
         path = ".".join(str(node.meta.get("path", "")).split(".")[: depths[call]])
         key = f"c{call}_{path or node.name}"
-        box = p.boxes.setdefault(key, Box(path or function, "frozen", names[call]))
+        label = path or (names[call] if node.op == "call_module" else function)
+        box = p.boxes.setdefault(key, Box(label, "frozen", names[call]))
         box.whole = box.whole or str(node.meta.get("whole") or "")
         if trainable_graph:
             box.kind = "trainable"
@@ -191,16 +193,26 @@ def _written(node: fx.Node, function: str) -> str:
     return " ".join([_SIGNS.get(function, function), *numbers])
 
 
-def _sources(node: fx.Node, home: dict[fx.Node, str | None]) -> list[fx.Node]:
-    """The nodes with boxes that a node reads, through what has no box; sizes carry no data and are left out."""
-    sources: list[fx.Node] = []
-    todo = list(node.all_input_nodes)
+def _is_shown(node: fx.Node) -> bool:
+    """Whether a node has a box: it gives a tensor, or is a module that gives several."""
+    value = node.meta.get("val")
+    return isinstance(value, Tensor) or (node.op == "call_module" and bool(tensors(value)))
+
+
+def _sources(node: fx.Node, home: dict[fx.Node, str | None]) -> list[tuple[fx.Node, str]]:
+    """The nodes with boxes that a node reads, through what has no box, each with the name of the value that is read.
+
+    Sizes carry no data and are left out.
+    """
+    sources: list[tuple[fx.Node, str]] = []
+    todo = [(n, n.name) for n in node.all_input_nodes]
     while todo:
-        n = todo.pop()
+        n, value = todo.pop()
+        value = n.name if isinstance(n.meta.get("val"), Tensor) else value
         if home.get(n) is not None:
-            sources.append(n)
+            sources.append((n, value))
         elif n.op != "get_attr" and _carries(n):
-            todo += n.all_input_nodes
+            todo += [(m, value) for m in n.all_input_nodes]
     return sources
 
 

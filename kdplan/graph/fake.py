@@ -221,6 +221,7 @@ class FakeContext:
                 node.meta["asks"] = not real
                 if real:
                     node.meta["real"] = by_data = True
+                    node.meta["work"] = {}
         by_python = draws is not None and draws.used
         if draws is not None:
             draws.restore()

@@ -77,6 +77,7 @@ class Kept:
         self._arrays: list[tuple[str, Any, Any]] = []
         self._modules: list[tuple[str, Attributes]] = []
         self._caches: list[Any] = []
+        self._parameters: list[tuple[str, nn.Parameter, Tensor | None]] = []
         self._seen: dict[int, object] = {}
         todo = [("", root) for root in roots]
         while todo:
@@ -99,6 +100,10 @@ class Kept:
             names += [f"{where}.{name}" for name in (*attributes.changed(), *attributes.rebound())]
         return list(dict.fromkeys(n for n in names if n))
 
+    def graded(self) -> list[str]:
+        """The parameters that have a gradient which they had not before."""
+        return [where for where, p, before in self._parameters if before is None and p.grad is not None]
+
     def restore(self) -> None:
         """Give everything the values of before."""
         for held in self._held:
@@ -114,6 +119,8 @@ class Kept:
             array[...] = old
         for cache in self._caches:
             cache.cache_clear()
+        for _, parameter, gradient in self._parameters:
+            parameter.grad = gradient
 
     # ---- what there is
 
@@ -125,6 +132,8 @@ class Kept:
             function: Any = value.__func__ if isinstance(value, MethodType) else value
             yield from self._function(function)
         elif isinstance(value, Tensor):
+            if isinstance(value, nn.Parameter) and not value.is_meta:
+                self._parameters.append((where, value, value.grad))
             real = not value.is_meta and not isinstance(value, FakeTensor) and value.layout is torch.strided
             if real and value.numel() * value.element_size() <= LARGEST:
                 with _disable_current_modes():
@@ -137,6 +146,7 @@ class Kept:
         elif isinstance(value, nn.Module):
             self._modules.append((where, Attributes(value)))
             yield from ((f"{where}.{n}", b) for n, b in value.named_buffers())
+            self._parameters += [(f"{where}.{n}", p, p.grad) for n, p in value.named_parameters()]
         elif isinstance(value, type | ModuleType):
             if user_module(value) is not None:
                 yield from self._namespace("" if isinstance(value, ModuleType) else f"{value.__name__}.", value)

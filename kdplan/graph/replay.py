@@ -19,17 +19,23 @@ loss  [8, 4] SoftplusBackward0
 from __future__ import annotations
 
 from collections.abc import Collection
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, fx
 from torch._subclasses.fake_tensor import FakeTensor
+from torch.utils._python_dispatch import _disable_current_modes
 from torch.utils._pytree import tree_leaves, tree_map
 
 from kdplan.diagnostics.boundary import is_foreign
+from kdplan.graph.asking import Flops
 from kdplan.graph.fake import FakeContext, is_differentiable, real_like, whole
 from kdplan.graph.freeze import parameter_names
 from kdplan.graph.lines import NodeError
+
+_SMALL = (2, 4)
+"""Batches on which FLOPs of real modules are counted."""
 
 
 class Replay(fx.Interpreter):
@@ -71,7 +77,8 @@ class Replay(fx.Interpreter):
                 raise
             raise NodeError(n, problem) from problem
         if (real and not frozen) or n.meta.get("varies"):
-            value = self._reading(n, args, kwargs, value)
+            backward = self._counted(n, args, kwargs) if real else 0
+            value = self._reading(n, args, kwargs, value, backward)
         if n.name in self.keep:
             self.seen[n.name] = value
         return value
@@ -99,14 +106,68 @@ class Replay(fx.Interpreter):
         assert callable(n.target)
         return self.context.called(n.target, real_like(args, torch.rand), real_like(kwargs, torch.rand))
 
-    def _reading(self, n: fx.Node, args: Any, kwargs: Any, value: Any) -> Any:
-        """The value of a module that numbers or draws lead; by other ones it reads any of its parameters and inputs."""
+    def _counted(self, n: fx.Node, args: Any, kwargs: Any) -> int:
+        """Count the FLOPs of a module that runs on real numbers alone; gives those of its backward.
+
+        It runs on small batches, and each sample more costs the same.
+        """
+        batch = next((v.shape[0] for v in tree_leaves((args, kwargs)) if isinstance(v, Tensor) and v.dim()), 0)
+        if not Flops.active or not batch:
+            return 0
+        work: dict[int, tuple[int, int]] = n.meta.setdefault("work", {})
+        for size in _SMALL:
+            if size not in work:
+                work[size] = self._work(n, args, kwargs, batch, size)
+        (one, two), (few, more) = _SMALL, (work[size] for size in _SMALL)
+        forward, backward = (a + (b - a) * (batch - one) // (two - one) for a, b in zip(few, more, strict=True))
+        for counter in Flops.active:
+            counter.add(forward)
+        return backward
+
+    def _work(self, n: fx.Node, args: Any, kwargs: Any, batch: int, size: int) -> tuple[int, int]:
+        """FLOPs of a module's forward and backward on so many samples; none where it does not run on so few."""
+
+        def sized(v: Any) -> Any:
+            if not isinstance(v, Tensor):
+                return v
+            shape = (size, *v.shape[1:]) if v.dim() and v.shape[0] == batch else tuple(v.shape)
+            return torch.zeros(shape, dtype=v.dtype) if not is_differentiable(v) else torch.rand(shape, dtype=v.dtype)
+
+        assert isinstance(self.module, fx.GraphModule)
+        with _disable_current_modes(), torch.enable_grad(), Flops() as counter:
+            try:
+                args, kwargs = tree_map(sized, (args, kwargs))
+                value = self.context.really(self.module.get_submodule(str(n.target)), args, kwargs)
+                forward = int(counter.get_total_flops())
+                graded = [v.sum() for v in tree_leaves(value) if isinstance(v, Tensor) and v.requires_grad]
+                if graded:
+                    torch.autograd.backward([v.real for v in graded])
+            except BaseException as problem:
+                if not is_foreign(problem):
+                    raise
+                return 0, 0
+            return forward, int(counter.get_total_flops()) - forward
+
+    def _reading(self, n: fx.Node, args: Any, kwargs: Any, value: Any, backward: int) -> Any:
+        """The value of a module that numbers or draws lead; by other ones it reads any of its parameters and inputs.
+
+        Its gradient costs so many FLOPs `backward`.
+        """
         assert isinstance(self.module, fx.GraphModule)
         read = [v for v in tree_leaves((args, kwargs)) if isinstance(v, Tensor)]
         read += [self.context.fake(p) for p in whole(self.module.get_submodule(str(n.target))).parameters()]
         with self.context.mode:
             total = sum((v.real.sum() for v in read if v.requires_grad), torch.zeros(()))
+            if backward and total.requires_grad:
+                total.register_hook(  # type: ignore[no-untyped-call]
+                    partial(_count, list(Flops.active), backward)
+                )
             return tree_map(lambda v: v + total if isinstance(v, Tensor) and is_differentiable(v) else v, value)
+
+
+def _count(counters: list[Flops], flops: int, _: Tensor) -> None:
+    for counter in counters:
+        counter.add(flops)
 
 
 def context_for(gm: fx.GraphModule, trainable: Collection[str] | None = None) -> FakeContext:

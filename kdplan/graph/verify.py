@@ -157,9 +157,14 @@ def verify(
         if verdict.transient:
             warnings.append(diagnostic("KD0547", span, network=network.name, buffers=listing(verdict.transient)))
         for name, value in verdict.attributes:
+            contained = value[:1] in "{[(" or value.startswith("deque(")
+            if contained and not verdict.lost:
+                continue  # it is emptied, or nothing reads it in a later step
             leaf = name.rpartition(".")[2]
-            what = "a buffer for each of its tensors" if value[:1] in "{[(" else "a buffer"
+            what = "a buffer for each of its tensors" if contained else "a buffer"
             help = f"Register {what} in the constructor: `self.register_buffer(…)`." if "Tensor" in value else None
+            if contained and help is None:
+                help = "Keep what it holds in buffers: `self.register_buffer(…)` in the constructor."
             warnings.append(
                 diagnostic("KD0541", span, help=help, network=network.name, name=name, leaf=leaf, value=value)
             )
@@ -187,7 +192,7 @@ def _one_for_all_sizes(
 
 
 def _reported(verdict: Verdict, name: str, span: Span | None, real: bool) -> list[Diagnostic]:
-    """KD0543 for state outside of networks, KD0550 for what is no number; KD0542, raised, for what differs from itself.
+    """KD0543, KD0552 for state and parameters outside of networks, KD0550 for no numbers; KD0542, raised, for others.
 
     `real` says whether inputs are those of training.
     """
@@ -196,6 +201,8 @@ def _reported(verdict: Verdict, name: str, span: Span | None, real: bool) -> lis
     warnings = []
     if verdict.kept:
         warnings.append(diagnostic("KD0543", span, name=name, kept=listing(verdict.kept, 3)))
+    if verdict.untrained:
+        warnings.append(diagnostic("KD0552", span, name=name, parameters=listing(verdict.untrained, 3)))
     if verdict.broken:
         values = "the first batch" if real else "all values that were tried"
         warnings.append(diagnostic("KD0550", span, name=name, what=verdict.broken, values=values))

@@ -14,7 +14,7 @@ PARTS = {"Base", "Part", "Running", "Symmetric", "Standardised", "Inner", "Halve
          "Reverse", "Own", "Mapping", "Output", "Center", "Centering", "Holder",
          "Config"}  # fmt: skip
 """Classes of the files that are parts of others."""
-HELPERS = {"update", "gated", "scripted_mean"}
+HELPERS = {"update", "gated", "scripted_mean", "positions"}
 """Functions of the files that are no losses."""
 
 LEAVES = {

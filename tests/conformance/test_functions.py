@@ -298,3 +298,40 @@ def test_a_shape_that_depends_on_frozen_values_is_an_error(tmp_path: Path) -> No
     """
     (problem,) = check_text(text, folder=tmp_path)
     assert problem.code == "KD0506" and "the values of a tensor decide a shape" in problem.message
+
+
+GAP = """
+class Gap(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.scale = nn.Parameter(torch.ones(10))
+
+    def forward(self, z):
+        return (z * self.scale).pow(2).mean()
+
+gap, scale = Gap(), nn.Parameter(torch.ones(10))
+unused = Gap()
+
+def f(z):
+"""
+
+
+@pytest.mark.parametrize(
+    ("body", "names"),
+    [
+        ("return gap(z)", "`gap.scale`"),
+        ("return (z * scale).mean()", "`scale`"),
+        ("return gap(z) + (z * scale).mean()", "`gap.scale` and `scale`"),
+        ("return (z * scale.detach()).mean()", ""),
+        ("with torch.no_grad():\n        target = gap(z)\n    return (z.mean() - target) ** 2", ""),
+        ("return z.pow(2).mean()", ""),
+    ],
+)
+def test_parameters_of_a_function_are_a_warning(body: str, names: str, tmp_path: Path) -> None:
+    text = PLAN.replace("LOSS", "my.f(small.logits) + cross_entropy(small.logits, labels)")
+    (tmp_path / "mine.py").write_text(f"import torch\nfrom torch import nn\n{GAP}    {body}\n")
+    found = check_text(text, folder=tmp_path)
+    assert [d.code for d in found] == (["KD0552"] if names else [])
+    for d in found:
+        listed = d.message.removeprefix("No phase trains ").removesuffix(", which `f` keeps.")
+        assert set(listed.split(" and ")) == set(names.split(" and "))

@@ -55,6 +55,40 @@ def test_plan_and_drawing(tmp_path: Path, capsys: Capture) -> None:
         assert line in (tmp_path / f"a.{ending}").read_text()
 
 
+CONV = """class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.body, self.head = nn.Conv2d(1, 8, 3, padding=1), nn.Linear(8, 10)
+
+    def forward(self, x):
+        f = self.body(x).relu()
+        if ASKED > 100:
+            f = 2 * f
+        return self.head(f.mean((2, 3)))
+"""
+
+
+def test_costs_and_boxes_are_those_of_the_traced_network(tmp_path: Path, capsys: Capture) -> None:
+    """FLOPs, parameters, and edges with shapes from the network's box, also where a tap is read."""
+    costs = []
+    loss = NETWORK.replace("loss = ", "loss = mean(small.body) + ")
+    for name, asked in (("traced", "len(x)"), ("whole", "f.mean()")):
+        folder = tmp_path / name
+        folder.mkdir()
+        write(folder, CONV.replace("ASKED", asked), loss)
+        plan, store = str(folder / "plan.kd"), ["--store", str(folder / "store")]
+        assert main(["plan", plan, "--json", *store]) == 0
+        (phase,) = json.loads(capsys.readouterr().out)["phases"]
+        costs.append(phase["cost"])
+        assert main(["graph", plan, "--phase", "alone", "-o", str(folder / "a.mmd"), *store]) == 0
+        capsys.readouterr()
+    assert costs[0]["whole"] == [] and len(costs[1]["whole"]) == 1
+    for number in ("flops_step", "parameters", "trainable"):
+        assert costs[0][number] == costs[1][number] > 0
+    drawn = (tmp_path / "whole" / "a.mmd").read_text()
+    assert "small<br/>whole:" in drawn and "B×8×8×8" in drawn and "B×10" in drawn and "inside." not in drawn
+
+
 def test_a_traced_network_has_no_such_note(tmp_path: Path, capsys: Capture) -> None:
     write(tmp_path, network("f = f * 2"), NETWORK)
     assert main(["plan", str(tmp_path / "plan.kd"), "--store", str(tmp_path / "store")]) == 0

@@ -174,7 +174,7 @@ MISTAKES = [
         "Logits over 100 classes (`small.logits`) meet labels over 10 classes of digits (`labels`).",
         "`classes`",
     ),
-    (START + phase("small.logits * 2"), "KD0504", "`loss` has shape [B, 10], not a scalar.", "`mean(…)`"),
+    (START + phase("small.logits * 2"), "KD0504", "`small.logits * 2` has shape [B, 10], not a scalar.", "`mean(…)`"),
     (
         START + BIG + phase("kd(small.logits, softmax(big.logits), temperature = 2)"),
         "KD0505",

@@ -1,5 +1,6 @@
 """Losses of two arguments: scores [B, 10] and labels [B]."""
 
+import functools
 import math
 import random
 
@@ -104,6 +105,20 @@ def by_random(z, y):
 
 def by_numpy(z, y):
     return F.cross_entropy(z, y) * float(np.random.uniform(0.5, 1.5))
+
+
+@functools.lru_cache
+def positions(n):
+    return torch.linspace(1, 2, n)
+
+
+def cached_constant(z, y):
+    return F.cross_entropy(z * positions(z.shape[1]), y)
+
+
+@torch.compile(backend="eager")
+def compiled(z, y):
+    return F.cross_entropy(2 * z, y)
 
 
 class Own(torch.autograd.Function):
