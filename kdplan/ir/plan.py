@@ -170,6 +170,8 @@ class Recipe:
     frozen: FrozenValues = "live"
     """Whether what frozen networks give for a sample is computed in every step, or once and kept in the store."""
     workers: int = 0
+    threads: int | None = None
+    """Threads of a step on a CPU; None for as many as its size is worth."""
     on_nan: Item = field(default_factory=lambda: Item("stop"))
     """What is done about a loss, gradient or weight that is not finite."""
     keep_epochs: list[int] = field(default_factory=list)

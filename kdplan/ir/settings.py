@@ -96,6 +96,14 @@ RECIPE = (
     ),
     S("workers", "integer", "processes that load and augment", "0", "workers = 2", low=0),
     S(
+        "threads",
+        "integer",
+        "threads of a step on a CPU; they decide how sums are rounded, so they do not follow from the machine",
+        "one for every 0.3 GFLOP of a forward pass, at most 4",
+        "threads = 8",
+        low=1,
+    ),
+    S(
         "keep_epochs",
         "integers",
         "epochs (from 1) after which snapshot `epoch = N` is kept",

@@ -350,7 +350,8 @@ def _plain_argument(param: Param | None, value: Value, span: Span, function: str
     if param.type in _WANTED:
         if isinstance(value, ListValue | Several):
             raise error("KD0403", span, name=param.name, text=span.text)
-        fits = isinstance(value, ir.Const) or (param.type == "classes" and isinstance(value, ClassesValue))
+        counts = param.type in ("classes", "integer", "number") and isinstance(value, ClassesValue)
+        fits = isinstance(value, ir.Const) or counts
         if is_none or not fits:
             raise error("KD0244", span, what=what, wants=_WANTED[param.type], found=describe(value))
     if param.type in ("numbers", "integers"):

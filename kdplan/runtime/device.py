@@ -57,24 +57,30 @@ def set_determinism(deterministic: bool) -> None:
 
 FLOPS_PER_THREAD = 3e8
 """Forward operations of a batch that are worth another thread: below, waking it takes longer than its work."""
+MOST_THREADS = 4
+"""More only where a recipe asks for them."""
 
 
 @contextmanager
-def threads_for(flops: int) -> Iterator[None]:
-    """Runs its body on as many threads as its steps are worth, at most those that torch would use.
+def threads_for(flops: int, chosen: int | None = None) -> Iterator[None]:
+    """Runs its body on `chosen` threads, or on as many as its steps are worth.
 
-    The number follows from the phase alone, not from the machine's load: sums are rounded by it.
+    The number follows from the plan alone, not from the machine or its load: sums are rounded by it.
 
     >>> with threads_for(1000):
     ...     torch.get_num_threads()
     1
+    >>> with threads_for(10**12):
+    ...     torch.get_num_threads()
+    4
     """
-    most = torch.get_num_threads()
-    torch.set_num_threads(max(1, min(most, round(flops / FLOPS_PER_THREAD))) if flops else most)
+    before = torch.get_num_threads()
+    wanted = chosen or max(1, min(MOST_THREADS, round(flops / FLOPS_PER_THREAD)))
+    torch.set_num_threads(min(wanted, int(os.environ.get("OMP_THREAD_LIMIT", wanted))))  # more would wait for ever
     try:
         yield
     finally:
-        torch.set_num_threads(most)
+        torch.set_num_threads(before)
 
 
 def environment(device: torch.device, deterministic: bool) -> dict[str, Plain]:

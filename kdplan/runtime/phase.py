@@ -25,7 +25,7 @@ from kdplan.ir.lengths import extendable
 from kdplan.ir.plan import Phase, Plain, Plan
 from kdplan.ir.versions import ema_copies
 from kdplan.runtime.checkpoint import tensor_file
-from kdplan.runtime.device import choose_device, environment, set_determinism, threads_for
+from kdplan.runtime.device import MOST_THREADS, choose_device, environment, set_determinism, threads_for
 from kdplan.runtime.events import Events, NoEvents
 from kdplan.runtime.extend import adopt
 from kdplan.runtime.first_batch import Differs
@@ -45,7 +45,7 @@ from kdplan.runtime.store.atomic import Content
 from kdplan.runtime.store.work import RECORD_HEAD
 from kdplan.runtime.streams import Streams
 from kdplan.runtime.versions import Sources
-from kdplan.runtime.views import opened, require_samples
+from kdplan.runtime.views import check_content, opened, require_samples
 
 Assemble = Callable[[Plan, Phase, Networks], PhaseGraph]
 
@@ -107,7 +107,7 @@ def run_phase(run: PhaseRun, phase: Phase, key: PhaseKey, work: Work) -> Artifac
             # What code keeps outside of networks is the same for every phase, whichever ran before. A buffer may share
             # it, so the artifact is written first.
             try:
-                with threads_for(job.phase_graph.flops), undone(*code):
+                with threads_for(job.phase_graph.flops, job.recipes[0].threads), undone(*code):
                     training.run()
                     return _commit(run, phase, key, work, training)
             except Differs as problem:
@@ -134,6 +134,7 @@ def make_job(
     networks = modules_of(run.sources, phase)
     networks.whole |= whole or {}
     sets = [require_samples(opened(plan, view, root, device), view, phase.name) for view in phase.streams]
+    _check_data(run, phase, later=False)
 
     def images(stream: int) -> Tensor:
         loader = Loader(sets[stream], SAMPLES, phase.seed, train=True, stream=stream)
@@ -170,9 +171,9 @@ def make_job(
         def measuring(stream: int) -> Loader:
             return Loader(sets[stream], recipe.batch_of(stream), phase.seed, train=False, workers=workers)
 
-        stored = Keeper(
-            plan, phase, phase_graph, run.sources.store, device, measuring, key, run.events, run.interrupt
-        ).values()
+        keeper = Keeper(plan, phase, phase_graph, run.sources.store, device, measuring, key, run.events, run.interrupt)
+        with threads_for(0, MOST_THREADS):  # other phases read these values, too
+            stored = keeper.values()
     metric = phase.validations[0].metrics[0] if phase.validations else None
     return Job(
         name=phase.name,
@@ -227,9 +228,19 @@ def _commit(run: PhaseRun, phase: Phase, key: PhaseKey, work: Work, training: Tr
         "finished": time.time(),
     }
     _check_code(run, phase)
+    try:
+        _check_data(run, phase, later=True)
+    except PlanError:
+        work.discard()  # its checkpoints may be of either content
+        raise
     artifact = run.patience.write(lambda: work.commit(files))
     run.events.phase_done(phase.name, summary["seconds"], summary)
     return artifact
+
+
+def _check_data(run: PhaseRun, phase: Phase, later: bool) -> None:
+    views = [*phase.streams, *(v.view for v in phase.validations)]
+    check_content(run.sources.plan, views, run.options.data_root, f"phase `{phase.name}`", later)
 
 
 def _check_code(run: PhaseRun, phase: Phase) -> None:

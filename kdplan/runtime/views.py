@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 
 import torch
 
+from kdplan.data.catalog import describe
 from kdplan.data.dataset import Dataset, open_view
 from kdplan.data.of_plan import view_of_data
+from kdplan.data.sources.user import USER
 from kdplan.data.view import ViewSpec
-from kdplan.diagnostics.report import error
+from kdplan.diagnostics.report import error, listing
 from kdplan.ir.plan import Plan, View
 from kdplan.runtime.measures.labels import described
 
@@ -27,6 +30,38 @@ def view_spec(plan: Plan, view: View) -> ViewSpec:
 def opened(plan: Plan, view: View, root: Path | None, device: torch.device) -> Dataset:
     """The view's samples, on the device."""
     return open_view(view_spec(plan, view), root, device, span=view.span)
+
+
+def check_content(plan: Plan, views: Iterable[View], root: Path | None, what: str, later: bool = False) -> None:
+    """Look at files again, which must be those that the plan was compiled with.
+
+    Parameters
+    ----------
+    what
+        What reads them, for the message.
+    later
+        Only those that are read sample by sample, after they were read.
+
+    Raises
+    ------
+    PlanError
+        KD0829 for other content. What a function of the user makes is not looked at.
+    """
+    other = [view for view in views if _differs(plan, view, root, later)]
+    if other:
+        names = listing(dict.fromkeys(view.data for view in other))
+        raise error("KD0829", other[0].span, data=names, what=what)
+
+
+def _differs(plan: Plan, view: View, root: Path | None, later: bool) -> bool:
+    data = plan.data[view.data]
+    if ":" in data.source.name or data.source.name == USER.name:
+        return False
+    info = describe(data.source.name, dict(data.source.arguments), root, span=view.span)
+    assert info.opened is not None
+    if later and all(part.files is None for part in info.opened.parts.values()):
+        return False
+    return info.fingerprint != data.fingerprint
 
 
 def require_samples(data: Dataset, view: View, phase: str) -> Dataset:

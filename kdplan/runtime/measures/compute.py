@@ -33,7 +33,7 @@ from kdplan.runtime.measures.results import Measured
 from kdplan.runtime.networks import materialise
 from kdplan.runtime.options import RunOptions
 from kdplan.runtime.versions import Sources
-from kdplan.runtime.views import opened
+from kdplan.runtime.views import check_content, opened
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +53,7 @@ def measure_cells(sources: Sources, cells: Mapping[str, Cell], options: RunOptio
     Raises
     ------
     PlanError
-        KD0840 if a metric does not fit its target.
+        KD0840 if a metric does not fit its target, KD0829 if its data are no longer those of the plan.
     """
     device = choose_device(options.device)
     set_determinism(options.deterministic)
@@ -63,7 +63,10 @@ def measure_cells(sources: Sources, cells: Mapping[str, Cell], options: RunOptio
         for group in groups:
             if data is None:
                 data = opened(sources.plan, group.view, options.data_root, device)
-            yield from _measure(sources, group, data, workers, options, device)
+                check_content(sources.plan, [group.view], options.data_root, "a measure")
+            numbers = list(_measure(sources, group, data, workers, options, device))
+            check_content(sources.plan, [group.view], options.data_root, "a measure", later=True)
+            yield from numbers
 
 
 def _groups(cells: Mapping[str, Cell]) -> list[_Group]:
