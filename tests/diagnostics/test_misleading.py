@@ -215,3 +215,10 @@ def test_two_mistakes_are_two_messages(tmp_path: Path) -> None:
     """Names that differ are not one mistake."""
     text = "phase a of small on digits with quik { loss = wight * cross_entropy(small.logits, labels) }"
     assert [d.code for d in check_text(START + text, tmp_path)] == ["KD0205", "KD0205"]
+
+
+@pytest.mark.parametrize("path", ["", ".", "nothing.pth"])
+def test_a_weights_file_that_is_not_there(path: str, tmp_path: Path) -> None:
+    text = f'student s = digits_net(width = 2) {{ weights = "{path}" }}\n'
+    text += "phase p of s on digits with quick { loss = cross_entropy(s.logits, labels) }"
+    assert only(text, tmp_path).code == "KD0211"
