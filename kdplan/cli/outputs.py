@@ -19,9 +19,9 @@ def named_folder(option: str, text: str) -> Path:
 
     Examples
     --------
-    >>> named_folder("--store", "s3://bucket/x")
+    >>> named_folder("--store", "s3://bucket/x")  # doctest: +ELLIPSIS
     Traceback (most recent call last):
-    kdplan.diagnostics.report.PlanError: KD0017: Nothing can be written to `--store s3://bucket/x`: it is an address.
+    kdplan.diagnostics.report.PlanError: KD0017: Nothing can be written to `--store s3://bucket/x`: it is ...
     """
     path = Path(text).expanduser()
     problem = None

@@ -43,10 +43,10 @@ def trusting(packages: Iterable[str]) -> Iterator[None]:
     >>> with trusting(["mylab"]):
     ...     is_trusted("mylab.vision"), is_trusted("otherlab")
     (True, False)
-    >>> with trusting(["os"]):
+    >>> with trusting(["os"]):  # doctest: +ELLIPSIS
     ...     pass
     Traceback (most recent call last):
-    kdplan.diagnostics.report.PlanError: KD1004: `os` cannot be trusted: it is part of Python.
+    kdplan.diagnostics.report.PlanError: KD1004: `os` cannot be trusted: it is part of Python. ...
     """
     token = _TRUSTED.set(_TRUSTED.get() | _checked(packages))
     try:

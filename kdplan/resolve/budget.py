@@ -33,9 +33,9 @@ class Budget:
     Examples
     --------
     >>> budget = Budget(Limits(elements=10))
-    >>> budget.elements(11, None)
+    >>> budget.elements(11, None)  # doctest: +ELLIPSIS
     Traceback (most recent call last):
-    kdplan.diagnostics.report.PlanError: KD1102: Evaluation makes more than 10 values here.
+    kdplan.diagnostics.report.PlanError: KD1102: Evaluation makes more than 10 values here. ...
     """
 
     def __init__(self, limits: Limits = DEFAULT, characters: int = 0, declarations: int = 0) -> None:

@@ -317,10 +317,12 @@ def test_runs_beside_removals(tmp_path: Path) -> None:
         store.sweep()
         removals += there > len(list((tmp_path / "phases").glob("[!.]*")))
         time.sleep(0.005)
+    trained = 0
     for process in processes:
         out, problem = process.communicate()
         assert process.returncode == 0, problem
-        assert int(out) >= 6 or removals == 0
+        trained += int(out)
+    assert trained >= 6  # keys
     assert removals > 0
     assert len({key for _, r in store.plans.all() if r for key in r.reads}) <= 6
 
