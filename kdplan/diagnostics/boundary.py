@@ -28,6 +28,8 @@ _SHAPES = re.compile(
     r"expected input|channels|mat1 and mat2|input size|output size|expected \d+D|normalized_shape", re.IGNORECASE
 )
 _TYPES = re.compile(r"\bd(ata)?types?\b|\b(scalar|weight|data) types?\b|not implemented for '\w+'")
+PREFIX = "kdplan_user_"
+"""Begins the names of the packages that hold a user's modules; a reader sees the modules' own names."""
 _PACKAGES = {"PIL": "pillow", "cv2": "opencv-python", "sklearn": "scikit-learn", "yaml": "pyyaml"}
 """Modules whose package has another name."""
 
@@ -179,6 +181,8 @@ def cause_of(problem: BaseException) -> Cause:
 
     >>> cause_of(ValueError("Sizes differ. See the log.\\nThere.")).reason
     'Sizes differ'
+    >>> cause_of(AttributeError("module 'kdplan_user_0f.nets' has no attribute 'Net'")).reason
+    "module 'nets' has no attribute 'Net'"
     >>> cause_of(KeyError()).reason
     'KeyError without a message'
     """
@@ -216,7 +220,7 @@ def _reason(problem: BaseException) -> str:
         return problem.msg or kind
     if isinstance(problem, RecursionError):
         return "it calls itself without an end"
-    text = str(problem).strip()
+    text = re.sub(rf"\b{PREFIX}\w+\.", "", str(problem)).strip()
     if isinstance(problem, KeyError) and len(problem.args) == 1 and text:
         text = f"there is no key {text}"
     first = _SENTENCE.split(text.splitlines()[0].strip(), maxsplit=1)[0] if text else f"{kind} without a message"

@@ -22,11 +22,11 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from kdplan.diagnostics.boundary import PREFIX as PREFIX
 from kdplan.diagnostics.report import PlanError, diagnostic
 from kdplan.diagnostics.span import Span
 from kdplan.ir.imports import Code, Module, read
 
-PREFIX = "kdplan_user_"
 _read: dict[Path, Code] = {}
 _reported: set[Path] = set()
 _roots: dict[str, Code] = {}
