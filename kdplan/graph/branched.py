@@ -34,9 +34,10 @@ return sum_1
 from __future__ import annotations
 
 import operator
-from collections.abc import Hashable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
@@ -81,6 +82,8 @@ class Traces:
 
     plain: nn.Module
     cuts: dict[Hashable, Cut] = field(default_factory=dict)
+    fresh: Callable[[], nn.Module] | None = None
+    """Makes the plain network anew, with weights."""
 
 
 _TRACES: dict[str, Traces] = {}
@@ -401,6 +404,7 @@ def branched(base: Sequence[Any], at: str, count: int, gate: Sequence[Any], shap
     content = repr((base[0], base[1], at, list(shape)))
     known = _TRACES.get(content) if ":" not in base[0] else None  # a user's file may have changed
     network = Branched(nets, at, (gate[0], gate[1]), shape, known)
+    network.traces.fresh = partial(create, base[0], **base[1])
     if len(_TRACES) >= _MOST:
         _TRACES.clear()
     _TRACES[content] = network.traces

@@ -30,6 +30,8 @@ from kdplan.graph.trace import Traced
 from kdplan.graph.tracer import ROOT
 from kdplan.ir.outputs import OUTPUT
 
+TRACEABLE = "Store state in buffers, draw from torch's generator, and compute with torch's functions to have it traced."
+
 
 class BranchError(ValueError):
     """A network cannot be branched so. `code` and `values` are those of the error that a plan gets."""
@@ -81,7 +83,8 @@ def cut_at(traced: Traced, at: str) -> Cut:
     graph, taps = traced.graph, traced.taps
     for path, reason in traced.leaves.items():
         if not path or at.startswith(f"{path}."):
-            raise _unfit(at, f"`{path}` is called whole: {reason}" if path else f"it is called whole, since {reason}")
+            why = f"`{path}` is called whole: {reason}" if path else f"it is called whole, since {reason}"
+            raise BranchError("KD0516", point=at, why=why, help=TRACEABLE)
     if "logits" not in taps:
         raise _unfit(at, "the output of the network is not a tensor")
     point = _point(traced, at)

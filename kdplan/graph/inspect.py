@@ -22,7 +22,7 @@ from kdplan.graph.freeze import split
 from kdplan.graph.parts import breaks_at_once
 from kdplan.graph.phase_graph import Networks, StoredValue
 from kdplan.graph.state import draws_undone, is_users
-from kdplan.graph.verify import HALF, SAMPLES, Verdicts, verify, verify_calls
+from kdplan.graph.verify import HALF, SAMPLES, Verdicts, has_users_code, verify, verify_calls
 from kdplan.graph.weights import check_fit, refusals
 from kdplan.ir import expr as ir
 from kdplan.ir.adapted import ADAPTED
@@ -220,7 +220,7 @@ SMALL = 20_000_000
 def _verified(plan: Plan, phase: Phase, networks: Networks, verdicts: Verdicts | None) -> list[Diagnostic]:
     """Compare users' networks, with fresh weights, with their graphs; `networks.whole` has those that differ."""
     modules = [*networks.trainable, *networks.frozen.values()]
-    if not any(map(is_users, modules)) or sum(p.numel() for m in modules for p in m.parameters()) > SMALL:
+    if not any(map(has_users_code, modules)) or sum(p.numel() for m in modules for p in m.parameters()) > SMALL:
         return []
 
     def images(stream: int) -> Tensor | None:

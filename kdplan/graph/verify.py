@@ -14,6 +14,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 from typing import Any, Literal, Protocol
 
+import torch
 from torch import Tensor, fx, nn
 from torch.utils._pytree import tree_map
 
@@ -22,9 +23,11 @@ from kdplan.diagnostics.report import Diagnostic, PlanError, diagnostic, error, 
 from kdplan.diagnostics.span import Span
 from kdplan.graph.arguments import arguments_of
 from kdplan.graph.assemble import frozen_versions, trainable_parameters
+from kdplan.graph.branched import Branched
 from kdplan.graph.compare import Verdict, WrongTypes, compare, compare_call
 from kdplan.graph.examples import example
 from kdplan.graph.fingerprint import fingerprint, refined
+from kdplan.graph.fork import TRACEABLE
 from kdplan.graph.loss_context import at_call
 from kdplan.graph.phase_graph import Networks
 from kdplan.graph.signals import shown
@@ -117,6 +120,7 @@ def verify(
     """
     half = phase.recipes[0].precision in HALF
     warnings: list[Diagnostic] = []
+    _verify_branched(plan, phase, networks, half, verdicts, first_trace)
     for label, network, module in _foreign(plan, phase, networks):
         if only is not None and label not in only:
             continue
@@ -169,6 +173,29 @@ def verify(
                 diagnostic("KD0541", span, help=help, network=network.name, name=name, leaf=leaf, value=value)
             )
     return list({(w.code, w.message): w for w in warnings}.values())
+
+
+def has_users_code(module: nn.Module) -> bool:
+    """Whether a network is the user's, or has branches of one that is."""
+    return is_users(module) or (isinstance(module, Branched) and is_users(module.traces.plain))
+
+
+def _verify_branched(
+    plan: Plan, phase: Phase, networks: Networks, half: bool, verdicts: Verdicts | None, first_trace: bool
+) -> None:
+    """KD0516 for branches of a user's network whose graph, of which branches are made, gives something else."""
+    slots = [(plan.networks[t.base.network], m) for t, m in zip(phase.trainees, networks.trainable, strict=True)]
+    for network, module in [*slots, *((plan.networks[v.network], networks.of(v)) for v in frozen_versions(phase))]:
+        if not (isinstance(module, Branched) and module.traces.fresh and is_users(module.traces.plain)):
+            continue
+        plain = module.traces.fresh()
+        key = refined(fingerprint(plain), "plain", module.shape, half)
+        if (verdict := _known(key, verdicts)) is None:
+            verdict = _kept(key, compare(plain, (torch.randn(SAMPLES, *module.shape),), half, first_trace), verdicts)
+        if verdict.differs or verdict.unstable:
+            why = f"its graph gives other {verdict.differs or verdict.unstable}"
+            span = network.spans.get("from", network.span)
+            raise error("KD0516", span, help=TRACEABLE, network=network.name, point=module.at, why=why)
 
 
 def _shape_of(plan: Plan, phase: Phase, stream: int) -> Tensor | None:

@@ -44,7 +44,7 @@ REFUSED = {
 
 NOT_RESUMED = {
     "kept": {"LazySnapshot", "LazyByName", "CachedProperty", "CachedMethod"},
-    "asking": {"KeptInDict", "KeptInList", "KeptInQueue", "KeptInNamespace", "KeptInObject"},
+    "asking": {"HookPostAccumulate", "KeptInDict", "KeptInList", "KeptInQueue", "KeptInNamespace", "KeptInObject"},
     "state": {"History", "Ticking", "CenterAsAttribute"},
     "draws": {"OwnGenerator"},
 }

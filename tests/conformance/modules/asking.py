@@ -33,7 +33,7 @@ class HookOnOutput(Part):
 
 
 class HookPostAccumulate(Part):
-    """Of a parameter, within the step."""
+    """Of a parameter, one more in each step: they add up."""
 
     def step(self, f):
         if self.training and torch.is_grad_enabled():
