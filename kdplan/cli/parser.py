@@ -64,7 +64,7 @@ def _add_compiling(command: argparse.ArgumentParser) -> None:
     )
     command.add_argument(
         "--trust", action="append", default=[], metavar="PACKAGE",
-        help="run code of this installed package, which FILE names with `use package` (default: $KDPLAN_TRUST)",
+        help="run code of this installed package, as FILE asks for (default: $KDPLAN_TRUST)",
     )  # fmt: skip
     command.add_argument(
         "--limit", action="append", default=[], metavar="NAME=NUMBER",

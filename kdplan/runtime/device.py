@@ -83,6 +83,20 @@ def threads_for(flops: int, chosen: int | None = None) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
+def rounding(device: torch.device) -> dict[str, str]:
+    """What the last bits of a step depend on besides the plan: a checkpoint has it.
+
+    >>> sorted(rounding(torch.device("cpu")))
+    ['device', 'system', 'torch']
+    """
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+    return {
+        "torch": str(torch.__version__),
+        "system": f"{platform.system()} {platform.machine()}",
+        "device": name,
+    }
+
+
 def environment(device: torch.device, deterministic: bool) -> dict[str, Plain]:
     """Facts that a result may depend on besides the plan: versions, device, threads."""
     facts: dict[str, Plain] = {

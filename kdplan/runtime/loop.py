@@ -25,6 +25,7 @@ from kdplan.ir.seed import fold
 from kdplan.ir.snapshots import kept_epochs
 from kdplan.runtime.averages import Averages
 from kdplan.runtime.checkpoint import TENSORS, below, plain_tensors, prefixed, read_tensors, reseed, tensor_file
+from kdplan.runtime.device import rounding
 from kdplan.runtime.events import Events, NoEvents
 from kdplan.runtime.first_batch import FirstBatch
 from kdplan.runtime.frozen_values import StoredValues
@@ -349,6 +350,7 @@ class Training:
             "snapshots": self.snapshots.state(),
             "networks": len(self.snapshots.networks),
             "seconds": self.elapsed(),
+            "rounding": rounding(self.job.device),
         }
         return tensors, state
 
@@ -364,8 +366,18 @@ class Training:
         if self.recovery.rollbacks:
             self.job.streams.reseed(self.recovery.seed)
         self.load(tensors, state)
+        self._compare_rounding(state)
         self.seconds = state["seconds"]
         self.history = self.job.work.metrics()
+
+    def _compare_rounding(self, state: Mapping[str, Plain]) -> None:
+        """KD0838 where the checkpoint is of another machine or library."""
+        now, before = rounding(self.job.device), state.get("rounding", {})
+        changed = [name for name, value in now.items() if before.get(name, value) != value]
+        others = [f"{name} {before[name]} then and {now[name]} now" for name in changed]
+        if others:
+            notice = diagnostic("KD0838", None, phase=self.job.name, step=self.step, others=" and ".join(others))
+            self.job.events.note(f"{notice.code}: {notice.message}")
 
     def load(self, tensors: dict[str, Tensor], state: dict[str, Plain]) -> None:
         """The inverse of `checkpoint`."""
