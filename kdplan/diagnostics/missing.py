@@ -20,6 +20,8 @@ def no_such_file(name: str, folders: Sequence[Path | str], span: Span | None) ->
     where = "" if absolute else f" in {' or in '.join(map(str, folders))}"
     near = next((n for folder in folders if (n := near_file(Path(folder) / path))), None)
     help = f'Did you mean "{path.parent / near}"?' if near else None
+    if near == path.name:
+        help = "It is a folder; name a file."
     if not near and not absolute:
         help = "Write the path relative to the file that names it."
     return error("KD0211", span, file=name, where=where, help=help)

@@ -149,6 +149,7 @@ class Branched(nn.Module):
         taken = [n for n in (BRANCH, GATE, GATED) if n in dict(base.named_children())]
         if taken:
             raise BranchError("KD0516", point=at, why=f"the network already has a part called `{taken[0]}`")
+        _check_ties(base, at)
         leaves = {n for c in cuts for n in _called(c.shared + c.rest)}
         inner = {call.path for c in cuts for call in c.traced.calls if not call.leaf}
         _hold(self, base, "", leaves, inner, {})
@@ -302,6 +303,16 @@ class Branched(nn.Module):
 def _taker(traced: Traced, node: fx.Node) -> str:
     """The path of the last module that was called with a value."""
     return next((c.path for c in reversed(traced.calls) if c.path and c.inputs and c.inputs[0] is node), "")
+
+
+def _check_ties(net: nn.Module, at: str) -> None:
+    """KD0516 where a tensor goes by two names: branches have weights by name."""
+    names: dict[int, str] = {}
+    for name, tensor in net.state_dict(keep_vars=True).items():
+        first = names.setdefault(id(tensor), name)
+        if first != name:
+            help = "Give each its own weights, or train several networks instead of branches."
+            raise BranchError("KD0516", point=at, why=f"`{first}` and `{name}` are one tensor", help=help)
 
 
 def _called(nodes: Iterable[fx.Node]) -> set[str]:

@@ -14,6 +14,7 @@ from kdplan.graph.structure import tensors
 from kdplan.graph.taps import LeafTaps, TapError
 from kdplan.graph.trace import Traced, trace, value_at
 from kdplan.graph.tracer import ROOT
+from kdplan.graph.written import writes_undone
 
 
 class DeployError(RuntimeError):
@@ -127,8 +128,8 @@ def verify_equal(a: nn.Module, b: nn.Module, *example: Tensor, tolerance: float 
     for net in (a, b):
         modes = {m: m.training for m in net.modules()}
         net.eval()
-        with torch.no_grad():
-            results.append(tensors(net(*inputs)))
+        with torch.no_grad(), writes_undone(net):
+            results.append([v.clone() for v in tensors(net(*inputs))])
         for m, mode in modes.items():
             m.training = mode
     shapes = [[tuple(v.shape) for v in r] for r in results]

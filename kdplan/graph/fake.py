@@ -45,8 +45,13 @@ _REAL: tuple[Callable[..., Tensor], ...] = (torch.rand, torch.randn, torch.zeros
 """What real numbers are made with where code asks for them: a shape that all of them give does not depend on them."""
 
 
+_ATEN = torch.ops.aten
+_PRODUCTS = frozenset(getattr(_ATEN, name).default for name in ("mm", "addmm", "bmm", "baddbmm", "mv", "convolution"))
+"""Operations on numbers of one type, of which fake tensors do not say so; autocast makes no integer a fraction."""
+
+
 class _RandomWatch(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Notes whether an operator that draws random numbers ran."""
+    """Notes whether an operator that draws random numbers ran, and refuses products of integers and fractions."""
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
@@ -54,6 +59,11 @@ class _RandomWatch(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
+        if func in _PRODUCTS:
+            by_type = {v.dtype: is_differentiable(v) for v in args if isinstance(v, Tensor)}
+            if len(set(by_type.values())) > 1:
+                dtypes = " and ".join(str(t).removeprefix("torch.") for t in by_type)
+                raise RuntimeError(f"a product's tensors must have the same dtype, but got {dtypes}")
         if not self.seen and torch.Tag.nondeterministic_seeded in func.tags:
             # Fused attention carries the tag even where it drops nothing.
             names = [a.name for a in func._schema.arguments]

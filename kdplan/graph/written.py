@@ -30,7 +30,9 @@ def writes_undone(module: nn.Module) -> Iterator[None]:
     >>> net.weight.item() == before
     True
     """
-    parts = [(m, dict(m._parameters)) for m in module.modules()]
+    parts: list[tuple[dict[str, Any], dict[str, Any]]] = [
+        (held, dict(held)) for m in module.modules() for held in (m._parameters, m._buffers)
+    ]
     held = [t for t in (*module.parameters(), *module.buffers()) if _is_real(t)]
     memory = [(t, t.data) for t in held]
     watch = _Copies(held)
@@ -38,9 +40,10 @@ def writes_undone(module: nn.Module) -> Iterator[None]:
         with watch:
             yield
     finally:
-        for part, parameters in parts:
-            if any(part._parameters.get(name) is not p for name, p in parameters.items()):
-                part._parameters.update(parameters)
+        for now, before in parts:
+            if now.keys() != before.keys() or any(now[name] is not value for name, value in before.items()):
+                now.clear()
+                now.update(before)
         for tensor, data in memory:
             if tensor.data_ptr() != data.data_ptr():
                 tensor.data = data

@@ -135,11 +135,11 @@ class WeightAverage:
         n = self.updates
         decay = min(self.decay, (1 + n) / (10 + n)) if self.warmup else self.decay
         live = self._live()
-        floats = [k for k, v in self._average.items() if v.is_floating_point()]
+        floats = [k for k, v in self._average.items() if v.is_floating_point() or v.is_complex()]
         if floats:
             torch._foreach_lerp_([self._average[k] for k in floats], [live[k].detach() for k in floats], 1 - decay)
         for key, value in self._average.items():
-            if not value.is_floating_point():
+            if key not in floats:
                 value.copy_(live[key])
         self.updates += 1
 

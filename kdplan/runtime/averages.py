@@ -53,10 +53,11 @@ class Averages:
 def update_ema_copy(ema_copy: EmaCopy) -> None:
     """One step of an EMA copy: θ ← decay · θ + (1 − decay) · θ_source. Counters are copied."""
     source = ema_copy.source.state_dict()
-    pairs = [(mine, source[name]) for name, mine in ema_copy.module.state_dict().items()]
-    floating = [(a, v) for a, v in pairs if a.is_floating_point()]
-    if floating:
-        torch._foreach_lerp_([a for a, _ in floating], [v for _, v in floating], 1 - ema_copy.decay)
-    for mine, value in pairs:
-        if not mine.is_floating_point():
-            mine.copy_(value)
+    mine = {id(t): (t.detach(), source[name]) for name, t in ema_copy.module.state_dict(keep_vars=True).items()}
+    pairs = list(mine.values())  # a tensor with two names is one
+    averaged = [(a, v) for a, v in pairs if a.is_floating_point() or a.is_complex()]
+    if averaged:
+        torch._foreach_lerp_([a for a, _ in averaged], [v for _, v in averaged], 1 - ema_copy.decay)
+    for own, value in pairs:
+        if not (own.is_floating_point() or own.is_complex()):
+            own.copy_(value)

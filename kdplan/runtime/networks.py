@@ -111,8 +111,9 @@ def _filled(
     """
     net = fresh(network)
     if reset and network.reset:
-        drawn = {n: t for n, t in net.state_dict().items() if any(n.startswith(f"{p}.") for p in network.reset)}
-        state = {**state, **drawn}
+        named = net.state_dict(keep_vars=True)
+        drawn = {id(t) for n, t in named.items() if any(n.startswith(f"{p}.") for p in network.reset)}
+        state = {**state, **{n: t.detach() for n, t in named.items() if id(t) in drawn}}  # under all of their names
     own = net.state_dict()
     buffers = state.keys() - dict(net.named_parameters()).keys()
     for name in buffers if late is None else buffers & {*late}:
@@ -164,20 +165,24 @@ def _perturbed(net: nn.Module, distance: float, seed: int) -> nn.Module:
     """The network with θ + distance · v / ‖v‖, v normal from the seed; buffers stay. Drawn and added in float64."""
     random = torch.Generator().manual_seed(seed)
     own = dict(net.named_parameters())
-    drawn = [torch.randn(p.shape, generator=random, dtype=torch.float64) for p in own.values()]
-    length = torch.stack([v.square().sum() for v in drawn]).sum().sqrt()
+    drawn = [torch.randn(p.shape, generator=random, dtype=_wide(p)) for p in own.values()]
+    length = torch.stack([v.abs().square().sum() for v in drawn]).sum().sqrt()
     with torch.no_grad():
         for p, v in zip(own.values(), drawn, strict=True):
-            p.copy_(p.double() + distance * v / length)
+            p.copy_(p.to(_wide(p)) + distance * v / length)
     return net
+
+
+def _wide(tensor: Tensor) -> torch.dtype:
+    return torch.complex128 if tensor.is_complex() else torch.float64
 
 
 def _mean(states: list[State]) -> State:
     """The mean of floating-point tensors, in float64; counters from the first."""
     mean: State = {}
     for name, first in states[0].items():
-        if first.is_floating_point():
-            mean[name] = torch.stack([s[name].double() for s in states]).mean(0).to(first.dtype)
+        if first.is_floating_point() or first.is_complex():
+            mean[name] = torch.stack([s[name].to(_wide(first)) for s in states]).mean(0).to(first.dtype)
         else:
             mean[name] = first
     return mean

@@ -46,12 +46,13 @@ measure table of big, small@kd, small@kd[ema] on digits.test { top1 }
 """,
     "stored": """\
 data digits = digits { limit = 100 }
-recipe quick { optimizer = adam(lr = 0.01)  epochs = 2  batch = 50  frozen = stored }
+recipe quick { optimizer = adam(lr = 0.01)  epochs = 2  batch = 50 }
+recipe kept { optimizer = adam(lr = 0.01)  epochs = 2  batch = 50  frozen = stored }
 teacher big = digits_net(width = 2) {
   phase train on digits with quick { loss = cross_entropy(self.logits, labels) }
 }
 student small = digits_net(width = 2)
-phase kd of small on digits with quick { loss = kd(student = small.logits, teacher = big.logits) }
+phase kd of small on digits with kept { loss = kd(student = small.logits, teacher = big.logits) }
 measure table of small@kd on digits.test { top1 }
 """,
 }

@@ -11,7 +11,7 @@ from kdplan.ir import expr as ir
 from kdplan.ir.functions import PLAN_FUNCTIONS
 from kdplan.ir.origins import ENSEMBLE, Averaged, EmaOf, Ensembled, Joined, Merged
 from kdplan.ir.plan import ClassSet, Item, Network
-from kdplan.resolve.arguments import chosen, unknown_parameter
+from kdplan.resolve.arguments import check_range, chosen, unknown_parameter
 from kdplan.resolve.context import Context
 from kdplan.resolve.derive.named import named, part
 from kdplan.resolve.expected import no_network
@@ -19,6 +19,8 @@ from kdplan.resolve.kinds.model import outputs, over
 from kdplan.resolve.signals import family_error, fixed_weights
 from kdplan.resolve.values import Family, NetValue, Value
 from kdplan.syntax import ast
+
+_DECAY = next(p for p in PLAN_FUNCTIONS["ema"].params if p.name == "decay")
 
 
 def from_networks(function: str, values: list[Value], node: ast.Call, ctx: Context) -> NetValue:
@@ -60,6 +62,7 @@ def from_networks(function: str, values: list[Value], node: ast.Call, ctx: Conte
                     name=k.name,
                     help="Write `decay = 0.999`, a number from 0 to 1.",
                 )
+            check_range(_DECAY, value, value.span or k.value.span, "`decay` of `ema`")
             decay = float(value.value)
         origin: Any = EmaOf(nets[0].instance.name, decay)
         name = f"ema({nets[0].instance.name}, decay = {decay!r})"

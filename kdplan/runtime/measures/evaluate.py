@@ -10,12 +10,14 @@ from torch import Tensor
 
 from kdplan.data.loader import Loader
 from kdplan.diagnostics.report import error
+from kdplan.graph.state import draws_undone
 from kdplan.ir.plan import Item
 from kdplan.nn.catalog import METRICS
 from kdplan.nn.metric import Metric
 from kdplan.nn.metrics import metric_of
 from kdplan.nn.scores import Confusion
 from kdplan.nn.verification import NUMBERS, scores
+from kdplan.runtime.checkpoint import reseed
 from kdplan.runtime.measures.context import MeasureContext
 from kdplan.runtime.measures.labels import label_of
 from kdplan.runtime.measures.outputs import Outputs
@@ -57,6 +59,14 @@ def evaluate(
     """
     if not metrics:
         return {}
+    with torch.random.fork_rng(devices=[]), draws_undone():
+        reseed(0, loader.dataset.device)  # a network may draw in eval mode: the same numbers in every measure
+        return _evaluated(outputs, loader, metrics, probabilities, context)
+
+
+def _evaluated(
+    outputs: Outputs, loader: Loader, metrics: Sequence[Item], probabilities: bool, context: MeasureContext | None
+) -> dict[str, Measured]:
     plots = {label_of(item): item for item in metrics if item.name in PLOTS}
     verifications = {label_of(item): item for item in metrics if item.name in NUMBERS}
     items = {label_of(item): item for item in metrics if item.name not in NUMBERS and item.name not in PLOTS}
