@@ -45,7 +45,7 @@ def check_content(plan: Plan, views: Iterable[View], root: Path | None, what: st
     Raises
     ------
     PlanError
-        KD0829 for other content. What a function of the user makes is not looked at.
+        KD0829 for other content. What a function of the user makes is not looked at, nor data of a plan without hashes.
     """
     other = [view for view in views if _differs(plan, view, root, later)]
     if other:
@@ -55,7 +55,7 @@ def check_content(plan: Plan, views: Iterable[View], root: Path | None, what: st
 
 def _differs(plan: Plan, view: View, root: Path | None, later: bool) -> bool:
     data = plan.data[view.data]
-    if ":" in data.source.name or data.source.name == USER.name:
+    if not data.fingerprint or ":" in data.source.name or data.source.name == USER.name:
         return False
     info = describe(data.source.name, dict(data.source.arguments), root, span=view.span)
     assert info.opened is not None
