@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from kdplan.diagnostics.boundary import cause_of
+from kdplan.diagnostics.boundary import ForeignError, cause_of
 from kdplan.graph.build import Builder, BuildError
 from kdplan.graph.compare import compare
 from kdplan.graph.freeze import split
@@ -252,7 +252,8 @@ def _invalid(case: Case, module: Any, data: Any, problem: Exception) -> Result:
     except (TraceError, BuildError, NodeError, RuntimeError):
         pass
     except Exception as other:
-        if type(other) is not type(problem):
+        cause = other.__cause__ if isinstance(other, ForeignError) and other.__cause__ is not None else other
+        if type(cause) is not type(problem):
             return Result("other exception", f"{type(problem).__name__} against {type(other).__name__}: {other}")
     return Result("invalid", f"{type(problem).__name__}: {problem}")
 
