@@ -9,7 +9,7 @@ import pytest
 
 from tests.fuzz.plans import fuzz
 
-MANY = int(os.environ.get("KDPLAN_FUZZ_PLANS", "5000"))
+MANY = int(os.environ.get("KDPLAN_FUZZ_PLANS", "1000"))
 SEED = int(os.environ.get("KDPLAN_FUZZ_SEED", "0"))
 
 
