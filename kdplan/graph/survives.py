@@ -32,9 +32,8 @@ def survives(work: Callable[[], object]) -> bool:
         try:
             os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
             os.dup2(1, 2)
-            torch.set_num_threads(
-                1
-            )  # the other threads of this process are not in the child, which would wait for them
+            # The other threads of this process are not in the child, which would wait for them.
+            torch.set_num_threads(1)
             work()
         except BaseException as problem:
             os._exit(0 if is_foreign(problem) else 1)
