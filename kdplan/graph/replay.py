@@ -18,10 +18,13 @@ loss  [8, 4] SoftplusBackward0
 
 from __future__ import annotations
 
-from collections.abc import Collection
+import random
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, fx
 from torch._subclasses.fake_tensor import FakeTensor
@@ -33,6 +36,7 @@ from kdplan.graph.asking import Flops
 from kdplan.graph.fake import FakeContext, is_differentiable, real_like, whole
 from kdplan.graph.freeze import parameter_names
 from kdplan.graph.lines import NodeError
+from kdplan.graph.state import draws_undone
 
 _SMALL = (2, 4)
 """Batches on which FLOPs of real modules are counted."""
@@ -134,7 +138,7 @@ class Replay(fx.Interpreter):
             return torch.zeros(shape, dtype=v.dtype) if not is_differentiable(v) else torch.rand(shape, dtype=v.dtype)
 
         assert isinstance(self.module, fx.GraphModule)
-        with _disable_current_modes(), torch.enable_grad(), Flops() as counter:
+        with _disable_current_modes(), _same_draws(), torch.enable_grad(), Flops() as counter:
             try:
                 args, kwargs = tree_map(sized, (args, kwargs))
                 value = self.context.really(self.module.get_submodule(str(n.target)), args, kwargs)
@@ -163,6 +167,16 @@ class Replay(fx.Interpreter):
                     partial(_count, list(Flops.active), backward)
                 )
             return tree_map(lambda v: v + total if isinstance(v, Tensor) and is_differentiable(v) else v, value)
+
+
+@contextmanager
+def _same_draws() -> Iterator[None]:
+    """Inside, all generators begin alike, so that what they lead costs the same whenever it is counted."""
+    with torch.random.fork_rng(devices=[]), draws_undone():
+        torch.default_generator.manual_seed(0)
+        random.seed(0)
+        np.random.seed(0)
+        yield
 
 
 def _count(counters: list[Flops], flops: int, _: Tensor) -> None:
