@@ -47,8 +47,7 @@ def test_determinism_is_switched_both_ways() -> None:
     assert not torch.are_deterministic_algorithms_enabled()
 
 
-@pytest.mark.parametrize(("flops", "threads"), [(0, 1), (1, 1), (2 * FLOPS_PER_THREAD,
-    MOST_THREADS, 2), (1e12, MOST_THREADS)])
+@pytest.mark.parametrize(("flops", "threads"), [(0, 1), (1, 1), (2 * FLOPS_PER_THREAD, 2), (1e12, MOST_THREADS)])
 def test_a_step_has_as_many_threads_as_it_is_worth(flops: float, threads: int) -> None:
     """Whatever the machine's number is."""
     before = torch.get_num_threads()
