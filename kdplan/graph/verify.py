@@ -160,19 +160,26 @@ def verify(
             warnings.append(diagnostic("KD0540", span, network=network.name, reason=networks.whole[label]))
         if verdict.transient:
             warnings.append(diagnostic("KD0547", span, network=network.name, buffers=listing(verdict.transient)))
-        for name, value in verdict.attributes:
-            contained = value[:1] in "{[(" or value.startswith("deque(")
-            if contained and not verdict.lost:
-                continue  # it is emptied, or nothing reads it in a later step
-            leaf = name.rpartition(".")[2]
-            what = "a buffer for each of its tensors" if contained else "a buffer"
-            help = f"Register {what} in the constructor: `self.register_buffer(…)`." if "Tensor" in value else None
-            if contained and help is None:
-                help = "Keep what it holds in buffers: `self.register_buffer(…)` in the constructor."
-            warnings.append(
-                diagnostic("KD0541", span, help=help, network=network.name, name=name, leaf=leaf, value=value)
-            )
+        warnings += _changed_attributes(verdict, network.name, span)
     return list({(w.code, w.message): w for w in warnings}.values())
+
+
+def _changed_attributes(verdict: Verdict, network: str, span: Span | None) -> list[Diagnostic]:
+    """KD0541 for each attribute whose change a resumed run would miss."""
+    warnings = []
+    for name, value in verdict.attributes:
+        contained = value[:1] in "{[(" or value.startswith("deque(")
+        if contained and not verdict.lost:
+            continue  # it is emptied, or nothing reads it in a later step
+        help = None
+        if "Tensor" in value:
+            what = "a buffer for each of its tensors" if contained else "a buffer"
+            help = f"Register {what} in the constructor: `self.register_buffer(…)`."
+        elif contained:
+            help = "Keep what it holds in buffers: `self.register_buffer(…)` in the constructor."
+        leaf = name.rpartition(".")[2]
+        warnings.append(diagnostic("KD0541", span, help=help, network=network, name=name, leaf=leaf, value=value))
+    return warnings
 
 
 def has_users_code(module: nn.Module) -> bool:
