@@ -65,7 +65,8 @@ def measure_cells(sources: Sources, cells: Mapping[str, Cell], options: RunOptio
                 data = opened(sources.plan, group.view, options.data_root, device)
                 check_content(sources.plan, [group.view], options.data_root, "a measure")
             numbers = list(_measure(sources, group, data, workers, options, device))
-            check_content(sources.plan, [group.view], options.data_root, "a measure", later=True)
+            if not data.in_memory:
+                check_content(sources.plan, [group.view], options.data_root, "a measure", later=True)
             yield from numbers
 
 
