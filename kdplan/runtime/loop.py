@@ -179,8 +179,8 @@ class Training:
                 notice, first = diagnostic("KD0551", None, phase=self.job.name), None
                 self.job.events.note(f"{notice.code}: {notice.message}")
             result = step()
-            if first is not None:
-                first.compare(result)
+            if first is not None and not first.compare(result):
+                result = step()
             terms.append(({n: t.detach() for n, t in result.items()}, samples(part)))
         if before is not None and not self.steps_with_finite(terms):
             self.job.phase_graph.load_state(before)

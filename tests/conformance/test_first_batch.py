@@ -99,9 +99,9 @@ def compared(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
     seen: list[list[str]] = []
     compare = FirstBatch.compare
 
-    def kept(self: FirstBatch, outputs: Any) -> None:
+    def kept(self: FirstBatch, outputs: Any) -> bool:
         seen.append(list(self.form.networks))
-        compare(self, outputs)
+        return compare(self, outputs)
 
     monkeypatch.setattr(FirstBatch, "compare", kept)
     return seen
@@ -137,6 +137,19 @@ def test_a_graph_that_differs_is_not_used(tmp_path: Path) -> None:
     assert notes[0].endswith("on the first batch.")
     _, right = run(tmp_path / "b")
     assert all(torch.allclose(ours[n].float(), right[n].float(), atol=1e-6) for n in right)
+
+
+def test_a_step_that_is_put_back_is_done_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where nothing can be said, the first step trains as any other."""
+    _, ours = run(tmp_path / "a")
+
+    def unsaid(self: FirstBatch, outputs: Any) -> bool:
+        self._start_again()
+        return False
+
+    monkeypatch.setattr(FirstBatch, "compare", unsaid)
+    _, again = run(tmp_path / "b")
+    assert ours.keys() == again.keys() and all(torch.equal(ours[n], again[n]) for n in ours)
 
 
 def test_a_network_that_differs_from_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
