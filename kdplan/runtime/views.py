@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-from kdplan.data.catalog import describe
+from kdplan.data.catalog import open_source
 from kdplan.data.dataset import Dataset, open_view
 from kdplan.data.of_plan import view_of_data
 from kdplan.data.sources.user import USER
@@ -47,21 +47,20 @@ def check_content(plan: Plan, views: Iterable[View], root: Path | None, what: st
     PlanError
         KD0829 for other content. What a function of the user makes is not looked at, nor data of a plan without hashes.
     """
-    other = [view for view in views if _differs(plan, view, root, later)]
+    one_each = {view.data: view for view in views}
+    other = {name: view for name, view in one_each.items() if _differs(plan, view, root, later)}
     if other:
-        names = listing(dict.fromkeys(view.data for view in other))
-        raise error("KD0829", other[0].span, data=names, what=what)
+        raise error("KD0829", next(iter(other.values())).span, data=listing(other), what=what)
 
 
 def _differs(plan: Plan, view: View, root: Path | None, later: bool) -> bool:
     data = plan.data[view.data]
     if not data.fingerprint or ":" in data.source.name or data.source.name == USER.name:
         return False
-    info = describe(data.source.name, dict(data.source.arguments), root, span=view.span)
-    assert info.opened is not None
-    if later and all(part.files is None for part in info.opened.parts.values()):
+    source = open_source(data.source.name, dict(data.source.arguments), root, span=view.span)
+    if later and all(part.files is None for part in source.parts.values()):
         return False
-    return info.fingerprint != data.fingerprint
+    return source.fingerprint() != data.fingerprint
 
 
 def require_samples(data: Dataset, view: View, phase: str) -> Dataset:
