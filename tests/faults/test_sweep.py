@@ -1,7 +1,6 @@
 """A run that is killed or refused at operations on its store ends, run again, as if nothing had been.
 
-Each round of the slow tests takes another third of the places; `python -m tests.faults.sweep kill error` fails every
-operation once.
+`python -m tests.faults.sweep kill error` fails every operation once.
 """
 
 from __future__ import annotations
@@ -15,7 +14,6 @@ from pathlib import Path
 import pytest
 
 from tests.faults.sweep import PLANS
-from tests.slow_order import current_turn
 
 ROOT = Path(__file__).parents[2]
 
@@ -24,8 +22,8 @@ ROOT = Path(__file__).parents[2]
 @pytest.mark.parametrize("plan", list(PLANS))
 @pytest.mark.parametrize("kind", ["kill", "error"])
 def test_each_failpoint(plan: str, kind: str) -> None:
-    result = swept(kind, "--plans", plan, "--short", "--share", str(current_turn() % 3), "3")
-    assert result["counts"][kind] > 6
+    result = swept(kind, "--plans", plan, "--short")
+    assert result["counts"][kind] >= len(result["points"]) > 20
     assert result["wrong"] == []
 
 
