@@ -61,18 +61,20 @@ class Place:
 
     def __call__(self, *commands: str) -> list[tuple[int, str, list[str]]]:
         """Exit code, output, and codes of the messages of each command."""
-        environment = {**os.environ, "HOME": str(self.folder), "COLUMNS": "200", "PYTHONPATH": str(ROOT)}
-        program = [*self.user, sys.executable, "-c", COMMANDS, json.dumps(commands)]
-        done = subprocess.run(program, cwd=self.folder, env=environment, capture_output=True, text=True, check=False)
+        done = self._python(COMMANDS, json.dumps(commands))
         assert done.returncode == 0, done.stderr
         results = json.loads(done.stdout)
         assert not any("Traceback" in out + err for _, out, err in results), results
         return [(code, out, re.findall(r"\[?(KD\d+)\]?:", out + err)) for code, out, err in results]
 
+    def _python(self, *program: str) -> subprocess.CompletedProcess[str]:
+        environment = {**os.environ, "HOME": str(self.folder), "COLUMNS": "200", "PYTHONPATH": str(ROOT)}
+        line = [*self.user, sys.executable, "-c", *program]
+        return subprocess.run(line, cwd=self.folder, env=environment, capture_output=True, text=True, check=False)
+
     def can_import(self) -> bool:
         """Whether its user may read the project and the packages it needs."""
-        program = [*self.user, sys.executable, "-c", "import sys, torch, pydantic; print(sys.prefix)"]
-        done = subprocess.run(program, cwd=ROOT, capture_output=True, text=True, check=False)
+        done = self._python("import sys, torch, kdplan.cli.parser; print(sys.prefix)")
         return done.returncode == 0 and done.stdout.strip() == sys.prefix
 
     def change(self, text: str) -> None:
