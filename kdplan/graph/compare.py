@@ -10,7 +10,7 @@ from __future__ import annotations
 import copy
 import random
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
@@ -97,6 +97,10 @@ class WrongTypes(ForeignError):
     """Code does not run on values of such data types, whatever they are. Fake tensors do not show it."""
 
 
+class NoGradient(ForeignError):
+    """The backward pass of a network fails, from whichever of its outputs."""
+
+
 def compare(module: nn.Module, inputs: Sequence[Tensor], half: bool = False, first_trace: bool = False) -> Verdict:
     """Run a module twice as it is and once as its graph, each for two steps from one state.
 
@@ -108,6 +112,8 @@ def compare(module: nn.Module, inputs: Sequence[Tensor], half: bool = False, fir
     ------
     WrongTypes
         If operations meet data types that do not go together.
+    NoGradient
+        If the backward pass fails, whichever outputs a loss uses.
     """
     try:
         first, second, resumed, traced = (copy.deepcopy(module) for _ in range(4))
@@ -255,7 +261,12 @@ def _compare(
                 raise
             if is_of_types(problem) and not (is_of_kernels(problem) and torch.cuda.is_available()):
                 raise WrongTypes(str(problem)) from problem
-            return Verdict()
+            if not isinstance(problem, NoGradient) or resumed is None or is_of_kernels(problem):
+                return Verdict()
+            with undone(*code):
+                if not _any_gradient(second[0], half):
+                    raise
+            return Verdict("gradients: some of its own cannot be computed", lost=lost)
         if unstable := _difference(expected, again):
             return Verdict(unstable=unstable, kept=kept)
         broken = _broken(expected)
@@ -306,7 +317,7 @@ def _observe(
         tensors = [v for v in outputs if isinstance(v, Tensor) and v.requires_grad]
         total = sum(((v.float() * _weights(v)).sum() for v in tensors), torch.zeros(()))
         if total.requires_grad:
-            total.backward()  # type: ignore[no-untyped-call]
+            _backward(total)
         seen.append(("gradients", {n: _copy(p.grad) for n, p in module.named_parameters()}))
         _step(module)
         seen.append(("buffers", {n: _copy(b) for n, b in module.named_buffers()}))
@@ -314,6 +325,30 @@ def _observe(
         seen.append(("draws of Python's generator", [random.random()]))
         seen.append(("draws of NumPy's generator", [float(np.random.rand())]))
     return seen
+
+
+def _backward(total: Tensor) -> None:
+    """Gradients of a sum; raises NoGradient where there are none."""
+    try:
+        total.backward()  # type: ignore[no-untyped-call]
+    except BaseException as problem:
+        if not is_foreign(problem):
+            raise
+        raise NoGradient(str(problem)) from problem
+
+
+def _any_gradient(call: Callable[[int], Any], half: bool) -> bool:
+    """Whether the backward pass from one of the outputs alone succeeds."""
+    tried, number = 0, 1
+    while tried < number:
+        with torch.autocast("cpu", torch.bfloat16, enabled=half):
+            outputs = [v for _, v in leaves_of(call(0)) if isinstance(v, Tensor) and v.requires_grad]
+        number = len(outputs)
+        with suppress(NoGradient):
+            _backward(outputs[tried].float().sum())
+            return True
+        tried += 1
+    return False
 
 
 def _step(module: nn.Module) -> None:

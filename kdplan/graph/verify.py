@@ -24,7 +24,7 @@ from kdplan.diagnostics.span import Span
 from kdplan.graph.arguments import arguments_of
 from kdplan.graph.assemble import frozen_versions, trainable_parameters
 from kdplan.graph.branched import Branched
-from kdplan.graph.compare import Verdict, WrongTypes, compare, compare_call
+from kdplan.graph.compare import NoGradient, Verdict, WrongTypes, compare, compare_call
 from kdplan.graph.examples import example
 from kdplan.graph.fingerprint import fingerprint, refined
 from kdplan.graph.fork import TRACEABLE
@@ -116,7 +116,7 @@ def verify(
     Raises
     ------
     PlanError
-        KD0542 where a network differs from itself, KD0508 where it mixes data types.
+        KD0542 where a network differs from itself, KD0508 where it mixes data types, KD0553 where its backward pass fails.
     """
     half = phase.recipes[0].precision in HALF
     warnings: list[Diagnostic] = []
@@ -134,6 +134,7 @@ def verify(
         content = refined(fingerprint(module), inputs.shape[1:], inputs.dtype)
         key = refined(content, len(inputs), half, batch)
         verdict = _known(key, verdicts)
+        span = network.architecture.span or network.span
         if verdict is None:
             if inputs.is_meta:
                 inputs = inputs_of(stream)
@@ -143,7 +144,8 @@ def verify(
             except WrongTypes as problem:
                 shapes = f"images {shown(tuple(inputs.shape))}"
                 raise foreign("KD0508", taps[0].span, problem, network=network.name, shapes=shapes) from problem
-        span = network.architecture.span or network.span
+            except NoGradient as problem:
+                raise foreign("KD0553", span, problem.__cause__ or problem, network=network.name) from problem
         warnings += _reported(verdict, network.name, span, real=bool(batch))
         if verdict.differs:
             networks.whole[label] = f"its graph gives other {verdict.differs}"
@@ -310,6 +312,7 @@ def _foreign(plan: Plan, phase: Phase, networks: Networks) -> list[tuple[str, Ne
     for version in frozen_versions(phase):
         module = networks.of(version)
         if is_users(module):
+            module.requires_grad_(False)
             module.train(plan.networks[version.network].mode == "train")
             users.append((str(version), plan.networks[version.network], module))
     return users
