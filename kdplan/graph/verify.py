@@ -116,7 +116,7 @@ def verify(
     Raises
     ------
     PlanError
-        KD0542 where a network differs from itself, KD0508 where it mixes data types, KD0553 where its backward pass fails.
+        KD0542 where a network differs from itself, KD0508 where it mixes data types, KD0553 where it has no gradient.
     """
     half = phase.recipes[0].precision in HALF
     warnings: list[Diagnostic] = []
