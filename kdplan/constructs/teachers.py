@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from itertools import zip_longest
 
 from kdplan.constructs.ask import Ask
-from kdplan.diagnostics.report import error, listing, nearest
+from kdplan.diagnostics.report import error, joined, listing, nearest
 from kdplan.diagnostics.span import Span
 from kdplan.ir.cuts import Layer
 from kdplan.ir.plan import ClassSet
@@ -128,7 +128,7 @@ def channels(
     counts = {p: (_at(p, teacher).shape[0], _at(p, student).shape[0]) for p in paths}
     outside = [f"`{p}` ({b}, teachers {a})" for p, (a, b) in counts.items() if not a < b < count * a]
     if outside:
-        ask.warn("KD0297", node.head_span, layers=listing(outside, 4).replace("``", "`"), count=count)
+        ask.warn("KD0297", node.head_span, layers=joined(outside, 4), count=count)
     return counts
 
 

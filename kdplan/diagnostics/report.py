@@ -340,7 +340,15 @@ def listing(names: Iterable[str], limit: int = 12) -> str:
     >>> listing(["a", "b", "c"])
     '`a`, `b` and `c`'
     """
-    quoted = [f"`{n}`" for n in names]
-    if len(quoted) > limit:
-        quoted = [*quoted[:limit], f"{len(quoted) - limit} more"]
-    return quoted[0] if len(quoted) == 1 else f"{', '.join(quoted[:-1])} and {quoted[-1]}" if quoted else "nothing"
+    return joined([f"`{n}`" for n in names], limit)
+
+
+def joined(texts: Sequence[str], limit: int = 12) -> str:
+    """Parts of a sentence with commas and `and`, cut where there are many.
+
+    >>> joined(["`a` (1)", "`b` (2)", "`c` (3)"], limit=2)
+    '`a` (1), `b` (2) and 1 more'
+    """
+    if len(texts) > limit:
+        texts = [*texts[:limit], f"{len(texts) - limit} more"]
+    return texts[0] if len(texts) == 1 else f"{', '.join(texts[:-1])} and {texts[-1]}" if texts else "nothing"

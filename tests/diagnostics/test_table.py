@@ -105,6 +105,20 @@ def test_each_sentence_stands_alone(code: str, i: int) -> None:
 
 
 @pytest.mark.parametrize(("code", "i"), _bad())
+def test_code_is_between_backticks(code: str, i: int) -> None:
+    """In what is shown of each example, every backtick has its partner."""
+    for d in answer(code, i):
+        for text in (d.message, d.help or "", *(n.text for n in d.notes)):
+            assert text.count("`") % 2 == 0 and "``" not in text, text
+
+
+@pytest.mark.parametrize("code", [code for code, _ in ROWS])
+def test_a_row_has_pairs_of_backticks(code: str) -> None:
+    row = table()[code]
+    assert [k for k in ("title", "message", "help", "explain") if row.get(k, "").count("`") % 2] == []
+
+
+@pytest.mark.parametrize(("code", "i"), _bad())
 def test_each_example_fails_without_its_check(code: str, i: int) -> None:
     bad = table()[code]["bad"][i]
     with silenced(code):

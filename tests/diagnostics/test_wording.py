@@ -47,6 +47,27 @@ def _helps() -> Iterator[tuple[str, int, str]]:
                         yield str(path), k.value.lineno, ast.unparse(k.value).removeprefix("f")[1:-1]
 
 
+def _texts(tree: ast.AST) -> Iterator[tuple[int, str]]:
+    """The strings of a module, those with values in them without these: line, text."""
+    inside = {id(v) for n in ast.walk(tree) if isinstance(n, ast.JoinedStr) for v in n.values}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.JoinedStr):
+            yield node.lineno, "".join(str(v.value) for v in node.values if isinstance(v, ast.Constant))
+        elif isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in inside:
+            yield node.lineno, node.value
+
+
+def test_strings_in_the_source_have_pairs_of_backticks() -> None:
+    """Strings of one character, fences of Markdown and sets of characters are no sentences."""
+    odd = [
+        (str(path.relative_to(ROOT)), line, text)
+        for path in sorted((ROOT / "kdplan").rglob("*.py"))
+        for line, text in _texts(ast.parse(path.read_text(encoding="utf-8")))
+        if text.count("`") % 2 and len(text.strip("`\n")) > 1 and not text.startswith("[")
+    ]
+    assert odd == []
+
+
 def test_helps_in_the_source_are_imperative() -> None:
     helps = [one for one in _helps() if one[2]]
     assert len(helps) > 20
