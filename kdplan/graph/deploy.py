@@ -134,7 +134,7 @@ def verify_equal(a: nn.Module, b: nn.Module, *example: Tensor, tolerance: float 
             m.training = mode
     shapes = [[tuple(v.shape) for v in r] for r in results]
     if shapes[0] != shapes[1]:
-        raise DeployError(f"outputs have shapes {shapes[0]} and {shapes[1]}")
+        raise DeployError(f"outputs have the shapes {shapes[1]}, not {shapes[0]}")
     worst = max((float((x - y).abs().max()) for x, y in zip(*results, strict=True) if x.numel()), default=0.0)
     if not worst <= tolerance:
         raise DeployError(f"outputs differ by up to {worst:.3g}")

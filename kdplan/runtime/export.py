@@ -124,7 +124,7 @@ def _check_branch(sources: Sources, version: Version, net: nn.Module, example: t
         return
     whole = materialise(sources, origin.version)
     try:
-        verify_equal(net, deploy(whole, f"{BRANCH}.{origin.branch}", example), example)
+        verify_equal(deploy(whole, f"{BRANCH}.{origin.branch}", example), net, example)
     except DeployError as problem:
         raise error("KD0842", export.span, export=export.name, difference=str(problem)) from problem
 
