@@ -18,6 +18,7 @@ from kdplan.diagnostics.span import Source, Span
 from kdplan.diagnostics.text import read_text
 from kdplan.ir.functions import RESERVED
 from kdplan.syntax import ast
+from kdplan.syntax.imports import names_in
 from kdplan.syntax.parse import parse_recovering
 
 
@@ -366,6 +367,7 @@ def _lose(module: Module) -> None:
             module.blind = module.blind or len(words) == 1
         else:
             module.lost.update(words[:2])
+    module.lost.update(names_in(module.source.text))
 
 
 def _short(path: Path, user: str) -> str:

@@ -16,6 +16,7 @@ from kdplan.syntax.aliases import with_current_names
 from kdplan.syntax.build import MAX_NESTING, Builder, Stuck, TooDeep
 from kdplan.syntax.collector import collector_paused
 from kdplan.syntax.grammar import END, Table, table
+from kdplan.syntax.imports import without_imports
 from kdplan.syntax.lexer import Token, tokens
 from kdplan.syntax.recover import recover
 
@@ -59,12 +60,14 @@ def parse_recovering(source: Source, reporter: Reporter) -> ast.File:
         reporter.report("KD0120", Span(source, 0, 1), size=f"{len(source.text):,}", limit=f"{MAX_CHARACTERS:,}")
         return ast.File(source, [])
     builder = Builder(source)
+    text, imports = without_imports(source)
+    reporter.add(imports)
     with collector_paused():
         try:
-            items = parse_tokens(tokens(source.text), builder)
+            items = parse_tokens(tokens(text), builder)
         except Stuck as stuck:
             builder.problems.clear()
-            items = recover(source, builder, reporter, stuck, parse_tokens)
+            items = recover(source, text, builder, reporter, stuck, parse_tokens)
     reporter.add(builder.problems)
     return with_current_names(ast.File(source, items))
 

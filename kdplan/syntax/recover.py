@@ -52,14 +52,15 @@ class _Search:
 
 
 def recover(
-    source: Source, builder: Builder, reporter: Reporter, first: Stuck, parse_tokens: ParseTokens
+    source: Source, text: str, builder: Builder, reporter: Reporter, first: Stuck, parse_tokens: ParseTokens
 ) -> list[ast.Item]:
     """Report the mistakes of a source that does not parse, and return the items that do.
 
     Parameters
     ----------
-    source, builder, reporter
-        The source, the builder of its nodes, and the reporter of its mistakes.
+    source, text, builder, reporter
+        The source, its text without lines that are reported already, the builder of its nodes, and the reporter of its
+        mistakes.
     first
         How parsing the whole source ended.
     parse_tokens
@@ -68,9 +69,10 @@ def recover(
     if first.too_deep:
         reporter.report("KD0114", first.token.span(source))
         return []
+    before = len(reporter.errors)
     cut = first.token.end + WINDOW
     cut = len(source.text) if cut >= len(source.text) else source.text.rfind("\n", 0, cut) + 1 or cut
-    stream = _join_quotes(source, list(tokens(source.text, 0, cut)))
+    stream = _join_quotes(source, list(tokens(text, 0, cut)))
     search = _Search(source, builder, reporter, parse_tokens, stream[:-1])
     unclosed = [i for i, w in enumerate(search.tokens) if w.kind == STRAY and _unclosed(w.text)]
     if not _match_brackets(search, layout=False):
@@ -90,7 +92,7 @@ def recover(
         last = reporter.diagnostics[-1]
         more = Note(f"Only the first {MAX_ERRORS} mistakes are shown; the rest of the file was not checked.")
         reporter.diagnostics[-1] = replace(last, notes=(*last.notes, more))
-    if not reporter.errors:
+    if len(reporter.errors) == before:
         # every piece parses alone and the whole does not: report where the whole stopped
         reporter.add([diagnose(source, stream, _index(stream, first.token), first)])
     return items
