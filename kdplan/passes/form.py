@@ -184,7 +184,14 @@ def _head(node: ast.Declaration, kind: Kind, outer: Kind | None, reporter: _Find
         if clause.word not in kind.clauses and clause.word_span.column == 1:  # `from torch import nn`
             reporter.report("KD0201", clause.word_span, name=clause.word, nearest=nearest(clause.word, KINDS))
         elif clause.word not in kind.clauses or (outer and kind.name == "measure" and clause.word in ("by", "over")):
-            reporter.report("KD0219", clause.word_span, kind=kind.name, word=clause.word, form=kind.form)
+            help = None
+            if "=" in kind.required and kind.name in NAMED_AS_NETWORKS and clause.word in ("from", "of"):
+                if node.clause("=") is None:
+                    reporter.codes.add("KD0221")
+                seen.add("=")
+                start = f"{kind.name} {node.name or 'NAME'} = {clause.exprs[0].span.text}"
+                help = f"Write `{start}`, which copies both its architecture and its weights."
+            reporter.report("KD0219", clause.word_span, kind=kind.name, word=clause.word, form=kind.form, help=help)
         elif clause.word in seen:
             help = "Add the missing value after the first `=`." if clause.word == "=" else None
             reporter.report("KD0220", clause.word_span, word=clause.word, help=help)

@@ -19,7 +19,8 @@ from kdplan.ir.plan import Item
 from kdplan.passes.load import Declared, Module, UserCode, ambiguous
 from kdplan.resolve import arguments, arithmetic, declared, picks, signals, versions
 from kdplan.resolve.context import Context, Rule, cycle
-from kdplan.resolve.expected import versions_by
+from kdplan.resolve.expected import by_itself, versions_by
+from kdplan.resolve.given import not_given
 from kdplan.resolve.kinds.model import argument_classes
 from kdplan.resolve.plan_functions import plan_function
 from kdplan.resolve.spread import comprehend, spread
@@ -91,8 +92,9 @@ def _is_no_choice(thing: Declared | Module | UserCode, want: str) -> bool:
 def unknown(name: str, span: Span, ctx: Context, want: str) -> Exception:
     """The error for a name without a meaning: KD0205, or a more exact one.
 
-    KD0208 for a name that has a meaning elsewhere, KD0209 for `self` outside a network, KD0278 for a param of several
-    files. It is empty where the name may be the consequence of a reported mistake.
+    KD0208 for a name that has a meaning elsewhere, KD0209 for `self` outside a network, KD0235 for a declaration's own
+    name, KD0244 for a value of `--set` of another type, KD0278 for a param of several files. It is empty where the name
+    may be the consequence of a reported mistake.
     """
     if ctx.module.knows_of(name):
         return PlanError([])
@@ -106,10 +108,18 @@ def unknown(name: str, span: Span, ctx: Context, want: str) -> Exception:
         return error("KD0208", span, name=name, kind=local.kind, help=help)
     if name == "self":
         return error("KD0209", span)
+    given = None if table else not_given(name, span, ctx.module, ctx.session.tables)
+    if given is not None:
+        return given
     built_in = table or [*CONSTANTS, *FUNCTIONS, *SIGNALS]
-    near = nearest(name, [*ctx.names, *ctx.module.scope, *built_in])
+    own = ctx.module.scope.get(name) if name == ctx.exclude else None
+    near = nearest(name, [*ctx.names, *(n for n in ctx.module.scope if own is None or n != name), *built_in])
     help = None
     call = network_call(name) if want == "model" else None
+    if isinstance(own, Declared) and own.module is ctx.module and call is None:
+        itself = by_itself(own, span, near if near is None else where(near, ctx))
+        if itself is not None:
+            return itself
     if call is not None:
         help = f"Write `{call}`."
     elif want == "network" and (versions_by_it := versions_by(name, ctx.module)):
@@ -258,7 +268,10 @@ def call(function: Value, node: ast.Call, ctx: Context, want: str) -> Value:
         return replace(function, items=[call(f, node, ctx, want) for f in function.items], span=node.span)
     if isinstance(function, VerticalsValue):
         return PartOf(function, signals.labels_for(function, node, ctx), node.span)
-    raise error("KD0234", node.function.span, what=describe(function))
+    help = None
+    if isinstance(node.function, ast.Name) and ctx.module.param(node.function.name):
+        help = f"Give `{node.function.name}` the name of what is called here."
+    raise error("KD0234", node.function.span, what=describe(function), help=help)
 
 
 def _inline(function: FunctionValue, node: ast.Call, ctx: Context, want: str) -> Value:

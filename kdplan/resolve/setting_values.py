@@ -14,7 +14,17 @@ from kdplan.resolve.arguments import check_range, check_required, no_such_choice
 from kdplan.resolve.arithmetic import is_number
 from kdplan.resolve.context import Context
 from kdplan.resolve.signals import signal
-from kdplan.resolve.values import Builtin, Choice, FunctionValue, ListValue, Several, UserFunction, Value, describe
+from kdplan.resolve.values import (
+    Builtin,
+    Choice,
+    FunctionValue,
+    ListValue,
+    NetValue,
+    Several,
+    UserFunction,
+    Value,
+    describe,
+)
 from kdplan.syntax import ast
 
 
@@ -76,7 +86,11 @@ def _string(spec: SettingSpec, node: ast.Expr, ctx: Context) -> str:
     value = _one(spec, node, ctx)
     if isinstance(value, ir.Const) and isinstance(value.value, str):
         return value.value
-    raise error("KD0244", node.span, what=f"`{spec.name}`", wants="a string in double quotes", found=describe(value))
+    help = None
+    if spec.name == "weights" and isinstance(value, NetValue):
+        help = f"Write `{node.span.text}` after the network's `=` to begin with its architecture and weights."
+    wants = "a string in double quotes"
+    raise error("KD0244", node.span, what=f"`{spec.name}`", wants=wants, found=describe(value), help=help)
 
 
 def _choice(spec: SettingSpec, node: ast.Expr, ctx: Context) -> str:

@@ -10,6 +10,7 @@ from kdplan.ir.functions import FUNCTIONS, PLAN_FUNCTIONS, RESERVED, SIGNALS
 from kdplan.passes.load import Declared, Module
 from kdplan.resolve.axes import is_axis
 from kdplan.resolve.evaluate import CONSTANTS
+from kdplan.resolve.given import literal_type, not_given
 from kdplan.syntax import ast
 from kdplan.syntax.walk import walk
 
@@ -31,6 +32,7 @@ def check_names(module: Module, tables: Mapping[str, Mapping[str, object]], repo
     """
     for node, local in _definitions(module):
         _check_names(node, local, module, tables, reporter)
+        _check_itself(node, local, module, tables, reporter)
 
 
 def check_given(
@@ -47,7 +49,7 @@ def check_given(
             before = len(reporter.diagnostics)
             _check_names(override.value, set(), override.module, tables, reporter)
             own = declared.node.clause("=")
-            wants, given = _type(own.exprs[0] if own else None), _type(override.value)
+            wants, given = literal_type(own.exprs[0] if own else None), literal_type(override.value)
             if wants and given and wants != given:
                 reporter.report("KD0244", override.value.span, what=f"`{name}`", wants=wants, found=given)
             if len(reporter.diagnostics) == before and not _is_mentioned(name, used, module):
@@ -63,15 +65,6 @@ def _is_mentioned(name: str, used: Module, plan: Module) -> bool:
         return False
     others = [d for d in used.tree.declarations if not (d.kind == "param" and d.name == name)]
     return any(isinstance(n, ast.Name) and n.name == name for d in others for n in walk(d))
-
-
-def _type(value: ast.Expr | None) -> str:
-    """The type of a value as it is written; "" where that is no number, string or boolean."""
-    if isinstance(value, ast.Negate):
-        return _type(value.operand)
-    if isinstance(value, ast.Name):
-        return "a boolean" if value.name in ("true", "false") else ""
-    return "a number" if isinstance(value, ast.Number) else "a string" if isinstance(value, ast.String) else ""
 
 
 def _check_names(
@@ -90,8 +83,34 @@ def _check_names(
     }
     for name in _free(node):
         if name.name not in known and not module.knows_of(name.name) and name.span.start not in reported:
+            given = not_given(name.name, name.span, module, tables)
+            if given is not None:
+                reporter.add(given.diagnostics)
+                continue
             near = nearest(name.name, [*local, *module.scope, *FUNCTIONS, *PLAN_FUNCTIONS, *SIGNALS])
-            reporter.report("KD0205", name.span, name=name.name, nearest=near)
+            lone = isinstance(node, ast.Declaration) and node.kind == "param" and near is None
+            help = f'Write `"{name.name}"` if a string is meant.' if lone else None
+            reporter.report("KD0205", name.span, name=name.name, nearest=near, help=help)
+
+
+def _check_itself(
+    node: ast.Declaration,
+    local: set[str],
+    module: Module,
+    tables: Mapping[str, Mapping[str, object]],
+    reporter: Reporter,
+) -> None:
+    """Report KD0235 for a definition of the file that reads its own name, where nothing else has that name."""
+    name = node.name or ""
+    declared = module.scope.get(name)
+    if not isinstance(declared, Declared) or declared.node is not node:
+        return
+    if name in local or name in LOCAL_NAMES or any(name in table for table in tables.values()):
+        return
+    reported = {d.span.start for d in reporter.diagnostics if d.span and d.span.source is module.source}
+    for read in _free(node):
+        if read.name == name and read.span.start not in reported:
+            reporter.report("KD0235", read.span, name=name)
 
 
 def _definitions(module: Module) -> Iterator[tuple[ast.Declaration, set[str]]]:

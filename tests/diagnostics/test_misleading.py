@@ -8,8 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from kdplan.compile import check_text
-from kdplan.diagnostics.report import Diagnostic
+from kdplan.compile import check_text, compile_source
+from kdplan.diagnostics.report import Diagnostic, PlanError
+from kdplan.diagnostics.span import Source
 
 START = """
 data digits = digits
@@ -222,3 +223,91 @@ def test_a_weights_file_that_is_not_there(path: str, tmp_path: Path) -> None:
     text = f'student s = digits_net(width = 2) {{ weights = "{path}" }}\n'
     text += "phase p of s on digits with quick { loss = cross_entropy(s.logits, labels) }"
     assert only(text, tmp_path).code == "KD0211"
+
+
+@pytest.mark.parametrize(
+    ("text", "code", "at", "help"),
+    [
+        ("student a = a", "KD0235", "a", "`student a = other@phase`"),
+        ("student a = a@nowhere", "KD0235", "a", "`student a = other@phase`"),
+        ("student a = a@kd", "KD0235", "a", "Did you mean `small@kd`?"),
+        ("student smal = smal@kd", "KD0235", "smal", "Did you mean `small@kd`?"),
+        (
+            "student a = a@p\nphase p of a on digits with quick { loss = cross_entropy(a.logits, labels) }",
+            "KD0235",
+            "a",
+            "write `a@p` where the weights that `p` leaves are meant",
+        ),
+        ("teacher a = ema(a, decay = 0.9)", "KD0235", "a", "another network"),
+        ("student a[i in 0..2] = a[i]@p", "KD0235", "a", "another network"),
+        ("student digits_ne = digits_ne(width = 2)", "KD0205", "digits_ne", "Did you mean `digits_net`?"),
+        ("student resnet18 = resnet18()", "KD0205", "resnet18", '`torchvision("resnet18")`'),
+        ("recipe r = r { epochs = 2 }", "KD0235", "r", "Name the recipe that it begins from"),
+        ("data d = d", "KD0235", "d", None),
+        ("param w = 2 * w", "KD0235", "w", None),
+        ("def f(x) = f(x)", "KD0235", "f", None),
+        ("student b from small@kd", "KD0219", "from", "`student b = small@kd`"),
+        ("student b of small@kd { reset = [fc] }", "KD0219", "of", "`student b = small@kd`"),
+        ("student b = digits_net() from small@kd", "KD0219", "from", "`student b = small@kd`"),
+        ("student b = digits_net() { weights = small@kd }", "KD0244", "small@kd", "`small@kd` after the network's `=`"),
+    ],
+)
+def test_where_a_network_begins(text: str, code: str, at: str, help: str | None, tmp_path: Path) -> None:
+    """A declaration cannot read itself, and its own name is not the fix; a version of another one can stand there."""
+    found = only(text, tmp_path)
+    assert (found.code, found.span and found.span.text) == (code, at), found
+    assert (found.help is None) if help is None else help in str(found.help)
+
+
+def test_a_param_with_the_name_of_a_choice(tmp_path: Path) -> None:
+    assert check_text(START + "param sgd = sgd\nrecipe slow { optimizer = sgd(lr = 0.1)  epochs = 2 }", tmp_path) == []
+
+
+@pytest.mark.parametrize(
+    ("own", "use", "value", "code", "help"),
+    [
+        ('"relu"', "student b = my.Base(act = p)", "tanh", "KD0244", "Write `--set 'p=\"tanh\"'`."),
+        ('"a"', "student b = digits_net() { weights = p }", "to/a.pth", "KD0244", "Write `--set 'p=\"to/a.pth\"'`."),
+        ('"a"', "", "to/a.pth", "KD0244", "Write `--set 'p=\"to/a.pth\"'`."),
+        ("2", "student b = digits_net(width = p)", "tanh", "KD0244", None),
+        ("2", "student b = digits_net(width = p)", "sgd", "KD0244", None),
+        ("2", "", "tanh", "KD0244", None),
+        ("true", "recipe r = quick { channels_last = p }", "yes", "KD0244", None),
+        (
+            "sgd",
+            "recipe r = quick { optimizer = p(lr = 0.1) }",
+            "tanh",
+            "KD0205",
+            "Choose from `adadelta`, `adafactor`,",
+        ),
+        ("sgd", "recipe r = quick { optimizer = p(lr = 0.1) }", "adamm", "KD0205", "Did you mean `adam`?"),
+        (
+            "sgd",
+            "recipe r = quick { optimizer = p(lr = 0.1) }",
+            "3",
+            "KD0234",
+            "Give `p` the name of what is called here.",
+        ),
+        ("sgd", "", "tanh", "KD0205", "Choose from `adadelta`, `adafactor`,"),
+        ("mse", "def q = p(small.logits, big.logits)", "tanh", "KD0205", "Choose from "),
+        ("mse", "def q = p(small.logits, big.logits)", "kll", "KD0205", "Did you mean `kl`?"),
+        ("big", "def q = mse(small.logits, p.logits)", "tanh", "KD0205", "Choose from `big` and `small`."),
+        ("big", "def q = mse(small.logits, p.logits)", "smal", "KD0205", "Did you mean `small`?"),
+        ("quick", "phase x of small on digits with p { loss = 1 }", "tanh", "KD0205", "Choose from `quick`."),
+        ("digits_net", "student b = p(width = 2)", "mpl", "KD0205", "Did you mean `mlp`?"),
+    ],
+)
+def test_set_of_another_kind(own: str, use: str, value: str, code: str, help: str | None, tmp_path: Path) -> None:
+    """What the param is decides what is suggested: nothing that could not stand there."""
+    (tmp_path / "nets.py").write_text(NETS)
+    text = f'{START}use "nets.py" as my\nparam p = {own}\n{use}\n'
+    if use.startswith(("student", "recipe", "def")):
+        of, recipe = ("b", "quick") if "student" in use else ("small", "r" if "recipe" in use else "quick")
+        loss = "q" if "def" in use else f"cross_entropy({of}.logits, labels)"
+        text += f"phase x of {of} on digits with {recipe} {{ loss = {loss} }}"
+    with pytest.raises(PlanError) as caught:
+        compile_source(Source("plan.kd", text), tmp_path, params={"p": value})
+    (found,) = caught.value.diagnostics
+    assert found.code == code, found
+    assert (found.help is None) if help is None else str(found.help).startswith(help), found
+    assert "detach" not in str(found.help)
