@@ -177,6 +177,7 @@ class Caller:
                 hooks.callback(part.register_forward_hook(after(path)).remove)
             for path in dict.fromkeys(f"{s.path}.{s.inner}".lstrip(".") for s in self.spots if s.inner is not None):
                 hooks.callback(self.module.get_submodule(path).register_forward_hook(inner(path)).remove)
+            args, kwargs = mapped(_copied, (args, kwargs))  # others read the same inputs
             self.module(*args, **kwargs)
         if missing := [spot for spot in self.spots if spot not in caught]:
             raise NotCalled(missing[0].path)

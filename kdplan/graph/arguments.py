@@ -27,7 +27,8 @@ from torch.utils._pytree import tree_map
 from kdplan.diagnostics.boundary import is_foreign
 from kdplan.graph.fake import real_like
 from kdplan.graph.kept import code_of, undone
-from kdplan.graph.state import Attributes, draws_undone, is_users_own, is_write
+from kdplan.graph.state import Attributes, draws_undone, is_write
+from kdplan.nn.whose import is_users_own
 
 Arguments = tuple[fx.Node, tuple[Any, ...], dict[str, Any]]
 

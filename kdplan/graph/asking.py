@@ -31,7 +31,8 @@ from torch import Tensor, fx, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from kdplan.diagnostics.boundary import is_foreign
-from kdplan.graph.structure import mapped, tensors, writes
+from kdplan.graph.structure import mapped, tensors
+from kdplan.graph.written import Writing
 
 _LACKS = re.compile(
     r"does not require grad|requires_grad=False|doesn't require gradient|does not have a grad_fn|"
@@ -145,6 +146,6 @@ def evaluated(node: fx.Node, root: nn.Module, context: Runner) -> tuple[Any, set
                     raise
                 values[n] = n.meta["val"]  # real numbers gave it
         args, kwargs = fx.map_arg((node.args, node.kwargs), values.__getitem__)
-        before = {n: [writes(v) for v in tensors(values[n])] for n in node.all_input_nodes}
-        value = context.run(node, root, args, kwargs)
-    return value, {n for n, counts in before.items() if counts != [writes(v) for v in tensors(values[n])]}
+        with Writing(v for n in node.all_input_nodes for v in tensors(values[n])) as wrote:
+            value = context.run(node, root, args, kwargs)
+    return value, {n for n in node.all_input_nodes if wrote.wrote_into(*tensors(values[n]))}

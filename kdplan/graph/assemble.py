@@ -31,7 +31,6 @@ from kdplan.graph.plain_form import PlainForm, plain_form
 from kdplan.graph.prune import prune
 from kdplan.graph.reach import Reach, additive_terms, gradient_reach
 from kdplan.graph.signals import shown
-from kdplan.graph.state import is_users
 from kdplan.graph.swapped import Swapped, positions, swapped
 from kdplan.graph.taps import TapError
 from kdplan.graph.trace import TraceError, trace
@@ -40,6 +39,7 @@ from kdplan.ir.branches import BRANCH, GATE
 from kdplan.ir.origins import EmaOf
 from kdplan.ir.outputs import is_scores
 from kdplan.ir.plan import Phase, Plan, Trainee
+from kdplan.nn.whose import is_users
 from kdplan.passes.spell import written
 
 

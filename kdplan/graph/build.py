@@ -50,10 +50,10 @@ from kdplan.graph.joined import JoinedPhase
 from kdplan.graph.module import make, origin
 from kdplan.graph.outplace import outplace
 from kdplan.graph.params import learns
-from kdplan.graph.state import is_user_code
 from kdplan.graph.taps import LeafTaps, Tap, TapError
 from kdplan.graph.trace import Traced, trace, value_at
 from kdplan.graph.tracer import ROOT
+from kdplan.nn.whose import is_user_code
 
 
 class BuildError(RuntimeError, ForeignError):

@@ -129,7 +129,7 @@ def verify_equal(a: nn.Module, b: nn.Module, *example: Tensor, tolerance: float 
         modes = {m: m.training for m in net.modules()}
         net.eval()
         with torch.no_grad(), writes_undone(net):
-            results.append([v.clone() for v in tensors(net(*inputs))])
+            results.append([v.clone() for v in tensors(net(*(x.clone() for x in inputs)))])
         for m, mode in modes.items():
             m.training = mode
     shapes = [[tuple(v.shape) for v in r] for r in results]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import logging
 import operator
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import cached_property
 from typing import Any
@@ -19,14 +19,15 @@ from torch._subclasses.fake_tensor import (
     FakeTensorMode,
     UnsupportedOperatorException,
 )
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from kdplan.diagnostics.boundary import is_foreign
 from kdplan.graph.asking import detached, evaluated, lacks_gradients
 from kdplan.graph.kept import code_of, is_object, undone
-from kdplan.graph.state import MODULE_ATTRIBUTES, Attributes, PythonDraws, is_user_code, is_write
-from kdplan.graph.structure import mapped, tensors, with_tensors, writes
+from kdplan.graph.state import MODULE_ATTRIBUTES, Attributes, PythonDraws, is_write
+from kdplan.graph.structure import mapped, tensors, with_tensors
 from kdplan.graph.uncompiled import uncompiled
+from kdplan.graph.written import Writing, memory
+from kdplan.nn.whose import is_user_code
 
 # A shape that does not fit is the user's to read once, in our words, not also in a log.
 logging.getLogger("torch._subclasses.fake_tensor").setLevel(logging.CRITICAL)
@@ -50,11 +51,11 @@ _PRODUCTS = frozenset(getattr(_ATEN, name).default for name in ("mm", "addmm", "
 """Operations on numbers of one type, of which fake tensors do not say so; autocast makes no integer a fraction."""
 
 
-class _RandomWatch(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Notes whether an operator that draws random numbers ran, and refuses products of integers and fractions."""
+class _Watch(Writing):  # type: ignore[no-untyped-call]
+    """Notes writes and whether an operator draws random numbers; refuses products of integers and fractions."""
 
-    def __init__(self) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
+    def __init__(self, watched: Iterable[Tensor] = ()) -> None:
+        super().__init__(watched)
         self.seen = False
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -72,7 +73,7 @@ class _RandomWatch(TorchDispatchMode):  # type: ignore[no-untyped-call]
                 self.seen = bool(given.get("dropout_p", 0.0))
             else:
                 self.seen = True
-        return func(*args, **kwargs)
+        return super().__torch_dispatch__(func, types, args, kwargs)
 
 
 class FakeContext:
@@ -211,9 +212,7 @@ class FakeContext:
             node.meta["val"] = args[0]
             return
         inputs = {n: tensors(n.meta["val"]) for n in node.all_input_nodes}
-        before = {n: _writes(values) for n, values in inputs.items()}
-        held = self._buffer_versions(node, root)
-        watch = _RandomWatch()
+        watch = _Watch(v for values in inputs.values() for v in values)
         self.changed = False
         for key in ("real", "varies", "asks"):
             node.meta.pop(key, None)
@@ -223,7 +222,7 @@ class FakeContext:
             try:
                 with self.mode, watch:
                     value = self.run(node, root, args, kwargs)
-                written = {n for n in inputs if before[n] != _writes(inputs[n])}
+                written = {n for n in inputs if watch.wrote_into(*inputs[n])}
                 if _in_place(node):
                     written |= {n for n in inputs if any(v is value for v in inputs[n])}
             except BaseException as problem:
@@ -238,7 +237,7 @@ class FakeContext:
         node.meta["val"] = value
         node.meta["by_data"] = by_data
         node.meta["mutates"] = tuple(n for n in inputs if n in written)
-        state = self.changed or is_write(node) or held != self._buffer_versions(node, root)
+        state = self.changed or is_write(node) or watch.wrote_into(*self._buffers(node, root))
         node.meta["buffers"] = state or _functional_batch_norm(node)
         node.meta["random"] = watch.seen or by_python
         if by_python and node.op == "call_module":
@@ -250,13 +249,13 @@ class FakeContext:
             return is_user_code(whole(root.get_submodule(str(node.target))))
         return node.op == "call_function" and is_user_code(node.target)
 
-    def _buffer_versions(self, node: fx.Node, root: nn.Module) -> list[int]:
+    def _buffers(self, node: fx.Node, root: nn.Module) -> list[Tensor]:
         if node.op != "call_module":
             return []
-        return [writes(self.fake(b)) for b in whole(root.get_submodule(str(node.target))).buffers()]
+        return [self.fake(b) for b in whole(root.get_submodule(str(node.target))).buffers()]
 
     def _otherwise(
-        self, node: fx.Node, root: nn.Module, watch: _RandomWatch, problem: BaseException
+        self, node: fx.Node, root: nn.Module, watch: _Watch, problem: BaseException
     ) -> tuple[Any, set[fx.Node], bool]:
         """The value of a node that does not run on fake tensors without gradients, what it writes into, and whether
         real numbers gave it.
@@ -289,7 +288,7 @@ class FakeContext:
         return (users or node.meta.get("frozen", False)) and is_foreign(problem)
 
     def _run_really(
-        self, node: fx.Node, root: nn.Module, watch: _RandomWatch, problem: BaseException
+        self, node: fx.Node, root: nn.Module, watch: _Watch, problem: BaseException
     ) -> tuple[Any, set[fx.Node]]:
         """The value of a node that asks for numbers, from runs on real ones, and the nodes that it writes into.
 
@@ -318,11 +317,11 @@ class FakeContext:
             self.running = was
 
     def _once(
-        self, node: fx.Node, root: nn.Module, watch: _RandomWatch, make: Callable[..., Tensor]
+        self, node: fx.Node, root: nn.Module, watch: _Watch, make: Callable[..., Tensor]
     ) -> tuple[Any, set[fx.Node]]:
         with torch.random.fork_rng(devices=[]):
             reals = {n: real_like(n.meta["val"], make) for n in node.all_input_nodes}
-            before = {n: _writes(tensors(v)) for n, v in reals.items()}
+            before = {n: [v.clone() for v in tensors(real)] for n, real in reals.items()}
             args, kwargs = fx.map_arg((node.args, node.kwargs), reals.__getitem__)
             if node.op == "call_module":
                 value = self.really(root.get_submodule(str(node.target)), args, kwargs, make, watch)
@@ -333,7 +332,9 @@ class FakeContext:
                 assert callable(node.target)
                 with watch:
                     value = self.called(node.target, args, kwargs)
-        return value, {n for n in reals if before[n] != _writes(tensors(reals[n]))}
+        # Compared by value: NumPy may have written into them.
+        same = {n: all(map(torch.equal, before[n], tensors(real))) for n, real in reals.items()}
+        return value, {n for n, real in reals.items() if watch.wrote_into(*tensors(real)) or not same[n]}
 
     def called(self, code: Callable[..., Any], args: Any, kwargs: Any) -> Any:
         """What a function returns; what it keeps is undone."""
@@ -357,11 +358,11 @@ class FakeContext:
         with torch.random.fork_rng(devices=[]):
             copied = _filled(copy.deepcopy(module), make)
             args, kwargs = real_like(args, make), real_like(kwargs, make)
-            held = [(b, writes(b)) for b in whole(copied).buffers()]
-            with watch or nullcontext(), uncompiled(), self._undone(whole(copied)):
+            held = list(whole(copied).buffers())
+            with watch or nullcontext(), uncompiled(), self._undone(whole(copied)), Writing() as wrote:
                 value = copied(*args, **kwargs)
-        now = [(id(b), writes(b)) for b in whole(copied).buffers()]
-        self.changed |= now != [(id(b), count) for b, count in held]  # `held` keeps their ids
+        now = list(whole(copied).buffers())
+        self.changed |= wrote.wrote_into(*held) or list(map(id, now)) != list(map(id, held))
         return value
 
 
@@ -386,10 +387,6 @@ def real_like(tree: Any, make: Callable[..., Tensor]) -> Any:
         return fill(v.shape, dtype=v.dtype, device="cpu" if v.is_meta else v.device)
 
     return mapped(real, tree)
-
-
-def _writes(values: list[Tensor]) -> list[int]:
-    return [writes(v) for v in values]
 
 
 def whole(module: nn.Module) -> nn.Module:
@@ -428,6 +425,6 @@ def storages(node: fx.Node) -> frozenset[int]:
     """The identities of the storages that the node's value lives in (equal ids: one is a view of the other)."""
     identities = set()
     for value in tensors(node.meta.get("val")):
-        if value.layout is torch.strided:
-            identities.add(value.untyped_storage()._cdata)
+        if (identity := memory(value)) is not None:
+            identities.add(identity)
     return frozenset(identities)

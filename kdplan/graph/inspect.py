@@ -21,7 +21,7 @@ from kdplan.graph.fork import BranchError
 from kdplan.graph.freeze import split
 from kdplan.graph.parts import breaks_at_once
 from kdplan.graph.phase_graph import Networks, StoredValue
-from kdplan.graph.state import draws_undone, is_users
+from kdplan.graph.state import draws_undone
 from kdplan.graph.verify import HALF, SAMPLES, Verdicts, has_users_code, verify, verify_calls
 from kdplan.graph.weights import check_fit, refusals
 from kdplan.ir import expr as ir
@@ -36,6 +36,7 @@ from kdplan.nn.models import FactoryError, create, initialise
 from kdplan.nn.optim import build_optimizer
 from kdplan.nn.pretrained import named_weights
 from kdplan.nn.schedules import build_schedule
+from kdplan.nn.whose import is_users
 
 
 @dataclass

@@ -19,7 +19,8 @@ return loss=mse_loss             return loss=mse_loss
 (ReLU(inplace=True), ReLU())
 
 A tap is the value that a module returned. Where a later operation of the same network writes into that value, whoever
-reads the tap would see the later one (and autograd would refuse). Only such writes are replaced; others save memory.
+reads the tap would see the later one (and autograd would refuse). The same holds for what a phase is given: images and
+labels stay as the data have them, for whoever reads them. Only such writes are replaced; others save memory.
 """
 
 from __future__ import annotations
@@ -41,7 +42,7 @@ from kdplan.graph.prune import state_memory
 
 
 def outplace(gm: fx.GraphModule, context: FakeContext) -> fx.GraphModule:
-    """Replace in-place operations whose target is read from outside the network that they are in.
+    """Replace in-place operations whose target is read from outside the network that they are in, or is an input.
 
     Examples
     --------
@@ -72,10 +73,12 @@ def outplace(gm: fx.GraphModule, context: FakeContext) -> fx.GraphModule:
 
 @dataclass
 class _Conflict:
-    """A write into values that are read from outside the writer's call."""
+    """A write into values that are read from outside the writer's call, or into what the phase is given."""
 
     writer: fx.Node
     target: fx.Node
+    given: bool
+    """Whether the target lives in the memory of an input of the graph."""
     outside: list[tuple[fx.Node, list[fx.Node]]]
     """Values in the same storage, with their readers outside."""
     inside: bool
@@ -86,6 +89,7 @@ def _violations(gm: fx.GraphModule) -> list[_Conflict]:
     order = {n: i for i, n in enumerate(gm.graph.nodes)}
     held = {n: storages(n) for n in gm.graph.nodes}
     state = state_memory(gm.graph).keys()
+    given = frozenset().union(*(held[n] for n in gm.graph.nodes if n.op == "placeholder"))
     end = output_of(gm)
     conflicts: list[_Conflict] = []
     taken: set[fx.Node] = set()
@@ -94,7 +98,7 @@ def _violations(gm: fx.GraphModule) -> list[_Conflict]:
             if target.op == "get_attr":
                 continue
             mine = writer.meta.get("call")
-            conflict = _Conflict(writer, target, [], False)
+            conflict = _Conflict(writer, target, bool(held[target] & given), [], False)
             for value in gm.graph.nodes:
                 if order[value] >= order[writer] or not held[value] & held[target]:
                     continue
@@ -104,7 +108,7 @@ def _violations(gm: fx.GraphModule) -> list[_Conflict]:
                 conflict.inside |= any(order[u] > order[writer] for u in value.users if u not in readers)
                 if readers and value not in taken:
                     conflict.outside.append((value, readers))
-            if conflict.outside:
+            if conflict.outside or conflict.given:
                 taken.update(v for v, _ in conflict.outside)
                 conflicts.append(conflict)
     return conflicts
@@ -113,6 +117,9 @@ def _violations(gm: fx.GraphModule) -> list[_Conflict]:
 def _rewrite(gm: fx.GraphModule, conflict: _Conflict) -> None:
     writer = conflict.writer
     if writer.meta["mutates"] == (conflict.target,) and not conflict.inside and _twin(gm, writer):
+        return
+    if conflict.given:
+        _copy_given(gm, conflict)
         return
     # The network itself goes on to read what was written: the readers outside get a copy from before.
     for value, readers in conflict.outside:
@@ -123,6 +130,26 @@ def _rewrite(gm: fx.GraphModule, conflict: _Conflict) -> None:
         kept.meta["call"] = writer.meta.get("call")
         for reader in readers:
             reader.replace_input_with(value, kept)
+
+
+def _copy_given(gm: fx.GraphModule, conflict: _Conflict) -> None:
+    """The writer's call gets copies of its arguments in the memory that it writes into.
+
+    The value itself may live longer than a step, and the frozen part would write before the trainable one reads.
+    """
+    written, mine = storages(conflict.target), conflict.writer.meta.get("call")
+    copies: dict[fx.Node, fx.Node] = {}
+    for reader in list(gm.graph.nodes):
+        if reader.op == "output" or reader.meta.get("call") != mine:
+            continue
+        for value in reader.all_input_nodes:
+            if value.meta.get("call") == mine or not storages(value) & written:
+                continue
+            if value not in copies:
+                with gm.graph.inserting_before(reader):
+                    copies[value] = gm.graph.call_method("clone", (value,))
+                copies[value].meta = {"owner": reader.meta["owner"], "path": reader.meta["path"], "call": mine}
+            reader.replace_input_with(value, copies[value])
 
 
 _FUNCTIONS: dict[Any, Callable[..., Any]] = {

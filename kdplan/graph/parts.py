@@ -19,10 +19,10 @@ from kdplan.graph.arguments import drawn_loss
 from kdplan.graph.lines import NodeError
 from kdplan.graph.module import outputs_of
 from kdplan.graph.replay import Replay, context_for
-from kdplan.graph.state import is_user_code
 from kdplan.ir.expr import STEP_COUNTERS
 from kdplan.ir.operators import OPERATORS
 from kdplan.ir.plan import Phase
+from kdplan.nn.whose import is_user_code
 
 Part = tuple[int, ...]
 """Samples of each stream that the loss is computed on at once."""

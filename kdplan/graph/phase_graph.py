@@ -18,8 +18,9 @@ import torch
 from torch import Tensor, nn
 
 from kdplan.graph.plain_form import PlainForm
-from kdplan.graph.state import bind_buffer, is_user_code
+from kdplan.graph.state import bind_buffer
 from kdplan.ir.expr import STEP_COUNTERS, STREAM_FIELDS, Version
+from kdplan.nn.whose import is_user_code
 
 
 @dataclass(frozen=True)

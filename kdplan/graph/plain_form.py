@@ -46,8 +46,8 @@ from torch import Tensor, fx, nn
 
 from kdplan.graph.application import Application, Caller
 from kdplan.graph.module import output_of
-from kdplan.graph.state import is_users_own
 from kdplan.graph.structure import tensors
+from kdplan.nn.whose import is_users_own
 
 _SAME = (operator.getitem, getattr)
 _SAME_METHODS = ("clone", "detach")

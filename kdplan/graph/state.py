@@ -198,42 +198,6 @@ class PythonDraws:
             torch.default_generator.set_state(self._torch)
 
 
-_KNOWN = ("torch", "_operator", "builtins", "math", "kdplan")
-
-
-def is_user_code(code: object) -> bool:
-    """Whether a function, a module or one of its sub-modules is neither torch's nor ours, and so may do anything.
-
-    >>> is_user_code(nn.Sequential(nn.Linear(2, 2))), is_user_code(random.choice)
-    (False, True)
-    """
-    if isinstance(code, nn.Module):
-        return any(type(m).__module__.partition(".")[0] not in _KNOWN for m in code.modules())
-    return (getattr(code, "__module__", None) or "torch").partition(".")[0] not in _KNOWN
-
-
-LIBRARIES = ("torchvision", "timm")
-"""Networks that are known to be traced well."""
-
-
-def is_users(module: nn.Module) -> bool:
-    """Whether a module has a part that is not torch's, ours, torchvision's or timm's.
-
-    >>> is_users(nn.Sequential(nn.Linear(2, 2)))
-    False
-    """
-    return any(is_users_own(type(m)) for m in module.modules())
-
-
-def is_users_own(code: object) -> bool:
-    """Whether a function or a class is the user's, and not one of a library of networks.
-
-    >>> is_users_own(torch.relu), is_users_own(random.choice)
-    (False, True)
-    """
-    return is_user_code(code) and str(getattr(code, "__module__", "")).partition(".")[0] not in LIBRARIES
-
-
 @contextmanager
 def draws_undone() -> Iterator[PythonDraws]:
     """Inside, Python's and NumPy's generators may be used; afterwards they are as before."""

@@ -17,11 +17,12 @@ from kdplan.graph.asking import lacks_gradients
 from kdplan.graph.fake import DATA_DEPENDENT, FakeContext
 from kdplan.graph.guards import ASK, Guard
 from kdplan.graph.law import check_graph
-from kdplan.graph.state import draws_undone, is_user_code, is_users
+from kdplan.graph.state import draws_undone
 from kdplan.graph.taps import Call, Tap, collect
 from kdplan.graph.tracer import ROOT, Holder, PathTracer
 from kdplan.graph.uncompiled import uncompiled
 from kdplan.graph.written import writes_undone
+from kdplan.nn.whose import is_user_code, is_users
 
 
 class TraceError(RuntimeError, ForeignError):

@@ -18,9 +18,10 @@ from kdplan.graph.impure import watched
 from kdplan.graph.kept import code_of, undone
 from kdplan.graph.lines import calling_line
 from kdplan.graph.proxy import ValueProxy, is_plain
-from kdplan.graph.state import Attributes, PythonDraws, assign_buffer, is_user_code, written
+from kdplan.graph.state import Attributes, PythonDraws, assign_buffer, written
 from kdplan.graph.structure import mapped, opened, tensors
 from kdplan.graph.taps import Call
+from kdplan.nn.whose import is_user_code
 
 _MAKERS = ("zeros", "ones", "full", "empty", "arange", "linspace", "eye", "tensor", "as_tensor", "tril_indices")
 _RANDOM_MAKERS = ("rand", "randn", "randint", "randperm", "normal")

@@ -32,9 +32,9 @@ from kdplan.graph.loss_context import at_call
 from kdplan.graph.phase_graph import Networks
 from kdplan.graph.signals import shown
 from kdplan.graph.sizes import batch_sizes, same_graph
-from kdplan.graph.state import is_users, is_users_own
 from kdplan.ir import expr as ir
 from kdplan.ir.plan import Network, Phase, Plan
+from kdplan.nn.whose import is_users, is_users_own
 
 SAMPLES = 4
 """Of a batch; more than one, so that batch norm has a variance."""

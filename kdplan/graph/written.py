@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -52,32 +52,73 @@ def writes_undone(module: nn.Module) -> Iterator[None]:
                 data.copy_(value)
 
 
+def memory(tensor: Tensor) -> int | None:
+    """The identity of a tensor's memory, equal for views of one another; None where there is no one memory.
+
+    >>> x = torch.zeros(2, 3)
+    >>> memory(x) == memory(x[0].detach()), memory(x) == memory(x.clone())
+    (True, False)
+    """
+    return tensor.untyped_storage()._cdata if tensor.layout is torch.strided else None
+
+
 def _is_real(tensor: Tensor) -> bool:
     return not tensor.is_meta and not isinstance(tensor, FakeTensor) and tensor.layout is torch.strided
 
 
-class _Copies(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Copies tensors before an operation writes into their memory."""
+class Writing(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Notes the memory that operations write into, by `memory`; also where no version counter does, as behind `.data`.
 
-    def __init__(self, tensors: list[Tensor]) -> None:
+    Examples
+    --------
+    >>> x, y = torch.zeros(2), torch.zeros(2)
+    >>> with Writing() as watch:
+    ...     _ = x.data[0].add_(y[0])
+    >>> watch.wrote_into(x), watch.wrote_into(y)
+    (True, False)
+    >>> with Writing([x]) as watch:
+    ...     x.data = torch.ones(2)
+    >>> watch.wrote_into(x)
+    True
+    """
+
+    def __init__(self, watched: Iterable[Tensor] = ()) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self.by_memory: dict[int, list[Tensor]] = {}
-        for tensor in tensors:
-            self.by_memory.setdefault(tensor.untyped_storage()._cdata, []).append(tensor.detach())
-        self.saved: dict[int, tuple[Tensor, Tensor]] = {}
+        self.written: set[int] = set()
+        self._memory = {id(v): memory(v) for v in watched}
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        if self.by_memory and func._schema.is_mutable:
-            for argument, value in zip(func._schema.arguments, args, strict=False):
+        if func._schema.is_mutable:
+            given = dict(zip((a.name for a in func._schema.arguments), args, strict=False)) | kwargs
+            for argument in func._schema.arguments:
                 if argument.alias_info is not None and argument.alias_info.is_write:
-                    self._save(value)
-            for value in kwargs.values():
-                self._save(value)
+                    for value in tree_leaves(given.get(argument.name)):
+                        if isinstance(value, Tensor) and (identity := memory(value)) is not None:
+                            self.written.add(identity)
+                            self.before_write(identity)
         return func(*args, **kwargs)
 
-    def _save(self, written: Any) -> None:
-        for value in tree_leaves(written):
-            if isinstance(value, Tensor) and _is_real(value):
-                for tensor in self.by_memory.pop(value.untyped_storage()._cdata, ()):
-                    self.saved[id(tensor)] = (tensor, tensor.clone())
+    def before_write(self, identity: int) -> None:
+        """What else is to be done before such memory is written into."""
+
+    def wrote_into(self, *values: Tensor) -> bool:
+        """Whether one of the tensors lives in memory that was written into, or got other memory if it is watched."""
+        now = {id(v): memory(v) for v in values}
+        return any(m in self.written or m != self._memory.get(i, m) for i, m in now.items())
+
+
+class _Copies(Writing):  # type: ignore[no-untyped-call]
+    """Copies tensors before an operation writes into their memory."""
+
+    def __init__(self, tensors: list[Tensor]) -> None:
+        super().__init__()
+        self.by_memory: dict[int | None, list[Tensor]] = {}
+        for tensor in tensors:
+            self.by_memory.setdefault(memory(tensor), []).append(tensor.detach())
+        self.saved: dict[int, tuple[Tensor, Tensor]] = {}
+
+    def before_write(self, identity: int) -> None:
+        """Copy what lives there, once."""
+        for tensor in self.by_memory.pop(identity, ()):
+            self.saved[id(tensor)] = (tensor, tensor.clone())

@@ -13,6 +13,7 @@ from kdplan.ir.origins import Joined
 from kdplan.nn.adapted import Entries
 from kdplan.nn.models import create
 from kdplan.nn.outputs import scores
+from kdplan.nn.whose import inputs_for
 
 MEMBERS = "members"
 """Where in an ensemble its members are."""
@@ -61,12 +62,12 @@ class Ensemble(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """``[B, ...] -> [B, classes]``; every member sees the same inputs."""
+        every = [scores(member(inputs_for(member, x))) for member in self.members]
         if self.mean == "stacked":
-            stacked: Tensor = self.entries(torch.cat([scores(member(x)) for member in self.members], dim=1))
+            stacked: Tensor = self.entries(torch.cat(every, dim=1))
             return stacked
         outputs = []
-        for i, member in enumerate(self.members):
-            logits = scores(member(x))
+        for i, logits in enumerate(every):
             outputs.append(logits if self.orders[i] is None else logits.index_select(1, getattr(self, f"order{i}")))
         if self.mean == "logits":
             return torch.stack(outputs).mean(dim=0)

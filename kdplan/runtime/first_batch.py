@@ -20,8 +20,9 @@ from kdplan.graph.fake import whole
 from kdplan.graph.kept import Kept, code_of
 from kdplan.graph.phase_graph import PhaseGraph
 from kdplan.graph.plain_form import PlainForm
-from kdplan.graph.state import Attributes, is_users, is_write, written_buffer
+from kdplan.graph.state import Attributes, is_write, written_buffer
 from kdplan.ir.plan import Recipe
+from kdplan.nn.whose import is_users
 
 Outputs = Mapping[str, Tensor]
 FULL, COMPILED, HALF = 1e-3, 1e-2, 5e-2

@@ -17,8 +17,8 @@ from kdplan.compile import check_text, compile_source
 from kdplan.diagnostics.span import Source
 from kdplan.graph.compare import Verdict, compare
 from kdplan.graph.inspect import fresh
-from kdplan.graph.state import is_users
 from kdplan.graph.trace import trace
+from kdplan.nn.whose import is_users
 from tests.conformance.test_state import IN_THE_GRAPH, WHOLE, Stateful, Step
 
 X = (torch.linspace(-1, 1, 24).reshape(6, 4),)

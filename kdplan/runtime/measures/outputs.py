@@ -14,6 +14,7 @@ from kdplan.graph.taps import TapError
 from kdplan.ir.outputs import PROBABILITIES, is_output
 from kdplan.ir.plan import Plan, Target, View
 from kdplan.nn.outputs import scores
+from kdplan.nn.whose import inputs_for
 from kdplan.passes.measurable import class_order
 
 Outputs = Callable[[Tensor], Tensor]
@@ -73,9 +74,9 @@ def output_at(network: nn.Module, path: str, data: Dataset) -> Outputs:
         KD0840 if there is no such value.
     """
     if is_output(path):
-        return lambda x: scores(network(x))
+        return lambda x: scores(network(inputs_for(network, x)))
     if path == PROBABILITIES:
-        return lambda x: scores(network(x)).softmax(dim=1)
+        return lambda x: scores(network(inputs_for(network, x))).softmax(dim=1)
     builder = Builder()
     example = data.batch(torch.arange(min(2, len(data))))["inputs"]
     inputs = builder.input("inputs", example)

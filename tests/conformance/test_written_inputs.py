@@ -1,0 +1,206 @@
+"""Networks and functions that write into their inputs: images and labels stay as the data have them for all others."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import cast
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from kdplan.cli import main
+from kdplan.data.dataset import Dataset
+from kdplan.graph.build import Builder
+from kdplan.graph.compare import compare
+from kdplan.graph.freeze import split
+from kdplan.graph.prune import prune
+from kdplan.nn.ensemble import Ensemble
+from kdplan.runtime.measures.outputs import output_at
+
+
+def augmented(x: Tensor) -> Tensor:
+    """[B, 4] -> [B, 4], with an assignment that writes."""
+    x -= 0.5
+    return x
+
+
+def numpy(x: Tensor) -> Tensor:
+    """[B, 4] -> [B, 4], behind torch's back."""
+    x.detach().numpy()[:] *= 2
+    return x
+
+
+def rebound(x: Tensor) -> Tensor:
+    """[B, 4] -> [B, 4], with other memory."""
+    x.data = x.data * 2
+    return x
+
+
+WRITERS: dict[str, Callable[[Tensor], Tensor]] = {
+    "in place": lambda x: x.sub_(0.5).div_(0.25),
+    "augmented": augmented,
+    "one sample": lambda x: x.__setitem__(0, x[0] + 0.3) or x,  # type: ignore[func-returns-value]
+    "a view": lambda x: x.view(-1).add_(1.0).view_as(x),
+    "detached": lambda x: (x.detach().mul_(2.0), x)[1],
+    "data": lambda x: (x.data.mul_(2.0), x)[1],
+    "masked": lambda x: x.masked_fill_(x > 0.5, 0.0),
+    "functional": lambda x: F.relu(x, inplace=True),
+    "copied into": lambda x: x.copy_(x.flip(0)),
+    "out": lambda x: torch.mul(x, 2, out=x),
+    "numpy": numpy,
+    "rebound": rebound,
+}
+
+
+class Net(nn.Module):
+    """Writes into its inputs, and reads them."""
+
+    def __init__(self, write: str, whole: bool = False) -> None:
+        super().__init__()
+        self.write = write
+        self.fc = nn.Linear(4, 4)
+        self.whole = whole
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[B, 4] -> [B, 4]."""
+        if self.whole and float(x.sum()) > 1e9:  # a number decides: the module is called whole
+            return x
+        return self.fc(WRITERS[self.write](x)) + x
+
+
+def loss(a: Tensor, b: Tensor, y: Tensor) -> Tensor:
+    """Of two outputs [B, 4] and labels [B]."""
+    return F.mse_loss(a, b) + F.cross_entropy(b, y)
+
+
+DATA = cast(Dataset, None)
+"""No data are asked for scores."""
+
+
+def nets(write: str, whole: bool) -> tuple[nn.Module, nn.Module]:
+    """The network that writes, and one that reads the same inputs."""
+    torch.manual_seed(0)
+    return Net(write, whole), nn.Linear(4, 4)
+
+
+@pytest.mark.parametrize("first", [True, False], ids=["writer first", "reader first"])
+@pytest.mark.parametrize("frozen", [True, False], ids=["frozen", "trained"])
+@pytest.mark.parametrize("whole", [False, True], ids=["graph", "whole"])
+@pytest.mark.parametrize("write", WRITERS)
+def test_others_read_the_images(write: str, whole: bool, frozen: bool, first: bool) -> None:
+    """Loss and gradients are those of plain PyTorch with a copy for each network, and the batch is as before."""
+    x, y = torch.rand(3, 4), torch.tensor([0, 1, 2])
+    writer, reader = nets(write, whole)
+    writer.requires_grad_(not frozen)
+    loss(writer(x.clone()), reader(x), y).backward()
+    expected = {n: p.grad for net in (writer, reader) for n, p in net.named_parameters() if p.requires_grad}
+    plain = [p.grad for net in (writer, reader) for p in net.parameters()]
+    assert len(expected) == (2 if frozen else 4) and any(g is not None for g in plain)
+
+    writer, reader = nets(write, whole)
+    writer.requires_grad_(not frozen)
+    differs = bool(compare(writer, (x,)).differs)
+    b = Builder()
+    inputs, labels = b.input("inputs_0", x), b.input("labels_0", y)
+    for name in ("writer", "reader") if first else ("reader", "writer"):
+        b.network(name, writer if name == "writer" else reader, whole=name == "writer" and (whole or differs))
+    outputs = {n: b.apply(n, (inputs,)) for n in (("writer", "reader") if first else ("reader", "writer"))}
+    graph = b.finish({"loss": b.call(loss, outputs["writer"], outputs["reader"], labels)}).graph_module
+    names = {f"nets.reader.{n}" for n, _ in reader.named_parameters()}
+    names |= set() if frozen else {f"nets.writer.{n}" for n, _ in writer.named_parameters()}
+    cut = split(prune(graph).graph_module, names)
+    given = x.clone()
+    cut(inputs_0=given, labels_0=y)["loss"].backward()
+    ours = [p.grad for net in (writer, reader) for p in net.parameters()]
+    assert all(
+        torch.equal(a, c) if a is not None and c is not None else a is c for a, c in zip(plain, ours, strict=True)
+    )
+    assert torch.equal(given, x)
+
+
+def test_a_loss_that_writes_into_the_images_and_labels() -> None:
+    def greedy(x: Tensor, y: Tensor) -> Tensor:
+        y += 1
+        return x.mul_(2).sum() * y.sum()
+
+    b = Builder()
+    x, y = torch.rand(3, 4), torch.tensor([0, 1, 2])
+    inputs, labels = b.input("inputs_0", x), b.input("labels_0", y)
+    terms = [b.call(greedy, inputs, labels), b.call(greedy, inputs, labels), b.call(F.cross_entropy, inputs, labels)]
+    values = b.finish({str(i): t for i, t in enumerate(terms)}).graph_module(x.clone(), y.clone())
+    expected = [greedy(x.clone(), y.clone()), greedy(x.clone(), y.clone()), F.cross_entropy(x, y)]
+    assert [v.item() for v in values.values()] == [v.item() for v in expected]
+
+
+@pytest.mark.parametrize("write", WRITERS)
+def test_measures_and_ensembles(write: str) -> None:
+    """Each member of an ensemble, and each measured network, has the images."""
+    x = torch.rand(3, 4)
+    writer, reader = nets(write, whole=False)
+    with torch.no_grad():
+        expected = writer(x.clone())
+        given = x.clone()
+        assert torch.equal(output_at(writer, "logits", DATA)(given), expected) and torch.equal(given, x)
+        mean = Ensemble([writer, writer, reader], mean="logits")
+        joined = torch.stack([expected, expected, reader(x)]).mean(dim=0)
+        assert torch.equal(mean(given), joined) and torch.equal(given, x)
+        b = Builder()
+        b.network("mean", mean, whole=bool(compare(mean, (x,)).differs))
+        graph = b.finish({"out": b.apply("mean", (b.input("inputs_0", x),))}).graph_module
+        assert torch.allclose(graph(given)["out"], joined) and torch.equal(given, x)
+
+
+PLAN = """
+use "nets.py" as my
+data digits = digits
+recipe quick { optimizer = sgd(lr = 0.05)  epochs = 1  batch = 256 }
+student t = my.Teacher()
+student big = my.Teacher()
+student s = my.Student()
+phase warm of big on digits.train with quick { loss = cross_entropy(big.logits, labels) }
+phase distil of s on digits.train with quick {
+  loss = kl(s.logits, t@init.logits) + kl(s.logits, big@warm.logits) + cross_entropy(s.logits, labels)
+}
+measure one of s@distil, big@warm, ensemble(t@init, big@warm, s@distil) on digits.test { error }
+"""
+NETS = """
+import torch
+from torch import nn
+
+class Teacher(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.fc = nn.Linear(64, 10)
+
+    def forward(self, x):
+        x = {write}
+        return self.fc(x.flatten(1))
+
+class Student(Teacher):
+    def forward(self, x):
+        return self.fc(x.flatten(1))
+"""
+
+
+@pytest.mark.parametrize("stored", [False, True], ids=["computed", "stored"])
+def test_in_a_run(stored: bool, tmp_path: Path) -> None:
+    """Two teachers normalize the images in place: weights and measures are those of teachers that copy them."""
+    ends = []
+    for write in ("x.sub_(0.3).mul_(4)", "x.sub(0.3).mul(4)"):
+        folder = tmp_path / ("in_place" if "_" in write else "copied")
+        folder.mkdir()
+        (folder / "nets.py").write_text(NETS.format(write=write))
+        text = PLAN.replace("  loss = kl", "  frozen = stored\n  loss = kl") if stored else PLAN
+        (folder / "plan.kd").write_text(text)
+        store = folder / "store"
+        assert main(["run", str(folder / "plan.kd"), "--store", str(store)]) == 0
+        weights = {f.read_bytes() for f in store.glob("phases/*/weights-0-last.safetensors")}
+        measures = [json.loads(f.read_text())["value"] for f in store.glob("measures/*.json")]
+        measured = {m["of"]: m["value"] for m in measures}
+        assert len(weights) == 2 and len(measured) == 3
+        ends.append((weights, measured))
+    assert ends[0] == ends[1]
