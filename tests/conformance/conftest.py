@@ -1,4 +1,4 @@
-"""One thread for all: sums of several are rounded in another order, and a small phase uses one."""
+"""The same start for all: one thread, as a small phase uses, and distributions as they are before torch.compile."""
 
 from collections.abc import Iterator
 
@@ -10,7 +10,17 @@ collect_ignore = ["modules"]  # plans read these files; they import each other b
 
 @pytest.fixture(autouse=True)
 def _one_thread() -> Iterator[None]:
+    """Sums of several threads are rounded in another order."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
+
+
+@pytest.fixture(autouse=True)
+def _validating() -> Iterator[None]:
+    """torch.compile, once used in a process, ends the checks that keep a module whole."""
+    before = torch.distributions.Distribution._validate_args
+    torch.distributions.Distribution.set_default_validate_args(True)
+    yield
+    torch.distributions.Distribution.set_default_validate_args(before)
