@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 from safetensors.torch import save_file
 
@@ -50,6 +51,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     net = create("digits_net", width=4)
     save_file({n: t.contiguous() for n, t in net.state_dict().items()}, here / "start.safetensors")
     save_file({f"backbone.{n}": t.contiguous() for n, t in net.state_dict().items()}, here / "backbone.safetensors")
+    torch.save({"model": net.state_dict(), "ema": net.state_dict()}, here / "averaged.pth")
     x, y = np.zeros((100, 1, 8, 8), np.uint8), np.arange(100) % 10
     np.savez(here / "numbers.npz", train_x=x, train_y=y, test_x=x, test_y=y)
     x, y = np.zeros((1000, 1, 8, 8), np.uint8), np.arange(1000) % 10

@@ -14,7 +14,8 @@ from kdplan.ir.heads import base_of
 from kdplan.ir.origins import Loaded
 from kdplan.ir.plan import Network
 from kdplan.nn.pretrained import fits_channels, named_weights
-from kdplan.nn.weight_files import Fitted, MisfitError, UnreadableError, WeightsFile, fitted, read_weights
+from kdplan.nn.weight_files import UnreadableError, WeightsFile, read_weights
+from kdplan.nn.weight_fit import Fitted, MisfitError, fitted_to
 
 
 def fit(network: Network, module: nn.Module, file: WeightsFile) -> Fitted:
@@ -28,7 +29,8 @@ def fit(network: Network, module: nn.Module, file: WeightsFile) -> Fitted:
     origin = network.origin
     assert isinstance(origin, Loaded)
     try:
-        return fitted(file, module.state_dict(), origin.part, network.reset, fits_channels(network.architecture))
+        channels = fits_channels(network.architecture)
+        return fitted_to(module, file, origin.part, drawn=network.reset, channels=channels)
     except MisfitError as problem:
         raise misfit(network, Path(origin.path).name, origin.span or network.span, problem) from problem
 
@@ -46,7 +48,7 @@ def check_fit(network: Network, module: nn.Module) -> str | None:
         return None
     name = Path(origin.path).name
     try:
-        file = _without_memory(origin.path, origin.fingerprint)
+        file = _without_memory(origin.path, origin.fingerprint, origin.part.entry)
     except UnreadableError as problem:
         raise unreadable(network, name, origin.span or network.span, problem) from problem
     notes = fit(network, module, file).notes
@@ -54,9 +56,9 @@ def check_fit(network: Network, module: nn.Module) -> str | None:
 
 
 @lru_cache(maxsize=64)
-def _without_memory(path: str, fingerprint: str) -> WeightsFile:
+def _without_memory(path: str, fingerprint: str, entry: str) -> WeightsFile:
     """A file's shapes; `fingerprint` has a changed file read again."""
-    return read_weights(Path(path)).without_memory()
+    return read_weights(Path(path), entry).without_memory()
 
 
 def refusals(network: Network, problem: BaseException) -> Iterator[PlanError]:

@@ -22,6 +22,13 @@ _NETWORK_SETTINGS = (
         'weights = "start.safetensors"',
     ),
     S(
+        "entry",
+        "string",
+        "which table of tensors in the file of `weights`, where it has several; dots between keys",
+        "the first of `state_dict`, `model_state_dict`, `model` and `net`",
+        'entry = "ema"',
+    ),
+    S(
         "rename",
         "pairs",
         "how names of tensors begin in the file of `weights`, and in the network",

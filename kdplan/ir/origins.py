@@ -84,10 +84,17 @@ class Part:
     """Paths in the network; [] means all."""
     excluded: list[str] = field(default_factory=list)
     """Paths in the network; the plan calls them `except`."""
+    entry: str = ""
+    """The table of tensors in a file of several: keys with dots between them."""
 
     def content(self) -> Content:
         """What differs from loading everything, as keys and arguments of architectures hold it."""
-        settings = {"rename": self.rename, "only": sorted(self.only), "except": sorted(self.excluded)}
+        settings = {
+            "entry": self.entry,
+            "rename": self.rename,
+            "only": sorted(self.only),
+            "except": sorted(self.excluded),
+        }
         return {name: value for name, value in settings.items() if value}
 
 

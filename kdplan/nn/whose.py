@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
+from kdplan.syntax.imports import NETWORK_LIBRARIES
+
 _KNOWN = ("torch", "_operator", "builtins", "math", "kdplan")
 
 
@@ -17,10 +19,6 @@ def is_user_code(code: object) -> bool:
     if isinstance(code, nn.Module):
         return any(type(m).__module__.partition(".")[0] not in _KNOWN for m in code.modules())
     return (getattr(code, "__module__", None) or "torch").partition(".")[0] not in _KNOWN
-
-
-LIBRARIES = ("torchvision", "timm")
-"""Networks that are known to be traced well."""
 
 
 def is_users(module: nn.Module) -> bool:
@@ -39,7 +37,7 @@ def is_users_own(code: object) -> bool:
     >>> is_users_own(torch.relu), is_users_own(random.choice)
     (False, True)
     """
-    return is_user_code(code) and str(getattr(code, "__module__", "")).partition(".")[0] not in LIBRARIES
+    return is_user_code(code) and str(getattr(code, "__module__", "")).partition(".")[0] not in NETWORK_LIBRARIES
 
 
 def inputs_for(module: nn.Module, inputs: Tensor) -> Tensor:

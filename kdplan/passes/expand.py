@@ -325,6 +325,8 @@ def _weights(network: Network) -> list[str]:
     if isinstance(network.origin, Loaded):
         settings.append(f'weights = "{network.origin.path}"')
         part = network.origin.part.content()
+    if "entry" in part:
+        settings.append(f"entry = {expression(plain(part['entry']))}")
     if "rename" in part:
         settings.append(f"rename = {expression(plain(part['rename']))}")
     return settings + [f"{n} = {_paths(part[n])}" for n in ("only", "except") if n in part]

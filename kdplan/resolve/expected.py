@@ -42,7 +42,7 @@ def by_itself(thing: Declared, span: Span, near: str | None) -> PlanError | None
         help = f"Name an architecture here, and write `{version}` where the weights that `{phase}` leaves are meant."
     elif trained:
         help = f"Did you mean {listing(f'{name}@{phase}' for name in trained)}?"
-    elif near:
+    elif near and not phase:
         return None
     else:
         help = f"Name an architecture, or a version of another network: `{thing.kind} {thing.name} = other@phase`."

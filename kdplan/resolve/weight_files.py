@@ -1,7 +1,8 @@
-"""Weights of networks from files: `weights`, `rename`, `only`, `except`, and the architectures' own `weights`."""
+"""Weights of networks from files, and the settings that say what of them is loaded."""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from kdplan.resolve.code import file_hash
 from kdplan.resolve.context import Context
 from kdplan.syntax import ast
 
-PART = ("rename", "only", "except")
+PART = ("entry", "rename", "only", "except")
 SETTINGS = ("weights", *PART)
 
 
@@ -62,7 +63,7 @@ def attach(network: Network, thing: Declared, ctx: Context, as_written: bool) ->
     """
     given = {i.name: i.value for i in thing.node.items or [] if isinstance(i, ast.Setting) and i.name in SETTINGS}
     values = {n: setting_values.read(spec, node, ctx) for n, node in given.items() if (spec := _spec(thing, n))}
-    part = Part(values.get("rename", []), values.get("only", []), values.get("except", []))
+    part = Part(values.get("rename", []), values.get("only", []), values.get("except", []), values.get("entry", ""))
     if as_written:
         _from_argument(network, part)
     if "weights" in values:
@@ -87,7 +88,7 @@ def _from_argument(network: Network, part: Part) -> None:
     rest = {n: v for n, v in item.arguments.items() if n not in files}
     network.architecture = Item(item.name, {**rest, **implied(item)}, span=item.span)
     path = Path(item.arguments[files[0]])
-    part = Part([*renames(item.name), *part.rename], part.only, part.excluded)
+    part = replace(part, rename=[*renames(item.name), *part.rename])
     network.origin = Loaded(str(path), file_hash(path), part, span=network.spans.get("weights"))
 
 

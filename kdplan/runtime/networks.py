@@ -71,9 +71,9 @@ def _start(sources: Sources, network: Network) -> nn.Module:
     match network.origin:
         case Fresh():
             return fresh(network)
-        case Loaded(path, fingerprint):
+        case Loaded(path, fingerprint, part):
             net = fresh(network)
-            tensors = fit(network, net, _from_file(network, Path(path), fingerprint)).tensors
+            tensors = fit(network, net, _from_file(network, Path(path), fingerprint, part.entry)).tensors
             net.load_state_dict({**net.state_dict(), **tensors})
             return net
         case Copied(version, branch, grown):
@@ -128,7 +128,7 @@ def _filled(
     return net
 
 
-def _from_file(network: Network, path: Path, fingerprint: str) -> WeightsFile:
+def _from_file(network: Network, path: Path, fingerprint: str, entry: str) -> WeightsFile:
     try:
         content = path.read_bytes()
     except OSError:
@@ -136,7 +136,7 @@ def _from_file(network: Network, path: Path, fingerprint: str) -> WeightsFile:
     if not content or (fingerprint and not digest_bytes(content).startswith(fingerprint)):
         raise error("KD0831", network.span, path=path, network=network.name)
     try:
-        return read_weights(content)
+        return read_weights(content, entry)
     except UnreadableError as problem:
         raise unreadable(network, path.name, network.span, problem) from problem
 

@@ -24,7 +24,8 @@ _FORMS = (
 )
 _LINE = re.compile(rf"^[ \t]*(?P<all>(?:{'|'.join(_FORMS)})[^\n#]*)", re.MULTILINE)
 _PACKAGES = frozenset({"torch", "torchvision", "timm", "numpy", "scipy", "sklearn", "pandas", "PIL", "transformers"})
-_MODELS = ("torchvision", "timm")
+NETWORK_LIBRARIES = ("torchvision", "timm")
+"""Libraries whose networks a plan names by a function of their own."""
 
 
 def without_imports(source: Source) -> tuple[str, list[Diagnostic]]:
@@ -63,7 +64,7 @@ def _help(at: re.Match[str]) -> str:
     name, alias = (names or ["NAME"])[0], part("bs es fs gs hs") or "my"
     file = where[1:-1] if where[0] == '"' else _file(where)
     package = file.partition("/")[0].removesuffix(".py") if where[0] not in '".' else ""
-    if package in _MODELS and "transforms" not in where:
+    if package in NETWORK_LIBRARIES and "transforms" not in where:
         return f'Write `{package}("{name if names else "resnet18"}")` as the architecture of a network.'
     if package in _PACKAGES or package in sys.stdlib_module_names:
         return 'Write this import into a Python file, then `use "net.py" as my` and `my.net(…)` in the plan.'

@@ -274,9 +274,10 @@ def _setting_plan(kind: Kind, name: str, example: str) -> str:
         body_text = "\n  ".join([*loss, example])
         return f"{frame('alone')}\n{bare}phase alone of small on digits with {recipe} {{\n  {body_text}\n}}\n"
     if kind.name in NETWORKS:
-        file = "backbone" if name == "rename" else "start"  # the files that the documents speak of
+        # the files that the documents speak of
+        file = {"rename": "backbone.safetensors", "entry": "averaged.pth"}.get(name, "start.safetensors")
         if name in PART:
-            example = f'weights = "{file}.safetensors"  {example}'
+            example = f'weights = "{file}"  {example}'
         return f"{frame('small', 'alone')}\n{kind.name} small = digits_net(width = 4) {{ {example} }}\n"
     if kind.name == "data":
         source = 'arrays("unsplit.npz")' if name == "split" else "digits"

@@ -64,10 +64,10 @@ def test_networks_of_torchvision_are_spelt_as_there() -> None:
         ("recipe r { optimizer = sgd(lr = 0.1)  epochs = 1  schedule = MultiStepLR([30]) }", "steps"),
         ("recipe r { optimizer = sgd(lr = 0.1)  epochs = 1  schedule = CosineAnnealingLR() }", "cosine"),
         ("recipe r { optimizer = sgd(lr = 0.1)  epochs = 1  batch_size = 64 }", "batch"),
-        ("recipe r { optimizer = sgd(lr = 0.1)  epochs = 1 }\nimport torch", "use"),
+        ("recipe r { optimizer = sgd(lr = 0.1)  epochs = 1 }\nimport torch", 'use "net.py" as my'),
         ("data e = digits { augment = [RandomHorizontalFlip()] }", "flip"),
         ('data e = ImageFolder("x")', "image_folder"),
-        ("from torch import nn", "use"),
+        ("from torch import nn", 'use "net.py" as my'),
     ],
 )
 def test_help_names_the_word(text: str, wanted: str, tmp_path: Path) -> None:

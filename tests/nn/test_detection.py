@@ -18,7 +18,7 @@ from kdplan.graph.reach import gradient_reach
 from kdplan.graph.trace import trace
 from kdplan.nn.models import create, initialise
 from kdplan.nn.models.detection import detector, listed, padded
-from kdplan.nn.weight_files import MisfitError
+from kdplan.nn.weight_fit import MisfitError
 
 CLASSES, SIZE = 3, (96, 128)
 KINDS = ("retinanet", "faster_rcnn")

@@ -17,7 +17,8 @@ from kdplan.ir.trust import trusting
 from kdplan.nn.catalog import MODELS
 from kdplan.nn.models import create, find, initialise
 from kdplan.nn.models.zoo import load_fitted
-from kdplan.nn.weight_files import MisfitError, WeightsFile
+from kdplan.nn.weight_files import WeightsFile
+from kdplan.nn.weight_fit import MisfitError
 
 
 def size(net: nn.Module) -> int:

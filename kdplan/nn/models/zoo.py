@@ -15,10 +15,11 @@ from torch import nn
 from kdplan.diagnostics.report import listing, nearest
 from kdplan.ir.origins import Part
 from kdplan.nn.pretrained import OWN_SCALE, is_file
-from kdplan.nn.weight_files import WeightsFile, fitted, read_weights
+from kdplan.nn.weight_files import WeightsFile, read_weights
+from kdplan.nn.weight_fit import fitted_to
 
 Weights = str | Mapping[str, Any]
-"""A name that torchvision knows, or a path; or that as `from` with the settings `rename`, `only`, `except`."""
+"""A name that torchvision knows, or a path; or that as `from` with the settings `entry`, `rename`, `only`, `except`."""
 
 
 def torchvision(
@@ -34,8 +35,8 @@ def torchvision(
         Outputs. Left out: as the named weights, or torchvision's own.
     weights : str or mapping, optional
         A name that torchvision knows (`IMAGENET1K_V1`, `DEFAULT`), whose file must lie in torch.hub's folder, or the
-        path of a file (.safetensors, .pth, .pt). A mapping has it as `from`, with `only`, `except` and `rename` as in
-        a plan: a head of another size must be excepted. Left out: fresh.
+        path of a file (.safetensors, .pth, .pt). A mapping has it as `from`, with the settings that
+        a plan has: a head of another size must be excepted. Left out: fresh.
     channels : int
         Of the images. With fewer than three, pretrained first filters are summed over the missing ones.
     **settings
@@ -176,20 +177,21 @@ def read_named(name: str, weights: Weights) -> tuple[WeightsFile, int | None]:
     import torchvision.models as models
 
     source = _source(weights)
+    entry = "" if isinstance(weights, str) else str(weights.get("entry", ""))
     if is_file("torchvision", source):
-        return read_weights(_existing(source)), None
+        return read_weights(_existing(source), entry), None
     known = models.get_model_weights(name)
     if source not in known.__members__:
         raise ValueError(f"torchvision has no weights `{source}` for `{name}`: it has {listing(known.__members__)}")
-    entry = known[source]
-    file = Path(torch.hub.get_dir()) / "checkpoints" / entry.url.rsplit("/", 1)[-1]
+    known_weights = known[source]
+    file = Path(torch.hub.get_dir()) / "checkpoints" / known_weights.url.rsplit("/", 1)[-1]
     if not file.is_file():
         raise FileNotFoundError(
             f"the weights `{source}` of `{name}` are not on this machine: looked for {file}. "
-            f"Put the file of {entry.url} there, or give a path"
+            f"Put the file of {known_weights.url} there, or give a path"
         )
-    categories = entry.meta.get("categories")
-    return read_weights(file), len(categories) if categories else None
+    categories = known_weights.meta.get("categories")
+    return read_weights(file, entry), len(categories) if categories else None
 
 
 def replace_input(net: nn.Module, channels: int) -> None:
@@ -245,6 +247,6 @@ def load_fitted(
     given = {} if isinstance(weights, str) else weights
     rename = [[*pair] for pair in (*renames, *given.get("rename", []))]
     part = Part(rename, given.get("only", []), given.get("except", []))
-    tensors = fitted(file, net.state_dict(), part, channels=channels != 3).tensors
+    tensors = fitted_to(net, file, part, channels=channels != 3).tensors
     if not any(p.is_meta for p in net.parameters()):  # else shapes are all that is wanted
         net.load_state_dict(tensors, strict=False)
