@@ -30,6 +30,7 @@ from kdplan.graph.structure import with_tensors
 from kdplan.graph.survives import survives
 from kdplan.graph.trace import TraceError, trace
 from kdplan.graph.uncompiled import uncompiled
+from kdplan.nn.extra_state import has_extra
 from kdplan.nn.outputs import leaves as leaves_of
 
 STEPS = 2
@@ -143,7 +144,8 @@ def compare(module: nn.Module, inputs: Sequence[Tensor], half: bool = False, fir
         half,
         (called(resumed), resumed),
     )
-    changed = tuple((n, values[n.rpartition(".")[2]]) for n in attributes.changed())
+    lost = [n for n in attributes.changed() if verdict.lost or not has_extra(first.get_submodule(n.rpartition(".")[0]))]
+    changed = tuple((n, values[n.rpartition(".")[2]]) for n in lost)
     stored, start = first.state_dict().keys(), dict(module.named_buffers())
     written = [n for n, b in first.named_buffers() if n not in stored and not _equal(b, start.get(n))]
     if verdict.broken and first_trace and all(map(_is_floating, inputs)):

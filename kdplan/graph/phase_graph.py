@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from kdplan.graph.plain_form import PlainForm
 from kdplan.graph.state import bind_buffer
 from kdplan.ir.expr import STEP_COUNTERS, STREAM_FIELDS, Version
+from kdplan.nn.extra_state import extra_of, set_extra
 from kdplan.nn.whose import is_user_code
 
 
@@ -98,6 +99,8 @@ class EmaCopy:
     decay: float
 
 
+EXTRA = "extra"
+"""Before names of extra state, with the slot and the path of the module."""
 UNTRAINED = "untrained"
 """Before names of parameters that a trained network has, and the phase does not train."""
 
@@ -195,6 +198,7 @@ class PhaseGraph:
         for slot, network in enumerate(self.networks):  # a graph may own its modules elsewhere than below `root`
             owned = {id(b) for n, b in tensors.items() if n.startswith("buffer/")}
             tensors.update({f"buffer/{slot}/{n}": b for n, b in network.named_buffers() if id(b) not in owned})
+            tensors.update({f"{EXTRA}/{slot}/{n}": t for n, t in extra_of(network).items()})
         return tensors
 
     def load_state(self, tensors: dict[str, Tensor]) -> None:
@@ -203,6 +207,10 @@ class PhaseGraph:
         A buffer that came to be in training, or got another shape or type, is registered as it was.
         """
         own = self.state()
+        for slot, network in enumerate(self.networks):
+            start = f"{EXTRA}/{slot}/"
+            set_extra(network, {n.removeprefix(start): t for n, t in tensors.items() if n.startswith(start)})
+        tensors, own = ({n: t for n, t in held.items() if not n.startswith(f"{EXTRA}/")} for held in (tensors, own))
         for name, tensor in own.items():
             if name in tensors and (tensors[name].shape, tensors[name].dtype) == (tensor.shape, tensor.dtype):
                 tensor.data.copy_(tensors[name])

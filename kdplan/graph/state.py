@@ -14,6 +14,7 @@ from torch import Tensor, fx, nn
 from torch.utils._python_dispatch import _disable_current_modes
 
 from kdplan.graph.structure import writes
+from kdplan.nn.extra_state import extra_of, set_extra
 
 _PLAIN = (bool, int, float, complex, str, type(None), tuple)
 _CONTAINERS = (list, dict, set, deque)
@@ -52,6 +53,7 @@ def carry(one: nn.Module, other: nn.Module) -> None:
             theirs.copy_(mine)
     for path, value in one.named_buffers():
         bind_buffer(other, path, value.detach().clone())
+    set_extra(other, extra_of(one))
 
 
 class Attributes:

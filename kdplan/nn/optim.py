@@ -138,9 +138,8 @@ class WeightAverage:
         floats = [k for k, v in self._average.items() if v.is_floating_point() or v.is_complex()]
         if floats:
             torch._foreach_lerp_([self._average[k] for k in floats], [live[k].detach() for k in floats], 1 - decay)
-        for key, value in self._average.items():
-            if key not in floats:
-                value.copy_(live[key])
+        for key in self._average.keys() - {*floats}:
+            self._set(key, live[key])
         self.updates += 1
 
     def state_dict(self) -> dict[str, Tensor]:
@@ -152,8 +151,14 @@ class WeightAverage:
         """Goes on from `state_dict` and `updates`."""
         assert state.keys() == self._average.keys(), state.keys() ^ self._average.keys()
         for key, value in state.items():
-            self._average[key].copy_(value)
+            self._set(key, value)
         self.updates = updates
+
+    def _set(self, key: str, value: Tensor) -> None:
+        if value.shape == self._average[key].shape:
+            self._average[key].copy_(value)
+        else:  # extra state may grow
+            self._average[key] = value.detach().to(self._average[key], copy=True)
 
     @torch.no_grad()
     def copy_to(self, target: Mapping[str, Tensor]) -> None:

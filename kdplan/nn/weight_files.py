@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from kdplan.diagnostics.report import listing, nearest
+from kdplan.nn.extra_state import encoded, is_extra
 
 WRAPPERS = ("state_dict", "model_state_dict", "model", "net")
 """Entries of a training script's checkpoint that hold the network's tensors; the first that is there counts."""
@@ -128,6 +129,8 @@ def _unwrapped(value: object, entry: str) -> WeightsFile:
         if others := [t for t in _tables(chosen) if t.partition(".")[0] != wrapper]:
             notes.append(f"`entry` chooses another of its tables: {listing(others, UNLISTED)}")
         chosen = chosen[wrapper]
+    if isinstance(chosen, Mapping):
+        chosen = {n: encoded(v) if is_extra(str(n)) else v for n, v in chosen.items()}
     if not isinstance(chosen, Mapping):
         raise UnreadableError(f"it holds {_a(type(chosen).__name__)} and no table of tensors")
     other = [str(name) for name, tensor in chosen.items() if not isinstance(tensor, Tensor)]

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from kdplan.diagnostics.boundary import is_foreign
 from kdplan.diagnostics.report import listing
 from kdplan.ir.origins import Part
+from kdplan.nn.extra_state import is_extra
 from kdplan.nn.weight_files import UNLISTED, State, WeightsFile
 
 PREFIXES = ("module.", "model.", "_orig_mod.")
@@ -143,6 +144,9 @@ def fitted(
         if channels and _is_first_filter(tensor, expected):
             notes.append(f"`{name}` summed over its three channels, for {expected.shape[1]}")
             tensor = fit_channels(tensor, expected.shape[1])
+        if is_extra(name):
+            tensors[name] = tensor
+            continue
         if tensor.shape != expected.shape:
             misfit.different.append(name)
             misfit.details.append(f"`{name}` is {list(tensor.shape)}, where {list(expected.shape)} is expected")

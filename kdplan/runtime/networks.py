@@ -23,6 +23,7 @@ from kdplan.ir.plan import Network, Phase
 from kdplan.ir.versions import ancestors, ema_copies, read_versions
 from kdplan.nn.adapted import adapted_state
 from kdplan.nn.ensemble import MEMBERS
+from kdplan.nn.extra_state import is_extra
 from kdplan.nn.weight_files import UnreadableError, WeightsFile, read_weights
 from kdplan.runtime.store.atomic import digest_bytes
 from kdplan.runtime.versions import Sources
@@ -117,6 +118,8 @@ def _filled(
     own = net.state_dict()
     buffers = state.keys() - dict(net.named_parameters()).keys()
     for name in buffers if late is None else buffers & {*late}:
+        if is_extra(name):
+            continue
         if name not in own or (own[name].shape, own[name].dtype) != (state[name].shape, state[name].dtype):
             bind_buffer(net, name, torch.empty_like(state[name]))
     try:

@@ -24,6 +24,7 @@ from kdplan.ir.implementation import load
 from kdplan.ir.origins import ENSEMBLE
 from kdplan.ir.trust import check_trusted, top_of
 from kdplan.ir.user_code import check_allowed, module_of_file
+from kdplan.nn import extra_state
 from kdplan.nn.catalog import MODELS
 
 _OWN = frozenset({ENSEMBLE, HEADED, *HELD})
@@ -77,6 +78,7 @@ def create(factory: str, /, **args: Any) -> nn.Module:
     if not isinstance(net, nn.Module):
         raise ValueError(f"`{factory}` returned a {type(net).__name__}, not a torch module")
     _check_traceable(net)
+    extra_state.carry(net)
     return net
 
 
