@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -20,6 +21,7 @@ from kdplan.runtime.store.litter import PARTS
 from kdplan.runtime.store.lock import read_holder
 from kdplan.runtime.store.processes import is_abandoned, is_temporary, temporary
 from kdplan.runtime.store.values import Values
+from kdplan.runtime.store.work import checkpoint_folders
 
 PLAN = """\
 data digits = digits { limit = 100 }
@@ -313,3 +315,18 @@ def test_every_command_that_may_write(tmp_path: Path, monkeypatch: pytest.Monkey
     assert len(temporaries(tmp_path)) == 2, "a command that only looks changes nothing"
     assert main([*words, "--store", "store"]) == 0
     assert temporaries(tmp_path) == []
+
+
+def test_a_folder_that_goes_while_it_is_listed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Between any two operations another process may remove an attempt."""
+    folder = tmp_path / "work" / "0-0" / "checkpoints"
+    folder.mkdir(parents=True)
+    listdir = os.listdir
+
+    def gone(path: Path) -> list[str]:
+        if Path(path) == folder:
+            shutil.rmtree(folder.parent, ignore_errors=True)
+        return listdir(path)
+
+    monkeypatch.setattr(os, "listdir", gone)
+    assert checkpoint_folders(folder) == []

@@ -24,14 +24,21 @@ Content = bytes | Callable[[Path], object]
 """A file's content: bytes, or a function that writes it to a path."""
 
 
+def names_in(folder: Path) -> list[str]:
+    """The names in a folder, sorted; none where it is not there, or another process has just removed it."""
+    try:
+        return sorted(os.listdir(folder))
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+
+
 def sweep(folder: Path) -> list[str]:
     """Removes leftovers of killed writers in `folder`, and returns their names; only for the holder of its lock."""
     swept = []
-    if folder.is_dir():
-        for entry in sorted(folder.iterdir()):
-            if is_temporary(entry.name):
-                remove(entry)
-                swept.append(entry.name)
+    for name in names_in(folder):
+        if is_temporary(name):
+            remove(folder / name)
+            swept.append(name)
     return swept
 
 

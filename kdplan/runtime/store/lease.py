@@ -13,7 +13,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from kdplan.runtime.store.atomic import remove
+from kdplan.runtime.store.atomic import names_in, remove
 from kdplan.runtime.store.lock import Holder, Lock, read_holder
 from kdplan.runtime.store.processes import is_temporary, temporary
 from kdplan.runtime.store.sealed import read_sealed, write_sealed
@@ -105,5 +105,5 @@ class Leases:
         return swept
 
     def _folders(self) -> list[Path]:
-        there = self.folder.iterdir() if self.folder.is_dir() else ()
-        return sorted(p for p in there if not is_temporary(p.name) and p.is_dir())
+        there = [self.folder / name for name in names_in(self.folder) if not is_temporary(name)]
+        return [p for p in there if p.is_dir()]

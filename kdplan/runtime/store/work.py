@@ -19,6 +19,7 @@ from kdplan.runtime.store.atomic import (
     flush_folder,
     json_bytes,
     make_folder,
+    names_in,
     put_folder,
     sweep,
     write,
@@ -262,11 +263,10 @@ def discard(path: Path) -> None:
 def checkpoint_folders(folder: Path) -> list[tuple[int, Path]]:
     """The checkpoints in `folder` as (step, path), newest first; their content is not checked."""
     folders = []
-    if folder.is_dir():
-        for entry in folder.iterdir():
-            number = entry.name.removeprefix("step-")
-            if entry.name.startswith("step-") and number.isascii() and number.isdigit():
-                folders.append((int(number), entry))
+    for name in names_in(folder):
+        number = name.removeprefix("step-")
+        if name.startswith("step-") and number.isascii() and number.isdigit():
+            folders.append((int(number), folder / name))
     return sorted(folders, reverse=True)
 
 
