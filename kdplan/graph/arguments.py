@@ -28,6 +28,7 @@ from kdplan.diagnostics.boundary import is_foreign
 from kdplan.graph.fake import real_like
 from kdplan.graph.kept import code_of, undone
 from kdplan.graph.state import Attributes, draws_undone, is_write
+from kdplan.graph.structure import as_written
 from kdplan.nn.whose import is_users_own
 
 Arguments = tuple[fx.Node, tuple[Any, ...], dict[str, Any]]
@@ -124,7 +125,7 @@ class _Reader(fx.Interpreter):
         own = str(n.meta.get("owner", "loss")).partition(" ")[0]
         if not self.weights and (own in ("net", "adapter") or n.op == "call_module") and not is_write(n):
             return real_like(self.fakes[n.name], torch.randn)
-        args, kwargs = self.fetch_args_kwargs_from_env(n)
+        args, kwargs = as_written(self.fetch_args_kwargs_from_env(n))
         if n not in self.calls:
             return getattr(self, n.op)(n.target, args, kwargs)
         self.seen.append((n, *tree_map(_copy, (args, kwargs))))

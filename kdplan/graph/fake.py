@@ -24,7 +24,7 @@ from kdplan.diagnostics.boundary import is_foreign
 from kdplan.graph.asking import detached, evaluated, lacks_gradients
 from kdplan.graph.kept import code_of, is_object, undone
 from kdplan.graph.state import MODULE_ATTRIBUTES, Attributes, PythonDraws, is_write
-from kdplan.graph.structure import mapped, tensors, with_tensors
+from kdplan.graph.structure import as_written, mapped, tensors, with_tensors
 from kdplan.graph.uncompiled import uncompiled
 from kdplan.graph.written import Writing, memory
 from kdplan.nn.whose import is_user_code
@@ -176,6 +176,7 @@ class FakeContext:
                     return None  # the buffer itself stays
                 if node.op == "call_function":
                     assert callable(node.target)
+                    args, kwargs = as_written((args, kwargs)) if is_user_code(node.target) else (args, kwargs)
                     with self._undone(node.target):
                         return node.target(*args, **kwargs)
                 if node.op == "call_method":
@@ -322,7 +323,7 @@ class FakeContext:
         with torch.random.fork_rng(devices=[]):
             reals = {n: real_like(n.meta["val"], make) for n in node.all_input_nodes}
             before = {n: [v.clone() for v in tensors(real)] for n, real in reals.items()}
-            args, kwargs = fx.map_arg((node.args, node.kwargs), reals.__getitem__)
+            args, kwargs = as_written(fx.map_arg((node.args, node.kwargs), reals.__getitem__))
             if node.op == "call_module":
                 value = self.really(root.get_submodule(str(node.target)), args, kwargs, make, watch)
             elif node.op == "call_method":

@@ -155,8 +155,10 @@ class Lowering:
 
     def _op(self, e: ir.Op) -> Signal:
         parts = [self.lower(a) for a in e.args]
-        only_dense(parts, e.args, f"`{e.op}`", e)
+        only_dense(parts, e.args, "a list" if e.op == "list" else f"`{e.op}`", e)
         values = [p.value for p in parts]
+        if e.op == "list":
+            return Signal(values)
         if e.op == "neg":
             return Signal(self.context.call(OPERATORS["neg"], values, e.span, "-"))
         _check_broadcast(parts, e)

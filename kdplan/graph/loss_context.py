@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx
+from torch.utils._pytree import tree_leaves
 
 from kdplan.diagnostics.boundary import Cause, foreign, is_users
 from kdplan.diagnostics.report import PlanError, error, listing, nearest
@@ -61,7 +62,7 @@ class LossContext:
         try:
             node = self.builder.call(fn, *args, **keywords or {})
         except BuildError as problem:
-            values = [a.meta["val"] for a in args if isinstance(a, fx.Node)]
+            values = [a.meta["val"] for a in tree_leaves(list(args)) if isinstance(a, fx.Node)]
             shapes = listing(dims(tuple(v.shape)) for v in values if isinstance(v, Tensor))
             raise foreign("KD0506", span, problem, name=name, shapes=shapes) from problem
         node.meta.setdefault("span", span)

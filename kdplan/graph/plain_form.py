@@ -46,7 +46,7 @@ from torch import Tensor, fx, nn
 
 from kdplan.graph.application import Application, Caller
 from kdplan.graph.module import output_of
-from kdplan.graph.structure import tensors
+from kdplan.graph.structure import as_written, tensors
 from kdplan.nn.whose import is_users_own
 
 _SAME = (operator.getitem, getattr)
@@ -110,6 +110,10 @@ class _Runner(fx.Interpreter):
     frozen: Collection[str] = ()
     watched: Collection[str] = ()
     seen: dict[str, list[Tensor]]
+
+    def call_function(self, target: Any, args: Any, kwargs: Any) -> Any:
+        """A function's value."""
+        return super().call_function(target, *as_written((args, kwargs)))
 
     def run_node(self, n: fx.Node) -> Any:
         """The node's value, of a frozen node without gradients."""

@@ -19,7 +19,7 @@ class Signal:
     Attributes
     ----------
     value
-        An fx node, or a Python number.
+        An fx node, a Python number, or a list of these.
     role
         What the numbers stand for.
     classes

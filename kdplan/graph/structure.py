@@ -101,3 +101,17 @@ def tensors(value: Any) -> list[Tensor]:
 def writes(tensor: Tensor) -> int:
     """How often a tensor was written into; of what inference mode computes nobody counts it."""
     return 0 if tensor.is_inference() else tensor._version
+
+
+def as_written(arguments: Any) -> Any:
+    """Arguments of a node with lists and dictionaries as Python code has them: those of a graph cannot be changed.
+
+    >>> kept = fx.Graph().call_function(sum, ([1, 2],)).args
+    >>> type(kept[0]).__name__, type(as_written(kept)[0]).__name__
+    ('immutable_list', 'list')
+    """
+    if isinstance(arguments, list):
+        return [as_written(a) for a in arguments]
+    if isinstance(arguments, dict):
+        return {k: as_written(a) for k, a in arguments.items()}
+    return tuple(map(as_written, arguments)) if type(arguments) is tuple else arguments

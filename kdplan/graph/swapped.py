@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from torch import fx
+from torch.utils._pytree import tree_leaves
 
 from kdplan.diagnostics.report import Diagnostic, PlanError, Reporter
 from kdplan.diagnostics.span import Source, Span
@@ -65,7 +66,8 @@ def sides(
         return None
 
     def nodes(names: Iterable[str]) -> tuple[str, ...]:
-        return tuple(given[n].value.name for n in names if isinstance(given[n].value, fx.Node))
+        values = tree_leaves([given[n].value for n in names])
+        return tuple(v.name for v in values if isinstance(v, fx.Node))
 
     return Sides(call, parameters, nodes(pairs), nodes(pairs.values()))
 

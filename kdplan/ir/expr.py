@@ -114,9 +114,12 @@ class Call:
 
 @dataclass(slots=True)
 class Op:
-    """Arithmetic or comparison, elementwise: + - * / ** == != < <= > >= and `neg`. + and * take two or more."""
+    """Arithmetic or comparison, elementwise: + - * / ** == != < <= > >= and `neg`. + and * take two or more.
 
-    op: Literal["+", "-", "*", "/", "**", "==", "!=", "<", "<=", ">", ">=", "neg"]
+    `list` is a list of signals, which only functions of the user take.
+    """
+
+    op: Literal["+", "-", "*", "/", "**", "==", "!=", "<", "<=", ">", ">=", "neg", "list"]
     args: list[Expr]
     kind: Literal["op"] = "op"
     span: Location = location()

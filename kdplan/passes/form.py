@@ -61,7 +61,7 @@ def _file(module: Module, reporter: Reporter) -> None:
     for node, findings in _declarations(module.tree.items, None):
         if id(node) in torn:
             findings = _Findings()
-            findings.report("KD0127", node.head_span)
+            findings.report("KD0127", node.head_span, help=torn[id(node)])
         if findings.codes & SPOILS:
             module.broken.add(id(node))
         if node.kind not in KINDS:
@@ -82,22 +82,28 @@ def _file(module: Module, reporter: Reporter) -> None:
             reporter.report("KD0214", item.span, kind="a file", first=item.left.span.text, second=item.right.span.text)
 
 
-def _without_braces(items: list[ast.Item]) -> set[int]:
-    """Declarations without a body whose settings follow on lines of their own, further to the right, and these."""
-    torn: set[int] = set()
+def _without_braces(items: list[ast.Item]) -> dict[int, str | None]:
+    """Declarations without a body whose settings follow, on the same line or further to the right, and these.
+
+    Each with what to write, where that is not the help of KD0127.
+    """
+    torn: dict[int, str | None] = {}
     before: ast.Declaration | None = None
     for item in items:
         if isinstance(item, ast.Declaration):
             kind = KINDS.get(item.kind)
             before = item if kind is not None and (kind.settings or kind.free) else None
         elif before is not None and before.items is None and before.listing is None and _right_of(item, before):
-            torn |= {id(before), id(item)}
+            first = item.name if isinstance(item, ast.Setting) else item.span.text
+            inline = f"Write `{{` before `{first}`, and `}}` after the last item."
+            torn.setdefault(id(before), inline if item.span.line == before.span.end_position[0] else None)
+            torn[id(item)] = None
     return torn
 
 
 def _right_of(item: ast.Setting | ast.Pair, before: ast.Declaration) -> bool:
-    """Whether an item stands on a later line than a declaration, and further to the right."""
-    return item.span.column > before.span.column and item.span.line > before.span.end_position[0]
+    """Whether an item stands behind a declaration, and further to the right than this begins."""
+    return item.span.column > before.span.column and item.span.line >= before.span.end_position[0]
 
 
 def _declarations(items: list[ast.Item], outer: Kind | None) -> list[tuple[ast.Declaration, _Findings]]:

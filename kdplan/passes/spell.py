@@ -309,6 +309,8 @@ class Signals:
         return call(name(e.function), args, keywords)
 
     def op(self, e: ir.Op) -> ast.Expr:
+        if e.op == "list":
+            return ast.List(NOWHERE, [self.spell(a) for a in e.args])
         if e.op == "neg":
             return ast.Negate(NOWHERE, self.spell(e.args[0]))
         if e.op == "+" and _written_as_call(e):

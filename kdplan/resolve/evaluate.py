@@ -248,8 +248,8 @@ def call(function: Value, node: ast.Call, ctx: Context, want: str) -> Value:
                 ),
                 node.span,
             )
-        args = [signals.signal(v, ctx) for v in spread(node.args, ctx)]
-        keywords = {k.name: signals.signal(ctx.eval(k.value), ctx) for k in node.keywords}
+        args = [signals.argument(v, ctx) for v in spread(node.args, ctx, lists=False)]
+        keywords = {k.name: signals.argument(ctx.eval(k.value), ctx) for k in node.keywords}
         called = ir.Call(f"{function.code.path}:{function.name}", args, keywords, span=node.span)
         return ctx.session.budget.tree(called, node.span)
     if isinstance(function, Choice):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import cast
+
 from kdplan.constructs.table import TRAINS
 from kdplan.data.view import SPLIT_NAMES
 from kdplan.diagnostics.report import error, listing, nearest
@@ -63,6 +65,22 @@ def signal(value: Value, ctx: Context) -> ir.Expr:
         raise error("KD0403", value.span, name="x", text=value.span.text)
     call = f"Call it: `{value.span.text}(…)`." if isinstance(value, Builtin | FunctionValue | UserFunction) else None
     raise error("KD0246", value.span, what=describe(value), help=call)
+
+
+def argument(value: Value, ctx: Context) -> ir.Expr:
+    """A signal, or a list of signals and numbers, for a function of the user.
+
+    Raises
+    ------
+    PlanError
+        As `signal`.
+    """
+    if not isinstance(value, ListValue | Several):
+        return signal(value, ctx)
+    items = [argument(v, ctx) for v in value.items]
+    if all(isinstance(i, ir.Const) for i in items):
+        return ir.Const([cast(ir.Const, i).value for i in items], span=value.span)
+    return ctx.session.budget.tree(ir.Op("list", items, span=value.span), value.span)
 
 
 def _applied(value: Applied, ctx: Context) -> ir.Expr:

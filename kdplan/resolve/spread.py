@@ -9,15 +9,15 @@ from kdplan.resolve.values import ClassesValue, ListValue, Several, Value, Verti
 from kdplan.syntax import ast
 
 
-def spread(nodes: list[ast.Expr], ctx: Context, want: str = "signal") -> list[Value]:
-    """Values of arguments or list items: comprehensions, `[*]` and lists give all of theirs."""
+def spread(nodes: list[ast.Expr], ctx: Context, want: str = "signal", lists: bool = True) -> list[Value]:
+    """Values of arguments or list items: comprehensions and `[*]` give all of theirs, and so do `lists`."""
     values: list[Value] = []
     for node in nodes:
         if isinstance(node, ast.Comprehension):
             values.extend(comprehend(node, ctx, want))
             continue
         value = ctx.eval(node, want)
-        values.extend(value.items if isinstance(value, Several | ListValue) else [value])
+        values.extend(value.items if isinstance(value, Several | ListValue if lists else Several) else [value])
     return values
 
 

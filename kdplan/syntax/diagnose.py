@@ -13,6 +13,8 @@ from kdplan.syntax.grammar import BRACKETS, END, ENDS_VALUE, RESERVED, STRAY
 from kdplan.syntax.lexer import Token
 
 FOLLOWS_NAME = {"NAME", "EQUAL", "LBRACE", "STRING", "PREP", "TILDE"}
+AFTER_KIND = {"NAME", "STRING", "PREP"}
+"""What follows the first word of a declaration, besides brackets."""
 BEGINS_VALUE = {"NAME", "NUMBER", "STRING", "LPAR", "LSQB"}
 NAME_LIKE = {"NAME", "NUMBER", "DOT", "MINUS", "SLASH"}
 NONE = Token(END, "", 0, 0)
@@ -33,6 +35,10 @@ SHOWN = {
     "IN": "`in`",
     "TILDE": "`~`",
 }
+
+
+BRACES = "Write `{{` in place of {}, and `}}` after the last item."
+"""The help of KD0127 where something else begins the body."""
 
 
 @dataclass
@@ -115,6 +121,8 @@ def _stray_character(s: Mistake) -> Diagnostic | None:
     if t.text == ":" and s.bracket == "[":
         return _range_error(s, t, s.before, s.after)
     if t.text == ":":
+        if _ends_a_head(s):
+            return diagnostic("KD0127", s.span(s.in_item(0), s.before), help=BRACES.format(f"the `{t.text}`"))
         plain = s.before.kind == "NAME" and s.after.kind in BEGINS_VALUE
         value = s.after.text if s.after.kind in ("NUMBER", "STRING", "NAME") else "…"
         return diagnostic("KD0101", s.span(t), fix=f"{s.before.text} = {value}" if plain else None)
@@ -284,7 +292,16 @@ def _value_on_next_line(s: Mistake) -> Diagnostic | None:
     return diagnostic("KD0118", s.span(sign), after=sign.text)
 
 
+def _ends_a_head(s: Mistake) -> bool:
+    """Whether what stands before is the head of a declaration, whose body comes next."""
+    words = s.in_item(0).kind == "NAME" and s.in_item(1).kind in AFTER_KIND
+    item = s.after.kind == "NAME" and [t.kind for t in s.tokens[s.at + 2 : s.at + 3]] == ["EQUAL"]
+    return words and item and s.at > s.item + 1 and s.before.kind in ENDS_VALUE and "LBRACE" in s.stuck.expected
+
+
 def _missing_value(s: Mistake) -> Diagnostic | None:
+    if s.wants_value and s.t.kind == "LBRACE" and s.before.kind == "EQUAL" and s.at > s.item + 1:
+        return diagnostic("KD0118", s.span(s.before), after=s.before.text, help="Delete `=`.")
     if s.wants_value and s.before is not NONE:
         return diagnostic("KD0118", s.span(s.before), after=s.before.text)
     return None

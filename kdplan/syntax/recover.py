@@ -15,7 +15,7 @@ from kdplan.diagnostics.report import Note, Reporter
 from kdplan.diagnostics.span import Source, Span
 from kdplan.syntax import ast
 from kdplan.syntax.build import SHORT, Builder, Stuck
-from kdplan.syntax.diagnose import diagnose
+from kdplan.syntax.diagnose import AFTER_KIND, diagnose
 from kdplan.syntax.grammar import BRACKETS, END, STRAY
 from kdplan.syntax.lexer import Token, tokens
 
@@ -186,7 +186,7 @@ def _match_brackets(search: _Search, layout: bool, quiet: bool = False) -> bool:
                 if layout and not search.full and not quiet:
                     head = _without_brace(search, i) if t.kind == "RBRACE" else None
                     if head is not None:
-                        search.reporter.report("KD0127", head)
+                        search.reporter.report("KD0127", head[0], help=head[1])
                     else:
                         search.reporter.report("KD0115", t.span(source), found=t.text)
             else:
@@ -200,21 +200,41 @@ def _match_brackets(search: _Search, layout: bool, quiet: bool = False) -> bool:
     return right
 
 
-def _without_brace(search: _Search, close: int) -> Span | None:
-    """The head of the last declaration before a `}` whose items follow, further to the right, without a `{`."""
+def _without_brace(search: _Search, close: int) -> tuple[Span, str | None] | None:
+    """The head of the last declaration before a `}` whose items follow, behind it or further right, without a `{`.
+
+    With what to write, where that is not the help of KD0127.
+    """
     source, stream = search.source, search.tokens
 
     def column(i: int) -> int:
         return source.position(stream[i].start)[1]
 
     for begin in range(close - 2, -1, -1):
-        if stream[begin].kind != "NAME" or stream[begin + 1].kind not in ("NAME", "STRING", "PREP"):
+        if stream[begin].kind != "NAME" or stream[begin + 1].kind not in AFTER_KIND:
             continue
+        behind = _behind(search, begin, close)
+        if behind is not None and _first_of_line(search, begin):
+            return Span(
+                source, stream[begin].start, stream[behind - 1].end
+            ), f"Write `{{` before `{stream[behind].text}`."
         lines = (i for i in range(begin + 1, close) if _first_of_line(search, i) and stream[i].kind == "NAME")
         item = next((i for i in lines if stream[i - 1].kind not in GOES_ON), close)
         braces = any(t.kind in ("LBRACE", "RBRACE") for t in stream[begin:item])
         if item < close and not braces and _first_of_line(search, begin) and column(item) > column(begin):
-            return Span(source, stream[begin].start, stream[item - 1].end)
+            return Span(source, stream[begin].start, stream[item - 1].end), None
+    return None
+
+
+def _behind(search: _Search, begin: int, close: int) -> int | None:
+    """The first item that follows a declaration's head on its line, with no `{` between."""
+    for i in range(begin + 1, close - 1):
+        here, following = search.tokens[i], search.tokens[i + 1]
+        if here.kind == "LBRACE" or (i > begin + 1 and _first_of_line(search, i)):
+            return None
+        item = here.kind == "NAME" and following.kind == "EQUAL" and search.depth[i] == search.depth[begin]
+        if item and i > begin + 1 and search.tokens[i - 1].kind not in GOES_ON:
+            return i
     return None
 
 
