@@ -122,10 +122,8 @@ def verify(
     warnings: list[Diagnostic] = []
     _verify_branched(plan, phase, networks, half, verdicts, first_trace)
     for label, network, module in _foreign(plan, phase, networks):
-        if only is not None and label not in only:
-            continue
         taps = _applied(phase, label)
-        if not taps:
+        if not taps or (only is not None and label not in only):
             continue
         stream: int = taps[0].inputs[0].stream  # type: ignore[union-attr]
         inputs = _shape_of(plan, phase, stream) if not batch else None
@@ -133,37 +131,45 @@ def verify(
             continue
         content = refined(fingerprint(module), inputs.shape[1:], inputs.dtype)
         key = refined(content, len(inputs), half, batch)
-        verdict = _known(key, verdicts)
-        span = network.architecture.span or network.span
-        if verdict is None:
-            if inputs.is_meta:
-                inputs = inputs_of(stream)
+        if (verdict := _known(key, verdicts)) is None:
+            inputs = inputs_of(stream) if inputs.is_meta else inputs
             assert inputs is not None
-            try:
-                verdict = _kept(key, compare(module, (inputs,), half, first_trace), verdicts)
-            except WrongTypes as problem:
-                shapes = f"images {shown(tuple(inputs.shape))}"
-                raise foreign("KD0508", taps[0].span, problem, network=network.name, shapes=shapes) from problem
-            except NoGradient as problem:
-                raise foreign("KD0553", span, problem.__cause__ or problem, network=network.name) from problem
-        warnings += _reported(verdict, network.name, span, real=bool(batch))
+            verdict = _kept(key, _compared(network, module, inputs, half, first_trace, taps[0].span), verdicts)
         if verdict.differs:
             networks.whole[label] = f"its graph gives other {verdict.differs}"
-        reasons = [("", networks.whole[label])] if label in networks.whole else verdict.leaves
-        for path, reason in reasons:
-            part = f"{network.name}.{path}".rstrip(".")
-            warnings.append(diagnostic("KD0540", span, network=part, reason=reason))
-        if verdict.lost and not verdict.attributes and not verdict.kept:
-            warnings.append(diagnostic("KD0546", span, network=network.name, what=verdict.lost))
-        if label not in networks.whole and not _one_for_all_sizes(
-            plan, phase, stream, module, inputs, content, verdicts
-        ):
+        sizes = batch_sizes(plan, phase, stream)
+        if label not in networks.whole and not _one_for_all(sizes, module, inputs, content, verdicts):
             networks.whole[label] = "its control flow depends on the size of a batch"
-            warnings.append(diagnostic("KD0540", span, network=network.name, reason=networks.whole[label]))
-        if verdict.transient:
-            warnings.append(diagnostic("KD0547", span, network=network.name, buffers=listing(verdict.transient)))
-        warnings += _changed_attributes(verdict, network.name, span)
+        warnings += _about(network, verdict, networks.whole.get(label), real=bool(batch))
     return list({(w.code, w.message): w for w in warnings}.values())
+
+
+def _compared(
+    network: Network, module: nn.Module, inputs: Tensor, half: bool, first_trace: bool, span: Span | None
+) -> Verdict:
+    """The verdict on a network; `span` is where the phase reads it."""
+    try:
+        return compare(module, (inputs,), half, first_trace)
+    except WrongTypes as problem:
+        shapes = f"images {shown(tuple(inputs.shape))}"
+        raise foreign("KD0508", span, problem, network=network.name, shapes=shapes) from problem
+    except NoGradient as problem:
+        cause = problem.__cause__ or problem
+        raise foreign("KD0553", network.architecture.span or network.span, cause, network=network.name) from problem
+
+
+def _about(network: Network, verdict: Verdict, whole: str | None, real: bool) -> list[Diagnostic]:
+    """What a verdict says of a network; `whole` is why it is called whole, and `real` as for `_reported`."""
+    span = network.architecture.span or network.span
+    warnings = _reported(verdict, network.name, span, real)
+    for path, reason in [("", whole)] if whole is not None else verdict.leaves:
+        part = f"{network.name}.{path}".rstrip(".")
+        warnings.append(diagnostic("KD0540", span, network=part, reason=reason))
+    if verdict.lost and not verdict.attributes and not verdict.kept:
+        warnings.append(diagnostic("KD0546", span, network=network.name, what=verdict.lost))
+    if verdict.transient:
+        warnings.append(diagnostic("KD0547", span, network=network.name, buffers=listing(verdict.transient)))
+    return warnings + _changed_attributes(verdict, network.name, span)
 
 
 def _changed_attributes(verdict: Verdict, network: str, span: Span | None) -> list[Diagnostic]:
@@ -213,12 +219,10 @@ def _shape_of(plan: Plan, phase: Phase, stream: int) -> Tensor | None:
     return example(data, SAMPLES).to("meta") if data.shape is not None else None
 
 
-def _one_for_all_sizes(
-    plan: Plan, phase: Phase, stream: int, module: nn.Module, inputs: Tensor, content: str | None,
-    verdicts: Verdicts | None,
-) -> bool:  # fmt: skip
-    """Whether the graph of a module is one for all sizes of a phase's batches."""
-    sizes = batch_sizes(plan, phase, stream)
+def _one_for_all(
+    sizes: tuple[int, ...], module: nn.Module, inputs: Tensor, content: str | None, verdicts: Verdicts | None
+) -> bool:
+    """Whether the graph of a module is one for batches of all these sizes."""
     if len(sizes) == 1:
         return True
     key = refined(content, "sizes", sizes)
