@@ -23,8 +23,10 @@ from kdplan.constructs.table import CONSTRUCTS, TRAINS
 from kdplan.diagnostics.report import WRITTEN, Diagnostic, Note, PlanError, nearest
 from kdplan.diagnostics.span import Source, Span
 from kdplan.ir.plan import Plan
+from kdplan.ir.trust import trusting
 from kdplan.passes.schedule import Facts
 from kdplan.runtime.options import RunOptions
+from kdplan.syntax.build import PACKAGE
 from kdplan.syntax.format import format_text
 from kdplan.syntax.write import write
 
@@ -56,6 +58,8 @@ class PlanBuilder:
         The folder of data sets; `KDPLAN_DATA` of the environment by default.
     folder : Path, optional
         The folder to which file names are relative; the current one by default.
+    trust : sequence of str
+        Installed packages whose code may run, besides those in `KDPLAN_TRUST`.
 
     Examples
     --------
@@ -76,10 +80,11 @@ class PlanBuilder:
     measure table of big@train, small@kd on digits.test { top1 }
     """
 
-    def __init__(self, root: Path | None = None, folder: Path | None = None) -> None:
+    def __init__(self, root: Path | None = None, folder: Path | None = None, trust: Sequence[str] = ()) -> None:
         default = os.environ.get("KDPLAN_DATA")
         self.root = root if root is not None else Path(default) if default else None
         self.folder = folder if folder is not None else Path.cwd()
+        self.trust = tuple(trust)
         self._declared: list[_Declared] = []
 
     # ---- declarations
@@ -91,6 +96,12 @@ class PlanBuilder:
         """
         alias = as_ or Path(file).stem
         self._declare("use", None, {"as": word(alias), **params}, text=str(file))
+        return word(alias)
+
+    def use_package(self, name: str, as_: str | None = None) -> Term:
+        """Use an installed package, or a module of it, that the user trusts: ``lab.net(width = 8)``."""
+        alias = as_ or name.rpartition(".")[2]
+        self._declare(*PACKAGE, {"as": word(alias)}, text=name)
         return word(alias)
 
     def param(self, name: str, value: Value = None, *, values: Sequence[Value] | range | None = None) -> Term:
@@ -313,7 +324,8 @@ class PlanBuilder:
     def _located(self, source: Source) -> Iterator[None]:
         """Add the lines of Python to what goes wrong within."""
         try:
-            yield
+            with trusting(self.trust):
+                yield
         except PlanError as e:
             e.diagnostics = [self._placed(d, source) for d in e.diagnostics]
             raise

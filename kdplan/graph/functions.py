@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Callable
 from functools import lru_cache, wraps
 from pathlib import Path
@@ -13,6 +14,7 @@ from kdplan.diagnostics.span import Span
 from kdplan.ir.factories import NoFactory, check_factory
 from kdplan.ir.functions import FUNCTIONS
 from kdplan.ir.implementation import load
+from kdplan.ir.trust import check_trusted, top_of
 from kdplan.ir.user_code import check_allowed, module_of_file
 from kdplan.nn import sparse
 from kdplan.nn.functions import FUNCTIONS as CODE
@@ -29,22 +31,26 @@ def built_in(name: str) -> Callable[..., Any]:
 
 
 def user(path: str, name: str, span: Span | None) -> Callable[..., Any]:
-    """A function of a user's Python file.
+    """A function of a user's Python file, or of an installed package.
 
     Raises
     ------
     PlanError
-        KD0512 if the file raises when it is read, KD0513 if it has no such function, KD1005 for what is no loss.
+        KD0512 if the file raises when it is read, KD0513 if it has no such function, KD1003 for a package that the
+        user does not trust, KD1005 for what is no loss.
     """
     check_allowed(path)
+    is_file = path.endswith(".py")
+    if not is_file:
+        check_trusted(f"{path}:{name}", span)
     with boundary("KD0512", span, file=path):
-        module = module_of_file(Path(path))
+        module = module_of_file(Path(path)) if is_file else importlib.import_module(path)
     function = getattr(module, name, None)
     if not callable(function):
         own = [n for n, v in vars(module).items() if getattr(v, "__module__", "") == module.__name__ and callable(v)]
         raise error("KD0513", span, file=path, name=name, help=suggestion(name, own))
     try:
-        check_factory(function, f"{Path(path).name}:{name}", "loss")
+        check_factory(function, f"{Path(path).name}:{name}", "loss", "" if is_file else top_of(path))
     except NoFactory as problem:
         raise error("KD1005", span, name=name, what="loss", why=problem.why) from None
     return function if hasattr(function, "__name__") else _named(function, name, module.__name__)

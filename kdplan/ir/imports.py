@@ -20,6 +20,8 @@ from pathlib import Path
 
 _REQUIRED = ("kdplan", "torch", "torchvision", "numpy", "networkx", "lark", "pydantic", "sklearn", "PIL", "safetensors")
 """Packages that every run has, whose versions stand in its `environment.json`."""
+PACKAGES = Path("/dev/null/packages")
+"""Where the code is that a plan takes from a package: no file."""
 _LIBRARIES = tuple({sysconfig.get_path(name) for name in ("stdlib", "platstdlib")})
 
 
@@ -76,7 +78,7 @@ class Code:
     @property
     def files(self) -> dict[Path, str]:
         """Every file -> the hash of its source."""
-        return {m.path: m.digest for m in (*self.local.values(), *self.elsewhere)}
+        return {m.path: m.digest for m in (*self.local.values(), *self.elsewhere) if m.path.parent != PACKAGES}
 
     @property
     def digest(self) -> str:
@@ -110,7 +112,29 @@ def read(path: Path) -> Code:
     path = path.expanduser().resolve()
     if not path.is_file():
         raise FileNotFoundError(f"there is no file {path}")
-    main = Module(path.stem.replace(".", "_"), path, path.read_bytes())
+    return _with_imports(Module(path.stem.replace(".", "_"), path, path.read_bytes()))
+
+
+def read_package(name: str) -> Code | None:
+    """The code of a module that Python finds by itself; None of packages that every run has.
+
+    Examples
+    --------
+    >>> read_package("torchvision.ops") is None, read_package("no_such_package").packages
+    (True, {'no_such_package': 'not installed'})
+    """
+    if name.partition(".")[0] in _REQUIRED:
+        return None
+    return _with_imports(Module("", PACKAGES / name, f"import {name}".encode()))
+
+
+def is_installed(package: str) -> bool:
+    """Whether Python finds a package under this name; nothing of it is run."""
+    return _found_by_python(package) is not None
+
+
+def _with_imports(main: Module) -> Code:
+    path = main.path
     local, elsewhere, packages = {main.name: main}, dict[Path, Module](), dict[str, str]()
     todo = [main]
     while todo:

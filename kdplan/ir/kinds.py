@@ -92,8 +92,9 @@ CORE: tuple[Kind, ...] = (
     Kind(
         "use",
         "Brings in another plan file, whose names become known here (under a name of their own with `as`), or a "
-        "Python file. A used file's phases run only when something reads what they make.",
-        'use "FILE.kd" [as NAME] { param = value }',
+        "Python file. A used file's phases run only when something reads what they make. `use package` names an "
+        "installed package, whose code runs where you trust it.",
+        'use "FILE.kd" [as NAME] { param = value }    use "FILE.py" as NAME    use package "NAME" [as NAME]',
         'use "common/digits.kd"',
         clauses=("as",),
         named=False,

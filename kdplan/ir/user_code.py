@@ -25,7 +25,7 @@ from typing import Any
 from kdplan.diagnostics.boundary import PREFIX as PREFIX
 from kdplan.diagnostics.report import PlanError, diagnostic
 from kdplan.diagnostics.span import Span
-from kdplan.ir.imports import Code, Module, read
+from kdplan.ir.imports import PACKAGES, Code, Module, read, read_package
 
 _read: dict[Path, Code] = {}
 _reported: set[Path] = set()
@@ -86,7 +86,7 @@ LOADED: dict[str, str] = {}
 
 def begin(folder: Path = Path("/")) -> None:
     """Forget what was read below a folder: a plan that is compiled anew reads its files anew."""
-    for path in [p for p in _read if p.is_relative_to(folder.resolve())]:
+    for path in [p for p in _read if p.is_relative_to(folder.resolve()) or p.parent == PACKAGES]:
         del _read[path]
         _reported.discard(path)
 
@@ -102,6 +102,14 @@ def code(path: Path) -> Code:
     if at not in _read:
         _read[at] = read(at)
     return _read[at]
+
+
+def package_code(module: str) -> Code | None:
+    """The code of a module of an installed package, as it was first asked for; None of packages of every run."""
+    at = PACKAGES / module
+    if at not in _read and (read_now := read_package(module)) is not None:
+        _read[at] = read_now
+    return _read.get(at)
 
 
 def source_of(module: str) -> tuple[str, str] | None:

@@ -153,7 +153,7 @@ class _Expansion:
             if _held_head(plan.networks[n]) is not None:
                 self.bases[n] = namer.one(f"{self.names.networks[n]}_base", "network")
         for path in dict.fromkeys(_files(plan)):
-            self.names.files[path] = namer.one(re.split(r"[/\\]", path)[-1].removesuffix(".py"), "file")
+            self.names.files[path] = namer.one(_stem(path), "file")
         for classes in _class_sets(plan):
             self._part(classes, namer)
         for word, measure in self.measures.items():
@@ -184,7 +184,7 @@ class _Expansion:
     def text(self) -> str:
         plan, names = self.plan, self.names
         blocks = [
-            "\n".join(f'use "{path}" as {alias}' for path, alias in names.files.items()),
+            "\n".join(_use(path, alias) for path, alias in names.files.items()),
             "\n".join(self._data(d) for d in plan.data.values()),
             "\n".join(self._verticals(d) for d in self.parts),
             "\n".join(self._division(word, self.measures[n]) for n, word in self.divisions.items()),
@@ -427,8 +427,16 @@ def _items(plan: Plan) -> Iterator[tuple[tuple[str, str], Item]]:
         yield from ((("", ""), m) for m in measure.metrics)
 
 
+def _stem(code: str) -> str:
+    return re.split(r"[/\\]", code)[-1].removesuffix(".py") if code.endswith(".py") else code.rpartition(".")[2]
+
+
+def _use(code: str, alias: str) -> str:
+    return f'use {"" if code.endswith(".py") else "package "}"{code}" as {alias}'
+
+
 def _files(plan: Plan) -> Iterator[str]:
-    """The user's Python files that items and losses call."""
+    """The user's Python files and packages that items and losses call."""
     names = [item.name for _, item in _items(plan)]
     names += [f for p in plan.phases.values() for f in p.code]
     yield from (n.rpartition(":")[0] for n in names if ":" in n)

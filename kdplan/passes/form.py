@@ -12,7 +12,7 @@ from kdplan.ir.functions import RESERVED
 from kdplan.ir.spec import Kind
 from kdplan.passes.load import Module
 from kdplan.syntax import ast
-from kdplan.syntax.build import NAMES_FIRST, SHORT
+from kdplan.syntax.build import NAMES_FIRST, PACKAGE, SHORT
 from kdplan.syntax.walk import walk
 
 SPOILS = frozenset(
@@ -168,6 +168,13 @@ def _declaration(node: ast.Declaration, outer: Kind | None, reporter: _Findings)
             reporter.report("KD0215", node.kind_span, kind=node.kind, outer=outer_name, help=help)
             if outer is None:  # a part of a construct means nothing by itself
                 reporter.codes.add("KD0201")
+        return
+    if node.text is not None and node.name is not None and (node.kind, node.name) != PACKAGE:
+        near = nearest(node.name, [PACKAGE[1]]) if node.kind == PACKAGE[0] else None
+        help = f'Write `use {near} "{node.text}"`.' if near else None
+        source, start = node.head_span.source, node.head_span.source.text.index('"', node.kind_span.end)
+        reporter.report("KD0105", Span(source, start, start + len(node.text) + 2), help=help)
+        reporter.codes.add("KD0201")
         return
     _head(node, kind, outer, reporter)
     _local_names(node, outer, reporter)

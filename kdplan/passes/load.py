@@ -17,14 +17,17 @@ from kdplan.diagnostics.report import Note, PlanError, Reporter, error, listing,
 from kdplan.diagnostics.span import Source, Span
 from kdplan.diagnostics.text import read_text
 from kdplan.ir.functions import RESERVED
+from kdplan.ir.imports import is_installed
+from kdplan.ir.trust import check_trusted, registered, top_of
 from kdplan.syntax import ast
+from kdplan.syntax.build import PACKAGE
 from kdplan.syntax.imports import names_in
 from kdplan.syntax.parse import parse_recovering
 
 
 @dataclass(eq=False)
 class UserCode:
-    """A Python file that the plan uses: `use "losses.py" as my`."""
+    """A Python file or package that the plan uses: `use "losses.py" as my`, `use package "mylab" as lab`."""
 
     path: str
     span: Span
@@ -283,6 +286,12 @@ class _Loader:
         path = (module.folder / node.text).resolve()
         as_clause = node.clause("as")
         alias = as_clause.exprs[0].name if as_clause and isinstance(as_clause.exprs[0], ast.Name) else None
+        if node.name == PACKAGE[1]:
+            self.package(node, module, node.text, alias or node.text.rpartition(".")[2])
+            return
+        if node.name is not None:
+            module.lost.update([alias] if alias else [])
+            return  # the form check speaks of it
         if path.suffix == ".py":
             if not path.is_file():
                 self.reporter.add(no_such_file(node.text, [module.folder], node.span).diagnostics)
@@ -315,6 +324,20 @@ class _Loader:
         for name, declared in used.after_at.items():
             if declared.kind in TRAINS:
                 self.declare(module, name, declared, node.span)
+
+    def package(self, node: ast.Declaration, module: Module, name: str, alias: str) -> None:
+        """`use package "mylab" as lab`. Reports KD1003, KD1004 and KD1007 for packages of which no code may run."""
+        module.lost.add(alias)
+        try:
+            if not all(part.isidentifier() for part in name.split(".")) or not is_installed(top_of(name)):
+                raise error("KD1007", node.span, name=name)
+            if not registered(top_of(name)):
+                check_trusted(f"{name}:", node.span)
+        except PlanError as problem:
+            self.reporter.add(problem.diagnostics)
+            return
+        module.lost.discard(alias)
+        self.declare(module, alias, UserCode(name, node.span), node.span)
 
     def loaded(self, path: Path, node: ast.Declaration, folder: Path, chain: list[Path], plain: bool) -> Module | None:
         """The module of a used file: the same for every `use` without settings, a new one for each with settings."""

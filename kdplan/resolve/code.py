@@ -19,6 +19,9 @@ def code_of(codes: dict[str, str]) -> str | None:
 
 
 def code_hash(factory: str) -> str | None:
-    """The hash of the user's file that a factory is in, if it is in one, and of what that file imports."""
+    """The hash of the user's file or package that a factory is in, and of what that imports; None of other code."""
     where, _, _ = factory.rpartition(":")
-    return user_code.code(Path(where)).digest if where.endswith(".py") else None
+    if where.endswith(".py"):
+        return user_code.code(Path(where)).digest
+    package = user_code.package_code(where) if where else None
+    return package.digest if package is not None else None

@@ -16,6 +16,8 @@ from kdplan.syntax.lexer import Token
 MAX_CHAIN = 100  # links of a.b.c…
 MAX_NESTING = 200  # entries of the parser's stack: open brackets and the operators before them
 SHORT = frozenset({"use", "recipe"})
+PACKAGE = ("use", "package")
+"""The words before the name of an installed package."""
 """Kinds in whose bodies `name` alone is `name = name`."""
 NAMES_FIRST = "Write names alone first, then settings: `{ epochs, batch = 64 }`."
 """The help where they do not."""
@@ -99,7 +101,7 @@ class Builder:
         clauses: list[ast.Clause] = []
         items: list[ast.Item] | None = None
         listing: list[ast.Expr] | None = None
-        head_end = end = name.end if name else kind.end
+        head_end = end = max(t.end for t in values if type(t) is Token)
         for part in values[1:]:
             if type(part) is list:
                 clauses.extend(part)
@@ -130,12 +132,15 @@ class Builder:
             items = [ast.Setting(e.span, e.name, e.span, e) for e in listing] + (items or [])  # type: ignore[union-attr]
             listing = None
         source = self.source
-        text = name.text[1:-1] if name and name.kind == "STRING" else None
+        string = name if name and name.kind == "STRING" else None
+        if string is None and len(values) > 2 and type(values[2]) is Token:
+            string = values[2]
+        text = string.text[1:-1] if string else None
         return ast.Declaration(
             Span(source, kind.start, end),
             kind.text,
             self._token(kind),
-            name.text if name and text is None else None,
+            name.text if name and name is not string else None,
             self._token(name) if name else None,
             text,
             params,

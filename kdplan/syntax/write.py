@@ -68,7 +68,7 @@ def _item(item: ast.Item, indent: int) -> str:
 
 
 def _head(d: ast.Declaration) -> str:
-    name = f'"{_plain(d.text)}"' if d.text is not None else d.name or ""
+    name = " ".join(filter(None, (d.name, f'"{_plain(d.text)}"' if d.text is not None else None)))
     if d.params is not None:
         params = (p.name if p.default is None else f"{p.name} = {expression(p.default)}" for p in d.params)
         name += f"({', '.join(params)})"
