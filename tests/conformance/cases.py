@@ -19,7 +19,8 @@ HELPERS = {"update", "gated", "scripted_mean", "positions"}
 
 LEAVES = {
     "state": "CenterWider CenterData CenterInBuffers CenterLazy CenterOfNone CenterAsAttribute FrozenParameter "
-             "BankWithPointer Warmup EmaTeacher History Ticking TickingExtra ExtraInPart Growing WholeState",
+             "BankWithPointer Warmup EmaTeacher History Ticking Growing WholeState",
+    "extra": "Ticking InPart",
     "draws": "DepthByTorchNumber DepthByRandom DepthByNumpy DepthBySampledLayer Variational Categorical MixUp "
              "OwnGenerator Shuffled Forked",
     "control": "IfMean IfAny Item ItemAsIndex ToList ToNumpy FromNumpy Formatted Printed Masked MaskedRows NonZero "

@@ -478,42 +478,6 @@ class Ticking(Base):
         return f * min(1.0, self.t / 4)
 
 
-class TickingExtra(Ticking):
-    """The same in extra state, which resumes."""
-
-    def get_extra_state(self):
-        return {"t": self.t}
-
-    def set_extra_state(self, state):
-        self.t = state["t"]
-
-
-class ExtraInPart(Base):
-    """Extra state of a part: a tensor that is no buffer."""
-
-    class Holder(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.mean = torch.zeros(8)
-
-        def get_extra_state(self):
-            return [self.mean]
-
-        def set_extra_state(self, state):
-            (self.mean,) = state
-
-        def forward(self, f):
-            self.mean = 0.5 * self.mean + 0.5 * f.detach().mean(0)
-            return f - self.mean
-
-    def __init__(self):
-        super().__init__()
-        self.holder = self.Holder()
-
-    def step(self, f):
-        return self.holder(f)
-
-
 class Growing(Base):
     """A buffer whose shape changes."""
 
