@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import importlib
+import inspect
 from collections.abc import Callable
 from functools import lru_cache, wraps
 from pathlib import Path
 from typing import Any
 
 from kdplan.diagnostics.boundary import boundary
-from kdplan.diagnostics.report import error, suggestion
+from kdplan.diagnostics.report import counted, error, listing, suggestion
 from kdplan.diagnostics.span import Span
+from kdplan.ir import expr as ir
 from kdplan.ir.factories import NoFactory, check_factory
 from kdplan.ir.functions import FUNCTIONS
 from kdplan.ir.implementation import load
@@ -54,6 +56,39 @@ def user(path: str, name: str, span: Span | None) -> Callable[..., Any]:
     except NoFactory as problem:
         raise error("KD1005", span, name=name, what="loss", why=problem.why) from None
     return function if hasattr(function, "__name__") else _named(function, name, module.__name__)
+
+
+def check_call(code: Callable[..., Any], name: str, e: ir.Call) -> None:
+    """Whether a function of the user takes the arguments of a call, by its signature.
+
+    Raises
+    ------
+    PlanError
+        KD0230, KD0236 or KD0237.
+    """
+    try:
+        signature = inspect.signature(code)
+    except (TypeError, ValueError):
+        return  # compiled code may have none
+    kinds = [p.kind for p in signature.parameters.values()]
+    by_name = [n for n, p in signature.parameters.items() if p.kind in _NAMED]
+    if inspect.Parameter.VAR_KEYWORD not in kinds:
+        for n, value in e.keywords.items():
+            if n not in by_name:
+                raise error("KD0230", value.span or e.span, function=f"`{name}`", name=n, help=suggestion(n, by_name))
+    in_order = [k for k in kinds if k in _IN_ORDER]
+    if inspect.Parameter.VAR_POSITIONAL not in kinds and len(e.args) > len(in_order):
+        help = f"Use only {listing(by_name)}." if by_name else None
+        number = counted(len(in_order), "argument")
+        raise error("KD0236", e.args[len(in_order)].span or e.span, function=name, count=number, help=help)
+    for i, (n, p) in enumerate(signature.parameters.items()):
+        given = n in e.keywords or (p.kind in _IN_ORDER and i < len(e.args))
+        if not given and p.default is p.empty and p.kind in (*_NAMED, *_IN_ORDER):
+            raise error("KD0237", e.span, function=name, name=n, help=f"Give it by its name: `{n} = …`.")
+
+
+_IN_ORDER = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+_NAMED = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
 
 
 @lru_cache(maxsize=256)

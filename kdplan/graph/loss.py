@@ -15,7 +15,7 @@ from kdplan.diagnostics.report import error
 from kdplan.graph.adapter import ADAPTERS, Adapters
 from kdplan.graph.build import PastError, ShapeError
 from kdplan.graph.examples import example
-from kdplan.graph.functions import built_in, user
+from kdplan.graph.functions import built_in, check_call, user
 from kdplan.graph.loss_context import LossContext, no_tap
 from kdplan.graph.messages import mismatch
 from kdplan.graph.routes import Routes
@@ -197,6 +197,7 @@ class Lowering:
         keywords = {n: self.lower(a) for n, a in e.keywords.items()}
         only_dense([*args, *keywords.values()], [*e.args, *e.keywords.values()], f"`{name}`", e)
         code = user(path, name, e.span)
+        check_call(code, name, e)
         self._note(sides(e, parameters_of(e, code), args, keywords))
         values = {n: a.value for n, a in keywords.items()}
         node = self.context.call(code, tuple(a.value for a in args), e.span, name, values)

@@ -19,6 +19,7 @@ from kdplan.graph.signals import Signal, dims
 from kdplan.graph.taps import TapError
 from kdplan.graph.trace import TraceError
 from kdplan.ir import expr as ir
+from kdplan.ir.functions import FUNCTIONS
 from kdplan.ir.outputs import OUTPUT_TAPS
 from kdplan.ir.plan import Network, Phase, Plan
 
@@ -125,6 +126,12 @@ def no_tap(builder: Builder, key: str, inputs: Sequence[Any], path: str, e: ir.T
     depth = path.count(".")
     near = nearest(path, [t for t in known if t.count(".") == depth])
     help = f"Did you mean `{near}`? " if near else ""
+    rest, _, method = path.rpartition(".")
+    if method in FUNCTIONS and rest:
+        help = f"Write `{method}({key}.{rest})` for the function. "
+    inside = [t for t in known if t.startswith((f"{path}.", f"{path}["))]
+    if inside:
+        help = f"Write one of its parts: {listing(inside, 4)}. "
     taps = listing([*top, "logits", "features"], 20)
     return error("KD0501", e.span, network=key, tap=path, help=f"{help}Choose from {taps}.")
 

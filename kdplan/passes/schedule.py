@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
@@ -11,6 +12,8 @@ from kdplan.diagnostics.report import error, suggestion
 from kdplan.ir.dag import Action, Component, PhaseKey, Planned, Reason
 from kdplan.ir.lengths import longer
 from kdplan.passes.dag import order
+
+_BRACKETS = re.compile(r"\[([^\]]*)\]")
 
 
 @dataclass
@@ -178,7 +181,7 @@ def _one_a_location(reasons: list[Reason]) -> list[Reason]:
 def select(
     names: Iterable[str], dag: nx.DiGraph[str], only: Iterable[str] = (), until: Iterable[str] = ()
 ) -> set[str] | None:
-    """The phases that `--only` and `--until` mean; a name without coordinates means all members.
+    """The phases that `--only` and `--until` mean: all that have the coordinates of a name, in whatever order.
 
     Raises
     ------
@@ -189,7 +192,7 @@ def select(
     chosen: set[str] = set()
     asked = [*only, *until]
     for name in asked:
-        matching = [n for n in known if name in _called(n)]
+        matching = [n for n in known if name in _called(n) or _has(n, name)]
         if not matching:
             raise error("KD0310", None, name=name, help=suggestion(name, called(known)))
         chosen.update(matching)
@@ -207,6 +210,25 @@ def called(names: Iterable[str]) -> list[str]:
 
 def _called(name: str) -> tuple[str, ...]:
     return name, name.partition("[")[0], name.rpartition("@")[2], _without_coordinates(name)
+
+
+def _has(name: str, asked: str) -> bool:
+    """Whether a phase is one that is asked for by some of its coordinates.
+
+    >>> _has("at[seed=0, beta=50]", "at[beta = 50, seed=0]"), _has("big[seed=0]@train", "train[seed=0]")
+    (True, True)
+    >>> _has("at[seed=0, beta=50]", "at[seed=1]"), _has("at[seed=0]", "big[seed=0]")
+    (False, False)
+    """
+    base, coordinates = _split(name)
+    asked_base, wanted = _split(asked)
+    return bool(wanted) and asked_base in (base, base.rpartition("@")[2]) and wanted.items() <= coordinates.items()
+
+
+def _split(name: str) -> tuple[str, dict[str, str]]:
+    """`big[seed = 0]@train` -> `big@train` and its coordinates."""
+    pairs = [part.partition("=") for inside in _BRACKETS.findall(name) for part in inside.split(",")]
+    return _BRACKETS.sub("", name).strip(), {k.strip(): v.strip() for k, _, v in pairs}
 
 
 def _without_coordinates(name: str) -> str:

@@ -122,6 +122,8 @@ def unknown(name: str, span: Span, ctx: Context, want: str) -> Exception:
             return itself
     if call is not None:
         help = f"Write `{call}`."
+    elif name in ("range", "arange"):
+        help = "Write a range with both ends, such as `0..2` for three numbers."
     elif want == "network" and (versions_by_it := versions_by(name, ctx.module)):
         help = versions_by_it
     elif near:

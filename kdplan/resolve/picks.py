@@ -245,9 +245,9 @@ def _of_network(base: NetValue, p: ast.Expr, node: ast.Pick, ctx: Context) -> Va
     key = ctx.eval(p, "any")
     if isinstance(key, ir.Const) and base.path:
         return replace(base, path=(*base.path, str(key.value)), span=node.span)
-    raise error(
-        "KD0406", node.span, what=f"`{base.instance.declared.name}`, which is one network,", help=_SNAPSHOTS_HELP
-    )
+    name = base.instance.declared.name
+    read = isinstance(key, ir.Const) and isinstance(key.value, str) and f"Write `{node.base.span.text}.{key.value}`."
+    raise error("KD0406", node.span, what=f"`{name}`, which is one network,", help=read or _SNAPSHOTS_HELP)
 
 
 def _whole(value: Value, p: ast.Coordinate) -> int:

@@ -300,7 +300,7 @@ def _ends_a_head(s: Mistake) -> bool:
 
 
 def _missing_value(s: Mistake) -> Diagnostic | None:
-    if s.wants_value and s.t.kind == "LBRACE" and s.before.kind == "EQUAL" and s.at > s.item + 1:
+    if s.wants_value and s.t.kind == "LBRACE" and s.before.kind == "EQUAL" and s.in_item(1).kind in AFTER_KIND:
         return diagnostic("KD0118", s.span(s.before), after=s.before.text, help="Delete `=`.")
     if s.wants_value and s.before is not NONE:
         return diagnostic("KD0118", s.span(s.before), after=s.before.text)
@@ -313,6 +313,8 @@ def _unexpected(s: Mistake) -> Diagnostic:
     help = f"Write one of: {', '.join(possible[:6])}." if possible else None
     if t.kind == "EQUAL" and s.wants_operator:
         help = "Write `==` for equality."
+    elif t.text == "==" and s.at - s.item <= 2 and s.before.kind == "NAME":
+        help = "Write `=`."
     elif t.kind == "COMP":
         help = "Compare two values at a time: `(a < b) * (b < c)`."
     if t.kind == END or (s.starts_line(t) and s.before is not NONE):
