@@ -31,7 +31,7 @@ def near_file(path: Path) -> str | None:
     """The name in the folder of a missing file that was most likely meant: with another ending, or spelt alike."""
     try:
         names = sorted(p.name for p in path.parent.iterdir())
-    except OSError:
+    except (OSError, ValueError):
         return None
     same = [n for n in names if Path(n).stem == path.name or Path(n).stem == path.stem]
     return same[0] if same else nearest(path.name, names)

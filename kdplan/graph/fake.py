@@ -32,6 +32,12 @@ from kdplan.nn.whose import is_user_code
 # A shape that does not fit is the user's to read once, in our words, not also in a log.
 logging.getLogger("torch._subclasses.fake_tensor").setLevel(logging.CRITICAL)
 
+
+def _no_memory(self: FakeTensor, *_: Any, **__: Any) -> Any:
+    raise DataDependentOutputException(torch.ops.aten._local_scalar_dense.default)
+
+
+FakeTensor.__dlpack__ = _no_memory  # type: ignore[assignment]  # else a null pointer
 DATA_DEPENDENT = (DataDependentOutputException, DynamicOutputShapeException, UnsupportedOperatorException)
 
 

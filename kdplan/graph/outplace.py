@@ -19,8 +19,9 @@ return loss=mse_loss             return loss=mse_loss
 (ReLU(inplace=True), ReLU())
 
 A tap is the value that a module returned. Where a later operation of the same network writes into that value, whoever
-reads the tap would see the later one (and autograd would refuse). The same holds for what a phase is given: images and
-labels stay as the data have them, for whoever reads them. Only such writes are replaced; others save memory.
+reads the tap would see the later one (and autograd would refuse). The same holds for what a network or function is
+given: images, labels and other networks' values stay as they are, for whoever reads them. Only such writes are
+replaced; others save memory.
 """
 
 from __future__ import annotations
@@ -42,7 +43,7 @@ from kdplan.graph.prune import state_memory
 
 
 def outplace(gm: fx.GraphModule, context: FakeContext) -> fx.GraphModule:
-    """Replace in-place operations whose target is read from outside the network that they are in, or is an input.
+    """Replace in-place operations whose target is read from outside the network that they are in, or made there.
 
     Examples
     --------
@@ -73,12 +74,12 @@ def outplace(gm: fx.GraphModule, context: FakeContext) -> fx.GraphModule:
 
 @dataclass
 class _Conflict:
-    """A write into values that are read from outside the writer's call, or into what the phase is given."""
+    """A write into values that are read from outside the writer's call, or into what the call is given."""
 
     writer: fx.Node
     target: fx.Node
     given: bool
-    """Whether the target lives in the memory of an input of the graph."""
+    """Whether the target lives in memory from outside the call: of images, or of another network's value."""
     outside: list[tuple[fx.Node, list[fx.Node]]]
     """Values in the same storage, with their readers outside."""
     inside: bool
@@ -89,7 +90,6 @@ def _violations(gm: fx.GraphModule) -> list[_Conflict]:
     order = {n: i for i, n in enumerate(gm.graph.nodes)}
     held = {n: storages(n) for n in gm.graph.nodes}
     state = state_memory(gm.graph).keys()
-    given = frozenset().union(*(held[n] for n in gm.graph.nodes if n.op == "placeholder"))
     end = output_of(gm)
     conflicts: list[_Conflict] = []
     taken: set[fx.Node] = set()
@@ -98,7 +98,8 @@ def _violations(gm: fx.GraphModule) -> list[_Conflict]:
             if target.op == "get_attr":
                 continue
             mine = writer.meta.get("call")
-            conflict = _Conflict(writer, target, bool(held[target] & given), [], False)
+            given = any(held[n] & held[target] for n in gm.graph.nodes if _is_given(n, mine))
+            conflict = _Conflict(writer, target, given, [], False)
             for value in gm.graph.nodes:
                 if order[value] >= order[writer] or not held[value] & held[target]:
                     continue
@@ -112,6 +113,11 @@ def _violations(gm: fx.GraphModule) -> list[_Conflict]:
                 taken.update(v for v, _ in conflict.outside)
                 conflicts.append(conflict)
     return conflicts
+
+
+def _is_given(node: fx.Node, call: int | None) -> bool:
+    """Whether a value is made outside of a call, and no buffer."""
+    return node.op not in ("get_attr", "output") and node.meta.get("call") != call
 
 
 def _rewrite(gm: fx.GraphModule, conflict: _Conflict) -> None:

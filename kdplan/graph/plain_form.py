@@ -243,4 +243,7 @@ def _graph(
         if node.name in mapped and node.name in frozen:
             still.add(mapped[node.name].name)
     graph.output(fx.map_arg(output_of(gm).args[0], lambda n: mapped[n.name]))
+    for node in reversed(graph.nodes):
+        if node.op == "placeholder" and not node.users:
+            graph.erase_node(node)  # a phase whose values are stored has no images
     return graph, still

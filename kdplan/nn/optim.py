@@ -12,6 +12,7 @@ from torch.optim import Optimizer
 
 from kdplan.ir.implementation import load, row
 from kdplan.ir.optimizers import OPTIMIZERS
+from kdplan.nn.extra_state import is_extra
 
 
 def build_optimizer(
@@ -135,7 +136,8 @@ class WeightAverage:
         n = self.updates
         decay = min(self.decay, (1 + n) / (10 + n)) if self.warmup else self.decay
         live = self._live()
-        floats = [k for k, v in self._average.items() if v.is_floating_point() or v.is_complex()]
+        average = self._average.items()
+        floats = [k for k, v in average if (v.is_floating_point() or v.is_complex()) and not is_extra(k)]
         if floats:
             torch._foreach_lerp_([self._average[k] for k in floats], [live[k].detach() for k in floats], 1 - decay)
         for key in self._average.keys() - {*floats}:

@@ -6,7 +6,7 @@ import io
 import pickle
 import re
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -19,6 +19,8 @@ from kdplan.nn.extra_state import encoded, is_extra
 WRAPPERS = ("state_dict", "model_state_dict", "model", "net")
 """Entries of a training script's checkpoint that hold the network's tensors; the first that is there counts."""
 _LIGHTNING = "pytorch-lightning_version"
+_DEEP = 20
+"""Entries within entries that are opened: a checkpoint may hold itself."""
 UNLISTED = 4
 """Names that a sentence lists; more are counted."""
 
@@ -71,7 +73,7 @@ def read_weights(source: Path | bytes, entry: str = "") -> WeightsFile:
     content = source if isinstance(source, bytes) else _bytes(source)
     if not content:
         raise UnreadableError("the file is empty")
-    if content[:2] == b"PK" or content[:1] == b"\x80":
+    if (content[:2] == b"PK" or content[:1] == b"\x80") and content[8:9] != b"{":  # the length of a header may be so
         return _checked(_unwrapped(_from_torch(content), entry))
     from safetensors import SafetensorError
     from safetensors.torch import load
@@ -118,17 +120,18 @@ def _unwrapped(value: object, entry: str) -> WeightsFile:
     lightning = isinstance(value, Mapping) and _LIGHTNING in value
     if lightning:
         notes.append("it is a checkpoint of Lightning")
-    chosen = _entry(value, entry) if entry else value
+    chosen, at = (_entry(value, entry), entry) if entry else (value, "")
     if entry:
         notes.append(f"the tensors are in its entry `{entry}`")
     while isinstance(chosen, Mapping):
         wrapper = next((w for w in WRAPPERS if isinstance(chosen.get(w), Mapping)), None)
-        if wrapper is None:
+        if wrapper is None or at.count(".") > _DEEP:
             break
         notes.append(f"the tensors are in its entry `{wrapper}`")
-        if others := [t for t in _tables(chosen) if t.partition(".")[0] != wrapper]:
+        others = [f"{at}.{t}".lstrip(".") for t in _tables(chosen) if t.partition(".")[0] != wrapper]
+        if others:
             notes.append(f"`entry` chooses another of its tables: {listing(others, UNLISTED)}")
-        chosen = chosen[wrapper]
+        chosen, at = chosen[wrapper], f"{at}.{wrapper}".lstrip(".")
     if isinstance(chosen, Mapping):
         chosen = {n: encoded(v) if is_extra(str(n)) else v for n, v in chosen.items()}
     if not isinstance(chosen, Mapping):
@@ -144,19 +147,23 @@ def _unwrapped(value: object, entry: str) -> WeightsFile:
 
 def _entry(value: object, entry: str) -> object:
     """What lies under a key, or under keys with dots between them; keys may have dots themselves."""
+    for reached in _under(value, entry):
+        return reached
     tables = _tables(value)
-    while entry:
-        heads = [str(k) for k in value if f"{entry}.".startswith(f"{k}.")] if isinstance(value, Mapping) else []
-        if not heads:
-            near = nearest(entry, tables)
-            help = f'Did you mean `entry = "{near}"`?' if near else None
-            if help is None and tables:
-                help = f"Choose one of its tables: {_either(tables)}."
-            raise UnreadableError(f"it has no entry `{entry}`", help or "Delete `entry`.")
-        head = max(heads, key=len)
-        value = next(v for k, v in value.items() if str(k) == head)  # type: ignore[attr-defined]
-        entry = entry[len(head) + 1 :]
-    return value
+    near = nearest(entry, tables)
+    help = f'Did you mean `entry = "{near}"`?' if near else None
+    if help is None and tables:
+        help = f"Choose one of its tables: {_either(tables)}."
+    raise UnreadableError(f"it has no entry `{entry}`", help or "Delete `entry`.")
+
+
+def _under(value: object, entry: str) -> Iterator[object]:
+    """All that an entry may mean."""
+    for key, inner in value.items() if isinstance(value, Mapping) else ():
+        if str(key) == entry:
+            yield inner
+        elif entry.startswith(f"{key}."):
+            yield from _under(inner, entry[len(str(key)) + 1 :])
 
 
 def _tables(value: object, depth: int = 3) -> list[str]:
@@ -188,9 +195,13 @@ def _checked(file: WeightsFile) -> WeightsFile:
     for kind, what, help in _FORMS:
         if names := [n for n, t in file.tensors.items() if kind(t)]:
             raise UnreadableError(f"{listing(names, UNLISTED)} {'is' if len(names) == 1 else 'are'} {what}", help)
-    broken = [n for n, t in file.tensors.items() if t.is_floating_point() and not bool(t.isfinite().all())]
+    broken = [n for n, t in file.tensors.items() if t.is_floating_point() and not _finite(t)]
     note = f"not all numbers in {listing(broken, UNLISTED)} are finite"
     return replace(file, notes=(*file.notes, note)) if broken else file
+
+
+def _finite(tensor: Tensor) -> bool:
+    return bool((tensor.float() if tensor.element_size() == 1 else tensor).isfinite().all())
 
 
 _FORMS: list[tuple[Callable[[Tensor], bool], str, str]] = [

@@ -155,6 +155,8 @@ def fitted(
             kind = str(tensor.dtype).removeprefix("torch.")
             misfit.details.append(f"`{name}` is {kind}, where {_kind(expected)} are expected")
         tensors[name] = tensor
+    if not tensors and own and not misfit.details:
+        misfit.details.append("no tensor of the file is loaded")
     if misfit.missing or misfit.left_over or misfit.details:
         raise misfit
     kinds = {str(t.dtype).removeprefix("torch.") for t in tensors.values() if t.is_floating_point()} - {"float32"}

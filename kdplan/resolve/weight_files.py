@@ -45,10 +45,13 @@ def _span_of(name: str, node: ast.Expr) -> Span:
 
 
 def _existing(name: str, folder: Path, span: Span) -> Path:
-    path = (folder / Path(name).expanduser()).resolve()
-    if not path.is_file():
-        raise no_such_file(name, [folder], span)
-    return path
+    try:
+        path = (folder / Path(name).expanduser()).resolve()
+        if path.is_file():
+            return path
+    except (OSError, ValueError, RuntimeError):  # a circle of links, a name that no file can have
+        pass
+    raise no_such_file(name, [folder], span)
 
 
 def attach(network: Network, thing: Declared, ctx: Context, as_written: bool) -> None:

@@ -181,10 +181,10 @@ def _wide(tensor: Tensor) -> torch.dtype:
 
 
 def _mean(states: list[State]) -> State:
-    """The mean of floating-point tensors, in float64; counters from the first."""
+    """The mean of floating-point tensors, in float64; counters and extra state from the first."""
     mean: State = {}
     for name, first in states[0].items():
-        if first.is_floating_point() or first.is_complex():
+        if (first.is_floating_point() or first.is_complex()) and not is_extra(name):
             mean[name] = torch.stack([s[name].to(_wide(first)) for s in states]).mean(0).to(first.dtype)
         else:
             mean[name] = first

@@ -52,6 +52,7 @@ WRITERS: dict[str, Callable[[Tensor], Tensor]] = {
     "copied into": lambda x: x.copy_(x.flip(0)),
     "out": lambda x: torch.mul(x, 2, out=x),
     "numpy": numpy,
+    "dlpack": lambda x: (torch.from_dlpack(x.detach()).mul_(2.0), x)[1],
     "rebound": rebound,
 }
 
@@ -120,6 +121,60 @@ def test_others_read_the_images(write: str, whole: bool, frozen: bool, first: bo
         torch.equal(a, c) if a is not None and c is not None else a is c for a, c in zip(plain, ours, strict=True)
     )
     assert torch.equal(given, x)
+
+
+HEADS = {
+    "in place": "self.l(self.r(x))",
+    "assigned": "self.l(x.mul_(2))",
+    "item": "self.l(self.first(x))",
+    "number": "self.l(x.mul_(2)) if float(x.sum()) < 1e9 else x",
+}
+
+
+@pytest.mark.parametrize("head", HEADS)
+def test_a_trained_network_on_a_frozen_value(head: str, tmp_path: Path) -> None:
+    """It may write into what it reads; others read the frozen value, which may come from the store."""
+    ends = []
+    for frozen in ("live", "stored"):
+        for copied in (False, True):
+            folder = tmp_path / f"{frozen}{copied}"
+            folder.mkdir()
+            body = HEADS[head].replace("(x", "(x.clone()") if copied else HEADS[head]
+            (folder / "nets.py").write_text(HEAD.format(body=body))
+            (folder / "plan.kd").write_text(ON_FROZEN.format(frozen=frozen))
+            assert main(["run", str(folder / "plan.kd"), "--store", str(folder / "store")]) == 0
+            (weights,) = (folder / "store").glob("phases/*/weights-0-last.safetensors")
+            ends.append(weights.read_bytes())
+    assert len(set(ends)) == 1
+
+
+HEAD = """
+import torch
+from torch import nn
+
+class Head(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.r, self.l = nn.ReLU(inplace=True), nn.Linear(10, 10)
+
+    def first(self, x):
+        x[:, 0] = 1.0
+        return x
+
+    def forward(self, x):
+        return {body}
+"""
+ON_FROZEN = """
+use "nets.py" as my
+data digits = digits
+recipe quick {{ optimizer = sgd(lr = 0.05)  steps = 3  batch = 64 }}
+teacher t = digits_net(width = 2)
+student h = my.Head()
+phase d of h on digits with quick {{
+  frozen = {frozen}
+  loss = cross_entropy(h(t@init.logits).output, labels) + kl(h(t@init.logits).output, t@init.logits)
+}}
+"""
 
 
 def test_a_loss_that_writes_into_the_images_and_labels() -> None:

@@ -94,6 +94,34 @@ def test_an_average_has_that_of_its_network(tmp_path: Path) -> None:
     assert materialise(sources, Version("net", "p", "ema")).steps == 6
 
 
+@pytest.mark.parametrize("value", ["float(self.steps)", "torch.full((self.steps,), 1.0)", "self.names"])
+def test_averages_copy_it(value: str, tmp_path: Path) -> None:
+    """Whatever it is made of, it is no weight: an EMA copy and a mean of versions have that of their network."""
+    given = NETS[NETS.index('{"steps"') : NETS.index("    def set_extra_state")].strip()
+    nets = NETS.replace(given, f"self.got if self.got is not None else {value}")
+    nets = nets.replace("self.steps = 0", "self.steps, self.got = 0, None")
+    nets = nets.replace('self.steps, self.names = state["steps"], state["names"]', "self.got = state")
+    nets = nets.replace('        assert state["scale"].tolist() == [self.steps] * 2\n', "")
+    (tmp_path / "nets.py").write_text(nets)
+    text = """
+use "nets.py" as my
+data digits = digits
+recipe quick { optimizer = sgd(lr = 0.1)  steps = 6  batch = 64  keep_epochs = [1]  ema = 0.9 }
+student net = my.Counting()
+network slow = ema(net, decay = 0.9)
+phase p of net on digits with quick { loss = cross_entropy(net.logits, labels) + 0 * mse(slow.logits, net.logits) }
+network middle = average(net@p, net@p)
+measure m of net@p, slow@p, middle, net@p[ema] on digits.test { error }
+"""
+    (tmp_path / "plan.kd").write_text(text)
+    assert main(["run", str(tmp_path / "plan.kd"), "--store", str(tmp_path / "store")]) == 0
+    plan = compile_source(Source(str(tmp_path / "plan.kd"), text), tmp_path)
+    sources = Sources(plan.plan, Store(tmp_path / "store"), plan.keys)
+    versions = [Version("net", "p"), Version("slow", "p"), Version("middle"), Version("net", "p", "ema")]
+    nets_got = [materialise(sources, v).got for v in versions]
+    assert [str(g) for g in nets_got] == [str(nets_got[0])] * 4
+
+
 def test_a_weights_file_has_it(tmp_path: Path) -> None:
     (tmp_path / "nets.py").write_text(NETS)
     net = module_of_file(tmp_path / "nets.py").Counting()

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import save as as_bytes
 from safetensors.torch import save_file, save_model
 from torch import nn
 
@@ -151,6 +152,48 @@ def test_the_entry_is_part_of_the_key(tmp_path: Path) -> None:
     assert plans[0].keys != plans[1].keys
 
 
+@pytest.mark.parametrize("start_of_header", [0x80, 0x4B50])
+def test_a_safetensors_header_of_any_length(start_of_header: int, tmp_path: Path) -> None:
+    """The first bytes are the header's length, which may look like those of a pickle or of an archive."""
+    content = as_bytes(weights())
+    length = int.from_bytes(content[:8], "little")
+    wanted = next(
+        n for n in range(length, 1 << 20) if n & (0xFF if start_of_header < 256 else 0xFFFF) == start_of_header
+    )
+    header = content[8 : 8 + length].ljust(wanted)
+    (tmp_path / "w.safetensors").write_bytes(wanted.to_bytes(8, "little") + header + content[8 + length :])
+    assert same(start(tmp_path, compiled(tmp_path, 'weights = "w.safetensors"')), weights())
+
+
+def test_a_checkpoint_that_holds_itself(tmp_path: Path) -> None:
+    held: dict[str, object] = {"ema": weights()}
+    held["model"] = held
+    torch.save(held, tmp_path / "w.pth")
+    assert problem(tmp_path, 'weights = "w.pth"').code == "KD0835"
+    assert same(start(tmp_path, compiled(tmp_path, 'weights = "w.pth"  entry = "ema"')), weights())
+
+
+def test_keys_with_dots(tmp_path: Path) -> None:
+    torch.save({"a": {"b.c": weights()}, "a.b": {"d": 1}}, tmp_path / "w.pth")
+    assert same(start(tmp_path, compiled(tmp_path, 'weights = "w.pth"  entry = "a.b.c"')), weights())
+    torch.save({"ema": {"model": weights(seed=1), "other": weights()}}, tmp_path / "w.pth")
+    plan = compiled(tmp_path, 'weights = "w.pth"  entry = "ema"')
+    assert "`entry` chooses another of its tables: `ema.other`" in plan.files[0]
+    assert same(start(tmp_path, compiled(tmp_path, 'weights = "w.pth"  entry = "ema.other"')), weights())
+
+
+@pytest.mark.parametrize("name", ["x" * 300 + ".pth", "circle.pth"])
+def test_names_that_no_file_has(name: str, tmp_path: Path) -> None:
+    (tmp_path / "circle.pth").symlink_to(tmp_path / "circle.pth")
+    assert problem(tmp_path, f'weights = "{name}"').code == "KD0211"
+
+
+def test_nothing_loaded(tmp_path: Path) -> None:
+    torch.save(weights(), tmp_path / "w.pth")
+    found = problem(tmp_path, 'weights = "w.pth"  only = [fc]  except = [fc]')
+    assert found.code == "KD0830" and "no tensor of the file is loaded" in found.message
+
+
 # ---- names
 
 
@@ -227,6 +270,14 @@ def test_tensors_that_are_no_weights(value: torch.Tensor, says: str, tmp_path: P
 def test_other_kinds_of_numbers(value: torch.Tensor, says: str, tmp_path: Path) -> None:
     torch.save({**made(tmp_path, "Tied").state_dict(), "fc.weight": value}, tmp_path / "w.pth")
     assert says in refused(tmp_path, "Tied", 'weights = "w.pth"').message
+
+
+def test_eight_bits(tmp_path: Path) -> None:
+    state = dict(made(tmp_path, "Tied").state_dict())
+    torch.save({n: t.to(torch.float8_e4m3fn) for n, t in state.items()}, tmp_path / "w.pth")
+    loaded, lines = own(tmp_path, "Tied", 'weights = "w.pth"')
+    assert "float8_e4m3fn converted to float32" in lines[0]
+    assert torch.allclose(loaded["fc.weight"], state["fc.weight"], rtol=0.1, atol=0.01)
 
 
 def test_numbers_that_are_not_finite_are_named(tmp_path: Path) -> None:
