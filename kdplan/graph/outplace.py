@@ -61,7 +61,10 @@ def outplace(gm: fx.GraphModule, context: FakeContext) -> fx.GraphModule:
         return gm
     before, gm = gm, copy_of(gm)
     # A rewritten node gives a new storage, which may end or show other conflicts: look again until there is none.
+    rounds = 0
     while bad := _violations(gm):
+        rounds += 1
+        assert rounds <= len(before.graph.nodes) + 1, f"a write stays where it is: {bad[0].writer}"
         for conflict in bad:
             _rewrite(gm, conflict)
         for node in gm.graph.nodes:
@@ -91,6 +94,7 @@ def _violations(gm: fx.GraphModule) -> list[_Conflict]:
     held = {n: storages(n) for n in gm.graph.nodes}
     state = state_memory(gm.graph).keys()
     end = output_of(gm)
+    arguments = _arguments(gm)
     conflicts: list[_Conflict] = []
     taken: set[fx.Node] = set()
     for writer in gm.graph.nodes:
@@ -98,7 +102,7 @@ def _violations(gm: fx.GraphModule) -> list[_Conflict]:
             if target.op == "get_attr":
                 continue
             mine = writer.meta.get("call")
-            given = any(held[n] & held[target] for n in gm.graph.nodes if _is_given(n, mine))
+            given = any(held[n] & held[target] for n in arguments[mine])
             conflict = _Conflict(writer, target, given, [], False)
             for value in gm.graph.nodes:
                 if order[value] >= order[writer] or not held[value] & held[target]:
@@ -115,9 +119,13 @@ def _violations(gm: fx.GraphModule) -> list[_Conflict]:
     return conflicts
 
 
-def _is_given(node: fx.Node, call: int | None) -> bool:
-    """Whether a value is made outside of a call, and no buffer."""
-    return node.op not in ("get_attr", "output") and node.meta.get("call") != call
+def _arguments(gm: fx.GraphModule) -> dict[int | None, list[fx.Node]]:
+    """What each call reads that is made outside of it, buffers aside."""
+    arguments: dict[int | None, list[fx.Node]] = {}
+    for node in gm.graph.nodes:
+        read = arguments.setdefault(node.meta.get("call"), [])
+        read += [n for n in node.all_input_nodes if n.op != "get_attr" and n.meta.get("call") != node.meta.get("call")]
+    return arguments
 
 
 def _rewrite(gm: fx.GraphModule, conflict: _Conflict) -> None:
@@ -149,7 +157,7 @@ def _copy_given(gm: fx.GraphModule, conflict: _Conflict) -> None:
         if reader.op == "output" or reader.meta.get("call") != mine:
             continue
         for value in reader.all_input_nodes:
-            if value.meta.get("call") == mine or not storages(value) & written:
+            if value.op == "get_attr" or value.meta.get("call") == mine or not storages(value) & written:
                 continue
             if value not in copies:
                 with gm.graph.inserting_before(reader):
