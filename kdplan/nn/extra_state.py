@@ -30,6 +30,15 @@ def is_extra(name: str) -> bool:
     return name.rpartition(".")[2] == NAME
 
 
+def path_of(name: str) -> str:
+    """The path of the module whose extra state has such a name.
+
+    >>> path_of("body._extra_state"), path_of("_extra_state")
+    ('body', '')
+    """
+    return name.rpartition(".")[0]
+
+
 def encoded(value: object) -> Tensor:
     """A value as bytes, uint8 [n]; tensors stay.
 

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from kdplan.graph.phase_graph import EmaCopy, PhaseGraph
-from kdplan.nn.extra_state import extra_of, is_extra, set_extra
+from kdplan.nn.extra_state import is_extra, path_of, set_extra
 from kdplan.nn.optim import WeightAverage
 
 
@@ -57,7 +57,7 @@ def update_ema_copy(ema_copy: EmaCopy) -> None:
     mine = {id(t): (t.detach(), source[name]) for name, t in ema_copy.module.state_dict(keep_vars=True).items()
             if not is_extra(name)}  # fmt: skip
     pairs = list(mine.values())  # a tensor with two names is one
-    set_extra(ema_copy.module, extra_of(ema_copy.source))
+    set_extra(ema_copy.module, {path_of(n): t for n, t in source.items() if is_extra(n)})
     averaged = [(a, v) for a, v in pairs if a.is_floating_point() or a.is_complex()]
     if averaged:
         torch._foreach_lerp_([a for a, _ in averaged], [v for _, v in averaged], 1 - ema_copy.decay)
