@@ -13,7 +13,7 @@ from kdplan.ir.origins import Joined
 from kdplan.nn.adapted import Entries
 from kdplan.nn.models import create
 from kdplan.nn.outputs import scores
-from kdplan.nn.whose import inputs_for
+from kdplan.nn.whose import may_write
 
 MEMBERS = "members"
 """Where in an ensemble its members are."""
@@ -50,6 +50,7 @@ class Ensemble(nn.Module):
     ) -> None:
         super().__init__()
         self.members = nn.ModuleList(members)
+        self.copies = [may_write(member) for member in members]
         self.mean = mean
         if mean == "stacked":
             of = {i: k for k, columns in enumerate(orders or []) for i in columns or []}
@@ -62,7 +63,7 @@ class Ensemble(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """``[B, ...] -> [B, classes]``; every member sees the same inputs."""
-        every = [scores(member(inputs_for(member, x))) for member in self.members]
+        every = [scores(m(x.clone() if copy else x)) for m, copy in zip(self.members, self.copies, strict=True)]
         if self.mean == "stacked":
             stacked: Tensor = self.entries(torch.cat(every, dim=1))
             return stacked

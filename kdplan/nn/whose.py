@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from torch import Tensor, nn
+from torch import nn
 
 from kdplan.syntax.imports import NETWORK_LIBRARIES
 
@@ -40,14 +40,10 @@ def is_users_own(code: object) -> bool:
     return is_user_code(code) and str(getattr(code, "__module__", "")).partition(".")[0] not in NETWORK_LIBRARIES
 
 
-def inputs_for(module: nn.Module, inputs: Tensor) -> Tensor:
-    """The inputs, for a module that may write into them where others read them too: a copy, if its code is a user's.
+def may_write(module: nn.Module) -> bool:
+    """Whether a module may write into its inputs: its code is a user's, or a part of it works in place.
 
-    >>> import torch
-    >>> x = torch.zeros(2, 2)
-    >>> inputs_for(nn.ReLU(inplace=True), x) is x
-    False
-    >>> inputs_for(nn.Linear(2, 2), x) is x
-    True
+    >>> may_write(nn.ReLU(inplace=True)), may_write(nn.Linear(2, 2))
+    (True, False)
     """
-    return inputs.clone() if is_users(module) or any(vars(m).get("inplace") for m in module.modules()) else inputs
+    return is_users(module) or any(vars(m).get("inplace") for m in module.modules())

@@ -14,7 +14,7 @@ from kdplan.graph.taps import TapError
 from kdplan.ir.outputs import PROBABILITIES, is_output
 from kdplan.ir.plan import Plan, Target, View
 from kdplan.nn.outputs import scores
-from kdplan.nn.whose import inputs_for
+from kdplan.nn.whose import may_write
 from kdplan.passes.measurable import class_order
 
 Outputs = Callable[[Tensor], Tensor]
@@ -73,10 +73,11 @@ def output_at(network: nn.Module, path: str, data: Dataset) -> Outputs:
     PlanError
         KD0840 if there is no such value.
     """
+    copies = may_write(network)  # others are measured on the same inputs
     if is_output(path):
-        return lambda x: scores(network(inputs_for(network, x)))
+        return lambda x: scores(network(x.clone() if copies else x))
     if path == PROBABILITIES:
-        return lambda x: scores(network(inputs_for(network, x))).softmax(dim=1)
+        return lambda x: scores(network(x.clone() if copies else x)).softmax(dim=1)
     builder = Builder()
     example = data.batch(torch.arange(min(2, len(data))))["inputs"]
     inputs = builder.input("inputs", example)
