@@ -102,6 +102,8 @@ class FakeContext:
         """Whether the twins of parameters ask for gradients as these do."""
         self.changed = False
         """Whether a module that ran bound a buffer or an attribute anew."""
+        self.bound: list[Tensor] = []
+        """What it bound its buffers to."""
         # The key holds the tensor too, so that an id is never reused.
         self._twins: dict[int, tuple[Tensor, FakeTensor]] = {}
 
@@ -166,6 +168,7 @@ class FakeContext:
             yield buffers
             now = [b for m in modules for b in m._buffers.values() if b is not None]
             self.changed |= len(now) != len(buffers) or any(a is not b for a, b in zip(now, buffers, strict=True))
+            self.bound += [b for b in now if all(b is not twin for twin in buffers)]
             self.changed |= is_user_code(whole(module)) and bool(attributes.changed())
         finally:
             for m, parameters in saved:
@@ -220,7 +223,7 @@ class FakeContext:
             return
         inputs = {n: tensors(n.meta["val"]) for n in node.all_input_nodes}
         watch = _Watch(v for values in inputs.values() for v in values)
-        self.changed = False
+        self.changed, self.bound = False, []
         for key in ("real", "varies", "asks"):
             node.meta.pop(key, None)
         draws = PythonDraws() if self._is_users(node, root) else None
@@ -229,7 +232,7 @@ class FakeContext:
             try:
                 with self.mode, watch:
                     value = self.run(node, root, args, kwargs)
-                written = {n for n in inputs if watch.wrote_into(*inputs[n])}
+                written = {n for n in inputs if watch.wrote_into(*inputs[n]) or self._keeps(inputs[n])}
                 if _in_place(node):
                     written |= {n for n in inputs if any(v is value for v in inputs[n])}
             except BaseException as problem:
@@ -341,7 +344,13 @@ class FakeContext:
                     value = self.called(node.target, args, kwargs)
         # Compared by value: NumPy may have written into them.
         same = {n: all(map(torch.equal, before[n], tensors(real))) for n, real in reals.items()}
-        return value, {n for n, real in reals.items() if watch.wrote_into(*tensors(real)) or not same[n]}
+        kept = {n for n, real in reals.items() if self._keeps(tensors(real))}
+        return value, kept | {n for n, real in reals.items() if watch.wrote_into(*tensors(real)) or not same[n]}
+
+    def _keeps(self, values: Iterable[Tensor]) -> bool:
+        """Whether a buffer is now in the memory of one of these: a later call may write into it."""
+        bound = {memory(b) for b in self.bound} - {None}
+        return any(memory(v) in bound for v in values)
 
     def called(self, code: Callable[..., Any], args: Any, kwargs: Any) -> Any:
         """What a function returns; what it keeps is undone."""
@@ -370,6 +379,7 @@ class FakeContext:
                 value = copied(*args, **kwargs)
         now = list(whole(copied).buffers())
         self.changed |= wrote.wrote_into(*held) or list(map(id, now)) != list(map(id, held))
+        self.bound += [b for b in now if all(b is not h for h in held)]
         return value
 
 

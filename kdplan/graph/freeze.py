@@ -220,11 +220,15 @@ def _writes(gm: fx.GraphModule, trainable_graph: set[fx.Node]) -> dict[fx.Node, 
     for node in gm.graph.nodes:
         for memory in (*storages(node), *([node.target] if node.op == "get_attr" else [])):
             sharing.setdefault(memory, []).append(node)
+    states = state_memory(gm.graph)
     writes: dict[fx.Node, dict[fx.Node, None]] = {}
     for writer in gm.graph.nodes:
         if writer in trainable_graph:
             continue
         written: set[object] = {m for t in writer.meta.get("mutates", ()) for m in storages(t)}
+        # A write into a buffer may be one into whatever an earlier call of the step bound it to.
+        paths = {path for m, known in states.items() if m in written for path in known}
+        written |= {m for m, known in states.items() if known & paths}
         for memory in written | ({written_buffer(writer)} if is_write(writer) else set()):
             for node in sharing.get(memory, ()):
                 writes.setdefault(node, {})[writer] = None

@@ -40,6 +40,7 @@ from kdplan.graph.fake import FakeContext, storages
 from kdplan.graph.law import check_graph
 from kdplan.graph.module import copy_of, output_of
 from kdplan.graph.prune import state_memory
+from kdplan.graph.state import is_write
 
 
 def outplace(gm: fx.GraphModule, context: FakeContext) -> fx.GraphModule:
@@ -98,7 +99,9 @@ def _violations(gm: fx.GraphModule) -> list[_Conflict]:
     conflicts: list[_Conflict] = []
     taken: set[fx.Node] = set()
     for writer in gm.graph.nodes:
-        for target in writer.meta.get("mutates", ()):
+        # A buffer that is bound to what the call is given may be written into by a later call.
+        bound = [writer.args[2]] if is_write(writer) else []
+        for target in (*writer.meta.get("mutates", ()), *bound):
             if target.op == "get_attr":
                 continue
             mine = writer.meta.get("call")
@@ -130,7 +133,7 @@ def _arguments(gm: fx.GraphModule) -> dict[int | None, list[fx.Node]]:
 
 def _rewrite(gm: fx.GraphModule, conflict: _Conflict) -> None:
     writer = conflict.writer
-    if writer.meta["mutates"] == (conflict.target,) and not conflict.inside and _twin(gm, writer):
+    if writer.meta.get("mutates") == (conflict.target,) and not conflict.inside and _twin(gm, writer):
         return
     if conflict.given:
         _copy_given(gm, conflict)

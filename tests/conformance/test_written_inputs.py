@@ -259,3 +259,77 @@ def test_in_a_run(stored: bool, tmp_path: Path) -> None:
         assert len(weights) == 2 and len(measured) == 3
         ends.append((weights, measured))
     assert ends[0] == ends[1]
+
+
+class Keeps(nn.Module):
+    """Keeps a part of what it is given, or made of it, in a buffer that its next call writes into."""
+
+    def __init__(self, kept: str, whole: bool) -> None:
+        super().__init__()
+        self.register_buffer("kept", torch.zeros(4))
+        self.l1, self.l2 = nn.Linear(4, 4), nn.Linear(4, 4)
+        self.whole, self.part = whole, KEPT[kept]
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[B, 4] -> [B, 4]."""
+        if self.whole and float(x.sum()) > 1e9:
+            return x
+        self.kept += 0.3
+        h = self.l1(x)
+        self.kept = self.part(x, h)
+        return cast(Tensor, self.l2(h + self.kept))
+
+
+KEPT: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+    "row": lambda x, h: x.detach()[0],
+    "view": lambda x, h: x.detach().view(-1)[:4],
+    "new": lambda x, h: x.detach().mean(0),
+    "hidden": lambda x, h: h.detach()[0],
+}
+
+
+CASES = [
+    (kept, whole, frozen, tap)
+    for kept in KEPT
+    for whole in (False, True)
+    for frozen in (True, False)
+    for tap in (False, True)
+    if not (whole and tap)  # a tap below a module that is called whole comes from a hook, which gives a copy
+    and (frozen or kept in ("new", "hidden"))  # plain PyTorch refuses the backward pass: it needs what was written into
+]
+
+
+@pytest.mark.parametrize(("kept", "whole", "frozen", "tap"), CASES)
+def test_a_part_that_is_kept(kept: str, whole: bool, frozen: bool, tap: bool) -> None:
+    """Two calls of one network: images and taps are as if each call had copies, loss and gradients too."""
+    x, y = torch.rand(3, 4), torch.rand(3, 4)
+    ends = []
+    for ours in (False, True):
+        torch.manual_seed(0)
+        net, reader = Keeps(kept, whole), nn.Linear(4, 4)
+        net.requires_grad_(not frozen)
+        given = x.clone(), y.clone()
+        if ours:
+            b = Builder()
+            inputs = [b.input(f"inputs_{i}", v) for i, v in enumerate(given)]
+            b.network("net", net, whole=whole)
+            b.network("reader", reader)
+            of = (b.apply("net", (inputs[0],), "l1"),) if tap else ()
+            values = [b.apply("net", (v,)) for v in inputs] + [b.apply("reader", (v,)) for v in (*inputs, *of)]
+            loss = b.call(torch.sum, b.call(torch.cat, values))
+            graph = b.finish({"loss": loss}).graph_module
+            names = {f"nets.reader.{n}" for n, _ in reader.named_parameters()}
+            names |= set() if frozen else {f"nets.net.{n}" for n, _ in net.named_parameters()}
+            end = split(prune(graph).graph_module, names)(inputs_0=given[0], inputs_1=given[1])["loss"]
+            assert torch.equal(given[0], x) and torch.equal(given[1], y)
+        else:
+            hidden = net.l1(x)
+            read = (x, y, hidden.clone()) if tap else (x, y)
+            end = torch.cat([*(net(v.clone()) for v in given), *(reader(v) for v in read)]).sum()
+        end.backward()
+        grads = [p.grad for n in (net, reader) for p in n.parameters()]
+        ends.append((end, net.kept.clone(), grads))
+    (a, kept_a, grads_a), (b_, kept_b, grads_b) = ends
+    assert torch.equal(a, b_) and torch.equal(kept_a, kept_b)
+    for expected, grad in zip(grads_a, grads_b, strict=True):
+        assert (grad is None) == (expected is None) and (grad is None or torch.allclose(grad, expected, atol=1e-6))

@@ -59,7 +59,8 @@ def measure(thing: Declared, ctx: Context) -> Measure:
     for e in of.exprs:
         with gather:
             for several in expand(ctx, lambda inner, e=e: _placed(e, on, named, inner, first), axes.size):  # type: ignore[misc]
-                pairs += [pair for pair in several if pair not in pairs]
+                pairs += several
+    pairs = _distinct(pairs)
     rows = [row for row, _ in pairs]
     by_axes, over_axes = ([e.span.text for e in clause.exprs] if clause else [] for clause in (by, over))
     averaged = _averaged(by_axes, over_axes)
@@ -115,6 +116,19 @@ def _placed(
     at = _point(on, named, ctx)
     rows = [row for row in _rows(e, ctx) if all(row.coordinates[axis] == v for axis, v in at.coordinates.items())]
     return [(replace(row, views=at.views if at.coordinates else []), at) for row in rows]
+
+
+def _distinct(pairs: list[tuple[Row, _Point]]) -> list[tuple[Row, _Point]]:
+    """Each pair once; only those of one label and one place are compared, since a sweep has thousands of rows."""
+    groups: dict[tuple[str, str], list[tuple[Row, _Point]]] = {}
+    distinct = []
+    for pair in pairs:
+        row, _ = pair
+        alike = groups.setdefault((row.label, repr(sorted(row.coordinates.items()))), [])
+        if pair not in alike:
+            alike.append(pair)
+            distinct.append(pair)
+    return distinct
 
 
 def _by_point(pairs: list[tuple[Row, _Point]]) -> Iterable[tuple[list[Row], _Point]]:
