@@ -25,7 +25,7 @@ class MetricSpec(Spec):
     """It reads the superclasses of the data's classes."""
 
 
-_DEEPEST = 2000
+DEEPEST = 2000
 """Layers that kdplan's own networks have at most."""
 _CLASSES = Param("classes", "classes", 10, "outputs: a number, or a set of classes", low=1)
 _CHANNELS = Param("channels", "integer", 3, "channels of the images")
@@ -36,7 +36,7 @@ MODELS: dict[str, Spec] = {
         Spec(
             "cifar_resnet",
             (
-                Param("depth", "integer", 20, "6n + 2 with basic blocks, 9n + 2 with bottlenecks", high=_DEEPEST),
+                Param("depth", "integer", 20, "6n + 2 with basic blocks, 9n + 2 with bottlenecks", high=DEEPEST),
                 Param("block", "choice", "basic", "kind of block", choices=("basic", "bottleneck")),
                 Param(
                     "shortcut",
@@ -60,7 +60,7 @@ MODELS: dict[str, Spec] = {
         Spec(
             "cifar_wide_resnet",
             (
-                Param("depth", "integer", 16, "6n + 4", high=_DEEPEST),
+                Param("depth", "integer", 16, "6n + 4", high=DEEPEST),
                 Param("width", "number", 2.0, "factor on 16, 32, 64 channels"),
                 _CLASSES,
                 _CHANNELS,
@@ -72,7 +72,7 @@ MODELS: dict[str, Spec] = {
         Spec(
             "cifar_resnext",
             (
-                Param("depth", "integer", 29, "9n + 2", high=_DEEPEST),
+                Param("depth", "integer", 29, "9n + 2", high=DEEPEST),
                 Param("cardinality", "integer", 8, "groups of the 3 x 3 convolutions"),
                 Param("width", "integer", 64, "channels of a group in `layer1`; twice and four times as many later"),
                 _CLASSES,
@@ -84,7 +84,7 @@ MODELS: dict[str, Spec] = {
         Spec(
             "cifar_vgg",
             (
-                Param("depth", "integer", 16, "8, 11, 13, 16 or 19", high=_DEEPEST),
+                Param("depth", "integer", 16, "8, 11, 13, 16 or 19", high=DEEPEST),
                 _CLASSES,
                 Param("width", "number", 1.0, "factor on 64, 128, 256, 512, 512 channels"),
                 _CHANNELS,
@@ -95,11 +95,11 @@ MODELS: dict[str, Spec] = {
         Spec(
             "cifar_densenet",
             (
-                Param("depth", "integer", 100, "6n + 4 with bottlenecks, 3n + 4 without", high=_DEEPEST),
+                Param("depth", "integer", 100, "6n + 4 with bottlenecks, 3n + 4 without", high=DEEPEST),
                 Param("growth", "integer", 12, "channels that every layer adds"),
                 Param("reduction", "number", 0.5, "part of the channels that a transition keeps"),
                 Param("bottleneck", "boolean", True, "a 1 x 1 convolution before each 3 x 3 one"),
-                Param("blocks", "integers", None, "layers of each block, in place of `depth`"),
+                Param("blocks", "integers", None, "layers of each block, in place of `depth`", low=1, high=DEEPEST),
                 _CLASSES,
                 _CHANNELS,
                 Param("dropout", "number", 0.0, "of the new channels"),
@@ -143,7 +143,7 @@ MODELS: dict[str, Spec] = {
                 Param("width", "integer", 16, "channels of the stem; twice and four times as many later"),
                 _CLASSES,
                 Param("channels", "integer", 1, "channels of the images"),
-                Param("blocks", "integer", 1, "convolutions in each of the two layers", high=_DEEPEST),
+                Param("blocks", "integer", 1, "convolutions in each of the two layers", high=DEEPEST),
             ),
             "Small convolutional network: taps `stem`, `layer1`, `layer2`, `fc`.",
             implementation="kdplan.nn.models.small:digits_net",
@@ -152,7 +152,7 @@ MODELS: dict[str, Spec] = {
             "mlp",
             (
                 Param("inputs", "integer", REQUIRED, "values in a sample"),
-                Param("hidden", "integers", (64,), "sizes of the hidden layers"),
+                Param("hidden", "integers", (64,), "sizes of the hidden layers", low=1),
                 _CLASSES,
             ),
             "Multilayer perceptron on flattened samples: taps `layer1` … `fc`.",

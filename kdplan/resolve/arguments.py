@@ -317,7 +317,7 @@ def written_lists(spec: Spec, arguments: Mapping[str, Any], node: ast.Call, ctx:
 
 
 def _check_list(param: Param, value: Value, span: Span, what: str) -> None:
-    """KD0244 where a list of numbers is wanted and this is none."""
+    """KD0244 where a list of numbers is wanted and this is none, KD0243 where a number is out of range."""
     whole = param.type == "integers"
     wants = "a list of integers" if whole else "a list of numbers"
     if isinstance(value, ir.Const) and value.value is None:
@@ -328,6 +328,8 @@ def _check_list(param: Param, value: Value, span: Span, what: str) -> None:
         number = one.value if isinstance(one, ir.Const) else ""
         if number is not None and not isinstance(number, int if whole else int | float):
             raise error("KD0244", span, what=what, wants=wants, found=f"a list with {describe(one)}")
+        if isinstance(one, ir.Const) and number is not None:
+            check_range(param, one, one.span or span, what)
 
 
 _WANTED = {

@@ -89,6 +89,8 @@ def test_networks_have_the_published_number_of_parameters(name: str, settings: d
         ("cifar_densenet", {"growth": 0}, "growth is at least 1"),
         ("cifar_resnext", {"depth": 30}, "the nearest is 29"),
         ("cifar_resnext", {"cardinality": 0}, "at least 1"),
+        ("cifar_densenet", {"blocks": [1500, 501]}, "at most 2000 layers, not 2001"),
+        ("mlp", {"inputs": 4, "hidden": [1] * 2001}, "at most 2000 layers, not 2001"),
     ],
 )
 def test_impossible_networks_are_told(name: str, settings: dict[str, object], message: str) -> None:

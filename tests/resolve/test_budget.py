@@ -72,6 +72,8 @@ AXES = "".join(f"param {name} in 1..1000\n" for name in "abc")
         (HEAD + "student t[i in 0..10000000] = digits_net(width = i)", "KD1102", "0..10000000"),
         (HEAD + "student t[i in 0..99, j in 0..99] = digits_net(width = i + j)", "KD1101", "t"),
         (HEAD + BRANCHES, "KD0243", "100000000"),
+        (HEAD + "student s = cifar_densenet(blocks = [6, 1000000000])", "KD0243", "1000000000"),
+        (HEAD + "student s = mlp(inputs = 64, hidden = [8, -1])", "KD0243", "-1"),
         (doubled("1") + rate("a59"), "KD1102", None),
         (doubled("1", kind="param") + rate("a59"), "KD1102", None),
         (loss("a59", doubled("mean(small.logits)")), "KD1108", None),
@@ -148,3 +150,9 @@ def test_data_and_networks_do_not_count(tmp_path: Path) -> None:
 
 def test_a_sweep_below_the_limits_compiles() -> None:
     assert errors("param a in 1..1000\n" + rate("a")) == []
+
+
+def test_a_measure_of_a_large_sweep_is_soon_there() -> None:
+    """Its rows are not compared with one another, each with all."""
+    sweep = ALONE.replace(CE, f"{CE} + many * 0").replace("student", "param many in 1..3000\nstudent", 1)
+    assert errors(sweep + "measure m of small@alone on digits.test { nothing }") != []

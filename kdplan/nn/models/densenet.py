@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from kdplan.nn.models.parts import conv3x3, initialise_convolutions, nearest_depth
+from kdplan.nn.models.parts import check_layers, conv3x3, initialise_convolutions, nearest_depth
 
 
 class DenseLayer(nn.Module):
@@ -146,4 +146,5 @@ def cifar_densenet(
         blocks = [nearest_depth("cifar_densenet", depth, 6 if bottleneck else 3, 4, variant)] * 3
     if not blocks or min(blocks) < 1:
         raise ValueError("blocks is a list of numbers of layers, each at least 1")
+    check_layers("cifar_densenet", sum(blocks))
     return CifarDenseNet(blocks, growth, reduction, bottleneck, classes, channels, dropout)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from torch import nn
 
+from kdplan.nn.catalog import DEEPEST
+
 
 def conv3x3(inputs: int, outputs: int, stride: int = 1) -> nn.Conv2d:
     """A 3 x 3 convolution without bias; ``[B, inputs, H, W] -> [B, outputs, H / stride, W / stride]``."""
@@ -20,6 +22,18 @@ def initialise_convolutions(net: nn.Module) -> None:
         elif isinstance(module, nn.BatchNorm2d):
             nn.init.ones_(module.weight)
             nn.init.zeros_(module.bias)
+
+
+def check_layers(name: str, layers: int) -> None:
+    """Refuse a network that nobody can train, before it is built.
+
+    Raises
+    ------
+    ValueError
+        If there are more layers than kdplan's own networks have.
+    """
+    if layers > DEEPEST:
+        raise ValueError(f"{name} has at most {DEEPEST} layers, not {layers}")
 
 
 def nearest_depth(name: str, depth: int, step: int, rest: int, where: str = "") -> int:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from kdplan.nn.models.parts import conv3x3, initialise_convolutions
+from kdplan.nn.models.parts import check_layers, conv3x3, initialise_convolutions
 
 
 def _conv(inputs: int, outputs: int, stride: int = 1) -> nn.Sequential:
@@ -73,6 +73,7 @@ def mlp(inputs: int, hidden: Sequence[int] = (64,), classes: int = 10) -> nn.Mod
     >>> [name for name, _ in mlp(64, hidden=[32, 16]).named_children()]
     ['flatten', 'layer1', 'layer2', 'fc']
     """
+    check_layers("mlp", len(hidden))
     parts: OrderedDict[str, nn.Module] = OrderedDict(flatten=nn.Flatten())
     size = inputs
     for i, width in enumerate(hidden):
