@@ -119,7 +119,7 @@ def _placed(
 
 
 def _distinct(pairs: list[tuple[Row, _Point]]) -> list[tuple[Row, _Point]]:
-    """Each pair once; only those of one label and one point of the axes are compared, since a sweep has thousands of rows."""
+    """Each pair once. Only rows of one label and one point are compared: a sweep has thousands."""
     groups: dict[tuple[str, str], list[tuple[Row, _Point]]] = {}
     distinct = []
     for pair in pairs:
