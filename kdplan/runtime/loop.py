@@ -24,7 +24,7 @@ from kdplan.ir.plan import Plain, Recipe
 from kdplan.ir.seed import fold
 from kdplan.ir.snapshots import kept_epochs
 from kdplan.runtime.averages import Averages
-from kdplan.runtime.checkpoint import TENSORS, below, plain_tensors, prefixed, read_tensors, reseed, tensor_file
+from kdplan.runtime.checkpoint import below, plain_tensors, prefixed, read_tensors, reseed, tensor_file
 from kdplan.runtime.device import rounding
 from kdplan.runtime.events import Events, NoEvents
 from kdplan.runtime.first_batch import FirstBatch
@@ -32,6 +32,7 @@ from kdplan.runtime.frozen_values import StoredValues
 from kdplan.runtime.interrupt import Interrupt, Interrupted
 from kdplan.runtime.optimise import Optimisers
 from kdplan.runtime.recovery import Recovery, State, all_finite, untouched
+from kdplan.runtime.saving import Saving
 from kdplan.runtime.snapshots import Snapshots
 from kdplan.runtime.space import Patience
 from kdplan.runtime.store.atomic import Content
@@ -42,6 +43,8 @@ from kdplan.runtime.watch import Watch
 
 BRIEF = 1.0
 """Seconds: an epoch that ends sooner after a checkpoint than this does not get one of its own."""
+RARE = 20
+"""Nor one that ends sooner than so many times what the last checkpoint cost."""
 
 
 @dataclass
@@ -108,6 +111,7 @@ class Training:
         }
         """What must stay finite: a mask may hold infinities from the start."""
         self.recovery = Recovery(self.recipe.on_nan, job.seed)
+        self.saving = Saving(job.work, job.patience)
         self.restore()
         self._crossed: dict[str, Tensor] | None = None
         self.first = FirstBatch.of(a, self.recipe, self._seed, job.span)
@@ -124,12 +128,13 @@ class Training:
         PlanError
             KD0820 if the loss stops being finite, KD0826 if weights do; the last good checkpoint stays.
         """
-        while not self.finished:
-            try:
-                self.train_epoch()
-            except PlanError as problem:
-                self.go_back(problem)
-        self.check_finite()
+        with self.saving:
+            while not self.finished:
+                try:
+                    self.train_epoch()
+                except PlanError as problem:
+                    self.go_back(problem)
+            self.check_finite()
 
     def train_epoch(self) -> None:
         """Trains to the end of the epoch, or of the phase."""
@@ -141,7 +146,7 @@ class Training:
             if last:
                 self.end_epoch(epoch)
             if self.job.interrupt.requested:
-                self.save()
+                self.save(at_once=True)
                 raise Interrupted
             self.save_and_report(epoch, last)
             if self.finished:
@@ -301,9 +306,10 @@ class Training:
     def save_and_report(self, epoch: int, last: bool) -> None:
         """Saves a checkpoint and reports progress, each when it is due."""
         now, job = time.monotonic(), self.job
+        self.saving.collect()
         due = now - self.saved_at >= job.checkpoint_seconds
         due |= job.checkpoint_steps is not None and self.step % job.checkpoint_steps == 0
-        due |= last and now - self.saved_at >= BRIEF
+        due |= last and now - self.saved_at >= max(BRIEF, RARE * self.saving.cost)
         if due and not self.finished:
             self.save()
         if now - self.reported_at >= job.progress_seconds or self.finished:
@@ -322,17 +328,20 @@ class Training:
 
     # ---- checkpoints
 
-    def save(self) -> None:
-        """A checkpoint of this step; refuses one whose loss or weights are not finite."""
+    def save(self, at_once: bool = False) -> None:
+        """A checkpoint of this step, on the disk now or later; refuses one whose loss or weights are not finite."""
         self.check_finite()
         self.check_weights()
         tensors, state = self.checkpoint()
         recovery, plain = self.recovery.state()
-        files = {TENSORS: tensor_file(tensors | recovery)}
-        self.job.patience.write(lambda: self.job.work.save_checkpoint(self.step, files, state | plain))
-        self.snapshots.tidy()
+        step, named = self.step, self.snapshots.wanted()
+
+        def done() -> None:
+            self.snapshots.tidy(named)
+            self.job.events.checkpointed(self.job.name, step)
+
+        self.saving.save(step, tensors | recovery, state | plain, done, at_once)
         self.saved_at = time.monotonic()
-        self.job.events.checkpointed(self.job.name, self.step)
 
     def checkpoint(self) -> State:
         """The state that resuming from this step needs: tensors by name, and plain values."""

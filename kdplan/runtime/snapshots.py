@@ -61,20 +61,21 @@ class Snapshots:
     def _path(self, epoch: int, slot: int) -> Path:
         return self.folder / snapshot_file(epoch, slot)
 
-    def _wanted(self) -> set[str]:
+    def wanted(self) -> set[str]:
+        """The files that a checkpoint of this moment names."""
         epochs = [*self.kept.values(), *([self.best["epoch"]] if self.best else [])]
         return {self._path(e, slot).name for e in epochs for slot in range(len(self.networks))}
 
     def state(self) -> dict[str, Plain]:
         """Plain values for a checkpoint."""
-        wanted = self._wanted()
+        wanted = self.wanted()
         self.digests = {name: digest for name, digest in self.digests.items() if name in wanted}
         return {"best": self.best, "kept": self.kept, "digests": self.digests}
 
     def load_state(self, state: dict[str, Plain]) -> None:
         """The inverse of `state`."""
         self.best, self.kept, self.digests = state["best"], dict(state["kept"]), dict(state["digests"])
-        self._saved = self._wanted()
+        self._saved = self.wanted()
 
     def problem(self, state: dict[str, Plain]) -> str | None:
         """What is wrong with the files that a checkpoint's plain values name, in a sentence, or None."""
@@ -84,14 +85,16 @@ class Snapshots:
                 return f"{path} is missing or altered."
         return None
 
-    def tidy(self) -> None:
-        """Removes files that neither of the two newest checkpoints names. Call it after a checkpoint."""
-        wanted = self._wanted()
+    def tidy(self, named: set[str]) -> None:
+        """Removes files that neither the two newest checkpoints name nor the next one will.
+
+        `named` is what `wanted` was for the checkpoint that was just written.
+        """
         if self.folder.is_dir():
             for entry in self.folder.iterdir():
-                if entry.name not in wanted | self._saved:
+                if entry.name not in named | self._saved | self.wanted():
                     entry.unlink()
-        self._saved = wanted
+        self._saved = named
 
     def files(self) -> dict[tuple[int, str], Callable[[Path], object]]:
         """(slot, snapshot) -> a function that writes its file, for the artifact.

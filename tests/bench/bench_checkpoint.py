@@ -27,41 +27,75 @@ RUN = """
 import json, sys, time
 import kdplan.runtime.loop as loop
 from kdplan.cli import main
-from kdplan.runtime.store.work import Work
-start, said = time.perf_counter(), []
-save, step = loop.Training.save, loop.Training.train_step
+from kdplan.runtime.snapshots import Snapshots
+start = time.perf_counter()
+save, step, tidy = loop.Training.save, loop.Training.train_step, Snapshots.tidy
+def say(what):
+    print(json.dumps([what, time.perf_counter() - start]), file=sys.stderr, flush=True)
 def saved(self, *a, **k):
-    began = time.perf_counter()
-    result = save(self, *a, **k)
-    print(json.dumps({"save": time.perf_counter() - began}), file=sys.stderr, flush=True)
-    return result
+    say("save")
+    save(self, *a, **k)
+    say("go on")
 def stepped(self, batch):
-    if not said:
-        said.append(1)
-        print(json.dumps({"first": time.perf_counter() - start}), file=sys.stderr, flush=True)
+    say("step")
     return step(self, batch)
-loop.Training.save, loop.Training.train_step = saved, stepped
-sys.exit(main(["run", "a.kd", "--store", "store", "--checkpoint-seconds", "4"]))
+def tidied(self, *a):
+    say("done")
+    return tidy(self, *a)
+loop.Training.save, loop.Training.train_step, Snapshots.tidy = saved, stepped, tidied
+sys.exit(main(["run", "a.kd", "--store", "store", "--checkpoint-seconds", "8"]))
 """
 
 
-def run(folder: Path, saves: int) -> tuple[float, list[float]]:
-    """Seconds to the first step, and of so many checkpoints, after which the process is killed."""
+def run(folder: Path, saves: int) -> list[tuple[str, float]]:
+    """What happened when, up to the first step, or to so many checkpoints; the process is killed then."""
     process = subprocess.Popen(
         [sys.executable, "-c", RUN], cwd=folder, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
     )
     assert process.stderr is not None
-    first, seconds = 0.0, []
+    events: list[tuple[str, float]] = []
     for line in process.stderr:
-        if line.startswith("{"):
-            said = json.loads(line)
-            first = said.get("first", first)
-            seconds += [said["save"]] if "save" in said else []
-            if (saves and len(seconds) >= saves) or (not saves and first):
+        if line.startswith("["):
+            what, at = json.loads(line)
+            events.append((what, at))
+            if what == "step" and sum(e == "done" for e, _ in events) >= saves:
                 break
     os.kill(process.pid, signal.SIGKILL)
     process.wait()
-    return first, seconds
+    return events
+
+
+def costs(events: list[tuple[str, float]]) -> tuple[float, float, float]:
+    """Seconds of one checkpoint: that training waits, that it loses to the wait and to slower steps, until it is done.
+
+    Other steps, between two checkpoints, say how long a step takes.
+    """
+    quiet: list[float] = []
+    waits: list[float] = []
+    lost: list[float] = []
+    until: list[float] = []
+    saving, begun, before, busy = False, 0.0, 0.0, []
+    for what, at in events:
+        if what == "save":
+            saving, begun, busy = True, at, [at - before]
+        elif what == "go on":
+            waits.append(at - begun)
+        elif what == "done":
+            until.append(at - begun)
+            ended = at
+            saving = False
+        elif what == "step":
+            if saving or busy:
+                busy.append(at - before)
+                if not saving:
+                    usual = statistics.median(quiet)
+                    lost.append(sum(busy[1:]) - usual * (len(busy) - 1))
+                    busy = []
+            elif before:
+                quiet.append(at - before)
+            before = at
+    assert ended
+    return statistics.median(waits), statistics.median(lost), statistics.median(until)
 
 
 def plain(folder: Path, size: int) -> float:
@@ -80,15 +114,16 @@ def main(rounds: int) -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         (folder / "a.kd").write_text(PLAN)
-        fresh, seconds = run(folder, rounds)
+        events = run(folder, rounds)
+        fresh = next(at for what, at in events if what == "step")
         size = max(
             sum(f.stat().st_size for f in c.iterdir()) for c in folder.glob("store/work/*/checkpoints/*") if c.is_dir()
         )
-        again = [run(folder, 0)[0] for _ in range(3)]
+        again = [run(folder, 0)[0][1] for _ in range(3)]
         written = statistics.median(plain(folder, size) for _ in range(3))
-    cost = statistics.median(seconds)
-    print(f"checkpoint: {size / 1e6:.0f} MB in {cost:.2f} s; plain write {written:.2f} s, ratio {cost / written:.2f}")
-    print(f"one a minute: {100 * cost / 60:.2f}% of the time")
+    wait, lost, until = costs(events)
+    print(f"checkpoint: {size / 1e6:.0f} MB on the disk after {until:.2f} s; plain write {written:.2f} s")
+    print(f"training waits {wait:.2f} s and loses {lost:.2f} s: at one a minute {100 * lost / 60:.2f}% of the time")
     print(f"to the first step: fresh {fresh:.1f} s, resumed {statistics.median(again):.1f} s")
 
 

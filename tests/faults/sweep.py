@@ -29,6 +29,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from kdplan.cli import main
+from kdplan.compile import compile_source
+from kdplan.diagnostics.span import Source
+from kdplan.runtime import saving
+
 ERRORS = (errno.EIO, errno.ENOSPC, errno.EACCES)
 PLANS = {
     "distil": """\
@@ -122,6 +127,7 @@ class Bench:
 
     def __post_init__(self) -> None:
         (self.folder / "plan.kd").write_text(PLANS[self.plan])
+        compile_source(Source("plan.kd", PLANS[self.plan]), self.folder)  # what this loads, no child loads again
         code, said = self.child(self.store, None)
         assert code == 0, said
         self.digests = digests(self.store)
@@ -153,8 +159,6 @@ class Bench:
             time.sleep(0.01)
 
     def _run(self, store: Path, points: Points | None, output: Path) -> None:
-        from kdplan.cli import main
-
         code = 99
         try:
             handle = os.open(output, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
@@ -232,9 +236,12 @@ def places(names: list[str], short: bool) -> Iterator[int]:
 
 def sweep(kinds: list[str], plans: list[str], short: bool, share: tuple[int, int] = (0, 1)) -> dict[str, Any]:
     """All trials: their number by kind, the failpoints, and what was wrong."""
+    import sklearn.datasets  # noqa: F401
     import torch
+    import torch._dynamo  # optimizers load it at their first step
 
-    import kdplan.runtime.phase  # noqa: F401
+    import kdplan.cli.commands
+    import kdplan.runtime.execute  # noqa: F401
 
     torch.set_num_threads(1)
     counts: dict[str, int] = {}
@@ -255,18 +262,21 @@ def sweep(kinds: list[str], plans: list[str], short: bool, share: tuple[int, int
     return {"counts": counts, "points": sorted(points), "wrong": wrong}
 
 
-def main() -> int:
+def run() -> int:
     """Print the result as JSON; 1 if something was wrong."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("kinds", nargs="+", choices=["kill", "error"])
     parser.add_argument("--plans", nargs="+", default=list(PLANS), choices=list(PLANS))
     parser.add_argument("--short", action="store_true")
+    parser.add_argument("--thread", action="store_true", help="a thread writes checkpoints, however small")
     parser.add_argument("--share", type=int, nargs=2, default=(0, 1), metavar=("PART", "OF"))
     chosen = parser.parse_args()
+    if chosen.thread:
+        saving.AT_ONCE = 0
     result = sweep(chosen.kinds, chosen.plans, chosen.short, tuple(chosen.share))
     print(json.dumps(result, indent=1))
     return int(bool(result["wrong"]))
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run())

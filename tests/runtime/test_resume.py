@@ -46,9 +46,10 @@ def numbers(store: Path) -> list[dict[str, object]]:
     return [{k: v for k, v in line.items() if k != "seconds"} for line in lines]
 
 
-def test_killed_at_random_moments(tmp_path: Path) -> None:
+@pytest.mark.parametrize("options", [{}, {"at_once": 0}], ids=["written at once", "written by a thread"])
+def test_killed_at_random_moments(options: dict[str, int], tmp_path: Path) -> None:
     whole, broken = tmp_path / "whole", tmp_path / "broken"
-    ended = call("kill", str(whole), str(broken), "{}", "1", "8")
+    ended = call("kill", str(whole), str(broken), json.dumps(options), "1", "8")
     assert ended.returncode == 0, ended.stderr
     hits = json.loads(ended.stdout)
     assert len(hits) >= 4 and len(set(hits)) >= 3  # a fast machine may finish early

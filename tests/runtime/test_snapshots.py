@@ -30,7 +30,7 @@ def test_best_is_the_first_of_equals(tmp_path: Path, larger: bool, best: int) ->
     for epoch, score in enumerate([5.0, 7.0, 7.0, 1.0, float("nan"), 1.0], 1):
         marked(net, epoch)
         snapshots.offer_best(epoch, score, larger)
-        snapshots.tidy()
+        snapshots.tidy(snapshots.wanted())
     assert snapshots.best is not None and snapshots.best["epoch"] == best
     (file,) = snapshots.files().items()
     target = tmp_path / "best"
@@ -45,13 +45,13 @@ def test_files_of_the_checkpoint_before_stay(tmp_path: Path) -> None:
     snapshots = Snapshots(tmp_path / "s", [net])
     snapshots.offer_best(1, 1.0, True)
     before = snapshots.state()
-    snapshots.tidy()
+    snapshots.tidy(snapshots.wanted())
     snapshots.offer_best(2, 2.0, True)
-    snapshots.tidy()  # the checkpoint that speaks of epoch 1 is still the one before
+    snapshots.tidy(snapshots.wanted())  # the checkpoint that speaks of epoch 1 is still the one before
     again = Snapshots(tmp_path / "s", [net])
     again.load_state(before)
     assert (0, "best") in again.files()
-    snapshots.tidy()
+    snapshots.tidy(snapshots.wanted())
     with pytest.raises(StoreCorrupt):
         again.files()
 

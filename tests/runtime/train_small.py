@@ -24,6 +24,7 @@ import torch._dynamo  # optimizers load it at their first step: here once, befor
 from kdplan.data.dataset import open_view
 from kdplan.data.view import ViewSpec
 from kdplan.ir.plan import Data, Item
+from kdplan.runtime import saving
 from kdplan.runtime.events import NoEvents
 from kdplan.runtime.execute import run_plan
 from kdplan.runtime.options import RunOptions
@@ -51,6 +52,7 @@ def run(store: str, options: str = "{}", pipe: int | None = None) -> int:
     torch.set_num_threads(1)
     settings = {"epochs": 40, "batch": 64, "ema": 0.9, "keep_epochs": [3, 30], **json.loads(options)}
     every = settings.pop("checkpoint_seconds", 0.04)
+    saving.AT_ONCE = settings.pop("at_once", saving.AT_ONCE)
     settings["optimizer"] = Item("adam", {"lr": 0.01})
     settings["schedule"] = Item("plateau", {"patience": 2})
     folder = settings.pop("folder", None)

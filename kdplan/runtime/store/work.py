@@ -132,7 +132,15 @@ class Work:
     # ---- checkpoints
 
     def save_checkpoint(self, step: int, tensors: Mapping[str, Content], state: Mapping[str, Plain]) -> None:
-        """Saves a state from which the phase can resume; the newest two are kept.
+        """What `checkpoint_writer` gives, done at once."""
+        self.checkpoint_writer(step, tensors, state)()
+
+    def checkpoint_writer(
+        self, step: int, tensors: Mapping[str, Content], state: Mapping[str, Plain]
+    ) -> Callable[[], None]:
+        """A function that saves a state from which the phase can resume, with its metrics as they are now.
+
+        A thread may call it, and it may be called again where it failed. The newest two checkpoints are kept.
 
         Parameters
         ----------
@@ -154,17 +162,23 @@ class Work:
         if self._log is not None:
             with writing(self.metrics_file):
                 os.fsync(self._log)
+        metrics = self.metrics_file.read_bytes() if self.metrics_file.exists() else b""
+        files = {**tensors, "state.json": json_bytes(dict(state)), METRICS: metrics}
         target = self.checkpoints / f"step-{step}"
-        new = temporary(target)
-        try:
-            metrics = self.metrics_file.read_bytes() if self.metrics_file.exists() else b""
-            manifest.build(new, {**tensors, "state.json": json_bytes(dict(state)), METRICS: metrics})
-            put_folder(new, target)
-        except BaseException:
-            clear(new)
-            raise
-        for _, old in checkpoint_folders(self.checkpoints)[KEEP:]:
-            discard(old)
+
+        def write() -> None:
+            assert self._lock.held, "the phase's lock is not held"
+            new = temporary(target)
+            try:
+                manifest.build(new, files)
+                put_folder(new, target)
+            except BaseException:
+                clear(new)
+                raise
+            for _, old in checkpoint_folders(self.checkpoints)[KEEP:]:
+                discard(old)
+
+        return write
 
     def latest_checkpoint(self, problem_of: Callable[[Checkpoint], str | None] | None = None) -> Checkpoint | None:
         """The newest intact checkpoint; damaged ones are removed, and `notices` reports them.

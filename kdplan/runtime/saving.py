@@ -1,0 +1,142 @@
+"""Checkpoints of a running phase: small ones are written at once, large ones by a thread while training goes on.
+
+The thread writes a copy of the state, so a checkpoint is of one step whatever is trained meanwhile. Training waits for
+the disk only where it is due to save again, is asked to stop, or ends.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Self
+
+import torch
+from torch import Tensor
+
+from kdplan.ir.plan import Plain
+from kdplan.runtime.checkpoint import TENSORS, tensor_file
+from kdplan.runtime.space import Patience
+from kdplan.runtime.store.errors import StoreUnwritable
+from kdplan.runtime.store.work import Work
+
+AT_ONCE = 4_000_000
+"""Bytes of a state up to which a copy and a thread spare nothing."""
+
+
+@dataclass
+class _Pending:
+    """A checkpoint that is being written."""
+
+    write: Callable[[], None]
+    done: Callable[[], None]
+    future: Future[None]
+
+
+class Saving:
+    """Writes the checkpoints of one phase; a context within which the phase trains.
+
+    Examples
+    --------
+    >>> import tempfile; from kdplan.runtime.store import Store
+    >>> store = Store(tempfile.mkdtemp())
+    >>> with store.begin("k1") as work:
+    ...     with Saving(work, Patience()) as saving:
+    ...         saving.save(3, {"w": torch.ones(2)}, {"epoch": 1}, lambda: print("saved"))
+    ...     work.latest_checkpoint().step
+    saved
+    3
+    """
+
+    def __init__(self, work: Work, patience: Patience) -> None:
+        self.work, self.patience = work, patience
+        self.cost = 0.0
+        """Seconds that training waited for the last checkpoint."""
+        self._threads: ThreadPoolExecutor | None = None
+        self._pending: _Pending | None = None
+        self._copies: dict[str, Tensor] = {}
+
+    def save(
+        self,
+        step: int,
+        tensors: Mapping[str, Tensor],
+        state: Mapping[str, Plain],
+        done: Callable[[], None],
+        at_once: bool = False,
+    ) -> None:
+        """Saves a state, and calls `done` when it is on the disk: now, or within a later call of this object.
+
+        Parameters
+        ----------
+        step
+            Steps that are done.
+        tensors, state
+            What resuming needs. Both may change as soon as this returns.
+        at_once
+            Whether to wait until it is on the disk.
+
+        Raises
+        ------
+        StoreUnwritable
+            If the disk takes no more; for a checkpoint that a thread writes, from a later call.
+        """
+        began = time.monotonic()
+        self.collect(wait=True)
+        at_once |= sum(t.numel() * t.element_size() for t in tensors.values()) <= AT_ONCE
+        held = tensors if at_once else self._copied(tensors)
+        write = self.patience.write(lambda: self.work.checkpoint_writer(step, {TENSORS: tensor_file(held)}, state))
+        if at_once:
+            self.patience.write(write)
+            done()
+        else:
+            if self._threads is None:
+                self._threads = ThreadPoolExecutor(1, "checkpoint")
+            self._pending = _Pending(write, done, self._threads.submit(write))
+        self.cost = time.monotonic() - began
+
+    def collect(self, wait: bool = False) -> None:
+        """Ends a checkpoint that the thread has written, or failed to; with `wait`, as soon as it has.
+
+        Raises
+        ------
+        StoreUnwritable
+            If the disk takes no more, and the run does not wait for space.
+        """
+        pending = self._pending
+        if pending is None or not (wait or pending.future.done()):
+            return
+        self._pending = None
+        try:
+            pending.future.result()
+        except StoreUnwritable:
+            self.patience.write(pending.write)
+        pending.done()
+
+    def _copied(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Copies in memory that the next checkpoint uses again: to get new memory takes longer than to copy."""
+        before, self._copies = self._copies, {}
+        for name, tensor in tensors.items():
+            copy = before.get(name)
+            if copy is None or copy.shape != tensor.shape or copy.dtype != tensor.dtype:
+                copy = torch.empty(tensor.shape, dtype=tensor.dtype)
+            self._copies[name] = copy.copy_(tensor.detach())
+        return self._copies
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Waits for the thread. Where training failed, that is the error to be told, not one of its checkpoint."""
+        try:
+            self.collect(wait=True)
+        except StoreUnwritable:
+            if kind is None:
+                raise
+        finally:
+            if self._threads is not None:
+                self._threads.shutdown()
+            self._threads, self._copies = None, {}
