@@ -234,8 +234,8 @@ def places(names: list[str], short: bool) -> Iterator[int]:
         yield from sorted({numbers[0], draw.choice(numbers)})
 
 
-def sweep(kinds: list[str], plans: list[str], short: bool, share: tuple[int, int] = (0, 1)) -> dict[str, Any]:
-    """All trials: their number by kind, the failpoints, and what was wrong."""
+def preload() -> None:
+    """Load what every child needs, and start no threads, which do not survive a fork."""
     import sklearn.datasets  # noqa: F401
     import torch
     import torch._dynamo  # optimizers load it at their first step
@@ -244,6 +244,11 @@ def sweep(kinds: list[str], plans: list[str], short: bool, share: tuple[int, int
     import kdplan.runtime.execute  # noqa: F401
 
     torch.set_num_threads(1)
+
+
+def sweep(kinds: list[str], plans: list[str], short: bool, share: tuple[int, int] = (0, 1)) -> dict[str, Any]:
+    """All trials: their number by kind, the failpoints, and what was wrong."""
+    preload()
     counts: dict[str, int] = {}
     points: set[str] = set()
     wrong: list[str] = []

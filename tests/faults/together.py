@@ -17,7 +17,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from tests.faults.sweep import Bench, digests
+from tests.faults.sweep import Bench, digests, preload
 
 
 def round_of(bench: Bench, draw: random.Random) -> list[str]:
@@ -50,11 +50,7 @@ def round_of(bench: Bench, draw: random.Random) -> list[str]:
 
 def main(rounds: int, seed: int = 0) -> dict[str, object]:
     """So many rounds: how many runs there were and what was wrong."""
-    import torch
-
-    import kdplan.runtime.phase  # noqa: F401
-
-    torch.set_num_threads(1)
+    preload()
     draw, wrong = random.Random(seed), []
     with tempfile.TemporaryDirectory() as folder:
         bench = Bench(Path(folder), "distil")

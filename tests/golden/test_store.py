@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -61,6 +63,18 @@ def test_every_command_reads_it(run: Run) -> None:
     assert run("store", "verify")[0] == 0
     code, printed = run("export", "a.kd", "tiny", "-o", "tiny")
     assert code == 0, printed
+
+
+@pytest.mark.parametrize("days", [-3650, -1, 1, 3650])
+def test_a_clock_that_was_set(days: int, run: Run, tmp_path: Path) -> None:
+    """Files seem to come from the future, or to be ten years old: no time decides what is trained, kept or shown."""
+    then = time.time() + days * 86400
+    for path in (tmp_path / "store").rglob("*"):
+        os.utime(path, (then, then))
+    phases = planned(run)
+    assert [phases[name]["action"] for name in FINISHED] == ["cached", "cached"]
+    test_every_command_reads_it(run)
+    test_nothing_is_trained_again(run, tmp_path)
 
 
 @pytest.mark.parametrize("number", [0, 2])
