@@ -190,8 +190,9 @@ def _head(node: ast.Declaration, kind: Kind, outer: Kind | None, reporter: _Find
         reporter.report("KD0216", node.kind_span, kind=kind.name, form=kind.form)
     if node.slots and not kind.slots:
         reporter.report("KD0217", node.slots[0].name_span, kind=kind.name)
-    if node.params is not None and kind.name != "def":
-        reporter.report("KD0218", node.head_span, kind=kind.name, name=node.name)
+    if node.params is not None and kind.name != "def" and (node.head_span.column == 1 or not _no_equals(node)):
+        help = None if kind.name in ("param", "model") else f"Write `{kind.form}`."
+        reporter.report("KD0218", node.head_span, kind=kind.name, name=node.name, help=help)
     seen: set[str] = set()
     for clause in node.clauses:
         if clause.word not in kind.clauses and clause.word_span.column == 1:  # `from torch import nn`

@@ -46,6 +46,7 @@ from kdplan.resolve.values import (
     describe,
 )
 from kdplan.syntax import ast
+from kdplan.syntax.diagnose import FOREIGN_HELPS
 
 
 def _number(node: ast.Number, ctx: Context, want: str) -> Value:
@@ -122,6 +123,8 @@ def unknown(name: str, span: Span, ctx: Context, want: str) -> Exception:
             return itself
     if call is not None:
         help = f"Write `{call}`."
+    elif name in FOREIGN_HELPS:
+        help = FOREIGN_HELPS[name]
     elif name in ("range", "arange"):
         help = "Write a range with both ends, such as `0..2` for three numbers."
     elif want == "network" and (versions_by_it := versions_by(name, ctx.module)):

@@ -90,9 +90,15 @@ def resolve(
     modules = list(module.every())
     budget = Budget(limits, sum(len(m.source.text) for m in modules), sum(_written(m.tree.items) for m in modules))
 
+    described: dict[str, catalog.DataInfo] = {}
+    """Of each source with its arguments: a sweep may have thousands of data sets that read the same files."""
+
     def describe(data: Data, folder: Path, span: Span) -> None:
         with budget.paused():
-            _describe(data, folder, span, root, all_tables["superclasses"])
+            key = repr((data.source.name, sorted(data.source.arguments.items())))
+            if key not in described:
+                described[key] = _info(data, span, root)
+            _describe(data, described[key], folder, span, root, all_tables["superclasses"])
 
     def outside(find: Callable[[Network, Sequence[int]], T]) -> Callable[[Network, Sequence[int]], T]:
         def with_torch(network: Network, shape: Sequence[int]) -> T:
@@ -167,14 +173,21 @@ def _members(declared: Declared, ctx: Context) -> None:
             network_instance(declared, bound, span, ctx)
 
 
-def _describe(
-    data: Data, folder: Path, span: Span, root: Path | None, superclasses: dict[str, dict[str, list[int]]]
-) -> None:
-    arguments = dict(data.source.arguments)
+def _info(data: Data, span: Span, root: Path | None) -> catalog.DataInfo:
     try:
-        info = catalog.describe(data.source.name, arguments, root, span=span)
+        return catalog.describe(data.source.name, dict(data.source.arguments), root, span=span)
     except CodeRefused as refused:
         raise refused.about(f"`{data.name}`, with all that reads it,", span) from None
+
+
+def _describe(
+    data: Data,
+    info: catalog.DataInfo,
+    folder: Path,
+    span: Span,
+    root: Path | None,
+    superclasses: dict[str, dict[str, list[int]]],
+) -> None:
     data.classes = list(info.classes)
     data.task = info.task
     data.objects = info.objects

@@ -130,7 +130,7 @@ class Saving:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Waits for the thread. Where training failed, that is the error to be told, not one of its checkpoint."""
+        """Waits for the thread. Where training failed, that is the error to raise, not one of its checkpoint."""
         try:
             self.collect(wait=True)
         except StoreUnwritable:

@@ -123,7 +123,8 @@ class Builder:
                         params = part.value
                     else:
                         slots = part.value
-        if params is not None and kind.text != "def" and not clauses and items is None and listing is None:
+        alone = not clauses and items is None and listing is None
+        if params is not None and kind.text != "def" and alone and self._token(kind).column > 1:
             value = f"{name.text if name else ''}(…)"
             self.problems.append(diagnostic("KD0102", self._token(kind), name=kind.text, value=value))
         if kind.text in FOREIGN:

@@ -37,6 +37,17 @@ SHOWN = {
 }
 
 
+FOREIGN_HELPS = {
+    "if": "Multiply by a mask: `a * (epoch > 3)`, or `a * (x) + b * (1 - (x))` for one of two.",
+    "not": "Write `1 - (a)` for the other mask.",
+    "or": "Add masks: `(a) + (b)`.",
+    "is": "Write `a == b`.",
+    "for": "Write an axis: `student small[i in 0..2] = …`; what reads it has it too.",
+    "lambda": "Write a function as `def f(x) = …`.",
+}
+"""The helps of KD0111, where masks do not help."""
+FOREIGN_HELPS["else"] = FOREIGN_HELPS["if"]
+
 BRACES = "Write `{{` in place of {}, and `}}` after the last item."
 """The help of KD0127 where something else begins the body."""
 
@@ -72,6 +83,12 @@ class Mistake:
     def same_line(self, a: Token, b: Token) -> bool:
         """Whether no line ends between two tokens."""
         return "\n" not in self.source.text[a.end : b.start]
+
+    def line_start(self, i: int) -> int:
+        """The index of the first token on the line of the `i`-th."""
+        while i and self.same_line(self.tokens[i - 1], self.tokens[i]):
+            i -= 1
+        return i
 
     def in_item(self, i: int) -> Token:
         """The `i`-th token of the item that is being parsed."""
@@ -121,6 +138,12 @@ def _stray_character(s: Mistake) -> Diagnostic | None:
     if t.text == ":" and s.bracket == "[":
         return _range_error(s, t, s.before, s.after)
     if t.text == ":":
+        line = s.tokens[s.line_start(s.at) : s.at]
+        first = next((t for t in line if t.text == "lambda" and t.kind == "NAME"), None)
+        if first is not None:
+            return _foreign(s, first)
+        if line and line[0].text == "def":
+            return diagnostic("KD0101", s.span(t), help="Write a function as `def f(x) = …`, on one line.")
         if _ends_a_head(s):
             return diagnostic("KD0127", s.span(s.in_item(0), s.before), help=BRACES.format(f"the `{t.text}`"))
         plain = s.before.kind == "NAME" and s.after.kind in BEGINS_VALUE
@@ -202,8 +225,29 @@ def _range_error(s: Mistake, t: Token, low: Token, high: Token, first: Token | N
 def _foreign_word(s: Mistake) -> Diagnostic | None:
     for t in (s.t, s.before):
         if t.kind == "NAME" and t.text in FOREIGN and (t is s.before or s.wants_operator):
-            return diagnostic("KD0111", s.span(t), word=t.text)
+            return _foreign(s, t)
+    for i in range(max(s.item, 1), s.at):  # `a if epoch > 3` stops at the second operator
+        if s.tokens[i].text in FOREIGN and s.tokens[i].kind == "NAME" and s.tokens[i - 1].kind in ENDS_VALUE:
+            return _foreign(s, s.tokens[i])
+    if s.t.text == "for" and s.starts_line(s.t):
+        return _foreign(s, s.t)
     return None
+
+
+def _foreign(s: Mistake, t: Token) -> Diagnostic:
+    return diagnostic("KD0111", s.span(t), word=t.text, help=FOREIGN_HELPS.get(t.text))
+
+
+def _foreign_value(s: Mistake) -> Diagnostic | None:
+    """What Python writes where a value is wanted: an unpacked list, a dictionary."""
+    if not s.wants_value or s.before.kind not in ("LPAR", "LSQB", "COMMA", "EQUAL"):
+        return None
+    help = None
+    if s.t.kind in ("STAR", "POWER") and s.after.kind in BEGINS_VALUE:
+        help = "Write the arguments one by one, all of a family as `f(big[*].logits)`, or others as a comprehension."
+    elif s.t.kind == "LBRACE" and s.bracket != "{":
+        help = "Write a list `[…]`, or values with names as `case(a = 1, b = 2)`."
+    return diagnostic("KD0106", s.span(s.t), found=s.t.text, help=help) if help else None
 
 
 def _preposition_as_name(s: Mistake) -> Diagnostic | None:
@@ -232,6 +276,23 @@ def _misplaced_comma(s: Mistake) -> Diagnostic | None:
     return diagnostic("KD0122", s.span(s.t))
 
 
+def _body_on_the_line(s: Mistake) -> Diagnostic | None:
+    """`measure m of small on d.test top1`: the body without braces, behind a head."""
+    if not 0 < s.item < len(s.tokens) or not s.same_line(s.tokens[s.item - 1], s.tokens[s.item]):
+        return None
+    first = s.line_start(s.item)
+    head = s.tokens[first : s.item]
+    if len(head) < 4 or (head[0].kind, head[1].kind) != ("NAME", "NAME") or head[2].kind not in (*RESERVED, "PREP"):
+        return None
+    if head[-1].kind not in ENDS_VALUE or any(t.kind in ("LBRACE", "EQUAL") for t in head):
+        return None
+    last = s.item
+    while s.tokens[last + 1].kind not in (END, "LBRACE", "RBRACE") and s.same_line(s.tokens[last], s.tokens[last + 1]):
+        last += 1
+    body = s.span(s.tokens[s.item], s.tokens[last]).text
+    return diagnostic("KD0127", s.span(head[0], head[-1]), help=f"Write `{{ {_short(body)} }}`.")
+
+
 def _is_lone_name(s: Mistake, i: int) -> bool:
     """Whether a name stands alone behind the settings of a body that may begin with such names."""
     here = [t.kind for t in s.tokens[i : i + 2]]
@@ -253,7 +314,7 @@ def _lone_value(s: Mistake) -> Diagnostic | None:
         return None
     previous = s.tokens[s.item - 1] if s.item else NONE
     if previous.text in FOREIGN:
-        return diagnostic("KD0111", s.span(previous), word=previous.text)
+        return _foreign(s, previous)
     if s.item and _is_lone_name(s, s.item):
         return diagnostic("KD0119", s.span(first), found=first.text, help=NAMES_FIRST)
     if previous.kind in ENDS_VALUE and s.same_line(previous, first):
@@ -334,9 +395,11 @@ RULES = (
     _foreign_range,
     _foreign_word,
     _preposition_as_name,
+    _body_on_the_line,
     _misplaced_comma,
     _lone_value,
     _side_by_side,
     _value_on_next_line,
+    _foreign_value,
     _missing_value,
 )
