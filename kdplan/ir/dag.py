@@ -44,6 +44,10 @@ class PhaseKey:
     """What the hashes among the components are made of, below their paths: `moves/0/width`. No part of the key."""
 
 
+CODE_IN = "code in "
+"""What the last part of the path of a detail begins with that is a file of the user's code."""
+
+
 @dataclass(slots=True)
 class Reason:
     """Why an action: `kind` is from a closed list, `root` false where it only follows from another phase's reason."""

@@ -112,6 +112,18 @@ def package_code(module: str) -> Code | None:
     return _read.get(at)
 
 
+def files_of(factory: str) -> dict[str, str]:
+    """The files of a factory `file.py:name` or `module:name`: the name of each with its hash; none of other code.
+
+    A package counts by its version, or by its files where they are the user's.
+    """
+    where, _, _ = factory.rpartition(":")
+    held = code(Path(where)) if where.endswith(".py") else package_code(where) if where else None
+    if held is None:
+        return {}
+    return {path.name: digest for path, digest in held.files.items()} | held.packages
+
+
 def source_of(module: str) -> tuple[str, str] | None:
     """The name below its root, and the hash of all its code, of a module that was made here; None of others."""
     root, _, name = module.partition(".")

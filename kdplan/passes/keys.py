@@ -20,7 +20,7 @@ from kdplan.data.transforms import TRANSFORMS
 from kdplan.ir import expr as ir
 from kdplan.ir.adapted import HELD
 from kdplan.ir.branches import split
-from kdplan.ir.dag import Component, PhaseKey
+from kdplan.ir.dag import CODE_IN, Component, PhaseKey
 from kdplan.ir.expr import number_text
 from kdplan.ir.functions import FUNCTIONS
 from kdplan.ir.heads import HEADED
@@ -29,6 +29,7 @@ from kdplan.ir.outputs import is_output, is_scores
 from kdplan.ir.plan import DEFAULT_RECIPE, Data, Item, Network, Phase, Plan, Recipe, View
 from kdplan.ir.policies import POLICIES
 from kdplan.ir.spec import Spec
+from kdplan.ir.user_code import files_of
 from kdplan.ir.versions import makers, slot_of, versions_of
 from kdplan.nn.catalog import METRICS, MODELS
 from kdplan.nn.layers import GATES
@@ -195,6 +196,8 @@ class _Hasher:
             data = self.plan.data[view.data]
             content = {"source": data.source.name, **data.source.arguments, **_view(data, view)}
             yield from _details(f"data/{i}", [(name, value, data.span) for name, value in content.items()])
+        for name in sorted(phase.code):
+            yield from _details(f"code/{name.rpartition(':')[2]}", _files(name, None))
 
     def components(self, phase: Phase) -> Iterator[Component]:
         """Everything that can change the trained weights of a phase, part by part."""
@@ -294,6 +297,21 @@ def _details(path: str, details: list[Detail]) -> Iterator[Component]:
         yield Component(f"{path}/{name}", text, span=span, at=str(span) if span is not None else "")
 
 
+def _files(factory: str, span: Any) -> list[Detail]:
+    return [(f"{CODE_IN}{name}", digest, span) for name, digest in files_of(factory).items()]
+
+
+def _held_files(value: Any) -> Iterator[str]:
+    """The functions in files that the arguments of an architecture name."""
+    if isinstance(value, Mapping):
+        yield from _held_files(list(value.values()))
+    elif isinstance(value, list | tuple):
+        for one in value:
+            yield from _held_files(one)
+    elif isinstance(value, str) and ".py:" in value:
+        yield value
+
+
 def _start(n: Network) -> list[Detail]:
     """What a network is made of, and where it stands: its architecture's arguments at the architecture."""
     item = n.architecture
@@ -302,6 +320,8 @@ def _start(n: Network) -> list[Detail]:
     parts: list[Detail] = [("architecture", str(name).rpartition(":")[2], span), ("code", n.code or "", span)]
     if isinstance(arguments, Mapping):
         parts += [(k, v, span) for k, v in arguments.items()]
+    for factory in (item.name, *_held_files(item.arguments)):
+        parts += _files(factory, span)
     return [*parts, ("seed", n.seed, n.span), ("reset", sorted(n.reset), n.span)]
 
 

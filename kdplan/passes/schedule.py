@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import networkx as nx
 
 from kdplan.diagnostics.report import error, suggestion
-from kdplan.ir.dag import Action, Component, PhaseKey, Planned, Reason
+from kdplan.ir.dag import CODE_IN, Action, Component, PhaseKey, Planned, Reason
 from kdplan.ir.lengths import longer
 from kdplan.passes.dag import order
 
@@ -122,6 +122,10 @@ def _detailed(path: str, before: PhaseKey, now: PhaseKey) -> list[Reason]:
     if not old or not new:
         return []
     differ = [p for p in dict.fromkeys([*new, *old]) if p not in old or p not in new or old[p].value != new[p].value]
+    if not all(any(f"/{CODE_IN}" in p for p in details) for details in (old, new)):  # older records have no files
+        differ = [p for p in differ if f"/{CODE_IN}" not in p]
+    elif any(f"/{CODE_IN}" in p for p in differ):
+        differ = [p for p in differ if not p.endswith("/code")]
     return [_reason(p, old.get(p), new.get(p), hashed=False) for p in differ]
 
 
@@ -145,6 +149,7 @@ def _reason(path: str, a: Component | None, b: Component | None, hashed: bool = 
     verb = "is new" if a is None else "is gone" if b is None else "changed"
     # hashes mean nothing to a reader
     readable = not (hashed and path.startswith(("moves", "data", "code"))) and not path.endswith(("/content", "/code"))
+    readable &= f"/{CODE_IN}" not in path
     shown = [c.value if c is not None and readable and len(c.value) <= 60 else None for c in (a, b)]
     text = f"{_words(path)} {verb}"
     return Reason("changed", text, span=span, at=str(span) if span else here.at, before=shown[0], after=shown[1])
@@ -162,6 +167,8 @@ def _words(path: str) -> str:
     ('the recipe optimizer lr', 'the loss', "the network's width")
     """
     names = [part for part in path.split("/") if not part.isdigit()]
+    if names[0] == "code" and names[-1].startswith(CODE_IN):  # of a function: the file alone
+        names[-1] = names[-1].removeprefix(CODE_IN.partition(" ")[0]).strip()
     table = _DETAILS if names[0] in _DETAILS and names[1:] not in ([], ["part"]) else _PARTS
     head = table.get(names[0], f"the {names[0]}")
     return " ".join([head, *names[1:]])

@@ -140,3 +140,31 @@ def test_a_buffer_that_shares_a_global_tensor(folder: Path, capsys: pytest.Captu
     run(capsys)
     (weights,) = (folder / "store" / "phases").glob("*/weights-0-last.safetensors")
     assert load_file(weights)["seen"] == 3
+
+
+def test_why_names_the_file_whose_code_changed(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Also that of a module which the file imports, and of a function of a loss; not one that nothing reads."""
+
+    def why(phase: str) -> str:
+        capsys.readouterr()
+        assert main(["why", "plan.kd", phase]) == 0
+        return " ".join(capsys.readouterr().out.split())
+
+    (folder / "loss.py").write_text("import scale\n\ndef f(x):\n    return scale.BY * x.mean()\n")
+    (folder / "scale.py").write_text("BY = 1.0\n")
+    (folder / "other.py").write_text("x = 1\n")
+    plan = PLAN.replace("data digits", 'use "loss.py" as l\ndata digits', 1)
+    (folder / "plan.kd").write_text(plan.replace("mse(a@one", "l.f(b.logits) + mse(a@one"))
+    assert main(["run", "plan.kd"]) == 0
+    (folder / "other.py").write_text("x = 2\n")
+    assert "its artifact is in the store" in why("one")
+    (folder / "helper.py").write_text("SCALE = 3.0\n")
+    assert "the network's code in helper.py changed" in why("one") and "plan.kd:6:13" in why("one")
+    assert "net.py" not in why("one")
+    (folder / "helper.py").write_text("SCALE = 2.0\n")
+    (folder / "scale.py").write_text("BY = 2.0\n")
+    assert "the code of f in scale.py changed" in why("two")
+    assert "its artifact is in the store" in why("one")
+    (folder / "more.py").write_text("z = 1\n")
+    (folder / "net.py").write_text(NET.replace("import helper", "import helper, more"))
+    assert "the network's code in more.py is new" in why("one") and "in net.py changed" in why("one")
