@@ -7,7 +7,6 @@ Verdict(differs='', unstable='', leaves=(), attributes=(), kept=(), lost='', tra
 
 from __future__ import annotations
 
-import copy
 import random
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -22,6 +21,7 @@ from torch.utils._pytree import tree_flatten, tree_map, tree_unflatten
 from kdplan.diagnostics.boundary import ForeignError, is_foreign, is_of_kernels, is_of_types
 from kdplan.diagnostics.report import listing
 from kdplan.graph.build import Builder
+from kdplan.graph.copied import copied
 from kdplan.graph.kept import functions_of, undone
 from kdplan.graph.module import make
 from kdplan.graph.prune import prune
@@ -117,7 +117,7 @@ def compare(module: nn.Module, inputs: Sequence[Tensor], half: bool = False, fir
         If the backward pass fails, whichever outputs a loss uses.
     """
     try:
-        first, second, resumed, traced = (copy.deepcopy(module) for _ in range(4))
+        first, second, resumed, traced = (copied(module) for _ in range(4))
     except BaseException as problem:
         if not is_foreign(problem):
             raise
