@@ -202,6 +202,7 @@ def run(arguments: argparse.Namespace) -> int:
         keep_going=arguments.keep_going,
         checkpoint_seconds=arguments.checkpoint_seconds,
         wait_for_space=arguments.wait_for_space,
+        wait=not arguments.no_wait,
         plan_file=str(arguments.file),
         settings=" ".join(f"{name}={value}" for name, value in sorted(param_values(arguments.set).items())),
         data_root=data_root(arguments),

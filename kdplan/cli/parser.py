@@ -144,6 +144,9 @@ def _add_run(subparsers: Subparsers[argparse.ArgumentParser]) -> None:
     run.add_argument(
         "--wait-for-space", action="store_true", help="when the disk is full, wait for space in place of a failure"
     )
+    run.add_argument(
+        "--no-wait", action="store_true", help="end with exit code 3 where another process trains a phase, at once"
+    )
     run.add_argument("--tensorboard", default=None, metavar="DIR", help="write TensorBoard files to DIR")
     run.add_argument(
         "--plots", default=None, metavar="DIR",

@@ -47,8 +47,12 @@ class Events(Protocol):
         """The phase failed or was stopped after `step` steps."""
         return None
 
+    def elsewhere(self, name: str, who: str, step: int | None) -> None:
+        """Another process trains the phase, `who` in a sentence; it has logged `step` steps. Comes again and again."""
+        return None
+
     def phase_done(self, name: str, seconds: float, summary: Summary) -> None:
-        """The phase's artifact is in the store."""
+        """The phase's artifact is in the store: of this run, or of a process that this run waited for."""
         return None
 
     def phase_failed(self, name: str, error: BaseException) -> None:
@@ -101,6 +105,7 @@ class Several(NoEvents):
     epoch_done = _forwarded("epoch_done")
     checkpointed = _forwarded("checkpointed")
     stopped = _forwarded("stopped")
+    elsewhere = _forwarded("elsewhere")
     phase_done = _forwarded("phase_done")
     phase_failed = _forwarded("phase_failed")
     measured = _forwarded("measured")

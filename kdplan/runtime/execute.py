@@ -1,4 +1,7 @@
-"""Runs a plan's phases, one after another. Without torch until a phase must be trained."""
+"""Runs a plan's phases, one after another. Without torch until a phase must be trained.
+
+A phase that another process trains comes later: what else is ready goes first, and the run waits only for such phases.
+"""
 
 from __future__ import annotations
 
@@ -16,11 +19,14 @@ from kdplan.runtime.interrupt import INTERRUPTED, Interrupt, Interrupted
 from kdplan.runtime.memory import freed_memory_kept
 from kdplan.runtime.options import RunOptions
 from kdplan.runtime.space import Patience
-from kdplan.runtime.store import Artifact, Store, StoreCorrupt, StoreError, StoreMissing
+from kdplan.runtime.store import Artifact, Store, StoreCorrupt, StoreError, StoreLocked, StoreMissing
 from kdplan.runtime.versions import Sources
 
 if TYPE_CHECKING:
     from kdplan.runtime.phase import Assemble
+
+POLL = 0.5
+"""Seconds between two looks at phases that other processes train, where nothing else is ready."""
 
 
 @dataclass
@@ -90,23 +96,18 @@ def run_plan(
     try:
         with interrupt:
             runner = _Runner(plan, planned, keys, store, options, events, interrupt, assemble, result)
-            for name, step in planned.items():
-                if _spared(step, result):
-                    continue
-                try:
-                    runner.train(step)
-                except Interrupted:
-                    result.interrupted, result.exit_code = name, INTERRUPTED
-                    break
-                except PlanError as problem:
-                    result.failed[name] = problem
-                    result.exit_code = result.exit_code or (problem.exit_code if isinstance(problem, StoreError) else 1)
-                    events.phase_failed(name, problem)
-                    _forget_frames(problem)
-                    if not options.keep_going:
-                        break
-                if options.plan_file:
-                    store.remember(options.plan_file, {n: keys[n].key for n in result.done})
+            later = list(planned.values())
+            while later and not runner.ended:
+                steps, later = later, []
+                for step in steps:
+                    if runner.ended or _spared(step, result):
+                        continue
+                    if {s.name for s in later} & {*step.needs, step.same_as} or not runner.attempt(step):
+                        later.append(step)
+                    elif options.plan_file:
+                        store.remember(options.plan_file, {n: keys[n].key for n in result.done})
+                if len(later) == len(steps):
+                    interrupt.sleep(POLL)
         if options.plan_file and result.done:
             store.remember(options.plan_file, {n: keys[n].key for n in result.done}, result.done == planned.keys())
         if interrupt.requested:
@@ -177,6 +178,30 @@ class _Runner:
     result: RunResult
     repaired: set[str] = field(default_factory=set)
 
+    @property
+    def ended(self) -> bool:
+        """Whether no further phase is to be trained."""
+        stopped = self.result.interrupted is not None
+        return stopped or (bool(self.result.failed) and not self.options.keep_going)
+
+    def attempt(self, step: Planned) -> bool:
+        """Trains one phase or notes why that failed; False where another process has it, and it comes later."""
+        result = self.result
+        try:
+            self.train(step)
+        except Interrupted:
+            result.interrupted, result.exit_code = step.name, INTERRUPTED
+        except PlanError as problem:
+            if isinstance(problem, StoreLocked) and self.options.wait:
+                at = self.store.running_step(step.key)
+                self.events.elsewhere(step.name, problem.diagnostics[0].message, at)
+                return False
+            result.failed[step.name] = problem
+            result.exit_code = result.exit_code or (problem.exit_code if isinstance(problem, StoreError) else 1)
+            self.events.phase_failed(step.name, problem)
+            _forget_frames(problem)
+        return True
+
     def train(self, step: Planned) -> None:
         """Trains one phase; a damaged or missing artifact that it reads is made again first.
 
@@ -209,6 +234,8 @@ class _Runner:
             if _sound(self.store, key.key):
                 work.discard()
                 self.result.cached.append(step.name)
+                summary = self.store.artifact(key.key).summary
+                self.events.phase_done(step.name, summary["seconds"], summary)
                 return
             sources = Sources(self.plan, self.store, self.keys)
             run = PhaseRun(sources, self.options, self.events, self.interrupt, cost=step.cost, extends=step.extends)

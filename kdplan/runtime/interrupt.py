@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import signal
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from types import FrameType, TracebackType
@@ -44,6 +45,12 @@ class Interrupt:
     def request(self, by: str = "request") -> None:
         """Asks the running phase to stop after its step."""
         self.requested, self.by = True, by
+
+    def sleep(self, seconds: float) -> None:
+        """Waits so long, or until the run shall stop."""
+        until = time.monotonic() + seconds
+        while not self.requested and (left := until - time.monotonic()) > 0:
+            time.sleep(min(0.2, left))
 
     def __enter__(self) -> Interrupt:
         self._before = _listen(STOPS, self._on_signal)

@@ -27,6 +27,8 @@ class RunOptions:
         Go on with phases that do not depend on one that failed.
     checkpoint_seconds, checkpoint_steps
         How often a running phase saves where it stands, besides the ends of epochs.
+    wait : bool
+        Whether to wait for phases that other processes train; else they fail, with exit code 3.
     wait_for_space : bool
         Wait when the store's disk is full, in place of an error.
     plan_file : str
@@ -45,6 +47,7 @@ class RunOptions:
     checkpoint_seconds: float = 60.0
     checkpoint_steps: int | None = None
     wait_for_space: bool = False
+    wait: bool = True
     plan_file: str = ""
     settings: str = ""
     data_root: Path | None = field(default_factory=default_data_root)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TypeVar
@@ -58,8 +57,6 @@ class Patience:
                 if not noted:
                     self.events.note(f"{FULL}: {problem.diagnostics[0].message} The run waits until there is space.")
                     noted = True
-            until = time.monotonic() + self.pause
-            while (left := until - time.monotonic()) > 0:
-                if self.interrupt.requested:
-                    raise Interrupted
-                time.sleep(min(0.2, left))
+            self.interrupt.sleep(self.pause)
+            if self.interrupt.requested:
+                raise Interrupted

@@ -24,6 +24,16 @@ from kdplan.view.tables import printed
 SHOWN = 8
 """How many finished and how many waiting phases the live table shows with the running ones."""
 
+COUNTED = {
+    "cached": "cached",
+    "done": "done",
+    "runs": "running",
+    "elsewhere": "run elsewhere",
+    "failed": "failed",
+    "waits": "waiting",
+}
+"""State of a phase -> the word for the number of such."""
+
 
 @dataclass(slots=True)
 class Track:
@@ -92,6 +102,11 @@ class Tracker(NoEvents):
     def stopped(self, name: str, step: int) -> None:
         """Set the phase's step to that at which it stopped."""
         self.tracks.setdefault(name, Track(name, "run")).step = step
+
+    def elsewhere(self, name: str, who: str, step: int | None) -> None:
+        """Set the phase's track to what another process does."""
+        track = self.tracks.setdefault(name, Track(name, "run"))
+        track.state, track.text, track.step = "elsewhere", who, step or 0
 
     def phase_done(self, name: str, seconds: float, summary: Summary) -> None:
         """Set the phase's track to done, with its results."""
@@ -165,14 +180,13 @@ class LiveTable(Tracker):
             right = name in ("step", "speed", "loss", "left")
             table.add_column(name, justify="right" if right else "left", no_wrap=True)
         tracks = list(self.tracks.values())
-        shown = [t for t in tracks if t.state in ("runs", "failed")]
+        shown = [t for t in tracks if t.state in ("runs", "failed", "elsewhere")]
         shown = [*[t for t in tracks if t.state == "done"][-SHOWN:], *shown]
         shown += [t for t in tracks if t.state == "waits"][:SHOWN]
         for track in sorted(shown, key=tracks.index):
             table.add_row(*_live_row(track, now))
         states = [t.state for t in tracks]
-        named = {"cached": "cached", "done": "done", "runs": "running", "failed": "failed", "waits": "waiting"}
-        counts = ", ".join(f"{states.count(s)} {word}" for s, word in named.items() if s in states)
+        counts = ", ".join(f"{states.count(s)} {word}" for s, word in COUNTED.items() if s in states)
         return Group(table, Text(counts, style="bright_black"))
 
 
@@ -185,6 +199,8 @@ def _live_row(track: Track, now: float) -> list[RenderableType]:
         return [*head, "", f"{track.step}", "", "", track.text, f"in {words.seconds(track.seconds)}"]
     if track.state == "failed":
         return [*head, "", f"{track.step}", "", "", Text(track.text, style="red"), ""]
+    if track.state == "elsewhere":
+        return [*head, "", f"{track.step or ''}", "", "", track.text, ""]
     if track.state != "runs":
         return [*head, *[""] * 6]
     bar = ProgressBar(total=track.total or 1, completed=track.step, width=20, pulse=track.total is None)
@@ -244,6 +260,17 @@ class Lines(Tracker):
     @staticmethod
     def _tenth(track: Track) -> int:
         return int((track.share or 0.0) * 10)
+
+    def elsewhere(self, name: str, who: str, step: int | None) -> None:
+        """Print who trains the phase, once, and then its step every 30 seconds."""
+        super().elsewhere(name, who, step)
+        now = self.now()
+        if name not in self._last_lines:
+            self._last_lines[name] = (now, 0)
+            self._print(f"{name}: {who} This run does what else is ready, and waits for it.")
+        elif now - self._last_lines[name][0] >= self.EVERY:
+            self._last_lines[name] = (now, 0)
+            self._print(f"{name}: at step {step} there" if step else f"{name}: has logged no epoch there")
 
     def phase_done(self, name: str, seconds: float, summary: Summary) -> None:
         """Print the phase's time and results."""

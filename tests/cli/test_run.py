@@ -118,7 +118,11 @@ def test_two_runs_at_once(kdplan: Kdplan, folder: Path) -> None:
     key = kdplan("plan", "a.kd", "--no-cost", "--json").phases["big@train"]["key"]
     with Store(folder / ".kdplan").begin(key):
         other = subprocess.run(
-            [sys.executable, "-m", "kdplan", "run", "a.kd"], capture_output=True, text=True, env=environment()
+            [sys.executable, "-m", "kdplan", "run", "a.kd", "--no-wait"],
+            capture_output=True,
+            text=True,
+            env=environment(),
+            timeout=120,
         )
     assert other.returncode == 3, other.stderr
     assert "KD0901" in other.stdout + other.stderr and str(os.getpid()) in other.stdout + other.stderr

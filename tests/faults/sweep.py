@@ -34,6 +34,7 @@ from kdplan.compile import compile_source
 from kdplan.diagnostics.span import Source
 from kdplan.runtime import saving
 
+UNSTORED = "KD0916"
 ERRORS = (errno.EIO, errno.ENOSPC, errno.EACCES)
 PLANS = {
     "distil": """\
@@ -188,8 +189,10 @@ class Bench:
             wrong.append(f"the refused run ended with {code}")
         if "Traceback" in said:
             wrong.append(f"a traceback: {said[-1500:]}")
-        if code == 0 and digests(self.store) != self.digests:
-            wrong.append("success without all artifacts")
+        lost = sorted(name for name, _ in self.digests.items() - digests(self.store).items()) if code == 0 else []
+        # A number that cannot be stored was shown, and is computed again: a warning, no failure.
+        if lost and (UNSTORED not in said or any(not name.startswith("measures/") for name in lost)):
+            wrong.append(f"success without {lost}")
         return wrong + self.problems()
 
     def problems(self) -> list[str]:

@@ -169,8 +169,8 @@ def test_no_batches(tmp_path: Path) -> None:
 def test_locked_by_another_run(tmp_path: Path) -> None:
     plan = digits_plan()
     with Store(tmp_path).begin("key-train"):
-        result, _ = run(plan, tmp_path)
-    assert result.exit_code == 3
+        result, _ = run(plan, tmp_path, wait=False)
+    assert result.exit_code == 3 and "train" in result.failed
 
 
 def test_weights_of_another_phase_that_are_gone(tmp_path: Path) -> None:

@@ -28,7 +28,7 @@ from kdplan.runtime.store.lock import Holder, Lock, read_holder
 from kdplan.runtime.store.remembered import Plans
 from kdplan.runtime.store.sealed import read_sealed, write_sealed
 from kdplan.runtime.store.values import Values
-from kdplan.runtime.store.work import Work, discard, resume_step
+from kdplan.runtime.store.work import Work, discard, logged_step, resume_step
 
 State = Literal["done", "running", "interrupted", "missing"]
 Numbers = Literal["measures", "costs", "verdicts"]
@@ -120,6 +120,10 @@ class Store:
         """The process that runs phase `key` at this moment, or None."""
         holder = read_holder(self.work_folder(key))
         return holder if holder is not None and holder.alive else None
+
+    def running_step(self, key: str) -> int | None:
+        """The step that phase `key` has logged, which another process may be running."""
+        return logged_step(self.work_folder(key))
 
     def resume_step(self, key: str) -> int | None:
         """The step from which phase `key` resumes, its newest complete checkpoint's. Hashes are not compared."""

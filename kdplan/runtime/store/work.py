@@ -284,6 +284,12 @@ def checkpoint_folders(folder: Path) -> list[tuple[int, Path]]:
     return sorted(folders, reverse=True)
 
 
+def logged_step(folder: Path) -> int | None:
+    """The step of the last line that an attempt logged; None where it has logged none."""
+    records = read_metrics(folder / METRICS)
+    return records[-1]["step"] if records else None
+
+
 def resume_step(folder: Path) -> int | None:
     """The step of the newest complete checkpoint in an attempt's folder. Hashes are not compared."""
     for step, checkpoint in checkpoint_folders(folder / "checkpoints"):
