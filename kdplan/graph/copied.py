@@ -45,7 +45,10 @@ def _rebound(hook: Callable[..., Any], memo: Mapping[int, Any]) -> Callable[...,
     if owner is not None:
         method = getattr(hook, "__func__", None)
         return method.__get__(memo[id(owner)]) if method is not None and id(owner) in memo else None
-    cells = [c.cell_contents for c in getattr(hook, "__closure__", None) or ()]
+    try:
+        cells = [c.cell_contents for c in getattr(hook, "__closure__", None) or ()]
+    except ValueError:  # of a name that has no value yet
+        return None
     defaults = getattr(hook, "__defaults__", None) or ()
     held = any(isinstance(v, nn.Module | Tensor) or id(v) in memo for v in (*cells, *defaults))
     return hook if hasattr(hook, "__code__") and not held else None

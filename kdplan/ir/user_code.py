@@ -118,7 +118,10 @@ def files_of(factory: str) -> dict[str, str]:
     A package counts by its version, or by its files where they are the user's.
     """
     where, _, _ = factory.rpartition(":")
-    held = code(Path(where)) if where.endswith(".py") else package_code(where) if where else None
+    try:
+        held = code(Path(where)) if where.endswith(".py") else package_code(where) if where else None
+    except OSError:  # of a plan that was compiled where the file is
+        return {}
     if held is None:
         return {}
     return {path.name: digest for path, digest in held.files.items()} | held.packages

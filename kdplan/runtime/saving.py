@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Self
@@ -132,11 +133,13 @@ class Saving:
     ) -> None:
         """Waits for the thread. Where training failed, that is the error to raise, not one of its checkpoint."""
         try:
-            self.collect(wait=True)
-        except StoreUnwritable:
             if kind is None:
-                raise
+                self.collect(wait=True)
+            elif self._pending is not None:
+                with suppress(StoreUnwritable):
+                    self._pending.future.result()
+                    self._pending.done()
         finally:
             if self._threads is not None:
                 self._threads.shutdown()
-            self._threads, self._copies = None, {}
+            self._threads, self._pending, self._copies = None, None, {}

@@ -133,10 +133,12 @@ def test_a_run_that_waits_for_space_writes_it_later(work: Work, disk: Disk) -> N
     assert done == [1] and steps(work) == {"step-1"}
 
 
-def test_a_failure_of_training_is_the_one_that_is_told(work: Work, disk: Disk) -> None:
+@pytest.mark.parametrize("wait", [False, True])
+def test_a_failure_of_training_is_the_one_that_is_raised(work: Work, disk: Disk, wait: bool) -> None:
+    """At once: nobody waits for space for the checkpoint of a phase that has failed."""
     disk.refused = 9
     disk.may.set()
-    with pytest.raises(ZeroDivisionError), saving.Saving(work, Patience()) as saver:
+    with pytest.raises(ZeroDivisionError), saving.Saving(work, Patience(wait, pause=600)) as saver:
         saver.save(1, {"w": torch.zeros(9)}, {}, lambda: None)
         raise ZeroDivisionError
     assert not [t for t in threading.enumerate() if t.name.startswith("checkpoint")]

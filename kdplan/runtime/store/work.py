@@ -287,7 +287,7 @@ def checkpoint_folders(folder: Path) -> list[tuple[int, Path]]:
 def logged_step(folder: Path) -> int | None:
     """The step of the last line that an attempt logged; None where it has logged none."""
     records = read_metrics(folder / METRICS)
-    return records[-1]["step"] if records else None
+    return records[-1].get("step") if records else None
 
 
 def resume_step(folder: Path) -> int | None:
