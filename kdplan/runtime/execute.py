@@ -193,8 +193,10 @@ class _Runner:
             result.interrupted, result.exit_code = step.name, INTERRUPTED
         except PlanError as problem:
             if isinstance(problem, StoreLocked) and self.options.wait:
+                holder = self.store.holder(step.key)
+                who = f"Process {holder.pid} on {holder.host} has trained it since {holder.since}." if holder else ""
                 at = self.store.running_step(step.key)
-                self.events.elsewhere(step.name, problem.diagnostics[0].message, at)
+                self.events.elsewhere(step.name, who or problem.diagnostics[0].message, at)
                 return False
             result.failed[step.name] = problem
             result.exit_code = result.exit_code or (problem.exit_code if isinstance(problem, StoreError) else 1)
