@@ -168,7 +168,7 @@ class FakeContext:
             yield buffers
             now = [b for m in modules for b in m._buffers.values() if b is not None]
             self.changed |= len(now) != len(buffers) or any(a is not b for a, b in zip(now, buffers, strict=True))
-            self.bound += [b for b in now if all(b is not twin for twin in buffers)]
+            self.bound += _others(now, buffers)
             self.changed |= is_user_code(whole(module)) and bool(attributes.changed())
         finally:
             for m, parameters in saved:
@@ -379,8 +379,14 @@ class FakeContext:
                 value = copied(*args, **kwargs)
         now = list(whole(copied).buffers())
         self.changed |= wrote.wrote_into(*held) or list(map(id, now)) != list(map(id, held))
-        self.bound += [b for b in now if all(b is not h for h in held)]
+        self.bound += _others(now, held)
         return value
+
+
+def _others(now: Iterable[Tensor], before: Iterable[Tensor]) -> list[Tensor]:
+    """Those tensors that were not there before."""
+    known = set(map(id, before))
+    return [t for t in now if id(t) not in known]
 
 
 def _filled(module: nn.Module, make: Callable[..., Tensor]) -> nn.Module:

@@ -44,7 +44,7 @@ class PhaseKey:
     """What the hashes among the components are made of, below their paths: `moves/0/width`. No part of the key."""
 
 
-CODE_IN = "code in "
+CODE_IN = "in "
 """What the last part of the path of a detail begins with that is a file of the user's code."""
 
 

@@ -321,7 +321,7 @@ def _start(n: Network) -> list[Detail]:
     if isinstance(arguments, Mapping):
         parts += [(k, v, span) for k, v in arguments.items()]
     for factory in (item.name, *_held_files(item.arguments)):
-        parts += _files(factory, span)
+        parts += [(f"code/{name}", digest, span) for name, digest, span in _files(factory, span)]
     return [*parts, ("seed", n.seed, n.span), ("reset", sorted(n.reset), n.span)]
 
 

@@ -167,8 +167,6 @@ def _words(path: str) -> str:
     ('the recipe optimizer lr', 'the loss', "the network's width")
     """
     names = [part for part in path.split("/") if not part.isdigit()]
-    if names[0] == "code" and names[-1].startswith(CODE_IN):  # of a function: the file alone
-        names[-1] = names[-1].removeprefix(CODE_IN.partition(" ")[0]).strip()
     table = _DETAILS if names[0] in _DETAILS and names[1:] not in ([], ["part"]) else _PARTS
     head = table.get(names[0], f"the {names[0]}")
     return " ".join([head, *names[1:]])

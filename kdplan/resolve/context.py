@@ -51,7 +51,7 @@ class Session:
 
     reporter: Reporter
     root: Path | None
-    describe: Callable[[Data, Path, Span], None]
+    describe: Callable[[Data, Span], None]
     """Fills in a data set's classes, shape, sizes and fingerprint."""
     tables: Mapping[str, Mapping[str, Any]]
     rules: Mapping[type[ast.Expr], Rule]

@@ -46,7 +46,7 @@ from kdplan.resolve.values import (
     describe,
 )
 from kdplan.syntax import ast
-from kdplan.syntax.diagnose import FOREIGN_HELPS
+from kdplan.syntax.build import FOREIGN_HELPS
 
 
 def _number(node: ast.Number, ctx: Context, want: str) -> Value:

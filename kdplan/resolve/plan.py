@@ -90,16 +90,6 @@ def resolve(
     modules = list(module.every())
     budget = Budget(limits, sum(len(m.source.text) for m in modules), sum(_written(m.tree.items) for m in modules))
 
-    described: dict[str, catalog.DataInfo] = {}
-    """Of each source with its arguments: a sweep may have thousands of data sets that read the same files."""
-
-    def describe(data: Data, folder: Path, span: Span) -> None:
-        with budget.paused():
-            key = repr((data.source.name, sorted(data.source.arguments.items())))
-            if key not in described:
-                described[key] = _info(data, span, root)
-            _describe(data, described[key], folder, span, root, all_tables["superclasses"])
-
     def outside(find: Callable[[Network, Sequence[int]], T]) -> Callable[[Network, Sequence[int]], T]:
         def with_torch(network: Network, shape: Sequence[int]) -> T:
             with budget.paused():
@@ -107,6 +97,7 @@ def resolve(
 
         return with_torch
 
+    describe = _describing(budget, root, all_tables["superclasses"])
     session = Session(reporter, root, describe, all_tables, RULES, outside(cuts), outside(layers), budget=budget)
     for declared in module.own:
         ctx = Context(session, declared.module)
@@ -173,6 +164,24 @@ def _members(declared: Declared, ctx: Context) -> None:
             network_instance(declared, bound, span, ctx)
 
 
+def _describing(
+    budget: Budget, root: Path | None, superclasses: dict[str, dict[str, list[int]]]
+) -> Callable[[Data, Span], None]:
+    """What fills in a data set. Each source with its arguments is looked at once: a sweep may have thousands of data
+    sets that read the same files.
+    """
+    described: dict[str, catalog.DataInfo] = {}
+
+    def describe(data: Data, span: Span) -> None:
+        with budget.paused():
+            key = repr((data.source.name, sorted(data.source.arguments.items())))
+            if key not in described:
+                described[key] = _info(data, span, root)
+            _describe(data, described[key], span, superclasses)
+
+    return describe
+
+
 def _info(data: Data, span: Span, root: Path | None) -> catalog.DataInfo:
     try:
         return catalog.describe(data.source.name, dict(data.source.arguments), root, span=span)
@@ -180,14 +189,7 @@ def _info(data: Data, span: Span, root: Path | None) -> catalog.DataInfo:
         raise refused.about(f"`{data.name}`, with all that reads it,", span) from None
 
 
-def _describe(
-    data: Data,
-    info: catalog.DataInfo,
-    folder: Path,
-    span: Span,
-    root: Path | None,
-    superclasses: dict[str, dict[str, list[int]]],
-) -> None:
+def _describe(data: Data, info: catalog.DataInfo, span: Span, superclasses: dict[str, dict[str, list[int]]]) -> None:
     data.classes = list(info.classes)
     data.task = info.task
     data.objects = info.objects

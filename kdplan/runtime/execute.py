@@ -5,6 +5,7 @@ A phase that another process trains comes later: what else is ready goes first, 
 
 from __future__ import annotations
 
+import time
 import traceback
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
 
 POLL = 0.5
 """Seconds between two looks at phases that other processes train, where nothing else is ready."""
+RARE = 4
+"""And so many times what a look took: where another process makes frozen values, a phase is built to find that out."""
 
 
 @dataclass
@@ -98,7 +101,7 @@ def run_plan(
             runner = _Runner(plan, planned, keys, store, options, events, interrupt, assemble, result)
             later = list(planned.values())
             while later and not runner.ended:
-                steps, later = later, []
+                steps, later, began = later, [], time.monotonic()
                 for step in steps:
                     if runner.ended or _spared(step, result):
                         continue
@@ -107,7 +110,7 @@ def run_plan(
                     elif options.plan_file:
                         store.remember(options.plan_file, {n: keys[n].key for n in result.done})
                 if len(later) == len(steps):
-                    interrupt.sleep(POLL)
+                    interrupt.sleep(max(POLL, RARE * (time.monotonic() - began)))
         if options.plan_file and result.done:
             store.remember(options.plan_file, {n: keys[n].key for n in result.done}, result.done == planned.keys())
         if interrupt.requested:

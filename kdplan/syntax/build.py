@@ -24,6 +24,18 @@ NAMES_FIRST = "Write names alone first, then settings: `{ epochs, batch = 64 }`.
 Values = list[Any]
 """What the parser's stack holds for the symbols of a rule: tokens, nodes and lists of them."""
 FOREIGN = ("and", "or", "not", "if", "else", "is")
+"""Words of other languages that no plan has as names."""
+_CHOICE = "Multiply by a mask: `a * (epoch > 3)`, or `a * (x) + b * (1 - (x))` for one of two."
+FOREIGN_HELPS = {
+    "if": _CHOICE,
+    "else": _CHOICE,
+    "not": "Write `1 - (a)` for the other mask.",
+    "or": "Add masks: `(a) + (b)`.",
+    "is": "Write `a == b`.",
+    "for": "Write an axis: `student small[i in 0..2] = …`; what reads it has it too.",
+    "lambda": "Write a function as `def f(x) = …`.",
+}
+"""The helps of KD0111, where masks alone do not help. `for` and `lambda` may be right elsewhere."""
 
 
 class _Part(NamedTuple):
@@ -128,7 +140,8 @@ class Builder:
             value = f"{name.text if name else ''}(…)"
             self.problems.append(diagnostic("KD0102", self._token(kind), name=kind.text, value=value))
         if kind.text in FOREIGN:
-            self.problems.append(diagnostic("KD0111", self._token(kind), word=kind.text))
+            help = FOREIGN_HELPS.get(kind.text)
+            self.problems.append(diagnostic("KD0111", self._token(kind), word=kind.text, help=help))
         if kind.text in SHORT and listing and all(type(e) is ast.Name for e in listing):
             items = [ast.Setting(e.span, e.name, e.span, e) for e in listing] + (items or [])  # type: ignore[union-attr]
             listing = None

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from kdplan.diagnostics.report import Diagnostic, diagnostic
 from kdplan.diagnostics.span import Source, Span
 from kdplan.syntax import ast
-from kdplan.syntax.build import FOREIGN, NAMES_FIRST, Stuck, Values
+from kdplan.syntax.build import FOREIGN, FOREIGN_HELPS, NAMES_FIRST, Stuck, Values
 from kdplan.syntax.grammar import BRACKETS, END, ENDS_VALUE, RESERVED, STRAY
 from kdplan.syntax.lexer import Token
 
@@ -36,17 +36,6 @@ SHOWN = {
     "TILDE": "`~`",
 }
 
-
-FOREIGN_HELPS = {
-    "if": "Multiply by a mask: `a * (epoch > 3)`, or `a * (x) + b * (1 - (x))` for one of two.",
-    "not": "Write `1 - (a)` for the other mask.",
-    "or": "Add masks: `(a) + (b)`.",
-    "is": "Write `a == b`.",
-    "for": "Write an axis: `student small[i in 0..2] = …`; what reads it has it too.",
-    "lambda": "Write a function as `def f(x) = …`.",
-}
-"""The helps of KD0111, where masks do not help."""
-FOREIGN_HELPS["else"] = FOREIGN_HELPS["if"]
 
 BRACES = "Write `{{` in place of {}, and `}}` after the last item."
 """The help of KD0127 where something else begins the body."""

@@ -26,8 +26,6 @@ from tests.cli.test_run import environment
 from tests.runtime.small import assemble, digits_plan, keys, planned
 from tests.runtime.test_execute import Recorder
 
-ROOT = Path(__file__).parents[2]
-
 
 class Watching(Recorder):
     """Notes what other processes do, and acts when that is first heard of."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -65,9 +65,6 @@ def disk(monkeypatch: pytest.MonkeyPatch) -> Iterator[Disk]:
 def work(tmp_path: Path) -> Iterator[Work]:
     with Store(tmp_path).begin("k") as opened:
         yield opened
-
-
-Save = Callable[..., None]
 
 
 def steps(work: Work) -> set[str]:

@@ -47,7 +47,7 @@ def _data(thing: Declared, ctx: Context) -> Data:
     gather.raise_if_failed()
     name = unique_name(thing, thing.name, ctx) + axes.suffix({}, axes.coordinates(ctx))
     data.name = name
-    ctx.session.describe(data, thing.module.folder, clause.exprs[0].span)
+    ctx.session.describe(data, clause.exprs[0].span)
     if "normalize" in spans and data.normalize and data.shape and len(data.shape) == 3:
         channels, given = data.shape[0], len(data.normalize[0])
         if channels != given:

@@ -168,13 +168,7 @@ class Work:
 
         def write() -> None:
             assert self._lock.held, "the phase's lock is not held"
-            new = temporary(target)
-            try:
-                manifest.build(new, files)
-                put_folder(new, target)
-            except BaseException:
-                clear(new)
-                raise
+            _publish(temporary(target), target, files)
             for _, old in checkpoint_folders(self.checkpoints)[KEEP:]:
                 discard(old)
 
@@ -219,13 +213,7 @@ class Work:
         if METRICS not in content:
             content[METRICS] = self.metrics_file.read_bytes() if self.metrics_file.exists() else b""
         target = self._phases / self.key
-        new = temporary(self.folder / self.key)
-        try:
-            manifest.build(new, content)
-            put_folder(new, target)
-        except BaseException:
-            clear(new)
-            raise
+        _publish(temporary(self.folder / self.key), target, content)
         artifact = Artifact(target, self.what, manifest.read(target, self.what), key=self.key)
         self.discard()
         return artifact
@@ -265,6 +253,16 @@ class Work:
 
 def _content(value: Content | Mapping[str, Plain] | list[Plain]) -> Content:
     return value if isinstance(value, bytes) or callable(value) else json_bytes(value)
+
+
+def _publish(new: Path, target: Path, files: Mapping[str, Content]) -> None:
+    """Builds a folder under the name `new`, then gives it the name `target`; of a failure nothing is left."""
+    try:
+        manifest.build(new, files)
+        put_folder(new, target)
+    except BaseException:
+        clear(new)
+        raise
 
 
 def discard(path: Path) -> None:
