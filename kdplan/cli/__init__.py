@@ -15,6 +15,9 @@ from kdplan.diagnostics.report import PlanError
 from kdplan.ir.trust import trusting
 from kdplan.runtime.interrupt import STOPS, stopped_by_keyboard_interrupt
 
+TRAINING = ("run", "work")
+"""Commands that train, and can be stopped and resumed."""
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code.
@@ -35,7 +38,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     # OpenMP reads this once, when torch is imported. It changes no number.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     parsed = parser().parse_args(arguments)
-    runs = parsed.command.__name__ == "run"
+    runs = parsed.command.__name__ in TRAINING
     with outliving("the reader of the output has gone; the run goes on" if runs else "") as output_failed:
         with stopped_by_keyboard_interrupt(STOPS if runs else ()):
             code = _exit_code(parsed)
@@ -52,14 +55,14 @@ def _exit_code(parsed: argparse.Namespace) -> int:
         print_errors(problem, getattr(parsed, "format", "text"))
         return int(getattr(problem, "exit_code", ExitCode.INVALID))
     except KeyboardInterrupt as problem:
-        again = "; the same command goes on where this one stopped" if parsed.command.__name__ == "run" else ""
+        again = "; the same command goes on where this one stopped" if parsed.command.__name__ in TRAINING else ""
         print(f"stopped by {problem or 'SIGINT'}{again}", file=sys.stderr)
         return ExitCode.INTERRUPTED
     except BaseException as problem:  # the last resort: what has no diagnostic of its own
         if not is_foreign(problem) or os.environ.get("KDPLAN_TRACEBACK"):
             raise
         print_errors(foreign("KD0016", None, problem), getattr(parsed, "format", "text"))
-        return ExitCode.FAILED if parsed.command.__name__ == "run" else ExitCode.INVALID
+        return ExitCode.FAILED if parsed.command.__name__ in TRAINING else ExitCode.INVALID
 
 
 def print_errors(problem: PlanError, form: str = "text") -> None:

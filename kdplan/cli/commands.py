@@ -6,6 +6,7 @@ import argparse
 import json
 import sys
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -241,20 +242,26 @@ def _warn(code: str, **values: str) -> None:
 
 def _run(arguments: argparse.Namespace, compiled: Compiled, store: Store, options: RunOptions) -> int:
     """Train what is missing, then show what was measured."""
+    from kdplan.cli import jobs
     from kdplan.runtime.execute import repairing, run_plan
     from kdplan.runtime.reading import to_train
     from kdplan.view.progress import TensorBoard, observer
 
     names = to_train(compiled.planned)
-    if names:
-        _check_before_training(compiled, names, options.device, store)
-    _print_warnings(compiled)
-    events = observer()
-    if arguments.tensorboard:
-        events = Several([events, TensorBoard(arguments.tensorboard)])
-    for line in compiled.files:
-        events.note(f"weights: {line}")
-    result = run_plan(compiled.plan, compiled.planned, compiled.keys, store, options, events)
+    several = jobs.wanted(arguments) and names != []
+    with jobs.workers(arguments, compiled, store, options) if several else nullcontext() as workers:
+        if names:
+            _check_before_training(compiled, names, options.device, store)
+        _print_warnings(compiled)
+        events = observer()
+        if arguments.tensorboard:
+            events = Several([events, TensorBoard(arguments.tensorboard)])
+        for line in compiled.files:
+            events.note(f"weights: {line}")
+        if workers is not None:
+            result = workers.train(compiled, store, events)
+        else:
+            result = run_plan(compiled.plan, compiled.planned, compiled.keys, store, options, events)
     if result.exit_code == ExitCode.INTERRUPTED:
         where = f"in {result.interrupted}" if result.interrupted else "before the measures"
         print(f"interrupted {where} by {result.by}; the same command resumes there", file=sys.stderr)

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from kdplan import __version__
-from kdplan.cli import commands, language, stored
+from kdplan.cli import commands, language, stored, worker
 from kdplan.ir.limits import MEANINGS
 
 Command = Callable[[argparse.Namespace], int]
@@ -32,6 +32,7 @@ def parser() -> argparse.ArgumentParser:
     _add_checks(subparsers)
     _add_views(subparsers)
     _add_run(subparsers)
+    _add_work(subparsers)
     _add_export(subparsers)
     _add_stored(subparsers)
     _add_language(subparsers)
@@ -147,12 +148,40 @@ def _add_run(subparsers: Subparsers[argparse.ArgumentParser]) -> None:
     run.add_argument(
         "--no-wait", action="store_true", help="end with exit code 3 where another process trains a phase, at once"
     )
+    run.add_argument(
+        "--jobs", default=None, metavar="N", help="train up to N phases at a time, or auto: as many as this machine can"
+    )
+    run.add_argument(
+        "--engine", default=None, metavar="NAME", help="train phases elsewhere: local (the default with --jobs)"
+    )
+    run.add_argument(
+        "--engine-option", action="append", default=[], metavar="NAME=VALUE",
+        help="an option of the engine; may be given several times",
+    )  # fmt: skip
     run.add_argument("--tensorboard", default=None, metavar="DIR", help="write TensorBoard files to DIR")
     run.add_argument(
         "--plots", default=None, metavar="DIR",
         help="write plots of measures to DIR (default: plots/<plan> in the store)",
     )  # fmt: skip
     run.add_argument("--csv", default=None, metavar="DIR", help="write tables of measures to DIR as CSV")
+
+
+def _add_work(subparsers: Subparsers[argparse.ArgumentParser]) -> None:
+    text = "Train one phase from a snapshot of a run, as engines do; `kdplan run` writes the snapshot and measures."
+    work = _add(subparsers, "work", worker.work, text)
+    work.add_argument("snapshot", type=Path, metavar="SNAPSHOT", help="the file snapshot.json of a run")
+    work.add_argument(
+        "--phase", nargs="+", required=True, metavar="KEY",
+        help="train these phases, in this order: keys or names; - reads lines `KEY DEVICE` until they end",
+    )  # fmt: skip
+    work.add_argument(
+        "--store", default=None, metavar="DIR", help="keep results in DIR (default: the store that SNAPSHOT is in)"
+    )
+    work.add_argument("--device", default="", help="train on this device (default: that of the run)")
+    work.add_argument("--data", type=Path, default=None, metavar="DIR", help="read data sets from DIR")
+    work.add_argument(
+        "--no-wait", action="store_true", help="end with exit code 3 where another process trains the phase, at once"
+    )
 
 
 def _add_export(subparsers: Subparsers[argparse.ArgumentParser]) -> None:

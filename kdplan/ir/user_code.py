@@ -6,6 +6,7 @@ it, as a program does; files of one name in two folders do not meet.
 
 from __future__ import annotations
 
+import base64
 import builtins
 import hashlib
 import importlib
@@ -125,6 +126,41 @@ def files_of(factory: str) -> dict[str, str]:
     if held is None:
         return {}
     return {path.name: digest for path, digest in held.files.items()} | held.packages
+
+
+def dump_read() -> list[dict[str, Any]]:
+    """All that was read since `begin`, as plain values: the sources themselves, for a process on another machine."""
+
+    def plain(module: Module) -> dict[str, Any]:
+        content = base64.b64encode(module.content).decode()
+        return {"name": module.name, "path": str(module.path), "content": content, "package": module.package}
+
+    return [
+        {
+            "path": str(c.path),
+            "local": {name: plain(module) for name, module in c.local.items()},
+            "elsewhere": [plain(module) for module in c.elsewhere],
+            "packages": c.packages,
+        }
+        for c in _read.values()
+    ]
+
+
+def load_read(data: list[dict[str, Any]]) -> None:
+    """Sets what was read to what `dump_read` gave: the files themselves are not looked at any more.
+
+    Modules that Python finds by itself are compared with their files before each phase, as always.
+    """
+
+    def module(plain: Mapping[str, Any]) -> Module:
+        return Module(plain["name"], Path(plain["path"]), base64.b64decode(plain["content"]), plain["package"])
+
+    _read.clear()
+    for one in data:
+        local = {name: module(plain) for name, plain in one["local"].items()}
+        elsewhere = tuple(module(plain) for plain in one["elsewhere"])
+        _read[Path(one["path"])] = Code(Path(one["path"]), local, elsewhere, one["packages"])
+        _reported.update(m.path for m in local.values())
 
 
 def source_of(module: str) -> tuple[str, str] | None:

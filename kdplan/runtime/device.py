@@ -61,6 +61,15 @@ MOST_THREADS = 4
 """More only where a recipe asks for them."""
 
 
+def threads_worth(flops: int) -> int:
+    """The threads that steps with so many forward operations are worth.
+
+    >>> threads_worth(1000), threads_worth(10**12)
+    (1, 4)
+    """
+    return max(1, min(MOST_THREADS, round(flops / FLOPS_PER_THREAD)))
+
+
 @contextmanager
 def threads_for(flops: int, chosen: int | None = None) -> Iterator[None]:
     """Runs its body on `chosen` threads, or on as many as its steps are worth.
@@ -75,7 +84,7 @@ def threads_for(flops: int, chosen: int | None = None) -> Iterator[None]:
     4
     """
     before = torch.get_num_threads()
-    wanted = chosen or max(1, min(MOST_THREADS, round(flops / FLOPS_PER_THREAD)))
+    wanted = chosen or threads_worth(flops)
     torch.set_num_threads(min(wanted, int(os.environ.get("OMP_THREAD_LIMIT", wanted))))  # more would wait for ever
     try:
         yield

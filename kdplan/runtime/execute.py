@@ -71,6 +71,7 @@ def run_plan(
     events: Events | None = None,
     *,
     assemble: Assemble | None = None,
+    interrupt: Interrupt | None = None,
 ) -> RunResult:
     """Runs the actions of `planned`, in its order; a finished phase is in the store before the next begins.
 
@@ -87,6 +88,8 @@ def run_plan(
         Receives every moment of the run.
     assemble : callable, optional
         Builds the graphs of a phase instead of `kdplan.graph.assemble`.
+    interrupt : Interrupt, optional
+        Stops the run where others than a signal ask for that.
 
     Returns
     -------
@@ -95,7 +98,7 @@ def run_plan(
     options, events = options or RunOptions(), events or NoEvents()
     result = RunResult()
     events.plan_started(planned)
-    interrupt = Interrupt()
+    interrupt = interrupt or Interrupt()
     try:
         with interrupt:
             runner = _Runner(plan, planned, keys, store, options, events, interrupt, assemble, result)
@@ -103,7 +106,7 @@ def run_plan(
             while later and not runner.ended:
                 steps, later, began = later, [], time.monotonic()
                 for step in steps:
-                    if runner.ended or _spared(step, result):
+                    if runner.ended or spared(step, result):
                         continue
                     if {s.name for s in later} & {*step.needs, step.same_as} or not runner.attempt(step):
                         later.append(step)
@@ -132,28 +135,28 @@ def repairing(
     """A function that trains the phase of a damaged artifact's folder again, and says whether it did."""
 
     def repair(folder: Path) -> bool:
-        step = _maker(planned, store, folder)
+        step = maker_of(planned, store, folder)
         if step is None:
             return False
-        _report_repair(step, events or NoEvents())
+        report_repair(step, events or NoEvents())
         again = run_plan(plan, {**planned, step.name: replace(step, action="rerun")}, keys, store, options, events)
         return again.exit_code == 0 and step.name in again.trained
 
     return repair
 
 
-def _maker(planned: Mapping[str, Planned], store: Store, folder: Path | None) -> Planned | None:
+def maker_of(planned: Mapping[str, Planned], store: Store, folder: Path | None) -> Planned | None:
     """The step that makes the artifact in a folder."""
     steps = (s for s in planned.values() if s.same_as is None)
     return next((s for s in steps if store.phase_folder(s.key) == folder), None)
 
 
-def _report_repair(step: Planned, events: Events) -> None:
+def report_repair(step: Planned, events: Events) -> None:
     notice = diagnostic("KD0915", None, phase=step.name)
     events.note(f"{notice.code}: {notice.message}")
 
 
-def _spared(step: Planned, result: RunResult) -> bool:
+def spared(step: Planned, result: RunResult) -> bool:
     """Notes phases that need no work or cannot be worked on."""
     if step.action == "cached" or (step.same_as is not None and step.same_as in result.done):
         result.cached.append(step.name)
@@ -218,12 +221,12 @@ class _Runner:
             except (StoreCorrupt, StoreMissing) as damage:
                 if step.extends is not None and damage.folder == self.store.phase_folder(step.extends):
                     step = replace(step, extends=None)  # from the start instead
-                    _report_repair(step, self.events)
+                    report_repair(step, self.events)
                     continue
-                maker = _maker(self.planned, self.store, damage.folder)
+                maker = maker_of(self.planned, self.store, damage.folder)
                 if maker is None or maker.key in self.repaired:
                     raise
-                _report_repair(maker, self.events)
+                report_repair(maker, self.events)
                 self.repaired.add(maker.key)
                 self.train(replace(maker, action="rerun"))
 

@@ -16,9 +16,10 @@ from kdplan.runtime.store.errors import StoreError
 from kdplan.runtime.store.lease import Leases
 from kdplan.runtime.store.lock import Lock
 from kdplan.runtime.store.processes import is_temporary, temporary
+from kdplan.runtime.store.runs import Runs
 from kdplan.runtime.store.work import checkpoint_folders
 
-PARTS = ("phases", "work", "values", "plans", "measures", "costs", "verdicts", "plots", "leases")
+PARTS = ("phases", "work", "values", "plans", "measures", "costs", "verdicts", "plots", "leases", "runs")
 """The folders of a store."""
 
 
@@ -45,6 +46,7 @@ def sweep_store(root: Path, is_sound: Callable[[str], bool]) -> list[Path]:
         leases = Leases(root / "leases")
         with suppress(OSError, StoreError), leases.exclusive(wait=0):
             swept += leases.sweep()
+    swept += Runs(root / "runs").sweep()
     return swept
 
 

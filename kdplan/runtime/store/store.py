@@ -5,6 +5,7 @@ phases/<key>/      a finished phase: manifest.json (written last), weights-<slot
 work/<key>/        a running or interrupted one: lock, holder.json, metrics.jsonl, checkpoints/step-<n>/
 plans/<hash>.json  what a plan file's runs read, see `kdplan.runtime.store.remembered`
 leases/<name>/     what a running process reads, see `kdplan.runtime.store.lease`
+runs/<run>/        a run with workers, see `kdplan.runtime.store.runs`
 values/<key>/      values of frozen networks, see `kdplan.runtime.store.values`
 measures/<key>.json  costs/<key>.json  speeds.json    numbers that need not be computed twice
 verdicts/<key>.json    what comparing a user's code with its graph showed
@@ -26,6 +27,7 @@ from kdplan.runtime.store.lease import Leases
 from kdplan.runtime.store.litter import sweep_store
 from kdplan.runtime.store.lock import Holder, Lock, read_holder
 from kdplan.runtime.store.remembered import Plans
+from kdplan.runtime.store.runs import Runs
 from kdplan.runtime.store.sealed import read_sealed, write_sealed
 from kdplan.runtime.store.values import Values
 from kdplan.runtime.store.work import Work, discard, logged_step, resume_step
@@ -54,6 +56,7 @@ class Store:
         self.root = Path(root)
         self.plans = Plans(self.root / "plans")
         self.leases = Leases(self.root / "leases")
+        self.runs = Runs(self.root / "runs")
         self.refused: StoreUnwritable | None = None
         """The first refusal to store a number, which is shown and computed again next time."""
 

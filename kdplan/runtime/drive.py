@@ -1,0 +1,219 @@
+"""Runs a plan's phases in workers of an engine, several at a time.
+
+This process trains nothing: it decides which phase is next, shows what the workers do, and says what becomes of a
+phase that failed.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from kdplan.diagnostics.report import PlanError, error
+from kdplan.ir.dag import Planned
+from kdplan.ir.plan import Plain
+from kdplan.passes.critical import critical
+from kdplan.runtime.engines.engine import Cause, Engine, Lost
+from kdplan.runtime.events import Events
+from kdplan.runtime.execute import POLL, RunResult, maker_of, report_repair, spared
+from kdplan.runtime.interrupt import INTERRUPTED, Interrupt
+from kdplan.runtime.relay import ENDED, Follower, problem_from_json, show
+from kdplan.runtime.store import Store
+from kdplan.runtime.worker import Task
+
+LOOK = 0.05
+"""Seconds between two looks at what the workers have appended."""
+TRIES: dict[Cause, int] = {"crash": 3, "preempted": 10}
+"""Why a worker ended -> how often a phase is begun again for that without a newer checkpoint."""
+OUT_OF_MEMORY = "KD0813"
+
+
+@dataclass
+class _Running:
+    """A phase that a worker has."""
+
+    task: Task
+    step: Planned
+    follower: Follower
+
+
+@dataclass
+class Driver:
+    """Trains the phases of `planned` with `engine`.
+
+    Attributes
+    ----------
+    planned
+        Phase name -> its action, every phase after those that it needs.
+    folder
+        The run's folder, in which workers append what they do.
+    keep_going
+        Whether to go on with phases that do not depend on one that failed.
+    """
+
+    planned: Mapping[str, Planned]
+    store: Store
+    engine: Engine
+    folder: Path
+    events: Events
+    keep_going: bool = False
+    result: RunResult = field(default_factory=RunResult)
+    running: dict[str, _Running] = field(default_factory=dict)
+    followers: dict[str, Follower] = field(default_factory=dict)
+    later: dict[str, float] = field(default_factory=dict)
+    """Phase that another process trains -> when to look again."""
+    attempts: dict[str, int] = field(default_factory=dict)
+    repaired: set[str] = field(default_factory=set)
+    alone: set[str] = field(default_factory=set)
+    """Phases that had too little memory beside others."""
+    asked: bool = False
+    """Whether the workers were asked to stop."""
+
+    def run(self) -> RunResult:
+        """Trains until nothing is left to do, or until a signal asks to stop."""
+        result = self.result
+        self.events.plan_started(self.planned)
+        order = critical(self.planned)
+        waiting = dict(self.planned)
+        try:
+            with Interrupt() as interrupt:
+                while True:
+                    self.follow(waiting)
+                    if interrupt.requested and not self.asked:
+                        self.asked = True
+                        self.engine.stop()
+                    if not self.running and (self.asked or not waiting or self.failed):
+                        break
+                    if not (self.asked or self.failed):
+                        self.hand_out(waiting, order)
+                    time.sleep(LOOK)
+                if interrupt.requested:
+                    result.exit_code, result.by = result.exit_code or INTERRUPTED, interrupt.by
+        finally:
+            self.engine.close()
+            self.events.finished()
+        result.skipped += [n for n in self.planned if n not in result.done | result.failed.keys() | {*result.skipped}]
+        return result
+
+    @property
+    def failed(self) -> bool:
+        """Whether no further phase is begun. Those that are trained go on to their end."""
+        return bool(self.result.failed) and not self.keep_going
+
+    def hand_out(self, waiting: dict[str, Planned], order: Mapping[str, float]) -> None:
+        """Gives the engine phases that are ready, those first that most of the plan waits for."""
+        for name in [n for n, step in waiting.items() if spared(step, self.result)]:
+            del waiting[name]
+        ready = [step for step in waiting.values() if not {*step.needs, step.same_as} & (waiting.keys() | self.running)]
+        for step in sorted(ready, key=lambda s: -order[s.name]):
+            if not self.is_due(step):
+                continue
+            device = self.engine.room(step, step.name in self.alone)
+            if device is None:
+                continue
+            task = Task(step.name, step.key, device)
+            follower = self.followers.setdefault(step.key, Follower(self.folder / f"{step.key}.jsonl"))
+            self.running[step.name] = _Running(task, waiting.pop(step.name), follower)
+            self.engine.submit(task, step)
+
+    def is_due(self, step: Planned) -> bool:
+        """Whether nobody else trains a phase, as far as is known; from time to time its holder is shown."""
+        if step.name not in self.later:
+            return True
+        if time.monotonic() < self.later[step.name]:
+            return False
+        holder = self.store.holder(step.key)
+        if holder is None or self.store.has(step.key):
+            del self.later[step.name]
+            return True
+        self.elsewhere(step)
+        return False
+
+    def elsewhere(self, step: Planned, otherwise: str = "") -> None:
+        """Shows who trains a phase, which comes later."""
+        holder = self.store.holder(step.key)
+        who = f"Process {holder.pid} on {holder.host} has trained it since {holder.since}." if holder else otherwise
+        self.events.elsewhere(step.name, who, self.store.running_step(step.key))
+        self.later[step.name] = time.monotonic() + POLL
+
+    def follow(self, waiting: dict[str, Planned]) -> None:
+        """Shows what the workers have done since the last look, and takes up what has ended."""
+        lost = {one.task.name: one for one in self.engine.lost()} if self.running else {}
+        for name, one in list(self.running.items()):
+            for moment, arguments in one.follower.read():
+                if moment == ENDED:
+                    del self.running[name]
+                    self.engine.ended(one.task)
+                    self.ended(one.step, waiting, *arguments)
+                else:
+                    show(self.events, moment, arguments)
+            if name in lost and name in self.running:
+                del self.running[name]
+                self.crashed(one.step, waiting, lost[name])
+
+    def ended(
+        self, step: Planned, waiting: dict[str, Planned], code: int, problems: list[Plain], damaged: str | None
+    ) -> None:
+        """Takes up a phase that a worker says has ended with an exit code."""
+        result, problem = self.result, problem_from_json(problems)
+        if code == 0:
+            result.trained.append(step.name)
+        elif code == INTERRUPTED:
+            waiting[step.name] = step
+            if self.asked:
+                result.interrupted = result.interrupted or step.name
+        elif code == 3:
+            waiting[step.name] = step
+            self.elsewhere(step, problem.diagnostics[0].message)
+        elif damaged is not None and (maker := maker_of(self.planned, self.store, Path(damaged))) is not None:
+            self.repair(step, maker, waiting, problem)
+        elif OUT_OF_MEMORY in [d.code for d in problem.diagnostics] and step.name not in self.alone:
+            self.alone.add(step.name)
+            self.events.note(f"{step.name}: it had too little memory, and is begun once more with a device of its own")
+            waiting[step.name] = step
+        else:
+            self.fail(step, problem, code)
+
+    def repair(self, step: Planned, maker: Planned, waiting: dict[str, Planned], problem: PlanError) -> None:
+        """Trains the phase again that made a damaged artifact, then the one that reads it."""
+        if maker.key in self.repaired:
+            self.fail(step, problem, 4)
+            return
+        report_repair(maker, self.events)
+        self.repaired.add(maker.key)
+        for names in (self.result.cached, self.result.trained):
+            if maker.name in names:
+                names.remove(maker.name)
+        waiting[maker.name] = replace(maker, action="rerun")
+        waiting[step.name] = step
+
+    def crashed(self, step: Planned, waiting: dict[str, Planned], lost: Lost) -> None:
+        """Begins a phase again whose worker has ended: from its newest checkpoint."""
+        if self.asked:
+            waiting[step.name] = step
+            self.result.interrupted = self.result.interrupted or step.name
+            return
+        at = self.store.resume_step(step.key)
+        where = f"goes on at step {at}" if at else "begins anew"
+        tries = TRIES[lost.cause]
+        if self.tried(step, f"{lost.cause} at {at}") <= tries:
+            self.events.note(f"{step.name}: {lost.reason}; it {where}")
+            waiting[step.name] = step
+        else:
+            self.fail(step, error("KD0974", None, phase=step.name, reason=lost.reason, times=tries + 1), 1)
+
+    def tried(self, step: Planned, what: str) -> int:
+        """How often this has happened to a phase, this time included."""
+        self.attempts[f"{step.name} {what}"] = self.attempts.get(f"{step.name} {what}", 0) + 1
+        return self.attempts[f"{step.name} {what}"]
+
+    def fail(self, step: Planned, problem: PlanError, code: int) -> None:
+        """Notes that a phase failed."""
+        self.result.failed[step.name] = problem
+        self.result.exit_code = self.result.exit_code or code
+        self.events.phase_failed(step.name, problem)
+        if self.failed and self.running:
+            names = ", ".join(self.running)
+            self.events.note(f"no other phase begins; {names} run to their end, and Ctrl-C stops them at a checkpoint")

@@ -1,0 +1,171 @@
+"""The moments of a run as lines of a file in the store: one process writes them, any other shows them.
+
+runs/<run>/<key>.jsonl, one file a phase; a line is `{"moment": name, "arguments": […]}`.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from pathlib import Path
+
+from kdplan.diagnostics.report import Diagnostic, Note, PlanError
+from kdplan.diagnostics.span import Source, Span
+from kdplan.ir.plan import Plain
+from kdplan.runtime.events import Events, NoEvents, Summary
+from kdplan.runtime.store.atomic import MODE, plain
+from kdplan.runtime.store.sealed import parsed
+
+EVERY = 1.0
+"""Seconds between two lines about progress."""
+ENDED = "ended"
+"""The last line of an attempt: how it ended."""
+
+
+class Relay(NoEvents):
+    """Writes the moments of one phase to `path`. A disk that takes no more costs lines, and never the training.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> path = Path(tempfile.mkdtemp()) / "k1.jsonl"
+    >>> Relay(path).phase_started("kd", "k1", 100, 0)
+    >>> Follower(path).read()
+    [('phase_started', ['kd', 'k1', 100, 0])]
+    """
+
+    def __init__(self, path: Path, now: Callable[[], float] = time.monotonic) -> None:
+        self.path, self.now = path, now
+        self._last = -EVERY
+
+    def write(self, moment: str, *arguments: Plain) -> None:
+        """Append one line."""
+        line = json.dumps({"moment": moment, "arguments": plain(list(arguments))}, ensure_ascii=False) + "\n"
+        with suppress(OSError):
+            handle = os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, MODE)
+            try:
+                os.write(handle, line.encode())
+            finally:
+                os.close(handle)
+
+    def phase_started(self, name: str, key: str, total_steps: int | None, start_step: int) -> None:
+        """Append that the phase begins."""
+        self.write("phase_started", name, key, total_steps, start_step)
+
+    def progress(
+        self, name: str, step: int, epoch: int, loss: float, images_per_second: float, metrics: Mapping[str, float]
+    ) -> None:
+        """Append the step and the loss, once a second."""
+        if self.now() - self._last >= EVERY:
+            self._last = self.now()
+            self.write("progress", name, step, epoch, loss, images_per_second, dict(metrics))
+
+    def epoch_done(self, name: str, epoch: int, metrics: Mapping[str, float]) -> None:
+        """Append the metrics of an epoch."""
+        self.write("epoch_done", name, epoch, dict(metrics))
+
+    def checkpointed(self, name: str, step: int) -> None:
+        """Append that a checkpoint is on the disk."""
+        self.write("checkpointed", name, step)
+
+    def stopped(self, name: str, step: int) -> None:
+        """Append the step at which the phase stopped."""
+        self.write("stopped", name, step)
+
+    def phase_done(self, name: str, seconds: float, summary: Summary) -> None:
+        """Append the results."""
+        self.write("phase_done", name, seconds, dict(summary))
+
+    def note(self, text: str) -> None:
+        """Append a sentence."""
+        self.write("note", text)
+
+
+class Follower:
+    """Reads what was appended to a relay's file since the last look."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._at = 0
+
+    def read(self) -> list[tuple[str, list[Plain]]]:
+        """The moments that are new, each with its arguments. Lines that are cut or damaged are left out."""
+        try:
+            if self.path.stat().st_size <= self._at:
+                return []
+            with self.path.open("rb") as file:
+                file.seek(self._at)
+                text = file.read()
+        except OSError:
+            return []
+        whole = text[: text.rfind(b"\n") + 1]
+        self._at += len(whole)
+        moments = []
+        for line in whole.splitlines():
+            record = parsed(line)
+            if isinstance(record, dict) and isinstance(record.get("arguments"), list):
+                moments.append((str(record.get("moment")), record["arguments"]))
+        return moments
+
+
+def show(observer: Events, moment: str, arguments: list[Plain]) -> None:
+    """Gives an observer a moment that was read; numbers that JSON does not have are numbers again."""
+    getattr(observer, moment)(*map(_numbers, arguments))
+
+
+_NO_JSON = {"NaN", "Infinity", "-Infinity"}
+
+
+def _numbers(value: Plain) -> Plain:
+    if isinstance(value, dict):
+        return {name: _numbers(one) for name, one in value.items()}
+    return float(value) if isinstance(value, str) and value in _NO_JSON else value
+
+
+def problem_to_json(problem: PlanError) -> list[Plain]:
+    """The diagnostics of an error as plain values; spans come with their sources.
+
+    Examples
+    --------
+    >>> from kdplan.diagnostics.report import error
+    >>> problem = error("KD0910", Span(Source("a.kd", "x = 1"), 0, 1), what="phase k", root=".kdplan")
+    >>> str(problem_from_json(problem_to_json(problem))) == str(problem)
+    True
+    """
+
+    def span(there: Span | None) -> Plain:
+        return [there.source.path, there.source.text, there.start, there.end] if there is not None else None
+
+    return [
+        {
+            "code": d.code,
+            "message": d.message,
+            "span": span(d.span),
+            "help": d.help,
+            "notes": [[note.text, span(note.span)] for note in d.notes],
+            "severity": d.severity,
+        }
+        for d in problem.diagnostics
+    ]
+
+
+def problem_from_json(data: list[Plain]) -> PlanError:
+    """The inverse of `problem_to_json`; the error's kind is not kept."""
+    sources: dict[tuple[str, str], Source] = {}
+
+    def span(there: Plain) -> Span | None:
+        if there is None:
+            return None
+        path, text, start, end = there
+        return Span(sources.setdefault((path, text), Source(path, text)), start, end)
+
+    return PlanError(
+        [
+            Diagnostic(d["code"], d["message"], span(d["span"]), d["help"],
+                       tuple(Note(text, span(there)) for text, there in d["notes"]), d["severity"])
+            for d in data
+        ]
+    )  # fmt: skip
