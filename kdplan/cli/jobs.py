@@ -52,6 +52,7 @@ class Workers:
     run: Run
     engine: Engine | None
     arguments: argparse.Namespace
+    failed: bool = False
 
     def train(self, compiled: Compiled, store: Store, events: Events) -> RunResult:
         """Train what is missing."""
@@ -64,7 +65,11 @@ class Workers:
         snapshot = Snapshot(compiled.plan, steps, own_keys(compiled.keys, steps), self.run.options, trusted)
         write_snapshot(self.run.folder / SNAPSHOT, snapshot)
         used = self.engine or _engine(self.arguments, replace(self.run, jobs=_jobs(self.arguments, compiled)))
-        return Driver(planned, store, used, self.run.folder, events, self.run.options.keep_going).run()
+        options = self.run.options
+        driver = Driver(planned, store, used, self.run.folder, events, options.keep_going, options.plan_file)
+        result = driver.run()
+        self.failed = bool(result.failed)
+        return result
 
 
 @contextmanager
@@ -85,7 +90,7 @@ def workers(arguments: argparse.Namespace, compiled: Compiled, store: Store, opt
             used = local
         result = Workers(run, used, arguments)
         yield result
-        keep = False
+        keep = result.failed
     finally:
         if used is not None:
             used.close()

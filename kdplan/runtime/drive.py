@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from kdplan.diagnostics.report import PlanError, error
+from kdplan.diagnostics.report import PlanError, counted, error
 from kdplan.ir.dag import Planned
 from kdplan.ir.plan import Plain
 from kdplan.passes.critical import critical
@@ -51,6 +51,8 @@ class Driver:
         The run's folder, in which workers append what they do.
     keep_going
         Whether to go on with phases that do not depend on one that failed.
+    plan_file
+        The plan's path, under which the store remembers what is done.
     """
 
     planned: Mapping[str, Planned]
@@ -59,6 +61,7 @@ class Driver:
     folder: Path
     events: Events
     keep_going: bool = False
+    plan_file: str = ""
     result: RunResult = field(default_factory=RunResult)
     running: dict[str, _Running] = field(default_factory=dict)
     followers: dict[str, Follower] = field(default_factory=dict)
@@ -91,6 +94,9 @@ class Driver:
                     time.sleep(LOOK)
                 if interrupt.requested:
                     result.exit_code, result.by = result.exit_code or INTERRUPTED, interrupt.by
+            if self.plan_file and result.done:
+                done = {name: self.planned[name].key for name in result.done}
+                self.store.remember(self.plan_file, done, result.done == self.planned.keys())
         finally:
             self.engine.close()
             self.events.finished()
@@ -107,7 +113,8 @@ class Driver:
         for name in [n for n, step in waiting.items() if spared(step, self.result)]:
             del waiting[name]
         ready = [step for step in waiting.values() if not {*step.needs, step.same_as} & (waiting.keys() | self.running)]
-        for step in sorted(ready, key=lambda s: -order[s.name]):
+        numbers = {name: number for number, name in enumerate(self.planned)}
+        for step in sorted(ready, key=lambda s: (-order[s.name], numbers[s.name])):
             if not self.is_due(step):
                 continue
             device = self.engine.room(step, step.name in self.alone)
@@ -215,5 +222,5 @@ class Driver:
         self.result.exit_code = self.result.exit_code or code
         self.events.phase_failed(step.name, problem)
         if self.failed and self.running:
-            names = ", ".join(self.running)
-            self.events.note(f"no other phase begins; {names} run to their end, and Ctrl-C stops them at a checkpoint")
+            rest = counted(len(self.running), "phase")
+            self.events.note(f"no other phase begins; {rest} still trained, and Ctrl-C stops that at a checkpoint")

@@ -1,0 +1,40 @@
+"""`run --jobs` and `--engine`: what the options mean, and what is wrong with them."""
+
+from __future__ import annotations
+
+from importlib.metadata import EntryPoint
+from pathlib import Path
+
+import pytest
+
+from tests.cli.conftest import Kdplan
+
+
+@pytest.mark.parametrize(
+    "options",
+    [["--jobs", "0"], ["--jobs", "many"], ["--jobs", "-1"], ["--jobs", "2.0"], ["--jobs", "²"],
+     ["--jobs", "2", "--engine-option", "partition"], ["--jobs", "2", "--engine-option", "=gpu"]],
+)  # fmt: skip
+def test_options_that_are_not_understood(kdplan: Kdplan, folder: Path, options: list[str]) -> None:
+    ran = kdplan("run", "a.kd", *options)
+    assert ran.code == 2 and "KD0975" in ran.err
+    assert not (folder / ".kdplan" / "runs").exists()
+
+
+def test_an_unknown_engine(kdplan: Kdplan, folder: Path) -> None:
+    ran = kdplan("run", "a.kd", "--engine", "kubernetes")
+    assert ran.code == 2 and "KD0972" in ran.err and "local" in ran.err
+
+
+def test_an_engine_that_is_not_installed(kdplan: Kdplan, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    point = EntryPoint("ray", "no_such_module_xyz:engine", "kdplan.engines")
+    monkeypatch.setattr("kdplan.runtime.engines.engine.entry_points", lambda group: [point])
+    ran = kdplan("run", "a.kd", "--engine", "ray")
+    assert ran.code == 2 and "KD0973" in ran.err and "pip install 'kdplan[ray]'" in ran.err
+
+
+def test_nothing_to_train_starts_no_worker(kdplan: Kdplan, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert kdplan("run", "a.kd").code == 0
+    monkeypatch.setattr("subprocess.Popen", None)
+    ran = kdplan("run", "a.kd", "--jobs", "2")
+    assert ran.code == 0 and "2 cached" in ran.out
