@@ -251,7 +251,7 @@ def _run(arguments: argparse.Namespace, compiled: Compiled, store: Store, option
     several = jobs.wanted(arguments) and names != []
     with jobs.workers(arguments, compiled, store, options) if several else nullcontext() as workers:
         if names:
-            _check_before_training(compiled, names, options.device, store)
+            _check_before_training(compiled, names, "cpu" if jobs.elsewhere(arguments) else options.device, store)
         _print_warnings(compiled)
         events = observer()
         if arguments.tensorboard:

@@ -40,9 +40,14 @@ def wanted(arguments: argparse.Namespace) -> bool:
     for text in arguments.engine_option:
         if not text.partition("=")[0].strip() or "=" not in text:
             raise error("KD0975", None, option="--engine-option", value=text, wanted="`name=value`")
-    if arguments.engine not in (None, LOCAL):
+    if elsewhere(arguments):
         engine(arguments.engine)
     return jobs is not None or arguments.engine is not None
+
+
+def elsewhere(arguments: argparse.Namespace) -> bool:
+    """Whether phases are trained on machines whose devices are not known here."""
+    return arguments.engine not in (None, LOCAL)
 
 
 @dataclass
@@ -84,7 +89,7 @@ def workers(arguments: argparse.Namespace, compiled: Compiled, store: Store, opt
             (name.strip(), value.strip()) for name, _, value in (t.partition("=") for t in arguments.engine_option)
         )
         run = Run(kept.folder, store.root, options, settings=settings)
-        if arguments.engine in (None, LOCAL) and arguments.jobs not in (None, "auto"):
+        if not elsewhere(arguments) and arguments.jobs not in (None, "auto"):
             local = Local(run, int(arguments.jobs))
             local.warm(len(to_train(compiled.planned)))
             used = local
@@ -98,12 +103,12 @@ def workers(arguments: argparse.Namespace, compiled: Compiled, store: Store, opt
 
 
 def _jobs(arguments: argparse.Namespace, compiled: Compiled) -> int | None:
-    if arguments.jobs == "auto" or (arguments.jobs is None and arguments.engine in (None, LOCAL)):
+    if arguments.jobs == "auto" or (arguments.jobs is None and not elsewhere(arguments)):
         return automatic_jobs(compiled.planned, arguments.device)
     return int(arguments.jobs) if arguments.jobs is not None else None
 
 
 def _engine(arguments: argparse.Namespace, run: Run) -> Engine:
-    if arguments.engine in (None, LOCAL):
+    if not elsewhere(arguments):
         return Local(run, run.jobs or 1)
     return engine(arguments.engine)(run)

@@ -23,7 +23,8 @@ def work(arguments: argparse.Namespace) -> int:
     -------
     int
         0, 1 if a phase failed, 3 if another process trains it, 4 if what it reads is damaged or missing, 75 if it was
-        interrupted: that of the first phase that did not end with 0, which is also the last.
+        interrupted: that of the first phase that did not end with 0. Phases after it are trained all the same, unless
+        the command was interrupted.
 
     Raises
     ------
@@ -52,10 +53,13 @@ def _work(arguments: argparse.Namespace, line: str = "") -> int:
     with trusting(snapshot.trusted):
         if line:
             return worker.listen(line, sys.stdin)
+        first = 0
         for task in [worker.task(word, arguments.device) for word in arguments.phase]:
-            if code := worker.train(task):
+            code = worker.train(task)
+            first = first or code
+            if code == ExitCode.INTERRUPTED:
                 return code
-    return ExitCode.DONE
+    return first
 
 
 def _store(arguments: argparse.Namespace) -> Store:

@@ -150,6 +150,8 @@ class Driver:
         lost = {one.task.name: one for one in self.engine.lost()} if self.running else {}
         for name, one in list(self.running.items()):
             for moment, arguments in one.follower.read():
+                if moment == ENDED and arguments[0] == INTERRUPTED and self.engine.requeues and not self.asked:
+                    continue  # the engine begins it again
                 if moment == ENDED:
                     del self.running[name]
                     self.engine.ended(one.task)

@@ -1,6 +1,7 @@
-"""Ctrl-C, SIGTERM and SIGHUP: the first one asks the running phase to stop after its step.
+"""Ctrl-C, SIGTERM, SIGHUP and SIGUSR2: the first one asks the running phase to stop after its step.
 
 A second Ctrl-C or SIGTERM ends the process at once. A second SIGHUP does not: a terminal that closes sends several.
+Nor does SIGUSR2, by which clusters announce that a job must end: its processes hear it from several sides.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from typing import Any
 INTERRUPTED = 75
 """The exit code of a run that was stopped and can be resumed."""
 
-STOPS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name))
+STOPS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR2") if hasattr(signal, name))
 """The signals that stop a run so that it can be resumed."""
 
 
@@ -64,7 +65,7 @@ class Interrupt:
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
         name = signal.Signals(number).name
-        if self.requested and name != "SIGHUP":
+        if self.requested and name in ("SIGINT", "SIGTERM"):
             os._exit(INTERRUPTED)  # the last checkpoint stands; nothing here is worth waiting for
         self.request(name)
 

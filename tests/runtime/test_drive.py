@@ -39,6 +39,7 @@ class Scripted:
 
     folder: Path
     store: Store
+    requeues: bool = False
     endings: dict[str, list[Any]] = field(default_factory=dict)
     width: int = 1
     order: list[str] = field(default_factory=list)

@@ -74,6 +74,9 @@ class Lost:
 class Engine(Protocol):
     """Trains phases. What happens in a phase is read from the run's folder, whoever trains it."""
 
+    requeues: bool
+    """Whether a phase that was stopped goes on by itself, without being submitted again."""
+
     def room(self, step: Planned, alone: bool = False) -> str | None:
         """The device on which a phase may begin now ("": the worker's own choice), or None where it has to wait.
 
@@ -106,7 +109,7 @@ def engine(name: str) -> Callable[[Run], Engine]:
     """
     points = {point.name: point for point in entry_points(group=GROUP)}
     if name not in points:
-        raise error("KD0972", None, name=name, known=listing(sorted(points)))
+        raise error("KD0972", None, name=name, known=listing(sorted({"local", *points})))
     try:
         make: Callable[[Run], Engine] = points[name].load()
     except ImportError as problem:

@@ -55,6 +55,8 @@ class Local:
     waits. The number of threads of a phase follows from the phase, so its bits do not depend on how many run.
     """
 
+    requeues = False
+
     def __init__(self, run: Run, jobs: int) -> None:
         self.run, self.jobs = run, jobs
         self._workers: list[_Worker] = []

@@ -163,13 +163,12 @@ def test_workers_end_with_the_run_that_began_them(tmp_path: Path, long: dict[str
     assert "resumes at step" in output and weights(here) == long
 
 
-def test_a_failure_is_shown_with_its_span(tmp_path: Path) -> None:
+def test_a_failure_is_shown_and_the_logs_of_the_workers_stay(tmp_path: Path) -> None:
     here = folder(tmp_path, "failing")
     text = PLAN.replace("EPOCHS", "4").replace("lr = 0.05", "lr = 900.0").replace("momentum = 0.9", "momentum = 0.99")
     (here / "plan.kd").write_text(text)
     process = started(here, "--jobs", "2", "--keep-going")
     output = process.communicate(timeout=300)[0]
     assert process.returncode == 1 and "KD0820" in output, output
-    assert "table on digits.test" in output
     logs = list((here / "store" / "runs").glob("*/worker-*.log"))
     assert len(logs) == 2 and all("failed at step" in log.read_text() for log in logs)
