@@ -38,6 +38,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     # OpenMP reads this once, when torch is imported. It changes no number.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     parsed = parser().parse_args(arguments)
+    parsed.words = list(sys.argv[1:] if arguments is None else arguments)
     runs = parsed.command.__name__ in TRAINING
     with outliving("the reader of the output has gone; the run goes on" if runs else "") as output_failed:
         with stopped_by_keyboard_interrupt(STOPS if runs else ()):

@@ -243,12 +243,18 @@ def _warn(code: str, **values: str) -> None:
 def _run(arguments: argparse.Namespace, compiled: Compiled, store: Store, options: RunOptions) -> int:
     """Train what is missing, then show what was measured."""
     from kdplan.cli import jobs
+    from kdplan.cli.detach import detach, is_detached
     from kdplan.runtime.execute import repairing, run_plan
     from kdplan.runtime.reading import to_train
     from kdplan.view.progress import TensorBoard, observer
 
     names = to_train(compiled.planned)
     several = jobs.wanted(arguments) and names != []
+    if arguments.detach and names and not is_detached():
+        _check_before_training(compiled, names, "cpu" if jobs.elsewhere(arguments) else options.device, store)
+        _print_warnings(compiled)
+        print(detach(arguments.words, store, arguments.file))
+        return ExitCode.DONE
     with jobs.workers(arguments, compiled, store, options) if several else nullcontext() as workers:
         if names:
             _check_before_training(compiled, names, "cpu" if jobs.elsewhere(arguments) else options.device, store)

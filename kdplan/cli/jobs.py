@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import socket
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
@@ -61,20 +61,23 @@ class Workers:
 
     def train(self, compiled: Compiled, store: Store, events: Events) -> RunResult:
         """Train what is missing."""
-        planned = compiled.planned
-        names = set(to_train(planned))
-        # What is damaged is trained again, so every phase is in the snapshot.
-        steps = {n: step for n, step in planned.items() if step.same_as is None and step.action != "blocked"}
-        steps = {n: step if n in names else replace(step, action="rerun", cost=None) for n, step in steps.items()}
-        trusted = sorted({*self.arguments.trust, *of_user()})
-        snapshot = Snapshot(compiled.plan, steps, own_keys(compiled.keys, steps), self.run.options, trusted)
-        write_snapshot(self.run.folder / SNAPSHOT, snapshot)
+        write_snapshot(self.run.folder / SNAPSHOT, snapshot_of(compiled, self.run.options, self.arguments.trust))
         used = self.engine or _engine(self.arguments, replace(self.run, jobs=_jobs(self.arguments, compiled)))
         options = self.run.options
-        driver = Driver(planned, store, used, self.run.folder, events, options.keep_going, options.plan_file)
+        driver = Driver(compiled.planned, store, used, self.run.folder, events, options.keep_going, options.plan_file)
         result = driver.run()
         self.failed = bool(result.failed)
         return result
+
+
+def snapshot_of(compiled: Compiled, options: RunOptions, trust: Iterable[str]) -> Snapshot:
+    """What workers read of a compiled plan."""
+    names = set(to_train(compiled.planned))
+    # What is damaged is trained again, so phases that are cached are in the snapshot, too.
+    steps = {n: step for n, step in compiled.planned.items() if step.same_as is None and step.action != "blocked"}
+    steps = {n: step if n in names else replace(step, action="rerun", cost=None) for n, step in steps.items()}
+    trusted = sorted({*trust, *of_user()})
+    return Snapshot(compiled.plan, steps, own_keys(compiled.keys, steps), options, trusted)
 
 
 @contextmanager

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from kdplan import __version__
-from kdplan.cli import commands, language, stored, worker
+from kdplan.cli import commands, language, stored, worker, workflow
 from kdplan.ir.limits import MEANINGS
 
 Command = Callable[[argparse.Namespace], int]
@@ -34,6 +34,7 @@ def parser() -> argparse.ArgumentParser:
     _add_run(subparsers)
     _add_work(subparsers)
     _add_export(subparsers)
+    _add_workflow(subparsers)
     _add_stored(subparsers)
     _add_language(subparsers)
     return top
@@ -158,6 +159,9 @@ def _add_run(subparsers: Subparsers[argparse.ArgumentParser]) -> None:
         "--engine-option", action="append", default=[], metavar="NAME=VALUE",
         help="an option of the engine; may be given several times",
     )  # fmt: skip
+    run.add_argument(
+        "--detach", action="store_true", help="after the checks, go on in the background, also when the terminal closes"
+    )
     run.add_argument("--tensorboard", default=None, metavar="DIR", help="write TensorBoard files to DIR")
     run.add_argument(
         "--plots", default=None, metavar="DIR",
@@ -192,6 +196,15 @@ def _add_export(subparsers: Subparsers[argparse.ArgumentParser]) -> None:
     export.add_argument("name", metavar="NAME", help="an export of the plan")
     export.add_argument("-o", "--output", required=True, metavar="DIR", help="write to the folder DIR")
     export.add_argument("--program", action="store_true", help="write a torch.export program, too")
+
+
+def _add_workflow(subparsers: Subparsers[argparse.ArgumentParser]) -> None:
+    text = "Write a plan's phases as rules of another workflow tool."
+    command = _add(subparsers, "export-workflow", workflow.export_workflow, text)
+    command.add_argument("tool", choices=("snakemake",), help="the tool")
+    _add_plan_options(command)
+    _add_selection(command)
+    command.add_argument("-o", "--output", required=True, metavar="DIR", help="write to the folder DIR")
 
 
 def _add_stored(subparsers: Subparsers[argparse.ArgumentParser]) -> None:

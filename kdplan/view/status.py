@@ -64,6 +64,8 @@ def status(planned: Mapping[str, Planned], store: Store, plan: Plan | None = Non
             holder = store.holder(p.key)
             row.who = f"process {holder.pid} on {holder.host} since {holder.since}" if holder is not None else ""
         row.seen = next((r["step"] for r in reversed(records) if isinstance(r.get("step"), int)), None)
+        if row.state == "running":
+            row.seen = store.running_step(p.key)
         row.step = row.seen if row.state == "done" else store.resume_step(p.key)
         row.metrics = _numbers(records)
         states.append(row)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from importlib.metadata import EntryPoint
 from pathlib import Path
 
@@ -38,3 +39,19 @@ def test_nothing_to_train_starts_no_worker(kdplan: Kdplan, folder: Path, monkeyp
     monkeypatch.setattr("subprocess.Popen", None)
     ran = kdplan("run", "a.kd", "--jobs", "2")
     assert ran.code == 0 and "2 cached" in ran.out
+
+
+def test_a_detached_run_goes_on_in_the_background(kdplan: Kdplan, folder: Path) -> None:
+    """Mistakes are reported before; then the command ends, and another process trains and measures."""
+    text = (folder / "a.kd").read_text()
+    (folder / "wrong.kd").write_text(text.replace("cross_entropy(self.logits", "cross_entropy(self.nothing"))
+    assert kdplan("run", "wrong.kd", "--detach").code == 2 and not list(folder.glob(".kdplan/runs/*"))
+    ran = kdplan("run", "a.kd", "--detach", "--jobs", "2")
+    assert ran.code == 0 and "table" not in ran.out
+    [log] = folder.glob(".kdplan/runs/*.log")
+    assert str(log.relative_to(folder)) in ran.out and "kdplan status a.kd" in ran.out
+    until = time.monotonic() + 120
+    while "table on digits.test" not in log.read_text():
+        assert time.monotonic() < until, log.read_text()
+        time.sleep(0.1)
+    assert kdplan("run", "a.kd", "--detach").out.count("2 cached") == 1

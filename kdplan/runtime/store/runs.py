@@ -1,5 +1,6 @@
 """Runs with workers: what the workers read, and what they append.
 
+runs/<run>.log the output of a run in the background
 runs/<run>/    about.json  snapshot.json  <key>.jsonl (moments of a phase)  worker-<n>.log  lock, holder.json
 """
 
@@ -15,10 +16,14 @@ from kdplan.ir.plan import Plain
 from kdplan.runtime.store.atomic import names_in, remove
 from kdplan.runtime.store.lock import Lock
 from kdplan.runtime.store.processes import is_temporary, temporary
-from kdplan.runtime.store.sealed import write_sealed
+from kdplan.runtime.store.sealed import parsed, write_sealed
 
 KEPT = 7 * 24 * 3600.0
 """Seconds that the folder of an ended run stays, for whoever looks for its logs."""
+TAIL = 4096
+"""The bytes at the end of a phase's file in which its newest step is looked for."""
+STEPS = {"phase_started": 3, "progress": 1, "checkpointed": 1, "stopped": 1}
+"""Moment of a phase -> which of its arguments is the step."""
 
 
 @dataclass
@@ -60,12 +65,32 @@ class Runs:
             raise
         return RunFolder(self.folder / name, lock)
 
+    def step(self, key: str) -> int | None:
+        """The step in the newest line about phase `key`, of all runs that train it or did; None where none says it."""
+        newest: tuple[float, int] | None = None
+        for path in self.folder.glob(f"*/{key}.jsonl"):
+            try:
+                at = path.stat().st_mtime
+                with path.open("rb") as file:
+                    file.seek(max(0, path.stat().st_size - TAIL))
+                    lines = file.read().splitlines()
+            except OSError:
+                continue
+            steps = [step for line in lines if (step := _step(parsed(line))) is not None]
+            if steps and (newest is None or at > newest[0]):
+                newest = (at, steps[-1])
+        return newest[1] if newest is not None else None
+
     def sweep(self) -> list[Path]:
         """Removes the folders of runs that have ended long ago."""
         swept = []
         for name in names_in(self.folder):
             folder = self.folder / name
-            if is_temporary(name) or not folder.is_dir() or time.time() - _newest(folder) < KEPT:
+            if is_temporary(name) or time.time() - _newest(folder) < KEPT:
+                continue
+            if not folder.is_dir():  # the output of a run that went on in the background
+                folder.unlink(missing_ok=True)
+                swept.append(folder)
                 continue
             lock = Lock(folder, "a run")
             if lock.try_quietly():
@@ -75,9 +100,20 @@ class Runs:
         return swept
 
 
+def _step(moment: Plain) -> int | None:
+    """The step in a moment of a phase, where it has one."""
+    index = STEPS.get(str(moment.get("moment"))) if isinstance(moment, dict) else None
+    arguments = moment.get("arguments", []) if index is not None else []
+    step = arguments[index] if index is not None and index < len(arguments) else None
+    return step if isinstance(step, int) else None
+
+
 def _newest(folder: Path) -> float:
-    """When something was last written in a folder."""
-    times = [folder.stat().st_mtime]
+    """When something was last written to a file, or in a folder; now where it is gone."""
+    try:
+        times = [folder.stat().st_mtime]
+    except OSError:
+        return time.time()
     for name in names_in(folder):
         try:
             times.append((folder / name).stat().st_mtime)

@@ -125,8 +125,9 @@ class Store:
         return holder if holder is not None and holder.alive else None
 
     def running_step(self, key: str) -> int | None:
-        """The step that phase `key` has logged, which another process may be running."""
-        return logged_step(self.work_folder(key))
+        """The step that phase `key` was at when it was last heard of, whichever process runs it."""
+        steps = [logged_step(self.work_folder(key)), self.runs.step(key)]
+        return max((step for step in steps if step is not None), default=None)
 
     def resume_step(self, key: str) -> int | None:
         """The step from which phase `key` resumes, its newest complete checkpoint's. Hashes are not compared."""
