@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 import subprocess
@@ -39,8 +40,7 @@ def test_snakemake_runs_them(kdplan: Kdplan, folder: Path) -> None:
     assert kdplan("export-workflow", "snakemake", "a.kd", "-o", "flow").code == 0
     command = ["snakemake", "--snakefile", "flow/Snakefile", "--cores", "2", "--quiet"]
     path = f"{Path(sys.executable).parent}"
-    done = subprocess.run(
-        command, capture_output=True, text=True, env={"PATH": f"{path}:/usr/bin:/bin", "HOME": "/tmp"}
-    )
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    done = subprocess.run(command, capture_output=True, text=True, env=os.environ | {"PATH": path})
     assert done.returncode == 0, done.stderr
     assert "table on digits.test" in (folder / "a.txt").read_text()
