@@ -1,4 +1,4 @@
-"""A plan of fifty-six phases for engines, and workers that are killed meanwhile."""
+"""A plan of forty phases for engines, and workers that are killed meanwhile."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ PLAN = """
 use "net.py" as net
 data digits = digits { augment = [pad_crop(8, pad = 1)] }
 param seed in 0..7
-param temperature in [1, 2, 4]
+param temperature in [1, 4]
 recipe quick { optimizer = sgd(lr = 0.05, momentum = 0.9)  epochs = 25  batch = 32 }
 student big = net.tiny(width = 24) { phase train on digits with quick { loss = cross_entropy(self.logits, labels) } }
 student small = net.tiny(width = 8)
@@ -69,26 +69,33 @@ def finished(here: Path) -> Counter[str]:
     return Counter(line.partition(":")[0] for line in lines if ": done in " in line)
 
 
-def workers(here: Path) -> list[int]:
-    """Processes that hold the lock of a phase of this store."""
-    holders = []
+def workers(here: Path) -> dict[str, int]:
+    """Key of a phase that is trained -> the process that has its lock."""
+    holders = {}
     for path in (here / "store" / "work").glob("*/holder.json"):
         try:
-            holders.append(int(json.loads(path.read_text())["value"]["pid"]))
+            holders[path.parent.name] = int(json.loads(path.read_text())["value"]["pid"])
         except (OSError, ValueError, KeyError):
             continue
     return holders
 
 
 def kill_at_random(process: subprocess.Popen[str], here: Path, every: float, seed: int, limit: float) -> int:
-    """Kills a worker every few seconds until the run ends; returns how many."""
+    """Kills a worker every few seconds until the run ends; returns how many.
+
+    A phase is killed at most three times without a newer checkpoint: one that never advances has failed.
+    """
     draw, killed, began = random.Random(seed), 0, time.monotonic()
+    store, at = Store(here / "store"), Counter[tuple[str, int | None]]()
     while process.poll() is None:
         assert time.monotonic() - began < limit, (here / "output.txt").read_text()[-3000:]
         time.sleep(draw.uniform(0.5, 1.5) * every)
-        if there := [pid for pid in workers(here) if pid != process.pid]:
+        there = [(key, pid) for key, pid in workers(here).items() if at[key, store.resume_step(key)] < 3]
+        if there:
+            key, pid = draw.choice(there)
+            at[key, store.resume_step(key)] += 1
             try:
-                os.kill(draw.choice(there), signal.SIGKILL)
+                os.kill(pid, signal.SIGKILL)
                 killed += 1
             except ProcessLookupError:
                 continue

@@ -1,4 +1,4 @@
-"""Fifty-six phases on every engine while workers are killed and the plan is edited: the weights of one process."""
+"""Forty phases on every engine while workers are killed and the plan is edited: the weights of one process."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def serial(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     here = folder(tmp_path_factory.mktemp("serial"), "serial")
     assert started(here).wait(timeout=900) == 0, (here / "output.txt").read_text()
     found = weights(here)
-    assert len(found) == 8 + 24 + 24
+    assert len(found) == 8 + 16 + 16
     return found
 
 
@@ -42,7 +42,7 @@ def test_workers_are_killed(engine: str, tmp_path: Path, serial: dict[str, str])
     assert process.returncode == 0, output[-3000:]
     assert killed >= 3, output
     assert weights(here) == serial
-    assert set(finished(here).values()) == {1} and len(finished(here)) == 56
+    assert set(finished(here).values()) == {1} and len(finished(here)) == 40
     assert not list((here / "store" / "work").iterdir())
 
 
