@@ -147,7 +147,7 @@ README = (ROOT / "README.md").read_text(encoding="utf-8")
 FENCED = re.findall(r"(?ms)^```(\w*)\n(.*?)^```$", README)
 QUICKSTART, *BLOCKS = [text for language, text in FENCED if not language]
 COMMANDS = re.findall(r"^\| `kdplan ([^`]+)` \|", README, re.MULTILINE)
-TRAINING = ("run", "export")
+TRAINING = ("run", "export", "work")
 """Verbs whose commands need training: the slow test runs those."""
 
 

@@ -19,7 +19,7 @@ from kdplan.runtime.engines.engine import Cause, Engine, Lost
 from kdplan.runtime.events import Events
 from kdplan.runtime.execute import POLL, RunResult, maker_of, report_repair, spared
 from kdplan.runtime.interrupt import INTERRUPTED, Interrupt
-from kdplan.runtime.relay import ENDED, Follower, problem_from_json, show
+from kdplan.runtime.relay import ENDED, Reader, problem_from_json, show
 from kdplan.runtime.store import Store
 from kdplan.runtime.worker import Task
 
@@ -36,7 +36,7 @@ class _Running:
 
     task: Task
     step: Planned
-    follower: Follower
+    reader: Reader
 
 
 @dataclass
@@ -64,7 +64,7 @@ class Driver:
     plan_file: str = ""
     result: RunResult = field(default_factory=RunResult)
     running: dict[str, _Running] = field(default_factory=dict)
-    followers: dict[str, Follower] = field(default_factory=dict)
+    readers: dict[str, Reader] = field(default_factory=dict)
     later: dict[str, float] = field(default_factory=dict)
     """Phase that another process trains -> when to look again."""
     attempts: dict[str, int] = field(default_factory=dict)
@@ -90,7 +90,7 @@ class Driver:
                     if not self.running and (self.asked or not waiting or self.failed):
                         break
                     if not (self.asked or self.failed):
-                        self.hand_out(waiting, order)
+                        self.submit_ready(waiting, order)
                     time.sleep(LOOK)
                 if interrupt.requested:
                     result.exit_code, result.by = result.exit_code or INTERRUPTED, interrupt.by
@@ -108,7 +108,7 @@ class Driver:
         """Whether no further phase is begun. Those that are trained go on to their end."""
         return bool(self.result.failed) and not self.keep_going
 
-    def hand_out(self, waiting: dict[str, Planned], order: Mapping[str, float]) -> None:
+    def submit_ready(self, waiting: dict[str, Planned], order: Mapping[str, float]) -> None:
         """Gives the engine phases that are ready, those first that most of the plan waits for."""
         for name in [n for n, step in waiting.items() if spared(step, self.result)]:
             del waiting[name]
@@ -121,8 +121,8 @@ class Driver:
             if device is None:
                 continue
             task = Task(step.name, step.key, device)
-            follower = self.followers.setdefault(step.key, Follower(self.folder / f"{step.key}.jsonl"))
-            self.running[step.name] = _Running(task, waiting.pop(step.name), follower)
+            reader = self.readers.setdefault(step.key, Reader(self.folder / f"{step.key}.jsonl"))
+            self.running[step.name] = _Running(task, waiting.pop(step.name), reader)
             self.engine.submit(task, step)
 
     def is_due(self, step: Planned) -> bool:
@@ -149,7 +149,7 @@ class Driver:
         """Shows what the workers have done since the last look, and takes up what has ended."""
         lost = {one.task.name: one for one in self.engine.lost()} if self.running else {}
         for name, one in list(self.running.items()):
-            for moment, arguments in one.follower.read():
+            for moment, arguments in one.reader.read():
                 if moment == ENDED and arguments[0] == INTERRUPTED and self.engine.requeues and not self.asked:
                     continue  # the engine begins it again
                 if moment == ENDED:

@@ -33,7 +33,7 @@ class Relay(NoEvents):
     >>> import tempfile
     >>> path = Path(tempfile.mkdtemp()) / "k1.jsonl"
     >>> Relay(path).phase_started("kd", "k1", 100, 0)
-    >>> Follower(path).read()
+    >>> Reader(path).read()
     [('phase_started', ['kd', 'k1', 100, 0])]
     """
 
@@ -84,7 +84,7 @@ class Relay(NoEvents):
         self.write("note", text)
 
 
-class Follower:
+class Reader:
     """Reads what was appended to a relay's file since the last look."""
 
     def __init__(self, path: Path) -> None:

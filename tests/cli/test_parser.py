@@ -29,7 +29,7 @@ def test_commands_and_options_are_described(name: str) -> None:
 @pytest.mark.parametrize("name", commands())
 def test_each_command_calls_the_function_of_its_name(name: str) -> None:
     function = commands()[name].get_default("command")
-    assert function.__name__ == name.rpartition(" ")[2]
+    assert function.__name__ == name.rpartition(" ")[2].replace("-", "_")
     assert function.__doc__.startswith(f"`kdplan {name}"), "its docstring begins with how it is called"
 
 

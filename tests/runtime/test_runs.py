@@ -6,7 +6,7 @@ import os
 import time
 from pathlib import Path
 
-from kdplan.runtime.relay import Follower, Relay, show
+from kdplan.runtime.relay import Reader, Relay, show
 from kdplan.runtime.store import Store
 from kdplan.runtime.store.runs import KEPT
 from tests.runtime.test_execute import Recorder
@@ -49,20 +49,20 @@ def test_the_newest_step_of_a_phase_is_read_from_any_run(tmp_path: Path) -> None
     assert store.running_step("k1") == 1000
 
 
-def test_a_follower_gives_each_line_once_and_waits_for_whole_ones(tmp_path: Path) -> None:
+def test_a_reader_gives_each_line_once_and_waits_for_whole_ones(tmp_path: Path) -> None:
     path = tmp_path / "k1.jsonl"
-    follower, relay = Follower(path), Relay(path)
-    assert follower.read() == []
+    reader, relay = Reader(path), Relay(path)
+    assert reader.read() == []
     relay.stopped("kd", 3)
-    assert follower.read() == [("stopped", ["kd", 3])] and follower.read() == []
+    assert reader.read() == [("stopped", ["kd", 3])] and reader.read() == []
     whole = b'{"moment": "note", "arguments": ["caf\xc3\xa9"]}\n'
     for number in range(1, len(whole)):
         path.write_bytes(path.read_bytes()[: len(path.read_bytes()) - max(0, number - 1)] + whole[:number])
-        assert follower.read() == []
+        assert reader.read() == []
     path.write_bytes(path.read_bytes() + whole[-1:])
-    assert follower.read() == [("note", ["café"])]
+    assert reader.read() == [("note", ["café"])]
     path.write_bytes(path.read_bytes() + b"no json\n[1]\n" + whole)
-    assert follower.read() == [("note", ["café"])]
+    assert reader.read() == [("note", ["café"])]
 
 
 def test_numbers_that_json_does_not_have_come_back_as_numbers(tmp_path: Path) -> None:
@@ -74,7 +74,7 @@ def test_numbers_that_json_does_not_have_come_back_as_numbers(tmp_path: Path) ->
             self.moments = [type(v).__name__ for v in metrics.values()]
 
     seen = Seen()
-    for moment, arguments in Follower(path).read():
+    for moment, arguments in Reader(path).read():
         show(seen, moment, arguments)
     assert seen.moments == ["float"] * 3
 

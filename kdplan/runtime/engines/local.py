@@ -199,5 +199,5 @@ def automatic_jobs(planned: Mapping[str, Planned], device: str) -> int:
         threads = sorted(threads_worth(cost.flops_step // 3) for cost in costs) or [1]
         return max(1, cores // threads[len(threads) // 2])
     sizes = sorted(BASE + cost.activation_bytes + cost.weight_bytes for cost in costs) or [BASE]
-    beside = sum(max(1, int(d.capacity // sizes[len(sizes) // 2])) for d in devices.values())
-    return max(len(devices), min(beside, 4 * len(devices), cores))
+    fitting = sum(max(1, int(d.capacity // sizes[len(sizes) // 2])) for d in devices.values())
+    return max(len(devices), min(fitting, 4 * len(devices), cores))

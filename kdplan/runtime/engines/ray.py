@@ -5,15 +5,20 @@ from __future__ import annotations
 import os
 import sys
 from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 import ray as _ray
 
 from kdplan.diagnostics.report import PlanError, error
 from kdplan.ir.dag import Planned
+from kdplan.ir.trust import trusting
 from kdplan.runtime.device import threads_worth
 from kdplan.runtime.engines.engine import Lost, Run
-from kdplan.runtime.worker import Task
+from kdplan.runtime.events import NoEvents
+from kdplan.runtime.snapshot import read_snapshot
+from kdplan.runtime.store import Store
+from kdplan.runtime.worker import Task, Worker
 
 ray: Any = _ray
 """Its functions, of which some have no types."""
@@ -23,11 +28,12 @@ SHARE = 0.9
 """The share of a GPU's memory that predictions may fill."""
 
 
-def _work(arguments: list[str]) -> int:
+def _work(snapshot: Path, store: Path, key: str) -> int:
     """Trains a phase in a worker of Ray, which may have trained others before: torch is imported once."""
-    from kdplan.cli import main
-
-    return main(arguments)
+    read = read_snapshot(snapshot)
+    worker = Worker(read, Store(store), snapshot.parent, NoEvents())
+    with trusting(read.trusted):
+        return worker.train(worker.task(key))
 
 
 class Ray:
@@ -53,9 +59,11 @@ class Ray:
         elif run.jobs is not None:
             options["num_cpus"] = max(run.jobs, len(os.sched_getaffinity(0)))
         path = os.pathsep.join(p for p in [*sys.path, os.environ.get("PYTHONPATH", "")] if p)
-        here = {} if address else {"runtime_env": {"env_vars": {"PYTHONPATH": path}}}
+        # OpenMP reads it once: threads that spin while they wait slow small steps on a machine with other work.
+        variables = {"OMP_WAIT_POLICY": "PASSIVE"} | ({} if address else {"PYTHONPATH": path})
+        options["runtime_env"] = {"env_vars": variables}
         try:
-            ray.init(**options, **here)
+            ray.init(**options)
         except Exception as problem:
             raise refused(f"{str(problem).strip().splitlines()[0] if str(problem).strip() else problem!r}") from None
         self._work = ray.remote(_work)
@@ -78,8 +86,8 @@ class Ray:
         if not any(all(there.get(name, 0) >= number for name, number in needs.items()) for there in largest):
             asked = ", ".join(f"{number:g} {name}" for name, number in needs.items())
             raise refused(f"no machine of the cluster has {asked}, which phase `{task.name}` needs")
-        made = self._work.options(num_cpus=needs["CPU"], num_gpus=needs.get("GPU", 0), max_retries=0)
-        self._tasks[made.remote(self.run.arguments(task.key))] = task
+        remote = self._work.options(num_cpus=needs["CPU"], num_gpus=needs.get("GPU", 0), max_retries=0)
+        self._tasks[remote.remote(self.run.snapshot, self.run.store, task.key)] = task
 
     def ended(self, task: Task) -> None:
         """Ray forgets the task."""

@@ -171,20 +171,20 @@ class Slurm:
 
 def bundles(waiting: list[tuple[Task, Planned]], seconds: float) -> list[list[tuple[Task, Planned]]]:
     """Phases that share a job: short ones, so that a job takes `seconds` or more where there are enough."""
-    made: list[list[tuple[Task, Planned]]] = []
+    result: list[list[tuple[Task, Planned]]] = []
     left, number = 0.0, 0
     for task, step in waiting:
         predicted = step.cost.seconds if step.cost is not None else None
         if predicted is None or predicted >= seconds:
-            made.append([(task, step)])
+            result.append([(task, step)])
         elif left >= predicted and number < MOST:
-            made[-1].append((task, step))
+            result[-1].append((task, step))
             left, number = left - predicted, number + 1
             continue
         else:
-            made.append([(task, step)])
+            result.append([(task, step)])
         left, number = seconds - (predicted if predicted is not None else seconds), 1
-    return made
+    return result
 
 
 def needs(bundle: list[tuple[Task, Planned]]) -> dict[str, Any]:
