@@ -99,7 +99,7 @@ def run_plan(
     try:
         with interrupt:
             runner = _Runner(plan, planned, keys, store, options, events, interrupt, assemble, result)
-            later = list(planned.values())
+            later, noted = list(planned.values()), set[str]()
             while later and not runner.ended:
                 steps, later, began = later, [], time.monotonic()
                 for step in steps:
@@ -108,7 +108,9 @@ def run_plan(
                     if {s.name for s in later} & {*step.needs, step.same_as} or not runner.attempt(step):
                         later.append(step)
                     elif options.plan_file:
-                        store.remember(options.plan_file, {n: keys[n].key for n in result.done})
+                        new = result.done - noted
+                        store.remember(options.plan_file, {n: keys[n].key for n in new})
+                        noted |= new
                 if len(later) == len(steps):
                     interrupt.sleep(max(POLL, RARE * (time.monotonic() - began)))
         if options.plan_file and result.done:
@@ -267,7 +269,7 @@ def _note_speed(store: Store, planned: Planned, artifact: Artifact) -> None:
     summary, environment = artifact.summary, artifact.json("environment.json")
     if cost and summary["seconds"] > 0:
         device = str(environment.get("gpu", environment["device"]))
-        store.keep_speed(device, cost["flops_step"] * summary["steps"] / summary["seconds"])
+        store.keep_speed(device, planned.key, cost["flops_step"] * summary["steps"] / summary["seconds"])
 
 
 def _sound(store: Store, key: str) -> bool:

@@ -126,7 +126,8 @@ def _without_name(store: Store, one: Entry) -> Path | None:
 
 
 def _remove_numbers(store: Store, keys: set[str]) -> None:
-    """Removes predicted costs and measured numbers of phases."""
+    """Removes predicted costs, measured numbers and speeds of phases."""
+    store.speeds.forget(keys)
     for key in keys:
         (store.root / "costs" / f"{key}.json").unlink(missing_ok=True)
     if keys:

@@ -18,7 +18,7 @@ from kdplan.runtime.store.lock import Lock
 from kdplan.runtime.store.processes import is_temporary, temporary
 from kdplan.runtime.store.work import checkpoint_folders
 
-PARTS = ("phases", "work", "values", "plans", "measures", "costs", "verdicts", "plots", "leases")
+PARTS = ("phases", "work", "values", "plans", "measures", "costs", "verdicts", "plots", "leases", "speeds")
 """The folders of a store."""
 
 
@@ -33,7 +33,9 @@ def sweep_store(root: Path, is_sound: Callable[[str], bool]) -> list[Path]:
     swept: list[Path] = []
     if not root.is_dir():
         return swept
-    for folder in (root, *(root / part for part in PARTS), *_folders(root / "plots")):
+    plans = [folder for record in _folders(root / "plans") for folder in (record, *_folders(record))]
+    inner = [*plans, *_folders(root / "speeds"), *_folders(root / "plots")]
+    for folder in (root, *(root / part for part in PARTS), *inner):
         swept += sweep_abandoned(folder)
     for folder in _folders(root / "work"):
         if _is_useless(folder, is_sound) or _has_litter(folder) or _has_litter(folder / "checkpoints"):

@@ -7,10 +7,11 @@ reads as a file that is not there.
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 
 from kdplan.ir.plan import Plain
-from kdplan.runtime.store.atomic import digest_bytes, json_bytes, plain, write_json
+from kdplan.runtime.store.atomic import digest_bytes, json_bytes, make_folder, plain, write, write_files
 
 CHECK = "check"
 """The field of a line that holds the first 16 digits of its hash."""
@@ -28,8 +29,19 @@ def write_sealed(path: Path, value: dict[str, Plain]) -> None:
     >>> read_sealed(path)
     {}
     """
+    write(path, _sealed(value))
+
+
+def write_sealed_files(values: Mapping[Path, dict[str, Plain]]) -> None:
+    """`write_sealed` of many files, in folders that are made where they are missing."""
+    for folder in dict.fromkeys(path.parent for path in values):
+        make_folder(folder)
+        write_files(folder, {p.name: _sealed(value) for p, value in values.items() if p.parent == folder})
+
+
+def _sealed(value: dict[str, Plain]) -> bytes:
     value = plain(value)
-    write_json(path, {"sha256": digest_bytes(json_bytes(value)), "value": value})
+    return json_bytes({"sha256": digest_bytes(json_bytes(value)), "value": value})
 
 
 def read_sealed(path: Path) -> dict[str, Plain]:

@@ -3,10 +3,11 @@
 phases/<key>/      a finished phase: manifest.json (written last), weights-<slot>-<snapshot>.safetensors,
                    metrics.jsonl, summary.json, phase.json, environment.json
 work/<key>/        a running or interrupted one: lock, holder.json, metrics.jsonl, checkpoints/step-<n>/
-plans/<hash>.json  what a plan file's runs read, see `kdplan.runtime.store.remembered`
+plans/<hash>/      what a plan file's runs read, see `kdplan.runtime.store.remembered`
 leases/<name>/     what a running process reads, see `kdplan.runtime.store.lease`
 values/<key>/      values of frozen networks, see `kdplan.runtime.store.values`
-measures/<key>.json  costs/<key>.json  speeds.json    numbers that need not be computed twice
+measures/<key>.json  costs/<key>.json    numbers that need not be computed twice
+speeds/<device>/<key>.json    how fast a device trained a phase, see `kdplan.runtime.store.speeds`
 verdicts/<key>.json    what comparing a user's code with its graph showed
 """
 
@@ -27,6 +28,7 @@ from kdplan.runtime.store.litter import sweep_store
 from kdplan.runtime.store.lock import Holder, Lock, read_holder
 from kdplan.runtime.store.remembered import Plans
 from kdplan.runtime.store.sealed import read_sealed, write_sealed
+from kdplan.runtime.store.speeds import Speeds
 from kdplan.runtime.store.values import Values
 from kdplan.runtime.store.work import Work, discard, logged_step, resume_step
 
@@ -54,6 +56,7 @@ class Store:
         self.root = Path(root)
         self.plans = Plans(self.root / "plans")
         self.leases = Leases(self.root / "leases")
+        self.speeds = Speeds(self.root)
         self.refused: StoreUnwritable | None = None
         """The first refusal to store a number, which is shown and computed again next time."""
 
@@ -155,10 +158,13 @@ class Store:
     def remember(self, plan: Path | str, keys: Mapping[str, str], whole: bool = False) -> None:
         """Sets the last keys of plan file `plan`; phases that it does not name keep theirs, unless the run was `whole`.
 
-        A store that takes no more is left as it is.
+        A store that takes no more is left as it is. Processes that do so at once lose nothing of one another.
         """
-        with suppress(StoreUnwritable, StoreLocked), self.leases.exclusive():
-            self.plans.finish(plan, keys, whole)
+        with suppress(StoreUnwritable, StoreLocked):
+            self.plans.finish(plan, keys)
+            if whole:
+                with self.leases.exclusive():
+                    self.plans.forget_missing(plan, keys)
 
     @contextmanager
     def reading(
@@ -206,15 +212,10 @@ class Store:
         except StoreUnwritable as problem:
             self.refused = self.refused or problem
 
-    def speeds(self) -> dict[str, float]:
-        """Device and arithmetic -> the floating-point operations a second that were measured there."""
-        return {name: float(v) for name, v in read_sealed(self.root / "speeds.json").items()}
-
-    def keep_speed(self, device: str, value: float) -> None:
-        """Sets the speed measured on `device`; a refusal is noted only."""
+    def keep_speed(self, device: str, key: str, speed: float) -> None:
+        """Notes how fast `device` trained phase `key`; a refusal is noted only."""
         with self._noting():
-            make_folder(self.root)
-            write_sealed(self.root / "speeds.json", {**self.speeds(), device: value})
+            self.speeds.keep(device, key, speed)
 
     # ---- clearing up
 

@@ -72,10 +72,13 @@ def _checks(store: Store) -> Iterator[Check]:
         yield partial(_attempt, store, key)
     for key in listed(store, "values"):
         yield partial(_values, store, key)
-    yield partial(_sealed, store, "plans", store.root / "plans", _PLAN)
+    for path in store.plans.files():
+        yield partial(_sealed_file, "plans", path, _PLAN)
     for kind in NUMBERS:
         yield partial(_sealed, store, kind, store.root / kind, _NUMBER)
-    yield partial(_sealed_file, "speeds", store.root / "speeds.json", _NUMBER)
+    yield partial(_sealed_file, "speeds", store.speeds.old, _NUMBER)
+    for folder in store.speeds.folders():
+        yield partial(_sealed, store, "speeds", folder, _NUMBER)
 
 
 _PLAN = "The next run of its plan writes it anew; until then `kdplan store gc` removes nothing."
