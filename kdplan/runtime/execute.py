@@ -20,7 +20,7 @@ from kdplan.runtime.interrupt import INTERRUPTED, Interrupt, Interrupted
 from kdplan.runtime.memory import freed_memory_kept
 from kdplan.runtime.options import RunOptions
 from kdplan.runtime.space import Patience
-from kdplan.runtime.store import Artifact, Store, StoreCorrupt, StoreError, StoreLocked, StoreMissing
+from kdplan.runtime.store import Artifact, Store, StoreCorrupt, StoreError, StoreLocked, StoreLost, StoreMissing
 from kdplan.runtime.versions import Sources
 
 if TYPE_CHECKING:
@@ -196,6 +196,10 @@ class _Runner:
             self.train(step)
         except Interrupted:
             result.interrupted, result.exit_code = step.name, INTERRUPTED
+        except StoreLost as problem:
+            notice = problem.diagnostics[0]
+            self.events.note(f"{notice.code}: {notice.message}")
+            result.interrupted, result.exit_code, result.by = step.name, INTERRUPTED, "the loss of its lease"
         except PlanError as problem:
             if isinstance(problem, StoreLocked) and self.options.wait:
                 holder = self.store.holder(step.key)
@@ -237,7 +241,7 @@ class _Runner:
             raise Interrupted
         key = self.keys[step.name]
         patience = Patience(self.options.wait_for_space, self.events, self.interrupt)
-        with patience.write(lambda: self.store.begin(key.key)) as work:
+        with patience.write(lambda: self.store.begin(key.key, watch=not self.options.wait)) as work:
             if _sound(self.store, key.key):
                 work.discard()
                 self.result.cached.append(step.name)

@@ -261,7 +261,8 @@ def unexpected(root: Path) -> list[Path]:
         part = path.relative_to(root).parts[0]
         known = path.name in usual or path.suffix == ".safetensors" or path.parent.name == "readers"
         known = known or (part in ("plans", "measures", "costs", "verdicts", "speeds") and path.suffix == ".json")
-        if path.name.startswith(".") or part == "work" or not (known or path == root / "leases" / "lock"):
+        known = known or path in (root / "leases" / "lock", root / "locks.json")
+        if path.name.startswith(".") or part == "work" or not known:
             left.append(path)
     return left
 

@@ -7,6 +7,7 @@ dot and says whose it is; `kdplan.runtime.store.litter` removes it.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -141,6 +142,31 @@ def write(path: Path, content: Content) -> None:
         clear(new)
 
 
+def write_new(path: Path, content: Content) -> bool:
+    """`write`, unless there is a file `path`: then that stays, and False is the answer."""
+    new = temporary(path)
+    try:
+        put(new, content)
+        with writing(path):
+            try:
+                os.link(new, path)
+            except FileExistsError:
+                return False
+            except OSError as problem:
+                if problem.errno not in _NO_LINKS:
+                    raise
+                if path.exists():
+                    return False
+                os.rename(new, path)
+            flush_folder(path.parent)
+        return True
+    finally:
+        clear(new)
+
+
+_NO_LINKS = {errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK}
+"""How file systems without hard links answer."""
+
 THREADS = 8
 """So many files are flushed at once: the disk takes them together, and one after another each waits for it."""
 
@@ -207,6 +233,21 @@ def put_folder(new: Path, target: Path) -> None:
         if new.parent != target.parent:
             flush_folder(new.parent)
         clear(old)
+
+
+def put_new_folder(new: Path, target: Path) -> bool:
+    """Renames the finished folder `new` to `target`, unless there is one: then both stay, and False is the answer."""
+    with writing(target):
+        flush_folder(new)
+        try:
+            os.rename(new, target)
+        except OSError as problem:
+            if problem.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+                raise
+            return False
+        flush_folder(target.parent)
+        flush_folder(new.parent)
+    return True
 
 
 def digest_bytes(content: bytes) -> str:

@@ -29,19 +29,20 @@ def write_sealed(path: Path, value: dict[str, Plain]) -> None:
     >>> read_sealed(path)
     {}
     """
-    write(path, _sealed(value))
+    write(path, json_bytes(sealed(value)))
 
 
 def write_sealed_files(values: Mapping[Path, dict[str, Plain]]) -> None:
     """`write_sealed` of many files, in folders that are made where they are missing."""
     for folder in dict.fromkeys(path.parent for path in values):
         make_folder(folder)
-        write_files(folder, {p.name: _sealed(value) for p, value in values.items() if p.parent == folder})
+        write_files(folder, {p.name: json_bytes(sealed(value)) for p, value in values.items() if p.parent == folder})
 
 
-def _sealed(value: dict[str, Plain]) -> bytes:
+def sealed(value: dict[str, Plain]) -> dict[str, Plain]:
+    """`value` with its hash, as it stands in a file."""
     value = plain(value)
-    return json_bytes({"sha256": digest_bytes(json_bytes(value)), "value": value})
+    return {"sha256": digest_bytes(json_bytes(value)), "value": value}
 
 
 def read_sealed(path: Path) -> dict[str, Plain]:

@@ -2,7 +2,9 @@
 
 phases/<key>/      a finished phase: manifest.json (written last), weights-<slot>-<snapshot>.safetensors,
                    metrics.jsonl, summary.json, phase.json, environment.json
-work/<key>/        a running or interrupted one: lock, holder.json, metrics.jsonl, checkpoints/step-<n>/
+work/<key>/        a running or interrupted one: lock or lease, holder.json, phase.json; metrics.jsonl, snapshots/ and
+                   checkpoints/step-<n>/, with leases in attempts/<id>/, see `kdplan.runtime.store.attempts`
+locks.json         the kind of the store's locks, see `kdplan.runtime.store.locks`
 plans/<hash>/      what a plan file's runs read, see `kdplan.runtime.store.remembered`
 leases/<name>/     what a running process reads, see `kdplan.runtime.store.lease`
 values/<key>/      values of frozen networks, see `kdplan.runtime.store.values`
@@ -22,15 +24,17 @@ from kdplan.ir.plan import Plain
 from kdplan.runtime.store import manifest
 from kdplan.runtime.store.artifact import Artifact
 from kdplan.runtime.store.atomic import make_folder
+from kdplan.runtime.store.attempts import discard, logged, logged_step, resume_step
 from kdplan.runtime.store.errors import StoreCorrupt, StoreLocked, StoreMissing, StoreUnwritable
 from kdplan.runtime.store.lease import Leases
 from kdplan.runtime.store.litter import sweep_store
-from kdplan.runtime.store.lock import Holder, Lock, read_holder
+from kdplan.runtime.store.lock import Holder, Lock, living
+from kdplan.runtime.store.locks import Locks
 from kdplan.runtime.store.remembered import Plans
 from kdplan.runtime.store.sealed import read_sealed, write_sealed
 from kdplan.runtime.store.speeds import Speeds
 from kdplan.runtime.store.values import Values
-from kdplan.runtime.store.work import Work, discard, logged_step, resume_step
+from kdplan.runtime.store.work import Work
 
 State = Literal["done", "running", "interrupted", "missing"]
 Numbers = Literal["measures", "costs", "verdicts"]
@@ -54,8 +58,11 @@ class Store:
 
     def __init__(self, root: Path | str) -> None:
         self.root = Path(root)
+        self.locks = Locks(self.root)
         self.plans = Plans(self.root / "plans")
-        self.leases = Leases(self.root / "leases")
+        self.leases = Leases(self.root / "leases", self.locks)
+        self._watched: dict[str, Lock] = {}
+        """Key -> a lock that was found held: with leases, the same object must look at it again."""
         self.speeds = Speeds(self.root)
         self.refused: StoreUnwritable | None = None
         """The first refusal to store a number, which is shown and computed again next time."""
@@ -121,33 +128,47 @@ class Store:
 
     def holder(self, key: str) -> Holder | None:
         """The process that runs phase `key` at this moment, or None."""
-        holder = read_holder(self.work_folder(key))
-        return holder if holder is not None and holder.alive else None
+        return living(self.work_folder(key), self.locks)
 
     def running_step(self, key: str) -> int | None:
         """The step that phase `key` has logged, which another process may be running."""
         return logged_step(self.work_folder(key))
 
+    def logged(self, key: str) -> list[dict[str, Plain]]:
+        """The lines of metrics that the newest attempt at phase `key` has logged."""
+        return logged(self.work_folder(key))
+
     def resume_step(self, key: str) -> int | None:
         """The step from which phase `key` resumes, its newest complete checkpoint's. Hashes are not compared."""
         return resume_step(self.work_folder(key))
 
-    def begin(self, key: str) -> Work:
+    def begin(self, key: str, watch: bool = False) -> Work:
         """Takes phase `key`'s lock and its folder for running; a context manager that gives the lock back.
 
         Another process may have finished the phase while this one was planning: ask `has` once more afterwards.
+        With `watch`, a lease whose holder seems to have ended is watched until that is known. Without it, that is known
+        to a later call of the same store.
 
         Raises
         ------
         StoreLocked
             KD0901 if another process runs it.
         """
-        return Work(self.work_folder(key), self.root / "phases", key)
+        folder = self.work_folder(key)
+        lock = self._watched.pop(key, None) or Lock(folder, f"phase {key[:12]}", self.locks)
+        kind = self.locks.known()
+        ended = watch and kind.name == "lease" and folder.is_dir() and self.holder(key) is None
+        try:
+            lock.acquire(1.5 * kind.seconds if ended else 0.0)
+        except StoreLocked:
+            self._watched[key] = lock
+            raise
+        return Work(folder, self.root / "phases", key, lock)
 
     def values(self, key: str, of: str) -> Values:
         """The folder of a frozen value; `of` is its name in messages."""
         assert key and key == Path(key).name and not key.startswith("."), f"key {key!r}"
-        return Values(self.root / "values" / key, of)
+        return Values(self.root / "values" / key, of, self.locks)
 
     # ---- plans, and who reads what
 
@@ -234,4 +255,4 @@ class Store:
 
     def sweep(self) -> list[Path]:
         """Removes what killed processes left; never anything of a process that runs."""
-        return sweep_store(self.root, lambda key: self.has(key) and self.problem(key) is None)
+        return sweep_store(self.root, self.locks, lambda key: self.has(key) and self.problem(key) is None)
