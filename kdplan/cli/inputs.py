@@ -138,7 +138,8 @@ def add_costs(compiled: Compiled, store: Store) -> None:
     """Set the cost of every phase: from the store, else from the phase's graph, which is then stored.
 
     Of a phase that resumes or is extended, the steps that are left count.
-    Seconds follow from the highest speed that was measured on this machine; without one they stay None.
+    Seconds follow from the fastest device, by the median of the newest phases that were trained there; without one they
+    stay None.
     """
     missing = []
     for name, phase in compiled.planned.items():
@@ -157,7 +158,7 @@ def add_costs(compiled: Compiled, store: Store) -> None:
         if phase.cost is not None:
             left = max(0, phase.cost.steps - finished_steps(phase, store))
             phase.cost = replace(phase.cost, steps=left)
-    speeds = store.speeds()
+    speeds = store.speeds.all()
     if speeds:
         fastest = max(speeds.values())
         for phase in compiled.planned.values():

@@ -23,8 +23,6 @@ from kdplan.runtime.relay import ENDED, Reader, problem_from_json, show
 from kdplan.runtime.store import Store
 from kdplan.runtime.worker import Task
 
-LOOK = 0.05
-"""Seconds between two looks at what the workers have appended."""
 TRIES: dict[Cause, int] = {"crash": 3, "preempted": 10}
 """Why a worker ended -> how often a phase is begun again for that without a newer checkpoint."""
 OUT_OF_MEMORY = "KD0813"
@@ -91,7 +89,7 @@ class Driver:
                         break
                     if not (self.asked or self.failed):
                         self.submit_ready(waiting, order)
-                    time.sleep(LOOK)
+                    time.sleep(self.engine.look)
                 if interrupt.requested:
                     result.exit_code, result.by = result.exit_code or INTERRUPTED, interrupt.by
             if self.plan_file and result.done:

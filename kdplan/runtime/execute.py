@@ -20,7 +20,7 @@ from kdplan.runtime.interrupt import INTERRUPTED, Interrupt, Interrupted
 from kdplan.runtime.memory import freed_memory_kept
 from kdplan.runtime.options import RunOptions
 from kdplan.runtime.space import Patience
-from kdplan.runtime.store import Artifact, Store, StoreCorrupt, StoreError, StoreLocked, StoreMissing
+from kdplan.runtime.store import Artifact, Store, StoreCorrupt, StoreError, StoreLocked, StoreLost, StoreMissing
 from kdplan.runtime.versions import Sources
 
 if TYPE_CHECKING:
@@ -102,7 +102,7 @@ def run_plan(
     try:
         with interrupt:
             runner = _Runner(plan, planned, keys, store, options, events, interrupt, assemble, result)
-            later = list(planned.values())
+            later, noted = list(planned.values()), set[str]()
             while later and not runner.ended:
                 steps, later, began = later, [], time.monotonic()
                 for step in steps:
@@ -111,7 +111,9 @@ def run_plan(
                     if {s.name for s in later} & {*step.needs, step.same_as} or not runner.attempt(step):
                         later.append(step)
                     elif options.plan_file:
-                        store.remember(options.plan_file, {n: keys[n].key for n in result.done})
+                        new = result.done - noted
+                        store.remember(options.plan_file, {n: keys[n].key for n in new})
+                        noted |= new
                 if len(later) == len(steps):
                     interrupt.sleep(max(POLL, RARE * (time.monotonic() - began)))
         if options.plan_file and result.done:
@@ -197,6 +199,10 @@ class _Runner:
             self.train(step)
         except Interrupted:
             result.interrupted, result.exit_code = step.name, INTERRUPTED
+        except StoreLost as problem:
+            notice = problem.diagnostics[0]
+            self.events.note(f"{notice.code}: {notice.message}")
+            result.interrupted, result.exit_code, result.by = step.name, INTERRUPTED, "the loss of its lease"
         except PlanError as problem:
             if isinstance(problem, StoreLocked) and self.options.wait:
                 holder = self.store.holder(step.key)
@@ -238,7 +244,7 @@ class _Runner:
             raise Interrupted
         key = self.keys[step.name]
         patience = Patience(self.options.wait_for_space, self.events, self.interrupt)
-        with patience.write(lambda: self.store.begin(key.key)) as work:
+        with patience.write(lambda: self.store.begin(key.key, watch=not self.options.wait)) as work:
             if _sound(self.store, key.key):
                 work.discard()
                 self.result.cached.append(step.name)
@@ -270,7 +276,7 @@ def _note_speed(store: Store, planned: Planned, artifact: Artifact) -> None:
     summary, environment = artifact.summary, artifact.json("environment.json")
     if cost and summary["seconds"] > 0:
         device = str(environment.get("gpu", environment["device"]))
-        store.keep_speed(device, cost["flops_step"] * summary["steps"] / summary["seconds"])
+        store.keep_speed(device, planned.key, cost["flops_step"] * summary["steps"] / summary["seconds"])
 
 
 def _sound(store: Store, key: str) -> bool:

@@ -22,7 +22,7 @@ def adopt(work: Work, artifact: Artifact) -> None:
     if work.latest_checkpoint() is not None:
         return
     state = artifact.json(FINAL_STATE)
-    folder = work.folder / "snapshots"
+    folder = work.snapshots
     make_folder(folder)
     kept = dict(state["snapshots"]["kept"])
     if state["snapshots"]["best"] is not None:

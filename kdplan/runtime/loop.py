@@ -96,7 +96,9 @@ class Training:
         self.averages = Averages(a, self.recipe.ema)
         self.watch = Watch(job.device)
         self.kept = kept_epochs(self.recipe)
-        self.snapshots = Snapshots(job.work.folder / "snapshots", [*a.networks, *(f.module for f in a.ema_copies)])
+        self.snapshots = Snapshots(
+            job.work.snapshots, [*a.networks, *(f.module for f in a.ema_copies)], job.work.confirm
+        )
         self.trainable_graph = compiled(a.trainable_graph, self.recipe.compile, job.name)
         self.frozen = (
             compiled(a.frozen, self.recipe.compile, job.name) if a.frozen is not None and job.stored is None else None

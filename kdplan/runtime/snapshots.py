@@ -25,8 +25,10 @@ def snapshot_file(epoch: int, slot: int) -> str:
 class Snapshots:
     """The snapshots of one running phase, in `folder`."""
 
-    def __init__(self, folder: Path, networks: Sequence[nn.Module]) -> None:
+    def __init__(self, folder: Path, networks: Sequence[nn.Module], confirm: Callable[[], None] = lambda: None) -> None:
         self.folder = folder
+        self.confirm = confirm
+        """Is called before something is written; it raises where the phase is another process's by now."""
         self.networks = networks
         self.best: dict[str, Plain] | None = None
         """`epoch` and `score` of the best epoch so far."""
@@ -52,6 +54,7 @@ class Snapshots:
         self._write(epoch)
 
     def _write(self, epoch: int) -> None:
+        self.confirm()
         make_folder(self.folder)
         for slot, network in enumerate(self.networks):
             path = self._path(epoch, slot)

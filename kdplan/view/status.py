@@ -60,7 +60,7 @@ def status(planned: Mapping[str, Planned], store: Store, plan: Plan | None = Non
             row.state = "corrupt" if row.problem else "done"
             records = read_metrics(store.phase_folder(p.key) / "metrics.jsonl")
         else:
-            records = read_metrics(store.work_folder(p.key) / "metrics.jsonl")
+            records = store.logged(p.key)
             holder = store.holder(p.key)
             row.who = f"process {holder.pid} on {holder.host} since {holder.since}" if holder is not None else ""
         row.seen = next((r["step"] for r in reversed(records) if isinstance(r.get("step"), int)), None)

@@ -72,8 +72,8 @@ def test_seconds_follow_from_the_highest_speed(folder: Path) -> None:
     add_costs(compiled, store)
     cost = compiled.planned["kd"].cost
     assert cost is not None and cost.seconds is None
-    store.keep_speed("cpu", 1e6)
-    store.keep_speed("cuda", 1e9)
+    store.keep_speed("cpu", "k1", 1e6)
+    store.keep_speed("cuda", "k2", 1e9)
     add_costs(compiled, store)
     again = compiled.planned["kd"].cost
     assert again is not None and again.seconds == pytest.approx(cost.flops_step * cost.steps / 1e9)

@@ -76,7 +76,7 @@ class Points:
 
     def install(self) -> None:
         """Put itself before the system's functions."""
-        for name in ("open", "mkdir", "rename", "replace", "unlink", "rmdir", "chmod"):
+        for name in ("open", "mkdir", "rename", "replace", "unlink", "rmdir", "chmod", "link"):
             self._wrap(os, name, lambda path, *_: os.fspath(path))
         for name in ("write", "fsync", "ftruncate", "fchmod"):
             self._wrap(os, name, lambda handle, *_: os.readlink(f"/proc/self/fd/{handle}"))

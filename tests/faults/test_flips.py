@@ -48,7 +48,7 @@ class Stores:
         self._run_until_stopped()
         assert main(["run", str(folder / "plan.kd"), "--store", str(folder / "half"), "--only", "big@train"]) == 0
         assert main(["plan", str(folder / "plan.kd"), "--store", str(folder / "half")]) == 0
-        for name in ("measures", "speeds.json", "costs", "plans"):
+        for name in ("measures", "speeds", "costs", "plans"):
             if not (self.stopped / name).exists():
                 source = folder / "half" / name
                 (shutil.copytree if source.is_dir() else shutil.copy)(source, self.stopped / name)

@@ -39,6 +39,7 @@ class Scripted:
 
     folder: Path
     store: Store
+    look: float = 0.001
     requeues: bool = False
     endings: dict[str, list[Any]] = field(default_factory=dict)
     width: int = 1
@@ -109,7 +110,6 @@ Drive = Callable[..., Ran]
 
 @pytest.fixture
 def drive(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Drive:
-    monkeypatch.setattr("kdplan.runtime.drive.LOOK", 0.001)
     monkeypatch.setattr("kdplan.runtime.drive.POLL", 0.01)
 
     def run(planned: dict[str, Planned], keep_going: bool = False, **script: Any) -> Ran:

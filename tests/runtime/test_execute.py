@@ -214,7 +214,7 @@ def test_speed_is_remembered(tmp_path: Path) -> None:
     store.keep_number("costs", "key-train", {"flops_step": 1000})
     run(plan, tmp_path)
     steps, seconds = (store.artifact("key-train").summary[n] for n in ("steps", "seconds"))
-    assert store.speeds() == {"cpu": pytest.approx(1000 * steps / seconds)}
+    assert store.speeds.all() == {"cpu": pytest.approx(1000 * steps / seconds)}
 
 
 @pytest.mark.parametrize(("batch", "sizes"), [(50, (50, 50)), ([50, 20], (50, 20))])

@@ -23,6 +23,8 @@ from kdplan.runtime.store import (
     phase_json,
 )
 from kdplan.runtime.store.inventory import entries, state_of
+from kdplan.runtime.store.sealed import write_sealed
+from kdplan.runtime.store.speeds import NEWEST
 from kdplan.runtime.store.work import read_metrics
 
 WEIGHTS = save({"w": numpy.arange(1000, dtype=numpy.float32)})
@@ -214,9 +216,9 @@ def test_last_keys_of_a_plan(store: Store, tmp_path: Path) -> None:
 def test_numbers_are_kept_and_damage_is_forgotten(store: Store) -> None:
     store.keep_number("measures", "m", {"top1": 0.5})
     store.keep_number("costs", "m", {"flops": 7})
-    store.keep_speed("cpu", 1e9)
+    store.keep_speed("cpu", "k1", 1e9)
     assert store.number("measures", "m") == {"top1": 0.5} and store.number("costs", "m") == {"flops": 7}
-    assert store.speeds() == {"cpu": 1e9}
+    assert store.speeds.all() == {"cpu": 1e9}
     (store.root / "measures" / "m.json").write_bytes(b"{")
     assert store.number("measures", "m") is None and store.number("costs", "other") is None
 
@@ -249,7 +251,7 @@ def test_leftovers_of_killed_writers_are_swept(store: Store) -> None:
 
 
 def test_nothing_is_written_by_looking(store: Store) -> None:
-    store.has("k1"), store.state("k1"), entries(store), store.last_keys("a.kd"), store.speeds(), store.sweep()
+    store.has("k1"), store.state("k1"), entries(store), store.last_keys("a.kd"), store.speeds.all(), store.sweep()
     assert not store.root.exists()
 
 
@@ -266,3 +268,17 @@ def test_every_row_of_the_table_names_its_test() -> None:
         if row.startswith("KD09"):
             file, _, name = content["test"].partition("::")
             assert f"def {name}(" in (root / file).read_text(), row
+
+
+def test_the_speed_of_a_device_is_the_median_of_its_newest_phases(store: Store) -> None:
+    assert store.speeds.all() == {}
+    store.root.mkdir(parents=True)
+    write_sealed(store.root / "speeds.json", {"cpu": 7.0, "GPU / old": 5.0})  # of an earlier version
+    assert store.speeds.all() == {"cpu": 7.0, "GPU / old": 5.0}
+    for number in range(2 * NEWEST):
+        store.keep_speed("cpu", f"k{number:02}", float(number))
+        os.utime(store.root / "speeds" / "cpu" / f"k{number:02}.json", (number, number))
+    assert store.speeds.all() == {"cpu": NEWEST + NEWEST // 2, "GPU / old": 5.0}
+    store.keep_speed("GPU / old", "k1", 6.0)
+    (store.root / "speeds" / "cpu" / f"k{2 * NEWEST - 1}.json").write_bytes(b"{")  # damage is left out
+    assert store.speeds.all() == {"cpu": NEWEST + NEWEST // 2 - 1, "GPU / old": 6.0}

@@ -22,6 +22,7 @@ from kdplan.runtime.store import Store, StoreCorrupt, StoreLocked, Work, lease, 
 from kdplan.runtime.store.atomic import remove
 from kdplan.runtime.store.garbage import garbage, in_use, roots, take_names
 from kdplan.runtime.store.inventory import entries
+from kdplan.runtime.store.sealed import write_sealed
 from kdplan.runtime.store.values import Values
 
 KEYS = [f"{number:032x}" for number in range(6)]
@@ -199,13 +200,76 @@ def test_a_record_of_the_first_version(tmp_path: Path) -> None:
 def test_a_damaged_record_of_a_plan(tmp_path: Path) -> None:
     store = Store(tmp_path)
     store.plans.begin("a.kd", "", {"a": KEYS[0]})
-    path = store.plans.file("a.kd")
-    path.write_text(path.read_text().replace(KEYS[0][-4:], "beef"))
+    store.plans.finish("a.kd", {"a": KEYS[0]})
+    files = list(store.plans.files())
+    assert len(files) == 3, "of the plan, of its phase, of its run"
+    for path in files:
+        path.write_text(path.read_text().replace('"', "'", 1))
+        with pytest.raises(StoreCorrupt) as error:
+            roots(store)
+        assert error.value.diagnostics[0].code == "KD0918" and error.value.exit_code == 4
+        assert str(path) in str(error.value)
+        store.plans.begin("a.kd", "", {"a": KEYS[0]})
+        assert KEYS[0] in roots(store)
+
+
+def old_record(store: Store, plan: Path | str, **content: object) -> Path:
+    """The record of a plan in one file, as earlier versions wrote it."""
+    path = store.plans.record(plan).with_suffix(".json")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_sealed(path, {"plan": str(Path(plan).resolve()), **content})
+    return path
+
+
+def test_a_record_of_an_earlier_version(tmp_path: Path) -> None:
+    """What it says counts until a run has written it anew, and afterwards."""
+    store = Store(tmp_path)
+    runs = {"": {"a": KEYS[0], "b": KEYS[1]}, "seed=1": {"a": KEYS[2]}}
+    path = old_record(store, "a.kd", phases={"a": KEYS[3], "b": KEYS[1]}, runs=runs, lines=[], at=1.0)
+    assert store.last_keys("a.kd") == {"a": KEYS[3], "b": KEYS[1]}
+    assert set(roots(store).plans) == set(KEYS[:4])
+    store.remember("a.kd", {"a": KEYS[0]})
+    assert path.exists() and store.last_keys("a.kd") == {"a": KEYS[0], "b": KEYS[1]}
+    assert set(roots(store).plans) == set(KEYS[:3])
+    store.plans.begin("a.kd", "seed=2", {"a": KEYS[4]})
+    assert not path.exists() and store.last_keys("a.kd") == {"a": KEYS[0], "b": KEYS[1]}
+    assert set(roots(store).plans) == {*KEYS[:3], KEYS[4]}
+    store.plans.forget("a.kd")
+    assert not roots(store).plans and list(store.plans.folder.iterdir()) == []
+
+
+def test_a_damaged_record_of_an_earlier_version(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    path = old_record(store, "a.kd", phases={"a": KEYS[0]}, runs={}, lines=[], at=1.0)
+    path.write_text("{}")
     with pytest.raises(StoreCorrupt) as error:
         roots(store)
-    assert error.value.diagnostics[0].code == "KD0918" and error.value.exit_code == 4
-    store.plans.begin("a.kd", "", {"a": KEYS[0]})
-    assert KEYS[0] in roots(store)
+    assert error.value.diagnostics[0].code == "KD0918" and str(path) in str(error.value)
+    store.plans.begin("a.kd", "", {"a": KEYS[1]})
+    assert set(roots(store).plans) == {KEYS[1]}
+
+
+def test_a_copy_of_a_plan_has_its_last_keys(tmp_path: Path) -> None:
+    store = Store(tmp_path / "store")
+    for name, text in (("a.kd", "one\ntwo\nthree"), ("other.kd", "nine"), ("copy.kd", "one\ntwo\nfour")):
+        (tmp_path / name).write_text(text)
+    store.plans.begin(tmp_path / "a.kd", "", {"a": KEYS[0]})
+    store.remember(tmp_path / "a.kd", {"a": KEYS[0]})
+    assert store.last_keys(tmp_path / "copy.kd") == {"a": KEYS[0]} and store.last_keys(tmp_path / "other.kd") == {}
+    store.plans.begin(tmp_path / "copy.kd", "", {"b": KEYS[1]})
+    assert store.last_keys(tmp_path / "copy.kd") == {"a": KEYS[0]}
+
+
+def test_only_what_changed_is_written(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    keys = {f"p{n}": KEYS[0] for n in range(20)}
+    store.plans.begin("a.kd", "", keys)
+    store.remember("a.kd", keys, whole=True)
+    before = {p: (p.stat().st_ino, p.read_bytes()) for p in store.plans.files()}
+    store.plans.begin("a.kd", "", keys)
+    store.remember("a.kd", {**keys, "p3": KEYS[1]}, whole=True)
+    changed = [p for p in store.plans.files() if before[p] != (p.stat().st_ino, p.read_bytes())]
+    assert sorted(p.parent.name for p in changed) == sorted(["phases", store.plans.record("a.kd").name])
 
 
 def test_a_lease_that_cannot_be_read_may_read_anything(tmp_path: Path) -> None:

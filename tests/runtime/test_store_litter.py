@@ -74,6 +74,9 @@ def folders_of(root: Path) -> list[Path]:
     """All folders in which the store writes."""
     inner = [
         root / "plots" / "table",
+        root / "plans" / "p1",
+        root / "plans" / "p1" / "phases",
+        root / "speeds" / "cpu",
         root / "values" / "v1",
         root / "work" / "k1",
         root / "work" / "k1" / "checkpoints",
@@ -87,9 +90,9 @@ def test_a_writer_that_runs_and_then_is_killed(tmp_path: Path) -> None:
     with store.begin("k1") as work:
         work.save_checkpoint(1, {}, {})
     folders = folders_of(tmp_path)
-    with writer(*folders[: len(PARTS) + 2]) as process:  # all but those that are written under a lock
+    with writer(*folders[: len(PARTS) + 5]) as process:  # all but those that are written under a lock
         before = temporaries(tmp_path)
-        assert len(before) == len(PARTS) + 3
+        assert len(before) == len(PARTS) + 6
         assert store.sweep() == []
         process.send_signal(signal.SIGSTOP)
         assert store.sweep() == [] and temporaries(tmp_path) == before
@@ -252,14 +255,14 @@ def unexpected(root: Path) -> list[Path]:
         "environment.json",
         "about.json",
         "final.json",
-        "speeds.json",
     )
     left = []
     for path in (p for p in root.rglob("*") if p.is_file()):
         part = path.relative_to(root).parts[0]
         known = path.name in usual or path.suffix == ".safetensors" or path.parent.name == "readers"
-        known = known or (part in ("plans", "measures", "costs", "verdicts") and path.suffix == ".json")
-        if path.name.startswith(".") or part == "work" or not (known or path == root / "leases" / "lock"):
+        known = known or (part in ("plans", "measures", "costs", "verdicts", "speeds") and path.suffix == ".json")
+        known = known or path in (root / "leases" / "lock", root / "locks.json")
+        if path.name.startswith(".") or part == "work" or not known:
             left.append(path)
     return left
 

@@ -74,6 +74,8 @@ class Lost:
 class Engine(Protocol):
     """Trains phases. What happens in a phase is read from the run's folder, whoever trains it."""
 
+    look: float
+    """Seconds between two looks at what the workers have appended."""
     requeues: bool
     """Whether a phase that was stopped goes on by itself, without being submitted again."""
 

@@ -55,6 +55,7 @@ class Local:
     waits. The number of threads of a phase follows from the phase, so its bits do not depend on how many run.
     """
 
+    look = 0.05
     requeues = False
 
     def __init__(self, run: Run, jobs: int) -> None:

@@ -43,6 +43,7 @@ class Ray:
     `gpu_memory_gb` (of each of the cluster's GPUs, so that small phases share one).
     """
 
+    look = 0.2
     requeues = False
 
     def __init__(self, run: Run) -> None:

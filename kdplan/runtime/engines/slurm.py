@@ -86,6 +86,7 @@ class Slurm:
     own (`partition`, `account`, `qos`, `constraint` …). What is not given follows from the predicted cost of a phase.
     """
 
+    look = 1.0
     requeues = True
 
     def __init__(self, run: Run) -> None:

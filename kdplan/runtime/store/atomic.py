@@ -7,11 +7,13 @@ dot and says whose it is; `kdplan.runtime.store.litter` removes it.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -140,9 +142,60 @@ def write(path: Path, content: Content) -> None:
         clear(new)
 
 
-def write_json(path: Path, value: Plain) -> None:
-    """`write` of a value's JSON form, for people to read as well."""
-    write(path, json_bytes(value))
+def write_new(path: Path, content: Content) -> bool:
+    """`write`, unless there is a file `path`: then that stays, and False is the answer."""
+    new = temporary(path)
+    try:
+        put(new, content)
+        with writing(path):
+            try:
+                os.link(new, path)
+            except FileExistsError:
+                return False
+            except OSError as problem:
+                if problem.errno not in _NO_LINKS:
+                    raise
+                if path.exists():
+                    return False
+                os.rename(new, path)
+            flush_folder(path.parent)
+        return True
+    finally:
+        clear(new)
+
+
+_NO_LINKS = {errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK}
+"""How file systems without hard links answer."""
+
+THREADS = 8
+"""So many files are flushed at once: the disk takes them together, and one after another each waits for it."""
+
+
+def write_files(folder: Path, files: Mapping[str, Content]) -> None:
+    """`write` of several files in one folder, each whole or not at all; of a few thousand at once, in a second.
+
+    Raises
+    ------
+    StoreUnwritable
+        If the system refuses one of them; others may be written.
+    """
+
+    def put_one(name: str) -> None:
+        new = temporary(folder / name)
+        try:
+            put(new, files[name])
+            with writing(folder / name):
+                os.replace(new, folder / name)
+        finally:
+            clear(new)
+
+    if len(files) == 1:
+        put_one(next(iter(files)))
+    elif files:
+        with ThreadPoolExecutor(THREADS, "write") as pool:
+            list(pool.map(put_one, files))
+    with writing(folder):
+        flush_folder(folder)
 
 
 def json_bytes(value: Plain) -> bytes:
@@ -180,6 +233,21 @@ def put_folder(new: Path, target: Path) -> None:
         if new.parent != target.parent:
             flush_folder(new.parent)
         clear(old)
+
+
+def put_new_folder(new: Path, target: Path) -> bool:
+    """Renames the finished folder `new` to `target`, unless there is one: then both stay, and False is the answer."""
+    with writing(target):
+        flush_folder(new)
+        try:
+            os.rename(new, target)
+        except OSError as problem:
+            if problem.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+                raise
+            return False
+        flush_folder(target.parent)
+        flush_folder(new.parent)
+    return True
 
 
 def digest_bytes(content: bytes) -> str:

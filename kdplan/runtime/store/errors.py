@@ -19,7 +19,8 @@ class StoreError(PlanError):
     ├── StoreLocked       another process works on the phase (3)
     ├── StoreCorrupt      a file of the store is missing, cut or altered (4)
     ├── StoreMissing      nothing is stored under that key or name (4)
-    └── StoreUnwritable   disk full, no permission, a file too large (1)
+    ├── StoreUnwritable   disk full, no permission, a file too large (1)
+    └── StoreLost         this process did not renew its lease, and another may work on the phase (75)
     """
 
     exit_code = 4
@@ -55,6 +56,12 @@ class StoreUnwritable(StoreError):
     """The store's folder takes no more: the disk is full, or it may not be written."""
 
     exit_code = 1
+
+
+class StoreLost(StoreError):
+    """This process has lost its lease of a phase: it stops, and the phase can be resumed."""
+
+    exit_code = 75
 
 
 _FULL = {errno.ENOSPC, errno.EDQUOT}

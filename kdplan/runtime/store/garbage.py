@@ -18,7 +18,7 @@ from kdplan.diagnostics.report import Diagnostic, diagnostic, listing
 from kdplan.runtime.store.atomic import flush_folder, remove
 from kdplan.runtime.store.errors import StoreCorrupt, writing
 from kdplan.runtime.store.inventory import KINDS, Entry, Kind, entry, listed, reads_of
-from kdplan.runtime.store.lock import Lock
+from kdplan.runtime.store.lock import Lock, is_lock_file
 from kdplan.runtime.store.processes import temporary
 from kdplan.runtime.store.sealed import read_sealed
 from kdplan.runtime.store.store import Store
@@ -111,7 +111,7 @@ def take_names(store: Store, doomed: Iterable[Entry]) -> list[tuple[Entry, Path]
 def _without_name(store: Store, one: Entry) -> Path | None:
     """Takes an entry's name away; None where somebody works on it."""
     folder = one.folder(store)
-    lock = Lock(store.work_folder(one.key) if one.kind != "values" else folder, one.key)
+    lock = Lock(store.work_folder(one.key) if one.kind != "values" else folder, one.key, store.locks)
     if lock.folder.is_dir() and not lock.try_quietly():
         return None
     try:
@@ -119,14 +119,16 @@ def _without_name(store: Store, one: Entry) -> Path | None:
         with writing(folder):
             os.rename(folder, gone)
             if folder == lock.folder:
-                remove(gone / "lock")
+                for name in filter(is_lock_file, os.listdir(gone)):
+                    remove(gone / name)
         return gone
     finally:
         lock.abandon()
 
 
 def _remove_numbers(store: Store, keys: set[str]) -> None:
-    """Removes predicted costs and measured numbers of phases."""
+    """Removes predicted costs, measured numbers and speeds of phases."""
+    store.speeds.forget(keys)
     for key in keys:
         (store.root / "costs" / f"{key}.json").unlink(missing_ok=True)
     if keys:

@@ -1,7 +1,7 @@
 """What running processes read: nobody removes it under them.
 
 leases/lock       held for a moment by whoever registers what it reads, or removes what nobody reads
-leases/<name>/    one run: lock and holder.json while it goes on, keys.json
+leases/<name>/    one run: its lock and holder.json while it goes on, keys.json
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from pathlib import Path
 
 from kdplan.runtime.store.atomic import names_in, remove
 from kdplan.runtime.store.lock import Holder, Lock, read_holder
+from kdplan.runtime.store.locks import Locks
 from kdplan.runtime.store.processes import is_temporary, temporary
 from kdplan.runtime.store.sealed import read_sealed, write_sealed
 
@@ -39,8 +40,9 @@ class Lease:
 class Leases:
     """The folder `leases/` of a store."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, locks: Locks | None = None) -> None:
         self.folder = folder
+        self.locks = locks or Locks(folder.parent)
 
     @contextmanager
     def exclusive(self, wait: float = WAIT) -> Iterator[None]:
@@ -53,8 +55,9 @@ class Leases:
         StoreUnwritable
         """
         # A full disk must not prevent removing.
-        lock = Lock(self.folder, "The list of what running processes read", "KD0917", needs_name=False)
-        lock.acquire(wait)
+        lock = Lock(self.folder, "The list of what running processes read", self.locks, "KD0917", needs_name=False)
+        kind = self.locks.known()
+        lock.acquire(max(wait, 1.5 * kind.seconds) if wait and kind.name == "lease" else wait)
         try:
             yield
         finally:
@@ -63,7 +66,7 @@ class Leases:
     def begin(self, keys: Collection[str]) -> Lock:
         """Registers that this process reads the phases with these keys, until `end`. Call it inside of `exclusive`."""
         folder = self.folder / uuid.uuid4().hex[:16]
-        lock = Lock(folder, "a run")
+        lock = Lock(folder, "a run", self.locks)
         lock.acquire()
         try:
             write_sealed(folder / "keys.json", {"keys": sorted(set(keys))})
@@ -85,7 +88,7 @@ class Leases:
         """The leases of processes that run."""
         leases = []
         for folder in self._folders():
-            lock = Lock(folder, "a run")
+            lock = Lock(folder, "a run", self.locks)
             if lock.try_quietly():
                 lock.release()
                 continue
@@ -98,7 +101,7 @@ class Leases:
         """Removes the leases of processes that have ended. Call it inside of `exclusive`."""
         swept = []
         for folder in self._folders():
-            lock = Lock(folder, "a run")
+            lock = Lock(folder, "a run", self.locks)
             if lock.try_quietly():
                 self.end(lock)
                 swept.append(folder)

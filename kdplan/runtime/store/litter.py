@@ -12,18 +12,21 @@ from contextlib import suppress
 from pathlib import Path
 
 from kdplan.runtime.store.atomic import remove, sweep, sweep_abandoned
+from kdplan.runtime.store.attempts import ATTEMPTS, CHECKPOINTS, all_checkpoints, attempts
 from kdplan.runtime.store.errors import StoreError
 from kdplan.runtime.store.lease import Leases
-from kdplan.runtime.store.lock import Lock
+from kdplan.runtime.store.lock import Lock, is_lock_file
+from kdplan.runtime.store.locks import Locks
 from kdplan.runtime.store.processes import is_temporary, temporary
 from kdplan.runtime.store.runs import Runs
-from kdplan.runtime.store.work import checkpoint_folders
 
-PARTS = ("phases", "work", "values", "plans", "measures", "costs", "verdicts", "plots", "leases", "runs")
+PARTS = (
+    "phases", "work", "values", "plans", "measures", "costs", "verdicts", "plots", "leases", "runs", "speeds",
+)  # fmt: skip
 """The folders of a store."""
 
 
-def sweep_store(root: Path, is_sound: Callable[[str], bool]) -> list[Path]:
+def sweep_store(root: Path, locks: Locks, is_sound: Callable[[str], bool]) -> list[Path]:
     """Removes what killed processes left in the store at `root`; what cannot be removed stays.
 
     Parameters
@@ -34,25 +37,27 @@ def sweep_store(root: Path, is_sound: Callable[[str], bool]) -> list[Path]:
     swept: list[Path] = []
     if not root.is_dir():
         return swept
-    for folder in (root, *(root / part for part in PARTS), *_folders(root / "plots")):
+    plans = [folder for record in _folders(root / "plans") for folder in (record, *_folders(record))]
+    inner = [*plans, *_folders(root / "speeds"), *_folders(root / "plots")]
+    for folder in (root, *(root / part for part in PARTS), *inner):
         swept += sweep_abandoned(folder)
     for folder in _folders(root / "work"):
-        if _is_useless(folder, is_sound) or _has_litter(folder) or _has_litter(folder / "checkpoints"):
-            swept += _attempt(folder, is_sound)
+        if _is_useless(folder, is_sound) or any(map(_has_litter, _parts(folder))):
+            swept += _attempt(folder, locks, is_sound)
     for folder in _folders(root / "values"):
-        if _has_litter(folder) or (folder / "lock").exists():
-            swept += _values(folder)
+        if _has_litter(folder) or any(map(is_lock_file, _names(folder))):
+            swept += _values(folder, locks)
     if _folders(root / "leases"):
-        leases = Leases(root / "leases")
+        leases = Leases(root / "leases", locks)
         with suppress(OSError, StoreError), leases.exclusive(wait=0):
             swept += leases.sweep()
-    swept += Runs(root / "runs").sweep()
+    swept += Runs(root / "runs", locks).sweep()
     return swept
 
 
-def _attempt(folder: Path, is_sound: Callable[[str], bool]) -> Iterator[Path]:
+def _attempt(folder: Path, locks: Locks, is_sound: Callable[[str], bool]) -> Iterator[Path]:
     """Clears up a folder of `work/`, unless somebody works there; a useless one goes as a whole."""
-    lock = Lock(folder, folder.name)
+    lock = Lock(folder, folder.name, locks)
     if not lock.try_quietly():
         return
     try:
@@ -60,12 +65,13 @@ def _attempt(folder: Path, is_sound: Callable[[str], bool]) -> Iterator[Path]:
             # First its name, so that who begins the phase anew makes a folder of its own.
             gone = temporary(folder, "old")
             os.rename(folder, gone)
-            remove(gone / "lock")
+            for name in filter(is_lock_file, _names(gone)):
+                remove(gone / name)
             lock.abandon()
             remove(gone)
             yield folder
             return
-        for part in (folder, folder / "checkpoints"):
+        for part in _parts(folder):
             for name in sweep(part):
                 yield part / name
         (folder / "holder.json").unlink(missing_ok=True)
@@ -77,12 +83,17 @@ def _attempt(folder: Path, is_sound: Callable[[str], bool]) -> Iterator[Path]:
 
 def _is_useless(folder: Path, is_sound: Callable[[str], bool]) -> bool:
     """Whether an attempt has no checkpoint, damaged ones included, or its phase is finished."""
-    return not checkpoint_folders(folder / "checkpoints") or is_sound(folder.name)
+    return not all_checkpoints(folder) or is_sound(folder.name)
 
 
-def _values(folder: Path) -> Iterator[Path]:
+def _parts(folder: Path) -> list[Path]:
+    """The folders of an attempt in which something may be left."""
+    return [folder, folder / ATTEMPTS, *(part for one in attempts(folder) for part in (one, one / CHECKPOINTS))]
+
+
+def _values(folder: Path, locks: Locks) -> Iterator[Path]:
     """Clears up a folder of `values/`, unless somebody works there."""
-    lock = Lock(folder, folder.name)
+    lock = Lock(folder, folder.name, locks)
     if not lock.try_quietly():
         return
     try:

@@ -15,6 +15,7 @@ from pathlib import Path
 from kdplan.ir.plan import Plain
 from kdplan.runtime.store.atomic import names_in, remove
 from kdplan.runtime.store.lock import Lock
+from kdplan.runtime.store.locks import Locks
 from kdplan.runtime.store.processes import is_temporary, temporary
 from kdplan.runtime.store.sealed import parsed, write_sealed
 
@@ -45,8 +46,8 @@ class RunFolder:
 class Runs:
     """The folder `runs/` of a store."""
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
+    def __init__(self, folder: Path, locks: Locks) -> None:
+        self.folder, self.locks = folder, locks
 
     def begin(self, about: dict[str, Plain]) -> RunFolder:
         """A new run's folder, which nobody removes until `RunFolder.end`.
@@ -56,7 +57,7 @@ class Runs:
         StoreUnwritable
         """
         name = time.strftime("%Y%m%d-%H%M%S-", time.gmtime()) + uuid.uuid4().hex[:6]
-        lock = Lock(self.folder / name, "a run")
+        lock = Lock(self.folder / name, "a run", self.locks)
         lock.acquire()
         try:
             write_sealed(self.folder / name / "about.json", about)
@@ -92,7 +93,7 @@ class Runs:
                 folder.unlink(missing_ok=True)
                 swept.append(folder)
                 continue
-            lock = Lock(folder, "a run")
+            lock = Lock(folder, "a run", self.locks)
             if lock.try_quietly():
                 _discard(folder)
                 lock.abandon()

@@ -7,10 +7,11 @@ reads as a file that is not there.
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 
 from kdplan.ir.plan import Plain
-from kdplan.runtime.store.atomic import digest_bytes, json_bytes, plain, write_json
+from kdplan.runtime.store.atomic import digest_bytes, json_bytes, make_folder, plain, write, write_files
 
 CHECK = "check"
 """The field of a line that holds the first 16 digits of its hash."""
@@ -28,8 +29,20 @@ def write_sealed(path: Path, value: dict[str, Plain]) -> None:
     >>> read_sealed(path)
     {}
     """
+    write(path, json_bytes(sealed(value)))
+
+
+def write_sealed_files(values: Mapping[Path, dict[str, Plain]]) -> None:
+    """`write_sealed` of many files, in folders that are made where they are missing."""
+    for folder in dict.fromkeys(path.parent for path in values):
+        make_folder(folder)
+        write_files(folder, {p.name: json_bytes(sealed(value)) for p, value in values.items() if p.parent == folder})
+
+
+def sealed(value: dict[str, Plain]) -> dict[str, Plain]:
+    """`value` with its hash, as it stands in a file."""
     value = plain(value)
-    write_json(path, {"sha256": digest_bytes(json_bytes(value)), "value": value})
+    return {"sha256": digest_bytes(json_bytes(value)), "value": value}
 
 
 def read_sealed(path: Path) -> dict[str, Plain]:

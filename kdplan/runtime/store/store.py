@@ -2,12 +2,15 @@
 
 phases/<key>/      a finished phase: manifest.json (written last), weights-<slot>-<snapshot>.safetensors,
                    metrics.jsonl, summary.json, phase.json, environment.json
-work/<key>/        a running or interrupted one: lock, holder.json, metrics.jsonl, checkpoints/step-<n>/
-plans/<hash>.json  what a plan file's runs read, see `kdplan.runtime.store.remembered`
+work/<key>/        a running or interrupted one: lock or lease, holder.json, phase.json; metrics.jsonl, snapshots/ and
+                   checkpoints/step-<n>/, with leases in attempts/<id>/, see `kdplan.runtime.store.attempts`
+locks.json         the kind of the store's locks, see `kdplan.runtime.store.locks`
+plans/<hash>/      what a plan file's runs read, see `kdplan.runtime.store.remembered`
 leases/<name>/     what a running process reads, see `kdplan.runtime.store.lease`
 runs/<run>/        a run with workers, see `kdplan.runtime.store.runs`
 values/<key>/      values of frozen networks, see `kdplan.runtime.store.values`
-measures/<key>.json  costs/<key>.json  speeds.json    numbers that need not be computed twice
+measures/<key>.json  costs/<key>.json    numbers that need not be computed twice
+speeds/<device>/<key>.json    how fast a device trained a phase, see `kdplan.runtime.store.speeds`
 verdicts/<key>.json    what comparing a user's code with its graph showed
 """
 
@@ -22,15 +25,18 @@ from kdplan.ir.plan import Plain
 from kdplan.runtime.store import manifest
 from kdplan.runtime.store.artifact import Artifact
 from kdplan.runtime.store.atomic import make_folder
+from kdplan.runtime.store.attempts import discard, logged, logged_step, resume_step
 from kdplan.runtime.store.errors import StoreCorrupt, StoreLocked, StoreMissing, StoreUnwritable
 from kdplan.runtime.store.lease import Leases
 from kdplan.runtime.store.litter import sweep_store
-from kdplan.runtime.store.lock import Holder, Lock, read_holder
+from kdplan.runtime.store.lock import Holder, Lock, living
+from kdplan.runtime.store.locks import Locks
 from kdplan.runtime.store.remembered import Plans
 from kdplan.runtime.store.runs import Runs
 from kdplan.runtime.store.sealed import read_sealed, write_sealed
+from kdplan.runtime.store.speeds import Speeds
 from kdplan.runtime.store.values import Values
-from kdplan.runtime.store.work import Work, discard, logged_step, resume_step
+from kdplan.runtime.store.work import Work
 
 State = Literal["done", "running", "interrupted", "missing"]
 Numbers = Literal["measures", "costs", "verdicts"]
@@ -54,9 +60,13 @@ class Store:
 
     def __init__(self, root: Path | str) -> None:
         self.root = Path(root)
+        self.locks = Locks(self.root)
         self.plans = Plans(self.root / "plans")
-        self.leases = Leases(self.root / "leases")
-        self.runs = Runs(self.root / "runs")
+        self.leases = Leases(self.root / "leases", self.locks)
+        self.runs = Runs(self.root / "runs", self.locks)
+        self._watched: dict[str, Lock] = {}
+        """Key -> a lock that was found held: with leases, the same object must look at it again."""
+        self.speeds = Speeds(self.root)
         self.refused: StoreUnwritable | None = None
         """The first refusal to store a number, which is shown and computed again next time."""
 
@@ -121,34 +131,48 @@ class Store:
 
     def holder(self, key: str) -> Holder | None:
         """The process that runs phase `key` at this moment, or None."""
-        holder = read_holder(self.work_folder(key))
-        return holder if holder is not None and holder.alive else None
+        return living(self.work_folder(key), self.locks)
 
     def running_step(self, key: str) -> int | None:
         """The step that phase `key` was at when it was last heard of, whichever process runs it."""
         steps = [logged_step(self.work_folder(key)), self.runs.step(key)]
         return max((step for step in steps if step is not None), default=None)
 
+    def logged(self, key: str) -> list[dict[str, Plain]]:
+        """The lines of metrics that the newest attempt at phase `key` has logged."""
+        return logged(self.work_folder(key))
+
     def resume_step(self, key: str) -> int | None:
         """The step from which phase `key` resumes, its newest complete checkpoint's. Hashes are not compared."""
         return resume_step(self.work_folder(key))
 
-    def begin(self, key: str) -> Work:
+    def begin(self, key: str, watch: bool = False) -> Work:
         """Takes phase `key`'s lock and its folder for running; a context manager that gives the lock back.
 
         Another process may have finished the phase while this one was planning: ask `has` once more afterwards.
+        With `watch`, a lease whose holder seems to have ended is watched until that is known. Without it, that is known
+        to a later call of the same store.
 
         Raises
         ------
         StoreLocked
             KD0901 if another process runs it.
         """
-        return Work(self.work_folder(key), self.root / "phases", key)
+        folder = self.work_folder(key)
+        lock = self._watched.pop(key, None) or Lock(folder, f"phase {key[:12]}", self.locks)
+        kind = self.locks.known()
+        ended = watch and kind.name == "lease" and folder.is_dir() and self.holder(key) is None
+        try:
+            lock.acquire(1.5 * kind.seconds if ended else 0.0)
+        except StoreLocked:
+            self._watched[key] = lock
+            raise
+        return Work(folder, self.root / "phases", key, lock)
 
     def values(self, key: str, of: str) -> Values:
         """The folder of a frozen value; `of` is its name in messages."""
         assert key and key == Path(key).name and not key.startswith("."), f"key {key!r}"
-        return Values(self.root / "values" / key, of)
+        return Values(self.root / "values" / key, of, self.locks)
 
     # ---- plans, and who reads what
 
@@ -159,10 +183,13 @@ class Store:
     def remember(self, plan: Path | str, keys: Mapping[str, str], whole: bool = False) -> None:
         """Sets the last keys of plan file `plan`; phases that it does not name keep theirs, unless the run was `whole`.
 
-        A store that takes no more is left as it is.
+        A store that takes no more is left as it is. Processes that do so at once lose nothing of one another.
         """
-        with suppress(StoreUnwritable, StoreLocked), self.leases.exclusive():
-            self.plans.finish(plan, keys, whole)
+        with suppress(StoreUnwritable, StoreLocked):
+            self.plans.finish(plan, keys)
+            if whole:
+                with self.leases.exclusive():
+                    self.plans.forget_missing(plan, keys)
 
     @contextmanager
     def reading(
@@ -210,15 +237,10 @@ class Store:
         except StoreUnwritable as problem:
             self.refused = self.refused or problem
 
-    def speeds(self) -> dict[str, float]:
-        """Device and arithmetic -> the floating-point operations a second that were measured there."""
-        return {name: float(v) for name, v in read_sealed(self.root / "speeds.json").items()}
-
-    def keep_speed(self, device: str, value: float) -> None:
-        """Sets the speed measured on `device`; a refusal is noted only."""
+    def keep_speed(self, device: str, key: str, speed: float) -> None:
+        """Notes how fast `device` trained phase `key`; a refusal is noted only."""
         with self._noting():
-            make_folder(self.root)
-            write_sealed(self.root / "speeds.json", {**self.speeds(), device: value})
+            self.speeds.keep(device, key, speed)
 
     # ---- clearing up
 
@@ -237,4 +259,4 @@ class Store:
 
     def sweep(self) -> list[Path]:
         """Removes what killed processes left; never anything of a process that runs."""
-        return sweep_store(self.root, lambda key: self.has(key) and self.problem(key) is None)
+        return sweep_store(self.root, self.locks, lambda key: self.has(key) and self.problem(key) is None)

@@ -18,6 +18,7 @@ from kdplan.runtime.store.artifact import Folder
 from kdplan.runtime.store.atomic import Content, clear, make_folder, put_folder, sweep
 from kdplan.runtime.store.errors import StoreCorrupt, writing
 from kdplan.runtime.store.lock import Lock
+from kdplan.runtime.store.locks import Locks
 from kdplan.runtime.store.processes import temporary
 from kdplan.runtime.store.sealed import read_sealed, write_sealed
 
@@ -40,8 +41,9 @@ class Values:
     ['values.safetensors']
     """
 
-    def __init__(self, folder: Path, of: str) -> None:
+    def __init__(self, folder: Path, of: str, locks: Locks | None = None) -> None:
         self.folder = folder
+        self._lock = Lock(folder, f"values of {of}", locks or Locks(folder.parent.parent))
         self.what = f"values of {of}"
 
     def whole(self) -> list[Path] | None:
@@ -62,13 +64,12 @@ class Values:
             KD0901 if another process computes them.
         """
         make_folder(self.folder)
-        lock = Lock(self.folder, self.what)
-        lock.acquire()
+        self._lock.acquire()
         try:
             sweep(self.folder)
             yield
         finally:
-            lock.remove()
+            self._lock.remove()
 
     def note_reader(self, phase: str) -> None:
         """Notes that the phase with a key reads the values: they are nobody's once nothing reads that phase."""
@@ -77,7 +78,14 @@ class Values:
             (self.folder / READERS / phase).touch()
 
     def put(self, number: int, content: Content) -> None:
-        """Adds shard `number`."""
+        """Adds shard `number`.
+
+        Raises
+        ------
+        StoreLost
+            KD0931 if this process was stopped for so long that another may compute them by now.
+        """
+        self._lock.confirm()
         target = self.folder / f"shard-{number}"
         new = temporary(target)
         try:

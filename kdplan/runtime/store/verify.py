@@ -12,12 +12,14 @@ from pathlib import Path
 from kdplan.runtime.store import manifest
 from kdplan.runtime.store.artifact import Checkpoint, Folder
 from kdplan.runtime.store.atomic import digest_file
+from kdplan.runtime.store.attempts import METRICS, SNAPSHOTS, all_checkpoints, attempts
 from kdplan.runtime.store.errors import StoreCorrupt
 from kdplan.runtime.store.inventory import listed, name_of
+from kdplan.runtime.store.locks import FACT
 from kdplan.runtime.store.processes import is_temporary
 from kdplan.runtime.store.sealed import opened_line, read_sealed
 from kdplan.runtime.store.store import NUMBERS, Store
-from kdplan.runtime.store.work import ABOUT, METRICS, checkpoint_folders
+from kdplan.runtime.store.work import ABOUT
 
 _AHEAD = 64
 """Folders that wait for a thread to hash them."""
@@ -27,7 +29,8 @@ _AHEAD = 64
 class Damage:
     """A file or folder that is not what was written.
 
-    `kind` is phases, checkpoint, values, plans, measures, costs, verdicts or speeds; `then` says what a run will do.
+    `kind` is phases, checkpoint, values, locks, plans, measures, costs, verdicts or speeds; `then` says what a run will
+    do.
     """
 
     kind: str
@@ -72,13 +75,18 @@ def _checks(store: Store) -> Iterator[Check]:
         yield partial(_attempt, store, key)
     for key in listed(store, "values"):
         yield partial(_values, store, key)
-    yield partial(_sealed, store, "plans", store.root / "plans", _PLAN)
+    yield partial(_sealed_file, "locks", store.root / FACT, _LOCKS)
+    for path in store.plans.files():
+        yield partial(_sealed_file, "plans", path, _PLAN)
     for kind in NUMBERS:
         yield partial(_sealed, store, kind, store.root / kind, _NUMBER)
-    yield partial(_sealed_file, "speeds", store.root / "speeds.json", _NUMBER)
+    yield partial(_sealed_file, "speeds", store.speeds.old, _NUMBER)
+    for folder in store.speeds.folders():
+        yield partial(_sealed, store, "speeds", folder, _NUMBER)
 
 
 _PLAN = "The next run of its plan writes it anew; until then `kdplan store gc` removes nothing."
+_LOCKS = "The next run writes anew what it would choose for a new store."
 _NUMBER = "It is computed again where it is needed."
 
 
@@ -106,10 +114,9 @@ def _attempt(store: Store, key: str) -> tuple[int, int, list[Damage]]:
     if store.holder(key) is not None:
         return 0, 0, []  # it writes at this moment
     total, total_bytes, damaged, intact = 0, 0, [], None
-    folders = checkpoint_folders(work / "checkpoints")
-    for step, folder in folders:
+    for step, folder in all_checkpoints(work):
         files, size, problem = _folder(folder, f"checkpoint {folder.name} of phase {key[:12]}")
-        problem = problem or _snapshots(work, folder, step)
+        problem = problem or _snapshots(folder.parent.parent, folder, step)
         total, total_bytes = total + files, total_bytes + size
         if problem is None:
             intact = step if intact is None else intact
@@ -117,22 +124,21 @@ def _attempt(store: Store, key: str) -> tuple[int, int, list[Damage]]:
             damaged.append((folder, problem))
     then = f"The phase resumes from step {intact}." if intact is not None else "The phase starts anew."
     result = [Damage("checkpoint", key, name, str(folder), problem, then) for folder, problem in damaged]
-    lines = work / METRICS
-    if lines.exists() and any(opened_line(line) is None for line in lines.read_bytes().split(b"\n")[:-1]):
-        problem = f"A line of {lines} is not what was written."
-        result.append(
-            Damage("checkpoint", key, name, str(lines), problem, "The checkpoint has the lines up to its step.")
-        )
+    for lines in (attempt / METRICS for attempt in attempts(work)):
+        if lines.exists() and any(opened_line(line) is None for line in lines.read_bytes().split(b"\n")[:-1]):
+            problem = f"A line of {lines} is not what was written."
+            then = "The checkpoint has the lines up to its step."
+            result.append(Damage("checkpoint", key, name, str(lines), problem, then))
     if (work / ABOUT).exists():
         result += _sealed_file("checkpoint", work / ABOUT, "It is written anew when the phase resumes.")[2]
     return total, total_bytes, result if work.is_dir() and store.holder(key) is None else []
 
 
-def _snapshots(work: Path, folder: Path, step: int) -> str | None:
+def _snapshots(attempt: Path, folder: Path, step: int) -> str | None:
     """What is wrong with the snapshots that a checkpoint names."""
     state = Checkpoint(folder, folder.name, manifest.read(folder, folder.name), step=step).state
     for name, digest in (state.get("snapshots") or {}).get("digests", {}).items():
-        path = work / "snapshots" / name
+        path = attempt / SNAPSHOTS / name
         if not path.is_file() or digest_file(path) != digest:
             return f"{path} is missing or altered."
     return None

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -21,18 +22,28 @@ from kdplan.runtime.store.atomic import (
     make_folder,
     names_in,
     put_folder,
+    put_new_folder,
     sweep,
     write,
 )
-from kdplan.runtime.store.errors import StoreCorrupt, writing
-from kdplan.runtime.store.lock import FILES, Lock
+from kdplan.runtime.store.attempts import (
+    ATTEMPTS,
+    CHECKPOINTS,
+    METRICS,
+    SNAPSHOTS,
+    checkpoint_folders,
+    discard,
+    gather,
+    read_metrics,
+)
+from kdplan.runtime.store.errors import StoreCorrupt, StoreError, StoreUnwritable, writing
+from kdplan.runtime.store.lock import Lock, is_lock_file
 from kdplan.runtime.store.processes import temporary
-from kdplan.runtime.store.sealed import opened_line, parsed, sealed_line, write_sealed
+from kdplan.runtime.store.sealed import sealed_line, write_sealed
 
 RECORD_HEAD = ("epoch", "step", "seconds")
 """What every line of `metrics.jsonl` has besides what was measured."""
 
-METRICS = "metrics.jsonl"
 ABOUT = "phase.json"
 
 KEEP = 2
@@ -41,6 +52,8 @@ KEEP = 2
 
 class Work:
     """The folder `work/<key>/`, locked from `Store.begin` until `commit` or `close`.
+
+    Every method that writes raises `StoreLost` (KD0931) where this process has lost its lease meanwhile.
 
     Examples
     --------
@@ -54,7 +67,7 @@ class Work:
     {'loss': 0.5}
     """
 
-    def __init__(self, folder: Path, phases: Path, key: str) -> None:
+    def __init__(self, folder: Path, phases: Path, key: str, lock: Lock) -> None:
         self.folder = folder
         self.key = key
         self.what = f"phase {key[:12]}"
@@ -62,36 +75,64 @@ class Work:
         """Warnings about damage that was found and repaired, for the run to show."""
         self._phases = phases
         self._log: int | None = None
-        self._lock = Lock(folder, self.what)
-        make_folder(phases)
-        self._lock.acquire()
-        self._sweep()
+        self._lock = lock
+        self._is_new = not (phases / key).exists()
+        self.attempt = folder / ATTEMPTS / lock.claim if lock.claim else folder
+        """Where this process keeps its checkpoints, snapshots and metrics."""
+        try:
+            make_folder(phases)
+            self._sweep()
+        except BaseException:
+            lock.release()
+            raise
 
     def _sweep(self) -> None:
         sweep(self.folder)
+        make_folder(self.attempt)
+        gather(self.folder, self.attempt)
         sweep(self.checkpoints)
         for leftover in self._phases.glob(f".old-*-{self.key}"):
             clear(leftover)
 
     def describe(self, about: dict[str, Plain]) -> None:
         """Notes which phase this is, for whoever looks at an attempt that was not finished."""
-        write_sealed(self.folder / ABOUT, about)
+        with self._holding():
+            write_sealed(self.folder / ABOUT, about)
+
+    def confirm(self) -> None:
+        """Raises `StoreLost` unless this process still holds the phase."""
+        self._lock.confirm()
+
+    @contextmanager
+    def _holding(self) -> Iterator[None]:
+        """Inside, the phase is this process's; where it is not, other refusals are a consequence of that."""
+        self.confirm()
+        try:
+            yield
+        except (OSError, StoreUnwritable):
+            self.confirm()
+            raise
 
     @property
     def checkpoints(self) -> Path:
         """The folder of the checkpoints."""
-        return self.folder / "checkpoints"
+        return self.attempt / CHECKPOINTS
+
+    @property
+    def snapshots(self) -> Path:
+        """The folder of the weights of certain epochs."""
+        return self.attempt / SNAPSHOTS
 
     @property
     def metrics_file(self) -> Path:
         """The running phase's metrics, one JSON object a line."""
-        return self.folder / METRICS
+        return self.attempt / METRICS
 
     # ---- metrics
 
     def log(self, record: Mapping[str, Plain]) -> None:
         """Appends one line to metrics.jsonl. A kill may cut the last line; `rewind` drops it then."""
-        with writing(self.metrics_file):
+        with self._holding(), writing(self.metrics_file):
             if self._log is None:
                 flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC
                 self._log = os.open(self.metrics_file, flags, MODE)
@@ -118,7 +159,8 @@ class Work:
         else:  # of 0.1.0, whose checkpoints hold no metrics and whose lines no hashes
             records = read_metrics(self.metrics_file, checked=False)
             content = "".join(sealed_line(r) for r in records if r.get("step", 0) <= checkpoint.step).encode()
-        write(self.metrics_file, content)
+        with self._holding():
+            write(self.metrics_file, content)
 
     def _close_log(self) -> None:
         if self._log is not None:
@@ -156,21 +198,21 @@ class Work:
         StoreUnwritable
             If the disk takes no more; earlier checkpoints are intact then.
         """
-        assert self._lock.held, "the phase's lock is not held"
         assert "state.json" not in tensors
-        make_folder(self.checkpoints)
-        if self._log is not None:
-            with writing(self.metrics_file):
-                os.fsync(self._log)
-        metrics = self.metrics_file.read_bytes() if self.metrics_file.exists() else b""
+        with self._holding():
+            make_folder(self.checkpoints)
+            if self._log is not None:
+                with writing(self.metrics_file):
+                    os.fsync(self._log)
+            metrics = self.metrics_file.read_bytes() if self.metrics_file.exists() else b""
         files = {**tensors, "state.json": json_bytes(dict(state)), METRICS: metrics}
         target = self.checkpoints / f"step-{step}"
 
         def write() -> None:
-            assert self._lock.held, "the phase's lock is not held"
-            _publish(temporary(target), target, files)
-            for _, old in checkpoint_folders(self.checkpoints)[KEEP:]:
-                discard(old)
+            with self._holding():
+                _publish(temporary(target), target, files)
+                for _, old in checkpoint_folders(self.checkpoints)[KEEP:]:
+                    discard(old)
 
         return write
 
@@ -207,13 +249,16 @@ class Work:
             File name -> bytes, a function that writes the file to a path, or a value to be saved as JSON.
             `metrics.jsonl` is added from the logged lines, unless it is given.
         """
-        assert self._lock.held, "the phase's lock is not held"
+        self.confirm()
         self._close_log()
         content: dict[str, Content] = {n: _content(c) for n, c in files.items()}
         if METRICS not in content:
             content[METRICS] = self.metrics_file.read_bytes() if self.metrics_file.exists() else b""
         target = self._phases / self.key
-        _publish(temporary(self.folder / self.key), target, content)
+        with self._holding():
+            # Where another process can be of the same opinion, an artifact that is new is never replaced.
+            put_new = self._is_new and self.attempt != self.folder
+            _publish(temporary(self.attempt / self.key), target, content, self.confirm, put_new)
         artifact = Artifact(target, self.what, manifest.read(target, self.what), key=self.key)
         self.discard()
         return artifact
@@ -221,26 +266,47 @@ class Work:
     def discard(self) -> None:
         """Removes all files of the running phase, and gives the lock back."""
         self._close_log()
-        # The lock goes last.
-        for entry in self.folder.iterdir():
-            if entry.name not in FILES:
+        if self.attempt != self.folder:
+            # Only what is certainly this process's.
+            if self.attempt.exists():
+                discard(self.attempt)
+            mine = [self.folder / ABOUT] if self._is_held() else []
+        else:
+            mine = [entry for entry in self.folder.iterdir() if not is_lock_file(entry.name)]
+        for entry in mine:
+            if entry.exists():
                 discard(entry)
+        # The lock goes last.
         self._lock.remove()
         try:
+            if self.attempt != self.folder:
+                self.attempt.parent.rmdir()
             self.folder.rmdir()
         except OSError:
             # Someone has begun the phase anew in the meantime; the folder is theirs.
             return
         flush_folder(self.folder.parent)
 
+    def _is_held(self) -> bool:
+        try:
+            self.confirm()
+        except StoreError:
+            return False
+        return True
+
     def close(self) -> None:
         """Gives the lock back; checkpoints and metrics stay for the next run."""
         try:
             self._close_log()
-            if self._lock.held and {e.name for e in self.folder.iterdir()} <= FILES | {ABOUT}:
+            if self._lock.held and self._is_held() and self._has_nothing():
                 self.discard()
         finally:
             self._lock.release()
+
+    def _has_nothing(self) -> bool:
+        ours = [ABOUT] if self.attempt == self.folder else [ABOUT, ATTEMPTS]
+        left = [e for e in names_in(self.folder) if e not in ours and not is_lock_file(e)]
+        return not left and (self.attempt == self.folder or not names_in(self.attempt))
 
     def __enter__(self) -> Self:
         return self
@@ -255,60 +321,24 @@ def _content(value: Content | Mapping[str, Plain] | list[Plain]) -> Content:
     return value if isinstance(value, bytes) or callable(value) else json_bytes(value)
 
 
-def _publish(new: Path, target: Path, files: Mapping[str, Content]) -> None:
-    """Builds a folder under the name `new`, then gives it the name `target`; of a failure nothing is left."""
+def _publish(
+    new: Path,
+    target: Path,
+    files: Mapping[str, Content],
+    before: Callable[[], None] = lambda: None,
+    put_new: bool = False,
+) -> None:
+    """Builds a folder under the name `new`, then gives it the name `target`; of a failure nothing is left.
+
+    `before` is called between the two. With `put_new`, a folder `target` that is there by then stays.
+    """
     try:
         manifest.build(new, files)
-        put_folder(new, target)
+        before()
+        if not put_new:
+            put_folder(new, target)
+        elif not put_new_folder(new, target):
+            clear(new)
     except BaseException:
         clear(new)
         raise
-
-
-def discard(path: Path) -> None:
-    """Removes a file or folder; a folder first loses its name, so that no half of it can be taken for the whole."""
-    gone = temporary(path, "old")
-    os.rename(path, gone)
-    clear(gone)
-
-
-def checkpoint_folders(folder: Path) -> list[tuple[int, Path]]:
-    """The checkpoints in `folder` as (step, path), newest first; their content is not checked."""
-    folders = []
-    for name in names_in(folder):
-        number = name.removeprefix("step-")
-        if name.startswith("step-") and number.isascii() and number.isdigit():
-            folders.append((int(number), folder / name))
-    return sorted(folders, reverse=True)
-
-
-def logged_step(folder: Path) -> int | None:
-    """The step of the last line that an attempt logged; None where it has logged none."""
-    records = read_metrics(folder / METRICS)
-    return records[-1].get("step") if records else None
-
-
-def resume_step(folder: Path) -> int | None:
-    """The step of the newest complete checkpoint in an attempt's folder. Hashes are not compared."""
-    for step, checkpoint in checkpoint_folders(folder / "checkpoints"):
-        try:
-            manifest.read(checkpoint, checkpoint.name)
-            return step
-        except StoreCorrupt:
-            continue  # `Work.latest_checkpoint` reports it when the phase resumes
-    return None
-
-
-def read_metrics(path: Path, checked: bool = True) -> list[dict[str, Plain]]:
-    """The records in a metrics.jsonl that may be being written, up to the first line that is cut or altered."""
-    try:
-        lines = path.read_bytes().split(b"\n")
-    except OSError:
-        return []
-    records: list[dict[str, Plain]] = []
-    for line in lines[:-1]:
-        record = opened_line(line) if checked else parsed(line)
-        if not isinstance(record, dict):
-            break  # a power cut may leave zeros: what follows cannot be trusted either
-        records.append(record)
-    return records
