@@ -313,6 +313,14 @@ class _Printed(NoEvents):
     def __init__(self, arguments: argparse.Namespace, plots: Path) -> None:
         self.arguments, self.plots = arguments, plots
 
+    def note(self, text: str) -> None:
+        """Print what is missing in a table, before it."""
+        from kdplan.view.words import console
+
+        out = console()
+        out.print()
+        out.print(text, highlight=False)
+
     def measured(self, name: str, table: MeasureResult) -> None:
         """Print a table."""
         from kdplan.view import tables as view

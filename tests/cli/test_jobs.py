@@ -55,3 +55,9 @@ def test_a_detached_run_goes_on_in_the_background(kdplan: Kdplan, folder: Path) 
         assert time.monotonic() < until, log.read_text()
         time.sleep(0.1)
     assert kdplan("run", "a.kd", "--detach").out.count("2 cached") == 1
+
+
+def test_a_table_says_what_is_not_trained(kdplan: Kdplan, folder: Path) -> None:
+    ran = kdplan("run", "a.kd", "--only", "big@train")
+    assert ran.code == 0 and "table: 1 of 2 networks not trained yet" in ran.out
+    assert "not trained yet" not in kdplan("run", "a.kd").out

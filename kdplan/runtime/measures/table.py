@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from kdplan.diagnostics.boundary import boundary
-from kdplan.diagnostics.report import Gather
+from kdplan.diagnostics.report import Gather, counted
 from kdplan.ir.dag import PhaseKey
 from kdplan.ir.plan import Item, Measure, Plan, Plot, Row
 from kdplan.ir.versions import makers
@@ -69,7 +69,7 @@ def run_measures(
         rows = [row for row in measure.rows if trained(sources, row.target)]
         if len(rows) < len(measure.rows):
             lost = len(measure.rows) - len(rows)
-            events.note(f"Measure {measure.name}: {lost} of {len(measure.rows)} rows have no weights yet.")
+            events.note(f"{measure.name}: {lost} of {counted(len(measure.rows), 'network')} not trained yet")
         if not rows:
             continue
         with failed, boundary("KD0844", measure.span, name=measure.name):
