@@ -267,7 +267,9 @@ def _run(arguments: argparse.Namespace, compiled: Compiled, store: Store, option
         if workers is not None:
             result = workers.train(compiled, store, events)
         else:
-            result = run_plan(compiled.plan, compiled.planned, compiled.keys, store, options, events)
+            with jobs.recorded(compiled, store, options) if names else nullcontext(NoEvents()) as moments:
+                several_events = Several([events, moments])
+                result = run_plan(compiled.plan, compiled.planned, compiled.keys, store, options, several_events)
     if result.exit_code == ExitCode.INTERRUPTED:
         where = f"in {result.interrupted}" if result.interrupted else "before the measures"
         print(f"interrupted {where} by {result.by}; the same command resumes there", file=sys.stderr)

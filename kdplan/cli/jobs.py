@@ -11,16 +11,18 @@ from dataclasses import dataclass, replace
 
 from kdplan.compile import Compiled
 from kdplan.diagnostics.report import error
+from kdplan.ir.plan import Plain
 from kdplan.ir.trust import of_user
 from kdplan.runtime.drive import Driver
 from kdplan.runtime.engines.engine import Engine, Run, engine
 from kdplan.runtime.engines.local import Local, automatic_jobs
-from kdplan.runtime.events import Events
+from kdplan.runtime.events import Events, NoEvents
 from kdplan.runtime.execute import RunResult
 from kdplan.runtime.options import RunOptions
 from kdplan.runtime.reading import to_train
+from kdplan.runtime.relay import Relays
 from kdplan.runtime.snapshot import Snapshot, own_keys, write_snapshot
-from kdplan.runtime.store import Store
+from kdplan.runtime.store import Store, StoreError
 from kdplan.runtime.worker import SNAPSHOT
 
 LOCAL = "local"
@@ -81,10 +83,27 @@ def snapshot_of(compiled: Compiled, options: RunOptions, trust: Iterable[str]) -
 
 
 @contextmanager
+def recorded(compiled: Compiled, store: Store, options: RunOptions) -> Iterator[Events]:
+    """An observer for a run without workers: what happens is in the store, for who looks from elsewhere."""
+    try:
+        kept = store.runs.begin(_about(options))
+    except StoreError:  # nothing is trained where nothing can be written, or that is reported with the first phase
+        yield NoEvents()
+        return
+    try:
+        yield Relays(kept.folder, compiled.planned)
+    finally:
+        kept.end(keep=False)
+
+
+def _about(options: RunOptions) -> dict[str, Plain]:
+    return {"plan": options.plan_file, "pid": os.getpid(), "host": socket.gethostname()}
+
+
+@contextmanager
 def workers(arguments: argparse.Namespace, compiled: Compiled, store: Store, options: RunOptions) -> Iterator[Workers]:
     """The workers of a run; inside, its folder in the store is kept, and afterwards where a phase failed."""
-    about = {"plan": options.plan_file, "pid": os.getpid(), "host": socket.gethostname()}
-    kept = store.runs.begin(about)
+    kept = store.runs.begin(_about(options))
     keep = True
     used: Engine | None = None
     try:

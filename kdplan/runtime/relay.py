@@ -14,6 +14,7 @@ from pathlib import Path
 
 from kdplan.diagnostics.report import Diagnostic, Note, PlanError
 from kdplan.diagnostics.span import Source, Span
+from kdplan.ir.dag import Planned
 from kdplan.ir.plan import Plain
 from kdplan.runtime.events import Events, NoEvents, Summary
 from kdplan.runtime.store.atomic import MODE, plain
@@ -82,6 +83,44 @@ class Relay(NoEvents):
     def note(self, text: str) -> None:
         """Append a sentence."""
         self.write("note", text)
+
+
+class Relays(NoEvents):
+    """Writes the moments of each of several phases to a file of its own in `folder`."""
+
+    def __init__(self, folder: Path, planned: Mapping[str, Planned]) -> None:
+        self._relays = {name: Relay(folder / f"{step.key}.jsonl") for name, step in planned.items()}
+
+    def phase_started(self, name: str, key: str, total_steps: int | None, start_step: int) -> None:
+        """Append that a phase begins."""
+        self._relays[name].phase_started(name, key, total_steps, start_step)
+
+    def progress(
+        self, name: str, step: int, epoch: int, loss: float, images_per_second: float, metrics: Mapping[str, float]
+    ) -> None:
+        """Append a phase's step and loss, once a second."""
+        self._relays[name].progress(name, step, epoch, loss, images_per_second, metrics)
+
+    def epoch_done(self, name: str, epoch: int, metrics: Mapping[str, float]) -> None:
+        """Append the metrics of an epoch."""
+        self._relays[name].epoch_done(name, epoch, metrics)
+
+    def checkpointed(self, name: str, step: int) -> None:
+        """Append that a checkpoint is on the disk."""
+        self._relays[name].checkpointed(name, step)
+
+    def stopped(self, name: str, step: int) -> None:
+        """Append the step at which a phase stopped."""
+        self._relays[name].stopped(name, step)
+
+    def phase_done(self, name: str, seconds: float, summary: Summary) -> None:
+        """Append the results of a phase."""
+        self._relays[name].phase_done(name, seconds, summary)
+
+    def phase_failed(self, name: str, error: BaseException) -> None:
+        """Append why a phase failed."""
+        problems = problem_to_json(error) if isinstance(error, PlanError) else []
+        self._relays[name].write(ENDED, 1, problems, None)
 
 
 class Reader:

@@ -19,6 +19,9 @@ def test_a_folder_stays_while_its_run_goes_on_and_where_it_failed(tmp_path: Path
     fine.end(keep=False)
     old = time.time() - KEPT - 60
     assert store.sweep() == []
+    killed = store.runs.begin({})
+    killed.lock.abandon()
+    assert store.sweep() == [killed.folder]
     for folder in (going.folder, failed.folder):
         for path in [*folder.iterdir(), folder]:
             os.utime(path, (old, old))

@@ -1,7 +1,7 @@
-"""Runs with workers: what the workers read, and what they append.
+"""Runs that go on: what happens in each phase, and what workers read and append.
 
 runs/<run>.log the output of a run in the background
-runs/<run>/    about.json  snapshot.json  <key>.jsonl (moments of a phase)  worker-<n>.log  lock, holder.json
+runs/<run>/    about.json, <key>.jsonl (moments of a phase), lock, holder.json; with workers snapshot.json and logs
 """
 
 from __future__ import annotations
@@ -9,18 +9,22 @@ from __future__ import annotations
 import os
 import time
 import uuid
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from kdplan.ir.plan import Plain
-from kdplan.runtime.store.atomic import names_in, remove
+from kdplan.runtime.store.atomic import names_in, remove, write
+from kdplan.runtime.store.errors import StoreUnwritable
 from kdplan.runtime.store.lock import Lock
 from kdplan.runtime.store.locks import Locks
 from kdplan.runtime.store.processes import is_temporary, temporary
 from kdplan.runtime.store.sealed import parsed, write_sealed
 
 KEPT = 7 * 24 * 3600.0
-"""Seconds that the folder of an ended run stays, for whoever looks for its logs."""
+"""Seconds that the folder of a run stays in which a phase failed, for whoever looks for its logs."""
+KEEP = "failed"
+"""The file that says so."""
 TAIL = 4096
 """The bytes at the end of a phase's file in which its newest step is looked for."""
 STEPS = {"phase_started": 3, "progress": 1, "checkpointed": 1, "stopped": 1}
@@ -39,8 +43,10 @@ class RunFolder:
         if not keep:
             _discard(self.folder)
             self.lock.abandon()
-        else:
-            self.lock.release()
+            return
+        with suppress(StoreUnwritable):
+            write(self.folder / KEEP, b"")
+        self.lock.release()
 
 
 class Runs:
@@ -83,15 +89,19 @@ class Runs:
         return newest[1] if newest is not None else None
 
     def sweep(self) -> list[Path]:
-        """Removes the folders of runs that have ended long ago."""
+        """Removes the folders of runs that have ended; those in which a phase failed, when that is long ago."""
         swept = []
         for name in names_in(self.folder):
             folder = self.folder / name
-            if is_temporary(name) or time.time() - _newest(folder) < KEPT:
+            if is_temporary(name):
                 continue
+            old = time.time() - _newest(folder) > KEPT
             if not folder.is_dir():  # the output of a run that went on in the background
-                folder.unlink(missing_ok=True)
-                swept.append(folder)
+                if old:
+                    folder.unlink(missing_ok=True)
+                    swept.append(folder)
+                continue
+            if (folder / KEEP).exists() and not old:
                 continue
             lock = Lock(folder, "a run", self.locks)
             if lock.try_quietly():
