@@ -71,10 +71,16 @@ def threads_worth(flops: int) -> int:
 
 
 @contextmanager
-def threads_for(flops: int, chosen: int | None = None) -> Iterator[None]:
+def threads_for(flops: int, chosen: int | None = None, exact: bool = True) -> Iterator[None]:
     """Runs its body on `chosen` threads, or on as many as its steps are worth.
 
-    The number follows from the plan alone, not from the machine or its load: sums are rounded by it.
+    The number follows from the plan alone, not from the machine or its load: sums are rounded by it. Unless `exact`,
+    for work that a GPU does, there may be fewer.
+
+    Raises
+    ------
+    PlanError
+        KD0933 where settings of OpenMP allow fewer threads: the same key would get other bits.
 
     >>> with threads_for(1000):
     ...     torch.get_num_threads()
@@ -85,7 +91,13 @@ def threads_for(flops: int, chosen: int | None = None) -> Iterator[None]:
     """
     before = torch.get_num_threads()
     wanted = chosen or threads_worth(flops)
-    torch.set_num_threads(min(wanted, int(os.environ.get("OMP_THREAD_LIMIT", wanted))))  # more would wait for ever
+    limit = os.environ.get("OMP_THREAD_LIMIT", "")
+    allowed = min(wanted, int(limit)) if limit.isdigit() else wanted  # more would wait for ever
+    if exact and allowed < wanted:
+        raise error("KD0933", None, threads=wanted, name="OMP_THREAD_LIMIT", value=limit)
+    if exact and wanted > 1 and os.environ.get("OMP_DYNAMIC", "").strip().lower() == "true":
+        raise error("KD0933", None, threads=wanted, name="OMP_DYNAMIC", value=os.environ["OMP_DYNAMIC"])
+    torch.set_num_threads(allowed)
     try:
         yield
     finally:

@@ -107,7 +107,8 @@ def run_phase(run: PhaseRun, phase: Phase, key: PhaseKey, work: Work) -> Artifac
             # What code keeps outside of networks is the same for every phase, whichever ran before. A buffer may share
             # it, so the artifact is written first.
             try:
-                with threads_for(job.phase_graph.flops, job.recipes[0].threads), undone(*code):
+                exact = device.type == "cpu"
+                with threads_for(job.phase_graph.flops, job.recipes[0].threads, exact), undone(*code):
                     training.run()
                     return _commit(run, phase, key, work, training)
             except Differs as problem:
@@ -172,7 +173,7 @@ def make_job(
             return Loader(sets[stream], recipe.batch_of(stream), phase.seed, train=False, workers=workers)
 
         keeper = Keeper(plan, phase, phase_graph, run.sources.store, device, measuring, key, run.events, run.interrupt)
-        with threads_for(0, MOST_THREADS):  # other phases read these values, too
+        with threads_for(0, MOST_THREADS, exact=device.type == "cpu"):  # other phases read these values, too
             stored = keeper.values()
     metric = phase.validations[0].metrics[0] if phase.validations else None
     return Job(

@@ -145,6 +145,21 @@ def test_what_another_machine_registered_stays_for_a_day(tmp_path: Path) -> None
     assert [p for p in (tmp_path / "leases").iterdir() if p.is_dir()] == []
 
 
+@pytest.mark.usefixtures("leases")
+def test_a_process_that_ends_before_it_writes_its_name(tmp_path: Path) -> None:
+    """Its empty file is nobody's after one lease; before that it may be written yet."""
+    store = Store(tmp_path)
+    marker = store.work_folder("k1") / "lease"
+    marker.parent.mkdir(parents=True)
+    marker.touch()
+    assert SECONDS * 0.9 < acquired_after(store) < 8 * SECONDS
+    (tmp_path / "leases").mkdir(exist_ok=True)
+    (tmp_path / "leases" / "lease").touch()
+    began = time.monotonic()
+    with store.reading({"a": "k1"}):
+        assert SECONDS * 0.9 < time.monotonic() - began < 4 * SECONDS
+
+
 # ---- one kind for all
 
 

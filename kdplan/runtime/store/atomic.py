@@ -93,6 +93,15 @@ def flush_folder(folder: Path) -> None:
         os.close(handle)
 
 
+def flush_file(path: Path) -> None:
+    """Makes the content of a file survive a power cut, and seen by other machines."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
 def make_folder(folder: Path) -> None:
     """Makes `folder` and its parents, each flushed into the folder that holds it."""
     if folder.is_dir():
@@ -110,11 +119,7 @@ def put(path: Path, content: Content) -> None:
             content(path)
             # Writers of other libraries may choose their own mode, and mostly do not flush.
             os.chmod(path, MODE)
-            handle = os.open(path, os.O_RDONLY)
-            try:
-                os.fsync(handle)
-            finally:
-                os.close(handle)
+            flush_file(path)
             return
         handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, MODE)
         with os.fdopen(handle, "wb") as file:

@@ -23,7 +23,7 @@ from pathlib import Path
 from filelock import FileLock, LeaseSettingsMismatch, SoftFileLease, Timeout
 
 from kdplan.diagnostics.report import error
-from kdplan.runtime.store.atomic import MODE, clear, make_folder
+from kdplan.runtime.store.atomic import MODE, clear, flush_file, make_folder
 from kdplan.runtime.store.errors import StoreLocked, StoreLost, StoreUnwritable, writing
 from kdplan.runtime.store.locks import FACT, Kind, Locks
 from kdplan.runtime.store.processes import STALE, start_token
@@ -77,6 +77,7 @@ class Lock:
         """Whether it is not taken where there is no space to say who holds it."""
         self._lock: FileLock | SoftFileLease | None = None
         self._named = False
+        self._empty: tuple[object, float] | None = None
 
     def acquire(self, wait: float = 0.0) -> None:
         """Takes the lock, or raises `StoreLocked` after `wait` seconds."""
@@ -138,6 +139,8 @@ class Lock:
         try:
             self._take(kind)
         except Timeout:
+            if kind.name == "lease":
+                self._remove_empty(kind)
             return False
         except LeaseSettingsMismatch:
             root, reason = self.locks.root, f"a lease of another length is in {self.folder}"
@@ -151,10 +154,41 @@ class Lock:
             make_folder(self.folder)
             try:
                 self._of(kind).acquire()
+                if kind.name == "lease":
+                    self._flush(kind)
                 return
             except (FileNotFoundError, FileExistsError):
                 if last:
                     raise
+
+    def _flush(self, kind: Kind) -> None:
+        """Writes a lease's file to the disk: other machines may see an empty one until then."""
+        try:
+            flush_file(self.folder / kind.name)
+        except BaseException:
+            self.abandon()
+            raise
+
+    def _remove_empty(self, kind: Kind) -> None:
+        """Removes the file of a lease that stays empty: its process ended between making it and writing its name there.
+
+        filelock takes such a file for a lock of its first versions, and leaves it for ever.
+        """
+        try:
+            handle = os.open(self.folder / kind.name, os.O_RDONLY)
+        except OSError:
+            return
+        try:
+            seen = os.fstat(handle)
+        finally:
+            os.close(handle)
+        state, now = (seen.st_ino, seen.st_mtime_ns, seen.st_ctime_ns), time.monotonic()
+        if seen.st_size:
+            self._empty = None
+        elif self._empty is None or self._empty[0] != state:
+            self._empty = (state, now)
+        elif now - self._empty[1] >= kind.seconds:
+            clear(self.folder / kind.name)
 
     def release(self) -> None:
         """Gives the lock back, if it is held."""
