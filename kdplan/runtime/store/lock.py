@@ -38,6 +38,12 @@ class Holder:
         return self.host != socket.gethostname() or (self.token != "" and start_token(self.pid) == self.token)
 
 
+def own_holder() -> Holder:
+    """This process, as a holder from now on."""
+    now = datetime.now(UTC).isoformat(timespec="seconds")
+    return Holder(os.getpid(), start_token(os.getpid()), socket.gethostname(), now)
+
+
 FILES = frozenset({"lock", "holder.json"})
 """The files of a lock."""
 
@@ -75,10 +81,8 @@ class Lock:
                 if time.monotonic() - began > (wait if named else max(wait, PATIENCE)):
                     raise self._locked()
                 time.sleep(_PAUSE)
-        now = datetime.now(UTC).isoformat(timespec="seconds")
         try:
-            holder = Holder(os.getpid(), start_token(os.getpid()), socket.gethostname(), now)
-            write_sealed(self.folder / "holder.json", asdict(holder))
+            write_sealed(self.folder / "holder.json", asdict(own_holder()))
             self._named = True
         except BaseException as problem:
             if isinstance(problem, StoreUnwritable) and not self.needs_name:

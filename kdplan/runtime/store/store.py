@@ -17,6 +17,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Literal, get_args
 
+from kdplan.diagnostics.report import Diagnostic
 from kdplan.ir.plan import Plain
 from kdplan.runtime.store import manifest
 from kdplan.runtime.store.artifact import Artifact
@@ -215,6 +216,10 @@ class Store:
         with self._noting():
             make_folder(self.root)
             write_sealed(self.root / "speeds.json", {**self.speeds(), device: value})
+
+    def settle(self) -> Diagnostic | None:
+        """The end of a run: a store that other machines share gives them what they lack. A warning where it cannot."""
+        return None
 
     # ---- clearing up
 
