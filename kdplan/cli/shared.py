@@ -53,11 +53,11 @@ def push(arguments: argparse.Namespace) -> int:
     chosen = _keys_of_plans(arguments)
     inner = [word for word in arguments.what if word not in chosen]
     selected = set(Words(store).select(inner).keys).union(*chosen.values()) if arguments.what else None
-    index = _index(objects)
+    index = artifacts.listed_index(objects)
     copied = []
     for key in listed(store, "phases"):
         if selected is None or key in selected:
-            copied.append(_pushed(objects, store, key, key in index["phases"]))
+            copied.append(_pushed(objects, store, key))
             _print(arguments, copied[-1])
     phases = {one.key for one in copied} if selected is not None else None
     numbers = push_numbers(objects, store, index, phases)
@@ -65,19 +65,17 @@ def push(arguments: argparse.Namespace) -> int:
     return ExitCode.CORRUPT if any(one.outcome == "damaged" for one in copied) else ExitCode.DONE
 
 
-def _pushed(objects: Objects, store: Store, key: str, known: bool) -> Copied:
+def _pushed(objects: Objects, store: Store, key: str) -> Copied:
     name = name_of(store, "phases", key)
     try:
         artifact = store.artifact(key)
-        outcome: str = artifacts.push(objects, artifact)
-        if outcome == "other":
-            entry = artifacts.read_entry(objects, key, artifact.path)
-            warn(diagnostic("KD0949", None, what=f"`{name or key[:12]}`", by=entry.by if entry else "another machine"))
+        outcome = artifacts.push(objects, artifact)
     except StoreCorrupt as problem:
-        if not known or problem.diagnostics[0].code != "KD0946":
-            _print_damage(problem)
-            return Copied(key, name, "damaged", 0)
-        outcome = artifacts.push(objects, store.artifact(key), repair=True)
+        _print_damage(problem)
+        return Copied(key, name, "damaged", 0)
+    if outcome == "other":
+        entry = artifacts.read_entry(objects, key, artifact.path)
+        warn(diagnostic("KD0949", None, what=f"Phase `{name or key[:12]}`", by=entry.by if entry else "another machine"))
     return Copied(key, name, outcome, artifact.bytes)
 
 
@@ -95,7 +93,7 @@ def pull(arguments: argparse.Namespace) -> int:
         KD0919 for a word that means nothing at the address.
     """
     store, objects = _both(arguments, write=True)
-    index = _index(objects)
+    index = artifacts.listed_index(objects)
     entries, copied = _entries(objects, index["phases"]), []
     selected = _selected(arguments, objects, entries)
     for key in sorted(index["phases"]):
@@ -150,15 +148,6 @@ def _both(arguments: argparse.Namespace, write: bool) -> tuple[Store, Objects]:
         raise error("KD0940", None, option="ADDRESS", name=arguments.address, problem="it is the name of a folder")
     store = Store((writable_folder if write else named_folder)(option, folder))
     return store, Objects(address, warn, address.cache / "service.json")
-
-
-def _index(objects: Objects) -> dict[str, set[str]]:
-    """Kind -> the keys that the cloud has."""
-    index: dict[str, set[str]] = {kind: set() for kind in ("phases", *NUMBERS)}
-    for name in objects.listed("index"):
-        _, kind, file = name.split("/", 2)
-        index.setdefault(kind, set()).add(file.removesuffix(".json"))
-    return index
 
 
 def _entries(objects: Objects, keys: Iterable[str]) -> dict[str, Entry]:

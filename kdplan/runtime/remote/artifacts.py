@@ -27,6 +27,7 @@ from kdplan.runtime.store.atomic import clear, digest_bytes, digest_file, flush_
 from kdplan.runtime.store.errors import StoreCorrupt, writing
 from kdplan.runtime.store.processes import temporary
 from kdplan.runtime.store.sealed import opened, seal
+from kdplan.runtime.store.store import NUMBERS
 
 INDEX = "index/phases"
 _FORMAT = 1
@@ -90,6 +91,15 @@ def index_name(key: str) -> str:
     return f"{INDEX}/{key}.json"
 
 
+def listed_index(objects: Objects) -> dict[str, set[str]]:
+    """Kind (phases, measures, costs, verdicts) -> the keys that the cloud has, by one listing."""
+    index: dict[str, set[str]] = {kind: set() for kind in ("phases", *NUMBERS)}
+    for name in objects.listed("index"):
+        _, kind, file = name.split("/", 2)
+        index.setdefault(kind, set()).add(file.removesuffix(".json"))
+    return index
+
+
 def read_entry(objects: Objects, key: str, folder: Path) -> Entry | None:
     """The entry of phase `key`, or None where there is none.
 
@@ -121,13 +131,19 @@ def push(objects: Objects, artifact: Artifact, repair: bool = False) -> Outcome:
         If a local file is damaged; nothing becomes visible then.
     """
     key, entry = artifact.key, entry_of(artifact)
-    if not repair and (before := _outcome(objects, artifact, entry)) is not None:
+    try:
+        before = None if repair else _outcome(objects, artifact, entry)
+    except StoreCorrupt:
+        before, repair = None, True
+    if before == "other":
         return before
     there = {} if repair else objects.listed(f"files/{key}")
     for digest, (name, size) in {d: (n, s) for n, (s, d) in entry.files.items()}.items():
         target = f"files/{key}/{digest}"
         if there.get(target) != size:
             objects.upload(artifact.file(name), target)
+    if before is not None:
+        return before
     if repair:
         objects.replace({index_name(key): entry.content()})
         return "pushed"
@@ -139,6 +155,7 @@ def push(objects: Objects, artifact: Artifact, repair: bool = False) -> Outcome:
 
 
 def _outcome(objects: Objects, artifact: Artifact, own: Entry) -> Outcome | None:
+    """What is there before a push; None where there is nothing."""
     there = read_entry(objects, artifact.key, artifact.path)
     return None if there is None else "there" if there.files == own.files else "other"
 

@@ -75,12 +75,10 @@ class RemoteStore(Store):
     def index(self) -> dict[str, set[str]]:
         """Kind (phases, measures, costs, verdicts) -> keys that the cloud has, as it was first asked."""
         if self._index is None:
-            self._index = {kind: set() for kind in ("phases", *NUMBERS)}
             try:
-                for name in self.objects.listed("index"):
-                    _, kind, file = name.split("/", 2)
-                    self._index.setdefault(kind, set()).add(file.removesuffix(".json"))
+                self._index = artifacts.listed_index(self.objects)
             except StoreUnreachable as problem:
+                self._index = {kind: set() for kind in ("phases", *NUMBERS)}
                 self._offline(problem)
         return self._index
 
