@@ -20,16 +20,17 @@ from tests.cli.test_run import environment
 from tests.scale.service import Service
 
 PLAN = """
-param seed in 0..1
+param epochs = 6
+param t in [2, 4]
 data digits = digits { limit = 200 }
-recipe quick { optimizer = sgd(lr = 0.1)  epochs = 6  batch = 20 }
+recipe quick { optimizer = sgd(lr = 0.1)  epochs = epochs  batch = 20 }
 teacher big = digits_net(width = 4) {
-  phase train on digits with quick { loss = cross_entropy(self.logits, labels)  seed = 0 }
+  phase train on digits with quick { loss = cross_entropy(self.logits, labels) }
 }
 student small = digits_net(width = 2)
-phase kd of small on digits with quick { loss = kd(small.logits, big.logits, temperature = 4) }
-measure table of small@kd on digits.test over seed { top1 }
-export tiny = small@kd[seed = 0]
+phase kd of small on digits with quick { loss = kd(small.logits, big.logits, temperature = t) }
+measure table of small@kd on digits.test { top1 }
+export tiny = small@kd[t = 2]
 """
 
 
@@ -51,7 +52,8 @@ def service(one_service: Service, monkeypatch: pytest.MonkeyPatch, tmp_path: Pat
     monkeypatch.setenv("COLUMNS", "200")
     one_service.asked.clear()
     yield one_service
-    one_service.ignores_conditions, one_service.failing, one_service.before = False, 0, lambda method, path: None
+    one_service.ignores_conditions, one_service.failing, one_service.altering = False, 0, 0
+    one_service.before = lambda method, path: None
     if one_service._server is None:
         one_service.start()
 

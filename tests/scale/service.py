@@ -24,6 +24,8 @@ class Service:
     """So many requests are answered with 503."""
     asked: list[tuple[str, str]] = field(default_factory=list)
     """Method, and path with the query."""
+    altering: int = 0
+    """So many files of artifacts have another first byte when they arrive."""
     before: Callable[[str, str], None] = lambda method, path: None
     """Called with each request, before it is answered."""
 
@@ -42,6 +44,10 @@ class Service:
             start("503 Service Unavailable", [("Content-Type", "text/plain")])
             return [b""]
         answer: Iterable[bytes] = self._moto(environ, start)
+        if self.altering > 0 and environ["REQUEST_METHOD"] == "GET" and "/files/" in environ["PATH_INFO"]:
+            self.altering -= 1
+            content = b"".join(answer)
+            return [bytes([content[0] ^ 1]) + content[1:]]
         return answer
 
     @property
