@@ -75,7 +75,9 @@ def _pushed(objects: Objects, store: Store, key: str) -> Copied:
         return Copied(key, name, "damaged", 0)
     if outcome == "other":
         entry = artifacts.read_entry(objects, key, artifact.path)
-        warn(diagnostic("KD0949", None, what=f"Phase `{name or key[:12]}`", by=entry.by if entry else "another machine"))
+        warn(
+            diagnostic("KD0949", None, what=f"Phase `{name or key[:12]}`", by=entry.by if entry else "another machine")
+        )
     return Copied(key, name, outcome, artifact.bytes)
 
 

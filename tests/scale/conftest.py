@@ -153,5 +153,3 @@ def finish(store: RemoteStore, key: str, weights: bytes = b"weights") -> None:
         work.log({"step": 3, "loss": 0.5})
         about = {"name": f"phase of {key}", "plan": "a.kd", "key": key, "components": [], "reads": {}, "details": []}
         work.commit({"weights-0-last.safetensors": weights, "phase.json": about, "summary.json": {"steps": 3}})
-
-

@@ -1,4 +1,4 @@
-"""An S3 service in this process, which can ignore conditions, fail, go away and come back, and notes what it was asked."""
+"""An S3 service in this process, which can ignore conditions, alter, fail, go away and come back."""
 
 from __future__ import annotations
 

@@ -45,7 +45,6 @@ def test_a_dead_machines_phase_is_free_after_one_lease(machines: Machines, servi
     one, two = machines
     dying = one.start("run", "plan.kd", "--set", "epochs=2000", "--only", "big@train", KDPLAN_LEASE="4")
     until(lambda: service.names(bucket, "kd/leases/"))
-    # The second machine is short of work, so what it trains is short, too: the same phase, met in the middle.
     dying.send_signal(signal.SIGKILL)
     dying.communicate()
     (left,) = service.names(bucket, "kd/leases/")
@@ -65,6 +64,7 @@ def leases(service: Service, bucket: str) -> list[str]:
     return service.names(bucket, "kd/leases/")
 
 
+@pytest.mark.slow
 def test_a_phase_of_a_killed_process_of_this_machine_is_free_at_once(
     machines: Machines, service: Service, bucket: str
 ) -> None:
@@ -80,25 +80,3 @@ def test_a_phase_of_a_killed_process_of_this_machine_is_free_at_once(
     again.send_signal(signal.SIGTERM)
     out, err = again.communicate(timeout=60)
     assert again.returncode == 75 and "resumes at step" in out, out + err
-
-
-def test_no_wait_ends_with_3(machines: Machines, service: Service, bucket: str) -> None:
-    one, two = machines
-    training = one.start("run", "plan.kd", "--set", "epochs=2000", "--only", "big@train")
-    until(lambda: leases(service, bucket))
-    ran = two("run", "plan.kd", "--set", "epochs=2000", "--only", "big@train", "--no-wait")
-    assert ran.code == 3 and f"process {training.pid} on one" in ran.out + ran.err, ran.out + ran.err
-    states = two("status", "plan.kd", "--set", "epochs=2000", "--json").json["phases"]
-    assert [p["state"] for p in states] == ["running", "missing", "missing"]
-    training.send_signal(signal.SIGTERM)
-    training.communicate(timeout=60)
-
-
-@pytest.mark.parametrize("command", ["plan", "status", "why"])
-def test_commands_that_look_copy_nothing(command: str, machines: Machines) -> None:
-    one, two = machines
-    assert one("run", "plan.kd", "--only", "big@train").code == 0
-    given = ["big@train"] if command == "why" else []
-    ran = two(command, "plan.kd", *given, "--json")
-    assert ran.code == 0 and any(word in ran.out for word in ('"cached"', '"done"')), ran.out
-    assert not list(two.cache.glob("*/phases/*"))

@@ -10,7 +10,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from urllib.parse import unquote
 
-from kdplan.diagnostics.report import error, suggestion
+from kdplan.diagnostics.report import error
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,9 +98,11 @@ def located(option: str, name: str) -> Address | str:
             raise _invalid(option, name, "a folder's address has three slashes", f"file:///{rest}")
         return unquote(rest.removeprefix("localhost"))
     if scheme not in DRIVERS:
-        problem = f"the scheme `{scheme}` is unknown"
-        raise error("KD0940", None, option=option, name=name, problem=problem, help=suggestion(scheme, DRIVERS))
+        raise error("KD0940", None, option=option, name=name, problem=f"the scheme `{scheme}` is unknown")
     bucket, *folders = rest.split("/")
+    if "@" in bucket:
+        name = name.replace(bucket.rpartition("@")[0], "…", 1)
+        raise error("KD0940", None, option=option, name=name, problem="credentials do not belong into an address")
     if not _BUCKET.fullmatch(bucket):
         raise error("KD0940", None, option=option, name=name, problem=f"`{bucket}` is no name of a bucket")
     if not {".", ".."}.isdisjoint(folders) or set(rest) & set("?#*[]\\"):

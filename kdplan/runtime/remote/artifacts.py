@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Literal
 
 from kdplan.ir.plan import Plain
-from kdplan.runtime.remote.objects import Objects
+from kdplan.runtime.remote.objects import AlteredOnTheWay, Objects
 from kdplan.runtime.store import manifest
 from kdplan.runtime.store.artifact import Artifact
 from kdplan.runtime.store.atomic import clear, digest_bytes, digest_file, flush_folder, make_folder, put_folder
@@ -197,15 +197,17 @@ def pull(objects: Objects, key: str, entry: Entry, target: Path, replace: bool =
 
 def _fetch(objects: Objects, key: str, target: Path, size: int, digest: str, path: Path) -> None:
     """Writes a file to `path`; one that differs is fetched once more, since it may have been altered on its way."""
-    name, state = f"files/{key}/{digest}", "missing"
+    name, state = f"files/{key}/{digest}", "not what was pushed"
     for _ in range(2):
         try:
             objects.download(name, path)
         except FileNotFoundError:
+            state = "missing"
             break
+        except AlteredOnTheWay:
+            continue
         if path.stat().st_size == size and digest_file(path) == digest:
             return
-        state = "not what was pushed"
     raise _damaged(objects, key, target, name, state)
 
 

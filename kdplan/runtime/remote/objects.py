@@ -53,6 +53,10 @@ class StoreUnreachable(StoreError):
     exit_code = 1
 
 
+class AlteredOnTheWay(StoreUnreachable):
+    """What arrived does not fit the checksum that the service sent with it."""
+
+
 class Objects:
     """The objects under an address; names are relative to it.
 
@@ -107,6 +111,12 @@ class Objects:
 
     def read(self, name: str) -> bytes | None:
         """An object's content, or None where there is none."""
+        try:
+            return self._read(name)
+        except AlteredOnTheWay:
+            return self._read(name)
+
+    def _read(self, name: str) -> bytes | None:
         with suppress(FileNotFoundError), self._asking():
             return cast(bytes, self._driver.cat_file(self._path(name)))
         return None
@@ -130,6 +140,7 @@ class Objects:
         ------
         FileNotFoundError
             If there is no such object.
+        AlteredOnTheWay
         OSError
             If the disk takes no more.
         """
@@ -243,4 +254,5 @@ class Objects:
                 raise
             if isinstance(problem, PermissionError) or any(word in type(problem).__name__ for word in _RIGHTS):
                 raise StoreRefused.of("KD0943", address=self.address, reason=reason) from problem
-            raise StoreUnreachable.of("KD0944", address=self.address, reason=reason) from problem
+            kind = AlteredOnTheWay if "Checksum" in type(problem).__name__ else StoreUnreachable
+            raise kind.of("KD0944", address=self.address, reason=reason) from problem
