@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from kdplan.cli.exit_codes import ExitCode
-from kdplan.cli.inputs import add_costs, compile_file, data_root, existing_store, open_store, param_values, warn
+from kdplan.cli.inputs import add_costs, compile_file, data_root, existing_store, open_store, param_values, show
 from kdplan.cli.outputs import writable_file, writable_folder
 from kdplan.compile import Compiled, inspect
 from kdplan.diagnostics.boundary import boundary
-from kdplan.diagnostics.render import render_text, to_json
+from kdplan.diagnostics.render import to_json
 from kdplan.diagnostics.report import PlanError, counted, diagnostic, error, listing, suggestion
 from kdplan.ir.user_code import no_code
 from kdplan.runtime.events import NoEvents, Several
@@ -56,7 +56,7 @@ def check(arguments: argparse.Namespace) -> int:
 
 def _print_warnings(compiled: Compiled) -> None:
     if compiled.warnings:
-        print(render_text(compiled.warnings, color=sys.stderr.isatty()), file=sys.stderr)
+        show(compiled.warnings)
 
 
 def _print_files(compiled: Compiled) -> None:
@@ -230,7 +230,7 @@ def run(arguments: argparse.Namespace) -> int:
             code = _run(arguments, compiled, store, options)
         left = store.settle()
         if left is not None:
-            warn(left)
+            show([left])
         return code or (ExitCode.FAILED if left is not None else ExitCode.DONE)
     finally:
         if store.refused is not None:
@@ -239,7 +239,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 def _warn(code: str, **values: str) -> None:
     """Print a warning of the store."""
-    warn(diagnostic(code, None, notes=(), help=None, **values))
+    show([diagnostic(code, None, notes=(), help=None, **values)])
 
 
 def _run(arguments: argparse.Namespace, compiled: Compiled, store: Store, options: RunOptions) -> int:

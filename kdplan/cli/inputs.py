@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -75,7 +76,7 @@ def open_store(arguments: argparse.Namespace, write: bool = False, sweep: bool =
     if isinstance(where, Address):
         from kdplan.runtime.remote.store import RemoteStore
 
-        store: Store = RemoteStore(folder("KDPLAN_CACHE", str(where.cache)), where, warn)
+        store: Store = RemoteStore(folder("KDPLAN_CACHE", str(where.cache)), where, lambda problem: show([problem]))
         make_folder(store.root)
     else:
         store = Store(folder(option, where))
@@ -91,9 +92,9 @@ def named_store(arguments: argparse.Namespace) -> tuple[str, str]:
     return "KDPLAN_STORE", os.environ.get("KDPLAN_STORE") or ".kdplan"
 
 
-def warn(warning: Diagnostic) -> None:
-    """Print a warning."""
-    print(render_text([warning], color=sys.stderr.isatty()), file=sys.stderr)
+def show(diagnostics: Sequence[Diagnostic]) -> None:
+    """Print warnings or errors on standard error."""
+    print(render_text(diagnostics, color=sys.stderr.isatty()), file=sys.stderr)
 
 
 def existing_store(arguments: argparse.Namespace) -> Store | None:

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from kdplan.cli.exit_codes import ExitCode
-from kdplan.cli.inputs import compile_path, named_store, warn
+from kdplan.cli.inputs import compile_path, named_store, show
 from kdplan.cli.outputs import named_folder, writable_folder
 from kdplan.diagnostics.report import counted, diagnostic, error, suggestion
 from kdplan.passes.schedule import called
@@ -71,13 +70,12 @@ def _pushed(objects: Objects, store: Store, key: str) -> Copied:
         artifact = store.artifact(key)
         outcome = artifacts.push(objects, artifact)
     except StoreCorrupt as problem:
-        _print_damage(problem)
+        show(problem.diagnostics)
         return Copied(key, name, "damaged", 0)
     if outcome == "other":
         entry = artifacts.read_entry(objects, key, artifact.path)
-        warn(
-            diagnostic("KD0949", None, what=f"Phase `{name or key[:12]}`", by=entry.by if entry else "another machine")
-        )
+        by = entry.by if entry is not None else "another machine"
+        show([diagnostic("KD0949", None, what=f"Phase `{name or key[:12]}`", by=by)])
     return Copied(key, name, outcome, artifact.bytes)
 
 
@@ -119,7 +117,7 @@ def _pulled(objects: Objects, store: Store, key: str, entry: Entry | None) -> Co
             return Copied(key, name, "there" if store.artifact(key).files == entry.files else "other", size)
         artifacts.pull(objects, key, entry, folder, replace=damaged)
     except StoreCorrupt as problem:
-        _print_damage(problem)
+        show(problem.diagnostics)
         return Copied(key, name, "damaged", size)
     return Copied(key, name, "pulled", size)
 
@@ -149,7 +147,7 @@ def _both(arguments: argparse.Namespace, write: bool) -> tuple[Store, Objects]:
     if not isinstance(address, Address):
         raise error("KD0940", None, option="ADDRESS", name=arguments.address, problem="it is the name of a folder")
     store = Store((writable_folder if write else named_folder)(option, folder))
-    return store, Objects(address, warn, address.cache / "service.json")
+    return store, Objects(address, lambda problem: show([problem]), address.cache / "service.json")
 
 
 def _entries(objects: Objects, keys: Iterable[str]) -> dict[str, Entry]:
@@ -190,12 +188,6 @@ def _name(entry: Entry) -> str:
     return str(json.loads(content)["name"]) if content is not None else ""
 
 
-def _print_damage(problem: StoreCorrupt) -> None:
-    from kdplan.cli import print_errors
-
-    print_errors(problem)
-
-
 def _print(arguments: argparse.Namespace, one: Copied) -> None:
     """Print a line for an artifact that was copied."""
     if not arguments.json and one.outcome in ("pushed", "pulled"):
@@ -211,5 +203,5 @@ def _print_sum(arguments: argparse.Namespace, objects: Objects, copied: list[Cop
     new = [one for one in copied if one.outcome in ("pushed", "pulled")]
     there = sum(one.outcome in ("there", "other") for one in copied)
     size = words.size(sum(one.bytes for one in new))
-    print(f"{objects.address}: copied {counted(len(new), 'result')}, {size}, and {counted(numbers, 'number')}", end="")
-    print(f"; {there} there before" if there else "", file=sys.stdout)
+    before = f"; {there} there before" if there else ""
+    print(f"{objects.address}: copied {counted(len(new), 'result')}, {size}, and {counted(numbers, 'number')}{before}")
