@@ -59,7 +59,7 @@ def test_refused(name: str, words: str, kdplan: Kdplan, folder: Path) -> None:
 def test_the_variable_is_refused_likewise(kdplan: Kdplan, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("KDPLAN_STORE", "s5://lab/a")
     ran = kdplan("status", "a.kd")
-    assert ran.code == 2 and "`KDPLAN_STORE s5://lab/a` is no address" in ran.err
+    assert ran.code == 2 and "`KDPLAN_STORE s5://lab/a` cannot be used" in ran.err
 
 
 def test_a_driver_that_is_not_installed(kdplan: Kdplan, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

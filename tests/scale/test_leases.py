@@ -10,6 +10,7 @@ from dataclasses import replace
 
 import pytest
 
+from kdplan.diagnostics.report import PlanError
 from kdplan.runtime.remote import leases as module
 from kdplan.runtime.remote.leases import Lease, Leases, generations
 from kdplan.runtime.remote.objects import Objects, StoreUnreachable
@@ -21,7 +22,7 @@ from tests.scale.service import Service
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Leases of one second, of a process that nobody here can judge."""
-    monkeypatch.setenv("KDPLAN_LEASE", "1")
+    monkeypatch.setenv("KDPLAN_LEASE_SECONDS", "1")
     monkeypatch.setattr(module, "own_holder", lambda: replace(own_holder(), host="elsewhere"))
     yield
     assert not [t for t in threading.enumerate() if t.name.startswith("lease-")]
@@ -129,3 +130,10 @@ def test_the_step_is_shown_to_others(objects: Objects) -> None:
     seen = other.holder_of("k1")
     assert seen is not None and (seen.step, seen.holder.host, seen.ended) == (12, "elsewhere", False)
     lease.release()
+
+
+@pytest.mark.parametrize("value", ["", "0", "-1", "nan", "inf", "a minute"])
+def test_a_length_that_is_none(value: str, objects: Objects, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("KDPLAN_LEASE_SECONDS", value)
+    with pytest.raises(PlanError, match="KD0940"):
+        taken(Leases(objects))

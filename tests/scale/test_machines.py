@@ -43,14 +43,14 @@ def until(condition: object, seconds: float = 60.0) -> None:
 
 def test_a_dead_machines_phase_is_free_after_one_lease(machines: Machines, service: Service, bucket: str) -> None:
     one, two = machines
-    dying = one.start("run", "plan.kd", "--set", "epochs=2000", "--only", "big@train", KDPLAN_LEASE="4")
+    dying = one.start("run", "plan.kd", "--set", "epochs=2000", "--only", "big@train", KDPLAN_LEASE_SECONDS="4")
     until(lambda: service.names(bucket, "kd/leases/"))
     dying.send_signal(signal.SIGKILL)
     dying.communicate()
     (left,) = service.names(bucket, "kd/leases/")
     key = left.split("/")[2]
     began = time.monotonic()
-    watching = two.start("run", "plan.kd", "--set", "epochs=2000", "--only", "big@train", KDPLAN_LEASE="4")
+    watching = two.start("run", "plan.kd", "--set", "epochs=2000", "--only", "big@train", KDPLAN_LEASE_SECONDS="4")
     until(lambda: any(int(n.rpartition("/")[2]) > int(left.rpartition("/")[2]) for n in leases(service, bucket)))
     assert time.monotonic() - began > 4
     watching.send_signal(signal.SIGTERM)

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import os
 import threading
+import time
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from kdplan.runtime.remote import artifacts
+from kdplan.runtime.remote.leases import Lease, Leases
 from kdplan.runtime.remote.objects import Objects
 from kdplan.runtime.remote.store import RemoteStore
 from kdplan.runtime.store import Store, StoreCorrupt, StoreLocked
+from kdplan.runtime.store.lock import own_holder
 from tests.cli.conftest import Kdplan, folder, kdplan
 from tests.scale.conftest import Reports, finish
 from tests.scale.service import Service
@@ -237,3 +243,92 @@ def test_a_write_whose_answer_was_lost(objects: Objects) -> None:
     objects.create("a", b"mine")
     with pytest.raises(FileExistsError):
         objects.create("a", b"another's")
+
+
+# ---- commands
+
+
+@pytest.fixture
+def elsewhere(
+    address: Address, kdplan: Kdplan, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> Iterator[tuple[str, Lease]]:
+    """Another machine trains `big@train`, and has done 7 steps."""
+    key = kdplan("plan", "a.kd", "--no-cost", "--json", "--store", str(address)).phases["big@train"]["key"]
+    with monkeypatch.context() as change:
+        change.setattr("kdplan.runtime.remote.leases.own_holder", lambda: replace(own_holder(), host="elsewhere"))
+        lease = Leases(Objects(address)).take(key, "phase", lambda: 7)
+    yield key, lease
+    lease.release()
+
+
+def test_a_phase_that_another_machine_trains(
+    elsewhere: tuple[str, Lease], address: Address, kdplan: Kdplan, tmp_path: Path
+) -> None:
+    ran = kdplan("run", "a.kd", "--no-wait", "--store", str(address))
+    assert ran.code == 3 and f"process {os.getpid()} on elsewhere since" in ran.out + ran.err
+    ran = kdplan("status", "a.kd", "--json", "--store", str(address))
+    assert [(p["state"], "elsewhere" in p["who"]) for p in ran.json["phases"]] == [
+        ("running", True),
+        ("missing", False),
+    ]
+
+
+def test_a_run_follows_another_machine_and_reads_what_it_finished(
+    elsewhere: tuple[str, Lease], address: Address, kdplan: Kdplan, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What ends the wait is another machine's artifact, which is then not trained here."""
+    key, lease = elsewhere
+    monkeypatch.setenv("KDPLAN_LEASE_SECONDS", "2")
+    assert kdplan("run", "a.kd", "--only", "big@train", "--store", "local").code == 0
+
+    def finish_there() -> None:
+        time.sleep(3)
+        artifacts.push(Objects(address), Store(folder / "local").artifact(key))
+        lease.release()
+
+    thread = threading.Thread(target=finish_there)
+    thread.start()
+    ran = kdplan("run", "a.kd", "--store", str(address))
+    thread.join()
+    assert ran.code == 0, ran.out + ran.err
+    assert f"Process {os.getpid()} on elsewhere has trained it since" in ran.out and "7" in ran.out
+    assert "big@train: starts" not in ran.out and "kd: starts" in ran.out, ran.out
+
+
+def test_looking_copies_nothing(stores: tuple[RemoteStore, RemoteStore], kdplan: Kdplan, address: Address) -> None:
+    assert kdplan("run", "a.kd", "--store", str(address)).code == 0
+    with pytest.MonkeyPatch.context() as change:
+        change.setenv("KDPLAN_CACHE", "another")
+        assert kdplan("plan", "a.kd", "--store", str(address), "--detailed-exitcode").code == 0
+        states = kdplan("status", "a.kd", "--json", "--store", str(address)).json["phases"]
+        assert [p["state"] for p in states] == ["done", "done"]
+        assert "in the store" in kdplan("why", "a.kd", "kd", "--store", str(address)).out
+        assert not list(Path("another").glob("*/phases"))
+        assert kdplan("export", "a.kd", "tiny", "-o", "tiny", "--store", str(address)).code == 0
+        assert len(list(Path("another").glob("*/phases/*"))) == 1, "only what is exported"
+
+
+def test_loading_processes(kdplan: Kdplan, address: Address, folder: Path) -> None:
+    """They are forked from a process that talks to a service and renews a lease."""
+    text = (folder / "a.kd").read_text().replace("batch     = 50", "batch     = 50\n  workers   = 2")
+    (folder / "a.kd").write_text(text.replace("epochs    = epochs", "epochs    = 3"))
+    with pytest.MonkeyPatch.context() as change:
+        change.setenv("KDPLAN_LEASE_SECONDS", "0.5")
+        ran = kdplan("run", "a.kd", "--store", str(address))
+    assert ran.code == 0 and ran.out.count(": starts, ") == 2, ran.out + ran.err
+
+
+def test_a_damaged_teacher_in_the_cloud_is_trained_again(
+    kdplan: Kdplan, address: Address, folder: Path, service: Service, bucket: str
+) -> None:
+    assert kdplan("run", "a.kd", "--only", "big@train", "--store", str(address)).code == 0
+    for name in service.names(bucket, "kd/files/"):
+        service.client().put_object(Bucket=bucket, Key=name, Body=b"altered")
+    with pytest.MonkeyPatch.context() as change:
+        change.setenv("KDPLAN_CACHE", "another")
+        ran = kdplan("run", "a.kd", "--store", str(address))
+        assert ran.code == 0 and "KD0915" in ran.out + ran.err and "big@train: done" in ran.out, ran.out + ran.err
+        change.setenv("KDPLAN_CACHE", "third")
+        ran = kdplan("export", "a.kd", "tiny", "-o", "tiny", "--store", str(address))
+        assert ran.code == 0, ran.err
+        assert kdplan("store", "pull", str(address), "--store", "copy").code == 0

@@ -41,7 +41,7 @@ print("done", flush=True)
 def trainer(cache: Path, bucket: str, service: Service, keys: list[str]) -> subprocess.Popen[str]:
     return subprocess.Popen(
         [sys.executable, "-c", TRAIN, str(cache), bucket, *keys],
-        env={**environment(), **service.environment(), "KDPLAN_LEASE": "1"},
+        env={**environment(), **service.environment(), "KDPLAN_LEASE_SECONDS": "1"},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,

@@ -29,11 +29,49 @@ from kdplan.runtime.remote.objects import Objects, StoreRefused, StoreUnreachabl
 from kdplan.runtime.store.artifact import Artifact
 from kdplan.runtime.store.atomic import Content, make_folder, names_in, write
 from kdplan.runtime.store.errors import StoreCorrupt, StoreMissing
-from kdplan.runtime.store.lock import Holder, Lock
+from kdplan.runtime.store.lock import Holder
 from kdplan.runtime.store.store import NUMBERS, Numbers, State, Store
 from kdplan.runtime.store.work import Work, logged_step
 
 T = TypeVar("T")
+
+
+class SharedWork(Work):
+    """A phase that is being run, locked for this machine's processes and for other machines."""
+
+    store: RemoteStore | None = None
+    lease: Lease | None = None
+
+    def share(self, store: RemoteStore) -> None:
+        """Takes the lock for other machines.
+
+        Raises
+        ------
+        StoreLocked
+        StoreUnreachable
+        """
+        self.store = store
+        self.lease = store.shared.take(self.key, self.what, lambda: logged_step(self.folder))
+
+    def commit(self, files: Mapping[str, Content | Mapping[str, Plain] | list[Plain]]) -> Artifact:
+        """As of any work; the artifact is pushed, too, and where another machine's came first, that one is given."""
+        assert self.store is not None
+        self.store.mark(self.key)
+        super().commit(files)
+        self.store.push(self.key)
+        return self.store.artifact(self.key)
+
+    def close(self) -> None:
+        """Gives both locks back."""
+        try:
+            super().close()
+        finally:
+            if self.lease is not None:
+                lease, self.lease = self.lease, None
+                lease.release()
+
+    def __enter__(self) -> Self:
+        return self
 
 
 class RemoteStore(Store):
@@ -51,6 +89,8 @@ class RemoteStore(Store):
     >>> other.has("k1"), other.artifact("k1").weights()
     (True, b'weights')
     """
+
+    work_class = SharedWork
 
     def __init__(
         self, root: Path | str, address: Address, report: Callable[[Diagnostic], None] = lambda _: None
@@ -190,7 +230,8 @@ class RemoteStore(Store):
             KD0901 if another process, here or elsewhere, runs it.
         StoreRefused
         """
-        work = SharedWork(self.work_folder(key), self.root / "phases", key)
+        work = super().begin(key)
+        assert isinstance(work, SharedWork)
         try:
             work.share(self)
             with suppress(StoreCorrupt):
@@ -289,20 +330,10 @@ class RemoteStore(Store):
                 with suppress(StoreCorrupt):  # damaged since: it is trained again where something needs it
                     left += not self.push(key)
                     continue
-            elif self._is_running(key) or super().has(key):
+            elif super().holder(key) is not None or super().has(key):  # it is just being finished
                 continue
             (self.root / "outbox" / key).unlink(missing_ok=True)
         return left
-
-    def _is_running(self, key: str) -> bool:
-        """Whether a process of this machine works on a phase, and so may be about to finish it."""
-        lock = Lock(self.work_folder(key), key)
-        if not lock.folder.is_dir():
-            return False
-        if not lock.try_quietly():
-            return True
-        lock.release()
-        return False
 
 
 @dataclass(slots=True)
@@ -337,41 +368,3 @@ class RemoteArtifact(Artifact):
         self.entry = None
         self._hashed.clear()
         return read()
-
-
-class SharedWork(Work):
-    """A phase that is being run, locked for this machine's processes and for other machines."""
-
-    store: RemoteStore | None = None
-    lease: Lease | None = None
-
-    def share(self, store: RemoteStore) -> None:
-        """Takes the lock for other machines.
-
-        Raises
-        ------
-        StoreLocked
-        StoreUnreachable
-        """
-        self.store = store
-        self.lease = store.shared.take(self.key, self.what, lambda: logged_step(self.folder))
-
-    def commit(self, files: Mapping[str, Content | Mapping[str, Plain] | list[Plain]]) -> Artifact:
-        """As of any work; the artifact is pushed, too, and where another machine's came first, that one is given."""
-        assert self.store is not None
-        self.store.mark(self.key)
-        super().commit(files)
-        self.store.push(self.key)
-        return self.store.artifact(self.key)
-
-    def close(self) -> None:
-        """Gives both locks back."""
-        try:
-            super().close()
-        finally:
-            if self.lease is not None:
-                lease, self.lease = self.lease, None
-                lease.release()
-
-    def __enter__(self) -> Self:
-        return self

@@ -28,7 +28,7 @@ def write_sealed(path: Path, value: dict[str, Plain]) -> None:
     >>> read_sealed(path)
     {}
     """
-    write_json(path, _sealed(value))
+    write_json(path, sealed(value))
 
 
 def read_sealed(path: Path) -> dict[str, Plain]:
@@ -44,10 +44,11 @@ def seal(value: dict[str, Plain]) -> bytes:
     >>> opened(seal({"top1": 13.06}).replace(b"13", b"93"))
     {}
     """
-    return json_bytes(_sealed(value))
+    return json_bytes(sealed(value))
 
 
-def _sealed(value: dict[str, Plain]) -> dict[str, Plain]:
+def sealed(value: dict[str, Plain]) -> dict[str, Plain]:
+    """`value` with its hash, as it stands in a file."""
     value = plain(value)
     return {"sha256": digest_bytes(json_bytes(value)), "value": value}
 

@@ -51,6 +51,9 @@ class Store:
     b'weights'
     """
 
+    work_class: type[Work] = Work
+    """What `begin` gives."""
+
     def __init__(self, root: Path | str) -> None:
         self.root = Path(root)
         self.plans = Plans(self.root / "plans")
@@ -140,7 +143,7 @@ class Store:
         StoreLocked
             KD0901 if another process runs it.
         """
-        return Work(self.work_folder(key), self.root / "phases", key)
+        return self.work_class(self.work_folder(key), self.root / "phases", key)
 
     def values(self, key: str, of: str) -> Values:
         """The folder of a frozen value; `of` is its name in messages."""
