@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from kdplan.runtime.remote import artifacts
+from kdplan.runtime.remote.address import Address
 from kdplan.runtime.remote.leases import Lease, Leases
 from kdplan.runtime.remote.objects import Objects
 from kdplan.runtime.remote.store import RemoteStore

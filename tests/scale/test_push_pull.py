@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shlex
+import shutil
 from pathlib import Path
 
 import pytest
@@ -156,3 +158,19 @@ def test_numbers_are_computed_once(
     assert ran.code == 0 and "table on" in ran.out
     assert Store(cache).root.is_dir() and not (cache / "phases").exists()
     assert len(list((cache / "measures").iterdir())) == 2
+
+
+def test_the_commands_of_the_documents(kdplan: Kdplan, folder: Path, service: Service) -> None:
+    """Every `kdplan` line of docs/scaling.md about a bucket, on a short plan, in its order."""
+    if "bucket" not in {b["Name"] for b in service.client().list_buckets()["Buckets"]}:
+        service.client().create_bucket(Bucket="bucket")
+    (folder / "plans").mkdir()
+    shutil.copy(folder / "a.kd", folder / "plans" / "quickstart.kd")
+    text = (Path(__file__).parents[2] / "docs" / "scaling.md").read_text(encoding="utf-8")
+    section = text.partition("## A store in the cloud")[2].partition("\n## ")[0]
+    commands = [line.removeprefix("kdplan ") for line in section.splitlines() if line.startswith("kdplan ")]
+    assert len(commands) == 3
+    for command in commands:
+        ran = kdplan(*shlex.split(command))
+        assert ran.code == 0, (command, ran.err)
+    assert len(list((folder / ".kdplan" / "phases").iterdir())) == 2
