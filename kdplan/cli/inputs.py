@@ -19,8 +19,8 @@ from kdplan.ir.dag import Cost, Planned
 from kdplan.ir.limits import read_limits
 from kdplan.runtime.facts import store_facts
 from kdplan.runtime.remote.address import Address, located
+from kdplan.runtime.remote.opening import opened
 from kdplan.runtime.store import Store
-from kdplan.runtime.store.atomic import make_folder
 
 _OTHER = {
     ".py": "a Python file",
@@ -72,14 +72,12 @@ def open_store(arguments: argparse.Namespace, write: bool = False, sweep: bool =
     """
     option, name = named_store(arguments)
     where = located(option, name)
-    folder = writable_folder if write else named_folder
+    check = writable_folder if write else named_folder
     if isinstance(where, Address):
-        from kdplan.runtime.remote.store import RemoteStore
-
-        store: Store = RemoteStore(folder("KDPLAN_CACHE", str(where.cache)), where, lambda problem: show([problem]))
-        make_folder(store.root)
+        check("KDPLAN_CACHE", str(where.cache))
     else:
-        store = Store(folder(option, where))
+        check(option, where)
+    store = opened(where, lambda problem: show([problem]))
     if sweep:
         store.sweep()
     return store

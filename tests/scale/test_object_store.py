@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from kdplan.api import PlanBuilder, fn, item, labels
 from kdplan.runtime.remote import artifacts
 from kdplan.runtime.remote.address import Address
 from kdplan.runtime.remote.leases import Lease, Leases
@@ -333,3 +334,14 @@ def test_a_damaged_teacher_in_the_cloud_is_trained_again(
         ran = kdplan("export", "a.kd", "tiny", "-o", "tiny", "--store", str(address))
         assert ran.code == 0, ran.err
         assert kdplan("store", "pull", str(address), "--store", "copy").code == 0
+
+
+def test_plans_written_in_python(address: Address, folder: Path, stores: tuple[RemoteStore, RemoteStore]) -> None:
+    plan = PlanBuilder()
+    digits = plan.data("digits", limit=100)
+    quick = plan.recipe("quick", optimizer=item("sgd", lr=0.1), epochs=1, batch=50)
+    small = plan.student("small", "digits_net", width=2)
+    plan.phase("alone", of=small, on=digits, with_=quick, loss=fn.cross_entropy(small.logits, labels))
+    results = plan.run(str(address))
+    assert results.run.trained == ["alone"] and not list(folder.glob("s3*"))
+    assert len(stores[0].index["phases"]) == 1

@@ -29,11 +29,13 @@ _OPTIONS: dict[str, dict[str, Any]] = {
         "config_kwargs": {
             "retries": {"mode": "standard", "total_max_attempts": 4},
             "connect_timeout": 5,
-            "read_timeout": 60,
+            "read_timeout": 30,
         },
     },
 }
 """Options of drivers. A listing is never remembered: other machines write, too."""
+_TRIES = 2
+"""How often s3fs starts anew where an answer breaks off, besides the client's own attempts."""
 
 _OURS = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS}
 """Errors of the local disk."""
@@ -91,8 +93,12 @@ class Objects:
         import fsspec
 
         with self._asking():
-            options = _OPTIONS.get(self.address.scheme, {})
-            return fsspec.filesystem(self.address.scheme, skip_instance_cache=True, use_listings_cache=False, **options)
+            options = dict(_OPTIONS.get(self.address.scheme, {}))
+            options |= {"skip_instance_cache": True, "use_listings_cache": False}
+            driver = fsspec.filesystem(self.address.scheme, **options)
+            if self.address.scheme == "s3":
+                driver.retries = _TRIES  # five would be twenty attempts of thirty seconds each
+            return driver
 
     def _path(self, name: str) -> str:
         return f"{self.address.path}/{name}".rstrip("/")
@@ -252,7 +258,8 @@ class Objects:
                 raise StoreRefused.of("KD0942", address=self.address, bucket=self.address.bucket) from problem
             if isinstance(problem, OSError) and problem.errno in _OURS:
                 raise
-            if isinstance(problem, PermissionError) or any(word in type(problem).__name__ for word in _RIGHTS):
+            forbidden = isinstance(problem, PermissionError) or reason.startswith("Forbidden")  # as gcsfs says it
+            if forbidden or any(word in type(problem).__name__ for word in _RIGHTS):
                 raise StoreRefused.of("KD0943", address=self.address, reason=reason) from problem
             kind = AlteredOnTheWay if "Checksum" in type(problem).__name__ else StoreUnreachable
             raise kind.of("KD0944", address=self.address, reason=reason) from problem
