@@ -53,7 +53,7 @@ def service(one_service: Service, monkeypatch: pytest.MonkeyPatch, tmp_path: Pat
     one_service.asked.clear()
     yield one_service
     one_service.ignores_conditions, one_service.failing, one_service.altering = False, 0, 0
-    one_service.before = lambda method, path: None
+    one_service.conflicting, one_service.before = 0, lambda method, path: None
     if one_service._server is None:
         one_service.start()
 

@@ -24,6 +24,8 @@ class Service:
     """So many requests are answered with 503."""
     asked: list[tuple[str, str]] = field(default_factory=list)
     """Method, and path with the query."""
+    conflicting: int = 0
+    """So many conditional writes are answered with 409, as where another one is under way."""
     altering: int = 0
     """So many files of artifacts have another first byte when they arrive."""
     before: Callable[[str, str], None] = lambda method, path: None
@@ -39,6 +41,10 @@ class Service:
         self.before(environ["REQUEST_METHOD"], path)
         if self.ignores_conditions:
             environ.pop("HTTP_IF_NONE_MATCH", None)
+        if self.conflicting > 0 and environ.get("HTTP_IF_NONE_MATCH"):
+            self.conflicting -= 1
+            start("409 Conflict", [("Content-Type", "application/xml")])
+            return [b"<Error><Code>ConditionalRequestConflict</Code><Message>Try again.</Message></Error>"]
         if self.failing > 0:
             self.failing -= 1
             start("503 Service Unavailable", [("Content-Type", "text/plain")])

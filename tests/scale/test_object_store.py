@@ -17,7 +17,7 @@ from kdplan.runtime.remote.address import Address
 from kdplan.runtime.remote.leases import Lease, Leases
 from kdplan.runtime.remote.objects import Objects
 from kdplan.runtime.remote.store import RemoteStore
-from kdplan.runtime.store import Store, StoreCorrupt, StoreLocked
+from kdplan.runtime.store import Artifact, Store, StoreCorrupt, StoreLocked
 from kdplan.runtime.store.lock import own_holder
 from tests.cli.conftest import Kdplan, folder, kdplan
 from tests.scale.conftest import Reports, finish
@@ -334,6 +334,47 @@ def test_a_damaged_teacher_in_the_cloud_is_trained_again(
         ran = kdplan("export", "a.kd", "tiny", "-o", "tiny", "--store", str(address))
         assert ran.code == 0, ran.err
         assert kdplan("store", "pull", str(address), "--store", "copy").code == 0
+
+
+def test_a_write_while_another_is_under_way(objects: Objects, service: Service) -> None:
+    assert objects.conditional
+    service.conflicting = 2
+    objects.create("a", b"mine")
+    assert service.conflicting == 0 and objects.read("a") == b"mine"
+
+
+def test_an_artifact_that_came_first_and_is_damaged(
+    stores: tuple[RemoteStore, RemoteStore], service: Service, bucket: str, tmp_path: Path
+) -> None:
+    """Then the second one stays."""
+    one, two = stores
+    work = two.begin("k1")
+    artifacts.push(one.objects, local(tmp_path / "local", b"one"))
+    for name in entry_files(service, bucket, "k1"):
+        service.client().put_object(Bucket=bucket, Key=name, Body=b"altered")
+    with work:
+        assert work.commit({"weights-0-last.safetensors": b"two"}).read("weights-0-last.safetensors") == b"two"
+    assert RemoteStore(tmp_path / "three", two.address).artifact("k1").weights() == b"two"
+
+
+def test_a_damaged_local_artifact_of_another_attempt(
+    stores: tuple[RemoteStore, RemoteStore], objects: Objects, tmp_path: Path
+) -> None:
+    """What the cloud has replaces it, with names and hashes of its own."""
+    one, _ = stores
+    artifacts.push(objects, local(tmp_path / "local", b"theirs"))
+    with Store(one.root).begin("k1") as work:
+        work.commit({"weights-0-last.safetensors": b"ours", "environment.json": {}})
+    assert one.has("k1") and one.index["phases"] == {"k1"}
+    artifact = one.artifact("k1")
+    (one.phase_folder("k1") / "weights-0-last.safetensors").write_bytes(b"damaged")
+    assert artifact.weights() == b"theirs" and "environment.json" not in artifact.files
+
+
+def local(root: Path, weights: bytes) -> Artifact:
+    """A finished phase of a store in a folder."""
+    with Store(root).begin("k1") as work:
+        return work.commit({"weights-0-last.safetensors": weights})
 
 
 def test_plans_written_in_python(address: Address, folder: Path, stores: tuple[RemoteStore, RemoteStore]) -> None:

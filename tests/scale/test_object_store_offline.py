@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 
 import pytest
@@ -110,3 +111,29 @@ def test_a_teacher_that_cannot_be_fetched(
     ran = kdplan("run", "a.kd", "--store", str(address))
     assert ran.code == 1 and "KD0944" in ran.out + ran.err, ran.out + ran.err
     assert "Traceback" not in ran.err
+
+
+def test_a_service_that_never_answers(
+    stores: tuple[RemoteStore, RemoteStore], service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is asked for half of the time at most; and again once that is over."""
+    one, two = stores
+    finish(one, "k1")
+    monkeypatch.setattr("kdplan.runtime.remote.objects._LONG", 0.5)
+
+    def hang(method: str, path: str) -> None:
+        time.sleep(1)
+        service.failing = 1
+
+    service.before = hang
+    began = time.monotonic()
+    with pytest.raises(StoreUnreachable):
+        two.objects.read("a")
+    asked, took = len(service.asked), time.monotonic() - began
+    for _ in range(10):
+        with pytest.raises(StoreUnreachable, match="KD0944"):
+            two.objects.read("a")
+    assert len(service.asked) == asked
+    service.before = lambda method, path: None
+    time.sleep(took)
+    assert two.objects.read("a") is None and two.artifact("k1").weights() == b"weights"

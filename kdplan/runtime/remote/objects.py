@@ -29,13 +29,19 @@ _OPTIONS: dict[str, dict[str, Any]] = {
         "config_kwargs": {
             "retries": {"mode": "standard", "total_max_attempts": 4},
             "connect_timeout": 5,
-            "read_timeout": 30,
+            "read_timeout": 20,
         },
     },
 }
 """Options of drivers. A listing is never remembered: other machines write, too."""
 _TRIES = 2
 """How often s3fs starts anew where an answer breaks off, besides the client's own attempts."""
+_LONG = 10.0
+"""Seconds of waiting in vain after which a service is not asked again for as long as that took, or for `_LONGEST`."""
+_LONGEST = 120.0
+_CONFLICTS = 5
+"""How often an object is created anew where another request for it is under way, and one is to ask again."""
+_PAUSE = 0.5
 
 _OURS = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS}
 """Errors of the local disk."""
@@ -85,6 +91,7 @@ class Objects:
     ) -> None:
         self.address = address
         self.report = report
+        self._again: tuple[float, StoreUnreachable] | None = None
         self.memo = memo
         """The file that keeps what was tried of the service."""
 
@@ -97,7 +104,7 @@ class Objects:
             options |= {"skip_instance_cache": True, "use_listings_cache": False}
             driver = fsspec.filesystem(self.address.scheme, **options)
             if self.address.scheme == "s3":
-                driver.retries = _TRIES  # five would be twenty attempts of thirty seconds each
+                driver.retries = _TRIES  # five would be twenty attempts of twenty seconds each
             return driver
 
     def _path(self, name: str) -> str:
@@ -184,17 +191,21 @@ class Objects:
         if not self.conditional:
             self._create_slowly(name, content)
             return
-        try:
-            self._create(name, content)
-        except (FileExistsError, StoreUnreachable) as refusal:
-            # A request that was sent twice, since its answer was lost, meets its own object. Some services name the
-            # refusal in words of their own.
-            there = self.read(name)
-            if there == content:
+        for last in (*[False] * _CONFLICTS, True):
+            try:
+                self._create(name, content)
                 return
-            if there is not None or isinstance(refusal, FileExistsError):
-                raise FileExistsError(name) from None
-            raise
+            except (FileExistsError, StoreUnreachable) as refusal:
+                # A request that was sent twice, since its answer was lost, meets its own object. Some services name the
+                # refusal in words of their own.
+                there = self.read(name)
+                if there == content:
+                    return
+                if there is not None or isinstance(refusal, FileExistsError):
+                    raise FileExistsError(name) from None
+                if last or not _is_conflict(refusal):
+                    raise
+                time.sleep(_PAUSE)
 
     def _create(self, name: str, content: bytes) -> None:
         with self._asking(of_bucket=True):
@@ -245,7 +256,11 @@ class Objects:
         """Inside, what a driver raises becomes an error with a code.
 
         With `of_bucket` nothing but the bucket can be missing; else a missing object stays a `FileNotFoundError`.
+        A service that does not answer for minutes is asked half of the time only, so that a run without it goes on.
         """
+        began = time.monotonic()
+        if self._again is not None and began < self._again[0]:
+            raise StoreUnreachable(self._again[1].diagnostics[0])
         try:
             yield
         except (StoreError, FileExistsError):
@@ -262,4 +277,15 @@ class Objects:
             if forbidden or any(word in type(problem).__name__ for word in _RIGHTS):
                 raise StoreRefused.of("KD0943", address=self.address, reason=reason) from problem
             kind = AlteredOnTheWay if "Checksum" in type(problem).__name__ else StoreUnreachable
-            raise kind.of("KD0944", address=self.address, reason=reason) from problem
+            failure = kind.of("KD0944", address=self.address, reason=reason)
+            took = time.monotonic() - began
+            if took > _LONG:
+                self._again = (time.monotonic() + min(took, _LONGEST), failure)
+            raise failure from problem
+
+
+def _is_conflict(failure: StoreUnreachable) -> bool:
+    """Whether S3 refused a request since another one for the same object was under way."""
+    client = getattr(failure.__cause__, "__cause__", None)
+    answer = getattr(client, "response", {})
+    return "Conflict" in str(answer.get("Error", {}).get("Code", ""))

@@ -16,7 +16,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Self, TypeVar
+from typing import TypeVar
 
 from kdplan.diagnostics.report import Diagnostic, counted, diagnostic
 from kdplan.ir.plan import Plain
@@ -28,7 +28,7 @@ from kdplan.runtime.remote.numbers import pull_numbers, push_numbers
 from kdplan.runtime.remote.objects import Objects, StoreRefused, StoreUnreachable
 from kdplan.runtime.store.artifact import Artifact
 from kdplan.runtime.store.atomic import Content, make_folder, names_in, write
-from kdplan.runtime.store.errors import StoreCorrupt, StoreMissing
+from kdplan.runtime.store.errors import StoreCorrupt, StoreMissing, StoreUnwritable
 from kdplan.runtime.store.lock import Holder
 from kdplan.runtime.store.store import NUMBERS, Numbers, State, Store
 from kdplan.runtime.store.work import Work, logged_step
@@ -69,9 +69,6 @@ class SharedWork(Work):
             if self.lease is not None:
                 lease, self.lease = self.lease, None
                 lease.release()
-
-    def __enter__(self) -> Self:
-        return self
 
 
 class RemoteStore(Store):
@@ -180,8 +177,8 @@ class RemoteStore(Store):
         self._entries.pop(key, None)
         self.index["phases"].discard(key)
 
-    def fetch(self, key: str, again: bool = False) -> None:
-        """Copies the artifact of phase `key` from the cloud.
+    def fetch(self, key: str, again: bool = False) -> Entry:
+        """Copies the artifact of phase `key` from the cloud, and returns what names it.
 
         Parameters
         ----------
@@ -201,6 +198,7 @@ class RemoteStore(Store):
         except StoreCorrupt:
             self._is_damaged(key)
             raise
+        return entry
 
     # ---- numbers
 
@@ -234,10 +232,9 @@ class RemoteStore(Store):
         assert isinstance(work, SharedWork)
         try:
             work.share(self)
-            with suppress(StoreCorrupt):
-                # It may have been finished elsewhere since the index was listed.
-                if key not in self._damaged and self.objects.read(artifacts.index_name(key)) is not None:
-                    self.index["phases"].add(key)
+            # It may have been finished elsewhere since the index was listed.
+            if key not in self._damaged and self.objects.read(artifacts.index_name(key)) is not None:
+                self.index["phases"].add(key)
         except StoreUnreachable as problem:
             self._offline(problem)
         except BaseException:
@@ -291,14 +288,11 @@ class RemoteStore(Store):
         try:
             outcome = artifacts.push(self.objects, super().artifact(key), repair=key in self._damaged)
             if outcome == "other":
-                self._entries.pop(key, None)
-                entry = self._entry(key)
-                artifacts.pull(self.objects, key, entry, self.phase_folder(key), replace=True)
-                self.report(diagnostic("KD0949", None, what=f"phase {key[:12]}", by=entry.by))
+                self._adopt(key)
         except StoreUnreachable as problem:
             self._offline(problem)
             return False
-        except StoreRefused as problem:
+        except (StoreRefused, StoreUnwritable) as problem:
             self.report(replace(problem.diagnostics[0], severity="warning"))
             return False
         self._damaged.discard(key)
@@ -306,6 +300,15 @@ class RemoteStore(Store):
             self._index["phases"].add(key)
         (self.root / "outbox" / key).unlink(missing_ok=True)
         return True
+
+    def _adopt(self, key: str) -> None:
+        """Puts the cloud's artifact in place of this machine's, or the other way round where the cloud's is damaged."""
+        self._entries.pop(key, None)
+        try:
+            self.fetch(key, again=True)
+            self.report(diagnostic("KD0949", None, what=f"phase {key[:12]}", by=self._entry(key).by))
+        except StoreCorrupt:
+            artifacts.push(self.objects, super().artifact(key), repair=True)
 
     def settle(self) -> Diagnostic | None:
         """Pushes what is to be pushed; a warning of what could not be."""
@@ -327,7 +330,7 @@ class RemoteStore(Store):
         left = 0
         for key in self.outbox:
             if super().has(key):
-                with suppress(StoreCorrupt):  # damaged since: it is trained again where something needs it
+                with suppress(StoreCorrupt, StoreMissing):  # it is trained again where something needs it
                     left += not self.push(key)
                     continue
             elif super().holder(key) is not None or super().has(key):  # it is just being finished
@@ -364,7 +367,7 @@ class RemoteArtifact(Artifact):
         if damaged:
             with suppress(StoreCorrupt):
                 return read()
-        self.store.fetch(self.key, again=damaged)
+        self.files = self.store.fetch(self.key, again=damaged).files  # which may be of another attempt
         self.entry = None
         self._hashed.clear()
         return read()
