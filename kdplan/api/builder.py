@@ -297,7 +297,7 @@ class PlanBuilder:
     def run(
         self, store: str | Path = ".kdplan", options: RunOptions | None = None, only: Sequence[str] = ()
     ) -> Results:
-        """Train what the store does not hold, and return the measures as tables, by name.
+        """Train what the store, a folder or an address, does not hold, and return the measures as tables, by name.
 
         Raises
         ------
@@ -313,7 +313,7 @@ class PlanBuilder:
         with self._located(source):
             return run(
                 lambda facts: compile_source(source, self.folder, self.root, facts=facts, only=tuple(only)),
-                Path(store),
+                str(store),
                 options,
             )
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 from kdplan.compile import Compiled, inspect
+from kdplan.diagnostics.report import Diagnostic, one_line
 from kdplan.ir.plan import Plain
 from kdplan.passes.schedule import Facts
 from kdplan.runtime.execute import RunResult, repairing, run_plan
@@ -17,7 +18,8 @@ from kdplan.runtime.measures.results import MeasureResult
 from kdplan.runtime.measures.table import run_measures
 from kdplan.runtime.options import RunOptions
 from kdplan.runtime.reading import reading, to_train
-from kdplan.runtime.store import Store
+from kdplan.runtime.remote.address import located
+from kdplan.runtime.remote.opening import opened
 from kdplan.view.tables import records, to_csv, to_markdown
 
 
@@ -99,15 +101,17 @@ class Results:
         return self.tables[measure]
 
 
-def run(compile: Callable[[Facts], Compiled], folder: Path, options: RunOptions) -> Results:
-    """Train the phases of a plan that the store does not hold, then read its measures.
+def run(compile: Callable[[Facts], Compiled], name: str, options: RunOptions) -> Results:
+    """Train the phases of a plan that the store `name`, a folder or an address, does not hold, then read its measures.
+
+    What a store in the cloud has to report becomes a Python warning.
 
     Raises
     ------
     PlanError
         With every error that can be found before training, or that of the first phase that failed.
     """
-    store = Store(folder)
+    store = opened(located("store", name), _warn)
     store.sweep()
     with reading(lambda: compile(store_facts(store)), store, options) as compiled:
         inspect(compiled, to_train(compiled.planned))
@@ -118,4 +122,11 @@ def run(compile: Callable[[Facts], Compiled], folder: Path, options: RunOptions)
             raise KeyboardInterrupt(f"interrupted in {ended.interrupted}; the next run resumes there")
         repair = repairing(compiled.plan, compiled.planned, compiled.keys, store, options)
         measured = run_measures(compiled.plan, compiled.keys, store, options, repair=repair)
+    left = store.settle()
+    if left is not None:
+        _warn(left)
     return Results(ended, {table.name: Table(table) for table in measured})
+
+
+def _warn(diagnostic: Diagnostic) -> None:
+    warnings.warn(one_line(diagnostic), stacklevel=2)

@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from kdplan.cli.exit_codes import ExitCode
-from kdplan.cli.inputs import add_costs, compile_file, data_root, existing_store, open_store, param_values
+from kdplan.cli.inputs import add_costs, compile_file, data_root, existing_store, open_store, param_values, show
 from kdplan.cli.outputs import writable_file, writable_folder
 from kdplan.compile import Compiled, inspect
 from kdplan.diagnostics.boundary import boundary
-from kdplan.diagnostics.render import render_text, to_json
+from kdplan.diagnostics.render import to_json
 from kdplan.diagnostics.report import PlanError, counted, diagnostic, error, listing, suggestion
 from kdplan.ir.user_code import no_code
 from kdplan.runtime.events import NoEvents, Several
@@ -57,7 +57,7 @@ def check(arguments: argparse.Namespace) -> int:
 
 def _print_warnings(compiled: Compiled) -> None:
     if compiled.warnings:
-        print(render_text(compiled.warnings, color=sys.stderr.isatty()), file=sys.stderr)
+        show(compiled.warnings)
 
 
 def _print_files(compiled: Compiled) -> None:
@@ -228,7 +228,11 @@ def run(arguments: argparse.Namespace) -> int:
             if unwritable:
                 _measure(arguments, compiled, store, options)
                 raise unwritable[-1]
-            return _run(arguments, compiled, store, options)
+            code = _run(arguments, compiled, store, options)
+        left = store.settle()
+        if left is not None:
+            show([left])
+        return code or (ExitCode.FAILED if left is not None else ExitCode.DONE)
     finally:
         if store.refused is not None:
             _warn("KD0916", root=str(store.root), reason=store.refused.diagnostics[0].message)
@@ -236,8 +240,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 def _warn(code: str, **values: str) -> None:
     """Print a warning of the store."""
-    warning = diagnostic(code, None, notes=(), help=None, **values)
-    print(render_text([warning], color=sys.stderr.isatty()), file=sys.stderr)
+    show([diagnostic(code, None, notes=(), help=None, **values)])
 
 
 def _run(arguments: argparse.Namespace, compiled: Compiled, store: Store, options: RunOptions) -> int:

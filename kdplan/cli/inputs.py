@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import argparse
 import os
+import sys
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from kdplan.cli.outputs import named_folder, writable_folder
 from kdplan.compile import Compiled, compile_source, inspect
-from kdplan.diagnostics.report import error
+from kdplan.diagnostics.render import render_text
+from kdplan.diagnostics.report import Diagnostic, error
 from kdplan.diagnostics.span import Source
 from kdplan.diagnostics.text import read_text
 from kdplan.ir.dag import Cost, Planned
 from kdplan.ir.limits import read_limits
 from kdplan.runtime.facts import store_facts
+from kdplan.runtime.remote.address import Address, located
+from kdplan.runtime.remote.opening import opened
 from kdplan.runtime.store import Store
 
 _OTHER = {
@@ -53,22 +58,41 @@ def data_root(arguments: argparse.Namespace) -> Path | None:
 
 
 def open_store(arguments: argparse.Namespace, write: bool = False, sweep: bool = False) -> Store:
-    """Return the store in `--store`, else in `KDPLAN_STORE`, else in `./.kdplan`.
+    """Return the store in `--store`, else in `KDPLAN_STORE`, else in `./.kdplan`: in a folder, or at an address.
 
     With `sweep`, what killed processes left there is removed: for commands that may write.
 
     Raises
     ------
     PlanError
-        KD0017 if it can be no folder; with `write`, also if nothing can be written there.
+        KD0017 if it can be no folder; with `write`, also if nothing can be written there. KD0940 or KD0941 if it is an
+        address that cannot be used.
+    StoreUnwritable
+        If an address's cache cannot be made.
     """
-    option, name = "--store", arguments.store
-    if name is None:
-        option, name = "KDPLAN_STORE", os.environ.get("KDPLAN_STORE") or ".kdplan"
-    store = Store((writable_folder if write else named_folder)(option, name))
+    option, name = named_store(arguments)
+    where = located(option, name)
+    check = writable_folder if write else named_folder
+    if isinstance(where, Address):
+        check("KDPLAN_CACHE", str(where.cache))
+    else:
+        check(option, where)
+    store = opened(where, lambda problem: show([problem]))
     if sweep:
         store.sweep()
     return store
+
+
+def named_store(arguments: argparse.Namespace) -> tuple[str, str]:
+    """Return the option or variable that names a command's store, and the name."""
+    if arguments.store is not None:
+        return "--store", arguments.store
+    return "KDPLAN_STORE", os.environ.get("KDPLAN_STORE") or ".kdplan"
+
+
+def show(diagnostics: Sequence[Diagnostic]) -> None:
+    """Print warnings or errors on standard error."""
+    print(render_text(diagnostics, color=sys.stderr.isatty()), file=sys.stderr)
 
 
 def existing_store(arguments: argparse.Namespace) -> Store | None:

@@ -110,7 +110,7 @@ def workers(arguments: argparse.Namespace, compiled: Compiled, store: Store, opt
         settings = tuple(
             (name.strip(), value.strip()) for name, _, value in (t.partition("=") for t in arguments.engine_option)
         )
-        run = Run(kept.folder, store.root, options, settings=settings)
+        run = Run(kept.folder, store.location, options, settings=settings)
         if not elsewhere(arguments) and arguments.jobs not in (None, "auto"):
             local = Local(run, int(arguments.jobs))
             local.warm(len(to_train(compiled.planned)))

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from kdplan import __version__
-from kdplan.cli import commands, language, stored, worker, workflow
+from kdplan.cli import commands, language, shared, stored, worker, workflow
 from kdplan.ir.limits import MEANINGS
 
 Command = Callable[[argparse.Namespace], int]
@@ -76,8 +76,10 @@ def _add_compiling(command: argparse.ArgumentParser) -> None:
 
 def _add_store(command: argparse.ArgumentParser) -> None:
     command.add_argument(
-        "--store", default=None, metavar="DIR", help="keep results in DIR (default: $KDPLAN_STORE, else ./.kdplan)"
-    )
+        "--store", default=None, metavar="DIR",
+        help="keep results in DIR, or at an address such as s3://bucket/folder with a cache in $KDPLAN_CACHE, else "
+        "~/.cache/kdplan (default: $KDPLAN_STORE, else ./.kdplan)",
+    )  # fmt: skip
 
 
 def _add_selection(command: argparse.ArgumentParser) -> None:
@@ -233,6 +235,14 @@ def _add_stored(subparsers: Subparsers[argparse.ArgumentParser]) -> None:
     rm.add_argument("what", nargs="+", metavar="WHAT", help=what)
     rm.add_argument("--yes", action="store_true", help="do not ask")
     rm.add_argument("--force", action="store_true", help="remove also what others read")
+    for name, command, text in (
+        ("push", shared.push, "Copy finished phases and numbers of the store to the cloud."),
+        ("pull", shared.pull, "Copy finished phases and numbers from the cloud to the store."),
+    ):
+        copy = add(name, command, text)
+        copy.add_argument("address", metavar="ADDRESS", help="such as s3://bucket/folder")
+        copy.add_argument("what", nargs="*", metavar="WHAT", help=f"copy only this: a plan file, {what}")
+        _add_compiling(copy)
 
 
 def _add_language(subparsers: Subparsers[argparse.ArgumentParser]) -> None:

@@ -26,7 +26,7 @@ class Run:
     folder
         The run's folder in the store: its snapshot, and a file of moments for each phase.
     store
-        The store's folder.
+        The store's folder, or its address.
     options
         The options of the run.
     jobs
@@ -36,7 +36,7 @@ class Run:
     """
 
     folder: Path
-    store: Path
+    store: str
     options: RunOptions
     jobs: int | None = None
     settings: tuple[tuple[str, str], ...] = ()
@@ -48,7 +48,7 @@ class Run:
 
     def arguments(self, *keys: str) -> list[str]:
         """The command line after `kdplan` of a worker that trains these phases."""
-        return ["work", str(self.snapshot), "--store", str(self.store), "--no-wait", "--phase", *keys]
+        return ["work", str(self.snapshot), "--store", self.store, "--no-wait", "--phase", *keys]
 
 
 Cause = Literal["crash", "preempted"]

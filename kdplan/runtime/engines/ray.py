@@ -16,8 +16,9 @@ from kdplan.ir.trust import trusting
 from kdplan.runtime.device import threads_worth
 from kdplan.runtime.engines.engine import Lost, Run
 from kdplan.runtime.events import NoEvents
+from kdplan.runtime.remote.address import located
+from kdplan.runtime.remote.opening import opened
 from kdplan.runtime.snapshot import read_snapshot
-from kdplan.runtime.store import Store
 from kdplan.runtime.worker import Task, Worker
 
 ray: Any = _ray
@@ -28,10 +29,11 @@ SHARE = 0.9
 """The share of a GPU's memory that predictions may fill."""
 
 
-def _work(snapshot: Path, store: Path, key: str) -> int:
+def _work(snapshot: Path, store: str, key: str) -> int:
     """Trains a phase in a worker of Ray, which may have trained others before: torch is imported once."""
     read = read_snapshot(snapshot)
-    worker = Worker(read, Store(store), snapshot.parent, NoEvents())
+    opened_store = opened(located("--store", store), lambda problem: print(problem.message))
+    worker = Worker(read, opened_store, snapshot.parent, NoEvents())
     with trusting(read.trusted):
         return worker.train(worker.task(key))
 

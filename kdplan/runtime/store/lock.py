@@ -51,6 +51,12 @@ def is_lock_file(name: str) -> bool:
     return name in ("lock", "lease", "holder.json") or name.startswith("lease.")
 
 
+def own_holder() -> Holder:
+    """This process, as a holder from now on."""
+    now = datetime.now(UTC).isoformat(timespec="seconds")
+    return Holder(os.getpid(), start_token(os.getpid()), socket.gethostname(), now)
+
+
 PATIENCE = 5.0
 """Seconds to wait for a holder that has not said who it is: whoever clears up holds a lock for a moment."""
 _PAUSES = {"flock": 0.01, "lease": 0.1}
@@ -90,10 +96,8 @@ class Lock:
                 if time.monotonic() - began > (wait if named else max(wait, PATIENCE)):
                     raise self._locked()
                 time.sleep(_PAUSES[kind.name])
-        now = datetime.now(UTC).isoformat(timespec="seconds")
         try:
-            holder = Holder(os.getpid(), start_token(os.getpid()), socket.gethostname(), now)
-            write_sealed(self.folder / "holder.json", asdict(holder))
+            write_sealed(self.folder / "holder.json", asdict(own_holder()))
             self._named = True
         except BaseException as problem:
             if isinstance(problem, StoreUnwritable) and not self.needs_name:

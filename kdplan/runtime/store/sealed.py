@@ -39,15 +39,34 @@ def write_sealed_files(values: Mapping[Path, dict[str, Plain]]) -> None:
         write_files(folder, {p.name: json_bytes(sealed(value)) for p, value in values.items() if p.parent == folder})
 
 
+def read_sealed(path: Path) -> dict[str, Plain]:
+    """The value that `write_sealed` wrote; {} where the file is absent, altered, or of another kind."""
+    return _opened(read_json(path))
+
+
+def seal(value: dict[str, Plain]) -> bytes:
+    """What `write_sealed` writes.
+
+    >>> opened(seal({"top1": 13.06}))
+    {'top1': 13.06}
+    >>> opened(seal({"top1": 13.06}).replace(b"13", b"93"))
+    {}
+    """
+    return json_bytes(sealed(value))
+
+
 def sealed(value: dict[str, Plain]) -> dict[str, Plain]:
     """`value` with its hash, as it stands in a file."""
     value = plain(value)
     return {"sha256": digest_bytes(json_bytes(value)), "value": value}
 
 
-def read_sealed(path: Path) -> dict[str, Plain]:
-    """The value that `write_sealed` wrote; {} where the file is absent, altered, or of another kind."""
-    data = read_json(path)
+def opened(content: bytes) -> dict[str, Plain]:
+    """The inverse of `seal`; {} where the content was altered or is of another kind."""
+    return _opened(parsed(content))
+
+
+def _opened(data: Plain) -> dict[str, Plain]:
     if not isinstance(data, dict) or data.keys() != {"sha256", "value"} or not isinstance(data["value"], dict):
         return {}
     value: dict[str, Plain] = data["value"]

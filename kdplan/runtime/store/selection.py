@@ -14,7 +14,8 @@ from kdplan.runtime.store.inventory import KINDS, Entry, entry, listed, name_of
 from kdplan.runtime.store.remembered import Remembered
 from kdplan.runtime.store.store import Store
 
-_KEY = re.compile(r"[0-9a-f]{6,}")
+KEY = re.compile(r"[0-9a-f]{6,}")
+"""The first digits of a key."""
 
 
 @dataclass
@@ -74,7 +75,7 @@ class Words:
         chosen = Selection()
         for word in words:
             plan = self._plan(word)
-            keys = {key for key in self.keys if key.startswith(word)} if _KEY.fullmatch(word) else set()
+            keys = {key for key in self.keys if key.startswith(word)} if KEY.fullmatch(word) else set()
             keys = keys or (set() if plan else self.phases.get(word, set()))
             if plan is not None:
                 chosen.plans.append(plan.plan)

@@ -21,6 +21,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Literal, get_args
 
+from kdplan.diagnostics.report import Diagnostic
 from kdplan.ir.plan import Plain
 from kdplan.runtime.store import manifest
 from kdplan.runtime.store.artifact import Artifact
@@ -58,6 +59,9 @@ class Store:
     b'weights'
     """
 
+    work_class: type[Work] = Work
+    """What `begin` gives."""
+
     def __init__(self, root: Path | str) -> None:
         self.root = Path(root)
         self.locks = Locks(self.root)
@@ -69,6 +73,11 @@ class Store:
         self.speeds = Speeds(self.root)
         self.refused: StoreUnwritable | None = None
         """The first refusal to store a number, which is shown and computed again next time."""
+
+    @property
+    def location(self) -> str:
+        """What `--store` means this store: its folder, or the address of one in the cloud."""
+        return str(self.root)
 
     def __repr__(self) -> str:
         return f"Store({str(self.root)!r})"
@@ -167,7 +176,7 @@ class Store:
         except StoreLocked:
             self._watched[key] = lock
             raise
-        return Work(folder, self.root / "phases", key, lock)
+        return self.work_class(folder, self.root / "phases", key, lock)
 
     def values(self, key: str, of: str) -> Values:
         """The folder of a frozen value; `of` is its name in messages."""
@@ -241,6 +250,10 @@ class Store:
         """Notes how fast `device` trained phase `key`; a refusal is noted only."""
         with self._noting():
             self.speeds.keep(device, key, speed)
+
+    def settle(self) -> Diagnostic | None:
+        """The end of a run: a store that other machines share gives them what they lack. A warning where it cannot."""
+        return None
 
     # ---- clearing up
 

@@ -49,7 +49,7 @@ def test_resources_follow_from_the_predicted_cost() -> None:
 
 
 def run(folder: Path, **settings: str) -> Run:
-    return Run(folder, folder, RunOptions(), settings=tuple(settings.items()))
+    return Run(folder, str(folder), RunOptions(), settings=tuple(settings.items()))
 
 
 def test_what_the_cluster_refuses(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
