@@ -15,8 +15,11 @@ Machines = tuple[Machine, Machine]
 STARTS = re.compile(r"^(\S+): starts, ", re.MULTILINE)
 
 
-def test_two_machines_train_a_shared_teacher_once(machines: Machines, service: Service, bucket: str) -> None:
-    processes = [machine.start("run", "plan.kd") for machine in machines]
+@pytest.mark.parametrize("options", [(), ("--jobs", "2")], ids=["one process", "workers"])
+def test_two_machines_train_a_shared_teacher_once(
+    machines: Machines, service: Service, bucket: str, options: tuple[str, ...]
+) -> None:
+    processes = [machine.start("run", "plan.kd", *options) for machine in machines]
     said = [process.communicate(timeout=300) for process in processes]
     assert [process.returncode for process in processes] == [0, 0], said
     started = [name for out, _ in said for name in STARTS.findall(out)]
