@@ -66,7 +66,9 @@ class Workers:
         write_snapshot(self.run.folder / SNAPSHOT, snapshot_of(compiled, self.run.options, self.arguments.trust))
         used = self.engine or _engine(self.arguments, replace(self.run, jobs=_jobs(self.arguments, compiled)))
         options = self.run.options
-        driver = Driver(compiled.planned, store, used, self.run.folder, events, options.keep_going, options.plan_file)
+        driver = Driver(
+            compiled.planned, store, used, self.run.folder, events, options.keep_going, options.plan_file, options.wait
+        )
         result = driver.run()
         self.failed = bool(result.failed)
         return result

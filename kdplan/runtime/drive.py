@@ -17,15 +17,16 @@ from kdplan.ir.plan import Plain
 from kdplan.passes.critical import critical
 from kdplan.runtime.engines.engine import Cause, Engine, Lost
 from kdplan.runtime.events import Events
-from kdplan.runtime.execute import POLL, RunResult, maker_of, report_repair, spared
+from kdplan.runtime.execute import POLL, RARE, RunResult, maker_of, report_repair, spared
 from kdplan.runtime.interrupt import INTERRUPTED, Interrupt
 from kdplan.runtime.relay import ENDED, Reader, problem_from_json, show
-from kdplan.runtime.store import Store
+from kdplan.runtime.store import Store, StoreLocked
 from kdplan.runtime.worker import Task
 
 TRIES: dict[Cause, int] = {"crash": 3, "preempted": 10}
 """Why a worker ended -> how often a phase is begun again for that without a newer checkpoint."""
 OUT_OF_MEMORY = "KD0813"
+LOCKED = StoreLocked.exit_code
 
 
 @dataclass
@@ -35,6 +36,7 @@ class _Running:
     task: Task
     step: Planned
     reader: Reader
+    began: float = field(default_factory=time.monotonic)
 
 
 @dataclass
@@ -51,6 +53,8 @@ class Driver:
         Whether to go on with phases that do not depend on one that failed.
     plan_file
         The plan's path, under which the store remembers what is done.
+    wait
+        Whether to wait for phases that other processes train; else they fail.
     """
 
     planned: Mapping[str, Planned]
@@ -60,6 +64,7 @@ class Driver:
     events: Events
     keep_going: bool = False
     plan_file: str = ""
+    wait: bool = True
     result: RunResult = field(default_factory=RunResult)
     running: dict[str, _Running] = field(default_factory=dict)
     readers: dict[str, Reader] = field(default_factory=dict)
@@ -127,21 +132,20 @@ class Driver:
         """Whether nobody else trains a phase, as far as is known; from time to time its holder is shown."""
         if step.name not in self.later:
             return True
-        if time.monotonic() < self.later[step.name]:
+        if time.monotonic() < self.later[step.name] and not self.store.has(step.key):
             return False
-        holder = self.store.holder(step.key)
-        if holder is None or self.store.has(step.key):
+        if self.store.holder(step.key) is None or self.store.has(step.key):
             del self.later[step.name]
             return True
         self.elsewhere(step)
         return False
 
-    def elsewhere(self, step: Planned, otherwise: str = "") -> None:
-        """Shows who trains a phase, which comes later."""
+    def elsewhere(self, step: Planned, otherwise: str = "", seconds: float = POLL) -> None:
+        """Shows who trains a phase, which comes later: not before so many seconds, since an attempt is costly."""
         holder = self.store.holder(step.key)
         who = f"Process {holder.pid} on {holder.host} has trained it since {holder.since}." if holder else otherwise
         self.events.elsewhere(step.name, who, self.store.running_step(step.key))
-        self.later[step.name] = time.monotonic() + POLL
+        self.later[step.name] = time.monotonic() + max(POLL, seconds)
 
     def follow(self, waiting: dict[str, Planned]) -> None:
         """Shows what the workers have done since the last look, and takes up what has ended."""
@@ -153,7 +157,7 @@ class Driver:
                 if moment == ENDED:
                     del self.running[name]
                     self.engine.ended(one.task)
-                    self.ended(one.step, waiting, *arguments)
+                    self.ended(one, waiting, *arguments)
                 else:
                     show(self.events, moment, arguments)
             if name in lost and name in self.running:
@@ -161,19 +165,19 @@ class Driver:
                 self.crashed(one.step, waiting, lost[name])
 
     def ended(
-        self, step: Planned, waiting: dict[str, Planned], code: int, problems: list[Plain], damaged: str | None
+        self, one: _Running, waiting: dict[str, Planned], code: int, problems: list[Plain], damaged: str | None
     ) -> None:
         """Takes up a phase that a worker says has ended with an exit code."""
-        result, problem = self.result, problem_from_json(problems)
+        step, result, problem = one.step, self.result, problem_from_json(problems)
         if code == 0:
             result.trained.append(step.name)
         elif code == INTERRUPTED:
             waiting[step.name] = step
             if self.asked:
                 result.interrupted = result.interrupted or step.name
-        elif code == 3:
+        elif code == LOCKED and self.wait:
             waiting[step.name] = step
-            self.elsewhere(step, problem.diagnostics[0].message)
+            self.elsewhere(step, problem.diagnostics[0].message, RARE * (time.monotonic() - one.began))
         elif damaged is not None and (maker := maker_of(self.planned, self.store, Path(damaged))) is not None:
             self.repair(step, maker, waiting, problem)
         elif OUT_OF_MEMORY in [d.code for d in problem.diagnostics] and step.name not in self.alone:

@@ -112,10 +112,10 @@ Drive = Callable[..., Ran]
 def drive(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Drive:
     monkeypatch.setattr("kdplan.runtime.drive.POLL", 0.01)
 
-    def run(planned: dict[str, Planned], keep_going: bool = False, **script: Any) -> Ran:
+    def run(planned: dict[str, Planned], keep_going: bool = False, wait: bool = True, **script: Any) -> Ran:
         folder, store = Path(tempfile.mkdtemp(dir=tmp_path)), Store(tmp_path / "store")
         engine, events = Scripted(folder, store, **script), Recorder()
-        result = Driver(planned, store, engine, folder, events, keep_going, plan_file="x.kd").run()
+        result = Driver(planned, store, engine, folder, events, keep_going, "x.kd", wait).run()
         assert engine.closed and not engine.busy
         return Ran(result, engine, events)
 
@@ -199,6 +199,12 @@ def test_a_phase_that_another_process_trains_comes_later(drive: Drive, tmp_path:
     ran = drive(steps(a=[], b=[], c=["a"]), endings={"a": [(3, locked, None)]})
     assert ran.engine.order == ["a", "b", "a", "c"] and ran.result.exit_code == 0
     assert "elsewhere a" in ran.events.moments
+
+
+def test_without_waiting_it_fails(drive: Drive) -> None:
+    locked = error("KD0901", None, what="phase a", who="process 1")
+    ran = drive(steps(a=[]), wait=False, endings={"a": [(3, locked, None)]})
+    assert (ran.engine.order, ran.result.exit_code) == (["a"], 3)
 
 
 def test_what_is_damaged_is_trained_again_once(drive: Drive, tmp_path: Path) -> None:
