@@ -135,5 +135,5 @@ def test_the_step_is_shown_to_others(objects: Objects) -> None:
 @pytest.mark.parametrize("value", ["", "0", "-1", "nan", "inf", "a minute"])
 def test_a_length_that_is_none(value: str, objects: Objects, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("KDPLAN_LEASE_SECONDS", value)
-    with pytest.raises(PlanError, match="KD0940"):
+    with pytest.raises(PlanError, match="KD0932"):
         taken(Leases(objects))

@@ -10,8 +10,6 @@ has lost the lease. It may go on all the same: the first artifact of a phase sta
 
 from __future__ import annotations
 
-import math
-import os
 import threading
 import time
 import uuid
@@ -19,36 +17,18 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 
-from kdplan.diagnostics.report import error
 from kdplan.runtime.remote.objects import Objects
 from kdplan.runtime.store.errors import StoreError, StoreLocked
 from kdplan.runtime.store.lock import Holder, own_holder
+from kdplan.runtime.store.locks import lease_seconds
 from kdplan.runtime.store.sealed import opened, seal
 
-LEASE = 60.0
-"""Seconds, unless `KDPLAN_LEASE_SECONDS` says otherwise, that a machine may be silent before others take its phase."""
 _RENEWALS = 3
 """So often a lease is renewed within its time."""
 _LOOKS = 8
 """So often one who waits looks within that time."""
 _PATIENCE = 10.0
 """Seconds for which the end of a lease waits for a renewal that is under way."""
-
-
-def lease_seconds() -> float:
-    """The length of this process's leases.
-
-    Raises
-    ------
-    PlanError
-        KD0940 if `KDPLAN_LEASE_SECONDS` is no length.
-    """
-    value = os.environ.get("KDPLAN_LEASE_SECONDS", str(LEASE))
-    with suppress(ValueError):
-        if 0 < float(value) < math.inf:
-            return float(value)
-    problem = "it is no number of seconds above 0"
-    raise error("KD0940", None, option="KDPLAN_LEASE_SECONDS", name=value, problem=problem, help="Write `60`.")
 
 
 @dataclass(frozen=True, slots=True)

@@ -118,7 +118,7 @@ class Locks:
     @cached_property
     def _wanted(self) -> tuple[Kind, str]:
         """What this process chooses for a new store, and why."""
-        seconds = _seconds()
+        seconds = lease_seconds()
         if (name := os.environ.get("KDPLAN_LOCKS")) is not None:
             if name not in get_args(Name):
                 raise error("KD0932", None, name="KDPLAN_LOCKS", value=name, wanted="`flock` or `lease`")
@@ -167,7 +167,14 @@ def _fact(path: Path) -> Kind | None:
     return Kind(fact["kind"], float(fact["seconds"])) if fact.get("kind") in get_args(Name) else None
 
 
-def _seconds() -> float:
+def lease_seconds() -> float:
+    """The length of this process's leases.
+
+    Raises
+    ------
+    PlanError
+        KD0932 if `KDPLAN_LEASE_SECONDS` is no length.
+    """
     value = os.environ.get("KDPLAN_LEASE_SECONDS", str(SECONDS))
     with suppress(ValueError):
         if 0 < float(value) < math.inf:
