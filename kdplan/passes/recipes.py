@@ -42,6 +42,10 @@ def check_recipes(phase: Phase, reporter: Reporter) -> None:
                 span = other.spans.get(setting) or recipes[0].spans.get(setting) or other.span
                 reporter.report("KD0802", span, phase=phase.name, setting=setting, one=_shown(first), two=_shown(value))
                 break
+    first, fewest = recipes[0], min(recipes[0].batch_of(i) for i in range(len(phase.streams)))
+    if first.shards > fewest:
+        span = first.spans.get("shards", first.span)
+        reporter.report("KD0960", span, phase=phase.name, shards=first.shards, batch=fewest)
     endless = [r for r in recipes if r.schedule.arguments.get("until") is None]
     if recipes[0].epochs is None and recipes[0].steps is None and endless:
         reporter.report("KD0822", endless[0].span, phase=phase.name)
