@@ -185,7 +185,7 @@ def _inspect(compiled: Compiled, names: list[str] | None, verdicts: Verdicts | N
                     parts = part_sizes(phase.recipes[0], [views.size(view) for view in phase.streams])
                     check_parts(phase, one.joined.graph_module, parts, reporter)
                 if phase.recipes[0].shards > 1:
-                    check_separable(phase, one.joined, reporter)
+                    check_separable(compiled.plan, phase, one.joined, reporter)
             except CodeRefused as refused:
                 reporter.add(refused.about(f"phase `{phase.name}`", phase.span).diagnostics)
             except PlanError as e:

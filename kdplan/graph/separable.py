@@ -21,9 +21,9 @@ from kdplan.graph.fake import real_like
 from kdplan.graph.lines import NodeError
 from kdplan.graph.module import outputs_of
 from kdplan.graph.parts import known_inputs, replayed
-from kdplan.ir.plan import Phase
+from kdplan.ir.plan import Phase, Plan
 
-HALF = 4
+HALF = 8
 """Samples of a part; the whole has twice as many."""
 DRAWS = 3
 TOLERANCE = 1e-3
@@ -33,7 +33,7 @@ Pair = tuple[dict[str, Tensor], dict[str, Tensor]]
 """Terms by the names of their nodes: of a whole batch, and their mean over its parts."""
 
 
-def check_separable(phase: Phase, joined: Joined, reporter: Reporter) -> None:
+def check_separable(plan: Plan, phase: Phase, joined: Joined, reporter: Reporter) -> None:
     """Report KD0961 for each term of the loss that couples samples; a warning, KD0962, where it cannot be computed.
 
     Batch norm and whatever else networks do with a batch is part of each shard, and is not looked at.
@@ -45,28 +45,35 @@ def check_separable(phase: Phase, joined: Joined, reporter: Reporter) -> None:
     names = {name: span for name, span in names.items() if name not in own}
     values: list[Pair] = []
     with suppress(NodeError):
-        values = _values(phase, gm, [*names], torch.randn) or _values(phase, gm, [*names], torch.rand)
-    if not values:
+        values = _values(plan, phase, gm, [*names], torch.randn) or _values(plan, phase, gm, [*names], torch.rand)
+    pairs = {n: _finite([(whole[n], parts[n]) for whole, parts in values]) for n in names}
+    if not all(pairs.values()):
         reporter.report("KD0962", phase.recipes[0].spans.get("shards", phase.recipes[0].span), phase=phase.name)
-    coupled = {names[n]: None for n in names if _differs([(whole[n], parts[n]) for whole, parts in values])}
-    for span in coupled:
+    for span in {names[n]: None for n in names if _differs(pairs[n])}:
         text = span.text if span is not None else "loss"
         reporter.report("KD0961", span, phase=phase.name, term=text)
 
 
-def _differs(pairs: list[tuple[Tensor, Tensor]]) -> bool:
-    """Whether the whole and the mean of the parts are apart in some draw by more than rounding."""
-    finite = [(float(a), float(b)) for a, b in pairs if a.numel() == 1 and bool((a + b).isfinite())]
-    size = max((abs(v) for pair in finite for v in pair), default=0.0)
-    return any(abs(a - b) > TOLERANCE * size for a, b in finite)
+def _finite(pairs: list[tuple[Tensor, Tensor]]) -> list[tuple[float, float]]:
+    return [(float(a), float(b)) for a, b in pairs if a.numel() == 1 and bool((a + b).isfinite())]
 
 
-def _values(phase: Phase, gm: fx.GraphModule, names: list[str], draw: Callable[..., Tensor]) -> list[Pair]:
+def _differs(pairs: list[tuple[float, float]]) -> bool:
+    """Whether the whole and the mean of the parts are apart in some draw by more than rounding.
+
+    >>> _differs([(1.0, 1.000001), (0.00001, 0.00002)]), _differs([(1.0, 1.01)])
+    (False, True)
+    """
+    size = max((abs(v) for pair in pairs for v in pair), default=0.0)
+    return any(abs(a - b) > TOLERANCE * size for a, b in pairs)
+
+
+def _values(plan: Plan, phase: Phase, gm: fx.GraphModule, names: list[str], draw: Callable[..., Tensor]) -> list[Pair]:
     """For each draw, terms on a whole batch, and their mean over its two parts; [] where they cannot be computed."""
     large, small = (replayed(gm, (size,) * len(phase.streams)) for size in (2 * HALF, HALF))
     values = []
     for seed in range(DRAWS):
-        given = _given(phase, gm, large, seed, draw)
+        given = _given(plan, phase, gm, large, seed, draw)
         batches = [given, *({n: _part(v, small.get(n), first) for n, v in given.items()} for first in (True, False))]
         terms = [drawn_terms(gm, batch, names, seed) for batch in batches]
         whole, one, other = ({n: v for n, v in t.items() if isinstance(v, Tensor)} for t in terms)
@@ -77,12 +84,16 @@ def _values(phase: Phase, gm: fx.GraphModule, names: list[str], draw: Callable[.
 
 
 def _given(
-    phase: Phase, gm: fx.GraphModule, fakes: Mapping[str, Any], seed: int, draw: Callable[..., Tensor]
+    plan: Plan, phase: Phase, gm: fx.GraphModule, fakes: Mapping[str, Any], seed: int, draw: Callable[..., Tensor]
 ) -> dict[str, Any]:
     """What the loss reads on a whole batch: labels, step counters, and draws in place of what networks give."""
     given: dict[str, Any] = dict(known_inputs(phase, gm, (2 * HALF,) * len(phase.streams), seed))
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
+        for number, view in enumerate(phase.streams):
+            classes = len(view.classes.ids) if view.classes else len(plan.data[view.data].classes)
+            if f"labels_{number}" in given:
+                given[f"labels_{number}"] = torch.randint(max(classes, 2), (2 * HALF,))
         for node in gm.graph.nodes:
             if node.name not in given and is_drawn(node) and not all(map(is_drawn, node.users)):
                 given[node.name] = real_like(fakes[node.name], draw)

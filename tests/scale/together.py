@@ -106,7 +106,7 @@ def _run(run: dict[str, Any], number: int) -> list[int]:
 def _main() -> None:
     import torch
     import torch._dynamo  # optimizers load it at their first step: here once, before processes are forked
-    import torch.distributed  # noqa: F401
+    import torch.distributed
 
     import kdplan.cli.commands
     import kdplan.runtime.follow
