@@ -389,7 +389,7 @@ class Training:
             marks = ranks.gather_numbers([self.mark()])
             if others := [rank for rank, mark in enumerate(marks) if mark != marks[0]]:
                 raise error("KD0954", self.job.span, phase=self.job.name, step=self.step,
-                            ranks=listing(map(str, others)))  # fmt: skip
+                            ranks=", ".join(map(str, others)))  # fmt: skip
 
     def mark(self) -> int:
         """A number of 63 bits for all that training changes."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -201,7 +202,8 @@ def _talking() -> Iterator[None]:
     try:
         yield
     except (RuntimeError, ValueError) as problem:
-        raise error("KD0952", None, problem=str(problem).splitlines()[0].rstrip(".")) from problem
+        reason = re.sub(r"^\[[^\]]*\] *", "", str(problem).splitlines()[0]).partition(". ")[0].rstrip(".")
+        raise error("KD0952", None, problem=reason) from problem
 
 
 def check_ranks(plan: Plan, phases: Iterable[str], ranks: Ranks) -> list[str]:

@@ -4,7 +4,8 @@
 
 RUNS is JSON: a list of `{"ranks": 2, "arguments": ["run", "a.kd"], "stop": {"signal": 9, "rank": 1, "after": 0.05}}`.
 Each run is stopped, if it says so, when a new checkpoint is seen and `after` more seconds have passed; a signal without
-a rank goes to all. Prints the exit codes of each run's ranks.
+a rank goes to all. `of` has other arguments of single ranks, and `drift` the rank whose weights change by themselves.
+Prints the exit codes of each run's ranks.
 """
 
 from __future__ import annotations
@@ -31,6 +32,27 @@ def together(runs: list[dict[str, Any]], folder: Path, timeout: float = 300) -> 
     assert ended.returncode == 0, ended.stderr
     codes: list[list[int]] = json.loads(ended.stdout.splitlines()[-1])
     return codes
+
+
+def run(plan: str, ranks: int, store: str, *more: str, **settings: Any) -> dict[str, Any]:
+    """One of RUNS: the plan `<plan>.kd` into a store."""
+    return {"ranks": ranks, "arguments": ["run", f"{plan}.kd", "--store", store, *more], **settings}
+
+
+class Session:
+    """Runs by name, in a folder with their plans, and how they ended."""
+
+    def __init__(
+        self, folder: Path, files: dict[str, str], runs: dict[str, dict[str, Any]], timeout: float = 300
+    ) -> None:
+        self.folder, self.names = folder, [*runs]
+        for name, text in files.items():
+            (folder / name).write_text(text)
+        self.codes = dict(zip(runs, together([*runs.values()], folder, timeout), strict=True))
+
+    def said(self, name: str, rank: int = 0) -> str:
+        """What a rank printed."""
+        return (self.folder / f"out-{self.names.index(name)}-{rank}").read_text()
 
 
 def hashes(store: Path) -> dict[str, str]:
@@ -65,16 +87,34 @@ def _rank(rank: int, run: dict[str, Any], number: int, port: int) -> int:
         out = os.open(f"out-{number}-{rank}", os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
         os.dup2(out, 1)
         os.dup2(out, 2)
-        if run["ranks"] > 1 or run.get("torchrun"):
+        if run["ranks"] > 1:
             os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "MASTER_ADDR": "127.0.0.1"}
             os.environ |= {"WORLD_SIZE": str(run["ranks"]), "LOCAL_WORLD_SIZE": str(run["ranks"])}
-            os.environ |= {"MASTER_PORT": str(port), **run.get("environment", {}).get(str(rank), {})}
+            os.environ |= {"MASTER_PORT": str(port)}
+        if run.get("drift") == rank:
+            _drift()
         from kdplan.cli import main
 
         code = main(run.get("of", {}).get(str(rank), run["arguments"]))
         sys.stdout.flush()
     finally:
         os._exit(code)
+
+
+def _drift() -> None:
+    """Have this rank's weights change by themselves at the end of an epoch."""
+    import torch
+
+    from kdplan.runtime.follow import Following
+
+    before = Following.follow_epoch
+
+    def drifting(self: Following) -> None:
+        before(self)
+        with torch.no_grad():
+            next(iter(self.job.phase_graph.named_trainable().values())).add_(1e-3)
+
+    Following.follow_epoch = drifting  # type: ignore[method-assign]
 
 
 def _run(run: dict[str, Any], number: int) -> list[int]:
@@ -95,7 +135,7 @@ def _run(run: dict[str, Any], number: int) -> list[int]:
         if process:
             left.discard(process)
             codes[process] = os.waitstatus_to_exitcode(status)
-            if codes[process] < 0 or run.get("kill_with"):  # torchrun ends the others
+            if codes[process] < 0:  # torchrun ends the others
                 for other in left:
                     os.kill(other, signal.SIGTERM)
         else:
