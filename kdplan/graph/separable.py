@@ -20,12 +20,11 @@ from kdplan.graph.assemble import Joined
 from kdplan.graph.fake import real_like
 from kdplan.graph.lines import NodeError
 from kdplan.graph.module import outputs_of
-from kdplan.graph.parts import known_inputs, replayed
+from kdplan.graph.parts import DRAWS, known_inputs, replayed
 from kdplan.ir.plan import Phase, Plan
 
 HALF = 8
 """Samples of a part; the whole has twice as many."""
-DRAWS = 3
 TOLERANCE = 1e-3
 """Relative to the largest value of a term: rounding is a thousand times smaller."""
 

@@ -103,7 +103,7 @@ def test_a_signal_to_one_rank_stops_all_and_another_number_goes_on(session: Sess
 
 
 def test_ranks_that_do_not_divide_the_shards(session: Session) -> None:
-    assert "KD0950" in session.said("three") and "Start 1, 2, 4 processes" in session.said("three")
+    assert "KD0950" in session.said("three") and "start 1, 2, 4 processes" in session.said("three")
     assert session.codes["three"] == [2] * 3
 
 

@@ -48,8 +48,8 @@ WIDE = {
     "skip": (" on_nan = skip", PLAIN.replace("loss = ", "loss = my.sometimes(step) * ")),
     "rollback": (
         " epochs = 3  on_nan = rollback(times = 2)",
-        "student net = digits_net(width = 3)\nphase train of net on digits with quick {\n"
-        "  seed = 4  loss = my.seldom(net.logits, step) * cross_entropy(net.logits, labels)\n}",
+        "param seed = 4\nstudent net = digits_net(width = 3)\nphase train of net on digits with quick {\n"
+        "  loss = my.seldom(net.logits, step) * cross_entropy(net.logits, labels)\n}",
     ),
     "adapters": (
         "",
