@@ -321,7 +321,7 @@ def _check_ranks(compiled: Compiled, names: list[str], ranks: Ranks) -> None:
     from kdplan.runtime.ranks import check_ranks
 
     if alone := check_ranks(compiled.plan, names, ranks):
-        compiled.warnings.append(diagnostic("KD0958", None, phases=listing(alone, 4), others=ranks.size - 1))
+        compiled.warnings.append(diagnostic("KD0958", None, phases=listing(alone, 4), ranks=ranks.size))
 
 
 def _measure(
