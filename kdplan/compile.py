@@ -161,6 +161,7 @@ def _inspect(compiled: Compiled, names: list[str] | None, verdicts: Verdicts | N
     from kdplan.graph.check_stages import check_ladders
     from kdplan.graph.inspect import check_files, check_settings, inspect_phase
     from kdplan.graph.parts import check_parts
+    from kdplan.graph.separable import check_separable
 
     reporter = Reporter()
     names = names if names is not None else list(compiled.planned)
@@ -183,6 +184,8 @@ def _inspect(compiled: Compiled, names: list[str] | None, verdicts: Verdicts | N
                 if phase.name in sound:
                     parts = part_sizes(phase.recipes[0], [views.size(view) for view in phase.streams])
                     check_parts(phase, one.joined.graph_module, parts, reporter)
+                if phase.recipes[0].shards > 1:
+                    check_separable(compiled.plan, phase, one.joined, reporter)
             except CodeRefused as refused:
                 reporter.add(refused.about(f"phase `{phase.name}`", phase.span).diagnostics)
             except PlanError as e:

@@ -22,8 +22,11 @@ from kdplan.runtime.events import NoEvents, Several
 from kdplan.runtime.store import StoreUnwritable
 
 if TYPE_CHECKING:
+    from kdplan.ir.dag import PhaseKey
+    from kdplan.ir.plan import Plan
     from kdplan.runtime.measures.results import MeasureResult
     from kdplan.runtime.options import RunOptions
+    from kdplan.runtime.ranks import Ranks
     from kdplan.runtime.store import Store
 
 
@@ -180,6 +183,8 @@ def why(arguments: argparse.Namespace) -> int:
 def run(arguments: argparse.Namespace) -> int:
     """`kdplan run FILE`: train the phases that are not in the store, then print the measures. A second run resumes.
 
+    Of the processes that `torchrun` starts, the first does all of it, and the others their shards of what it trains.
+
     Returns
     -------
     int
@@ -190,6 +195,50 @@ def run(arguments: argparse.Namespace) -> int:
     PlanError
         With every error that can be found before training.
     """
+    from kdplan.runtime.options import processes
+
+    if processes() == 1:
+        return _run_alone(arguments)
+    from kdplan.runtime.ranks import Ranks
+
+    ranks = Ranks.start()
+    return _lead(arguments, ranks) if ranks.leads else _follow(arguments, ranks)
+
+
+def _lead(arguments: argparse.Namespace, ranks: Ranks) -> int:
+    """Run as the first of several processes; the others end with it."""
+    code = int(ExitCode.FAILED)
+    try:
+        code = _run_alone(arguments, ranks)
+    except PlanError as problem:
+        code = int(getattr(problem, "exit_code", ExitCode.INVALID))
+        raise
+    finally:
+        ranks.end(code)
+    return code
+
+
+def _follow(arguments: argparse.Namespace, ranks: Ranks) -> int:
+    """Compute shards of what the first process trains, in silence."""
+    from kdplan.runtime.follow import follow
+    from kdplan.runtime.options import RunOptions
+
+    options = RunOptions(
+        device=arguments.device, deterministic=arguments.deterministic, data_root=data_root(arguments), ranks=ranks
+    )
+
+    def compiled() -> tuple[Plan, dict[str, PhaseKey]]:
+        whole = compile_file(arguments)
+        return whole.plan, whole.keys
+
+    def report(problem: PlanError) -> None:
+        show(problem.diagnostics)
+
+    return follow(compiled, open_store(arguments), options, report)
+
+
+def _run_alone(arguments: argparse.Namespace, ranks: Ranks | None = None) -> int:
+    """Train and measure as the process that has the store."""
     from kdplan.runtime.options import RunOptions
     from kdplan.runtime.reading import reading, to_train
 
@@ -208,6 +257,7 @@ def run(arguments: argparse.Namespace) -> int:
         settings=" ".join(f"{name}={value}" for name, value in sorted(param_values(arguments.set).items())),
         data_root=data_root(arguments),
         tensorboard=arguments.tensorboard,
+        ranks=ranks,
     )
 
     unwritable: list[PlanError] = []
@@ -253,6 +303,8 @@ def _run(arguments: argparse.Namespace, compiled: Compiled, store: Store, option
 
     names = to_train(compiled.planned)
     several = jobs.wanted(arguments) and names != []
+    if options.ranks is not None and (several or arguments.detach):
+        raise error("KD0977", None, option="--detach" if arguments.detach else "--jobs` and `--engine")
     if arguments.detach and names and not is_detached():
         _check_before_training(compiled, names, "cpu" if jobs.elsewhere(arguments) else options.device, store)
         _print_warnings(compiled)
@@ -261,6 +313,8 @@ def _run(arguments: argparse.Namespace, compiled: Compiled, store: Store, option
     with jobs.workers(arguments, compiled, store, options) if several else nullcontext() as workers:
         if names:
             _check_before_training(compiled, names, "cpu" if jobs.elsewhere(arguments) else options.device, store)
+        if names and options.ranks is not None:
+            _check_ranks(compiled, names, options.ranks)
         _print_warnings(compiled)
         events = observer()
         if arguments.tensorboard:
@@ -280,6 +334,14 @@ def _run(arguments: argparse.Namespace, compiled: Compiled, store: Store, option
         repair = repairing(compiled.plan, compiled.planned, compiled.keys, store, options, events)
         _measure(arguments, compiled, store, options, repair)
     return result.exit_code
+
+
+def _check_ranks(compiled: Compiled, names: list[str], ranks: Ranks) -> None:
+    """Report phases that so many processes cannot train (an error), or that one trains alone (a warning)."""
+    from kdplan.runtime.ranks import check_ranks
+
+    if alone := check_ranks(compiled.plan, names, ranks):
+        compiled.warnings.append(diagnostic("KD0958", None, phases=listing(alone, 4), ranks=ranks.size))
 
 
 def _measure(

@@ -50,6 +50,50 @@ def drawn_loss(
     return None
 
 
+def drawn_terms(gm: fx.GraphModule, given: Mapping[str, Any], names: Collection[str], seed: int) -> dict[str, Any]:
+    """The values of some nodes of the loss, from those of all that it reads; {} if it fails.
+
+    Parameters
+    ----------
+    gm
+        A phase's graph.
+    given
+        Values of inputs, and of nodes of networks and adapters (`is_drawn`), by name.
+    names
+        Of the nodes that are wanted.
+    seed
+        Of what the loss itself draws.
+    """
+    terms: dict[str, Any] = {}
+    with _undone([gm], code_of(gm), seed), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        _Terms(gm, given, terms).run(*[None] * len(gm.graph.find_nodes(op="placeholder")))
+        return {name: terms[name] for name in names}
+    return {}
+
+
+def is_drawn(node: fx.Node) -> bool:
+    """Whether a node gives an input, or what a network or adapter computes: numbers that only training knows."""
+    own = str(node.meta.get("owner", "loss")).partition(" ")[0]
+    return node.op in ("placeholder", "call_module") or own in ("net", "adapter")
+
+
+class _Terms(fx.Interpreter):
+    """Runs a phase's loss on given values; what only networks read is nothing."""
+
+    def __init__(self, graph: fx.GraphModule, given: Mapping[str, Any], terms: dict[str, Any]) -> None:
+        super().__init__(graph)
+        self.given, self.terms = given, terms
+
+    def run_node(self, n: fx.Node) -> Any:
+        """The node's value."""
+        if n.op == "output" or n.name in self.given or is_drawn(n):
+            return self.given.get(n.name)
+        args, kwargs = as_written(self.fetch_args_kwargs_from_env(n))
+        self.terms[n.name] = getattr(self, n.op)(n.target, args, kwargs)
+        return self.terms[n.name]
+
+
 def arguments_of(
     parts: Sequence[fx.GraphModule], calls: Collection[fx.Node], known: Mapping[str, Tensor], half: bool, weights: bool
 ) -> list[Arguments]:
@@ -122,8 +166,7 @@ class _Reader(fx.Interpreter):
         """The node's value: real, or drawn where it has no numbers to be computed from."""
         if n.op == "placeholder":
             return self.known[n.name] if n.name in self.known else real_like(self.fakes[n.name], torch.randn)
-        own = str(n.meta.get("owner", "loss")).partition(" ")[0]
-        if not self.weights and (own in ("net", "adapter") or n.op == "call_module") and not is_write(n):
+        if not self.weights and is_drawn(n) and not is_write(n):
             return real_like(self.fakes[n.name], torch.randn)
         args, kwargs = as_written(self.fetch_args_kwargs_from_env(n))
         if n not in self.calls:

@@ -43,8 +43,10 @@ def check_parts(phase: Phase, gm: fx.GraphModule, parts: Collection[Part], repor
         problem = _problem(phase, gm, part)
         if problem:
             sizes = [f"{counted(n, 'sample')} of `{v.data}`" for n, v in zip(part, phase.streams, strict=True)]
-            span = phase.recipes[0].spans.get("batch", phase.recipes[0].span)
-            reporter.report("KD0615", span, phase=phase.name, part=" and ".join(sizes), problem=problem)
+            recipe = phase.recipes[0]
+            span = recipe.spans.get("shards" if recipe.shards > 1 else "batch", recipe.span)
+            help = "Choose fewer shards, a larger `batch`, or `drop_last = true`." if recipe.shards > 1 else None
+            reporter.report("KD0615", span, phase=phase.name, part=" and ".join(sizes), problem=problem, help=help)
             return
 
 
@@ -53,7 +55,7 @@ def _problem(phase: Phase, gm: fx.GraphModule, part: Part) -> str:
     if 0 in part:
         return "there is nothing to compute the loss on"
     try:
-        fakes = _replayed(gm, part)
+        fakes = replayed(gm, part)
     except NodeError as problem:
         return str(cause_of(problem))
     loss = outputs_of(gm)["loss"]
@@ -63,7 +65,7 @@ def _problem(phase: Phase, gm: fx.GraphModule, part: Part) -> str:
     )
 
 
-def _replayed(gm: fx.GraphModule, part: Part) -> dict[str, Any]:
+def replayed(gm: fx.GraphModule, part: Part) -> dict[str, Any]:
     """Fake values of all nodes for so many samples of each stream."""
     context = context_for(gm)
     inputs: list[Any] = []
@@ -103,7 +105,7 @@ def _no_number(phase: Phase, gm: fx.GraphModule, part: Part, fakes: Mapping[str,
         return ""
     more = tuple(max(n, SEVERAL) for n in part)
     with suppress(NodeError):
-        if all(map(isfinite, _drawn(phase, gm, more, _replayed(gm, more)))):
+        if all(map(isfinite, _drawn(phase, gm, more, replayed(gm, more)))):
             return f"it is {'NaN' if any(map(isnan, losses)) else 'infinite'}"
     return ""
 
@@ -114,7 +116,7 @@ def breaks_at_once(phase: Phase, gm: fx.GraphModule) -> bool:
         return False
     with suppress(NodeError):
         part = (SEVERAL,) * len(phase.streams)
-        losses = _drawn(phase, gm, part, _replayed(gm, part), counter=0.0)
+        losses = _drawn(phase, gm, part, replayed(gm, part), counter=0.0)
         return bool(losses) and not any(map(isfinite, losses))
     return False
 
@@ -133,12 +135,17 @@ def _drawn(phase: Phase, gm: fx.GraphModule, part: Part, fakes: Mapping[str, Any
     """The loss for several draws of what networks give; [] where it cannot be computed on such values."""
     losses = []
     for seed in range(DRAWS):
-        known: dict[str, Tensor] = {name: torch.tensor(counter) for name in STEP_COUNTERS}
-        for node in gm.graph.nodes:
-            stream = _stream(node) if node.op == "placeholder" else None
-            if stream is not None and str(node.target).startswith(("labels", "indices")):
-                classes = phase.streams[stream].classes
-                known[node.name] = (torch.arange(part[stream]) + seed) % (len(classes.ids) if classes else 2)
-        loss = drawn_loss(gm, fakes, known, seed)
+        loss = drawn_loss(gm, fakes, known_inputs(phase, gm, part, seed, counter), seed)
         losses += [float(loss)] if loss is not None and loss.numel() == 1 else []
     return losses
+
+
+def known_inputs(phase: Phase, gm: fx.GraphModule, part: Part, seed: int, counter: float = 0.5) -> dict[str, Tensor]:
+    """Labels, indices and step counters for so many samples of each stream, by placeholder."""
+    known: dict[str, Tensor] = {name: torch.tensor(counter) for name in STEP_COUNTERS}
+    for node in gm.graph.nodes:
+        stream = _stream(node) if node.op == "placeholder" else None
+        if stream is not None and str(node.target).startswith(("labels", "indices")):
+            classes = phase.streams[stream].classes
+            known[node.name] = (torch.arange(part[stream]) + seed) % (len(classes.ids) if classes else 2)
+    return known

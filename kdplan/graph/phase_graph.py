@@ -212,6 +212,8 @@ class PhaseGraph:
             set_extra(network, {n.removeprefix(start): t for n, t in tensors.items() if n.startswith(start)})
         tensors, own = ({n: t for n, t in held.items() if not n.startswith(f"{EXTRA}/")} for held in (tensors, own))
         for name, tensor in own.items():
+            if tensors.get(name) is tensor:
+                continue
             if name in tensors and (tensors[name].shape, tensors[name].dtype) == (tensor.shape, tensor.dtype):
                 tensor.data.copy_(tensors[name])
             elif name.startswith("buffer/"):

@@ -101,8 +101,20 @@ def part_sizes(recipe: Recipe, sizes: Sequence[int]) -> set[tuple[int, ...]]:
         count = -(-step[0] // recipe.batch_of())
         for part in range(count):
             first = min(recipe.batch_of(), step[0] - part * recipe.batch_of())
-            parts.add((first, *(n // count + (part < n % count) for n in step[1:])))
+            parts |= _shard_sizes((first, *(n // count + (part < n % count) for n in step[1:])), recipe.shards)
     return parts
+
+
+def _shard_sizes(part: tuple[int, ...], shards: int) -> set[tuple[int, ...]]:
+    """How many samples of each stream the shards of a part have.
+
+    >>> sorted(_shard_sizes((10, 9), 4))
+    [(2, 2), (3, 2), (3, 3)]
+    >>> sorted(_shard_sizes((2, 9), 4))
+    [(1, 4), (1, 5)]
+    """
+    count = max(1, min(shards, part[0]))
+    return {tuple(n // count + (shard < n % count) for n in part) for shard in range(count)}
 
 
 def _positions(total: int, per_epoch: Sequence[int]) -> set[tuple[int, ...]]:

@@ -176,6 +176,8 @@ class Recipe:
     """What is done about a loss, gradient or weight that is not finite."""
     keep_epochs: list[int] = field(default_factory=list)
     """Epochs (from 1) after which a snapshot `epoch=N` is kept."""
+    shards: int = 1
+    """Parts of a batch that are computed each on its own: by one process, or by as many as divide the number."""
     span: Location = location()
     spans: Location = field(default_factory=dict, compare=False, repr=False, kw_only=True)
     """Where each setting stands."""

@@ -110,4 +110,12 @@ RECIPE = (
         "[]",
         "keep_epochs = [5, 10]",
     ),
+    S(
+        "shards",
+        "integer",
+        "parts of a batch, each with its own batch statistics and dropout; 1, 2, 4 … processes give the same bits",
+        "1",
+        "shards = 4",
+        low=1,
+    ),
 )

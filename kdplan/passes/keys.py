@@ -103,6 +103,7 @@ def graph_key(plan: Plan, phase: Phase) -> str:
                 r.frozen,
             ]
         )
+    parts += [r.shards for r in phase.recipes]
     parts.append(len(phase.validations))
     teachers: dict[str, int] = {}
     for name, root in (("loss", phase.loss), *phase.logged.items()):

@@ -13,8 +13,8 @@ SHARED = tuple(s.name for s in RECIPE if s.name not in OWN)
 
 
 def check_recipes(phase: Phase, reporter: Reporter) -> None:
-    """Report a number of recipes that does not fit (KD0801), settings that differ (KD0802), and a phase that nothing
-    ends (KD0822).
+    """Report a number of recipes that does not fit (KD0801), settings that differ (KD0802), more shards than samples
+    (KD0960), and a phase that nothing ends (KD0822).
 
     Examples
     --------
@@ -42,6 +42,11 @@ def check_recipes(phase: Phase, reporter: Reporter) -> None:
                 span = other.spans.get(setting) or recipes[0].spans.get(setting) or other.span
                 reporter.report("KD0802", span, phase=phase.name, setting=setting, one=_shown(first), two=_shown(value))
                 break
+    first, batch = recipes[0], recipes[0].batch
+    fewest = min(batch, default=1) if isinstance(batch, list) else batch
+    if first.shards > fewest:
+        span = first.spans.get("shards", first.span)
+        reporter.report("KD0960", span, phase=phase.name, shards=first.shards, batch=fewest)
     endless = [r for r in recipes if r.schedule.arguments.get("until") is None]
     if recipes[0].epochs is None and recipes[0].steps is None and endless:
         reporter.report("KD0822", endless[0].span, phase=phase.name)

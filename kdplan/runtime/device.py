@@ -12,12 +12,13 @@ import torch
 
 from kdplan.diagnostics.report import error
 from kdplan.ir.plan import Plain
+from kdplan.runtime.options import processes
 
 
 def choose_device(name: str = "auto") -> torch.device:
     """The device with this name: `auto`, `cpu`, `cuda`, `cuda:1`, `mps`.
 
-    `auto` is the first GPU, or the CPU where there is none.
+    `auto` is the first GPU, or the CPU where there is none. Of several processes on a machine each has the next GPU.
 
     Raises
     ------
@@ -30,8 +31,9 @@ def choose_device(name: str = "auto") -> torch.device:
     device(type='cpu')
     """
     cuda, mps = torch.cuda.is_available(), torch.backends.mps.is_available()
+    own = int(os.environ.get("LOCAL_RANK", 0)) % max(1, torch.cuda.device_count()) if processes() > 1 else 0
     if name == "auto":
-        return torch.device("cuda", 0) if cuda else torch.device("mps" if mps else "cpu")
+        return torch.device("cuda", own) if cuda else torch.device("mps" if mps else "cpu")
     try:
         device = torch.device(name)
     except RuntimeError:
@@ -43,7 +45,9 @@ def choose_device(name: str = "auto") -> torch.device:
     if not there:
         available = [f"cuda:{i}" for i in range(count)] + ["mps"] * mps + ["cpu"]
         raise error("KD0810", None, name=name, found=", ".join(available))
-    return torch.device("cuda", device.index or 0) if device.type == "cuda" else device
+    if device.type != "cuda":
+        return device
+    return torch.device("cuda", own if device.index is None else device.index)
 
 
 def set_determinism(deterministic: bool) -> None:

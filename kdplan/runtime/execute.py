@@ -21,7 +21,7 @@ from kdplan.runtime.memory import freed_memory_kept
 from kdplan.runtime.options import RunOptions
 from kdplan.runtime.space import Patience
 from kdplan.runtime.store import Artifact, Store, StoreCorrupt, StoreError, StoreLocked, StoreLost, StoreMissing
-from kdplan.runtime.versions import Sources
+from kdplan.runtime.versions import SharedSources, Sources
 
 if TYPE_CHECKING:
     from kdplan.runtime.phase import Assemble
@@ -251,12 +251,16 @@ class _Runner:
                 summary = self.store.artifact(key.key).summary
                 self.events.phase_done(step.name, summary["seconds"], summary)
                 return
-            sources = Sources(self.plan, self.store, self.keys)
-            run = PhaseRun(sources, self.options, self.events, self.interrupt, cost=step.cost, extends=step.extends)
+            phase, ranks = self.plan.phases[step.name], self.options.ranks
+            run = PhaseRun(Sources(self.plan, self.store, self.keys), self.options, self.events, self.interrupt,
+                           cost=step.cost, extends=step.extends)  # fmt: skip
+            if ranks is not None and phase.recipes[0].shards > 1:
+                ranks.check(phase)
+                run.ranks, run.sources = ranks, SharedSources(self.plan, self.store, self.keys, ranks)
             if self.assemble is not None:
                 run.assemble = self.assemble
             with freed_memory_kept():
-                artifact = run_phase(run, self.plan.phases[step.name], key, work)
+                artifact = run_phase(run, phase, key, work)
             self.result.trained.append(step.name)
             _note_speed(self.store, step, artifact)
 

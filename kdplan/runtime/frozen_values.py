@@ -127,23 +127,33 @@ class Keeper:
                 )
         return inputs
 
-    def values(self) -> StoredValues:
+    def values(self, compute: bool = True) -> StoredValues:
         """All values of the phase, computed now where they are not in the store.
+
+        Parameters
+        ----------
+        compute
+            Whether this process computes them; else another has done so.
 
         Raises
         ------
         Interrupted
             When asked to stop; finished shards stay.
         PlanError
-            KD0608 for values that depend on what else is in the batch; KD0901 while another process computes them.
+            KD0608 for values that depend on what else is in the batch; KD0901 while another process computes them;
+            KD0956 where another has computed them, and they cannot be seen.
         """
         stored = StoredValues(self.device)
         wanted = outputs_of(self.graph)
         for stream in sorted({v.stream for v in self.phase_graph.stored}):
             mine = {v: wanted[v.name] for v in self.phase_graph.stored if v.stream == stream}
             for node in mine.values():
-                self._folder(node).note_reader(self.key)
+                if compute:
+                    self._folder(node).note_reader(self.key)
             lacking = {v: n for v, n in mine.items() if self._folder(n).whole() is None}
+            if lacking and not compute:
+                span = self.phase.recipes[0].spans.get("frozen", self.phase.recipes[0].span)
+                raise error("KD0956", span, phase=self.phase.name, store=self.store.root)
             if lacking:
                 self._make(stream, lacking)
             for v, node in mine.items():

@@ -31,8 +31,10 @@ from kdplan.runtime.first_batch import FirstBatch
 from kdplan.runtime.frozen_values import StoredValues
 from kdplan.runtime.interrupt import Interrupt, Interrupted
 from kdplan.runtime.optimise import Optimisers
+from kdplan.runtime.ranks import Ranks
 from kdplan.runtime.recovery import Recovery, State, all_finite, untouched
 from kdplan.runtime.saving import Saving
+from kdplan.runtime.shards import Shards, mark_of
 from kdplan.runtime.snapshots import Snapshots
 from kdplan.runtime.space import Patience
 from kdplan.runtime.store.atomic import Content
@@ -72,6 +74,8 @@ class Job:
     span: Span | None = None
     """Where the loss stands in the plan."""
     progress_seconds: float = 0.5
+    ranks: Ranks = field(default_factory=Ranks)
+    """This process among those that train the phase."""
 
 
 class Training:
@@ -116,6 +120,11 @@ class Training:
         self.saving = Saving(job.work, job.patience)
         self.restore()
         self._crossed: dict[str, Tensor] | None = None
+        self._shard: tuple[int, ...] = ()
+        """The number of the running shard in its step; none where a batch is not cut."""
+        self.shards: Shards | None = None
+        if self.recipe.shards > 1:
+            self.shards = Shards(a, self.recipe.shards, job.ranks, job.name, self.recipe.spans.get("shards", job.span))
         self.first = FirstBatch.of(a, self.recipe, self._seed, job.span)
 
     # ---- the loop
@@ -144,15 +153,23 @@ class Training:
         for batch in self.job.streams.epoch(epoch, start):
             self.train_step(batch)
             self.step += 1
-            last = self.step % self.per_epoch == 0 or self.step == self.total
-            if last:
-                self.end_epoch(epoch)
-            if self.job.interrupt.requested:
-                self.save(at_once=True)
-                raise Interrupted
-            self.save_and_report(epoch, last)
+            self.after_step(epoch)
             if self.finished:
                 break
+
+    def after_step(self, epoch: int) -> None:
+        """Ends the epoch where it ends, stops where the run shall stop, saves and reports, while other ranks wait."""
+        last = self.step % self.per_epoch == 0 or self.step == self.total
+        if last:
+            self.end_epoch(epoch)
+            self.job.ranks.order("epoch")
+        if self.job.interrupt.requested:
+            self.save(at_once=True)
+            raise Interrupted
+        self.save_and_report(epoch, last)
+        if self.finished:
+            self.agree()
+        self.job.ranks.order("go")
 
     def go_back(self, problem: PlanError) -> None:
         """Goes on from an earlier state after a value that is not finite, where the recipe says so; else raises."""
@@ -162,6 +179,7 @@ class Training:
         at = self.step
         self.load(*state)
         self.job.streams.reseed(self.recovery.seed)
+        self.job.ranks.order("back")
         notice = diagnostic("KD0828", None, phase=self.job.name, problem=problem.diagnostics[0].message.rstrip("."),
                             step=self.step, at=at, left=counted(self.recovery.left, "time"))  # fmt: skip
         self.job.events.note(f"{notice.code}: {notice.message}")
@@ -179,15 +197,11 @@ class Training:
         whole = samples(batch)
         self.seen += whole
         terms: list[tuple[dict[str, Tensor], int]] = []
-        for part in split(batch, self.recipe.batch_of(), self.recipe.channels_last):
-            step = partial(self._gradients, part, samples(part) / whole)
-            first, self.first = self.first, None
-            if first is not None and not first.expect(step):
-                notice, first = diagnostic("KD0551", None, phase=self.job.name), None
-                self.job.events.note(f"{notice.code}: {notice.message}")
-            result = step()
-            if first is not None and not first.compare(result):
-                result = step()
+        for number, part in enumerate(split(batch, self.recipe.batch_of(), self.recipe.channels_last)):
+            if self.shards is not None:
+                result = self._in_shards(self.shards, number, part, whole)
+            else:
+                result = self._compared(partial(self._gradients, part, samples(part) / whole))
             terms.append(({n: t.detach() for n, t in result.items()}, samples(part)))
         if before is not None and not self.steps_with_finite(terms):
             self.job.phase_graph.load_state(before)
@@ -198,13 +212,36 @@ class Training:
         self.optimisers.finish_step(self.scaler)
         self.averages.update()
 
+    def _in_shards(self, shards: Shards, number: int, part: Batch, whole: int) -> dict[str, Tensor]:
+        """Adds the gradients of one part of a batch of `whole` samples, shard by shard."""
+
+        def step(shard: int, batch: Batch, share: float) -> dict[str, Tensor]:
+            self._shard = (number * shards.count + shard,)
+            self._seed()
+            return self._compared(partial(self._gradients, batch, share))
+
+        result = shards.train(part, whole, step, self.job.interrupt.requested)
+        if shards.stop and not self.job.interrupt.requested:
+            self.job.interrupt.request("a signal to another process")
+        return result
+
+    def _compared(self, step: Callable[..., dict[str, Tensor]]) -> dict[str, Tensor]:
+        """What a step gives; the first one of a run is compared with the plain form."""
+        first, self.first = self.first, None
+        if first is not None and not first.expect(step):
+            notice, first = diagnostic("KD0551", None, phase=self.job.name), None
+            self.job.events.note(f"{notice.code}: {notice.message}")
+        result = step()
+        return result if first is None or first.compare(result) else step()
+
     def steps_with_finite(self, terms: list[tuple[dict[str, Tensor], int]]) -> bool:
         """Whether the losses of a step and its gradients are finite."""
         parameters = self.job.phase_graph.named_trainable().values()
         return all_finite([t for t, _ in terms], parameters, self.scaler.is_enabled())
 
     def _seed(self) -> None:
-        reseed(fold(self.recovery.seed, "step", self.step), self.job.device)
+        shard = ("shard", *self._shard) if self._shard else ()
+        reseed(fold(self.recovery.seed, "step", self.step, *shard), self.job.device)
 
     def _gradients(self, part: Batch, share: float, form: PlainForm | None = None) -> dict[str, Tensor]:
         """Adds the gradients of a part of a batch, and gives the loss and its logged terms."""
@@ -334,6 +371,7 @@ class Training:
         """A checkpoint of this step, on the disk now or later; refuses one whose loss or weights are not finite."""
         self.check_finite()
         self.check_weights()
+        self.agree()
         tensors, state = self.checkpoint()
         recovery, plain = self.recovery.state()
         step, named = self.step, self.snapshots.wanted()
@@ -344,6 +382,21 @@ class Training:
 
         self.saving.save(step, tensors | recovery, state | plain, done, at_once)
         self.saved_at = time.monotonic()
+
+    def agree(self) -> None:
+        """KD0954 where a rank has other weights, or another state of an optimizer, than rank 0."""
+        ranks = self.job.ranks
+        if ranks.size > 1:
+            ranks.order("agree")
+            marks = ranks.gather_numbers([self.mark()])
+            if others := [rank for rank, mark in enumerate(marks) if mark != marks[0]]:
+                raise error("KD0954", self.job.span, phase=self.job.name, step=self.step,
+                            ranks=", ".join(map(str, others)))  # fmt: skip
+
+    def mark(self) -> int:
+        """A number of 63 bits for all that training changes."""
+        tensors, _ = self.checkpoint()
+        return mark_of(tensors)
 
     def checkpoint(self) -> State:
         """The state that resuming from this step needs: tensors by name, and plain values."""
@@ -369,17 +422,22 @@ class Training:
         """Loads the newest checkpoint, or stays at the start."""
         checkpoint = self.job.work.latest_checkpoint(lambda c: self.snapshots.problem(c.state["snapshots"]))
         self.job.work.rewind(checkpoint)
-        if checkpoint is None:
+        self.start(self.job.ranks.share_state((read_tensors(checkpoint), checkpoint.state) if checkpoint else None))
+        if checkpoint is not None:
+            self._compare_rounding(checkpoint.state)
+            self.history = self.job.work.metrics()
+
+    def start(self, saved: State | None) -> None:
+        """Loads a state, or stays at the start."""
+        if saved is None:
             self.recovery.remember(self.checkpoint())
             return
-        tensors, state = read_tensors(checkpoint), checkpoint.state
+        tensors, state = saved
         self.recovery.load_state(tensors, state)
         if self.recovery.rollbacks:
             self.job.streams.reseed(self.recovery.seed)
         self.load(tensors, state)
-        self._compare_rounding(state)
         self.seconds = state["seconds"]
-        self.history = self.job.work.metrics()
 
     def _compare_rounding(self, state: Mapping[str, Plain]) -> None:
         """KD0838 where the checkpoint is of another machine or library."""

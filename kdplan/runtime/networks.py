@@ -44,8 +44,7 @@ def materialise(sources: Sources, version: Version, device: torch.device | str =
     """
     network = sources.plan.networks[version.network]
     if version.phase is not None:
-        artifact, name = sources.file(version)
-        return _filled(network, load(artifact.read(name)), f"{version}", late=None).to(device)
+        return _filled(network, load(sources.weights(version)), f"{version}", late=None).to(device)
     return _start(sources, network).to(device)
 
 

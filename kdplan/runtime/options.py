@@ -5,12 +5,24 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import Field
 
 
 def default_data_root() -> Path | None:
     """`KDPLAN_DATA`, or None."""
     path = os.environ.get("KDPLAN_DATA")
     return Path(path) if path else None
+
+
+def processes() -> int:
+    """How many processes `torchrun` has started for this run; 1 without it.
+
+    >>> processes()
+    1
+    """
+    return int(os.environ.get("WORLD_SIZE", 1)) if "RANK" in os.environ else 1
 
 
 @dataclass
@@ -39,6 +51,8 @@ class RunOptions:
         Where data sets lie.
     tensorboard : Path or None
         Folder for TensorBoard's files, for whoever makes the events.
+    ranks : Ranks or None
+        The processes that `torchrun` has started; None where this one is alone.
     """
 
     device: str = "auto"
@@ -52,3 +66,4 @@ class RunOptions:
     settings: str = ""
     data_root: Path | None = field(default_factory=default_data_root)
     tensorboard: Path | None = None
+    ranks: Annotated[Any, Field(exclude=True)] = None

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import torch
@@ -38,6 +39,7 @@ from kdplan.runtime.measures.validation import validation
 from kdplan.runtime.networks import modules_of
 from kdplan.runtime.options import RunOptions
 from kdplan.runtime.out_of_memory import is_out_of_memory, out_of_memory
+from kdplan.runtime.ranks import Ranks
 from kdplan.runtime.space import Patience
 from kdplan.runtime.store import Artifact, Work, phase_json
 from kdplan.runtime.store.artifact import FINAL, FINAL_STATE
@@ -64,6 +66,8 @@ class PhaseRun:
     """What was predicted."""
     extends: str | None = None
     """Key of the shorter phase from whose last state this one resumes."""
+    ranks: Ranks = field(default_factory=Ranks)
+    """This process among those that train the phase."""
 
     @property
     def patience(self) -> Patience:
@@ -82,12 +86,7 @@ def run_phase(run: PhaseRun, phase: Phase, key: PhaseKey, work: Work) -> Artifac
     PlanError
         Any failure, with the span where it can be fixed.
     """
-    device = choose_device(run.options.device)
-    set_determinism(run.options.deterministic)
-    if device.type == "cuda":
-        torch.cuda.set_device(device)
-    user_code.forget_modules()  # state in them is no part of a phase
-    _check_code(run, phase)
+    device = begin(run, phase)
     about = phase_json(phase.name, run.options.plan_file, key)
     run.patience.write(lambda: work.describe(about))
     training: Training | None = None
@@ -96,24 +95,21 @@ def run_phase(run: PhaseRun, phase: Phase, key: PhaseKey, work: Work) -> Artifac
         if run.extends is not None:
             adopt(work, run.sources.store.artifact(run.extends))
         while True:
+            run.ranks.order("phase", name=phase.name, key=key.key)
             job = make_job(run, phase, key.key, work, device, whole)
             training = Training(job)
             if not whole:
                 for notice in work.notices:
                     run.events.note(f"{notice.code}: {notice.message}")
                 run.events.phase_started(phase.name, key.key, training.total, training.step)
-            parts = _parts(job.phase_graph)
-            code = [f for part in parts for f in functions_of(part)] + [n.target for n in users_calls(parts)]
-            # What code keeps outside of networks is the same for every phase, whichever ran before. A buffer may share
-            # it, so the artifact is written first.
             try:
-                exact = device.type == "cpu"
-                with threads_for(job.phase_graph.flops, job.recipes[0].threads, exact), undone(*code):
+                with in_its_surroundings(training):
                     training.run()
                     return _commit(run, phase, key, work, training)
             except Differs as problem:
                 whole |= problem.whole
     except BaseException as problem:
+        run.ranks.abandon()
         step = training.step if training is not None else 0
         run.events.stopped(phase.name, step)
         if is_out_of_memory(problem):
@@ -121,6 +117,32 @@ def run_phase(run: PhaseRun, phase: Phase, key: PhaseKey, work: Work) -> Artifac
         if isinstance(problem, Interrupted) or not is_foreign(problem):
             raise
         raise failure(phase, step, problem) from problem
+
+
+def begin(run: PhaseRun, phase: Phase) -> torch.device:
+    """The device of a phase, set up for it; and its code as if no other phase had run."""
+    device = choose_device(run.options.device)
+    set_determinism(run.options.deterministic)
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+    user_code.forget_modules()  # state in them is no part of a phase
+    _check_code(run, phase)
+    return device
+
+
+@contextmanager
+def in_its_surroundings(training: Training) -> Iterator[None]:
+    """The threads and the code of a phase while it trains.
+
+    What code keeps outside of networks is the same for every phase, whichever ran before. A buffer may share it, so the
+    artifact is written inside.
+    """
+    graph, recipe = training.job.phase_graph, training.recipe
+    parts = _parts(graph)
+    code = [f for part in parts for f in functions_of(part)] + [n.target for n in users_calls(parts)]
+    exact = training.job.device.type == "cpu"
+    with threads_for(graph.flops // recipe.shards, recipe.threads, exact), undone(*code):
+        yield
 
 
 def make_job(
@@ -146,17 +168,22 @@ def make_job(
         batch = {n: t.cpu() for n, t in next(Streams(plain).epoch(0)).items()}
         return batch | dict.fromkeys(STEP_COUNTERS, torch.zeros(()))
 
-    store = run.sources.store
-    warnings = verify(plan, phase, networks, images, store)
+    store, ranks = run.sources.store, run.ranks
+    if not ranks.leads:
+        networks.whole = dict(ranks.receive("graphs")["whole"])
+    warnings = verify(plan, phase, networks, images, store) if ranks.leads else []
     phase_graph = run.assemble(plan, phase, networks)
-    if others := phase_graph.plain.others if phase_graph.plain is not None else []:
+    others = phase_graph.plain.others if phase_graph.plain is not None and ranks.leads else []
+    if others:
         # The first step does not compare these.
         graphs, labels = dict(networks.whole), [label for name in others for label in phase_graph.labels[name]]
         warnings += verify(plan, phase, networks, images, store, batch=key, only=labels)
         if networks.whole != graphs:
             phase_graph = run.assemble(plan, phase, networks)
-    half = recipe.precision in HALF
-    warnings += verify_calls(_parts(phase_graph), first, half, weights=True, verdicts=store)
+    ranks.order("graphs", whole=networks.whole)
+    if ranks.leads:
+        half = recipe.precision in HALF
+        warnings += verify_calls(_parts(phase_graph), first, half, weights=True, verdicts=store)
     for warning in dict.fromkeys(f"{w.code}: {w.message}" for w in warnings):
         run.events.note(warning)
     assert [f.name for f in phase_graph.ema_copies] == ema_copies(plan, phase)
@@ -172,9 +199,12 @@ def make_job(
         def measuring(stream: int) -> Loader:
             return Loader(sets[stream], recipe.batch_of(stream), phase.seed, train=False, workers=workers)
 
+        if not ranks.leads:
+            ranks.receive("values")
         keeper = Keeper(plan, phase, phase_graph, run.sources.store, device, measuring, key, run.events, run.interrupt)
         with threads_for(0, MOST_THREADS, exact=device.type == "cpu"):  # other phases read these values, too
-            stored = keeper.values()
+            stored = keeper.values(compute=ranks.leads)
+        ranks.order("values")
     metric = phase.validations[0].metrics[0] if phase.validations else None
     return Job(
         name=phase.name,
@@ -185,7 +215,7 @@ def make_job(
         work=work,
         device=device,
         seed=phase.seed,
-        validate=validation(plan, phase, phase_graph, root, device),
+        validate=validation(plan, phase, phase_graph, root, device) if ranks.leads else None,
         larger_is_better=larger_is_better(metric) if metric is not None else True,
         checkpoint_seconds=run.options.checkpoint_seconds,
         checkpoint_steps=run.options.checkpoint_steps,
@@ -193,6 +223,7 @@ def make_job(
         events=run.events,
         patience=run.patience,
         span=phase.loss.span or phase.span,
+        ranks=ranks,
     )
 
 
@@ -226,6 +257,7 @@ def _commit(run: PhaseRun, phase: Phase, key: PhaseKey, work: Work, training: Tr
     files["phase.json"] = phase_json(phase.name, options.plan_file, key)
     files["environment.json"] = environment(job.device, options.deterministic) | {
         "code": user_code.listed(),
+        "processes": run.ranks.size,
         "finished": time.time(),
     }
     _check_code(run, phase)

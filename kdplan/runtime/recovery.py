@@ -66,6 +66,11 @@ class Recovery:
         """The state to go on from; None where the policy or its number of times does not allow it."""
         if self._back is None or self.left <= 0 or {d.code for d in problem.diagnostics} - NOT_FINITE:
             return None
+        return self.back()
+
+    def back(self) -> State:
+        """The state of the last end of an epoch, to which the phase goes back now."""
+        assert self._back is not None
         self.rollbacks += 1
         return self._back
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from kdplan.diagnostics.report import error, listing
 from kdplan.ir.dag import PhaseKey
@@ -11,6 +12,9 @@ from kdplan.ir.expr import Version
 from kdplan.ir.plan import Plan
 from kdplan.ir.versions import slot_of
 from kdplan.runtime.store import Artifact, Store
+
+if TYPE_CHECKING:
+    from kdplan.runtime.ranks import Ranks
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,3 +51,25 @@ class Sources:
                 known=listing(artifact.snapshots(slot)),
             )
         return artifact, name
+
+    def weights(self, version: Version) -> bytes:
+        """The safetensors file with the weights of a trained version.
+
+        Raises
+        ------
+        PlanError
+            As `file`, and where it is missing or damaged.
+        """
+        artifact, name = self.file(version)
+        return artifact.read(name)
+
+
+@dataclass(frozen=True, slots=True)
+class SharedSources(Sources):
+    """The same on every rank: rank 0 reads, and the others get what it has read."""
+
+    ranks: Ranks
+
+    def weights(self, version: Version) -> bytes:
+        """The file, as rank 0 has it."""
+        return self.ranks.share_bytes(Sources.weights(self, version) if self.ranks.leads else None)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import time
 from importlib.metadata import EntryPoint
 from pathlib import Path
@@ -9,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.cli.conftest import Kdplan
+from tests.cli.test_run import environment
 
 
 @pytest.mark.parametrize(
@@ -61,3 +64,10 @@ def test_a_table_says_what_is_not_trained(kdplan: Kdplan, folder: Path) -> None:
     ran = kdplan("run", "a.kd", "--only", "big@train")
     assert ran.code == 0 and "table: 1 of 2 networks not trained yet" in ran.out
     assert "not trained yet" not in kdplan("run", "a.kd").out
+
+
+@pytest.mark.parametrize("option", [["--jobs", "2"], ["--detach"]])
+def test_workers_below_torchrun(folder: Path, option: list[str]) -> None:
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "-m", "kdplan", "run", "a.kd"]
+    ran = subprocess.run([*command, *option], capture_output=True, text=True, env=environment(), timeout=120)
+    assert ran.returncode != 0 and "KD0977" in ran.stderr
