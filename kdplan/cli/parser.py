@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from kdplan import __version__
-from kdplan.cli import commands, language, shared, stored, worker, workflow
+from kdplan.cli import commands, language, run, shared, stored, worker, workflow
 from kdplan.ir.limits import MEANINGS
 
 Command = Callable[[argparse.Namespace], int]
@@ -135,57 +135,59 @@ def _add_views(subparsers: Subparsers[argparse.ArgumentParser]) -> None:
 
 
 def _add_run(subparsers: Subparsers[argparse.ArgumentParser]) -> None:
-    run = _add(subparsers, "run", commands.run, "Train what is not in the store, resume what was interrupted, measure.")
-    _add_plan_options(run)
-    _add_selection(run)
-    run.add_argument("--device", default="auto", help="train on auto, cpu, cuda, cuda:1 or mps (default: auto)")
-    run.add_argument("--deterministic", action="store_true", help="use deterministic kernels on GPUs, too")
-    run.add_argument("--keep-going", action="store_true", help="after a failure, run the phases that do not need it")
-    run.add_argument(
+    command = _add(subparsers, "run", run.run, "Train what is not in the store, resume what was interrupted, measure.")
+    _add_plan_options(command)
+    _add_selection(command)
+    command.add_argument("--device", default="auto", help="train on auto, cpu, cuda, cuda:1 or mps (default: auto)")
+    command.add_argument("--deterministic", action="store_true", help="use deterministic kernels on GPUs, too")
+    command.add_argument(
+        "--keep-going", action="store_true", help="after a failure, run the phases that do not need it"
+    )
+    command.add_argument(
         "--checkpoint-seconds", type=float, default=60.0, metavar="SECONDS",
         help="save a checkpoint every so many seconds inside an epoch (default: 60)",
     )  # fmt: skip
-    run.add_argument(
+    command.add_argument(
         "--wait-for-space", action="store_true", help="when the disk is full, wait for space in place of a failure"
     )
-    run.add_argument(
+    command.add_argument(
         "--no-wait", action="store_true", help="end with exit code 3 where another process trains a phase, at once"
     )
-    run.add_argument(
+    command.add_argument(
         "--jobs", default=None, metavar="N", help="train up to N phases at a time, or auto: as many as this machine can"
     )
-    run.add_argument(
+    command.add_argument(
         "--engine", default=None, metavar="NAME", help="train phases elsewhere: local (the default with --jobs)"
     )
-    run.add_argument(
+    command.add_argument(
         "--engine-option", action="append", default=[], metavar="NAME=VALUE",
         help="an option of the engine; may be given several times",
     )  # fmt: skip
-    run.add_argument(
+    command.add_argument(
         "--detach", action="store_true", help="after the checks, go on in the background, also when the terminal closes"
     )
-    run.add_argument("--tensorboard", default=None, metavar="DIR", help="write TensorBoard files to DIR")
-    run.add_argument(
+    command.add_argument("--tensorboard", default=None, metavar="DIR", help="write TensorBoard files to DIR")
+    command.add_argument(
         "--plots", default=None, metavar="DIR",
         help="write plots of measures to DIR (default: plots/<plan> in the store)",
     )  # fmt: skip
-    run.add_argument("--csv", default=None, metavar="DIR", help="write tables of measures to DIR as CSV")
+    command.add_argument("--csv", default=None, metavar="DIR", help="write tables of measures to DIR as CSV")
 
 
 def _add_work(subparsers: Subparsers[argparse.ArgumentParser]) -> None:
     text = "Train one phase from a snapshot of a run, as engines do; `kdplan run` writes the snapshot and measures."
-    work = _add(subparsers, "work", worker.work, text)
-    work.add_argument("snapshot", type=Path, metavar="SNAPSHOT", help="the file snapshot.json of a run")
-    work.add_argument(
+    command = _add(subparsers, "work", worker.work, text)
+    command.add_argument("snapshot", type=Path, metavar="SNAPSHOT", help="the file snapshot.json of a run")
+    command.add_argument(
         "--phase", nargs="+", required=True, metavar="KEY",
         help="train these phases, in this order: keys or names; - reads lines `KEY DEVICE` until they end",
     )  # fmt: skip
-    work.add_argument(
+    command.add_argument(
         "--store", default=None, metavar="DIR", help="keep results in DIR (default: the store that SNAPSHOT is in)"
     )
-    work.add_argument("--device", default="", help="train on this device (default: that of the run)")
-    work.add_argument("--data", type=Path, default=None, metavar="DIR", help="read data sets from DIR")
-    work.add_argument(
+    command.add_argument("--device", default="", help="train on this device (default: that of the run)")
+    command.add_argument("--data", type=Path, default=None, metavar="DIR", help="read data sets from DIR")
+    command.add_argument(
         "--no-wait", action="store_true", help="end with exit code 3 where another process trains the phase, at once"
     )
 

@@ -75,8 +75,8 @@ def test_a_signal_before_the_first_step(folder: Path, number: signal.Signals) ->
         "def slow(*a, **b):\n"
         "    print('here', flush=True)\n"
         "    import time; time.sleep(60)\n"
-        "import kdplan.cli.commands as commands\n"
-        "commands.inspect = slow\n"
+        "import kdplan.cli.run as run\n"
+        "run.inspect = slow\n"
         "sys.exit(cli.main(['run', 'a.kd']))"
     )
     process = subprocess.Popen([sys.executable, "-c", code], env=environment(), stdout=-1, stderr=-1)

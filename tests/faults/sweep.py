@@ -243,7 +243,7 @@ def preload() -> None:
     import torch
     import torch._dynamo  # optimizers load it at their first step
 
-    import kdplan.cli.commands
+    import kdplan.cli.run
     import kdplan.runtime.execute  # noqa: F401
 
     torch.set_num_threads(1)

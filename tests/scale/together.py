@@ -148,7 +148,7 @@ def _main() -> None:
     import torch._dynamo  # optimizers load it at their first step: here once, before processes are forked
     import torch.distributed
 
-    import kdplan.cli.commands
+    import kdplan.cli.run
     import kdplan.runtime.follow
     import kdplan.runtime.measures.table
     import kdplan.runtime.phase

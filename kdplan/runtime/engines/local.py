@@ -19,7 +19,7 @@ SHARE = 0.8
 """The share of a device's memory that predictions may fill."""
 BASE = 600_000_000
 """Bytes that a worker takes on its device besides what is predicted: libraries, and on a GPU its context."""
-PATIENCE = 10.0
+GRACE = 10.0
 """Seconds that workers without a task have to end."""
 
 
@@ -130,7 +130,7 @@ class Local:
                 worker.process.stdin.close()
         for worker in self._workers:
             with suppress(subprocess.TimeoutExpired):
-                worker.process.wait(PATIENCE if worker.task is None else 0.0)
+                worker.process.wait(GRACE if worker.task is None else 0.0)
 
     def _start(self) -> _Worker:
         log = self.run.folder / f"worker-{self._number}.log"
