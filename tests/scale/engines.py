@@ -80,8 +80,8 @@ def workers(here: Path) -> dict[str, int]:
     return holders
 
 
-def kill_at_random(process: subprocess.Popen[str], here: Path, every: float, seed: int, limit: float) -> int:
-    """Kills a worker every few seconds until the run ends; returns how many.
+def kill_at_random(process: subprocess.Popen[str], here: Path, every: float, most: int, seed: int, limit: float) -> int:
+    """Kills a worker every few seconds until the run ends, `most` times at most; returns how many.
 
     A phase is killed at most three times without a newer checkpoint: one that never advances has failed.
     """
@@ -91,7 +91,7 @@ def kill_at_random(process: subprocess.Popen[str], here: Path, every: float, see
         assert time.monotonic() - began < limit, (here / "output.txt").read_text()[-3000:]
         time.sleep(draw.uniform(0.5, 1.5) * every)
         there = [(key, pid) for key, pid in workers(here).items() if at[key, store.resume_step(key)] < 3]
-        if there:
+        if there and killed < most:
             key, pid = draw.choice(there)
             at[key, store.resume_step(key)] += 1
             try:
