@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import subprocess
-import sys
 import time
 import uuid
 from collections.abc import Sequence
@@ -13,6 +12,7 @@ from pathlib import Path
 from kdplan.runtime.store import Store
 from kdplan.runtime.store.atomic import make_folder
 from kdplan.runtime.store.errors import writing
+from kdplan.runtime.worker import command
 
 DETACHED = "KDPLAN_DETACHED"
 """Set for the process that goes on, which has the same arguments."""
@@ -37,7 +37,7 @@ def detach(arguments: Sequence[str], store: Store, plan: Path) -> str:
     log = folder / f"{time.strftime('%Y%m%d-%H%M%S', time.gmtime())}-{uuid.uuid4().hex[:6]}.log"
     with writing(log), log.open("ab") as output:
         process = subprocess.Popen(
-            [sys.executable, "-m", "kdplan", *arguments],
+            command(*arguments),
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=subprocess.STDOUT,

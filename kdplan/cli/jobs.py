@@ -42,6 +42,10 @@ def wanted(arguments: argparse.Namespace) -> bool:
     for text in arguments.engine_option:
         if not text.partition("=")[0].strip() or "=" not in text:
             raise error("KD0975", None, option="--engine-option", value=text, wanted="`name=value`")
+        if not elsewhere(arguments):
+            raise error(
+                "KD0975", None, option="--engine-option", value=text, wanted="`--engine slurm` or another engine"
+            )
     if elsewhere(arguments):
         engine(arguments.engine)
     return jobs is not None or arguments.engine is not None
@@ -81,6 +85,7 @@ def snapshot_of(compiled: Compiled, options: RunOptions, trust: Iterable[str]) -
     steps = {n: step for n, step in compiled.planned.items() if step.same_as is None and step.action != "blocked"}
     steps = {n: step if n in names else replace(step, action="rerun", cost=None) for n, step in steps.items()}
     trusted = sorted({*trust, *of_user()})
+    options = replace(options, data_root=options.data_root.resolve() if options.data_root is not None else None)
     return Snapshot(compiled.plan, steps, own_keys(compiled.keys, steps), options, trusted)
 
 
@@ -106,7 +111,7 @@ def _about(options: RunOptions) -> dict[str, Plain]:
 def workers(arguments: argparse.Namespace, compiled: Compiled, store: Store, options: RunOptions) -> Iterator[Workers]:
     """The workers of a run; inside, its folder in the store is kept, and afterwards where a phase failed."""
     kept = store.runs.begin(_about(options))
-    keep = True
+    keep = False
     used: Engine | None = None
     try:
         settings = tuple(
@@ -118,8 +123,10 @@ def workers(arguments: argparse.Namespace, compiled: Compiled, store: Store, opt
             local.warm(len(to_train(compiled.planned)))
             used = local
         result = Workers(run, used, arguments)
-        yield result
-        keep = result.failed
+        try:
+            yield result
+        finally:
+            keep = result.failed
     finally:
         if used is not None:
             used.close()

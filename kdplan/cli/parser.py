@@ -157,11 +157,14 @@ def _add_run(subparsers: Subparsers[argparse.ArgumentParser]) -> None:
         "--jobs", default=None, metavar="N", help="train up to N phases at a time, or auto: as many as this machine can"
     )
     command.add_argument(
-        "--engine", default=None, metavar="NAME", help="train phases elsewhere: local (the default with --jobs)"
+        "--engine",
+        default=None,
+        metavar="NAME",
+        help="train phases in workers of this engine: local (the default with --jobs), slurm, ray",
     )
     command.add_argument(
         "--engine-option", action="append", default=[], metavar="NAME=VALUE",
-        help="an option of the engine; may be given several times",
+        help="an option of the engine, such as partition=gpu (docs/scaling.md); may be given several times",
     )  # fmt: skip
     command.add_argument(
         "--detach", action="store_true", help="after the checks, go on in the background, also when the terminal closes"
@@ -175,7 +178,7 @@ def _add_run(subparsers: Subparsers[argparse.ArgumentParser]) -> None:
 
 
 def _add_work(subparsers: Subparsers[argparse.ArgumentParser]) -> None:
-    text = "Train one phase from a snapshot of a run, as engines do; `kdplan run` writes the snapshot and measures."
+    text = "Train phases of a run's snapshot, as engines do; `kdplan run` writes the snapshot and measures."
     command = _add(subparsers, "work", worker.work, text)
     command.add_argument("snapshot", type=Path, metavar="SNAPSHOT", help="the file snapshot.json of a run")
     command.add_argument(

@@ -145,7 +145,8 @@ def _both(arguments: argparse.Namespace, write: bool) -> tuple[Store, Objects]:
         raise error("KD0940", None, option=option, name=name, problem=problem, help="Name a folder with `--store`.")
     address = located("ADDRESS", arguments.address)
     if not isinstance(address, Address):
-        raise error("KD0940", None, option="ADDRESS", name=arguments.address, problem="it is the name of a folder")
+        help = "Copy to or from `s3://bucket/folder` or `gs://bucket/folder`; use a folder itself with `--store`."
+        raise error("KD0940", None, option="ADDRESS", name=arguments.address, problem="it is a folder", help=help)
     store = Store((writable_folder if write else named_folder)(option, folder))
     return store, Objects(address, lambda problem: show([problem]), address.cache / "service.json")
 

@@ -14,6 +14,17 @@ from kdplan.runtime.worker import SNAPSHOT
 from kdplan.view.workflow import to_snakemake
 
 
+def _options(arguments: argparse.Namespace) -> list[str]:
+    """The options that decide which phases the plan has, for the command that measures."""
+    words = [
+        word for name in ("set", "trust", "limit") for text in getattr(arguments, name) for word in (f"--{name}", text)
+    ]
+    if arguments.data is not None:
+        words += ["--data", str(arguments.data.resolve())]
+    selected = [*arguments.only, *arguments.until]
+    return words + (["--only", *selected] if selected else [])
+
+
 def export_workflow(arguments: argparse.Namespace) -> int:
     """`kdplan export-workflow snakemake FILE -o DIR`: write DIR/Snakefile and DIR/snapshot.json.
 
@@ -35,9 +46,12 @@ def export_workflow(arguments: argparse.Namespace) -> int:
     }
     folder.mkdir(parents=True, exist_ok=True)
     file, snapshot = folder / "Snakefile", (folder / SNAPSHOT).resolve()
-    options = RunOptions(plan_file=str(arguments.file), data_root=data_root(arguments))
+    options = RunOptions(plan_file=str(arguments.file.resolve()), data_root=data_root(arguments))
     write_snapshot(snapshot, snapshot_of(compiled, options, arguments.trust))
-    root, plan = store.root.resolve(), arguments.file.resolve()
-    file.write_text(to_snakemake(compiled.planned, file, snapshot, root, plan, threads), encoding="utf-8")
+    where = store.location if store.location != str(store.root) else str(store.root.resolve())
+    run = ["kdplan", "run", str(arguments.file.resolve()), "--store", where, *_options(arguments)]
+    work = ["kdplan", "work", str(snapshot), "--store", where, "--phase"]
+    text = to_snakemake(compiled.planned, file, arguments.file, run, work, threads)
+    file.write_text(text, encoding="utf-8")
     print(f"wrote {file} and {snapshot}")
     return ExitCode.DONE

@@ -133,6 +133,18 @@ def is_installed(package: str) -> bool:
     return _found_by_python(package) is not None
 
 
+def found_now(module: Module) -> str:
+    """The hash of the module that this process would import under the name of one that Python finds; "" for none."""
+    spec = _found_by_python(module.name.partition(".")[0])
+    there = {m.name: m.digest for m in _modules_of(spec, module.name)} if spec is not None else {}
+    return there.get(module.name, "")
+
+
+def version_now(package: str) -> str:
+    """The version of an installed package as `Code.packages` has it."""
+    return _version(package) if _found_by_python(package) is not None else "not installed"
+
+
 def _with_imports(main: Module) -> Code:
     path = main.path
     local, elsewhere, packages = {main.name: main}, dict[Path, Module](), dict[str, str]()

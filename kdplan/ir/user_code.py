@@ -26,7 +26,7 @@ from typing import Any
 from kdplan.diagnostics.boundary import PREFIX as PREFIX
 from kdplan.diagnostics.report import PlanError, diagnostic
 from kdplan.diagnostics.span import Span
-from kdplan.ir.imports import PACKAGES, Code, Module, read, read_package
+from kdplan.ir.imports import PACKAGES, Code, Module, found_now, read, read_package, version_now
 
 _read: dict[Path, Code] = {}
 _reported: set[Path] = set()
@@ -161,6 +161,14 @@ def load_read(data: list[dict[str, Any]]) -> None:
         elsewhere = tuple(module(plain) for plain in one["elsewhere"])
         _read[Path(one["path"])] = Code(Path(one["path"]), local, elsewhere, one["packages"])
         _reported.update(m.path for m in local.values())
+
+
+def different() -> list[str]:
+    """What this process finds by itself and what is not as it was read: modules by name, packages with versions."""
+    modules = {m.name: m for c in _read.values() for m in c.elsewhere if m.path.parent != PACKAGES}
+    packages = {name: version for c in _read.values() for name, version in c.packages.items()}
+    wrong = [name for name, module in modules.items() if found_now(module) != module.digest]
+    return wrong + [f"{name} {version}" for name, version in packages.items() if version_now(name) != version]
 
 
 def source_of(module: str) -> tuple[str, str] | None:

@@ -20,7 +20,7 @@ from kdplan.runtime.events import Events
 from kdplan.runtime.execute import POLL, RARE, RunResult, maker_of, report_repair, spared
 from kdplan.runtime.interrupt import INTERRUPTED, Interrupt
 from kdplan.runtime.relay import ENDED, Reader, problem_from_json, show
-from kdplan.runtime.store import Store, StoreLocked
+from kdplan.runtime.store import Store, StoreCorrupt, StoreLocked
 from kdplan.runtime.worker import Task
 
 TRIES: dict[Cause, int] = {"crash": 3, "preempted": 10}
@@ -83,28 +83,32 @@ class Driver:
         self.events.plan_started(self.planned)
         order = critical(self.planned)
         waiting = dict(self.planned)
-        try:
-            with Interrupt() as interrupt:
-                while True:
-                    self.follow(waiting)
-                    if interrupt.requested and not self.asked:
-                        self.asked = True
-                        self.engine.stop()
-                    if not self.running and (self.asked or not waiting or self.failed):
-                        break
-                    if not (self.asked or self.failed):
-                        self.submit_ready(waiting, order)
-                    time.sleep(self.engine.look)
-                if interrupt.requested:
-                    result.exit_code, result.by = result.exit_code or INTERRUPTED, interrupt.by
-            if self.plan_file and result.done:
-                done = {name: self.planned[name].key for name in result.done}
-                self.store.remember(self.plan_file, done, result.done == self.planned.keys())
-        finally:
-            self.engine.close()
-            self.events.finished()
+        with Interrupt() as interrupt:
+            try:
+                self.train_all(waiting, order, interrupt)
+            finally:
+                self.engine.close()
+                self.events.finished()
+            if interrupt.requested:
+                result.exit_code, result.by = result.exit_code or INTERRUPTED, interrupt.by
+        if self.plan_file and result.done:
+            done = {name: self.planned[name].key for name in result.done}
+            self.store.remember(self.plan_file, done, result.done == self.planned.keys())
         result.skipped += [n for n in self.planned if n not in result.done | result.failed.keys() | {*result.skipped}]
         return result
+
+    def train_all(self, waiting: dict[str, Planned], order: Mapping[str, float], interrupt: Interrupt) -> None:
+        """Trains what waits, and looks at the workers now and then."""
+        while True:
+            self.follow(waiting)
+            if interrupt.requested and not self.asked:
+                self.asked = True
+                self.engine.stop()
+            if not self.running and (self.asked or not waiting or self.failed):
+                return
+            if not (self.asked or self.failed):
+                self.submit_ready(waiting, order)
+            time.sleep(self.engine.look)
 
     @property
     def failed(self) -> bool:
@@ -189,16 +193,20 @@ class Driver:
 
     def repair(self, step: Planned, maker: Planned, waiting: dict[str, Planned], problem: PlanError) -> None:
         """Trains the phase again that made a damaged artifact, then the one that reads it."""
-        if maker.key in self.repaired:
-            self.fail(step, problem, 4)
+        if self.tried(step, f"damage of {maker.key}") > 1:
+            self.fail(step, problem, StoreCorrupt.exit_code)
+            return
+        waiting[step.name] = step
+        if maker.key in self.repaired:  # another reader has found the same
             return
         report_repair(maker, self.events)
         self.repaired.add(maker.key)
+        equal = {name: one for name, one in self.planned.items() if one.same_as == maker.name}
         for names in (self.result.cached, self.result.trained):
-            if maker.name in names:
-                names.remove(maker.name)
-        waiting[maker.name] = replace(maker, action="rerun")
-        waiting[step.name] = step
+            names[:] = [name for name in names if name not in {maker.name, *equal}]
+        waiting |= {maker.name: replace(maker, action="rerun")} | {
+            n: replace(s, action="rerun") for n, s in equal.items()
+        }
 
     def crashed(self, step: Planned, waiting: dict[str, Planned], lost: Lost) -> None:
         """Begins a phase again whose worker has ended: from its newest checkpoint."""

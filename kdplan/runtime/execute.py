@@ -72,6 +72,7 @@ def run_plan(
     *,
     assemble: Assemble | None = None,
     interrupt: Interrupt | None = None,
+    part: bool = False,
 ) -> RunResult:
     """Runs the actions of `planned`, in its order; a finished phase is in the store before the next begins.
 
@@ -90,6 +91,8 @@ def run_plan(
         Builds the graphs of a phase instead of `kdplan.graph.assemble`.
     interrupt : Interrupt, optional
         Stops the run where others than a signal ask for that.
+    part : bool
+        Whether the plan has more phases than `planned`, of which others know what became.
 
     Returns
     -------
@@ -117,7 +120,9 @@ def run_plan(
                 if len(later) == len(steps):
                     interrupt.sleep(max(POLL, RARE * (time.monotonic() - began)))
         if options.plan_file and result.done:
-            store.remember(options.plan_file, {n: keys[n].key for n in result.done}, result.done == planned.keys())
+            store.remember(
+                options.plan_file, {n: keys[n].key for n in result.done}, result.done == planned.keys() and not part
+            )
         if interrupt.requested:
             result.exit_code, result.by = result.exit_code or INTERRUPTED, interrupt.by
         result.skipped += [n for n in planned if n not in result.done | result.failed.keys() | {*result.skipped}]

@@ -42,15 +42,16 @@ class Relay(NoEvents):
         self.path, self.now = path, now
         self._last = -EVERY
 
-    def write(self, moment: str, *arguments: Plain) -> None:
-        """Append one line."""
+    def write(self, moment: str, *arguments: Plain) -> bool:
+        """Append one line; whether all of it was written."""
         line = json.dumps({"moment": moment, "arguments": plain(list(arguments))}, ensure_ascii=False) + "\n"
         with suppress(OSError):
             handle = os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, MODE)
             try:
-                os.write(handle, line.encode())
+                return os.write(handle, line.encode()) == len(line.encode())
             finally:
                 os.close(handle)
+        return False
 
     def phase_started(self, name: str, key: str, total_steps: int | None, start_step: int) -> None:
         """Append that the phase begins."""
@@ -150,8 +151,11 @@ class Reader:
 
 
 def show(observer: Events, moment: str, arguments: list[Plain]) -> None:
-    """Gives an observer a moment that was read; numbers that JSON does not have are numbers again."""
-    getattr(observer, moment)(*map(_numbers, arguments))
+    """Gives an observer a moment that was read; numbers that JSON does not have are numbers again.
+
+    The first argument of a moment is a name or a text.
+    """
+    getattr(observer, moment)(*arguments[:1], *map(_numbers, arguments[1:]))
 
 
 _NO_JSON = {"NaN", "Infinity", "-Infinity"}

@@ -267,16 +267,19 @@ NOTHING = -1
 
 
 def mark_of(tensors: Mapping[str, Tensor] | None) -> int:
-    """A number of 63 bits for the names and bits of tensors; -1 for None.
+    """A number of 63 bits for the names and bits of tensors, in whatever order; -1 for None.
 
     >>> mark_of({"a": torch.zeros(2)}) == mark_of({"a": torch.zeros(2)}) != mark_of({"a": torch.ones(2)})
+    True
+    >>> mark_of({"a": torch.zeros(2), "b": torch.ones(1)}) == mark_of({"b": torch.ones(1), "a": torch.zeros(2)})
     True
     """
     if tensors is None:
         return NOTHING
-    hashed = hashlib.blake2b(" ".join(tensors).encode(), digest_size=8)
-    if tensors:
-        hashed.update(_bits(tensors.values()).cpu().numpy().tobytes())
+    names = sorted(tensors)  # a file's tensors are read in another order by each process
+    hashed = hashlib.blake2b(" ".join(names).encode(), digest_size=8)
+    if names:
+        hashed.update(_bits(tensors[name] for name in names).cpu().numpy().tobytes())
     return int.from_bytes(hashed.digest()) >> 1
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from pydantic import TypeAdapter, ValidationError
 
 from kdplan import __version__
-from kdplan.diagnostics.report import error
+from kdplan.diagnostics.report import error, listing
 from kdplan.ir import user_code
 from kdplan.ir.dag import PhaseKey, Planned
 from kdplan.ir.located import dump_spans, load_spans
@@ -50,6 +50,9 @@ class Snapshot:
         """The name of the phase to train that `key` means: its key, the first digits of it, or its name."""
         if key in self.planned:
             return key
+        for name in self.planned:
+            if name.replace(" ", "") == key.replace(" ", ""):
+                return name
         names = [name for name, step in self.planned.items() if step.key.startswith(key) and step.same_as is None]
         return names[0] if len(names) == 1 and len(key) >= 6 else None
 
@@ -81,7 +84,8 @@ def read_snapshot(path: Path) -> Snapshot:
     Raises
     ------
     PlanError
-        KD0970 if the file is none, was altered, or is of another version of kdplan.
+        KD0970 if the file is none, was altered, or is of another version of kdplan. KD0978 if modules that Python finds
+        by itself are others here.
     """
     value = read_sealed(path)
     problem = "it is absent, or was altered" if not value else ""
@@ -92,9 +96,12 @@ def read_snapshot(path: Path) -> Snapshot:
             snapshot = _adapter().validate_python(value["run"])
             load_spans([snapshot.plan, snapshot.keys], value["spans"])
             user_code.load_read(value["code"])
-            return snapshot
         except (KeyError, TypeError, ValueError, ValidationError):
             problem = "it has not the form of one"
+        else:
+            if wrong := user_code.different():
+                raise error("KD0978", None, path=path, names=listing(wrong))
+            return snapshot
     raise error("KD0970", None, path=path, problem=problem)
 
 

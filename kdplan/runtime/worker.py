@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
@@ -20,6 +21,15 @@ from kdplan.runtime.store import Store
 
 SNAPSHOT = "snapshot.json"
 """The file of a run's folder that holds what workers read."""
+
+
+def command(*arguments: str) -> list[str]:
+    """How to start `kdplan` with these arguments in a process that finds the same modules as this one.
+
+    No module that lies in the current folder by chance comes before them.
+    """
+    code = f"import sys; sys.path[:] = {sys.path!r}; from kdplan.cli import main; sys.exit(main(sys.argv[1:]))"
+    return [sys.executable, "-P", "-c", code, *arguments]
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +80,11 @@ class Worker:
 
         0 its artifact is in the store, 1 it failed, 3 another process trains it, 4 what it reads is damaged or missing,
         75 it was stopped and can be resumed.
+
+        Raises
+        ------
+        PlanError
+            KD0979 if that cannot be written: who waits for it would wait for ever, unless this process ends.
         """
         relay = Relay(self.folder / f"{task.key}.jsonl")
         try:
@@ -79,7 +94,8 @@ class Worker:
         failed = result.failed.get(task.name)
         damaged = getattr(failed, "folder", None)
         problems = problem_to_json(failed) if failed is not None else []
-        relay.write(ENDED, result.exit_code, problems, str(damaged) if damaged else None)
+        if not relay.write(ENDED, result.exit_code, problems, str(damaged) if damaged else None):
+            raise error("KD0979", None, path=relay.path)
         return result.exit_code
 
     def _run(self, task: Task, events: Events) -> RunResult:
@@ -89,8 +105,9 @@ class Worker:
         reads = snapshot.keys[task.name].reads
         with self.store.reading({task.name: step.key, **reads}):
             return run_plan(
-                snapshot.plan, {task.name: step}, snapshot.keys, self.store, options, events, interrupt=self.interrupt
-            )
+                snapshot.plan, {task.name: step}, snapshot.keys, self.store, options, events,
+                interrupt=self.interrupt, part=True,
+            )  # fmt: skip
 
     def listen(self, first: str, lines: TextIO) -> int:
         """Trains the phases that come as lines `KEY DEVICE`; the end of the lines stops the phase that is trained."""
@@ -99,6 +116,8 @@ class Worker:
                 return INTERRUPTED
             key, _, device = line.strip().partition(" ")
             self.train(self.task(key, device))
+            if self.interrupt.requested:
+                return INTERRUPTED
         return 0
 
     def _hang_up(self) -> None:

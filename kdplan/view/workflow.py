@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+import shlex
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from kdplan import __version__
@@ -13,14 +14,12 @@ HEAD = """\
 # Written by kdplan {version} from {plan}: one rule a phase. Write it again after an edit of the plan.
 # A phase that was stopped or killed goes on from its newest checkpoint when its rule runs again.
 # snakemake --snakefile {file} --cores 4
-STORE = {store}
-SNAPSHOT = {snapshot}
-WORK = "kdplan work {{SNAPSHOT}} --store {{STORE}} --phase {{params.key}}"
+WORK = {work}
 
 rule measures:
     input: {all}
-    output: "{plan_name}.txt"
-    shell: "kdplan run {plan} --store {{STORE}} > {{output}}"
+    output: {tables}
+    shell: {run}
 """
 RULE = """
 # {name}
@@ -38,12 +37,19 @@ SHORT = 12
 
 
 def to_snakemake(
-    planned: Mapping[str, Planned], file: Path, snapshot: Path, store: Path, plan: Path, threads: Mapping[str, int]
+    planned: Mapping[str, Planned],
+    file: Path,
+    plan: Path,
+    run: Sequence[str],
+    work: Sequence[str],
+    threads: Mapping[str, int],
 ) -> str:
     """Return a Snakefile with a rule for each phase to train; phases in the store need none.
 
     Parameters
     ----------
+    run, work
+        The commands that measure, and that train the phase whose key comes behind.
     threads
         Phase name -> the threads that its steps are worth.
     """
@@ -57,11 +63,11 @@ def to_snakemake(
     text = HEAD.format(
         version=__version__,
         plan=plan,
-        plan_name=plan.stem,
         file=file,
-        store=json.dumps(str(store)),
-        snapshot=json.dumps(str(snapshot)),
+        work=json.dumps(_shell(work) + " {params.key}"),
         all=targets(list(rules)),
+        tables=json.dumps(_escaped(f"{plan.stem}.txt")),
+        run=json.dumps(_shell(run) + " > {output:q}"),
     )
     for name, step in rules.items():
         text += RULE.format(
@@ -73,6 +79,15 @@ def to_snakemake(
             resources=_resources(step.cost),
         )
     return text
+
+
+def _shell(words: Sequence[str]) -> str:
+    return _escaped(shlex.join(words))
+
+
+def _escaped(text: str) -> str:
+    """Text in which Snakemake finds no names in braces."""
+    return text.replace("{", "{{").replace("}", "}}")
 
 
 def _resources(cost: Cost | None) -> str:

@@ -17,7 +17,8 @@ from tests.cli.test_run import environment
 @pytest.mark.parametrize(
     "options",
     [["--jobs", "0"], ["--jobs", "many"], ["--jobs", "-1"], ["--jobs", "2.0"], ["--jobs", "²"],
-     ["--jobs", "2", "--engine-option", "partition"], ["--jobs", "2", "--engine-option", "=gpu"]],
+     ["--jobs", "2", "--engine-option", "partition"], ["--jobs", "2", "--engine-option", "=gpu"],
+     ["--engine-option", "partition=gpu"]],
 )  # fmt: skip
 def test_options_that_are_not_understood(kdplan: Kdplan, folder: Path, options: list[str]) -> None:
     ran = kdplan("run", "a.kd", *options)

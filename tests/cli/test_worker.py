@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,6 +18,7 @@ from kdplan.runtime.snapshot import Snapshot, own_keys, write_snapshot
 from kdplan.runtime.store import Store
 from kdplan.runtime.store.sealed import read_sealed, write_sealed
 from tests.cli.conftest import PLAN, Kdplan
+from tests.cli.test_run import environment
 
 
 @pytest.fixture
@@ -25,6 +29,7 @@ def snapshot(folder: Path) -> Path:
     planned = {n: p for n, p in compiled.planned.items() if p.same_as is None}
     path = folder / ".kdplan" / "runs" / "r1" / "snapshot.json"
     path.parent.mkdir(parents=True)
+    (path.parent / "about.json").touch()
     options = RunOptions(device="cpu", plan_file="a.kd")
     write_snapshot(path, Snapshot(compiled.plan, planned, own_keys(compiled.keys, planned), options))
     return path
@@ -106,3 +111,53 @@ def test_errors_keep_their_spans(folder: Path) -> None:
     plan = read_snapshot(path).plan
     assert {n: str(p.span) for n, p in plan.phases.items()} == {n: str(p.span) for n, p in compiled.plan.phases.items()}
     assert plan.phases["kd"].loss.span.text == compiled.plan.phases["kd"].loss.span.text
+
+
+def test_a_worker_that_cannot_report_ends(
+    kdplan: Kdplan, snapshot: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who waits for the last line would wait for ever."""
+    monkeypatch.setattr("kdplan.runtime.relay.Relay.write", lambda *_: False)
+    ran = kdplan("work", str(snapshot), "--phase", "big@train", "kd")
+    assert ran.code == 2 and "KD0979" in ran.err and len(phases(snapshot)) == 1
+
+
+def test_another_module_on_the_path(kdplan: Kdplan, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a worker finds by itself must be what the run found, or it would train something else under the same key."""
+    for name, scale in (("here", 1), ("there", 100)):
+        (folder / name).mkdir()
+        (folder / name / "helperx_of_a_test.py").write_text(f"SCALE = {scale}")
+    (folder / "own").mkdir()
+    (folder / "own" / "my.py").write_text(
+        "import torch.nn.functional as F\nfrom helperx_of_a_test import SCALE\n\n"
+        "def loss(logits, labels):\n    return SCALE * F.cross_entropy(logits, labels)\n"
+    )
+    plan = folder / "own" / "p.kd"
+    plan.write_text(
+        'use "my.py" as my\ndata digits = digits { limit = 100 }\n'
+        "recipe quick { optimizer = sgd(lr = 0.1)  epochs = 1  batch = 50 }\nstudent small = digits_net(width = 2)\n"
+        "phase alone of small on digits with quick { loss = my.loss(small.logits, labels) }\n"
+    )
+    monkeypatch.syspath_prepend(str(folder / "here"))
+    assert kdplan("export-workflow", "snakemake", str(plan), "-o", "flow").code == 0
+    assert kdplan("work", "flow/snapshot.json", "--store", "one", "--phase", "alone").code == 0
+    command = [sys.executable, "-m", "kdplan", "work", "flow/snapshot.json", "--store", "other", "--phase", "alone"]
+    for name, code in (("here", 0), ("there", 2)):
+        path = os.pathsep.join([str(folder / name), *sys.path])
+        ran = subprocess.run(command, capture_output=True, text=True, env=environment() | {"PYTHONPATH": path})
+        assert ran.returncode == code and ("KD0978" in ran.stderr) == (code == 2), ran.stderr
+    assert "helperx_of_a_test" in ran.stderr
+
+
+def test_a_folder_of_the_users_that_is_called_runs(kdplan: Kdplan, folder: Path) -> None:
+    assert kdplan("export-workflow", "snakemake", "a.kd", "-o", "runs/flow").code == 0
+    assert kdplan("work", "runs/flow/snapshot.json", "--phase", "big @ train".replace(" ", "")).code == 0
+    assert (folder / ".kdplan" / "phases").is_dir() and not (folder / "phases").exists()
+
+
+def test_what_workers_finished_stays(kdplan: Kdplan, folder: Path) -> None:
+    """A plan that is trained phase by phase reads all of them."""
+    assert kdplan("export-workflow", "snakemake", "a.kd", "-o", "flow").code == 0
+    for phase in ("big@train", "kd"):
+        assert kdplan("work", "flow/snapshot.json", "--phase", phase).code == 0
+    assert "0 results" in kdplan("store", "gc").out

@@ -218,6 +218,19 @@ def test_what_is_damaged_is_trained_again_once(drive: Drive, tmp_path: Path) -> 
     assert ran.engine.order == ["b", "a", "b"] and ran.result.exit_code == 4
 
 
+def test_two_readers_of_what_is_damaged(drive: Drive, tmp_path: Path) -> None:
+    """The second one may find the damage before it is repaired; phases that equal the damaged one wait, too."""
+    planned = steps(a=[], same=[], b=["a"], c=["same"], d=["b", "c"])
+    planned["a"].action = planned["same"].action = "cached"
+    planned["same"].same_as = "a"
+    damaged = str(Store(tmp_path / "store").phase_folder("key-a"))
+    corrupt = error("KD0903", None, what="phase a", path="x", state="missing")
+    endings = {name: [(4, corrupt, damaged)] for name in ("b", "c")}
+    ran = drive(planned, endings=endings, width=2)
+    assert ran.result.exit_code == 0 and ran.engine.order == ["b", "c", "a", "b", "c", "d"]
+    assert ran.result.cached == ["same"] and not ran.result.failed
+
+
 def test_a_signal_stops_all_workers_at_a_checkpoint(drive: Drive) -> None:
     threading.Timer(0.2, os.kill, [os.getpid(), signal.SIGINT]).start()
     ran = drive(steps(a=[], b=[], c=["a"]), width=2, holding=True)

@@ -82,5 +82,15 @@ def test_numbers_that_json_does_not_have_come_back_as_numbers(tmp_path: Path) ->
     assert seen.moments == ["float"] * 3
 
 
+def test_a_phase_may_be_called_as_a_number_that_json_does_not_have(tmp_path: Path) -> None:
+    relay, seen = Relay(tmp_path / "k1.jsonl"), Recorder()
+    relay.phase_started("NaN", "k1", 10, 0)
+    for moment, arguments in Reader(relay.path).read():
+        show(seen, moment, arguments)
+    assert seen.moments == ["start NaN 0/10"]
+
+
 def test_a_disk_that_takes_no_more_costs_lines_only(tmp_path: Path) -> None:
-    Relay(tmp_path / "absent" / "k1.jsonl").phase_started("kd", "k1", 10, 0)
+    relay = Relay(tmp_path / "absent" / "k1.jsonl")
+    relay.phase_started("kd", "k1", 10, 0)
+    assert not relay.write("note", "it is not written")

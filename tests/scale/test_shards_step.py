@@ -210,6 +210,9 @@ TERMS = {
     "my.root(small.logits, big@init.logits)": True,
     "my.counted(small.logits, labels)": True,
     "my.correlation(small.logits, big@init.logits)": True,
+    "my.crowded(small.logits, labels)": True,
+    "my.covered(small.logits, labels)": True,
+    "my.far(small.logits, labels)": True,
 }
 CODE = """
 import torch
@@ -223,6 +226,13 @@ def total(x, labels): return F.cross_entropy(x, labels, reduction="sum")
 def rolled(x): return (x - x.roll(1, 0)).square().mean()
 def root(x, y): return F.mse_loss(x, y).sqrt()
 def counted(x, labels): return ((labels < 5) * F.cross_entropy(x, labels, reduction="none")).sum() / (labels < 5).sum()
+def crowded(x, labels):
+    many = (labels[:, None] == labels[None, :]).float()
+    return F.cross_entropy(x, labels) + (many.sum(1).max() >= 7) * (torch.cdist(x, x) * many).mean()
+def covered(x, labels):
+    apart = x - x.mean(0)
+    return F.cross_entropy(x, labels) + 5e-4 * (apart.T @ apart).square().mean()
+def far(x, labels): return F.cross_entropy(x, labels) + (x.std(0) - 3).relu().square().sum()
 def correlation(x, y): return -F.cosine_similarity((x - x.mean()).flatten(), (y - y.mean()).flatten(), dim=0)
 """
 

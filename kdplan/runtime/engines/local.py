@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
-import sys
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -13,7 +12,7 @@ from pathlib import Path
 
 from kdplan.ir.dag import Planned
 from kdplan.runtime.engines.engine import Lost, Run
-from kdplan.runtime.worker import Task
+from kdplan.runtime.worker import Task, command
 
 SHARE = 0.8
 """The share of a device's memory that predictions may fill."""
@@ -135,12 +134,9 @@ class Local:
     def _start(self) -> _Worker:
         log = self.run.folder / f"worker-{self._number}.log"
         self._number += 1
-        # A worker finds the modules that this process finds, and no other that lies in the current folder by chance.
-        code = f"import sys; sys.path[:] = {sys.path!r}; from kdplan.cli import main; sys.exit(main(sys.argv[1:]))"
-        command = [sys.executable, "-P", "-c", code, *self.run.arguments("-")]
         with log.open("ab") as output:
             process = subprocess.Popen(
-                command,
+                command(*self.run.arguments("-")),
                 stdin=subprocess.PIPE,
                 stdout=output,
                 stderr=subprocess.STDOUT,

@@ -136,7 +136,7 @@ class Ray:
 
 def refused(reason: str) -> PlanError:
     """KD0976 for what the cluster does not accept."""
-    return error("KD0976", None, name="ray", reason=reason.rstrip("."))
+    return error("KD0976", None, name="ray", reason=reason.rstrip(".?!"))
 
 
 def engine(run: Run) -> Ray:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
-import sys
 import time
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -22,7 +21,7 @@ from kdplan.diagnostics.report import PlanError, error
 from kdplan.ir.dag import Planned
 from kdplan.runtime.device import threads_worth
 from kdplan.runtime.engines.engine import Cause, Lost, Run
-from kdplan.runtime.worker import Task
+from kdplan.runtime.worker import Task, command
 
 BUNDLE = 600.0
 """Seconds of predicted training that one job takes at least, where there are phases enough."""
@@ -46,8 +45,8 @@ class Phases:
         self._child: subprocess.Popen[bytes] | None = None
 
     def __call__(self) -> int:
-        """The exit code of `kdplan work`."""
-        with subprocess.Popen([sys.executable, "-m", "kdplan", *self.command]) as child:
+        """The exit code of the command."""
+        with subprocess.Popen(self.command) as child:
             self._child = child
             try:
                 while child.poll() is None:  # `wait` would hold a lock that the signal's handler needs
@@ -164,7 +163,7 @@ class Slurm:
             if "mem_gb" in asked:
                 asked["mem_gb"] *= more
             self.executor.update_parameters(**asked)
-            job = self.executor.submit(Phases(self.run.arguments(*[task.key for task, _ in bundle])))
+            job = self.executor.submit(Phases(command(*self.run.arguments(*[task.key for task, _ in bundle]))))
         except (FailedJobError, OSError, ValueError) as problem:
             raise refused(problem) from None
         self._jobs.append(_Job(job, {task.key: task for task, _ in bundle}))
@@ -208,7 +207,7 @@ def refused(problem: Exception) -> PlanError:
     """KD0976 for what the cluster does not accept."""
     lines = [line.strip() for line in str(problem).strip().splitlines() if line.strip()]
     reason = next((line for line in lines if "error" in line.lower()), lines[0] if lines else type(problem).__name__)
-    return error("KD0976", None, name="slurm", reason=reason.rstrip("."))
+    return error("KD0976", None, name="slurm", reason=reason.rstrip(".?!"))
 
 
 def _number(name: str, value: str) -> int | float | str:
