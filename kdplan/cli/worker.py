@@ -11,7 +11,7 @@ from kdplan.cli.exit_codes import ExitCode
 from kdplan.cli.inputs import open_store
 from kdplan.ir.trust import trusting
 from kdplan.runtime.store import Store
-from kdplan.runtime.store.runs import ABOUT
+from kdplan.runtime.store.runs import RUN
 
 LINES = "-"
 """In place of a key: phases come as lines of standard input."""
@@ -66,7 +66,7 @@ def _work(arguments: argparse.Namespace, line: str = "") -> int:
 def _store(arguments: argparse.Namespace) -> Store:
     """The store of `--store`, else that in which the snapshot is: `<store>/runs/<run>/snapshot.json`."""
     folder: Path = arguments.snapshot.resolve().parent.parent
-    is_run = (arguments.snapshot.parent / ABOUT).exists()  # and no folder of the user's that is called so
+    is_run = (arguments.snapshot.parent / RUN).exists()  # and no folder of the user's that is called so
     if arguments.store is None and folder.name == "runs" and is_run:
         return Store(folder.parent)
     return open_store(arguments)

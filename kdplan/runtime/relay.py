@@ -153,7 +153,7 @@ class Reader:
 def show(observer: Events, moment: str, arguments: list[Plain]) -> None:
     """Gives an observer a moment that was read; numbers that JSON does not have are numbers again.
 
-    The first argument of a moment is a name or a text.
+    The first argument of a moment is a name or a sentence.
     """
     getattr(observer, moment)(*arguments[:1], *map(_numbers, arguments[1:]))
 

@@ -23,7 +23,7 @@ from kdplan.runtime.store.sealed import parsed, write_sealed
 
 KEPT = 7 * 24 * 3600.0
 """Seconds that the folder of a run stays in which a phase failed, for whoever looks for its logs."""
-ABOUT = "about.json"
+RUN = "about.json"
 KEEP = "failed"
 """The file that says so."""
 TAIL = 4096
@@ -67,7 +67,7 @@ class Runs:
         lock = Lock(self.folder / name, "a run", self.locks)
         lock.acquire()
         try:
-            write_sealed(self.folder / name / ABOUT, about)
+            write_sealed(self.folder / name / RUN, about)
         except BaseException:
             lock.release()
             raise
