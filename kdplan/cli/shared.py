@@ -201,6 +201,9 @@ def _print_sum(arguments: argparse.Namespace, objects: Objects, copied: list[Cop
         data = {"address": str(objects.address), "numbers": numbers, "entries": [asdict(one) for one in copied]}
         print(json.dumps(data, indent=2, ensure_ascii=False))
         return
+    if not copied and not numbers:
+        print(f"{objects.address}: nothing to copy was found")
+        return
     new = [one for one in copied if one.outcome in ("pushed", "pulled")]
     there = sum(one.outcome in ("there", "other") for one in copied)
     size = words.size(sum(one.bytes for one in new))
