@@ -83,14 +83,14 @@ def workers(here: Path) -> dict[str, int]:
 def kill_at_random(process: subprocess.Popen[str], here: Path, every: float, most: int, seed: int, limit: float) -> int:
     """Kills a worker every few seconds until the run ends, `most` times at most; returns how many.
 
-    A phase is killed at most three times without a newer checkpoint: one that never advances has failed.
+    A phase is killed at most twice without a newer checkpoint: one that never advances has failed.
     """
     draw, killed, began = random.Random(seed), 0, time.monotonic()
     store, at = Store(here / "store"), Counter[tuple[str, int | None]]()
     while process.poll() is None:
         assert time.monotonic() - began < limit, (here / "output.txt").read_text()[-3000:]
         time.sleep(draw.uniform(0.5, 1.5) * every)
-        there = [(key, pid) for key, pid in workers(here).items() if at[key, store.resume_step(key)] < 3]
+        there = [(key, pid) for key, pid in workers(here).items() if at[key, store.resume_step(key)] < 2]
         if there and killed < most:
             key, pid = draw.choice(there)
             at[key, store.resume_step(key)] += 1
