@@ -265,7 +265,7 @@ def test_json_only(store: Store) -> None:
 def test_every_row_of_the_table_names_its_test() -> None:
     root = Path(__file__).parents[2]
     for row, content in table().items():
-        if row.startswith("KD09"):
+        if row.startswith("KD09") and "bad" not in content:  # plans that contain the mistake are tests themselves
             file, _, name = content["test"].partition("::")
             assert f"def {name}(" in (root / file).read_text(), row
 
