@@ -37,10 +37,10 @@ def export_workflow(arguments: argparse.Namespace) -> int:
     store = open_store(arguments, sweep=True)
     compiled = compile_file(arguments, store)
     add_costs(compiled, store)
-    from kdplan.runtime.device import threads_worth
+    from kdplan.runtime.device import threads_predicted
 
     threads = {
-        name: compiled.plan.phases[name].recipes[0].threads or threads_worth(step.cost.flops_step // 3)
+        name: compiled.plan.phases[name].recipes[0].threads or threads_predicted(step.cost)
         for name, step in compiled.planned.items()
         if step.cost is not None
     }

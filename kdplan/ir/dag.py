@@ -89,6 +89,11 @@ class Cost:
     whole: list[str] = field(default_factory=list)
     """Parts of networks that are called whole, since no graph holds what they do, each with the reason."""
 
+    @property
+    def step_bytes(self) -> int:
+        """Bytes of memory that a step takes: activations, weights, gradients and the optimizer's state."""
+        return self.activation_bytes + self.weight_bytes
+
 
 @dataclass(slots=True)
 class Planned:

@@ -11,6 +11,7 @@ from importlib.metadata import version
 import torch
 
 from kdplan.diagnostics.report import error
+from kdplan.ir.dag import Cost
 from kdplan.ir.plan import Plain
 from kdplan.runtime.options import processes
 
@@ -72,6 +73,11 @@ def threads_worth(flops: int) -> int:
     (1, 4)
     """
     return max(1, min(MOST_THREADS, round(flops / FLOPS_PER_THREAD)))
+
+
+def threads_predicted(cost: Cost | None) -> int:
+    """The threads of a phase by its predicted cost, of which a forward pass is about a third; 1 where none is known."""
+    return threads_worth(cost.flops_step // 3) if cost is not None else 1
 
 
 @contextmanager

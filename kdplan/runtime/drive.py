@@ -74,6 +74,8 @@ class Driver:
     repaired: set[str] = field(default_factory=set)
     alone: set[str] = field(default_factory=set)
     """Phases that had too little memory beside others."""
+    changed: bool = True
+    """Whether a phase has begun or ended since it was last decided what is ready."""
     asked: bool = False
     """Whether the workers were asked to stop."""
 
@@ -106,7 +108,8 @@ class Driver:
                 self.engine.stop()
             if not self.running and (self.asked or not waiting or self.failed):
                 return
-            if not (self.asked or self.failed):
+            if (self.changed or self.later or not self.running) and not (self.asked or self.failed):
+                self.changed = False
                 self.submit_ready(waiting, order)
             time.sleep(self.engine.look)
 
@@ -119,9 +122,10 @@ class Driver:
         """Gives the engine phases that are ready, those first that most of the plan waits for."""
         for name in [n for n, step in waiting.items() if spared(step, self.result)]:
             del waiting[name]
-        ready = [step for step in waiting.values() if not {*step.needs, step.same_as} & (waiting.keys() | self.running)]
-        numbers = {name: number for number, name in enumerate(self.planned)}
-        for step in sorted(ready, key=lambda s: (-order[s.name], numbers[s.name])):
+        unfinished = waiting.keys() | self.running.keys()
+        ready = {name for name, step in waiting.items() if unfinished.isdisjoint([*step.needs, step.same_as])}
+        for step in sorted((s for n, s in self.planned.items() if n in ready), key=lambda s: -order[s.name]):
+            step = waiting[step.name]  # one that is trained again has another action
             if not self.is_due(step):
                 continue
             device = self.engine.room(step, step.name in self.alone)
@@ -159,12 +163,14 @@ class Driver:
                 if moment == ENDED and arguments[0] == INTERRUPTED and self.engine.requeues and not self.asked:
                     continue  # the engine begins it again
                 if moment == ENDED:
+                    self.changed = True
                     del self.running[name]
                     self.engine.ended(one.task)
                     self.ended(one, waiting, *arguments)
                 else:
                     show(self.events, moment, arguments)
             if name in lost and name in self.running:
+                self.changed = True
                 del self.running[name]
                 self.crashed(one.step, waiting, lost[name])
 

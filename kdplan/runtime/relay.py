@@ -16,7 +16,7 @@ from kdplan.diagnostics.report import Diagnostic, Note, PlanError
 from kdplan.diagnostics.span import Source, Span
 from kdplan.ir.dag import Planned
 from kdplan.ir.plan import Plain
-from kdplan.runtime.events import Events, NoEvents, Summary
+from kdplan.runtime.events import Events, NoEvents
 from kdplan.runtime.store.atomic import MODE, plain
 from kdplan.runtime.store.sealed import parsed
 
@@ -24,6 +24,13 @@ EVERY = 1.0
 """Seconds between two lines about progress."""
 ENDED = "ended"
 """The last line of an attempt: how it ended."""
+
+
+def _written(moment: str) -> Callable[..., None]:
+    def write(self: Relay, *arguments: Plain) -> None:
+        self.write(moment, *arguments)
+
+    return write
 
 
 class Relay(NoEvents):
@@ -53,10 +60,6 @@ class Relay(NoEvents):
                 os.close(handle)
         return False
 
-    def phase_started(self, name: str, key: str, total_steps: int | None, start_step: int) -> None:
-        """Append that the phase begins."""
-        self.write("phase_started", name, key, total_steps, start_step)
-
     def progress(
         self, name: str, step: int, epoch: int, loss: float, images_per_second: float, metrics: Mapping[str, float]
     ) -> None:
@@ -65,25 +68,19 @@ class Relay(NoEvents):
             self._last = self.now()
             self.write("progress", name, step, epoch, loss, images_per_second, dict(metrics))
 
-    def epoch_done(self, name: str, epoch: int, metrics: Mapping[str, float]) -> None:
-        """Append the metrics of an epoch."""
-        self.write("epoch_done", name, epoch, dict(metrics))
+    phase_started = _written("phase_started")
+    epoch_done = _written("epoch_done")
+    checkpointed = _written("checkpointed")
+    stopped = _written("stopped")
+    phase_done = _written("phase_done")
+    note = _written("note")
 
-    def checkpointed(self, name: str, step: int) -> None:
-        """Append that a checkpoint is on the disk."""
-        self.write("checkpointed", name, step)
 
-    def stopped(self, name: str, step: int) -> None:
-        """Append the step at which the phase stopped."""
-        self.write("stopped", name, step)
+def _of_phase(moment: str) -> Callable[..., None]:
+    def forward(self: Relays, name: str, *arguments: Plain) -> None:
+        getattr(self._relays[name], moment)(name, *arguments)
 
-    def phase_done(self, name: str, seconds: float, summary: Summary) -> None:
-        """Append the results."""
-        self.write("phase_done", name, seconds, dict(summary))
-
-    def note(self, text: str) -> None:
-        """Append a sentence."""
-        self.write("note", text)
+    return forward
 
 
 class Relays(NoEvents):
@@ -92,31 +89,12 @@ class Relays(NoEvents):
     def __init__(self, folder: Path, planned: Mapping[str, Planned]) -> None:
         self._relays = {name: Relay(folder / f"{step.key}.jsonl") for name, step in planned.items()}
 
-    def phase_started(self, name: str, key: str, total_steps: int | None, start_step: int) -> None:
-        """Append that a phase begins."""
-        self._relays[name].phase_started(name, key, total_steps, start_step)
-
-    def progress(
-        self, name: str, step: int, epoch: int, loss: float, images_per_second: float, metrics: Mapping[str, float]
-    ) -> None:
-        """Append a phase's step and loss, once a second."""
-        self._relays[name].progress(name, step, epoch, loss, images_per_second, metrics)
-
-    def epoch_done(self, name: str, epoch: int, metrics: Mapping[str, float]) -> None:
-        """Append the metrics of an epoch."""
-        self._relays[name].epoch_done(name, epoch, metrics)
-
-    def checkpointed(self, name: str, step: int) -> None:
-        """Append that a checkpoint is on the disk."""
-        self._relays[name].checkpointed(name, step)
-
-    def stopped(self, name: str, step: int) -> None:
-        """Append the step at which a phase stopped."""
-        self._relays[name].stopped(name, step)
-
-    def phase_done(self, name: str, seconds: float, summary: Summary) -> None:
-        """Append the results of a phase."""
-        self._relays[name].phase_done(name, seconds, summary)
+    phase_started = _of_phase("phase_started")
+    progress = _of_phase("progress")
+    epoch_done = _of_phase("epoch_done")
+    checkpointed = _of_phase("checkpointed")
+    stopped = _of_phase("stopped")
+    phase_done = _of_phase("phase_done")
 
     def phase_failed(self, name: str, error: BaseException) -> None:
         """Append why a phase failed."""

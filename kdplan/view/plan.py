@@ -157,7 +157,7 @@ def _clip(text: str, limit: int = 40) -> str:
 def _cost(cost: Cost | None) -> list[str]:
     if cost is None:
         return [""] * 5
-    memory = words.size(cost.activation_bytes + cost.weight_bytes)
+    memory = words.size(cost.step_bytes)
     flops = words.count(cost.flops_step * cost.steps)
     return [words.count(cost.parameters), flops, words.seconds(cost.seconds), memory, words.size(cost.disk_bytes)]
 

@@ -164,7 +164,7 @@ def _how(worker: _Worker) -> str:
 def _bytes(step: Planned) -> float:
     """The memory that a phase is predicted to take."""
     cost = step.cost
-    return BASE + (cost.activation_bytes + cost.weight_bytes if cost is not None else 0)
+    return BASE + (cost.step_bytes if cost is not None else 0)
 
 
 def _devices(name: str) -> dict[str, _Device]:
@@ -181,20 +181,24 @@ def _devices(name: str) -> dict[str, _Device]:
     return {f"cuda:{n}": _Device(SHARE * torch.cuda.get_device_properties(n).total_memory) for n in numbers}
 
 
+def cores() -> int:
+    """How many cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def automatic_jobs(planned: Mapping[str, Planned], device: str) -> int:
     """How many phases of a plan are worth training at a time on this machine.
 
     On GPUs as many as there are, or more where several fit into one's memory. On a CPU as many as it has cores for:
     a phase of larger steps uses several.
     """
-    from kdplan.runtime.device import threads_worth
+    from kdplan.runtime.device import threads_predicted
 
     devices = _devices(device)
     costs = [s.cost for s in planned.values() if s.action not in ("cached", "blocked") and s.cost is not None]
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     if "cpu" in devices or "mps" in devices:
-        threads = sorted(threads_worth(cost.flops_step // 3) for cost in costs) or [1]
-        return max(1, cores // threads[len(threads) // 2])
-    sizes = sorted(BASE + cost.activation_bytes + cost.weight_bytes for cost in costs) or [BASE]
+        threads = sorted(map(threads_predicted, costs)) or [1]
+        return max(1, cores() // threads[len(threads) // 2])
+    sizes = sorted(BASE + cost.step_bytes for cost in costs) or [BASE]
     fitting = sum(max(1, int(d.capacity // sizes[len(sizes) // 2])) for d in devices.values())
-    return max(len(devices), min(fitting, 4 * len(devices), cores))
+    return max(len(devices), min(fitting, 4 * len(devices), cores()))

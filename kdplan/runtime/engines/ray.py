@@ -13,8 +13,9 @@ import ray as _ray
 from kdplan.diagnostics.report import PlanError, error
 from kdplan.ir.dag import Planned
 from kdplan.ir.trust import trusting
-from kdplan.runtime.device import threads_worth
+from kdplan.runtime.device import threads_predicted
 from kdplan.runtime.engines.engine import Lost, Run
+from kdplan.runtime.engines.local import BASE, cores
 from kdplan.runtime.events import NoEvents
 from kdplan.runtime.remote.address import located
 from kdplan.runtime.remote.opening import opened
@@ -60,7 +61,7 @@ class Ray:
         if address:
             options = {"address": address, "log_to_driver": False, "logging_level": "error"}
         elif run.jobs is not None:
-            options["num_cpus"] = max(run.jobs, len(os.sched_getaffinity(0)))
+            options["num_cpus"] = max(run.jobs, cores())
         path = os.pathsep.join(p for p in [*sys.path, os.environ.get("PYTHONPATH", "")] if p)
         # OpenMP reads it once: threads that spin while they wait slow small steps on a machine with other work.
         variables = {"OMP_WAIT_POLICY": "PASSIVE"} | ({} if address else {"PYTHONPATH": path})
@@ -122,14 +123,14 @@ class Ray:
 
     def _needs(self, step: Planned) -> dict[str, float]:
         """What a phase asks of a machine."""
-        needs = {"CPU": float(threads_worth(step.cost.flops_step // 3) if step.cost is not None else 1)}
+        needs = {"CPU": float(threads_predicted(step.cost))}
         most = max((node["Resources"].get("CPU", 1) for node in ray.nodes() if node["Alive"]), default=1)
         needs["CPU"] = min(needs["CPU"], most)  # more threads than cores are slow, and give the same bits
         device = self.run.options.device
         if device.startswith("cuda") or (device == "auto" and ray.cluster_resources().get("GPU", 0) > 0):
             needs["GPU"] = 1.0
             if self.gpu_memory and step.cost is not None:
-                share = (step.cost.activation_bytes + step.cost.weight_bytes + 6e8) / (SHARE * self.gpu_memory)
+                share = (step.cost.step_bytes + BASE) / (SHARE * self.gpu_memory)
                 needs["GPU"] = min(1.0, max(LEAST_SHARE, round(share, 2)))
         return needs
 

@@ -19,7 +19,7 @@ from submitit.core.utils import FailedJobError
 
 from kdplan.diagnostics.report import PlanError, error
 from kdplan.ir.dag import Planned
-from kdplan.runtime.device import threads_worth
+from kdplan.runtime.device import threads_predicted
 from kdplan.runtime.engines.engine import Cause, Lost, Run
 from kdplan.runtime.worker import Task, command
 
@@ -192,9 +192,9 @@ def needs(bundle: list[tuple[Task, Planned]]) -> dict[str, Any]:
     costs = [step.cost for _, step in bundle if step.cost is not None]
     if len(costs) < len(bundle):
         return {}
-    memory = max(cost.activation_bytes + cost.weight_bytes for cost in costs)
+    memory = max(cost.step_bytes for cost in costs)
     asked: dict[str, Any] = {
-        "cpus_per_task": max(threads_worth(cost.flops_step // 3) for cost in costs),
+        "cpus_per_task": max(map(threads_predicted, costs)),
         "mem_gb": round(GIGABYTES + 2 * memory / 1e9, 1),
     }
     if all(cost.seconds is not None for cost in costs):
