@@ -6,17 +6,16 @@ leases/<name>/    one run: its lock and holder.json while it goes on, keys.json
 
 from __future__ import annotations
 
-import os
 import uuid
 from collections.abc import Collection, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from kdplan.runtime.store.atomic import names_in, remove
+from kdplan.runtime.store.atomic import names_in
 from kdplan.runtime.store.lock import Holder, Lock, read_holder
 from kdplan.runtime.store.locks import Locks
-from kdplan.runtime.store.processes import is_temporary, temporary
+from kdplan.runtime.store.processes import is_temporary
 from kdplan.runtime.store.sealed import read_sealed, write_sealed
 
 WAIT = 60.0
@@ -77,12 +76,7 @@ class Leases:
 
     def end(self, lock: Lock) -> None:
         """The inverse of `begin`."""
-        # Its name goes while the lock is held, so that nobody takes what is left of it for a killed run's.
-        gone = temporary(lock.folder, "old")
-        with suppress(OSError):  # without its lock it is nobody's, and goes with the next command
-            os.rename(lock.folder, gone)
-            remove(gone)
-        lock.abandon()
+        lock.remove_folder()
 
     def current(self) -> list[Lease]:
         """The leases of processes that run."""

@@ -23,10 +23,10 @@ from pathlib import Path
 from filelock import FileLock, LeaseSettingsMismatch, SoftFileLease, Timeout
 
 from kdplan.diagnostics.report import error
-from kdplan.runtime.store.atomic import MODE, clear, flush_file, make_folder
+from kdplan.runtime.store.atomic import MODE, clear, flush_file, make_folder, remove
 from kdplan.runtime.store.errors import StoreLocked, StoreLost, StoreUnwritable, writing
 from kdplan.runtime.store.locks import FACT, Kind, Locks
-from kdplan.runtime.store.processes import STALE, start_token
+from kdplan.runtime.store.processes import STALE, start_token, temporary
 from kdplan.runtime.store.sealed import read_sealed, write_sealed
 
 
@@ -208,6 +208,17 @@ class Lock:
             clear(self.folder / "holder.json")
             if not isinstance(self._lock, SoftFileLease):  # which removes its own file, and no other
                 clear(self.folder / "lock")
+        self.abandon()
+
+    def remove_folder(self) -> None:
+        """Removes the folder with all that is in it, and gives the lock back; what cannot be removed stays.
+
+        Its name goes while the lock is held, so that nobody takes what is left of it for a killed process's.
+        """
+        gone = temporary(self.folder, "old")
+        with suppress(OSError):  # without its lock it is nobody's, and goes with the next command
+            os.rename(self.folder, gone)
+            remove(gone)
         self.abandon()
 
     def abandon(self) -> None:

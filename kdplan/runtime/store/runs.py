@@ -6,7 +6,6 @@ runs/<run>/    about.json, <key>.jsonl (moments of a phase), lock, holder.json; 
 
 from __future__ import annotations
 
-import os
 import time
 import uuid
 from contextlib import suppress
@@ -14,11 +13,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from kdplan.ir.plan import Plain
-from kdplan.runtime.store.atomic import names_in, remove, write
+from kdplan.runtime.store.atomic import names_in, write
 from kdplan.runtime.store.errors import StoreUnwritable
 from kdplan.runtime.store.lock import Lock
 from kdplan.runtime.store.locks import Locks
-from kdplan.runtime.store.processes import is_temporary, temporary
+from kdplan.runtime.store.processes import is_temporary
 from kdplan.runtime.store.sealed import parsed, write_sealed
 
 KEPT = 7 * 24 * 3600.0
@@ -42,8 +41,7 @@ class RunFolder:
     def end(self, keep: bool) -> None:
         """Gives the folder back; where nobody will ask for its logs, it goes."""
         if not keep:
-            _discard(self.folder)
-            self.lock.abandon()
+            self.lock.remove_folder()
             return
         with suppress(StoreUnwritable):
             write(self.folder / KEEP, b"")
@@ -96,18 +94,16 @@ class Runs:
             folder = self.folder / name
             if is_temporary(name):
                 continue
-            old = time.time() - _newest(folder) > KEPT
             if not folder.is_dir():  # the output of a run that went on in the background
-                if old:
+                if _is_old(folder):
                     folder.unlink(missing_ok=True)
                     swept.append(folder)
                 continue
-            if (folder / KEEP).exists() and not old:
+            if (folder / KEEP).exists() and not _is_old(folder):
                 continue
             lock = Lock(folder, "a run", self.locks)
             if lock.try_quietly():
-                _discard(folder)
-                lock.abandon()
+                lock.remove_folder()
                 swept.append(folder)
         return swept
 
@@ -120,24 +116,15 @@ def _step(moment: Plain) -> int | None:
     return step if isinstance(step, int) else None
 
 
-def _newest(folder: Path) -> float:
-    """When something was last written to a file, or in a folder; now where it is gone."""
+def _is_old(folder: Path) -> bool:
+    """Whether nothing was written to a file, or in a folder, for as long as it is kept; not where it is gone."""
     try:
         times = [folder.stat().st_mtime]
     except OSError:
-        return time.time()
+        return False
     for name in names_in(folder):
         try:
             times.append((folder / name).stat().st_mtime)
         except OSError:
             continue
-    return max(times)
-
-
-def _discard(folder: Path) -> None:
-    gone = temporary(folder, "old")
-    try:
-        os.rename(folder, gone)
-        remove(gone)
-    except OSError:
-        pass  # it goes with a later command
+    return time.time() - max(times) > KEPT
