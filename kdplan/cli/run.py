@@ -152,16 +152,17 @@ def _run(arguments: argparse.Namespace, compiled: Compiled, store: Store, option
     several = jobs.wanted(arguments) and names != []
     if options.ranks is not None and (several or arguments.detach):
         raise error("KD0977", None, option="--detach" if arguments.detach else "--jobs` and `--engine")
+    device = "cpu" if jobs.elsewhere(arguments) else options.device
     if arguments.detach and names and not is_detached():
-        _check_before_training(compiled, names, "cpu" if jobs.elsewhere(arguments) else options.device, store)
+        _check_before_training(compiled, names, device, store)
         print_warnings(compiled)
         print(detach(arguments.words, store, arguments.file))
         return ExitCode.DONE
     with jobs.workers(arguments, compiled, store, options) if several else nullcontext() as workers:
         if names:
-            _check_before_training(compiled, names, "cpu" if jobs.elsewhere(arguments) else options.device, store)
-        if names and options.ranks is not None:
-            _check_ranks(compiled, names, options.ranks)
+            _check_before_training(compiled, names, device, store)
+            if options.ranks is not None:
+                _check_ranks(compiled, names, options.ranks)
         print_warnings(compiled)
         events = observer()
         if arguments.tensorboard:
