@@ -141,6 +141,10 @@ def _add_run(subparsers: Subparsers[argparse.ArgumentParser]) -> None:
     command.add_argument("--device", default="auto", help="train on auto, cpu, cuda, cuda:1 or mps (default: auto)")
     command.add_argument("--deterministic", action="store_true", help="use deterministic kernels on GPUs, too")
     command.add_argument(
+        "--fast", action="store_true",
+        help="share each batch among the processes of torchrun as its DDP does: fast, and not to the same bits",
+    )  # fmt: skip
+    command.add_argument(
         "--keep-going", action="store_true", help="after a failure, run the phases that do not need it"
     )
     command.add_argument(

@@ -48,7 +48,7 @@ def run(arguments: argparse.Namespace) -> int:
         return _run_alone(arguments)
     from kdplan.runtime.ranks import Ranks
 
-    ranks = Ranks.start()
+    ranks = Ranks.start("fast" if arguments.fast else "")
     return _lead(arguments, ranks) if ranks.leads else _follow(arguments, ranks)
 
 

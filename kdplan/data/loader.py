@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 
@@ -43,6 +43,8 @@ class Loader:
         int64 [n]: measuring goes through these samples only.
     inputs : bool
         Whether batches have `inputs`; without them no image is read.
+    part : callable, optional
+        Step, counted from the first of all epochs -> which samples of its batch are read, int64 [n]; by default all.
 
     Examples
     --------
@@ -68,6 +70,7 @@ class Loader:
         stream: int = 0,
         rows: Tensor | None = None,
         inputs: bool = True,
+        part: Callable[[int], Tensor] | None = None,
     ) -> None:
         assert batch > 0 and workers >= 0 and not (train and rows is not None)
         assert device is None or torch.device(device).type == dataset.device.type
@@ -82,6 +85,8 @@ class Loader:
         if self.drop_last and len(dataset) < batch:
             raise error("KD0732", None, name=dataset.spec.source, batch=batch, found=len(dataset))
         self._maker = _Maker(dataset, batch, seed, train, stream, rows, inputs)
+        if part is not None:
+            self._maker.part, self._maker.steps = part, self.steps_per_epoch
         self._crew: Crew[tuple[Raw | None, Tensor] | _Failed] | None = None
         self._plan = _Steps()
 
@@ -164,6 +169,9 @@ class _Maker:
         self.rows = rows
         self.inputs = inputs
         self.size = len(dataset) if rows is None else len(rows)
+        self.part: Callable[[int], Tensor] | None = None
+        self.steps = 0
+        """Steps of an epoch, where only a part of each is read."""
         self._order: tuple[int, Tensor] | None = None
 
     def reseed(self, seed: int) -> None:
@@ -183,6 +191,8 @@ class _Maker:
     def raw(self, epoch: int, step: int) -> tuple[Raw | None, Tensor]:
         """Inputs before normalisation [B, ...], if they are wanted, and indices int64 [B] of one step."""
         at = self.indices(epoch, step)
+        if self.part is not None:
+            at = at[self.part(epoch * self.steps + step)]
         if not self.inputs:
             return None, at
         return self.dataset.raw(at, epoch, self.train, self.seed, self.stream), at

@@ -259,7 +259,7 @@ class _Runner:
             phase, ranks = self.plan.phases[step.name], self.options.ranks
             run = PhaseRun(Sources(self.plan, self.store, self.keys), self.options, self.events, self.interrupt,
                            cost=step.cost, extends=step.extends)  # fmt: skip
-            if ranks is not None and phase.recipes[0].shards > 1:
+            if ranks is not None and (ranks.way or phase.recipes[0].shards > 1):
                 ranks.check(phase)
                 run.ranks, run.sources = ranks, SharedSources(self.plan, self.store, self.keys, ranks)
             if self.assemble is not None:

@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
+from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -26,11 +27,13 @@ from kdplan.ir.snapshots import kept_epochs
 from kdplan.runtime.averages import Averages
 from kdplan.runtime.checkpoint import below, plain_tensors, prefixed, read_tensors, reseed, tensor_file
 from kdplan.runtime.device import rounding
+from kdplan.runtime.division import Division
 from kdplan.runtime.events import Events, NoEvents
 from kdplan.runtime.first_batch import FirstBatch
 from kdplan.runtime.frozen_values import StoredValues
 from kdplan.runtime.interrupt import Interrupt, Interrupted
 from kdplan.runtime.optimise import Optimisers
+from kdplan.runtime.parallel import Parallel
 from kdplan.runtime.ranks import Ranks
 from kdplan.runtime.recovery import Recovery, State, all_finite, untouched
 from kdplan.runtime.saving import Saving
@@ -47,6 +50,8 @@ BRIEF = 1.0
 """Seconds: an epoch that ends sooner after a checkpoint than this does not get one of its own."""
 RARE = 20
 """Nor one that ends sooner than so many times what the last checkpoint cost."""
+
+T = TypeVar("T")
 
 
 @dataclass
@@ -76,6 +81,8 @@ class Job:
     progress_seconds: float = 0.5
     ranks: Ranks = field(default_factory=Ranks)
     """This process among those that train the phase."""
+    division: Division | None = None
+    """Which samples of a step it computes, where they sum gradients in any order."""
 
 
 class Training:
@@ -123,7 +130,12 @@ class Training:
         self._shard: tuple[int, ...] = ()
         """The number of the running shard in its step; none where a batch is not cut."""
         self.shards: Shards | None = None
-        if self.recipe.shards > 1:
+        self.parallel: Parallel | None = None
+        if job.division is not None:
+            self.parallel = Parallel(a, self.trainable_graph, job.division, job.ranks, job.name, job.span)
+            self.parallel.asked = lambda: job.interrupt.requested
+            self.trainable_graph = self.parallel
+        elif self.recipe.shards > 1:
             self.shards = Shards(a, self.recipe.shards, job.ranks, job.name, self.recipe.spans.get("shards", job.span))
         self.first = FirstBatch.of(a, self.recipe, self._seed, job.span)
 
@@ -150,7 +162,8 @@ class Training:
     def train_epoch(self) -> None:
         """Trains to the end of the epoch, or of the phase."""
         epoch, start = divmod(self.step, self.per_epoch)
-        for batch in self.job.streams.epoch(epoch, start):
+        batches = self.job.streams.epoch(epoch, start)
+        for batch in batches if self.parallel is None else self.parallel.loaded(batches):
             self.train_step(batch)
             self.step += 1
             self.after_step(epoch)
@@ -194,15 +207,8 @@ class Training:
         before = untouched(self.job.phase_graph) if self.recovery.skips else None
         self._seed()
         self.optimisers.start_step(self.step)
-        whole = samples(batch)
-        self.seen += whole
-        terms: list[tuple[dict[str, Tensor], int]] = []
-        for number, part in enumerate(split(batch, self.recipe.batch_of(), self.recipe.channels_last)):
-            if self.shards is not None:
-                result = self._in_shards(self.shards, number, part, whole)
-            else:
-                result = self._compared(partial(self._gradients, part, samples(part) / whole))
-            terms.append(({n: t.detach() for n, t in result.items()}, samples(part)))
+        terms = self._terms(batch) if self.parallel is None else [self._in_parallel(self.parallel, batch)]
+        self.seen += sum(size for _, size in terms)
         if before is not None and not self.steps_with_finite(terms):
             self.job.phase_graph.load_state(before)
             self.recovery.skipped += 1
@@ -212,16 +218,38 @@ class Training:
         self.optimisers.finish_step(self.scaler)
         self.averages.update()
 
+    def _terms(self, batch: Batch) -> list[tuple[dict[str, Tensor], int]]:
+        """Adds the gradients of a batch; gives the loss with its logged terms, and the samples, of each part."""
+        terms, whole = [], samples(batch)
+        for number, part in enumerate(split(batch, self.recipe.batch_of(), self.recipe.channels_last)):
+            if self.shards is not None:
+                result = self._in_shards(self.shards, number, part, whole)
+            else:
+                result = self._compared(partial(self._gradients, part, samples(part) / whole))
+            terms.append(({n: t.detach() for n, t in result.items()}, samples(part)))
+        return terms
+
+    def _in_parallel(self, parallel: Parallel, batch: Batch) -> tuple[dict[str, Tensor], int]:
+        """The same of a batch of which this process has its samples."""
+        (batch,) = split(batch, max(1, samples(batch)), self.recipe.channels_last)
+        result = parallel.train(batch, self.step, self._of_shard, self.first is not None)
+        return self._stopped_with(parallel.stop, result)
+
     def _in_shards(self, shards: Shards, number: int, part: Batch, whole: int) -> dict[str, Tensor]:
         """Adds the gradients of one part of a batch of `whole` samples, shard by shard."""
+        at = number * shards.count
+        result = shards.train(part, whole, lambda n, *how: self._of_shard(at + n, *how), self.job.interrupt.requested)
+        return self._stopped_with(shards.stop, result)
 
-        def step(shard: int, batch: Batch, share: float) -> dict[str, Tensor]:
-            self._shard = (number * shards.count + shard,)
-            self._seed()
-            return self._compared(partial(self._gradients, batch, share))
+    def _of_shard(self, number: int, batch: Batch, share: float) -> dict[str, Tensor]:
+        """Adds the gradients of a shard, by its own draws."""
+        self._shard = (number,)
+        self._seed()
+        return self._compared(partial(self._gradients, batch, share))
 
-        result = shards.train(part, whole, step, self.job.interrupt.requested)
-        if shards.stop and not self.job.interrupt.requested:
+    def _stopped_with(self, stop: bool, result: T) -> T:
+        """`result`; this process stops as well where another was asked to."""
+        if stop and not self.job.interrupt.requested:
             self.job.interrupt.request("a signal to another process")
         return result
 

@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 
 import torch
 from torch import Tensor, fx
@@ -27,6 +28,7 @@ from kdplan.ir.plan import Phase, Plain, Plan
 from kdplan.ir.versions import ema_copies
 from kdplan.runtime.checkpoint import tensor_file
 from kdplan.runtime.device import MOST_THREADS, choose_device, environment, set_determinism, threads_for
+from kdplan.runtime.division import Division
 from kdplan.runtime.events import Events, NoEvents
 from kdplan.runtime.extend import adopt
 from kdplan.runtime.first_batch import Differs
@@ -141,7 +143,8 @@ def in_its_surroundings(training: Training) -> Iterator[None]:
     parts = _parts(graph)
     code = [f for part in parts for f in functions_of(part)] + [n.target for n in users_calls(parts)]
     exact = training.job.device.type == "cpu"
-    with threads_for(graph.flops // recipe.shards, recipe.threads, exact), undone(*code):
+    shards = training.job.division.shards if training.job.division is not None else recipe.shards
+    with threads_for(graph.flops // shards, recipe.threads, exact), undone(*code):
         yield
 
 
@@ -188,9 +191,11 @@ def make_job(
         run.events.note(warning)
     assert [f.name for f in phase_graph.ema_copies] == ema_copies(plan, phase)
     read = {*phase_graph.trainable_inputs, *(phase_graph.frozen_inputs if not phase_graph.stored else ())}
+    division = Division.of(recipe, list(map(len, sets)), ranks.rank, ranks.size) if ranks.way else None
     loaders = [
         Loader(data, recipe.batch_of(number) * recipe.accumulate, phase.seed, train=True, workers=workers,
-               drop_last=recipe.drop_last, stream=number, inputs=f"inputs_{number}" in read)
+               drop_last=recipe.drop_last, stream=number, inputs=f"inputs_{number}" in read,
+               part=partial(division.rows, number) if division is not None else None)
         for number, data in enumerate(sets)
     ]  # fmt: skip
     stored = None
@@ -224,6 +229,7 @@ def make_job(
         patience=run.patience,
         span=phase.loss.span or phase.span,
         ranks=ranks,
+        division=division,
     )
 
 

@@ -13,6 +13,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import timedelta
+from typing import Literal
 
 import torch
 import torch.distributed as dist
@@ -20,6 +21,7 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from kdplan.diagnostics.report import PlanError, error, listing
+from kdplan.diagnostics.span import Span
 from kdplan.ir.plan import Phase, Plain, Plan
 from kdplan.runtime.checkpoint import plain_tensors
 
@@ -27,6 +29,7 @@ PATIENCE = timedelta(days=30)
 """How long a rank waits: for a phase that rank 0 trains alone. A rank that ends is noticed at once."""
 
 Order = dict[str, Plain]
+Way = Literal["", "fast", "fully-shard"]
 
 
 class Abandoned(Exception):
@@ -57,9 +60,11 @@ class Ranks:
     size: int = 1
     through_host: bool = False
     """Whether tensors are exchanged on CPUs: ranks share a GPU, or have none."""
+    way: Way = ""
+    """How they sum gradients: "" in a fixed order, else as torch does it."""
 
     @staticmethod
-    def start() -> Ranks:
+    def start(way: Way = "") -> Ranks:
         """Join the processes that `torchrun` has started.
 
         Raises
@@ -68,7 +73,7 @@ class Ranks:
             KD0952 if they do not meet.
         """
         local, gpus = int(os.environ.get("LOCAL_WORLD_SIZE", 1)), torch.cuda.device_count()
-        ranks = Ranks(int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"]), through_host=local > gpus)
+        ranks = Ranks(int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"]), through_host=local > gpus, way=way)
         with _talking():
             dist.init_process_group("cpu:gloo,cuda:nccl" if gpus else "gloo", timeout=PATIENCE)
         ranks.through_host = any(row[0] for row in ranks.gather_numbers([ranks.through_host]))
@@ -87,7 +92,7 @@ class Ranks:
     def check(self, phase: Phase) -> None:
         """KD0950 where the phase's shards cannot be divided among the ranks."""
         recipe = phase.recipes[0]
-        if recipe.shards > 1 and recipe.shards % self.size:
+        if not self.way and recipe.shards > 1 and recipe.shards % self.size:
             fitting = [n for n in range(1, recipe.shards + 1) if recipe.shards % n == 0]
             span = recipe.spans.get("shards", recipe.span)
             raise error("KD0950", span, phase=phase.name, shards=recipe.shards, ranks=self.size,
@@ -171,6 +176,32 @@ class Ranks:
             dist.all_gather(rows, row)
         return [r.tolist() for r in rows]
 
+    def exchange(self, numbers: list[int], problem: Exception | None, phase: str, span: Span | None) -> list[list[int]]:
+        """As many whole numbers of each rank, unless a rank has a problem, which ends the phase on all of them.
+
+        Raises
+        ------
+        Abandoned
+            On ranks other than the first, where any has a problem.
+        PlanError
+            KD0953 on the first, where another has one. Its own is raised as it is.
+        """
+        rows = self.gather_numbers([problem is not None, *numbers])
+        if failed := [rank for rank, row in enumerate(rows) if row[0]]:
+            if not self.leads:
+                raise Abandoned(problem if failed[0] else None)
+            raise problem or error("KD0953", span, phase=phase, rank=failed[0])
+        return [row[1:] for row in rows]
+
+    def sum(self, row: Tensor) -> Tensor:
+        """The sum of a tensor over all ranks, in whatever order; may change its argument."""
+        if self.size == 1:
+            return row
+        held = row.cpu() if self.through_host else row
+        with _talking():
+            dist.all_reduce(held)
+        return held.to(row.device)
+
     def gather(self, tensor: Tensor) -> list[Tensor]:
         """A one-dimensional tensor of each rank, all of one length and type, in the order of ranks."""
         if self.size == 1:
@@ -217,6 +248,8 @@ def check_ranks(plan: Plan, phases: Iterable[str], ranks: Ranks) -> list[str]:
     recipes = {name: plan.phases[name].recipes[0] for name in phases}
     for name in recipes:
         ranks.check(plan.phases[name])
+    if ranks.way:
+        return []
     alone = [name for name, recipe in recipes.items() if recipe.shards == 1]
     if len(alone) == len(recipes):
         first = next(iter(recipes.values()))

@@ -122,8 +122,8 @@ class Shards:
         self.nodes = [list(cover((0, count), Ranks(r, ranks.size).shards_of(count))) for r in range(ranks.size)]
         self.stop = False
         """Whether any rank was asked to stop."""
-        state, statistics = graph.state(), _statistics([graph.root, *graph.networks])
-        self.averaged = {name: tensor for name, tensor in state.items() if id(tensor) in statistics}
+        state, running = graph.state(), statistics([graph.root, *graph.networks])
+        self.averaged = {name: tensor for name, tensor in state.items() if id(tensor) in running}
         """Batch statistics, by name."""
         device = next(iter(state.values())).device
         scalar = torch.zeros((), dtype=torch.float32 if device.type == "mps" else torch.float64)
@@ -219,20 +219,17 @@ class Shards:
         if self.ranks.size == 1:
             self.stop = stop
             return own.present
-        rows = self.ranks.gather_numbers([own.problem is not None, stop, mark_of(own.left), *own.present])
-        if failed := [rank for rank, row in enumerate(rows) if row[0]]:
-            if not self.ranks.leads:
-                raise Abandoned(own.problem if failed[0] else None)
-            raise own.problem or error("KD0953", self.span, phase=self.phase, rank=failed[0])
-        self.stop = any(row[1] for row in rows)
-        if len({row[2] for row in rows} - {NOTHING}) > 1:
+        numbers = [stop, mark_of(own.left), *own.present]
+        rows = self.ranks.exchange(numbers, own.problem, self.phase, self.span)
+        self.stop = any(row[0] for row in rows)
+        if len({row[1] for row in rows} - {NOTHING}) > 1:
             names = self._differing_among_ranks(own.left)
             raise self._differ(names) if self.ranks.leads else Abandoned
         if shards <= self.count - self.count // self.ranks.size:  # the last rank has none, and perhaps others
             left = self.ranks.share_state((own.left, {}) if own.left is not None else None)
             assert left is not None
             self.graph.load_state(self.graph.state() | left[0])
-        return [any(column) for column in zip(*(row[3:] for row in rows), strict=True)]
+        return [any(column) for column in zip(*(row[2:] for row in rows), strict=True)]
 
     def _differing_among_ranks(self, left: Mapping[str, Tensor] | None) -> list[str]:
         names = sorted(self._others())
@@ -298,7 +295,7 @@ def _differing(one: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> list[s
     return sorted(names)
 
 
-def _statistics(modules: Iterable[nn.Module]) -> set[int]:
+def statistics(modules: Iterable[nn.Module]) -> set[int]:
     """Identities of the running means and variances that batch norm in training mode keeps."""
     norms = [m for module in modules for m in module.modules() if isinstance(m, _NormBase) and m.training]
     return {id(t) for norm in norms for t in (norm.running_mean, norm.running_var) if t is not None}
