@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -137,11 +137,12 @@ def compile_plan(
 
 
 def inspect(
-    compiled: Compiled, names: list[str] | None = None, verdicts: Verdicts | None = None
+    compiled: Compiled, names: list[str] | None = None, verdicts: Verdicts | None = None, ranks: int = 1
 ) -> dict[str, Inspected]:
     """Core phases → graphs, shapes, gradients, costs; phases that differ in numbers only are built once.
 
-    What comparing a user's code with its graph showed is kept in `verdicts`, and not compared again.
+    What comparing a user's code with its graph showed is kept in `verdicts`, and not compared again. Batches are shared
+    among so many `ranks`, also without shards.
 
     Raises
     ------
@@ -151,10 +152,12 @@ def inspect(
     from kdplan.graph.state import draws_undone  # torch comes with it: only where graphs are wanted
 
     with draws_undone():
-        return _inspect(compiled, names, verdicts)
+        return _inspect(compiled, names, verdicts, ranks)
 
 
-def _inspect(compiled: Compiled, names: list[str] | None, verdicts: Verdicts | None) -> dict[str, Inspected]:
+def _inspect(
+    compiled: Compiled, names: list[str] | None, verdicts: Verdicts | None, ranks: int
+) -> dict[str, Inspected]:
     from kdplan.graph import swapped
     from kdplan.graph.check_exports import check_exports
     from kdplan.graph.check_measures import check_measures
@@ -181,10 +184,12 @@ def _inspect(compiled: Compiled, names: list[str] | None, verdicts: Verdicts | N
                 with boundary("KD0520", phase.span, phase=phase.name):
                     seen[key] = one = inspect_phase(compiled.plan, phase, verdicts)
                 reporter.add(one.warnings)
+                shards = phase.recipes[0].shards if phase.recipes[0].shards > 1 else ranks
                 if phase.name in sound:
-                    parts = part_sizes(phase.recipes[0], [views.size(view) for view in phase.streams])
-                    check_parts(phase, one.joined.graph_module, parts, reporter)
-                if phase.recipes[0].shards > 1:
+                    recipe = replace(phase.recipes[0], shards=shards)
+                    parts = part_sizes(recipe, [views.size(view) for view in phase.streams])
+                    check_parts(phase, one.joined.graph_module, parts, reporter, ranks)
+                if shards > 1:
                     check_separable(compiled.plan, phase, one.joined, reporter)
             except CodeRefused as refused:
                 reporter.add(refused.about(f"phase `{phase.name}`", phase.span).diagnostics)

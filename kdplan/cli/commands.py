@@ -157,15 +157,17 @@ def status(arguments: argparse.Namespace) -> int:
 def why(arguments: argparse.Namespace) -> int:
     """`kdplan why FILE PHASE`: print the reasons for one phase's action."""
     from kdplan.view import plan as view
+    from kdplan.view.status import trained_how
     from kdplan.view.why import print_why
 
-    compiled = compile_file(arguments, open_store(arguments))
+    store = open_store(arguments)
+    compiled = compile_file(arguments, store)
     name = find_phase(compiled, arguments.phase)
     if arguments.json:
         (phase,) = view.to_json({name: compiled.planned[name]}, file=str(arguments.file))["phases"]
         print(json.dumps(phase, indent=2, ensure_ascii=False))
     else:
-        print_why(compiled.planned, name)
+        print_why(compiled.planned, name, how=trained_how(store, compiled.planned[name].key))
     return ExitCode.DONE
 
 

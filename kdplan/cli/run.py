@@ -45,6 +45,8 @@ def run(arguments: argparse.Namespace) -> int:
     from kdplan.runtime.options import processes
 
     if processes() == 1:
+        if arguments.fast:
+            _warn("KD0982")
         return _run_alone(arguments)
     from kdplan.runtime.ranks import Ranks
 
@@ -160,7 +162,7 @@ def _run(arguments: argparse.Namespace, compiled: Compiled, store: Store, option
         return ExitCode.DONE
     with jobs.workers(arguments, compiled, store, options) if several else nullcontext() as workers:
         if names:
-            _check_before_training(compiled, names, device, store)
+            _check_before_training(compiled, names, device, store, options.ranks)
             if options.ranks is not None:
                 _check_ranks(compiled, names, options.ranks)
         print_warnings(compiled)
@@ -206,12 +208,14 @@ def _measure(
     run_measures(compiled.plan, compiled.keys, store, options, printed, repair)
 
 
-def _check_before_training(compiled: Compiled, to_do: list[str], device: str, store: Store) -> None:
+def _check_before_training(
+    compiled: Compiled, to_do: list[str], device: str, store: Store, ranks: Ranks | None = None
+) -> None:
     """Report every error that can be found before the first step: the device, and the graphs of `to_do`."""
     from kdplan.runtime.device import choose_device
 
     choose_device(device)
-    inspect(compiled, to_do, store)
+    inspect(compiled, to_do, store, ranks.size if ranks is not None and ranks.way else 1)
 
 
 class _Noted(NoEvents):

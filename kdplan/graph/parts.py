@@ -28,8 +28,8 @@ Part = tuple[int, ...]
 """Samples of each stream that the loss is computed on at once."""
 
 
-def check_parts(phase: Phase, gm: fx.GraphModule, parts: Collection[Part], reporter: Reporter) -> None:
-    """Report KD0615 where the graph does not run on one of the parts of a phase's batches.
+def check_parts(phase: Phase, gm: fx.GraphModule, parts: Collection[Part], reporter: Reporter, ranks: int = 1) -> None:
+    """Report KD0615 where the graph does not run on one of the parts of a phase's batches, which `ranks` share.
 
     Whatever is not the user's own gives the same for any number of samples above one.
     """
@@ -45,7 +45,8 @@ def check_parts(phase: Phase, gm: fx.GraphModule, parts: Collection[Part], repor
             sizes = [f"{counted(n, 'sample')} of `{v.data}`" for n, v in zip(part, phase.streams, strict=True)]
             recipe = phase.recipes[0]
             span = recipe.spans.get("shards" if recipe.shards > 1 else "batch", recipe.span)
-            help = "Choose fewer shards, a larger `batch`, or `drop_last = true`." if recipe.shards > 1 else None
+            fewer = "Choose fewer shards" if recipe.shards > 1 else "Start fewer processes" if ranks > 1 else ""
+            help = f"{fewer}, choose a larger `batch`, or `drop_last = true`." if fewer else None
             reporter.report("KD0615", span, phase=phase.name, part=" and ".join(sizes), problem=problem, help=help)
             return
 

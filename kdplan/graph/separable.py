@@ -39,8 +39,10 @@ Pair = tuple[dict[str, Tensor], dict[str, Tensor]]
 def check_separable(plan: Plan, phase: Phase, joined: Joined, reporter: Reporter) -> None:
     """Report KD0961 for each term of the loss that couples samples; a warning, KD0962, where it cannot be computed.
 
+    Where the recipe has no shards, several processes share each batch (`run --fast`): KD0980 and KD0981.
     Batch norm and whatever else networks do with a batch is part of each shard, and is not looked at.
     """
+    in_shards = phase.recipes[0].shards > 1
     gm = joined.graph_module
     spans = {name: term.span for term, names in joined.terms for name in names}
     names = spans or {outputs_of(gm)["loss"].name: phase.loss.span}
@@ -53,10 +55,11 @@ def check_separable(plan: Plan, phase: Phase, joined: Joined, reporter: Reporter
     spreads = [values[at : at + DRAWS] for at in range(0, len(values), DRAWS)]
     pairs = {n: [_finite([(whole[n], parts[n]) for whole, parts in some]) for some in spreads] for n in names}
     if not all(map(any, pairs.values())):
-        reporter.report("KD0962", phase.recipes[0].spans.get("shards", phase.recipes[0].span), phase=phase.name)
+        span = phase.recipes[0].spans.get("shards", phase.recipes[0].span)
+        reporter.report("KD0962" if in_shards else "KD0981", span, phase=phase.name)
     for span in {names[n]: None for n in names if any(map(_differs, pairs[n]))}:
         text = span.text if span is not None else "loss"
-        reporter.report("KD0961", span, phase=phase.name, term=text)
+        reporter.report("KD0961" if in_shards else "KD0980", span, phase=phase.name, term=text)
 
 
 def _finite(pairs: list[tuple[Tensor, Tensor]]) -> list[tuple[float, float]]:

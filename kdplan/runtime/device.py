@@ -114,17 +114,18 @@ def threads_for(flops: int, chosen: int | None = None, exact: bool = True) -> It
         torch.set_num_threads(before)
 
 
-def rounding(device: torch.device) -> dict[str, str]:
-    """What the last bits of a step depend on besides the plan: a checkpoint has it.
+def rounding(device: torch.device, sums: str) -> dict[str, str]:
+    """What the last bits of a step depend on besides the plan, such as how processes sum: a checkpoint has it.
 
-    >>> sorted(rounding(torch.device("cpu")))
-    ['device', 'system', 'torch']
+    >>> sorted(rounding(torch.device("cpu"), "in a fixed order"))
+    ['device', 'sums', 'system', 'torch']
     """
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
     return {
         "torch": str(torch.__version__),
         "system": f"{platform.system()} {platform.machine()}",
         "device": name,
+        "sums": sums,
     }
 
 

@@ -47,6 +47,11 @@ class Interrupt:
         """Asks the running phase to stop after its step."""
         self.requested, self.by = True, by
 
+    def join(self, others: bool) -> None:
+        """Asks as well where other processes of the run were asked."""
+        if others and not self.requested:
+            self.request("a signal to another process")
+
     def sleep(self, seconds: float) -> None:
         """Waits so long, or until the run shall stop."""
         until = time.monotonic() + seconds

@@ -11,7 +11,6 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
-from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -50,8 +49,6 @@ BRIEF = 1.0
 """Seconds: an epoch that ends sooner after a checkpoint than this does not get one of its own."""
 RARE = 20
 """Nor one that ends sooner than so many times what the last checkpoint cost."""
-
-T = TypeVar("T")
 
 
 @dataclass
@@ -132,9 +129,7 @@ class Training:
         self.shards: Shards | None = None
         self.parallel: Parallel | None = None
         if job.division is not None:
-            self.parallel = Parallel(a, self.trainable_graph, job.division, job.ranks, job.name, job.span)
-            self.parallel.asked = lambda: job.interrupt.requested
-            self.trainable_graph = self.parallel
+            self.trainable_graph = self.parallel = Parallel.of(job, job.division, self.trainable_graph)
         elif self.recipe.shards > 1:
             self.shards = Shards(a, self.recipe.shards, job.ranks, job.name, self.recipe.spans.get("shards", job.span))
         self.first = FirstBatch.of(a, self.recipe, self._seed, job.span)
@@ -233,25 +228,21 @@ class Training:
         """The same of a batch of which this process has its samples."""
         (batch,) = split(batch, max(1, samples(batch)), self.recipe.channels_last)
         result = parallel.train(batch, self.step, self._of_shard, self.first is not None)
-        return self._stopped_with(parallel.stop, result)
+        self.job.interrupt.join(parallel.stop)
+        return result
 
     def _in_shards(self, shards: Shards, number: int, part: Batch, whole: int) -> dict[str, Tensor]:
         """Adds the gradients of one part of a batch of `whole` samples, shard by shard."""
         at = number * shards.count
         result = shards.train(part, whole, lambda n, *how: self._of_shard(at + n, *how), self.job.interrupt.requested)
-        return self._stopped_with(shards.stop, result)
+        self.job.interrupt.join(shards.stop)
+        return result
 
     def _of_shard(self, number: int, batch: Batch, share: float) -> dict[str, Tensor]:
         """Adds the gradients of a shard, by its own draws."""
         self._shard = (number,)
         self._seed()
         return self._compared(partial(self._gradients, batch, share))
-
-    def _stopped_with(self, stop: bool, result: T) -> T:
-        """`result`; this process stops as well where another was asked to."""
-        if stop and not self.job.interrupt.requested:
-            self.job.interrupt.request("a signal to another process")
-        return result
 
     def _compared(self, step: Callable[..., dict[str, Tensor]]) -> dict[str, Tensor]:
         """What a step gives; the first one of a run is compared with the plain form."""
@@ -442,7 +433,7 @@ class Training:
             "snapshots": self.snapshots.state(),
             "networks": len(self.snapshots.networks),
             "seconds": self.elapsed(),
-            "rounding": rounding(self.job.device),
+            "rounding": rounding(self.job.device, self.job.ranks.sums),
         }
         return tensors, state
 
@@ -469,7 +460,7 @@ class Training:
 
     def _compare_rounding(self, state: Mapping[str, Plain]) -> None:
         """KD0838 where the checkpoint is of another machine or library."""
-        now, before = rounding(self.job.device), state.get("rounding", {})
+        now, before = rounding(self.job.device, self.job.ranks.sums), state.get("rounding", {})
         changed = [name for name, value in now.items() if before.get(name, value) != value]
         others = [f"{name} {before[name]} then and {now[name]} now" for name in changed]
         if others:

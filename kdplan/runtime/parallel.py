@@ -10,20 +10,25 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from inspect import signature
+from typing import TYPE_CHECKING
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from kdplan.diagnostics.report import error, listing
+from kdplan.diagnostics.report import counted, diagnostic, error, listing
 from kdplan.diagnostics.span import Span
 from kdplan.graph.phase_graph import PhaseGraph
 from kdplan.runtime.division import Division, Slot
+from kdplan.runtime.interrupt import Interrupt
 from kdplan.runtime.ranks import Ranks
 from kdplan.runtime.recovery import untouched
 from kdplan.runtime.shards import Layout, mark_of, statistics
 from kdplan.runtime.streams import Batch
+
+if TYPE_CHECKING:
+    from kdplan.runtime.loop import Job
 
 _SETTINGS = signature(DistributedDataParallel).parameters
 _BUFFERS = next(name for name in ("forward_sync_buffers", "broadcast_buffers") if name in _SETTINGS)
@@ -48,18 +53,26 @@ class Parallel:
     phase : str
     span : Span or None
         Of the loss, for errors.
+    interrupt : Interrupt, optional
+        Whether this rank was asked to stop.
     """
 
     def __init__(
-        self, graph: PhaseGraph, call: Graph, division: Division, ranks: Ranks, phase: str, span: Span | None
+        self,
+        graph: PhaseGraph,
+        call: Graph,
+        division: Division,
+        ranks: Ranks,
+        phase: str,
+        span: Span | None = None,
+        interrupt: Interrupt | None = None,
     ) -> None:
         self.graph, self.call, self.division = graph, call, division
         self.ranks, self.phase, self.span = ranks, phase, span
         self.names = ["loss", *graph.terms]
         self.stop = False
         """Whether any rank was asked to stop."""
-        self.asked: Callable[[], bool] = lambda: False
-        """Whether this rank was."""
+        self.interrupt = interrupt or Interrupt()
         self._alone = self._met = self._known = self._compared = False
         self._last = self._sums = True
         state, running = graph.state(), statistics([graph.root, *graph.networks])
@@ -70,6 +83,17 @@ class Parallel:
         like = {**self.averaged, **dict.fromkeys(self.names, scalar)}
         self.layout = Layout(device, {name: t.detach().to("meta") for name, t in like.items()})
         self.wrapped = self._wrap(device)
+
+    @classmethod
+    def of(cls, job: Job, division: Division, call: Graph) -> Parallel:
+        """For a phase's training; notes where batch norm computes something else than on one process."""
+        parallel = cls(job.phase_graph, call, division, job.ranks, job.name, job.span, job.interrupt)
+        recipe = job.recipes[0]
+        if parallel.averaged and recipe.shards == 1 and job.ranks.leads:
+            samples = counted(-(-recipe.batch_of() // job.ranks.size), "sample")
+            notice = diagnostic("KD0983", None, phase=job.name, samples=samples, batch=recipe.batch_of())
+            job.events.note(f"{notice.code}: {notice.message}")
+        return parallel
 
     def _wrap(self, device: torch.device) -> nn.Module:
         """The trainable graph as a module that sums gradients over the ranks in its backward pass."""
@@ -186,7 +210,7 @@ class Parallel:
             As `Ranks.exchange`.
         """
         self._met = self._known = True
-        rows = self.ranks.exchange([self.asked()], problem, self.phase, self.span)
+        rows = self.ranks.exchange([self.interrupt.requested], problem, self.phase, self.span)
         self.stop = any(row[0] for row in rows)
         self._known = False
 

@@ -264,6 +264,7 @@ def _commit(run: PhaseRun, phase: Phase, key: PhaseKey, work: Work, training: Tr
     files["environment.json"] = environment(job.device, options.deterministic) | {
         "code": user_code.listed(),
         "processes": run.ranks.size,
+        "sums": run.ranks.sums,
         "finished": time.time(),
     }
     _check_code(run, phase)

@@ -84,6 +84,15 @@ class Ranks:
         """Whether this process reads and writes the store."""
         return self.rank == 0
 
+    @property
+    def sums(self) -> str:
+        """In what order this process and the others sum gradients: the last bits depend on it.
+
+        >>> Ranks(0, 4).sums, Ranks(0, 2, way="fast").sums
+        ('in a fixed order', 'over 2 processes (--fast)')
+        """
+        return f"over {self.size} processes (--{self.way})" if self.way else "in a fixed order"
+
     def shards_of(self, count: int) -> range:
         """The shards that this rank computes, of `count`."""
         each = count // self.size

@@ -14,7 +14,7 @@ from rich.text import Text
 from kdplan.ir.dag import Planned
 from kdplan.ir.lengths import step_count
 from kdplan.ir.plan import Plan
-from kdplan.runtime.store import Store, read_metrics
+from kdplan.runtime.store import Store, StoreError, read_metrics
 from kdplan.runtime.store.inventory import measured
 from kdplan.runtime.store.work import RECORD_HEAD
 from kdplan.view import words
@@ -45,6 +45,8 @@ class Status:
     age: float | None = None
     """Seconds since a file of the phase was written."""
     problem: str | None = None
+    how: str = ""
+    """Of a phase that is done: over how many processes it was trained, where its last bits depend on that."""
 
 
 def status(planned: Mapping[str, Planned], store: Store, plan: Plan | None = None) -> list[Status]:
@@ -58,6 +60,7 @@ def status(planned: Mapping[str, Planned], store: Store, plan: Plan | None = Non
         if state == "done":
             row.problem = store.problem(p.key)
             row.state = "corrupt" if row.problem else "done"
+            row.how = "" if row.problem else trained_how(store, p.key)
             records = read_metrics(store.phase_folder(p.key) / "metrics.jsonl")
         else:
             records = store.logged(p.key)
@@ -70,6 +73,16 @@ def status(planned: Mapping[str, Planned], store: Store, plan: Plan | None = Non
         row.metrics = _numbers(records)
         states.append(row)
     return states
+
+
+def trained_how(store: Store, key: str) -> str:
+    """How a finished phase was trained, where its last bits depend on the number of processes; else ""."""
+    try:
+        environment = store.artifact(key).json("environment.json") if store.has(key) else {}
+    except StoreError:
+        return ""
+    sums = str(environment.get("sums", ""))
+    return f"trained {sums}" if sums.startswith("over") else ""
 
 
 def _numbers(records: list[dict[str, Any]]) -> dict[str, float]:
@@ -98,7 +111,7 @@ def status_table(states: list[Status], store: Store) -> Table:
         size = words.size(s.bytes) if s.bytes else ""
         age = f"{words.seconds(s.age)} ago" if s.age is not None else ""
         state = Text(s.state, style=STYLES[s.state])
-        table.add_row(Text(s.name), state, step, numbers, size, age, Text(s.problem or s.who))
+        table.add_row(Text(s.name), state, step, numbers, size, age, Text(s.problem or s.who or s.how))
     total = measured(store.root)[0]
     table.caption = Text(f"{store.root}: {words.size(total)} in all, with other plans")
     return table

@@ -15,8 +15,10 @@ from kdplan.ir.dag import SYMBOLS, Planned, Reason
 from kdplan.view import words
 
 
-def why(planned: Mapping[str, Planned], name: str) -> RenderableType:
+def why(planned: Mapping[str, Planned], name: str, how: str = "") -> RenderableType:
     """Return the explanation: the action, root causes with their location in the plan file, and consequences of others.
+
+    `how` says how a finished phase was trained.
 
     Raises
     ------
@@ -27,7 +29,10 @@ def why(planned: Mapping[str, Planned], name: str) -> RenderableType:
         raise error("KD0310", None, name=name, help=suggestion(name, planned))
     phase = planned[name]
     style = words.ACTION_STYLES[phase.action]
-    head = Text.assemble((f"{SYMBOLS[phase.action]} {phase.name}", f"bold {style}"), f"  {_action(phase)}")
+    head = Text.assemble(
+        (f"{SYMBOLS[phase.action]} {phase.name}", f"bold {style}"),
+        f"  {_action(phase)}" + (f", {how}" if how and phase.action == "cached" else ""),
+    )
     parts: list[RenderableType] = [head]
     for reason in sorted(phase.reasons, key=lambda r: not r.root):
         parts += [Text(), *_reason(reason)]
@@ -35,9 +40,9 @@ def why(planned: Mapping[str, Planned], name: str) -> RenderableType:
     return Group(*parts)
 
 
-def print_why(planned: Mapping[str, Planned], name: str, console: Console | None = None) -> None:
+def print_why(planned: Mapping[str, Planned], name: str, console: Console | None = None, how: str = "") -> None:
     """Print `why`."""
-    (console or words.console()).print(why(planned, name), soft_wrap=True, highlight=False)
+    (console or words.console()).print(why(planned, name, how), soft_wrap=True, highlight=False)
 
 
 def _action(phase: Planned) -> str:
