@@ -145,6 +145,10 @@ def _add_run(subparsers: Subparsers[argparse.ArgumentParser]) -> None:
         help="share each batch among the processes of torchrun as its DDP does: fast, and not to the same bits",
     )  # fmt: skip
     command.add_argument(
+        "--fully-shard", action="store_true",
+        help="as --fast, and each process keeps a part only of what is trained: for phases that do not fit on one GPU",
+    )  # fmt: skip
+    command.add_argument(
         "--keep-going", action="store_true", help="after a failure, run the phases that do not need it"
     )
     command.add_argument(

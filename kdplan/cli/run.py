@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from kdplan.ir.plan import Plan
     from kdplan.runtime.measures.results import MeasureResult
     from kdplan.runtime.options import RunOptions
-    from kdplan.runtime.ranks import Ranks
+    from kdplan.runtime.ranks import Ranks, Way
     from kdplan.runtime.store import Store
 
 
@@ -44,13 +44,14 @@ def run(arguments: argparse.Namespace) -> int:
     """
     from kdplan.runtime.options import processes
 
+    way: Way = "fully-shard" if arguments.fully_shard else "fast" if arguments.fast else ""
     if processes() == 1:
-        if arguments.fast:
-            _warn("KD0982")
+        if way:
+            _warn("KD0982", option=f"--{way}")
         return _run_alone(arguments)
     from kdplan.runtime.ranks import Ranks
 
-    ranks = Ranks.start("fast" if arguments.fast else "")
+    ranks = Ranks.start(way)
     return _lead(arguments, ranks) if ranks.leads else _follow(arguments, ranks)
 
 

@@ -138,8 +138,11 @@ class WeightAverage:
         live = self._live()
         average = self._average.items()
         floats = [k for k, v in average if (v.is_floating_point() or v.is_complex()) and not is_extra(k)]
-        if floats:
-            torch._foreach_lerp_([self._average[k] for k in floats], [live[k].detach() for k in floats], 1 - decay)
+        for kind in dict.fromkeys(
+            type(self._average[k]) for k in floats
+        ):  # parts of parameters are not mixed with others
+            some = [k for k in floats if type(self._average[k]) is kind]
+            torch._foreach_lerp_([self._average[k] for k in some], [live[k].detach() for k in some], 1 - decay)
         for key in self._average.keys() - {*floats}:
             self._set(key, live[key])
         self.updates += 1

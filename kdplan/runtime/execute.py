@@ -260,7 +260,7 @@ class _Runner:
             run = PhaseRun(Sources(self.plan, self.store, self.keys), self.options, self.events, self.interrupt,
                            cost=step.cost, extends=step.extends)  # fmt: skip
             if ranks is not None and (ranks.way or phase.recipes[0].shards > 1):
-                ranks.check(phase)
+                ranks.check(self.plan, phase)
                 run.ranks, run.sources = ranks, SharedSources(self.plan, self.store, self.keys, ranks)
             if self.assemble is not None:
                 run.assemble = self.assemble

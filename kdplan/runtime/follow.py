@@ -56,6 +56,8 @@ class Following(Training):
         while (order := ranks.receive()["what"]) != "go":
             if order == "epoch":
                 self.follow_epoch()
+            elif order == "collect":
+                self.checkpoint()
             elif order == "agree":
                 ranks.gather_numbers([self.mark()])
             elif order == "back":

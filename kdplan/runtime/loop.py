@@ -32,7 +32,7 @@ from kdplan.runtime.first_batch import FirstBatch
 from kdplan.runtime.frozen_values import StoredValues
 from kdplan.runtime.interrupt import Interrupt, Interrupted
 from kdplan.runtime.optimise import Optimisers
-from kdplan.runtime.parallel import Parallel
+from kdplan.runtime.parallel import Parallel, parallel
 from kdplan.runtime.ranks import Ranks
 from kdplan.runtime.recovery import Recovery, State, all_finite, untouched
 from kdplan.runtime.saving import Saving
@@ -80,6 +80,8 @@ class Job:
     """This process among those that train the phase."""
     division: Division | None = None
     """Which samples of a step it computes, where they sum gradients in any order."""
+    copies: list[torch.nn.Module] | None = None
+    """Of the trained networks, for what is validated and written, where processes have parts of them only."""
 
 
 class Training:
@@ -89,7 +91,7 @@ class Training:
         self.job, self.recipe = job, job.recipes[0]
         a = job.phase_graph
         for module in (a.root, a.trainable_graph, *a.networks, *([a.frozen] if a.frozen is not None else [])):
-            module.to(job.device)
+            module.to(job.device if job.ranks.way != "fully-shard" else "cpu")
         if self.recipe.channels_last:
             a.root.to(memory_format=torch.channels_last)
         a.set_modes()
@@ -105,7 +107,7 @@ class Training:
         self.watch = Watch(job.device)
         self.kept = kept_epochs(self.recipe)
         self.snapshots = Snapshots(
-            job.work.snapshots, [*a.networks, *(f.module for f in a.ema_copies)], job.work.confirm
+            job.work.snapshots, [*(job.copies or a.networks), *(f.module for f in a.ema_copies)], job.work.confirm
         )
         self.trainable_graph = compiled(a.trainable_graph, self.recipe.compile, job.name)
         self.frozen = (
@@ -122,14 +124,14 @@ class Training:
         """What must stay finite: a mask may hold infinities from the start."""
         self.recovery = Recovery(self.recipe.on_nan, job.seed)
         self.saving = Saving(job.work, job.patience)
+        self.parallel: Parallel | None = None
         self.restore()
         self._crossed: dict[str, Tensor] | None = None
         self._shard: tuple[int, ...] = ()
         """The number of the running shard in its step; none where a batch is not cut."""
         self.shards: Shards | None = None
-        self.parallel: Parallel | None = None
         if job.division is not None:
-            self.trainable_graph = self.parallel = Parallel.of(job, job.division, self.trainable_graph)
+            self.trainable_graph = self.parallel = parallel(job, job.division, self.trainable_graph)
         elif self.recipe.shards > 1:
             self.shards = Shards(a, self.recipe.shards, job.ranks, job.name, self.recipe.spans.get("shards", job.span))
         self.first = FirstBatch.of(a, self.recipe, self._seed, job.span)
@@ -199,6 +201,8 @@ class Training:
 
     def train_step(self, batch: Batch) -> None:
         """One step of every optimizer, on parts of a batch whose losses are averaged to the whole's."""
+        if self.parallel is not None:
+            self.parallel.prepare(self, batch)
         before = untouched(self.job.phase_graph) if self.recovery.skips else None
         self._seed()
         self.optimisers.start_step(self.step)
@@ -227,18 +231,18 @@ class Training:
     def _in_parallel(self, parallel: Parallel, batch: Batch) -> tuple[dict[str, Tensor], int]:
         """The same of a batch of which this process has its samples."""
         (batch,) = split(batch, max(1, samples(batch)), self.recipe.channels_last)
-        result = parallel.train(batch, self.step, self._of_shard, self.first is not None)
+        result = parallel.train(batch, self.step, self.of_shard, self.first is not None)
         self.job.interrupt.join(parallel.stop)
         return result
 
     def _in_shards(self, shards: Shards, number: int, part: Batch, whole: int) -> dict[str, Tensor]:
         """Adds the gradients of one part of a batch of `whole` samples, shard by shard."""
         at = number * shards.count
-        result = shards.train(part, whole, lambda n, *how: self._of_shard(at + n, *how), self.job.interrupt.requested)
+        result = shards.train(part, whole, lambda n, *how: self.of_shard(at + n, *how), self.job.interrupt.requested)
         self.job.interrupt.join(shards.stop)
         return result
 
-    def _of_shard(self, number: int, batch: Batch, share: float) -> dict[str, Tensor]:
+    def of_shard(self, number: int, batch: Batch, share: float) -> dict[str, Tensor]:
         """Adds the gradients of a shard, by its own draws."""
         self._shard = (number,)
         self._seed()
@@ -256,7 +260,8 @@ class Training:
     def steps_with_finite(self, terms: list[tuple[dict[str, Tensor], int]]) -> bool:
         """Whether the losses of a step and its gradients are finite."""
         parameters = self.job.phase_graph.named_trainable().values()
-        return all_finite([t for t, _ in terms], parameters, self.scaler.is_enabled())
+        fine = all_finite([t for t, _ in terms], parameters, self.scaler.is_enabled())
+        return fine if self.parallel is None else self.parallel.all_agree(fine)
 
     def _seed(self) -> None:
         shard = ("shard", *self._shard) if self._shard else ()
@@ -317,6 +322,8 @@ class Training:
         self.check_weights()
         if not self.watch.samples:
             raise error("KD0827", self.job.span, phase=self.job.name, epoch=epoch + 1)
+        if self.parallel is not None and self.job.copies is not None:
+            self.parallel.refresh(self.job.copies)
         means = self.watch.means()
         self.watch.start_epoch()
         record: dict[str, Plain] = {"step": self.step, "epoch": epoch + 1, "loss": means.pop("loss"), "terms": means}
@@ -355,7 +362,7 @@ class Training:
 
     def check_weights(self) -> None:
         """Stops the phase if a weight or buffer is no longer finite: no checkpoint, snapshot or artifact has such."""
-        state = {n: t for n, t in self.job.phase_graph.state().items() if n in self.finite}
+        state = {n: t for n, t in below("model", self.checkpoint()[0]).items() if n in self.finite}
         if state and not bool(torch.stack([_are_finite(t) for t in state.values()]).all()):  # one wait for the device
             broken = sorted(n for n, t in state.items() if not bool(_are_finite(t)))
             names = listing(dict.fromkeys(n.removeprefix("buffer/").removeprefix("nets.") for n in broken), 4)
@@ -405,7 +412,7 @@ class Training:
     def agree(self) -> None:
         """KD0954 where a rank has other weights, or another state of an optimizer, than rank 0."""
         ranks = self.job.ranks
-        if ranks.size > 1:
+        if ranks.size > 1 and ranks.way != "fully-shard":
             ranks.order("agree")
             marks = ranks.gather_numbers([self.mark()])
             if others := [rank for rank, mark in enumerate(marks) if mark != marks[0]]:
@@ -435,6 +442,9 @@ class Training:
             "seconds": self.elapsed(),
             "rounding": rounding(self.job.device, self.job.ranks.sums),
         }
+        if self.parallel is not None:
+            keep = self.job.ranks.leads or bool(self.recovery.times)
+            tensors = self.parallel.whole(tensors, self.step, keep)
         return tensors, state
 
     def restore(self) -> None:
@@ -469,6 +479,7 @@ class Training:
 
     def load(self, tensors: dict[str, Tensor], state: dict[str, Plain]) -> None:
         """The inverse of `checkpoint`."""
+        tensors = self.parallel.parts(tensors) if self.parallel is not None else tensors
         self.job.phase_graph.load_state(below("model", tensors))
         self.optimisers.load_state(below("optim", tensors), state["optimisers"])
         self.averages.load_state(below("average", tensors), state["updates"])
@@ -483,10 +494,11 @@ class Training:
     def weights(self) -> dict[tuple[int, str], Content]:
         """(slot, snapshot) -> a function that writes that safetensors file: last, best, averages, kept epochs."""
         writers: dict[tuple[int, str], Content] = {}
-        for slot, network in enumerate(self.job.phase_graph.networks):
+        averages = below("average", self.checkpoint()[0])
+        for slot, network in enumerate(self.job.copies or self.job.phase_graph.networks):
             writers[slot, "last"] = tensor_file(plain_tensors(network.state_dict()))
             if self.averages.slots:
-                writers[slot, "ema"] = tensor_file(self.averages.weights(slot))
+                writers[slot, "ema"] = tensor_file(below(str(slot), averages))
         return writers | self.snapshots.files()
 
 

@@ -27,9 +27,18 @@ class Optimisers:
         Steps in an epoch.
     total : int or None
         Steps in all; None where a plateau decides.
+    options : mapping, optional
+        How the optimizers compute, where that is not the fastest way for a device.
     """
 
-    def __init__(self, phase_graph: PhaseGraph, recipes: Sequence[Recipe], per_epoch: int, total: int | None) -> None:
+    def __init__(
+        self,
+        phase_graph: PhaseGraph,
+        recipes: Sequence[Recipe],
+        per_epoch: int,
+        total: int | None,
+        options: Mapping[str, bool] | None = None,
+    ) -> None:
         self.named = phase_graph.named_trainable()
         self.clip = recipes[0].clip
         self.per_epoch = per_epoch
@@ -38,7 +47,7 @@ class Optimisers:
         epochs = total / per_epoch if total else math.inf
         for number, recipe in enumerate(recipes):
             mine = [p for name, p in self.named.items() if len(recipes) == 1 or _recipe_of(name) == number]
-            how = fastest(recipe.optimizer.name, mine[0].device) if mine else {}
+            how = fastest(recipe.optimizer.name, mine[0].device) if mine and options is None else dict(options or {})
             optimizer = build_optimizer(recipe.optimizer.name, recipe.optimizer.arguments, mine, **how)
             lr = float(optimizer.param_groups[0]["initial_lr"])
             item = recipe.schedule
@@ -61,7 +70,7 @@ class Optimisers:
         if self.clip is not None:
             for optimizer in self.optimizers:
                 scaler.unscale_(optimizer)
-            nn.utils.clip_grad_norm_(self.named.values(), self.clip)
+            clip_by_norm(list(self.named.values()), self.clip)
         for optimizer in self.optimizers:
             scaler.step(optimizer)
         scaler.update()
@@ -94,6 +103,22 @@ class Optimisers:
             mine = {name.removeprefix(head): t for name, t in tensors.items() if name.startswith(head)}
             load_named_state(optimizer, self.named, mine, plain[number]["optimizer"])
             schedule.load_state_dict(plain[number]["schedule"])
+
+
+def clip_by_norm(parameters: Sequence[nn.Parameter], clip: float) -> None:
+    """Scales gradients down where their common norm is above `clip`; of some a process may have a part only."""
+    from torch.distributed.tensor import DTensor
+
+    parts = [p for p in parameters if isinstance(p.grad, DTensor)]
+    if not parts:
+        nn.utils.clip_grad_norm_(parameters, clip)
+        return
+    others = [p.grad for p in parameters if p.grad is not None and not isinstance(p.grad, DTensor)]
+    norm = nn.utils.get_total_norm([p.grad for p in parts if p.grad is not None])
+    squares = norm.full_tensor().square() if isinstance(norm, DTensor) else norm.square()
+    squares = squares + sum(g.square() for g in others)
+    scale = (clip / (squares.sqrt() + 1e-6)).clamp(max=1.0)
+    torch._foreach_mul_([*(p.grad.to_local() for p in parts if isinstance(p.grad, DTensor)), *others], scale)
 
 
 def _recipe_of(name: str) -> int:

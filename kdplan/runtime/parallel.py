@@ -7,7 +7,7 @@ the mean over the samples.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from inspect import signature
 from typing import TYPE_CHECKING
@@ -28,7 +28,7 @@ from kdplan.runtime.shards import Layout, mark_of, statistics
 from kdplan.runtime.streams import Batch
 
 if TYPE_CHECKING:
-    from kdplan.runtime.loop import Job
+    from kdplan.runtime.loop import Job, Training
 
 _SETTINGS = signature(DistributedDataParallel).parameters
 _BUFFERS = next(name for name in ("forward_sync_buffers", "broadcast_buffers") if name in _SETTINGS)
@@ -51,11 +51,16 @@ class Parallel:
     division : Division
     ranks : Ranks
     phase : str
+    device : torch.device
+        On which it trains.
     span : Span or None
         Of the loss, for errors.
     interrupt : Interrupt, optional
         Whether this rank was asked to stop.
     """
+
+    early = False
+    """Whether ranks look at the start of a step whether all came so far: they exchange something in forward passes."""
 
     def __init__(
         self,
@@ -64,6 +69,7 @@ class Parallel:
         division: Division,
         ranks: Ranks,
         phase: str,
+        device: torch.device,
         span: Span | None = None,
         interrupt: Interrupt | None = None,
     ) -> None:
@@ -78,24 +84,13 @@ class Parallel:
         state, running = graph.state(), statistics([graph.root, *graph.networks])
         self.averaged = {name: tensor for name, tensor in state.items() if id(tensor) in running}
         """Batch statistics, by name."""
-        device = next(iter(state.values())).device
+        self.device = device
         scalar = torch.zeros((), dtype=torch.float64)
         like = {**self.averaged, **dict.fromkeys(self.names, scalar)}
         self.layout = Layout(device, {name: t.detach().to("meta") for name, t in like.items()})
         self.wrapped = self._wrap(device)
 
-    @classmethod
-    def of(cls, job: Job, division: Division, call: Graph) -> Parallel:
-        """For a phase's training; notes where batch norm computes something else than on one process."""
-        parallel = cls(job.phase_graph, call, division, job.ranks, job.name, job.span, job.interrupt)
-        recipe = job.recipes[0]
-        if parallel.averaged and recipe.shards == 1 and job.ranks.leads:
-            samples = counted(-(-recipe.batch_of() // job.ranks.size), "sample")
-            notice = diagnostic("KD0983", None, phase=job.name, samples=samples, batch=recipe.batch_of())
-            job.events.note(f"{notice.code}: {notice.message}")
-        return parallel
-
-    def _wrap(self, device: torch.device) -> nn.Module:
+    def _wrap(self, device: torch.device) -> nn.Module | None:
         """The trainable graph as a module that sums gradients over the ranks in its backward pass."""
         if device.type == "mps":
             raise error("KD0985", self.span, phase=self.phase, device=device.type)
@@ -120,7 +115,7 @@ class Parallel:
         if self._alone:
             return self.call(**inputs)
         with nullcontext() if self._last else self._keeping():
-            outputs: dict[str, Tensor] = self.wrapped(**inputs)
+            outputs: dict[str, Tensor] = self.wrapped(**inputs)  # type: ignore[misc]
         if self._sums:
             self.meet()
         return outputs
@@ -150,7 +145,7 @@ class Parallel:
         self._met = self._known = False
         sums: dict[str, Tensor] = {}
         try:
-            pieces = list(_pieces(batch, slots))
+            pieces = list(self.pieces(batch, slots))
             if compare:
                 self._try(compute, slots[0].number, pieces[0])
             self._begin()
@@ -168,17 +163,28 @@ class Parallel:
                 state = self.graph.state()
                 for name in self.averaged:
                     _add(values, name, (state[name] - start[name]) * slot.share_of_part)
+                if self._last:
+                    self._end()
                 if self._sums:
                     sums = self._summed(values)
                     values = {name: sums[name] / size for name in self.names}
                     changed = {name: start[name] + sums[name] for name in self.averaged}
                     self.graph.load_state(self.graph.state() | changed)
-                    self._met = self._last
+                    self._met = self._last or self.early
         except Exception as problem:
             self._fail(problem)
             raise
         self._compare()
         return {name: sums[name] for name in self.names}, self.division.samples(step)[0]
+
+    @staticmethod
+    def pieces(batch: Batch, slots: list[Slot]) -> Iterator[Batch]:
+        """The samples of each slot."""
+        at = [0] * len(slots[0].rows)
+        for slot in slots:
+            ends = [start + len(rows) for start, rows in zip(at, slot.rows, strict=True)]
+            yield {name: t[at[n] : ends[n]] for name, t in batch.items() for n in [int(name.rpartition("_")[2])]}
+            at = ends
 
     def _summed(self, values: Mapping[str, Tensor | None]) -> dict[str, Tensor]:
         """Sums over the ranks."""
@@ -187,6 +193,9 @@ class Parallel:
 
     def _begin(self) -> None:
         """Before a step's first forward pass."""
+
+    def _end(self) -> None:
+        """After a step's last backward pass."""
 
     def _try(self, compute: Compute, number: int, piece: Batch) -> None:
         """Compute a shard on this rank alone, and put all back."""
@@ -198,6 +207,26 @@ class Parallel:
         self.graph.load_state(start)
         for parameter in self.graph.named_trainable().values():
             parameter.grad = None
+
+    # ---- what stays as it is where every rank has all parameters
+
+    def prepare(self, training: Training, batch: Batch) -> None:
+        """Before a step: what must be done before the first one."""
+
+    def whole(self, tensors: dict[str, Tensor], step: int, keep: bool) -> dict[str, Tensor]:
+        """The tensors of a checkpoint, of which ranks may have parts."""
+        return tensors
+
+    def parts(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+        """The inverse of `whole`."""
+        return tensors
+
+    def refresh(self, networks: Sequence[nn.Module]) -> None:
+        """Load the weights of the last `whole` into copies of the trained networks, if these have parts only."""
+
+    def all_agree(self, fine: bool) -> bool:
+        """Whether something holds on every rank, where all compute the same."""
+        return fine
 
     # ---- where a rank fails
 
@@ -246,6 +275,20 @@ class Parallel:
             self.ranks.exchange([], problem, self.phase, self.span)
 
 
+def parallel(job: Job, division: Division, call: Graph) -> Parallel:
+    """What computes a phase's gradients on several processes; notes where batch norm is another than on one."""
+    kind = Parallel
+    if job.ranks.way == "fully-shard":
+        from kdplan.runtime.sharded import FullyShard as kind  # loads much of torch
+    made = kind(job.phase_graph, call, division, job.ranks, job.name, job.device, job.span, job.interrupt)
+    recipe = job.recipes[0]
+    if made.averaged and recipe.shards == 1 and job.ranks.leads:
+        samples = counted(-(-recipe.batch_of() // job.ranks.size), "sample")
+        notice = diagnostic("KD0983", None, phase=job.name, samples=samples, batch=recipe.batch_of())
+        job.events.note(f"{notice.code}: {notice.message}")
+    return made
+
+
 class _Whole(nn.Module):
     """A graph as a module that calls it another way: compiled, for example."""
 
@@ -263,15 +306,6 @@ def _called(graph: nn.Module) -> Iterator[nn.Module]:
     """The modules that a graph calls."""
     nodes = getattr(getattr(graph, "graph", None), "nodes", ())
     yield from (graph.get_submodule(str(n.target)) for n in nodes if n.op == "call_module")
-
-
-def _pieces(batch: Batch, slots: list[Slot]) -> Iterator[Batch]:
-    """The samples of each slot."""
-    at = [0] * len(slots[0].rows)
-    for slot in slots:
-        ends = [start + len(rows) for start, rows in zip(at, slot.rows, strict=True)]
-        yield {name: t[at[n] : ends[n]] for name, t in batch.items() for n in [int(name.rpartition("_")[2])]}
-        at = ends
 
 
 def _add(values: dict[str, Tensor | None], name: str, value: Tensor) -> None:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from copy import deepcopy
+from dataclasses import dataclass, field, replace
 from functools import partial
 
 import torch
@@ -210,6 +211,15 @@ def make_job(
         with threads_for(0, MOST_THREADS, exact=device.type == "cpu"):  # other phases read these values, too
             stored = keeper.values(compute=ranks.leads)
         ranks.order("values")
+    copies = deepcopy(phase_graph.networks) if ranks.leads and ranks.way == "fully-shard" else None
+    validate = None
+    if ranks.leads:
+        measured = replace(phase_graph, networks=copies) if copies is not None else phase_graph
+        validate = validation(plan, phase, measured, root, device)
+    if copies is not None:
+        from kdplan.runtime.sharded import validated_on
+
+        validate = validated_on(copies, device, validate)
     metric = phase.validations[0].metrics[0] if phase.validations else None
     return Job(
         name=phase.name,
@@ -220,7 +230,7 @@ def make_job(
         work=work,
         device=device,
         seed=phase.seed,
-        validate=validation(plan, phase, phase_graph, root, device) if ranks.leads else None,
+        validate=validate,
         larger_is_better=larger_is_better(metric) if metric is not None else True,
         checkpoint_seconds=run.options.checkpoint_seconds,
         checkpoint_steps=run.options.checkpoint_steps,
@@ -230,6 +240,7 @@ def make_job(
         span=phase.loss.span or phase.span,
         ranks=ranks,
         division=division,
+        copies=copies,
     )
 
 

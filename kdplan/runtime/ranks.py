@@ -23,10 +23,14 @@ from torch import Tensor
 from kdplan.diagnostics.report import PlanError, error, listing
 from kdplan.diagnostics.span import Span
 from kdplan.ir.plan import Phase, Plain, Plan
+from kdplan.ir.versions import ema_copies
 from kdplan.runtime.checkpoint import plain_tensors
 
 PATIENCE = timedelta(days=30)
 """How long a rank waits: for a phase that rank 0 trains alone. A rank that ends is noticed at once."""
+
+UNDIVIDED = ("adafactor", "rprop")
+"""Optimizers that compute with whole parameters, or write in a way that torch cannot divide."""
 
 Order = dict[str, Plain]
 Way = Literal["", "fast", "fully-shard"]
@@ -98,9 +102,19 @@ class Ranks:
         each = count // self.size
         return range(self.rank * each, (self.rank + 1) * each)
 
-    def check(self, phase: Phase) -> None:
-        """KD0950 where the phase's shards cannot be divided among the ranks."""
+    def check(self, plan: Plan, phase: Phase) -> None:
+        """KD0950 where the phase's shards cannot be divided among the ranks, KD0986 where its parameters cannot."""
         recipe = phase.recipes[0]
+        if self.way == "fully-shard":
+            copies = ema_copies(plan, phase)
+            reasons = {
+                "`compile`": recipe.compile,
+                "`channels_last`": recipe.channels_last,
+                f"the moving average {listing(copies)} of a trained network": bool(copies),
+                **{f"the optimizer `{n}`": any(r.optimizer.name == n for r in phase.recipes) for n in UNDIVIDED},
+            }
+            if what := next((what for what, stands in reasons.items() if stands), None):
+                raise error("KD0986", recipe.span, phase=phase.name, what=what)
         if not self.way and recipe.shards > 1 and recipe.shards % self.size:
             fitting = [n for n in range(1, recipe.shards + 1) if recipe.shards % n == 0]
             span = recipe.spans.get("shards", recipe.span)
@@ -256,7 +270,7 @@ def check_ranks(plan: Plan, phases: Iterable[str], ranks: Ranks) -> list[str]:
     """
     recipes = {name: plan.phases[name].recipes[0] for name in phases}
     for name in recipes:
-        ranks.check(plan.phases[name])
+        ranks.check(plan, plan.phases[name])
     if ranks.way:
         return []
     alone = [name for name, recipe in recipes.items() if recipe.shards == 1]

@@ -114,7 +114,10 @@ def all_finite(losses: Iterable[Mapping[str, Tensor]], parameters: Iterable[Tens
         Whether a scaler of gradients looks at them itself, as with fp16.
     """
     values = [v.detach().float().mean() for terms in losses for v in terms.values()]
+    from torch.distributed.tensor import DTensor
+
     gradients = [] if scaled else [p.grad for p in parameters if p.grad is not None]
+    gradients = [g.to_local() if isinstance(g, DTensor) else g for g in gradients]
     values += [g.float() for g in torch._foreach_norm(gradients, float("inf"))] if gradients else []
     return all(bool(torch.isfinite(v).all()) for v in _together(values))
 
