@@ -107,7 +107,7 @@ class Parallel:
 
     def _keeping(self) -> AbstractContextManager[None]:
         """Within it gradients are added up on this rank alone."""
-        context: AbstractContextManager[None] = self.wrapped.no_sync()  # type: ignore[operator]
+        context: AbstractContextManager[None] = self.wrapped.no_sync()  # type: ignore[operator, union-attr]
         return context
 
     def __call__(self, **inputs: Tensor) -> dict[str, Tensor]:

@@ -2,8 +2,8 @@
 
 Before the first step a phase is whole, on the CPU, and its state is loaded and compared as ever. Then `fully_shard` of
 torch cuts the trained parameters along their first dimension; blocks of modules are gathered while they compute. Frozen
-parameters stay whole on every device, as do parameters of one number. What rank 0 writes or validates is gathered first,
-by the names that it has everywhere: a checkpoint does not show how many processes made it.
+parameters stay whole on every device, as do parameters of one number. What rank 0 writes or validates is gathered
+first, by the names that it has everywhere: a checkpoint does not show how many processes made it.
 """
 
 from __future__ import annotations
@@ -112,7 +112,8 @@ class FullyShard(Parallel):
         mesh = init_device_mesh(device.type, (self.ranks.size,))
         for block in blocks(whole, {i for i, p in trained.items() if p.dim()}):
             fully_shard(block, mesh=mesh, ignored_params=ignored)
-        self.wrapped = fully_shard(whole, mesh=mesh, ignored_params=ignored)
+        fully_shard(whole, mesh=mesh, ignored_params=ignored)
+        self.wrapped = whole
         parts = {id(p): module._parameters[name] for module, name, p in owners}
         for module in {m: None for root in _roots(graph) for m in root.modules()}:
             for name, parameter in module._parameters.items():
@@ -153,8 +154,8 @@ class FullyShard(Parallel):
         parts = {name: t for name, t in sorted(tensors.items()) if isinstance(t, DTensor)}
         if self._step != step:
             self.ranks.order("collect")
-            gathered = ((name, t.detach().full_tensor()) for name, t in parts.items())
-            self._kept_whole = {name: t.cpu() for name, t in gathered if keep}
+            gathered = ((name, t.full_tensor()) for name, t in parts.items())
+            self._kept_whole = {name: t.detach().cpu() for name, t in gathered if keep}
             self._step = step
         return {name: t for name, t in tensors.items() if name not in parts} | {
             name: self._kept_whole[name] for name in parts if name in self._kept_whole
@@ -204,7 +205,7 @@ class FullyShard(Parallel):
 
 
 def blocks(graph: nn.Module, trained: set[int]) -> Iterator[nn.Module | list[nn.Module]]:
-    """Modules that a graph calls one after another, so many at a time that each block has a fair part of all parameters.
+    """Modules that a graph calls one after another, each block with a fair part of all parameters.
 
     A module that is called twice is a block of its own. What owns a parameter that others own or read, too, is in none.
     """

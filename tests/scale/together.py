@@ -66,6 +66,22 @@ def hashes(store: Path) -> dict[str, str]:
     return named
 
 
+def farthest(store: Path, other: Path) -> float:
+    """How far the weights of the phases in two stores are apart, relative to the largest number of each tensor."""
+    from safetensors.torch import load_file
+
+    far = 0.0
+    files = sorted(store.glob("phases/*/weights-*.safetensors"))
+    assert files
+    for file in files:
+        one, two = load_file(file), load_file(other / file.relative_to(store))
+        assert one.keys() == two.keys()
+        for name, tensor in one.items():
+            size = max(float(tensor.abs().max()), 1e-3)
+            far = max(far, float((tensor.double() - two[name].double()).abs().max()) / size)
+    return far
+
+
 def _checkpoints(store: Path) -> set[str]:
     return {str(p) for p in store.glob("work/*/checkpoints/step-*")}
 
