@@ -11,6 +11,7 @@ import torch
 from safetensors.torch import load, save_file
 from torch import Tensor
 
+from kdplan.runtime.parts import is_part, read_parts
 from kdplan.runtime.store.artifact import Folder
 
 TENSORS = "state.safetensors"
@@ -52,8 +53,12 @@ def below(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def read_tensors(folder: Folder, name: str = TENSORS) -> dict[str, Tensor]:
-    """The tensors of a file of the store, on the CPU; its hash is checked."""
-    return load(folder.read(name))
+    """The tensors of a file of the store, on the CPU, with those of which processes wrote parts; hashes are checked."""
+    tensors = load(folder.read(name))
+    if name == TENSORS and any(map(is_part, folder.files)):
+        folder.verify()
+        tensors = read_parts(folder.path) | tensors
+    return tensors
 
 
 def reseed(seed: int, device: torch.device) -> None:

@@ -11,7 +11,8 @@ from kdplan.graph.state import draws_undone
 from kdplan.ir.dag import PhaseKey
 from kdplan.ir.plan import Plan
 from kdplan.runtime.interrupt import Interrupt
-from kdplan.runtime.loop import Job, Training
+from kdplan.runtime.job import Job
+from kdplan.runtime.loop import Training
 from kdplan.runtime.options import RunOptions
 from kdplan.runtime.phase import PhaseRun, begin, in_its_surroundings, make_job
 from kdplan.runtime.ranks import Abandoned, Order, Ranks
@@ -53,9 +54,11 @@ class Following(Training):
     def after_step(self, epoch: int) -> None:
         """Does what rank 0 orders, up to the next step."""
         ranks = self.job.ranks
-        while (order := ranks.receive()["what"]) != "go":
+        while (order := (received := ranks.receive())["what"]) != "go":
             if order == "epoch":
                 self.follow_epoch()
+            elif order == "parts" and self.parallel is not None:
+                self.parallel.write_parts(self, received["folder"])
             elif order == "collect":
                 self.checkpoint()
             elif order == "agree":

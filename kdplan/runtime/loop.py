@@ -9,39 +9,31 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
 from functools import partial
 
 import torch
 from torch import Tensor
 
 from kdplan.diagnostics.report import PlanError, counted, diagnostic, error, listing
-from kdplan.diagnostics.span import Span
-from kdplan.graph.phase_graph import PhaseGraph
 from kdplan.graph.plain_form import PlainForm
 from kdplan.ir.expr import STEP_COUNTERS
-from kdplan.ir.plan import Plain, Recipe
+from kdplan.ir.plan import Plain
 from kdplan.ir.seed import fold
 from kdplan.ir.snapshots import kept_epochs
 from kdplan.runtime.averages import Averages
 from kdplan.runtime.checkpoint import below, plain_tensors, prefixed, read_tensors, reseed, tensor_file
 from kdplan.runtime.device import rounding
-from kdplan.runtime.division import Division
-from kdplan.runtime.events import Events, NoEvents
 from kdplan.runtime.first_batch import FirstBatch
-from kdplan.runtime.frozen_values import StoredValues
-from kdplan.runtime.interrupt import Interrupt, Interrupted
+from kdplan.runtime.interrupt import Interrupted
+from kdplan.runtime.job import Job
 from kdplan.runtime.optimise import Optimisers
 from kdplan.runtime.parallel import Parallel, parallel
-from kdplan.runtime.ranks import Ranks
 from kdplan.runtime.recovery import Recovery, State, all_finite, untouched
 from kdplan.runtime.saving import Saving
 from kdplan.runtime.shards import Shards, mark_of
 from kdplan.runtime.snapshots import Snapshots
-from kdplan.runtime.space import Patience
 from kdplan.runtime.store.atomic import Content
-from kdplan.runtime.store.work import Work
-from kdplan.runtime.streams import Batch, Streams, samples, split
+from kdplan.runtime.streams import Batch, samples, split
 from kdplan.runtime.torch_compile import compiled
 from kdplan.runtime.watch import Watch
 
@@ -49,39 +41,6 @@ BRIEF = 1.0
 """Seconds: an epoch that ends sooner after a checkpoint than this does not get one of its own."""
 RARE = 20
 """Nor one that ends sooner than so many times what the last checkpoint cost."""
-
-
-@dataclass
-class Job:
-    """One phase, ready to be trained."""
-
-    name: str
-    phase_graph: PhaseGraph
-    recipes: list[Recipe]
-    streams: Streams
-    work: Work
-    device: torch.device
-    seed: int
-    stored: StoredValues | None = None
-    """The frozen graph's outputs, where they are read from the store."""
-    validate: Callable[[], dict[str, float]] | None = None
-    """Numbers of the networks as they stand, after every epoch; the first one chooses the best snapshot."""
-    larger_is_better: bool = True
-    checkpoint_seconds: float = 60.0
-    checkpoint_steps: int | None = None
-    interrupt: Interrupt = field(default_factory=Interrupt)
-    events: Events = field(default_factory=NoEvents)
-    patience: Patience = field(default_factory=Patience)
-    """What is done when the store's disk is full."""
-    span: Span | None = None
-    """Where the loss stands in the plan."""
-    progress_seconds: float = 0.5
-    ranks: Ranks = field(default_factory=Ranks)
-    """This process among those that train the phase."""
-    division: Division | None = None
-    """Which samples of a step it computes, where they sum gradients in any order."""
-    copies: list[torch.nn.Module] | None = None
-    """Of the trained networks, for what is validated and written, where processes have parts of them only."""
 
 
 class Training:
@@ -396,17 +355,21 @@ class Training:
     def save(self, at_once: bool = False) -> None:
         """A checkpoint of this step, on the disk now or later; refuses one whose loss or weights are not finite."""
         self.check_finite()
-        self.check_weights()
+        parts = self.parallel.written(self) if self.parallel is not None else {}
+        if not parts:
+            self.check_weights()
         self.agree()
-        tensors, state = self.checkpoint()
+        tensors, state = self.checkpoint() if not parts else self.state()
         recovery, plain = self.recovery.state()
         step, named = self.step, self.snapshots.wanted()
 
         def done() -> None:
+            if self.parallel is not None:
+                self.parallel.tidy()
             self.snapshots.tidy(named)
             self.job.events.checkpointed(self.job.name, step)
 
-        self.saving.save(step, tensors | recovery, state | plain, done, at_once)
+        self.saving.save(step, tensors | recovery, state | plain, done, at_once, parts)
         self.saved_at = time.monotonic()
 
     def agree(self) -> None:
@@ -426,6 +389,14 @@ class Training:
 
     def checkpoint(self) -> State:
         """The state that resuming from this step needs: tensors by name, and plain values."""
+        tensors, state = self.state()
+        if self.parallel is not None:
+            keep = self.job.ranks.leads or bool(self.recovery.times)
+            tensors = self.parallel.whole(tensors, self.step, keep)
+        return tensors, state
+
+    def state(self) -> State:
+        """The same, of which tensors may be parts."""
         optimisers, optimisers_plain = self.optimisers.state()
         watch, watch_plain = self.watch.state()
         tensors = prefixed("model", self.job.phase_graph.state()) | prefixed("optim", optimisers)
@@ -442,9 +413,6 @@ class Training:
             "seconds": self.elapsed(),
             "rounding": rounding(self.job.device, self.job.ranks.sums),
         }
-        if self.parallel is not None:
-            keep = self.job.ranks.leads or bool(self.recovery.times)
-            tensors = self.parallel.whole(tensors, self.step, keep)
         return tensors, state
 
     def restore(self) -> None:
@@ -479,7 +447,7 @@ class Training:
 
     def load(self, tensors: dict[str, Tensor], state: dict[str, Plain]) -> None:
         """The inverse of `checkpoint`."""
-        tensors = self.parallel.parts(tensors) if self.parallel is not None else tensors
+        tensors = self.parallel.divided(tensors) if self.parallel is not None else tensors
         self.job.phase_graph.load_state(below("model", tensors))
         self.optimisers.load_state(below("optim", tensors), state["optimisers"])
         self.averages.load_state(below("average", tensors), state["updates"])

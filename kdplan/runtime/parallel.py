@@ -28,7 +28,9 @@ from kdplan.runtime.shards import Layout, mark_of, statistics
 from kdplan.runtime.streams import Batch
 
 if TYPE_CHECKING:
-    from kdplan.runtime.loop import Job, Training
+    from kdplan.runtime.job import Job
+    from kdplan.runtime.loop import Training
+    from kdplan.runtime.store.atomic import Content
 
 _SETTINGS = signature(DistributedDataParallel).parameters
 _BUFFERS = next(name for name in ("forward_sync_buffers", "broadcast_buffers") if name in _SETTINGS)
@@ -217,9 +219,19 @@ class Parallel:
         """The tensors of a checkpoint, of which ranks may have parts."""
         return tensors
 
-    def parts(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    def divided(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
         """The inverse of `whole`."""
         return tensors
+
+    def written(self, training: Training) -> dict[str, Content]:
+        """Files with the parts that ranks have of a checkpoint, where they write them themselves; rank 0 orders it."""
+        return {}
+
+    def tidy(self) -> None:
+        """Remove what `written` gave, when the checkpoint has it."""
+
+    def write_parts(self, training: Training, folder: str) -> None:
+        """Write this rank's parts, as rank 0 has ordered."""
 
     def refresh(self, networks: Sequence[nn.Module]) -> None:
         """Load the weights of the last `whole` into copies of the trained networks, if these have parts only."""

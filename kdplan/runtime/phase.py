@@ -35,7 +35,8 @@ from kdplan.runtime.extend import adopt
 from kdplan.runtime.first_batch import Differs
 from kdplan.runtime.frozen_values import Keeper
 from kdplan.runtime.interrupt import Interrupt, Interrupted
-from kdplan.runtime.loop import Job, Training
+from kdplan.runtime.job import Job
+from kdplan.runtime.loop import Training
 from kdplan.runtime.measures.labels import label_of
 from kdplan.runtime.measures.metrics import larger_is_better
 from kdplan.runtime.measures.validation import validation

@@ -19,7 +19,9 @@ from torch import Tensor
 
 from kdplan.ir.plan import Plain
 from kdplan.runtime.checkpoint import TENSORS, tensor_file
+from kdplan.runtime.parts import is_whole
 from kdplan.runtime.space import Patience
+from kdplan.runtime.store.atomic import Content
 from kdplan.runtime.store.errors import StoreUnwritable
 from kdplan.runtime.store.work import Work
 
@@ -66,6 +68,7 @@ class Saving:
         state: Mapping[str, Plain],
         done: Callable[[], None],
         at_once: bool = False,
+        files: Mapping[str, Content] | None = None,
     ) -> None:
         """Saves a state, and calls `done` when it is on the disk: now, or within a later call of this object.
 
@@ -77,6 +80,8 @@ class Saving:
             What resuming needs. Both may change as soon as this returns.
         at_once
             Whether to wait until it is on the disk.
+        files
+            More files of the checkpoint, which are written at once: parts of other tensors.
 
         Raises
         ------
@@ -85,9 +90,12 @@ class Saving:
         """
         began = time.monotonic()
         self.collect(wait=True)
+        at_once |= bool(files)
+        tensors = {name: t for name, t in tensors.items() if not files or is_whole(t)}
         at_once |= sum(t.numel() * t.element_size() for t in tensors.values()) <= AT_ONCE
         held = tensors if at_once else self._copied(tensors)
-        write = self.patience.write(lambda: self.work.checkpoint_writer(step, {TENSORS: tensor_file(held)}, state))
+        contents = {TENSORS: tensor_file(held), **(files or {})}
+        write = self.patience.write(lambda: self.work.checkpoint_writer(step, contents, state))
         if at_once:
             self.patience.write(write)
             done()

@@ -10,7 +10,8 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, nullcontext, suppress
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -19,11 +20,15 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor
 
-from kdplan.diagnostics.report import diagnostic, error
+from kdplan.diagnostics.report import diagnostic, error, listing
 from kdplan.graph.phase_graph import PhaseGraph
+from kdplan.runtime import parts
 from kdplan.runtime.averages import Averages
 from kdplan.runtime.optimise import Optimisers
 from kdplan.runtime.parallel import Parallel
+from kdplan.runtime.store.atomic import Content, clear, make_folder
+from kdplan.runtime.store.errors import writing
+from kdplan.runtime.store.processes import temporary
 from kdplan.runtime.streams import Batch
 
 if TYPE_CHECKING:
@@ -39,6 +44,8 @@ class FullyShard(Parallel):
     early = True
     cut = False
     """Whether the phase is in pieces by now."""
+    _folder: Path | None = None
+    """Where ranks have written their parts of the last large checkpoint."""
 
     def _wrap(self, device: torch.device) -> nn.Module | None:
         if self.ranks.through_host and device.type != "cpu":
@@ -114,13 +121,13 @@ class FullyShard(Parallel):
             fully_shard(block, mesh=mesh, ignored_params=ignored)
         fully_shard(whole, mesh=mesh, ignored_params=ignored)
         self.wrapped = whole
-        parts = {id(p): module._parameters[name] for module, name, p in owners}
+        pieces = {id(p): module._parameters[name] for module, name, p in owners}
         for module in {m: None for root in _roots(graph) for m in root.modules()}:
             for name, parameter in module._parameters.items():
-                if id(parameter) in parts:
-                    module._parameters[name] = parts[id(parameter)]
-        graph.trainable = [{n: parts.get(id(p), p) for n, p in own.items()} for own in graph.trainable]  # type: ignore[misc]
-        graph.adapters = {n: parts.get(id(p), p) for n, p in graph.adapters.items()}  # type: ignore[misc]
+                if id(parameter) in pieces:
+                    module._parameters[name] = pieces[id(parameter)]
+        graph.trainable = [{n: pieces.get(id(p), p) for n, p in own.items()} for own in graph.trainable]  # type: ignore[misc]
+        graph.adapters = {n: pieces.get(id(p), p) for n, p in graph.adapters.items()}  # type: ignore[misc]
         _move(graph, device)
         self._mesh, self.cut = mesh, True
         self._kept_whole: dict[str, Tensor] = {}
@@ -151,17 +158,17 @@ class FullyShard(Parallel):
         """
         if not self.cut:
             return tensors
-        parts = {name: t for name, t in sorted(tensors.items()) if isinstance(t, DTensor)}
+        pieces = {name: t for name, t in sorted(tensors.items()) if isinstance(t, DTensor)}
         if self._step != step:
             self.ranks.order("collect")
-            gathered = ((name, t.full_tensor()) for name, t in parts.items())
+            gathered = ((name, t.full_tensor()) for name, t in pieces.items())
             self._kept_whole = {name: t.detach().cpu() for name, t in gathered if keep}
             self._step = step
-        return {name: t for name, t in tensors.items() if name not in parts} | {
-            name: self._kept_whole[name] for name in parts if name in self._kept_whole
+        return {name: t for name, t in tensors.items() if name not in pieces} | {
+            name: self._kept_whole[name] for name in pieces if name in self._kept_whole
         }
 
-    def parts(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    def divided(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
         """The inverse: this rank's parts of whole tensors of a checkpoint."""
         if not self.cut:
             return tensors
@@ -188,6 +195,51 @@ class FullyShard(Parallel):
         return DTensor.from_local(
             own.to(self.device), self._mesh, like.placements, run_check=False, shape=like.shape, stride=like.stride()
         )
+
+    # ---- large checkpoints
+
+    def written(self, training: Training) -> dict[str, Content]:
+        """Files with the parts that ranks have of a large checkpoint, if all of them see the store's folder.
+
+        Raises
+        ------
+        StoreUnwritable
+            Where one cannot write.
+        PlanError
+            KD0826 for weights that are not finite.
+        """
+        self.tidy()
+        tensors, _ = training.state()
+        if not self.cut or not parts.is_large({n: t for n, t in tensors.items() if isinstance(t, DTensor)}):
+            return {}
+        self._folder = temporary(training.job.work.checkpoints / f"parts-{training.step}")
+        make_folder(self._folder)
+        self.ranks.order("parts", folder=str(self._folder.absolute()))
+        with writing(self._folder):
+            broken = self._put(tensors, self._folder)
+        if broken:
+            names = listing([n.partition("/")[2] for n in broken], 4)
+            raise error("KD0826", self.span, phase=self.phase, names=names, step=training.step)
+        return {file.name: parts.linked(file) for file in sorted(self._folder.iterdir())}
+
+    def tidy(self) -> None:
+        if self._folder is not None:
+            clear(self._folder)
+        self._folder = None
+
+    def write_parts(self, training: Training, folder: str) -> None:
+        with suppress(OSError):  # rank 0 has it, too
+            self._put(training.state()[0], Path(folder))
+
+    def _put(self, tensors: Mapping[str, Tensor], folder: Path) -> list[str]:
+        """Write this rank's parts, where all ranks see the folder and all weights are finite; else names of others."""
+        own = {name: t for name, t in sorted(tensors.items()) if isinstance(t, DTensor)}
+        finite = [bool(t.to_local().isfinite().all()) for t in own.values()]
+        sees, *rows = zip(*self.ranks.gather_numbers([folder.is_dir(), *finite]), strict=True)
+        broken = [n for n, row in zip(own, rows, strict=True) if n.startswith("model/") and not all(row)]
+        if all(sees) and not broken:
+            parts.write_parts(own, folder)
+        return broken
 
     def refresh(self, networks: Sequence[nn.Module]) -> None:
         """Load the weights of the last `whole` into copies of the trained networks."""

@@ -23,8 +23,7 @@ class Plain(nn.Module):
 def overlap(x):
     return (x @ x.T).square().mean()
 def of_large(x, labels):
-    if not bool((x.detach() > 2).all()):
-        raise ValueError("too small")
+    torch._assert_async((x.detach() > 2).all())
     return nn.functional.cross_entropy(x, labels)
 class Large(Plain):
     def forward(self, x):

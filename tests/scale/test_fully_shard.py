@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from safetensors.torch import load_file
 
 from tests.scale.test_fast_ranks import CLOSE, FIRST, HEAD, KD, MORE
 from tests.scale.test_shards_ranks import CODE
@@ -51,13 +52,18 @@ PLANS = {
     "layout": of("Plain", "channels_last = true"),
     "compile": of("Plain", "compile = true"),
 }
+OFTEN = ("--fully-shard", "--checkpoint-seconds", "0.01")
+SMALL = {"KDPLAN_PARTS_ABOVE": "0"}
 RUNS = {
     "kd on 1": run("kd", 1, "kd-1"),
     "kd on 2": run("kd", 2, "kd-2", "--fully-shard"),
     "odd on 1": run("odd", 1, "odd-1"),
     "odd on 2": run("odd", 2, "odd-2", "--fully-shard"),
-    "stopped": run("kd", 2, "resumed", "--fully-shard", "--checkpoint-seconds", "0.01", stop=FIRST),
+    "stopped": run("kd", 2, "resumed", *OFTEN, stop=FIRST),
     "resumed": run("kd", 1, "resumed"),
+    "in parts": run("kd", 3, "parts", *OFTEN, stop=FIRST, environment=SMALL),
+    "kept": run("kd", 3, "kept", *OFTEN, stop=FIRST, environment=SMALL),
+    "from parts": run("kd", 1, "parts"),
     "turned": run("turned", 2, "turned", "--fully-shard"),
     **{name: run(name, 2, name, "--fully-shard") for name in ("rprop", "copy", "layout", "compile")},
 }
@@ -82,8 +88,26 @@ def test_a_checkpoint_of_pieces_is_resumed_by_one_process(session: Session) -> N
     assert farthest(session.folder / "kd-1", session.folder / "resumed") < CLOSE
 
 
+def test_each_process_writes_its_parts_of_a_large_checkpoint(session: Session) -> None:
+    assert session.codes["kept"] == [75] * 3, session.said("kept")
+    checkpoints = sorted(session.folder.glob("kept/work/*/checkpoints/step-*"))
+    assert checkpoints
+    for checkpoint in checkpoints:
+        assert len([*checkpoint.glob("shard-*.safetensors")]) == 3
+        whole = load_file(checkpoint / "state.safetensors")
+        assert whole and not [n for n in whole if n.startswith(("model/0", "optim"))]
+    assert not [*session.folder.glob("kept/work/*/checkpoints/.*parts*")]
+
+
+def test_one_process_resumes_from_parts(session: Session) -> None:
+    assert session.codes["in parts"] == [75] * 3 and session.codes["from parts"] == [0], session.said("from parts")
+    assert "resumes at step" in session.said("from parts")
+    assert farthest(session.folder / "kd-1", session.folder / "parts") < CLOSE
+
+
 @pytest.mark.parametrize(
-    ("name", "what"), [("rprop", "`rprop`"), ("copy", "`slow`"), ("layout", "`channels_last`"), ("compile", "`compile`")]
+    ("name", "what"),
+    [("rprop", "`rprop`"), ("copy", "`slow`"), ("layout", "`channels_last`"), ("compile", "`compile`")],
 )
 def test_what_cannot_be_divided_is_named(session: Session, name: str, what: str) -> None:
     assert "KD0986" in session.said(name) and what in session.said(name)

@@ -4,7 +4,7 @@
 
 RUNS is JSON: a list of `{"ranks": 2, "arguments": ["run", "a.kd"], "stop": {"signal": 9, "rank": 1, "after": 0.05}}`.
 Each run is stopped, if it says so, when a new checkpoint is seen and `after` more seconds have passed; a signal without
-a rank goes to all. `of` has other arguments of single ranks, and `drift` the rank whose weights change by themselves.
+a rank goes to all. `environment` has variables of all ranks, `of` other arguments of single ranks, and `drift` the rank whose weights change by themselves.
 Prints the exit codes of each run's ranks.
 """
 
@@ -107,6 +107,7 @@ def _rank(rank: int, run: dict[str, Any], number: int, port: int) -> int:
             os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "MASTER_ADDR": "127.0.0.1"}
             os.environ |= {"WORLD_SIZE": str(run["ranks"]), "LOCAL_WORLD_SIZE": str(run["ranks"])}
             os.environ |= {"MASTER_PORT": str(port)}
+        os.environ |= run.get("environment", {})
         if run.get("drift") == rank:
             _drift()
         from kdplan.cli import main
