@@ -1,4 +1,4 @@
-"""`run --fully-shard`: parameters in pieces give the weights of one process up to rounding, and files like everywhere."""
+"""`run --fully-shard`: pieces give the weights of one process up to rounding, and checkpoints that any run reads."""
 
 from __future__ import annotations
 
@@ -32,7 +32,8 @@ class Turned(nn.Module):
 
 
 def of(net: str, extra: str = "", head: str = HEAD) -> str:
-    text = f"student big = my.{net}()\nphase train of big on digits with quick {{ loss = cross_entropy(big.logits, labels) }}"
+    loss = "cross_entropy(big.logits, labels)"
+    text = f"student big = my.{net}()\nphase train of big on digits with quick {{ loss = {loss} }}"
     return head.replace("EXTRA", extra) + text
 
 

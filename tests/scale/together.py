@@ -4,7 +4,8 @@
 
 RUNS is JSON: a list of `{"ranks": 2, "arguments": ["run", "a.kd"], "stop": {"signal": 9, "rank": 1, "after": 0.05}}`.
 Each run is stopped, if it says so, when a new checkpoint is seen and `after` more seconds have passed; a signal without
-a rank goes to all. `environment` has variables of all ranks, `of` other arguments of single ranks, and `drift` the rank whose weights change by themselves.
+a rank goes to all. `environment` has variables of all ranks, `of` other arguments of single ranks, and `drift` the rank
+whose weights change by themselves.
 Prints the exit codes of each run's ranks.
 """
 
