@@ -40,6 +40,7 @@ from kdplan.runtime.space import Patience
 from kdplan.runtime.store.atomic import Content
 from kdplan.runtime.store.work import Work
 from kdplan.runtime.streams import Batch, Streams, samples, split
+from kdplan.runtime.synced import SyncedShards
 from kdplan.runtime.torch_compile import compiled
 from kdplan.runtime.watch import Watch
 
@@ -124,7 +125,8 @@ class Training:
         """The number of the running shard in its step; none where a batch is not cut."""
         self.shards: Shards | None = None
         if self.recipe.shards > 1:
-            self.shards = Shards(a, self.recipe.shards, job.ranks, job.name, self.recipe.spans.get("shards", job.span))
+            kind = SyncedShards if self.recipe.norm == "sync" else Shards
+            self.shards = kind(a, self.recipe.shards, job.ranks, job.name, self.recipe.spans.get("shards", job.span))
         self.first = FirstBatch.of(a, self.recipe, self._seed, job.span)
 
     # ---- the loop
@@ -215,11 +217,14 @@ class Training:
     def _in_shards(self, shards: Shards, number: int, part: Batch, whole: int) -> dict[str, Tensor]:
         """Adds the gradients of one part of a batch of `whole` samples, shard by shard."""
 
-        def step(shard: int, batch: Batch, share: float) -> dict[str, Tensor]:
+        def step(shard: int, batch: Batch, share: float, form: PlainForm | None = None) -> dict[str, Tensor]:
             self._shard = (number * shards.count + shard,)
             self._seed()
-            return self._compared(partial(self._gradients, batch, share))
+            gradients = partial(self._gradients, batch, share)
+            return gradients(form) if isinstance(shards, SyncedShards) else self._compared(gradients)
 
+        if isinstance(shards, SyncedShards):
+            shards.compared = self._compared if self.first is not None else None
         result = shards.train(part, whole, step, self.job.interrupt.requested)
         if shards.stop and not self.job.interrupt.requested:
             self.job.interrupt.request("a signal to another process")
@@ -246,7 +251,8 @@ class Training:
     def _gradients(self, part: Batch, share: float, form: PlainForm | None = None) -> dict[str, Tensor]:
         """Adds the gradients of a part of a batch, and gives the loss and its logged terms."""
         result = self.forward(part) if form is None else self._in_form(part, form)
-        self.scaler.scale(result["loss"] * share if share != 1 else result["loss"]).backward()  # type: ignore[no-untyped-call]
+        loss = self.scaler.scale(result["loss"] * share if share != 1 else result["loss"])
+        self.shards.backward(loss) if self.shards is not None else loss.backward()  # type: ignore[no-untyped-call]
         return result
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
@@ -274,7 +280,7 @@ class Training:
         with self._precision():
             if form.crossing:
                 known |= (crossing := self._crossing(known))
-                self._crossed = crossing
+                self._crossed = None if isinstance(self.shards, SyncedShards) else crossing  # those take turns
             return form(**{name: t.clone() for name, t in known.items()})
 
     def _known(self, batch: Batch) -> dict[str, Tensor]:
