@@ -5,13 +5,16 @@ What is no number on them whatever the networks give, such as the deviation of o
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from math import isfinite, isnan
 from typing import Any
 
 import torch
 from torch import Tensor, fx
+from torch.nn import functional as F
+from torch.overrides import TorchFunctionMode
 
 from kdplan.diagnostics.boundary import cause_of
 from kdplan.diagnostics.report import Reporter, counted
@@ -20,6 +23,7 @@ from kdplan.graph.lines import NodeError
 from kdplan.graph.module import outputs_of
 from kdplan.graph.replay import Replay, context_for
 from kdplan.ir.expr import STEP_COUNTERS
+from kdplan.ir.lengths import part_sizes
 from kdplan.ir.operators import OPERATORS
 from kdplan.ir.plan import Phase
 from kdplan.nn.whose import is_user_code
@@ -28,8 +32,41 @@ Part = tuple[int, ...]
 """Samples of each stream that the loss is computed on at once."""
 
 
-def check_parts(phase: Phase, gm: fx.GraphModule, parts: Collection[Part], reporter: Reporter) -> None:
+class _BesideOthers(TorchFunctionMode):
+    """Batch norm in training as if other samples were beside those that it gets: any number of them will do."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if func is F.batch_norm and kwargs.get("training"):
+            return torch.empty_like(args[0])
+        return func(*args, **kwargs)
+
+
+def check_batches(phase: Phase, gm: fx.GraphModule, sizes: Sequence[int], reporter: Reporter) -> None:
     """Report KD0615 where the graph does not run on one of the parts of a phase's batches.
+
+    Parameters
+    ----------
+    phase
+    gm
+    sizes
+        Samples of each stream.
+    reporter
+    """
+    recipe = phase.recipes[0]
+    parts = part_sizes(recipe, sizes)
+    if recipe.shards > 1 and recipe.norm == "sync":
+        check_parts(phase, gm, part_sizes(replace(recipe, shards=1), sizes), reporter, shards=False)
+        with _BesideOthers():
+            check_parts(phase, gm, parts, reporter, shards=True)
+    else:
+        check_parts(phase, gm, parts, reporter, shards=recipe.shards > 1)
+
+
+def check_parts(
+    phase: Phase, gm: fx.GraphModule, parts: Collection[Part], reporter: Reporter, shards: bool = False
+) -> None:
+    """Report KD0615 where the graph does not run on one of these parts; `shards` says whether they are shards.
 
     Whatever is not the user's own gives the same for any number of samples above one.
     """
@@ -44,8 +81,8 @@ def check_parts(phase: Phase, gm: fx.GraphModule, parts: Collection[Part], repor
         if problem:
             sizes = [f"{counted(n, 'sample')} of `{v.data}`" for n, v in zip(part, phase.streams, strict=True)]
             recipe = phase.recipes[0]
-            span = recipe.spans.get("shards" if recipe.shards > 1 else "batch", recipe.span)
-            help = "Choose fewer shards, a larger `batch`, or `drop_last = true`." if recipe.shards > 1 else None
+            span = recipe.spans.get("shards" if shards else "batch", recipe.span)
+            help = "Choose fewer shards, a larger `batch`, or `drop_last = true`." if shards else None
             reporter.report("KD0615", span, phase=phase.name, part=" and ".join(sizes), problem=problem, help=help)
             return
 

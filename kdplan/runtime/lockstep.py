@@ -11,7 +11,6 @@ its gradients are its own; buffers, hooks and Python containers are copies. Gene
 from __future__ import annotations
 
 import random
-import sys
 from collections import OrderedDict, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -167,8 +166,8 @@ class LockStep(TorchFunctionMode):
         self._hub = getcurrent()
         self._shards = [greenlet(partial(work, number)) for number in range(len(self.worlds))]
         given: Iterable[tuple[Any, ...]] = [()] * len(self.worlds)
-        try:
-            with self, uncompiled():
+        with self, uncompiled():
+            try:
                 while True:
                     arrived = [self._turn(n, s.switch, *g) for (n, s), g in zip(self._numbered(), given, strict=True)]
                     if all(shard.dead for shard in self._shards):
@@ -177,11 +176,11 @@ class LockStep(TorchFunctionMode):
                     if len(set(names)) > 1:
                         self.part(names)
                     given = [(output,) for output in self.norm(arrived)]
-        finally:
-            for number, shard in self._numbered():
-                if shard:  # it waits: end it
-                    self._turn(number, shard.throw)
-            self._shards = []
+            finally:
+                for number, shard in self._numbered():
+                    if shard:  # it waits: end it
+                        self._turn(number, shard.throw)
+                self._shards = []
 
     def _numbered(self) -> Iterator[tuple[int, greenlet]]:
         return enumerate(self._shards)
@@ -210,7 +209,7 @@ class LockStep(TorchFunctionMode):
             call = Call(*args, **kwargs)
             if call.training:
                 return self._wait(call)
-        elif getattr(func, "__name__", "") in _DIRECT and True in (*args, *kwargs.values()):
+        elif getattr(func, "__name__", "") in _DIRECT and any(v is True for v in (*args, *kwargs.values())):
             self.refuse("", f"it is called as `torch.{func.__name__}`, which is below `torch.nn.functional`")
         return func(*args, **kwargs)
 
@@ -221,18 +220,9 @@ class LockStep(TorchFunctionMode):
             self.refuse(call.name, "it runs again in backward")
         if torch.is_inference_mode_enabled():
             self.refuse(call.name, "it runs inside of `torch.inference_mode`")
-        if torch._C._autograd._top_saved_tensors_default_hooks(True) is not None or _in_a_function():
+        hooked = torch._C._autograd._top_saved_tensors_default_hooks(True) is not None
+        if hooked or not torch._C._is_fwd_grad_enabled():  # which `torch.autograd.Function` turns off
             self.refuse(call.name, "it runs inside of a checkpoint or of another function of autograd")
         with self:  # this handler runs without the mode, and the others need it
             output: Tensor = self._hub.switch(call)
         return output
-
-
-def _in_a_function() -> bool:
-    """Whether this runs inside of a `torch.autograd.Function`."""
-    frame = sys._getframe()
-    while frame.f_back is not None:
-        frame = frame.f_back
-        if frame.f_code.co_name == "apply" and frame.f_globals.get("__name__") == "torch.autograd.function":
-            return True
-    return False
