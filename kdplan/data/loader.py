@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 
 import torch
 from torch import Tensor
+from torch.utils._pytree import tree_map
 from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as TorchDataset
 
@@ -43,6 +44,9 @@ class Loader:
         int64 [n]: measuring goes through these samples only.
     inputs : bool
         Whether batches have `inputs`; without them no image is read.
+    own : callable, optional
+        For a step, counted from the first of all epochs, the rows of its batch that are wanted, int64 [n]: only these
+        images are read, and the others are zeros. Data held in memory are read whole.
 
     Examples
     --------
@@ -68,6 +72,7 @@ class Loader:
         stream: int = 0,
         rows: Tensor | None = None,
         inputs: bool = True,
+        own: Callable[[int], Tensor] | None = None,
     ) -> None:
         assert batch > 0 and workers >= 0 and not (train and rows is not None)
         assert device is None or torch.device(device).type == dataset.device.type
@@ -82,6 +87,7 @@ class Loader:
         if self.drop_last and len(dataset) < batch:
             raise error("KD0732", None, name=dataset.spec.source, batch=batch, found=len(dataset))
         self._maker = _Maker(dataset, batch, seed, train, stream, rows, inputs)
+        self._maker.own, self._maker.steps = None if dataset.in_memory else own, self.steps_per_epoch
         self._crew: Crew[tuple[Raw | None, Tensor] | _Failed] | None = None
         self._plan = _Steps()
 
@@ -164,6 +170,9 @@ class _Maker:
         self.rows = rows
         self.inputs = inputs
         self.size = len(dataset) if rows is None else len(rows)
+        self.own: Callable[[int], Tensor] | None = None
+        self.steps = 0
+        """Of an epoch."""
         self._order: tuple[int, Tensor] | None = None
 
     def reseed(self, seed: int) -> None:
@@ -185,7 +194,11 @@ class _Maker:
         at = self.indices(epoch, step)
         if not self.inputs:
             return None, at
-        return self.dataset.raw(at, epoch, self.train, self.seed, self.stream), at
+        if self.own is None:
+            return self.dataset.raw(at, epoch, self.train, self.seed, self.stream), at
+        rows = self.own(epoch * self.steps + step)
+        raw = self.dataset.raw(at[rows], epoch, self.train, self.seed, self.stream)
+        return tree_map(lambda t: t.new_zeros((len(at), *t.shape[1:])).index_copy_(0, rows, t), raw), at
 
 
 @dataclass(frozen=True)

@@ -152,7 +152,8 @@ class Training:
     def train_epoch(self) -> None:
         """Trains to the end of the epoch, or of the phase."""
         epoch, start = divmod(self.step, self.per_epoch)
-        for batch in self.job.streams.epoch(epoch, start):
+        batches = self.job.streams.epoch(epoch, start)
+        for batch in batches if self.shards is None else self.shards.loaded(batches):
             self.train_step(batch)
             self.step += 1
             self.after_step(epoch)

@@ -39,6 +39,7 @@ from kdplan.runtime.measures.validation import validation
 from kdplan.runtime.networks import modules_of
 from kdplan.runtime.options import RunOptions
 from kdplan.runtime.out_of_memory import is_out_of_memory, out_of_memory
+from kdplan.runtime.own_rows import OwnRows
 from kdplan.runtime.ranks import Ranks
 from kdplan.runtime.space import Patience
 from kdplan.runtime.store import Artifact, Work, phase_json
@@ -188,9 +189,12 @@ def make_job(
         run.events.note(warning)
     assert [f.name for f in phase_graph.ema_copies] == ema_copies(plan, phase)
     read = {*phase_graph.trainable_inputs, *(phase_graph.frozen_inputs if not phase_graph.stored else ())}
+    shared = ranks.size > 1 and recipe.shards > 1
+    sizes = tuple(map(len, sets))
     loaders = [
         Loader(data, recipe.batch_of(number) * recipe.accumulate, phase.seed, train=True, workers=workers,
-               drop_last=recipe.drop_last, stream=number, inputs=f"inputs_{number}" in read)
+               drop_last=recipe.drop_last, stream=number, inputs=f"inputs_{number}" in read,
+               own=OwnRows(recipe, sizes, number, ranks.rank, ranks.size) if shared else None)
         for number, data in enumerate(sets)
     ]  # fmt: skip
     stored = None

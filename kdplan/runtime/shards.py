@@ -11,7 +11,7 @@ The sum is Σᵢ (nᵢ/n) gᵢ for n samples of which shard i has nᵢ: the grad
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 import torch
@@ -206,6 +206,24 @@ class Shards:
         wide = self.layout.like["loss"].dtype
         values |= {name: terms[name].detach().to(wide).mean() * share for name in self.names}
         return self.layout.rows(values)
+
+    def loaded(self, batches: Iterable[Batch]) -> Iterator[Batch]:
+        """The same batches; what one rank cannot read ends the phase on all of them."""
+        reader = iter(batches)
+        while True:
+            try:
+                batch = next(reader, None)
+            except Exception as problem:
+                if self.ranks.size > 1:
+                    self._fail(problem)
+                raise
+            if batch is None:
+                return
+            yield batch
+
+    def _fail(self, problem: Exception) -> None:
+        """Say to the other ranks, which are in a step, that this one has run into an error; raises."""
+        self._agreed(_Own(present=[False] * len(self.parameters), problem=problem), False, self.count)
 
     def backward(self, loss: Tensor) -> None:
         """The backward pass of one shard."""

@@ -8,6 +8,7 @@ recorded last first, and what several shards have in common is joined in the ord
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from typing import Any, NoReturn
 
 import torch
@@ -83,11 +84,13 @@ class SyncedShards(Shards):
                 self._leave(exchange)
         return own
 
+    def _fail(self, problem: Exception) -> None:
+        self._leave(Exchange(self.count, 0, self.ranks, self.nodes))
+        super()._fail(problem)
+
     def _leave(self, exchange: Exchange) -> None:
-        try:
+        with suppress(Parted):
             exchange.meet(FAILED)
-        except Parted:
-            return
 
     def _compare(self, shards: list[Batch], mine: range, whole: int, step: Step, start: dict[str, Tensor]) -> None:
         """Have the first step compared, as if this rank's shards were all that there are; then all is as before."""
