@@ -114,7 +114,7 @@ def run_phase(run: PhaseRun, phase: Phase, key: PhaseKey, work: Work) -> Artifac
         step = training.step if training is not None else 0
         run.events.stopped(phase.name, step)
         if is_out_of_memory(problem):
-            raise out_of_memory(phase, device, run.cost) from problem
+            raise out_of_memory(phase, device, run.cost, run.ranks.size) from problem
         if isinstance(problem, Interrupted) or not is_foreign(problem):
             raise
         raise failure(phase, step, problem) from problem

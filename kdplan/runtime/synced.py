@@ -22,7 +22,7 @@ from kdplan.graph.phase_graph import UNTRAINED, PhaseGraph
 from kdplan.graph.plain_form import PlainForm
 from kdplan.runtime.lockstep import LockStep, World
 from kdplan.runtime.ranks import Ranks
-from kdplan.runtime.shards import Shards, Step, Sums, _Own
+from kdplan.runtime.shards import Shards, Step, Sums, _add, _Own
 from kdplan.runtime.streams import Batch, samples
 from kdplan.runtime.sync_norm import END, FAILED, Call, Exchange, Parted, mark, normalised
 from kdplan.runtime.tree import tree_sum
@@ -71,7 +71,7 @@ class SyncedShards(Shards):
                 self._compare(shards, mine, whole, step, start)
             rows = self._together(own, shards, mine, whole, step, start, exchange)
             exchange.meet(END)
-            own.nodes = [tree_sum(node, lambda n: rows.get(n), _added, {}) for node in self.nodes[self.ranks.rank]]
+            own.nodes = [tree_sum(node, lambda n: rows.pop(n, None), _add, {}) for node in self.nodes[self.ranks.rank]]
             assert own.left is not None
             self.graph.load_state(self.graph.state() | own.left)
         except Parted as parted:
@@ -101,7 +101,7 @@ class SyncedShards(Shards):
             own = _Own(present=[False] * len(self.parameters))
             exchange = Exchange(self.count, mine.start, Ranks(), self.nodes, whole=False)
             rows = self._together(own, shards, mine, whole, step, start, exchange, form)
-            total = tree_sum((0, self.count), lambda n: rows.get(n), _added, {})
+            total = tree_sum((0, self.count), lambda n: rows.pop(n, None), _add, {})
             assert total is not None and own.left is not None
             sums = self.layout.tensors(total)
             self.graph.load_state(self.graph.state() | own.left)
@@ -156,11 +156,13 @@ class SyncedShards(Shards):
             self._refuse(listing(others, 4), "code uses it by another way than the module that has it")
         rows = {}
         for number, leaves in enumerate(aliases):
+            share = samples(shards[mine[number]]) / total
             with lock.inside(number):
                 gradients = {name: leaf.grad for name, leaf in leaves.items()}
-                share = samples(shards[mine[number]]) / total
                 rows[mine[number]] = self._row(own, gradients, terms[number], share, start)
-            leaves.clear()
+            gradients.clear()
+            for leaf in leaves.values():
+                leaf.grad = None
         return rows
 
     def _swapped(self, leaves: Mapping[str, Tensor], names: dict[int, str]) -> dict[int, Tensor]:
@@ -197,10 +199,6 @@ class SyncedShards(Shards):
         """The names of batch norms at which other ranks are."""
         known = {mark(name): name for name, _ in _named([self.graph.root, *self.graph.networks])}
         return [known.get(row[2], "") for row in parted.others]
-
-
-def _added(one: Sums, other: Sums) -> Sums:
-    return {dtype: row + other[dtype] for dtype, row in one.items()}
 
 
 def _leaf(parameter: nn.Parameter) -> nn.Parameter:
