@@ -15,7 +15,6 @@ from kdplan.diagnostics.span import Source, Span
 from kdplan.ir import user_code
 from kdplan.ir.cuts import Cut, Layer
 from kdplan.ir.dag import PhaseKey, Planned
-from kdplan.ir.lengths import part_sizes
 from kdplan.ir.limits import DEFAULT, Limits
 from kdplan.ir.plan import Network, Plan
 from kdplan.ir.user_code import CodeRefused, code_is_refused
@@ -163,7 +162,7 @@ def _inspect(
     from kdplan.graph.check_measures import check_measures
     from kdplan.graph.check_stages import check_ladders
     from kdplan.graph.inspect import check_files, check_settings, inspect_phase
-    from kdplan.graph.parts import check_parts
+    from kdplan.graph.parts import check_batches
     from kdplan.graph.separable import check_separable
 
     reporter = Reporter()
@@ -187,8 +186,8 @@ def _inspect(
                 shards = phase.recipes[0].shards if phase.recipes[0].shards > 1 else ranks
                 if phase.name in sound:
                     recipe = replace(phase.recipes[0], shards=shards)
-                    parts = part_sizes(recipe, [views.size(view) for view in phase.streams])
-                    check_parts(phase, one.joined.graph_module, parts, reporter, ranks)
+                    sizes = [views.size(view) for view in phase.streams]
+                    check_batches(phase, recipe, one.joined.graph_module, sizes, reporter, ranks)
                 if shards > 1:
                     check_separable(compiled.plan, phase, one.joined, reporter)
             except CodeRefused as refused:

@@ -9,6 +9,7 @@ from functools import partial
 
 import torch
 from torch import Tensor
+from torch.utils._pytree import tree_map
 from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as TorchDataset
 
@@ -45,6 +46,9 @@ class Loader:
         Whether batches have `inputs`; without them no image is read.
     part : callable, optional
         Step, counted from the first of all epochs -> which samples of its batch are read, int64 [n]; by default all.
+    fill : bool
+        Whether batches are whole all the same, with zeros for the samples that `part` leaves out. Data held in memory
+        are read whole then.
 
     Examples
     --------
@@ -71,6 +75,7 @@ class Loader:
         rows: Tensor | None = None,
         inputs: bool = True,
         part: Callable[[int], Tensor] | None = None,
+        fill: bool = False,
     ) -> None:
         assert batch > 0 and workers >= 0 and not (train and rows is not None)
         assert device is None or torch.device(device).type == dataset.device.type
@@ -85,8 +90,8 @@ class Loader:
         if self.drop_last and len(dataset) < batch:
             raise error("KD0732", None, name=dataset.spec.source, batch=batch, found=len(dataset))
         self._maker = _Maker(dataset, batch, seed, train, stream, rows, inputs)
-        if part is not None:
-            self._maker.part, self._maker.steps = part, self.steps_per_epoch
+        if part is not None and not (fill and dataset.in_memory):
+            self._maker.part, self._maker.fill, self._maker.steps = part, fill, self.steps_per_epoch
         self._crew: Crew[tuple[Raw | None, Tensor] | _Failed] | None = None
         self._plan = _Steps()
 
@@ -170,8 +175,10 @@ class _Maker:
         self.inputs = inputs
         self.size = len(dataset) if rows is None else len(rows)
         self.part: Callable[[int], Tensor] | None = None
+        self.fill = False
+        """Whether the samples that `part` leaves out are zeros of the batch."""
         self.steps = 0
-        """Steps of an epoch, where only a part of each is read."""
+        """Of an epoch."""
         self._order: tuple[int, Tensor] | None = None
 
     def reseed(self, seed: int) -> None:
@@ -191,11 +198,15 @@ class _Maker:
     def raw(self, epoch: int, step: int) -> tuple[Raw | None, Tensor]:
         """Inputs before normalisation [B, ...], if they are wanted, and indices int64 [B] of one step."""
         at = self.indices(epoch, step)
-        if self.part is not None:
-            at = at[self.part(epoch * self.steps + step)]
+        rows = self.part(epoch * self.steps + step) if self.part is not None else None
+        if rows is not None and not self.fill:
+            at, rows = at[rows], None
         if not self.inputs:
             return None, at
-        return self.dataset.raw(at, epoch, self.train, self.seed, self.stream), at
+        raw = self.dataset.raw(at if rows is None else at[rows], epoch, self.train, self.seed, self.stream)
+        if rows is not None:
+            raw = tree_map(lambda t: t.new_zeros((len(at), *t.shape[1:])).index_copy_(0, rows, t), raw)
+        return raw, at
 
 
 @dataclass(frozen=True)

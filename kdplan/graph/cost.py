@@ -27,7 +27,7 @@ output       0
 from __future__ import annotations
 
 import weakref
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import Any
 
@@ -105,6 +105,11 @@ class LiveBytes(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self.peak = max(self.peak, self.now)
         return result
 
+    def add(self, size: int) -> None:
+        """Count bytes that stay."""
+        self.now += size
+        self.peak = max(self.peak, self.now)
+
     def _add(self, storage: torch.UntypedStorage) -> None:
         key = storage._cdata
         if key not in self._known:
@@ -117,8 +122,16 @@ class LiveBytes(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self.now -= size
 
 
-def cost(gm: fx.GraphModule, trainable: Collection[str], batch: int | None = None, output: str = "loss") -> Cost:
-    """Predict one step of a pruned phase graph; `batch` defaults to the size it was built with.
+def cost(
+    gm: fx.GraphModule,
+    trainable: Collection[str],
+    batch: int | Callable[[int], int] | None = None,
+    output: str = "loss",
+    copies: int = 1,
+) -> Cost:
+    """Predict one step of a pruned phase graph; `batch` defaults to the size it was built with, or is made from it.
+
+    `copies` is how many gradients of each parameter there are at once.
 
     Examples
     --------
@@ -136,7 +149,10 @@ def cost(gm: fx.GraphModule, trainable: Collection[str], batch: int | None = Non
     context = context_for(gm, trainable)
     inputs = example_inputs(gm, context, batch)
     state = [context.fake(t) for t in [*gm.parameters(), *gm.buffers()]]
+    trained = [t for t in state if t.requires_grad]
     live_bytes = LiveBytes([*(v for v in inputs if isinstance(v, Tensor)), *state])
+    for parameter in trained if copies > 1 else ():
+        parameter.register_post_accumulate_grad_hook(lambda p: live_bytes.add((copies - 1) * p.nbytes))  # type: ignore[no-untyped-call]
     counter = Flops()
     crossing: list[Any] = []
     frozen = saved = 0
@@ -156,7 +172,8 @@ def cost(gm: fx.GraphModule, trainable: Collection[str], batch: int | None = Non
                     torch.autograd.backward(loss)
     used = _used(gm)
     names = parameter_names(gm)
-    size = batch or next((v.shape[0] for v in inputs if isinstance(v, Tensor) and v.dim()), 1)
+    first = next((v.shape[0] for v in inputs if isinstance(v, Tensor) and v.dim()), 1)
+    size = batch if isinstance(batch, int) else first
     return Cost(
         parameters=sum(t.numel() for t in used.values() if id(t) in names),
         trainable=sum(t.numel() for t in used.values() if names.get(id(t)) in set(trainable)),

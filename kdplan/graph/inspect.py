@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -19,8 +20,10 @@ from kdplan.graph.cost import flops_by_node
 from kdplan.graph.examples import random_example
 from kdplan.graph.fork import BranchError
 from kdplan.graph.freeze import split
+from kdplan.graph.lines import NodeError
 from kdplan.graph.parts import breaks_at_once
 from kdplan.graph.phase_graph import Networks, StoredValue
+from kdplan.graph.shard_cost import shard_bytes
 from kdplan.graph.state import draws_undone
 from kdplan.graph.verify import HALF, SAMPLES, Verdicts, has_users_code, verify, verify_calls
 from kdplan.graph.weights import check_fit, refusals
@@ -29,7 +32,7 @@ from kdplan.ir.adapted import ADAPTED
 from kdplan.ir.dag import Cost
 from kdplan.ir.lengths import step_count
 from kdplan.ir.origins import Loaded
-from kdplan.ir.plan import Network, Phase, Plan
+from kdplan.ir.plan import Network, Phase, Plan, Recipe
 from kdplan.ir.user_code import CodeRefused
 from kdplan.nn.adapted import foldable
 from kdplan.nn.models import FactoryError, create, initialise
@@ -183,6 +186,7 @@ def inspect_phase(plan: Plan, phase: Phase, verdicts: Verdicts | None = None) ->
         warnings.append(diagnostic("KD0550", phase.loss.span, name="loss", what="value", values=values))
     step = graph_cost(joined.graph_module, joined.trainable)
     kept = storing(plan, phase, joined.graph_module, split(joined.graph_module, joined.trainable), joined.trainable)
+    activations, least = _activations(phase.recipes[0], joined, step.peak_bytes)
     steps = step_count(plan, phase)
     optimiser = _state_bytes(phase, step.trainable)
     snapshots = (
@@ -200,7 +204,7 @@ def inspect_phase(plan: Plan, phase: Phase, verdicts: Verdicts | None = None) ->
             trainable=step.trainable,
             flops_step=step.flops_step - (step.flops_frozen if kept else 0),
             steps=steps,
-            activation_bytes=step.peak_bytes,
+            activation_bytes=activations,
             weight_bytes=step.weight_bytes + optimiser,
             disk_bytes=trained * snapshots,
             share=_shares(joined),
@@ -209,6 +213,7 @@ def inspect_phase(plan: Plan, phase: Phase, verdicts: Verdicts | None = None) ->
             stored=[_stored_line(phase, v) for v in kept],
             stored_bytes=sum(v.bytes for v in kept),
             whole=_whole(joined),
+            shard_bytes=least,
         ),
         warnings,
     )
@@ -307,6 +312,17 @@ def _stored_line(phase: Phase, value: StoredValue) -> str:
     """
     number = f"{value.bytes / 1e6:.1f} MB" if value.bytes < 1e9 else f"{value.bytes / 1e9:.1f} GB"
     return f"{value.label} for {phase.streams[value.stream].data}, {list(value.shape)} a sample: {number}"
+
+
+def _activations(recipe: Recipe, joined: Joined, whole: int) -> tuple[int, int | None]:
+    """Bytes of activations on one process, and on as many as shards where that is another number."""
+    if recipe.shards == 1:
+        return whole, None
+    gm, trainable = joined.graph_module, joined.trainable
+    with suppress(NodeError):  # shards on which the graph does not run are reported as such
+        one = shard_bytes(gm, trainable, recipe)
+        return one, shard_bytes(gm, trainable, recipe, ranks=recipe.shards) if recipe.norm == "sync" else None
+    return whole, None
 
 
 def _state_bytes(phase: Phase, trainable: int) -> int:

@@ -5,13 +5,16 @@ What is no number on them whatever the networks give, such as the deviation of o
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from math import isfinite, isnan
 from typing import Any
 
 import torch
 from torch import Tensor, fx
+from torch.nn import functional as F
+from torch.overrides import TorchFunctionMode
 
 from kdplan.diagnostics.boundary import cause_of
 from kdplan.diagnostics.report import Reporter, counted
@@ -20,16 +23,60 @@ from kdplan.graph.lines import NodeError
 from kdplan.graph.module import outputs_of
 from kdplan.graph.replay import Replay, context_for
 from kdplan.ir.expr import STEP_COUNTERS
+from kdplan.ir.lengths import part_sizes
 from kdplan.ir.operators import OPERATORS
-from kdplan.ir.plan import Phase
+from kdplan.ir.plan import Phase, Recipe
 from kdplan.nn.whose import is_user_code
 
 Part = tuple[int, ...]
 """Samples of each stream that the loss is computed on at once."""
 
 
-def check_parts(phase: Phase, gm: fx.GraphModule, parts: Collection[Part], reporter: Reporter, ranks: int = 1) -> None:
-    """Report KD0615 where the graph does not run on one of the parts of a phase's batches, which `ranks` share.
+class _BesideOthers(TorchFunctionMode):
+    """Batch norm in training as if other samples were beside those that it gets: any number of them will do."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if func is F.batch_norm and kwargs.get("training"):
+            return args[0].clone()
+        return func(*args, **kwargs)
+
+
+def check_batches(
+    phase: Phase, recipe: Recipe, gm: fx.GraphModule, sizes: Sequence[int], reporter: Reporter, ranks: int = 1
+) -> None:
+    """Report KD0615 where the graph does not run on one of the parts of a phase's batches.
+
+    Parameters
+    ----------
+    phase
+    recipe
+        The phase's, with the number of shards into which its batches are cut.
+    gm
+    sizes
+        Samples of each stream.
+    reporter
+    ranks
+        Processes that share a batch.
+    """
+    parts = part_sizes(recipe, sizes)
+    if recipe.shards > 1 and recipe.norm == "sync":
+        check_parts(phase, gm, part_sizes(replace(recipe, shards=1), sizes), reporter)
+        with _BesideOthers():
+            check_parts(phase, gm, parts, reporter, shards=True)
+    else:
+        check_parts(phase, gm, parts, reporter, shards=phase.recipes[0].shards > 1, ranks=ranks)
+
+
+def check_parts(
+    phase: Phase,
+    gm: fx.GraphModule,
+    parts: Collection[Part],
+    reporter: Reporter,
+    shards: bool = False,
+    ranks: int = 1,
+) -> None:
+    """Report KD0615 where the graph does not run on one of these parts: shards of a batch, or what `ranks` share.
 
     Whatever is not the user's own gives the same for any number of samples above one.
     """
@@ -44,8 +91,8 @@ def check_parts(phase: Phase, gm: fx.GraphModule, parts: Collection[Part], repor
         if problem:
             sizes = [f"{counted(n, 'sample')} of `{v.data}`" for n, v in zip(part, phase.streams, strict=True)]
             recipe = phase.recipes[0]
-            span = recipe.spans.get("shards" if recipe.shards > 1 else "batch", recipe.span)
-            fewer = "Choose fewer shards" if recipe.shards > 1 else "Start fewer processes" if ranks > 1 else ""
+            span = recipe.spans.get("shards" if shards else "batch", recipe.span)
+            fewer = "Choose fewer shards" if shards else "Start fewer processes" if ranks > 1 else ""
             help = f"{fewer}, choose a larger `batch`, or `drop_last = true`." if fewer else None
             reporter.report("KD0615", span, phase=phase.name, part=" and ".join(sizes), problem=problem, help=help)
             return

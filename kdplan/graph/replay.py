@@ -19,7 +19,7 @@ loss  [8, 4] SoftplusBackward0
 from __future__ import annotations
 
 import random
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from functools import partial
 from typing import Any
@@ -195,7 +195,9 @@ def context_for(gm: fx.GraphModule, trainable: Collection[str] | None = None) ->
     return context
 
 
-def example_inputs(gm: fx.GraphModule, context: FakeContext, batch: int | None = None) -> list[Any]:
+def example_inputs(
+    gm: fx.GraphModule, context: FakeContext, batch: int | Callable[[int], int] | None = None
+) -> list[Any]:
     """Fresh fake inputs for the graph's placeholders; `batch` replaces the first dimension where there is one."""
     inputs: list[Any] = []
     for node in gm.graph.nodes:
@@ -206,7 +208,8 @@ def example_inputs(gm: fx.GraphModule, context: FakeContext, batch: int | None =
                 continue
             fresh = context.fresh(value)
             if batch is not None and value.dim():
+                size = batch(value.shape[0]) if callable(batch) else batch
                 with context.mode:
-                    fresh = fresh.new_empty((batch, *value.shape[1:]))  # type: ignore[assignment]
+                    fresh = fresh.new_empty((size, *value.shape[1:]))  # type: ignore[assignment]
             inputs.append(fresh)
     return inputs

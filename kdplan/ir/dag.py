@@ -88,6 +88,20 @@ class Cost:
     stored_bytes: int = 0
     whole: list[str] = field(default_factory=list)
     """Parts of networks that are called whole, since no graph holds what they do, each with the reason."""
+    shard_bytes: int | None = None
+    """`activation_bytes` is for one process; this is for as many processes as shards, where it differs."""
+
+    def activations_on(self, ranks: int, shards: int) -> int:
+        """Bytes of activations on each of some processes: by the number of shards that it computes at once.
+
+        >>> cost = Cost(1, 1, 1, 1, activation_bytes=900, weight_bytes=0, disk_bytes=0, shard_bytes=300)
+        >>> [cost.activations_on(ranks, 4) for ranks in (1, 2, 4)]
+        [900, 500, 300]
+        """
+        if self.shard_bytes is None or shards == 1:
+            return self.activation_bytes
+        more = self.activation_bytes - self.shard_bytes
+        return self.shard_bytes + more * (shards // ranks - 1) // (shards - 1)
 
     @property
     def step_bytes(self) -> int:

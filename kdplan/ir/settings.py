@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import get_args
 
-from kdplan.ir.plan import FrozenValues, Precision
+from kdplan.ir.plan import FrozenValues, NormOver, Precision
 from kdplan.ir.spec import SettingSpec
 
 S = SettingSpec
@@ -113,9 +113,19 @@ RECIPE = (
     S(
         "shards",
         "integer",
-        "parts of a batch, each with its own batch statistics and dropout; 1, 2, 4 … processes give the same bits",
+        "parts of a batch, each with its own dropout and, but for `norm = sync`, batch statistics; 1, 2, 4 … processes "
+        "give the same bits",
         "1",
         "shards = 4",
         low=1,
+    ),
+    S(
+        "norm",
+        "choice",
+        "what batch norm in training takes its statistics over where a batch has `shards`: each of them (`shard`), or "
+        "the whole batch (`sync`)",
+        "shard",
+        "norm = sync",
+        choices=get_args(NormOver),
     ),
 )

@@ -103,7 +103,7 @@ def graph_key(plan: Plan, phase: Phase) -> str:
                 r.frozen,
             ]
         )
-    parts += [r.shards for r in phase.recipes]
+    parts += [r.shards for r in phase.recipes] + [r.norm for r in phase.recipes if r.norm != "shard"]
     parts.append(len(phase.validations))
     teachers: dict[str, int] = {}
     for name, root in (("loss", phase.loss), *phase.logged.items()):
@@ -402,6 +402,8 @@ def _recipe(path: str, recipe: Recipe) -> Iterator[Component]:
         value = getattr(recipe, name)
         if name in _IRRELEVANT or value == getattr(DEFAULT_RECIPE, name, None):
             continue
+        if name == "norm" and recipe.shards == 1:
+            continue  # one process has the whole batch
         span = recipe.spans.get(name, recipe.span)
         if isinstance(value, Item):
             yield Component(f"{path}/{name}", _content(_RECIPES[name], value.name), span=span)

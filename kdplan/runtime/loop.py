@@ -34,6 +34,7 @@ from kdplan.runtime.shards import Shards, mark_of
 from kdplan.runtime.snapshots import Snapshots
 from kdplan.runtime.store.atomic import Content
 from kdplan.runtime.streams import Batch, samples, split
+from kdplan.runtime.synced import SyncedShards
 from kdplan.runtime.torch_compile import compiled
 from kdplan.runtime.watch import Watch
 
@@ -92,7 +93,8 @@ class Training:
         if job.division is not None:
             self.trainable_graph = self.parallel = parallel(job, job.division, self.trainable_graph)
         elif self.recipe.shards > 1:
-            self.shards = Shards(a, self.recipe.shards, job.ranks, job.name, self.recipe.spans.get("shards", job.span))
+            kind = SyncedShards if self.recipe.norm == "sync" else Shards
+            self.shards = kind(a, self.recipe.shards, job.ranks, job.name, self.recipe.spans.get("shards", job.span))
         self.first = FirstBatch.of(a, self.recipe, self._seed, job.span)
 
     # ---- the loop
@@ -119,7 +121,8 @@ class Training:
         """Trains to the end of the epoch, or of the phase."""
         epoch, start = divmod(self.step, self.per_epoch)
         batches = self.job.streams.epoch(epoch, start)
-        for batch in batches if self.parallel is None else self.parallel.loaded(batches):
+        loaded = self.parallel or self.shards
+        for batch in batches if loaded is None else loaded.loaded(batches):
             self.train_step(batch)
             self.step += 1
             self.after_step(epoch)
@@ -196,16 +199,19 @@ class Training:
 
     def _in_shards(self, shards: Shards, number: int, part: Batch, whole: int) -> dict[str, Tensor]:
         """Adds the gradients of one part of a batch of `whole` samples, shard by shard."""
+        if isinstance(shards, SyncedShards):
+            shards.compared = self._compared if self.first is not None else None
         at = number * shards.count
         result = shards.train(part, whole, lambda n, *how: self.of_shard(at + n, *how), self.job.interrupt.requested)
         self.job.interrupt.join(shards.stop)
         return result
 
-    def of_shard(self, number: int, batch: Batch, share: float) -> dict[str, Tensor]:
+    def of_shard(self, number: int, batch: Batch, share: float, form: PlainForm | None = None) -> dict[str, Tensor]:
         """Adds the gradients of a shard, by its own draws."""
         self._shard = (number,)
         self._seed()
-        return self._compared(partial(self._gradients, batch, share))
+        gradients = partial(self._gradients, batch, share)
+        return gradients(form) if isinstance(self.shards, SyncedShards) else self._compared(gradients)
 
     def _compared(self, step: Callable[..., dict[str, Tensor]]) -> dict[str, Tensor]:
         """What a step gives; the first one of a run is compared with the plain form."""
@@ -229,7 +235,8 @@ class Training:
     def _gradients(self, part: Batch, share: float, form: PlainForm | None = None) -> dict[str, Tensor]:
         """Adds the gradients of a part of a batch, and gives the loss and its logged terms."""
         result = self.forward(part) if form is None else self._in_form(part, form)
-        self.scaler.scale(result["loss"] * share if share != 1 else result["loss"]).backward()  # type: ignore[no-untyped-call]
+        loss = self.scaler.scale(result["loss"] * share if share != 1 else result["loss"])
+        self.shards.backward(loss) if self.shards is not None else loss.backward()  # type: ignore[no-untyped-call]
         return result
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
@@ -257,7 +264,7 @@ class Training:
         with self._precision():
             if form.crossing:
                 known |= (crossing := self._crossing(known))
-                self._crossed = crossing
+                self._crossed = None if isinstance(self.shards, SyncedShards) else crossing  # those take turns
             return form(**{name: t.clone() for name, t in known.items()})
 
     def _known(self, batch: Batch) -> dict[str, Tensor]:

@@ -24,16 +24,19 @@ def is_out_of_memory(problem: BaseException) -> bool:
     return isinstance(problem, RuntimeError) and any(words in str(problem) for words in _SAYS)
 
 
-def out_of_memory(phase: Phase, device: torch.device, cost: Cost | None) -> PlanError:
+def out_of_memory(phase: Phase, device: torch.device, cost: Cost | None, ranks: int = 1) -> PlanError:
     """KD0813, with the device's memory and what was predicted, in as far as they are known."""
     size = _memory(device)
-    predicted = ""
+    predicted, help = "", None
     if cost is not None:
-        batch = phase.recipes[0].batch
+        batch, shards = phase.recipes[0].batch, phase.recipes[0].shards
+        activations = cost.activations_on(ranks, shards)
+        cut = f", shards = {shards}" if shards > 1 else ""
         predicted = (
-            f"; predicted for a step were {_gigabytes(cost.activation_bytes)} of activations at `batch = {batch}` and "
+            f"; predicted for a step were {_gigabytes(activations)} of activations at `batch = {batch}{cut}` and "
             f"{_gigabytes(cost.weight_bytes)} of weights, gradients and optimizer state"
         )
+        help = None if activations > cost.weight_bytes else _WEIGHTS
     return error(
         "KD0813",
         phase.recipes[0].spans.get("batch") or phase.span,
@@ -41,7 +44,7 @@ def out_of_memory(phase: Phase, device: torch.device, cost: Cost | None) -> Plan
         device=device,
         size=f", which has {_gigabytes(size)}" if size else "",
         predicted=predicted,
-        help=None if cost is None or cost.activation_bytes > cost.weight_bytes else _WEIGHTS,
+        help=help,
     )
 
 

@@ -43,6 +43,7 @@ from kdplan.runtime.measures.validation import validation
 from kdplan.runtime.networks import modules_of
 from kdplan.runtime.options import RunOptions
 from kdplan.runtime.out_of_memory import is_out_of_memory, out_of_memory
+from kdplan.runtime.own_rows import OwnRows
 from kdplan.runtime.ranks import Ranks
 from kdplan.runtime.space import Patience
 from kdplan.runtime.store import Artifact, Work, phase_json
@@ -117,7 +118,7 @@ def run_phase(run: PhaseRun, phase: Phase, key: PhaseKey, work: Work) -> Artifac
         step = training.step if training is not None else 0
         run.events.stopped(phase.name, step)
         if is_out_of_memory(problem):
-            raise out_of_memory(phase, device, run.cost) from problem
+            raise out_of_memory(phase, device, run.cost, run.ranks.size) from problem
         if isinstance(problem, Interrupted) or not is_foreign(problem):
             raise
         raise failure(phase, step, problem) from problem
@@ -193,11 +194,19 @@ def make_job(
         run.events.note(warning)
     assert [f.name for f in phase_graph.ema_copies] == ema_copies(plan, phase)
     read = {*phase_graph.trainable_inputs, *(phase_graph.frozen_inputs if not phase_graph.stored else ())}
-    division = Division.of(recipe, list(map(len, sets)), ranks.rank, ranks.size) if ranks.way else None
+    shared = ranks.size > 1 and recipe.shards > 1 and not ranks.way
+    sizes = tuple(map(len, sets))
+    division = Division.of(recipe, sizes, ranks.rank, ranks.size) if ranks.way else None
+
+    def part(number: int) -> Callable[[int], Tensor] | None:
+        if division is not None:
+            return partial(division.rows, number)
+        return OwnRows(recipe, sizes, number, ranks.rank, ranks.size) if shared else None
+
     loaders = [
         Loader(data, recipe.batch_of(number) * recipe.accumulate, phase.seed, train=True, workers=workers,
                drop_last=recipe.drop_last, stream=number, inputs=f"inputs_{number}" in read,
-               part=partial(division.rows, number) if division is not None else None)
+               part=part(number), fill=shared)
         for number, data in enumerate(sets)
     ]  # fmt: skip
     stored = None

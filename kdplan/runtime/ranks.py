@@ -103,7 +103,10 @@ class Ranks:
         return range(self.rank * each, (self.rank + 1) * each)
 
     def check(self, plan: Plan, phase: Phase) -> None:
-        """KD0950 where the phase's shards cannot be divided among the ranks, KD0986 where its parameters cannot."""
+        """KD0950 where the phase's shards cannot be divided among the ranks, KD0986 where its parameters cannot.
+
+        KD0988 where `norm = sync` and any order of sums exclude each other.
+        """
         recipe = phase.recipes[0]
         if self.way == "fully-shard":
             copies = ema_copies(plan, phase)
@@ -115,6 +118,8 @@ class Ranks:
             }
             if what := next((what for what, stands in reasons.items() if stands), None):
                 raise error("KD0986", recipe.span, phase=phase.name, what=what)
+        if self.way and recipe.shards > 1 and recipe.norm == "sync":
+            raise error("KD0988", recipe.spans.get("norm", recipe.span), phase=phase.name, option=f"--{self.way}")
         if not self.way and recipe.shards > 1 and recipe.shards % self.size:
             fitting = [n for n in range(1, recipe.shards + 1) if recipe.shards % n == 0]
             span = recipe.spans.get("shards", recipe.span)

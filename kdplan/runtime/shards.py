@@ -11,7 +11,7 @@ The sum is Σᵢ (nᵢ/n) gᵢ for n samples of which shard i has nᵢ: the grad
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 import torch
@@ -29,7 +29,7 @@ from kdplan.runtime.tree import Node, cover, tree_sum
 CHUNK = 1 << 23
 """Numbers that are exchanged at once: each rank holds so many of every other rank."""
 
-Step = Callable[[int, Batch, float], Mapping[str, Tensor]]
+Step = Callable[..., Mapping[str, Tensor]]
 """One shard's forward and backward: its number, its samples, its share of the loss; gives the loss and its terms."""
 
 Sums = dict[torch.dtype, Tensor]
@@ -115,6 +115,9 @@ class Shards:
         Of the recipe's `shards`, for errors.
     """
 
+    averages: type[_NormBase] = _NormBase
+    """Modules in training mode whose statistics become the mean of those of the shards."""
+
     def __init__(self, graph: PhaseGraph, count: int, ranks: Ranks, phase: str, span: Span | None) -> None:
         self.graph, self.count, self.ranks, self.phase, self.span = graph, count, ranks, phase, span
         self.parameters = graph.named_trainable()
@@ -122,7 +125,7 @@ class Shards:
         self.nodes = [list(cover((0, count), Ranks(r, ranks.size).shards_of(count))) for r in range(ranks.size)]
         self.stop = False
         """Whether any rank was asked to stop."""
-        state, running = graph.state(), statistics([graph.root, *graph.networks])
+        state, running = graph.state(), statistics([graph.root, *graph.networks], self.averages)
         self.averaged = {name: tensor for name, tensor in state.items() if id(tensor) in running}
         """Batch statistics, by name."""
         device = next(iter(state.values())).device
@@ -176,14 +179,7 @@ class Shards:
                 parameter.grad = None
             size = samples(shards[number])
             terms = step(number, shards[number], size / whole)
-            self._compare_left(own)
-            values: dict[str, Tensor | None] = {name: p.grad for name, p in self.parameters.items()}
-            own.present = [has or value is not None for has, value in zip(own.present, values.values(), strict=True)]
-            state = self.graph.state()
-            values |= {name: (state[name] - start[name]) * (size / total) for name in self.averaged}
-            wide = self.layout.like["loss"].dtype
-            values |= {name: terms[name].detach().to(wide).mean() * (size / total) for name in self.names}
-            return self.layout.rows(values)
+            return self._row(own, {name: p.grad for name, p in self.parameters.items()}, terms, size / total, start)
 
         try:
             own.nodes = [tree_sum(node, shard, _add, {}) for node in self.nodes[self.ranks.rank]]
@@ -192,6 +188,46 @@ class Shards:
                 raise
             own.problem = problem
         return own
+
+    def _row(
+        self,
+        own: _Own,
+        gradients: Mapping[str, Tensor | None],
+        terms: Mapping[str, Tensor],
+        share: float,
+        start: Mapping[str, Tensor],
+    ) -> Sums:
+        """What a shard with this share of the samples adds to the sums; its state is that of the graph now."""
+        self._compare_left(own)
+        values = dict(gradients)
+        own.present = [has or value is not None for has, value in zip(own.present, values.values(), strict=True)]
+        state = self.graph.state()
+        values |= {name: (state[name] - start[name]) * share for name in self.averaged}
+        wide = self.layout.like["loss"].dtype
+        values |= {name: terms[name].detach().to(wide).mean() * share for name in self.names}
+        return self.layout.rows(values)
+
+    def loaded(self, batches: Iterable[Batch]) -> Iterator[Batch]:
+        """The same batches; what one rank cannot read ends the phase on all of them."""
+        reader = iter(batches)
+        while True:
+            try:
+                batch = next(reader, None)
+            except Exception as problem:
+                if self.ranks.size > 1:
+                    self._fail(problem)
+                raise
+            if batch is None:
+                return
+            yield batch
+
+    def _fail(self, problem: Exception) -> None:
+        """Say to the other ranks, which are in a step, that this one has run into an error; raises."""
+        self._agreed(_Own(present=[False] * len(self.parameters), problem=problem), False, self.count)
+
+    def backward(self, loss: Tensor) -> None:
+        """The backward pass of one shard."""
+        loss.backward()  # type: ignore[no-untyped-call]
 
     # ---- state that is no batch statistic
 
@@ -295,7 +331,7 @@ def _differing(one: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> list[s
     return sorted(names)
 
 
-def statistics(modules: Iterable[nn.Module]) -> set[int]:
-    """Identities of the running means and variances that batch norm in training mode keeps."""
-    norms = [m for module in modules for m in module.modules() if isinstance(m, _NormBase) and m.training]
+def statistics(modules: Iterable[nn.Module], kind: type[_NormBase] = _NormBase) -> set[int]:
+    """Identities of the running means and variances that norms in training mode keep."""
+    norms = [m for module in modules for m in module.modules() if isinstance(m, kind) and m.training]
     return {id(t) for norm in norms for t in (norm.running_mean, norm.running_var) if t is not None}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -16,10 +17,11 @@ from kdplan.data.dataset import open_view
 from kdplan.data.loader import Loader
 from kdplan.data.view import ViewSpec
 from kdplan.diagnostics.report import PlanError
-from kdplan.ir.plan import Item, Recipe
+from kdplan.ir.expr import Const
+from kdplan.ir.plan import Item, Phase, Plan, Recipe
 from kdplan.runtime.division import Division
 from kdplan.runtime.parallel import Parallel
-from kdplan.runtime.ranks import Ranks
+from kdplan.runtime.ranks import Ranks, Way
 from tests.runtime.small import phase_graph, recipe
 
 
@@ -78,3 +80,14 @@ def test_other_devices_are_an_error() -> None:
     with pytest.raises(PlanError) as problem:
         Parallel(graph, graph.trainable_graph, division, Ranks(0, 2), "p", torch.device("mps"))
     assert [d.code for d in problem.value.diagnostics] == ["KD0985"]
+
+
+@pytest.mark.parametrize("way", ["fast", "fully-shard"])
+def test_norms_over_all_shards_are_an_error(way: Way) -> None:
+    """Each process would normalise by its own samples, and not say so."""
+    given = replace(recipe(), shards=2, norm="sync")
+    phase = Phase("p", [], [], [given], Const(0.0))
+    with pytest.raises(PlanError) as problem:
+        Ranks(0, 2, way=way).check(Plan(phases={"p": phase}), phase)
+    assert [d.code for d in problem.value.diagnostics] == ["KD0988"]
+    Ranks(0, 2).check(Plan(phases={"p": phase}), phase)
