@@ -148,9 +148,10 @@ def inspect(
     PlanError
         With every mistake that was found in any of them.
     """
-    from kdplan.graph.state import draws_undone  # torch comes with it: only where graphs are wanted
+    from kdplan.graph.compiler import compiler_later  # torch comes with it: only where graphs are wanted
+    from kdplan.graph.state import draws_undone
 
-    with draws_undone():
+    with draws_undone(), compiler_later():
         return _inspect(compiled, names, verdicts)
 
 
@@ -237,15 +238,19 @@ def check_text(
 
 
 def _cuts(network: Network, shape: Sequence[int]) -> list[Cut]:
+    from kdplan.graph.compiler import compiler_later
     from kdplan.graph.cuts import cuts_of  # torch comes with it: only for plans that leave finding stages to kdplan
 
-    return cuts_of(network, tuple(shape))
+    with compiler_later():
+        return cuts_of(network, tuple(shape))
 
 
 def _layers(network: Network, shape: Sequence[int]) -> list[Layer]:
+    from kdplan.graph.compiler import compiler_later
     from kdplan.graph.cuts import layers_of  # likewise, for `amalgamate`
 
-    return layers_of(network, tuple(shape))
+    with compiler_later():
+        return layers_of(network, tuple(shape))
 
 
 def _overrides(params: Mapping[str, str]) -> dict[str, tuple[ast.Expr, Span]]:
