@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import argparse
+import inspect
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
+from importlib import import_module
 from pathlib import Path
 
 import pytest
+
+from kdplan.cli.parser import parser
 
 ROOT = Path(__file__).parents[2]
 QUICKSTART = ROOT / "plans" / "quickstart.kd"
@@ -37,6 +43,36 @@ def short(tmp_path_factory: pytest.TempPathFactory) -> Path:
     text = QUICKSTART.read_text(encoding="utf-8").replace("= 20", "= 1").replace("0..2", "0..0")
     plan.write_text(text, encoding="utf-8")
     return plan
+
+
+HEAVY = {"torch", "numpy", "networkx", "pydantic", "lark", "kdplan.compile"}
+
+
+def test_commands_about_text_and_the_store_import_no_compiler(short: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = short.parent
+    monkeypatch.setenv("KDPLAN_CACHE", str(folder / "cache"))
+    imported("fmt", "--check", str(QUICKSTART), cwd=folder)  # keeps the grammar's tables
+    for command in (["--help"], ["run", "--help"], ["fmt", "--check", str(QUICKSTART)], ["store", "ls"]):
+        assert not HEAVY & imported(*command, cwd=folder), command
+    assert "rich" not in imported("fmt", "--check", str(QUICKSTART), cwd=folder)
+
+
+def test_a_plan_is_read_without_torch(short: Path) -> None:
+    modules = imported("plan", "--no-cost", str(short), cwd=short.parent)
+    assert not {"torch", "pydantic"} & modules
+
+
+def test_every_command_is_a_function() -> None:
+    def functions(parser: argparse.ArgumentParser) -> Iterator[str]:
+        for action in parser._actions:
+            for below in action.choices.values() if isinstance(action, argparse._SubParsersAction) else ():
+                yield from functions(below)
+        if (command := parser.get_default("command")) is not None:
+            yield command.__name__
+            modules = inspect.getclosurevars(command).nonlocals
+            assert callable(getattr(import_module(f"kdplan.cli.{modules['self'].module}"), command.__name__))
+
+    assert {"check", "run", "ls", "push", "fmt", "work", "export_workflow"} <= {*functions(parser())}
 
 
 def test_the_compiler_is_not_imported_to_check_and_to_train(short: Path) -> None:
