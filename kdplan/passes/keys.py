@@ -25,10 +25,12 @@ from kdplan.ir.dag import CODE_IN, Component, PhaseKey
 from kdplan.ir.expr import number_text
 from kdplan.ir.functions import FUNCTIONS
 from kdplan.ir.heads import HEADED
+from kdplan.ir.lengths import extendable
 from kdplan.ir.optimizers import OPTIMIZERS, SCHEDULES
 from kdplan.ir.outputs import is_output, is_scores
 from kdplan.ir.plan import DEFAULT_RECIPE, ClassSet, Data, Item, Network, Phase, Plan, Recipe, View
 from kdplan.ir.policies import POLICIES
+from kdplan.ir.snapshots import kept_epochs
 from kdplan.ir.spec import Spec
 from kdplan.ir.user_code import files_of
 from kdplan.ir.versions import makers, slot_of, versions_of
@@ -93,23 +95,23 @@ def graph_key(plan: Plan, phase: Phase) -> str:
         content = _view(plan.data[v.data], replace(v, classes=None))
         parts.append([content, numbers.of(v.classes), v.unlabelled])
     for r in phase.recipes:
-        momentum = bool(r.optimizer.arguments.get("momentum"))
+        kinds = [n for n, v in sorted(r.optimizer.arguments.items()) if v is True or (n == "momentum" and v)]
         parts.append(
             [
                 r.optimizer.name,
-                momentum,
+                kinds,  # of state, as far as arguments decide that
                 r.epochs,
                 r.steps,
                 r.batch,
                 r.accumulate,
                 r.drop_last,
                 r.ema is None,
-                len(r.keep_epochs),
+                sorted(kept_epochs(r)),
                 r.frozen,
             ]
         )
     parts += [r.shards for r in phase.recipes]
-    parts.append(len(phase.validations))
+    parts += [len(phase.validations), extendable(phase)]
     teachers: dict[str, int] = {}
     for name, root in (("loss", phase.loss), *phase.logged.items()):
         parts.append(name)
