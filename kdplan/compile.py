@@ -148,9 +148,10 @@ def inspect(
     PlanError
         With every mistake that was found in any of them.
     """
-    from kdplan.graph.state import draws_undone  # torch comes with it: only where graphs are wanted
+    from kdplan.graph.compiler import compiler_later  # torch comes with it: only where graphs are wanted
+    from kdplan.graph.state import draws_undone
 
-    with draws_undone():
+    with draws_undone(), compiler_later():
         return _inspect(compiled, names, verdicts, ranks)
 
 
@@ -164,6 +165,7 @@ def _inspect(
     from kdplan.graph.inspect import check_files, check_settings, inspect_phase
     from kdplan.graph.parts import check_batches
     from kdplan.graph.separable import check_separable
+    from kdplan.ir.lengths import part_sizes
 
     reporter = Reporter()
     names = names if names is not None else list(compiled.planned)
@@ -174,26 +176,32 @@ def _inspect(
     views = Views(compiled.plan, compiled.root)
     sound = check_views(compiled.plan, phases, views, reporter)
     seen: dict[str, Inspected | None] = {}
+    tried: set[tuple[str, frozenset[tuple[int, ...]]]] = set()
     inspected: dict[str, Inspected] = {}
     for phase in phases:
         key = graph_key(compiled.plan, phase)
-        if key not in seen:
-            seen[key] = None
-            try:
-                with boundary("KD0520", phase.span, phase=phase.name):
+        try:
+            with boundary("KD0520", phase.span, phase=phase.name):
+                if key not in seen:
+                    seen[key] = None
                     seen[key] = one = inspect_phase(compiled.plan, phase, verdicts)
-                reporter.add(one.warnings)
-                shards = phase.recipes[0].shards if phase.recipes[0].shards > 1 else ranks
-                if phase.name in sound:
-                    recipe = replace(phase.recipes[0], shards=shards)
+                    reporter.add(one.warnings)
+                    if phase.recipes[0].shards > 1 or ranks > 1:
+                        check_separable(compiled.plan, phase, one.joined, reporter)
+                known = seen[key]
+                if known is not None and phase.name in sound:
+                    # the same graph may read other numbers of samples
                     sizes = [views.size(view) for view in phase.streams]
-                    check_batches(phase, recipe, one.joined.graph_module, sizes, reporter, ranks)
-                if shards > 1:
-                    check_separable(compiled.plan, phase, one.joined, reporter)
-            except CodeRefused as refused:
-                reporter.add(refused.about(f"phase `{phase.name}`", phase.span).diagnostics)
-            except PlanError as e:
-                reporter.add(with_uses(e.diagnostics, compiled.uses))
+                    shards = phase.recipes[0].shards if phase.recipes[0].shards > 1 else ranks
+                    recipe = replace(phase.recipes[0], shards=shards)
+                    parts = frozenset(part_sizes(recipe, sizes))
+                    if (key, parts) not in tried:
+                        tried.add((key, parts))
+                        check_batches(phase, recipe, known.joined.graph_module, sizes, reporter, ranks)
+        except CodeRefused as refused:
+            reporter.add(refused.about(f"phase `{phase.name}`", phase.span).diagnostics)
+        except PlanError as e:
+            reporter.add(with_uses(e.diagnostics, compiled.uses))
         known = seen[key]
         if known is not None:
             inspected[phase.name] = known
@@ -241,15 +249,19 @@ def check_text(
 
 
 def _cuts(network: Network, shape: Sequence[int]) -> list[Cut]:
+    from kdplan.graph.compiler import compiler_later
     from kdplan.graph.cuts import cuts_of  # torch comes with it: only for plans that leave finding stages to kdplan
 
-    return cuts_of(network, tuple(shape))
+    with compiler_later():
+        return cuts_of(network, tuple(shape))
 
 
 def _layers(network: Network, shape: Sequence[int]) -> list[Layer]:
+    from kdplan.graph.compiler import compiler_later
     from kdplan.graph.cuts import layers_of  # likewise, for `amalgamate`
 
-    return layers_of(network, tuple(shape))
+    with compiler_later():
+        return layers_of(network, tuple(shape))
 
 
 def _overrides(params: Mapping[str, str]) -> dict[str, tuple[ast.Expr, Span]]:

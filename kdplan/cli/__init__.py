@@ -6,13 +6,11 @@ import argparse
 import os
 import sys
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 
 from kdplan.cli.exit_codes import ExitCode
 from kdplan.cli.streams import outliving
-from kdplan.diagnostics.boundary import foreign, is_foreign
-from kdplan.diagnostics.render import render_text, to_json
 from kdplan.diagnostics.report import PlanError
-from kdplan.ir.trust import trusting
 from kdplan.runtime.interrupt import STOPS, stopped_by_keyboard_interrupt
 
 TRAINING = ("run", "work")
@@ -49,7 +47,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _exit_code(parsed: argparse.Namespace) -> int:
     """Run the command; what it raises becomes an exit code and a message."""
     try:
-        with trusting(getattr(parsed, "trust", [])):
+        with _trusting(parsed):
             code: int = parsed.command(parsed)
         return code
     except PlanError as problem:
@@ -60,14 +58,27 @@ def _exit_code(parsed: argparse.Namespace) -> int:
         print(f"stopped by {problem or 'SIGINT'}{again}", file=sys.stderr)
         return ExitCode.INTERRUPTED
     except BaseException as problem:  # the last resort: what has no diagnostic of its own
+        from kdplan.diagnostics.boundary import foreign, is_foreign
+
         if not is_foreign(problem) or os.environ.get("KDPLAN_TRACEBACK"):
             raise
         print_errors(foreign("KD0016", None, problem), getattr(parsed, "format", "text"))
         return ExitCode.FAILED if parsed.command.__name__ in TRAINING else ExitCode.INVALID
 
 
+def _trusting(parsed: argparse.Namespace) -> AbstractContextManager[None]:
+    """Inside, code of the packages that a command names may run too."""
+    if not hasattr(parsed, "trust"):
+        return nullcontext()
+    from kdplan.ir.trust import trusting
+
+    return trusting(parsed.trust)
+
+
 def print_errors(problem: PlanError, form: str = "text") -> None:
     """Print errors: as text on standard error, or with `form` "json" as JSON on standard output."""
+    from kdplan.diagnostics.render import render_text, to_json
+
     if form == "json":
         import json
 

@@ -8,19 +8,19 @@ import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from kdplan.cli.outputs import named_folder, writable_folder
-from kdplan.compile import Compiled, compile_source, inspect
 from kdplan.diagnostics.render import render_text
 from kdplan.diagnostics.report import Diagnostic, error
 from kdplan.diagnostics.span import Source
 from kdplan.diagnostics.text import read_text
 from kdplan.ir.dag import Cost, Planned
 from kdplan.ir.limits import read_limits
-from kdplan.runtime.facts import store_facts
-from kdplan.runtime.remote.address import Address, located
-from kdplan.runtime.remote.opening import opened
-from kdplan.runtime.store import Store
+
+if TYPE_CHECKING:  # each is imported where it is used: `fmt` needs none of it, and `store` not the compiler
+    from kdplan.compile import Compiled
+    from kdplan.runtime.store import Store
 
 _OTHER = {
     ".py": "a Python file",
@@ -70,6 +70,9 @@ def open_store(arguments: argparse.Namespace, write: bool = False, sweep: bool =
     StoreUnwritable
         If an address's cache cannot be made.
     """
+    from kdplan.runtime.remote.address import Address, located
+    from kdplan.runtime.remote.opening import opened
+
     option, name = named_store(arguments)
     where = located(option, name)
     check = writable_folder if write else named_folder
@@ -136,6 +139,9 @@ def compile_file(arguments: argparse.Namespace, store: Store | None = None) -> C
 
 def compile_path(path: Path, arguments: argparse.Namespace, store: Store | None = None) -> Compiled:
     """Return a compiled plan file, with the options of a command."""
+    from kdplan.compile import compile_source
+    from kdplan.runtime.facts import store_facts
+
     source = read_source(path)
     return compile_source(
         source,
@@ -165,6 +171,8 @@ def add_costs(compiled: Compiled, store: Store) -> None:
     Seconds follow from the fastest device, by the median of the newest phases that were trained there; without one they
     stay None.
     """
+    from kdplan.compile import inspect
+
     missing = []
     for name, phase in compiled.planned.items():
         known = store.number("costs", phase.key)

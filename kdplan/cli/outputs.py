@@ -6,7 +6,6 @@ import os
 from pathlib import Path
 
 from kdplan.diagnostics.report import error
-from kdplan.runtime.store.atomic import scratch
 
 
 def named_folder(option: str, text: str) -> Path:
@@ -74,6 +73,8 @@ def _existing(path: Path) -> Path | None:
 
 def _probe(option: str, text: str, folder: Path) -> None:
     """KD0017 if no file can be made in a folder."""
+    from kdplan.runtime.store.atomic import scratch
+
     try:
         with scratch(folder):
             pass

@@ -4,14 +4,38 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable
+from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 
 from kdplan import __version__
-from kdplan.cli import commands, language, run, shared, stored, worker, workflow
 from kdplan.ir.limits import MEANINGS
 
 Command = Callable[[argparse.Namespace], int]
 Subparsers = argparse._SubParsersAction
+
+
+@dataclass(frozen=True)
+class Commands:
+    """A module's commands, which is imported when one of them is called: `--help` needs none.
+
+    >>> Commands("language").fmt.__name__
+    'fmt'
+    """
+
+    module: str
+
+    def __getattr__(self, name: str) -> Command:
+        def command(arguments: argparse.Namespace) -> int:
+            code: int = getattr(import_module(f"kdplan.cli.{self.module}"), name)(arguments)
+            return code
+
+        command.__name__ = name
+        return command
+
+
+commands, language, run = Commands("commands"), Commands("language"), Commands("run")
+shared, stored, worker, workflow = Commands("shared"), Commands("stored"), Commands("worker"), Commands("workflow")
 
 
 def parser() -> argparse.ArgumentParser:

@@ -170,7 +170,7 @@ def assemble(plan: Plan, phase: Phase, networks: Networks) -> PhaseGraph:
         trainable=whole.own,
         frozen=cut.frozen,
         adapters=whole.adapters,
-        ema_copies=_ema_copies(plan, phase, networks),
+        ema_copies=ema_copies(plan, phase, networks),
         modes=set_modes,
         terms=whole.logged,
         stored=kept,
@@ -289,7 +289,14 @@ def frozen_versions(phase: Phase) -> list[ir.Version]:
     return list(versions.values())
 
 
-def _ema_copies(plan: Plan, phase: Phase, networks: Networks) -> list[EmaCopy]:
+def ema_copies(plan: Plan, phase: Phase, networks: Networks) -> list[EmaCopy]:
+    """The networks among the frozen ones that are EMA copies of what the phase trains.
+
+    Raises
+    ------
+    PlanError
+        KD0308 for a copy of what it does not train.
+    """
     copies = []
     slots = {m.base.network: i for i, m in enumerate(phase.trainees)}
     for version in frozen_versions(phase):

@@ -50,6 +50,8 @@ class Cost:
     ----------
     parameters, trainable
         Numbers of parameters that the graph uses, and of those that are trained.
+    gradient_bytes
+        Of the latter.
     flops_forward, flops_step
         Floating-point operations of both parts forward, and of the whole step.
     flops_frozen
@@ -76,6 +78,7 @@ class Cost:
     saved_bytes: int
     boundary_bytes: int
     batch: int
+    gradient_bytes: int
 
 
 class LiveBytes(TorchDispatchMode):  # type: ignore[no-untyped-call]
@@ -185,6 +188,7 @@ def cost(
         saved_bytes=saved,
         boundary_bytes=width,
         batch=size,
+        gradient_bytes=sum(t.numel() * t.element_size() for t in used.values() if names.get(id(t)) in set(trainable)),
     )
 
 

@@ -17,6 +17,7 @@ from kdplan.graph.assemble import Joined, frozen_versions, join, no_part
 from kdplan.graph.cacheable import storing
 from kdplan.graph.cost import cost as graph_cost
 from kdplan.graph.cost import flops_by_node
+from kdplan.graph.disk import left
 from kdplan.graph.examples import random_example
 from kdplan.graph.fork import BranchError
 from kdplan.graph.freeze import split
@@ -188,15 +189,7 @@ def inspect_phase(plan: Plan, phase: Phase, verdicts: Verdicts | None = None) ->
     kept = storing(plan, phase, joined.graph_module, split(joined.graph_module, joined.trainable), joined.trainable)
     activations, least = _activations(phase.recipes[0], joined, step.peak_bytes)
     steps = step_count(plan, phase)
-    optimiser = _state_bytes(phase, step.trainable)
-    snapshots = (
-        1 + bool(phase.validations) + any(r.ema is not None for r in phase.recipes) + len(phase.recipes[0].keep_epochs)
-    )
-    trained = sum(
-        t.numel() * t.element_size()
-        for slot in range(len(phase.trainees))
-        for t in joined.joined.networks[joined.names[str(slot)]].state_dict().values()
-    )
+    artifact = left(plan, phase, joined, networks)
     return Inspected(
         joined,
         Cost(
@@ -205,8 +198,9 @@ def inspect_phase(plan: Plan, phase: Phase, verdicts: Verdicts | None = None) ->
             flops_step=step.flops_step - (step.flops_frozen if kept else 0),
             steps=steps,
             activation_bytes=activations,
-            weight_bytes=step.weight_bytes + optimiser,
-            disk_bytes=trained * snapshots,
+            weight_bytes=step.weight_bytes + step.gradient_bytes + artifact.optimizer,
+            disk_bytes=artifact.disk,
+            last_state_bytes=artifact.last_state,
             share=_shares(joined),
             bridges=[*joined.bridges, *_auxiliary(plan, phase), *_maps(plan, phase, joined, folded=True)],
             lasting=_maps(plan, phase, joined, folded=False),
@@ -323,14 +317,6 @@ def _activations(recipe: Recipe, joined: Joined, whole: int) -> tuple[int, int |
         one = shard_bytes(gm, trainable, recipe)
         return one, shard_bytes(gm, trainable, recipe, ranks=recipe.shards) if recipe.norm == "sync" else None
     return whole, None
-
-
-def _state_bytes(phase: Phase, trainable: int) -> int:
-    """Gradients and optimizer state, 4 bytes a number."""
-    name = phase.recipes[0].optimizer.name
-    momentum = bool(phase.recipes[0].optimizer.arguments.get("momentum"))
-    buffers = {"sgd": int(momentum), "adagrad": 1, "rmsprop": 1 + int(momentum)}.get(name, 2)
-    return 4 * trainable * (1 + buffers)
 
 
 def _shares(joined: Joined) -> dict[str, float]:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
+
+from kdplan.graph.compiler import imported
 
 
 @contextmanager
@@ -19,7 +20,7 @@ def uncompiled() -> Iterator[None]:
     ...     double(torch.ones(2))
     tensor([2., 2.])
     """
-    compiler = sys.modules.get("torch._dynamo")  # takes seconds to import, and nothing is compiled without it
+    compiler = imported()  # nothing is compiled without it
     if compiler is None:
         yield
         return

@@ -75,6 +75,7 @@ class Cost:
     activation_bytes: int
     weight_bytes: int
     disk_bytes: int
+    """What the finished phase takes in the store: weights of each snapshot, and the last state."""
     seconds: float | None = None
     """None while no speed was measured on this machine."""
     share: dict[str, float] = field(default_factory=dict)
@@ -86,6 +87,8 @@ class Cost:
     stored: list[str] = field(default_factory=list)
     """What frozen networks give that is computed once and kept, with its size; no part of `flops_step`."""
     stored_bytes: int = 0
+    last_state_bytes: int = 0
+    """The part of `disk_bytes` that only a longer run of the phase reads; 0 where it could not be longer."""
     whole: list[str] = field(default_factory=list)
     """Parts of networks that are called whole, since no graph holds what they do, each with the reason."""
     shard_bytes: int | None = None

@@ -9,8 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal, get_args
 
-from pydantic import Field
-from pydantic.json_schema import SkipJsonSchema
+from kdplan.ir.json_form import EXCLUDED, ByKind, NotInSchema
 
 STREAM_FIELDS = ("inputs", "labels", "indices", "targets")
 """What a stream gives for each batch."""
@@ -21,13 +20,18 @@ STEP_COUNTERS: tuple[CounterName, ...] = get_args(CounterName)
 SNAPSHOTS = ("last", "best", "ema")
 """Snapshots that are named by a word; the others are named by an epoch or a cycle."""
 
-Location = Annotated[SkipJsonSchema[Any], Field(exclude=True)]
+Location = Annotated[Any, NotInSchema()]
 """A span, for messages only: it is no part of the value, of its equality, or of the JSON form."""
 
 
 def location() -> Any:
     """A field for a `Location`: no part of the value, given by keyword."""
-    return field(default=None, compare=False, repr=False, kw_only=True)
+    return field(default=None, compare=False, repr=False, kw_only=True, metadata=EXCLUDED)
+
+
+def locations() -> Any:
+    """The same for several, by name."""
+    return field(default_factory=dict, compare=False, repr=False, kw_only=True, metadata=EXCLUDED)
 
 
 @dataclass(slots=True)
@@ -125,7 +129,7 @@ class Op:
     span: Location = location()
 
 
-Expr = Annotated[Const | StreamField | StepCounter | Tap | Call | Op, Field(discriminator="kind")]
+Expr = Annotated[Const | StreamField | StepCounter | Tap | Call | Op, ByKind()]
 
 
 def children(expr: Expr) -> list[Expr]:

@@ -9,9 +9,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
 
-from pydantic import Field
-
 from kdplan.ir.expr import Location, Version, location, number_text
+from kdplan.ir.json_form import ByKind
 
 Content = dict[str, Any]
 """Plain values, as JSON holds them."""
@@ -249,8 +248,6 @@ class EmaOf(_Origin):
         return {"follows": [hashed(Version(self.network)), self.decay]}  # keys are older than the word `ema`
 
 
-Origin = Annotated[
-    Fresh | Loaded | Copied | Merged | Averaged | Ensembled | Perturbed | EmaOf, Field(discriminator="kind")
-]
+Origin = Annotated[Fresh | Loaded | Copied | Merged | Averaged | Ensembled | Perturbed | EmaOf, ByKind()]
 ENSEMBLE = "kdplan.nn.ensemble:ensemble"
 """The architecture of a network whose origin is `Ensembled`: its arguments hold those of its members."""

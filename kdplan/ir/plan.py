@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from kdplan.ir.expr import Expr, Location, Version, location
+from kdplan.ir.expr import Expr, Location, Version, location, locations
 from kdplan.ir.origins import Fresh, Origin
 
 Precision = Literal["fp32", "bf16", "fp16"]
@@ -123,7 +123,7 @@ class Network:
     reset: list[str] = field(default_factory=list)
     """Paths of parts whose weights are drawn from `seed`, whatever `origin` says."""
     span: Location = location()
-    spans: Location = field(default_factory=dict, compare=False, repr=False, kw_only=True)
+    spans: Location = locations()
     """Where some of the architecture's arguments stand."""
 
 
@@ -182,7 +182,7 @@ class Recipe:
     norm: NormOver = "shard"
     """What batch norm in training takes its statistics over: each shard, or all of them. Without shards nothing."""
     span: Location = location()
-    spans: Location = field(default_factory=dict, compare=False, repr=False, kw_only=True)
+    spans: Location = locations()
     """Where each setting stands."""
 
     def batch_of(self, stream: int = 0) -> int:

@@ -75,6 +75,31 @@ def fastest(name: str, device: torch.device) -> dict[str, bool | None]:
     return {"fused": True} if name == "adagrad" and device.type == "cpu" else {}
 
 
+def state_of(name: str, settings: Mapping[str, Any], parameter: Tensor) -> dict[str, Tensor]:
+    """What an optimizer keeps of a parameter after a step, as tensors that may be without memory.
+
+    Examples
+    --------
+    >>> state = state_of("adam", {"lr": 0.1}, torch.empty(5, 3, device="meta"))
+    >>> {key: list(t.shape) for key, t in state.items()}
+    {'step': [], 'exp_avg': [5, 3], 'exp_avg_sq': [5, 3]}
+    >>> state_of("sgd", {"lr": 0.1}, torch.empty(5, 3))
+    {}
+    """
+    for device in ("meta", "cpu"):  # some ask for values, which only a real parameter has
+        p = nn.Parameter(torch.zeros(parameter.shape, dtype=parameter.dtype, device=device))
+        p.grad = torch.zeros_like(p)
+        try:
+            optimizer = build_optimizer(name, settings, [p])
+            optimizer.step()
+        except ValueError:
+            break  # it refuses such a parameter
+        except RuntimeError:
+            continue
+        return {key: value for key, value in optimizer.state[p].items() if isinstance(value, Tensor)}
+    return {}
+
+
 def set_lr_factor(optimizer: Optimizer, factor: float) -> None:
     """Sets each group's rate to `factor` times what it was built with.
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-import networkx as nx
+from typing import TYPE_CHECKING
 
 from kdplan.diagnostics.report import error
 from kdplan.ir.plan import Plan
 from kdplan.ir.versions import makers, versions_of
+
+if TYPE_CHECKING:
+    import networkx as nx  # imported where a plan is compiled
 
 
 def phase_dag(plan: Plan) -> nx.DiGraph[str]:
@@ -29,6 +32,8 @@ def phase_dag(plan: Plan) -> nx.DiGraph[str]:
     >>> list(phase_dag(plan).edges)
     [('a', 'b')]
     """
+    import networkx as nx
+
     dag: nx.DiGraph[str] = nx.DiGraph()
     dag.add_nodes_from(plan.phases)
     for name, phase in plan.phases.items():
@@ -49,5 +54,7 @@ def phase_dag(plan: Plan) -> nx.DiGraph[str]:
 
 def order(dag: nx.DiGraph[str]) -> list[str]:
     """Phases so that each stands after what it reads; otherwise in the order of the text."""
+    import networkx as nx
+
     position = {name: i for i, name in enumerate(dag.nodes)}
     return list(nx.lexicographical_topological_sort(dag, key=position.__getitem__))

@@ -11,6 +11,7 @@ import json
 import re
 from collections import ChainMap
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from typing import Any
 
 import networkx as nx
@@ -24,10 +25,12 @@ from kdplan.ir.dag import CODE_IN, Component, PhaseKey
 from kdplan.ir.expr import number_text
 from kdplan.ir.functions import FUNCTIONS
 from kdplan.ir.heads import HEADED
+from kdplan.ir.lengths import extendable
 from kdplan.ir.optimizers import OPTIMIZERS, SCHEDULES
 from kdplan.ir.outputs import is_output, is_scores
-from kdplan.ir.plan import DEFAULT_RECIPE, Data, Item, Network, Phase, Plan, Recipe, View
+from kdplan.ir.plan import DEFAULT_RECIPE, ClassSet, Data, Item, Network, Phase, Plan, Recipe, View
 from kdplan.ir.policies import POLICIES
+from kdplan.ir.snapshots import kept_epochs
 from kdplan.ir.spec import Spec
 from kdplan.ir.user_code import files_of
 from kdplan.ir.versions import makers, slot_of, versions_of
@@ -73,48 +76,88 @@ def view_content(data: Data, view: View) -> str:
 def graph_key(plan: Plan, phase: Phase) -> str:
     """What a phase's graph and cost depend on: weights, seeds, learning rates and factors left out.
 
-    Phases of a sweep that differ in numbers only share it, and need to be built once to be checked.
+    Phases of a sweep that differ in numbers only share it, and need to be built once to be checked. So do phases of
+    other classes, where these are as many and stand to one another in the same way.
     """
-    hasher = _Hasher(plan)
+    numbers = _ClassNumbers(plan, phase)
     parts: list[Any] = []
     for trainee in phase.trainees:
         parts.append(
             [
                 architecture(plan.networks[trainee.base.network]),
+                numbers.of(plan.networks[trainee.base.network].classes),
                 sorted(trainee.paths),
                 sorted(trainee.upto),
                 sorted(trainee.since),
             ]
         )
-    parts += [[hasher.view(v), v.unlabelled] for v in phase.streams]
+    for v in phase.streams:
+        content = _view(plan.data[v.data], replace(v, classes=None))
+        parts.append([content, numbers.of(v.classes), v.unlabelled])
     for r in phase.recipes:
-        momentum = bool(r.optimizer.arguments.get("momentum"))
+        kinds = [n for n, v in sorted(r.optimizer.arguments.items()) if v is True or (n == "momentum" and v)]
         parts.append(
             [
                 r.optimizer.name,
-                momentum,
+                kinds,  # of state, as far as arguments decide that
                 r.epochs,
                 r.steps,
                 r.batch,
                 r.accumulate,
                 r.drop_last,
                 r.ema is None,
-                len(r.keep_epochs),
+                sorted(kept_epochs(r)),
                 r.frozen,
             ]
         )
     parts += [r.shards for r in phase.recipes] + [r.norm for r in phase.recipes if r.norm != "shard"]
-    parts.append(len(phase.validations))
+    parts += [len(phase.validations), extendable(phase)]
     teachers: dict[str, int] = {}
     for name, root in (("loss", phase.loss), *phase.logged.items()):
         parts.append(name)
         for e in ir.walk(root):
-            parts.append(_graph_node(plan, e, teachers))
+            parts.append(_graph_node(plan, e, teachers, numbers))
     parts.append(sorted(phase.code.items()))
     return _hash(parts)
 
 
-def _graph_node(plan: Plan, e: ir.Expr, teachers: dict[str, int]) -> list[object] | str:
+class _ClassNumbers:
+    """The class sets of a phase by numbers in the order in which classes first appear in it.
+
+    Equal sets, parts of one another, and other orders of one set stay such. Where a set has all classes, whose order is
+    known without being written, or the loss itself holds numbers of classes, they stay what they are.
+    """
+
+    def __init__(self, plan: Plan, phase: Phase) -> None:
+        self.plan = plan
+        networks = [t.base.network for t in phase.trainees]
+        networks += [v.network for v in versions_of(phase)]
+        sets = [*(v.classes for v in phase.streams), *(plan.networks[n].classes for n in networks)]
+        whole = {s.data for s in sets if s is not None and len(s.ids) >= len(plan.data[s.data].classes)}
+        if any(_holds_numbers(e) for root in (phase.loss, *phase.logged.values()) for e in ir.walk(root)):
+            whole |= plan.data.keys()
+        self.known: dict[str, dict[int, int]] = {}
+        for s in sets:
+            if s is not None and s.data not in whole:
+                known = self.known.setdefault(s.data, {})
+                for i in s.ids:
+                    known.setdefault(i, len(known))
+
+    def of(self, classes: ClassSet | None) -> list[object] | None:
+        """The data set and the numbers of a set of classes, as short as they can be."""
+        if classes is None:
+            return None
+        known = self.known.get(classes.data)
+        return [classes.data, _hash([i if known is None else known[i] for i in classes.ids])]
+
+
+def _holds_numbers(e: ir.Expr) -> bool:
+    """Whether a node is a list, or a call with one."""
+    values = [e] if isinstance(e, ir.Const) else list(e.keywords.values()) if isinstance(e, ir.Call) else []
+    return any(isinstance(v, ir.Const) and isinstance(v.value, list) for v in values)
+
+
+def _graph_node(plan: Plan, e: ir.Expr, teachers: dict[str, int], numbers: _ClassNumbers) -> list[object] | str:
     """What a node is; of trained versions of one architecture it only counts which are the same."""
     if isinstance(e, ir.Call):
         fixed = {n: a.value for n, a in e.keywords.items() if isinstance(a, ir.Const)}
@@ -123,11 +166,10 @@ def _graph_node(plan: Plan, e: ir.Expr, teachers: dict[str, int]) -> list[object
         if isinstance(e.of, ir.InTraining):
             return [e.of.slot, e.submodule, e.path, e.since, *([e.call] if e.call else [])]
         network = plan.networks[e.of.network]
-        classes = network.classes
         return [
             architecture(network),
             network.mode,
-            [classes.data, classes.ids] if classes else None,
+            numbers.of(network.classes),
             e.submodule,
             e.path,
             e.since,

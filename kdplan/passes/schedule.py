@@ -5,13 +5,15 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-
-import networkx as nx
+from typing import TYPE_CHECKING
 
 from kdplan.diagnostics.report import error, suggestion
 from kdplan.ir.dag import CODE_IN, Action, Component, PhaseKey, Planned, Reason
 from kdplan.ir.lengths import longer
 from kdplan.passes.dag import order
+
+if TYPE_CHECKING:
+    import networkx as nx  # imported where a plan is compiled
 
 _BRACKETS = re.compile(r"\[([^\]]*)\]")
 
@@ -45,6 +47,8 @@ def schedule(
     wanted : set of str, optional
         Phases to run; others are `blocked` with reason `unselected` unless a wanted one needs them.
     """
+    import networkx as nx
+
     needed = set(keys) if wanted is None else wanted | {a for w in wanted for a in nx.ancestors(dag, w)}
     planned: dict[str, Planned] = {}
     first: dict[str, str] = {}

@@ -56,7 +56,8 @@ def set_determinism(deterministic: bool) -> None:
     if deterministic:
         # cuBLAS reads it when it creates its first handle, so it must be set before any work on the GPU.
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-    torch.use_deterministic_algorithms(deterministic)
+    if torch.are_deterministic_algorithms_enabled() != deterministic:  # to say it imports torch's compiler
+        torch.use_deterministic_algorithms(deterministic)
     torch.backends.cudnn.benchmark = not deterministic
 
 

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
+from kdplan.graph.disk import recipe_of
 from kdplan.graph.phase_graph import PhaseGraph
 from kdplan.ir.plan import Plain, Recipe
 from kdplan.nn.optim import build_optimizer, fastest, set_lr_factor
@@ -46,7 +47,7 @@ class Optimisers:
         self.schedules: list[Schedule] = []
         epochs = total / per_epoch if total else math.inf
         for number, recipe in enumerate(recipes):
-            mine = [p for name, p in self.named.items() if len(recipes) == 1 or _recipe_of(name) == number]
+            mine = [p for name, p in self.named.items() if len(recipes) == 1 or recipe_of(name) == number]
             how = fastest(recipe.optimizer.name, mine[0].device) if mine and options is None else dict(options or {})
             optimizer = build_optimizer(recipe.optimizer.name, recipe.optimizer.arguments, mine, **how)
             lr = float(optimizer.param_groups[0]["initial_lr"])
@@ -107,23 +108,18 @@ class Optimisers:
 
 def clip_by_norm(parameters: Sequence[nn.Parameter], clip: float) -> None:
     """Scales gradients down where their common norm is above `clip`; of some a process may have a part only."""
+    if not any(hasattr(p.grad, "to_local") for p in parameters):
+        nn.utils.clip_grad_norm_(parameters, clip)
+        return
     from torch.distributed.tensor import DTensor
 
     parts = [p for p in parameters if isinstance(p.grad, DTensor)]
-    if not parts:
-        nn.utils.clip_grad_norm_(parameters, clip)
-        return
     others = [p.grad for p in parameters if p.grad is not None and not isinstance(p.grad, DTensor)]
     norm = nn.utils.get_total_norm([p.grad for p in parts if p.grad is not None])
     squares = norm.full_tensor().square() if isinstance(norm, DTensor) else norm.square()
     squares = squares + sum(g.square() for g in others)
     scale = (clip / (squares.sqrt() + 1e-6)).clamp(max=1.0)
     torch._foreach_mul_([*(p.grad.to_local() for p in parts if isinstance(p.grad, DTensor)), *others], scale)
-
-
-def _recipe_of(name: str) -> int:
-    slot = name.split("/", 1)[0]
-    return 0 if slot == "splice" else int(slot)  # adapters' names in checkpoints are older than the word
 
 
 def named_state(

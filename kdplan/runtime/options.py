@@ -5,9 +5,9 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
-from pydantic import Field
+from kdplan.ir.json_form import EXCLUDED
 
 
 def default_data_root() -> Path | None:
@@ -66,4 +66,4 @@ class RunOptions:
     settings: str = ""
     data_root: Path | None = field(default_factory=default_data_root)
     tensorboard: Path | None = None
-    ranks: Annotated[Any, Field(exclude=True)] = None
+    ranks: Any = field(default=None, metadata=EXCLUDED)

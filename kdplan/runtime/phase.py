@@ -16,6 +16,7 @@ from kdplan.data.loader import Loader
 from kdplan.diagnostics.boundary import cause_of, foreign, is_foreign
 from kdplan.diagnostics.report import PlanError, diagnostic, error, listing
 from kdplan.graph.assemble import assemble
+from kdplan.graph.compiler import compiler_later
 from kdplan.graph.kept import functions_of, undone
 from kdplan.graph.lines import at_node
 from kdplan.graph.phase_graph import Networks, PhaseGraph
@@ -81,6 +82,7 @@ class PhaseRun:
 
 
 @draws_undone()
+@compiler_later()
 def run_phase(run: PhaseRun, phase: Phase, key: PhaseKey, work: Work) -> Artifact:
     """Trains a phase, from its newest checkpoint if it has one, and commits its artifact.
 

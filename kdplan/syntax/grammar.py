@@ -7,13 +7,16 @@ because it must build the tree directly, report a mistake from its stack, and co
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from functools import cache
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from lark import Lark
+from kdplan.syntax import tables
+
+if TYPE_CHECKING:
+    from lark import Lark
 
 END = "$END"
 STRAY = "STRAY"  # a character that no terminal matches
@@ -65,8 +68,23 @@ def grammar_text() -> str:
 
 @cache
 def table() -> Table:
-    """The compiled grammar; compiled once in a process (about 0.1 s)."""
-    lark = Lark(grammar_text(), parser="lalr", lexer="basic", maybe_placeholders=False)
+    """The compiled grammar, kept for later processes."""
+    text = grammar_text()
+    name = tables.name_of(text, __file__)
+    kept = tables.read(name)
+    if kept is None:
+        kept = _compiled(text)
+        tables.write(name, kept)
+    rules = [Rule(**rule) for rule in kept["rules"]]
+    scanner = re.compile(kept["scanner"], re.DOTALL)
+    return Table(kept["start"], kept["accept"], kept["actions"], kept["gotos"], rules, scanner)
+
+
+def _compiled(text: str) -> dict[str, Any]:
+    """The fields of a `Table` as plain values (0.1 s)."""
+    from lark import Lark
+
+    lark = Lark(text, parser="lalr", lexer="basic", maybe_placeholders=False)
     parser = lark.parse_interactive("").parser_state.parse_conf
     numbers = {state: i for i, state in enumerate(parser.states)}
     rules: list[Rule] = []
@@ -87,7 +105,14 @@ def table() -> Table:
                 jumps[symbol] = numbers[arg]
         actions.append(shifts)
         gotos.append(jumps)
-    return Table(numbers[parser.start_state], numbers[parser.end_state], actions, gotos, rules, _scanner(lark))
+    return {
+        "start": numbers[parser.start_state],
+        "accept": numbers[parser.end_state],
+        "actions": actions,
+        "gotos": gotos,
+        "rules": [asdict(rule) for rule in rules],
+        "scanner": _scanner(lark),
+    }
 
 
 def _rule(rule: Any) -> Rule:
@@ -101,9 +126,9 @@ def _rule(rule: Any) -> Rule:
     return Rule(str(origin), size, str(method), unit)
 
 
-def _scanner(lark: Lark) -> re.Pattern[str]:
+def _scanner(lark: Lark) -> str:
     """One expression for all terminals, the more specific first; space and comments are skipped before each."""
     terminals = sorted(lark.terminals, key=lambda t: (-t.priority, -t.pattern.max_width, -len(t.pattern.value), t.name))
     one = [f"(?P<{t.name}>{t.pattern.to_regexp()})" for t in terminals if t.name not in SKIPPED]
     skipped = "|".join(t.pattern.to_regexp() for t in terminals if t.name in SKIPPED)
-    return re.compile(f"(?:{skipped})*(?:{'|'.join(one)}|(?P<END>\\Z)|(?P<{STRAY}>.))", re.DOTALL)
+    return f"(?:{skipped})*(?:{'|'.join(one)}|(?P<END>\\Z)|(?P<{STRAY}>.))"
