@@ -64,6 +64,10 @@ class Reason:
     after: str | None = None
 
 
+AT_ONCE = 4_000_000
+"""Bytes of a phase's state up to which a checkpoint is written at once: a copy and a thread would spare nothing."""
+
+
 @dataclass(slots=True)
 class Cost:
     """What a phase takes, predicted before it runs. Bytes, floating-point operations (2 a multiply-add), seconds."""

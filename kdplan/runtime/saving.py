@@ -7,7 +7,7 @@ the disk only where it is due to save again, is asked to stop, or ends.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
@@ -17,14 +17,20 @@ from typing import Self
 import torch
 from torch import Tensor
 
+from kdplan.ir.dag import AT_ONCE
 from kdplan.ir.plan import Plain
 from kdplan.runtime.checkpoint import TENSORS, tensor_file
 from kdplan.runtime.space import Patience
 from kdplan.runtime.store.errors import StoreUnwritable
 from kdplan.runtime.store.work import Work
 
-AT_ONCE = 4_000_000
-"""Bytes of a state up to which a copy and a thread spare nothing."""
+BRIEF = 1.0
+"""Seconds: an epoch that ends sooner after a checkpoint than this does not get one of its own."""
+RARE = 100
+"""Nor one that ends sooner than so many times what the last checkpoint cost: so they take at most 1% of the time."""
+EXPECTED = 3e-9
+"""Seconds that the first checkpoint is expected to cost for each byte of weights: their copy, hash and file, and those
+of the optimizer's state."""
 
 
 @dataclass
@@ -33,7 +39,8 @@ class _Pending:
 
     write: Callable[[], None]
     done: Callable[[], None]
-    future: Future[None]
+    future: Future[float]
+    """Seconds of the processor that it took."""
 
 
 class Saving:
@@ -54,10 +61,18 @@ class Saving:
     def __init__(self, work: Work, patience: Patience) -> None:
         self.work, self.patience = work, patience
         self.cost = 0.0
-        """Seconds that training waited for the last checkpoint."""
+        """Seconds that the last checkpoint took from training: its wait, and what the thread computed meanwhile."""
         self._threads: ThreadPoolExecutor | None = None
         self._pending: _Pending | None = None
         self._copies: dict[str, Tensor] = {}
+
+    def expect(self, weights: Iterable[Tensor]) -> None:
+        """Takes a guess at what a checkpoint costs, before the first one is written."""
+        self.cost = EXPECTED * size_of(weights)
+
+    def worth(self, since: float) -> bool:
+        """Whether an epoch that ends `since` seconds after the last checkpoint gets one of its own."""
+        return self._pending is None and since >= max(BRIEF, RARE * self.cost)
 
     def save(
         self,
@@ -66,6 +81,7 @@ class Saving:
         state: Mapping[str, Plain],
         done: Callable[[], None],
         at_once: bool = False,
+        began: float | None = None,
     ) -> None:
         """Saves a state, and calls `done` when it is on the disk: now, or within a later call of this object.
 
@@ -77,15 +93,17 @@ class Saving:
             What resuming needs. Both may change as soon as this returns.
         at_once
             Whether to wait until it is on the disk.
+        began
+            When training began to wait for it, in seconds of `time.monotonic`; now, if it is not given.
 
         Raises
         ------
         StoreUnwritable
             If the disk takes no more; for a checkpoint that a thread writes, from a later call.
         """
-        began = time.monotonic()
+        began = time.monotonic() if began is None else began
         self.collect(wait=True)
-        at_once |= sum(t.numel() * t.element_size() for t in tensors.values()) <= AT_ONCE
+        at_once |= size_of(tensors.values()) <= AT_ONCE
         held = tensors if at_once else self._copied(tensors)
         write = self.patience.write(lambda: self.work.checkpoint_writer(step, {TENSORS: tensor_file(held)}, state))
         if at_once:
@@ -94,7 +112,7 @@ class Saving:
         else:
             if self._threads is None:
                 self._threads = ThreadPoolExecutor(1, "checkpoint")
-            self._pending = _Pending(write, done, self._threads.submit(write))
+            self._pending = _Pending(write, done, self._threads.submit(_timed, write))
         self.cost = time.monotonic() - began
 
     def collect(self, wait: bool = False) -> None:
@@ -110,7 +128,7 @@ class Saving:
             return
         self._pending = None
         try:
-            pending.future.result()
+            self.cost += pending.future.result()
         except StoreUnwritable:
             self.patience.write(pending.write)
         pending.done()
@@ -143,3 +161,19 @@ class Saving:
             if self._threads is not None:
                 self._threads.shutdown()
             self._threads, self._pending, self._copies = None, None, {}
+
+
+def size_of(tensors: Iterable[Tensor]) -> int:
+    """Bytes of all numbers of some tensors.
+
+    >>> size_of([torch.zeros(3), torch.zeros(2, dtype=torch.int64)])
+    28
+    """
+    return sum(t.numel() * t.element_size() for t in tensors)
+
+
+def _timed(write: Callable[[], None]) -> float:
+    """Seconds of the processor that `write` takes of this thread."""
+    began = time.thread_time()
+    write()
+    return time.thread_time() - began
