@@ -12,13 +12,14 @@ from torch import Tensor, nn
 
 from kdplan.diagnostics.boundary import foreign
 from kdplan.diagnostics.report import Diagnostic, PlanError, Reporter, diagnostic, error, listing
-from kdplan.graph.assemble import Joined, frozen_versions, join, no_part
+from kdplan.graph.assemble import Joined, frozen_versions, join, no_part, phase_state
 from kdplan.graph.cacheable import storing
 from kdplan.graph.cost import cost as graph_cost
 from kdplan.graph.cost import flops_by_node
 from kdplan.graph.examples import random_example
 from kdplan.graph.fork import BranchError
 from kdplan.graph.freeze import split
+from kdplan.graph.held import copy_bytes, optimizer_bytes, parameters_by_recipe, size_of
 from kdplan.graph.parts import breaks_at_once
 from kdplan.graph.phase_graph import Networks, StoredValue
 from kdplan.graph.state import draws_undone
@@ -184,7 +185,8 @@ def inspect_phase(plan: Plan, phase: Phase, verdicts: Verdicts | None = None) ->
     step = graph_cost(joined.graph_module, joined.trainable)
     kept = storing(plan, phase, joined.graph_module, split(joined.graph_module, joined.trainable), joined.trainable)
     steps = step_count(plan, phase)
-    optimiser = _state_bytes(phase, step.trainable)
+    held = phase_state(plan, phase, networks, joined)
+    optimisers = sum(optimizer_bytes(r.optimizer, ps) for r, ps in parameters_by_recipe(phase, held))
     snapshots = (
         1 + bool(phase.validations) + any(r.ema is not None for r in phase.recipes) + len(phase.recipes[0].keep_epochs)
     )
@@ -201,7 +203,8 @@ def inspect_phase(plan: Plan, phase: Phase, verdicts: Verdicts | None = None) ->
             flops_step=step.flops_step - (step.flops_frozen if kept else 0),
             steps=steps,
             activation_bytes=step.peak_bytes,
-            weight_bytes=step.weight_bytes + optimiser,
+            weight_bytes=step.weight_bytes + size_of(held.named_trainable().values()) + optimisers,
+            copy_bytes=copy_bytes(phase, held),
             disk_bytes=trained * snapshots,
             share=_shares(joined),
             bridges=[*joined.bridges, *_auxiliary(plan, phase), *_maps(plan, phase, joined, folded=True)],
@@ -307,14 +310,6 @@ def _stored_line(phase: Phase, value: StoredValue) -> str:
     """
     number = f"{value.bytes / 1e6:.1f} MB" if value.bytes < 1e9 else f"{value.bytes / 1e9:.1f} GB"
     return f"{value.label} for {phase.streams[value.stream].data}, {list(value.shape)} a sample: {number}"
-
-
-def _state_bytes(phase: Phase, trainable: int) -> int:
-    """Gradients and optimizer state, 4 bytes a number."""
-    name = phase.recipes[0].optimizer.name
-    momentum = bool(phase.recipes[0].optimizer.arguments.get("momentum"))
-    buffers = {"sgd": int(momentum), "adagrad": 1, "rmsprop": 1 + int(momentum)}.get(name, 2)
-    return 4 * trainable * (1 + buffers)
 
 
 def _shares(joined: Joined) -> dict[str, float]:

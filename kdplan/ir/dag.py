@@ -92,11 +92,18 @@ class Cost:
     stored_bytes: int = 0
     whole: list[str] = field(default_factory=list)
     """Parts of networks that are called whole, since no graph holds what they do, each with the reason."""
+    copy_bytes: int = 0
+    """Of the state, in the host's memory: what checkpoints are written from, and what `rollback` goes back to."""
 
     @property
     def step_bytes(self) -> int:
-        """Bytes of memory that a step takes: activations, weights, gradients and the optimizer's state."""
+        """Bytes of the device's memory that a step takes: activations, weights, gradients, the optimizer's state."""
         return self.activation_bytes + self.weight_bytes
+
+    @property
+    def process_bytes(self) -> int:
+        """Bytes of memory that training takes where the device has the host's memory."""
+        return self.step_bytes + self.copy_bytes
 
 
 @dataclass(slots=True)

@@ -29,7 +29,7 @@ def all_finite(tensors: Iterable[Tensor]) -> bool:
     """
     quick: dict[torch.device, list[Tensor]] = {}
     slow: list[Tensor] = []
-    held = [t.detach() for t in tensors if t.numel()]
+    held = [t.coalesce().values() if t.is_sparse else t.detach() for t in tensors if t.numel()]
     for tensor in held:
         fits = tensor.dtype in (torch.float32, torch.float64) and tensor.numel() <= _LONGEST
         if fits and (flat := _flat(tensor)) is not None:

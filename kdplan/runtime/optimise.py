@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
+from kdplan.graph.held import recipe_of
 from kdplan.graph.phase_graph import PhaseGraph
 from kdplan.ir.plan import Plain, Recipe
 from kdplan.nn.optim import build_optimizer, fastest, set_lr_factor
@@ -37,7 +38,7 @@ class Optimisers:
         self.schedules: list[Schedule] = []
         epochs = total / per_epoch if total else math.inf
         for number, recipe in enumerate(recipes):
-            mine = [p for name, p in self.named.items() if len(recipes) == 1 or _recipe_of(name) == number]
+            mine = [p for name, p in self.named.items() if len(recipes) == 1 or recipe_of(name) == number]
             how = fastest(recipe.optimizer.name, mine[0].device) if mine else {}
             optimizer = build_optimizer(recipe.optimizer.name, recipe.optimizer.arguments, mine, **how)
             lr = float(optimizer.param_groups[0]["initial_lr"])
@@ -94,11 +95,6 @@ class Optimisers:
             mine = {name.removeprefix(head): t for name, t in tensors.items() if name.startswith(head)}
             load_named_state(optimizer, self.named, mine, plain[number]["optimizer"])
             schedule.load_state_dict(plain[number]["schedule"])
-
-
-def _recipe_of(name: str) -> int:
-    slot = name.split("/", 1)[0]
-    return 0 if slot == "splice" else int(slot)  # adapters' names in checkpoints are older than the word
 
 
 def named_state(

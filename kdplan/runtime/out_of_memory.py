@@ -34,6 +34,8 @@ def out_of_memory(phase: Phase, device: torch.device, cost: Cost | None) -> Plan
             f"; predicted for a step were {_gigabytes(cost.activation_bytes)} of activations at `batch = {batch}` and "
             f"{_gigabytes(cost.weight_bytes)} of weights, gradients and optimizer state"
         )
+        if cost.copy_bytes and device.type == "cpu":
+            predicted += f", and {_gigabytes(cost.copy_bytes)} of copies for checkpoints"
     return error(
         "KD0813",
         phase.recipes[0].spans.get("batch") or phase.span,

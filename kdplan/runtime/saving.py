@@ -17,6 +17,7 @@ from typing import Self
 import torch
 from torch import Tensor
 
+from kdplan.graph.held import size_of
 from kdplan.ir.dag import AT_ONCE
 from kdplan.ir.plan import Plain
 from kdplan.runtime.checkpoint import TENSORS, tensor_file
@@ -161,15 +162,6 @@ class Saving:
             if self._threads is not None:
                 self._threads.shutdown()
             self._threads, self._pending, self._copies = None, None, {}
-
-
-def size_of(tensors: Iterable[Tensor]) -> int:
-    """Bytes of all numbers of some tensors.
-
-    >>> size_of([torch.zeros(3), torch.zeros(2, dtype=torch.int64)])
-    28
-    """
-    return sum(t.numel() * t.element_size() for t in tensors)
 
 
 def _timed(write: Callable[[], None]) -> float:

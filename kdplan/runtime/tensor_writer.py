@@ -64,7 +64,7 @@ def write_tensors(tensors: Mapping[str, Tensor], path: Path) -> Hashed:
 
         put(_head(tensors, order))
         for name in order:
-            put(memoryview(tensors[name].reshape(-1).view(torch.uint8).numpy()))
+            put(tensors[name].reshape(-1).view(torch.uint8).numpy().data)
     return Hashed(digest.hexdigest())
 
 

@@ -40,3 +40,9 @@ def test_one_number_decides(base: Tensor, value: float | None) -> None:
 def test_large_numbers_of_double_precision_are_finite() -> None:
     """Whose sum of squares is too large for single precision."""
     assert all_finite([torch.full((9,), 1e60, dtype=torch.float64)]) and all_finite([])
+
+
+def test_sparse_gradients() -> None:
+    """Those of embeddings."""
+    gradient = torch.ones(3, 2).to_sparse()
+    assert all_finite([gradient]) and not all_finite([gradient * float("inf")])
