@@ -101,6 +101,7 @@ class Loader:
         """The batches of an epoch from step `start` on."""
         if not self.workers:
             steps = range(start, self.steps_per_epoch)
+            made: Iterator[tuple[Raw | None, Tensor]]
             if self.dataset.in_memory or not self._maker.inputs:
                 made = (self._maker.raw(epoch, step) for step in steps)
             else:
