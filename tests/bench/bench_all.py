@@ -5,7 +5,8 @@
 Each `bench_NAME.py` runs with `--brief` in a process of its own. Ratios that are more than 10% above those of
 `ratios.json` are measured up to twice more, and the least of each counts: other work on the machine makes a ratio worse
 by chance, and hardly ever better. What stays above is printed. The exit code is 1 only where a ratio is above 1.6 times
-the committed one, or a bench fails. `--write` commits what was measured: the larger of the old and new one is not kept.
+the committed one, or a bench fails. `--write` puts what was measured into
+`ratios.json`.
 """
 
 from __future__ import annotations
@@ -83,7 +84,8 @@ def compared(results: Results, committed: Results) -> tuple[list[str], bool]:
         for key, by in worse(ratios, before, WORSE).items():
             bad = by > FAILS
             fails |= bad
-            lines.append(f"{'FAILS' if bad else 'worse'}: {name}: {key}: {ratios[key]:.3f}, {by:.2f} x {before[key]:.3f}")
+            word = "FAILS" if bad else "worse"
+            lines.append(f"{word}: {name}: {key}: {ratios[key]:.3f}, {by:.2f} x {before[key]:.3f}")
         lines += [f"new: {name}: {key}: {ratios[key]:.3f}" for key in ratios.keys() - before.keys()]
         lines += [f"gone: {name}: {key}" for key in before.keys() - ratios.keys()]
     return lines, fails

@@ -191,7 +191,8 @@ def main() -> None:
             nets, branched, flops = whole(model, batch, device)
             t = by_turns(branched, nets, args.steps, partial(clock, device))
             print(f"{model:16} batch {batch:4}   three nets {t.second * 1e3:8.1f} ms   "
-                  f"branches {t.first * 1e3:8.1f} ms   ratio {t.ratio:.3f}   by FLOPs {flops:.3f}", flush=True)  # fmt: skip
+                  f"branches {t.first * 1e3:8.1f} ms   "
+                  f"ratio {t.ratio:.3f}   by FLOPs {flops:.3f}", flush=True)  # fmt: skip
     if args.only != "steps":
         for name, (factory, settings), part, features in CASES:
             for count in (3, 5):

@@ -128,7 +128,7 @@ def main() -> None:
             cpu, wall = compare(folder, given.batch, given.workers, given.epochs, given.step / 1000)
             each = 1000 / given.files
             print(
-                f"{'+'.join(kinds):8} an image: CPU ms {cpu.first * each:6.2f} / {cpu.second * each:6.2f} = {cpu.ratio:.3f}"
+                f"{'+'.join(kinds):8} CPU ms {cpu.first * each:6.2f} / {cpu.second * each:6.2f} = {cpu.ratio:.3f}"
                 f"   wall ms {wall.first * each:6.2f} / {wall.second * each:6.2f} = {wall.ratio:.3f}"
             )
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import resource
+import shutil
 import statistics
 import tempfile
 import time
@@ -85,10 +86,8 @@ def measure(folder: Path, given: argparse.Namespace) -> tuple[dict[tuple[str, st
                 times.setdefault((phase, frozen), []).append(_seconds(made, teachers, phase))
             values = _bytes(teachers / "values") if (teachers / "values").exists() else 0
             _forget(teachers, made.keys)
-        for entry in (teachers / "values").iterdir():
-            for part in sorted(entry.rglob("*"), reverse=True):
-                part.rmdir() if part.is_dir() else part.unlink()
-            entry.rmdir()
+        for values_of_one in (teachers / "values").iterdir():
+            shutil.rmtree(values_of_one)
     return times, values, teachers
 
 

@@ -106,7 +106,7 @@ def documents() -> dict[str, tuple[int, int, int]]:
 
 def brief() -> Ratios:
     """Counts, not seconds: circles of imports, and how often evaluating a loss changes between files."""
-    calls, files, between = switches()
+    calls, _, between = switches()
     return {
         "import circles, and 1": 1.0 + len(circles()),
         "switches ÷ calls": between / calls,

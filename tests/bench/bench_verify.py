@@ -38,6 +38,7 @@ from kdplan.runtime.options import RunOptions
 from kdplan.runtime.phase import PhaseRun
 from kdplan.runtime.store import Store
 from kdplan.runtime.versions import Sources
+from tests.bench.ratios import Ratios, entry
 
 ROOT = Path(__file__).parents[2]
 PLANS = {"quickstart": ROOT / "plans/quickstart.kd", "examples/02": ROOT / "examples/02_own_network_and_loss/plan.kd"}
@@ -123,7 +124,6 @@ def larger(folder: Path) -> str:
 RESNET = """import torch
 import torch.nn.functional as F
 from torch import nn
-from tests.bench.ratios import Ratios, entry
 
 
 class Block(nn.Module):

@@ -1,8 +1,8 @@
 """What every bench shares: ratios of two pieces of work that run by turns, and the command line.
 
-A bench is a file `bench_NAME.py` with a function `brief` that returns `{name: ratio}` within seconds. Smaller is better.
-A ratio compares two pieces of work of one process, so it says little of the machine: kdplan over a loop by hand, over
-what arithmetic and traffic take, over a piece of plain Python. `bench_all` runs them all.
+A bench is a file `bench_NAME.py` with a function `brief` that returns `{name: ratio}` within seconds; smaller is
+better. A ratio compares two pieces of work that run at one time, so it says little of the machine: kdplan over a loop
+by hand, over what arithmetic and traffic take, over a piece of plain Python. `bench_all` runs them all.
 """
 
 from __future__ import annotations
