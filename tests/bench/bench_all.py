@@ -2,11 +2,10 @@
 
     python -m tests.bench.bench_all [--only NAME…] [--write]
 
-Each `bench_NAME.py`, and `peers.py`, runs with `--brief` in a process of its own. Ratios that are more than 10% above those of
-`ratios.json` are measured up to twice more, and the least of each counts: other work on the machine makes a ratio worse
-by chance, and hardly ever better. What stays above is printed. The exit code is 1 only where a ratio is above 1.6 times
-the committed one, or a bench fails. `--write` puts what was measured into
-`ratios.json`.
+Each `bench_NAME.py`, and `peers.py`, runs with `--brief` in a process of its own. Ratios that are more than 10% above
+those of `ratios.json` are measured up to twice more, and the least of each counts: other work on the machine makes a
+ratio worse by chance, and hardly ever better. What stays above is printed. The exit code is 1 only where a ratio is
+above 1.6 times the committed one, or a bench fails. `--write` puts what was measured into `ratios.json`.
 """
 
 from __future__ import annotations

@@ -7,15 +7,16 @@ weight decay. The forms:
 
 - `kdplan`: one step of `Training`, as compiled from the plan below;
 - `lean`: the shortest loop by hand;
-- `repdistiller`: a loop in the style of RepDistiller, with its three weighted losses and its meters, which read the loss
-  and two accuracies in every step;
+- `repdistiller`: a loop in the style of RepDistiller, with hooks, weighted criteria, and meters that read the loss and
+  two accuracies in every step;
 - `torchdistill`: its `DistillationBox`, configured as in its examples (`pip install kdplan[bench]`).
 
-Steps: all forms begin with equal weights, go through the same batches by turns in one process, and must give equal
-losses to 1e-6 and equal weights, or nothing is printed. Start and memory: each form in a process of its own, from its
-begin to the end of the first step, and its peak resident memory after as many steps as above. Accuracy: each form trains
-some epochs with the loader that it comes with. The limit is the step's FLOPs at the best rate of a convolution that is
-measured here, plus the bytes that its operators read and write at the rate of a copy that is measured here.
+Steps: all forms begin with equal weights and go through the same batches by turns in one process. They must give equal
+losses, to 1e-6 at first and as much again with every step, and equal weights at the end, or nothing is printed. Start
+and memory: each form in a process of its own, from its begin to the end of the first step, and its peak resident memory
+a few steps later. Accuracy: each form trains some epochs with the loader that it comes with. The limit is the step's
+FLOPs at the best rate of a convolution that is measured here, plus the bytes that its operators read and write at the
+rate of a copy that is measured here.
 """
 
 from __future__ import annotations
@@ -267,7 +268,7 @@ def steps(forms: dict[str, Form], batches: Batches, count: int) -> dict[str, tup
             losses[name] = float(forms[name].step(x, y))
             if turn >= 2:
                 times[name].append((time.process_time() - cpu, time.perf_counter() - began))
-        for name, loss in losses.items():
+        for loss in losses.values():
             assert abs(loss - losses[names[0]]) <= 1e-6 * max(1.0, abs(loss)) * (turn + 1), (turn, losses)
     first, *others = (dict(form.student.named_parameters()) for form in forms.values())
     for other in others:
@@ -435,7 +436,8 @@ def main() -> None:
         wall_start, cpu_start, memory = in_process(name, given.batch, 3)
         line = (
             f"{name:13} CPU {cpu * 1e3:7.1f} ms ({base / cpu:.3f} {names[0]} ÷ it, {cpu / least:.2f} x limit)"
-            f"  wall {wall * 1e3:7.1f} ms  first step after {wall_start:5.1f} s, {cpu_start:5.1f} CPU s  peak {memory:5.0f} MiB"
+            f"  wall {wall * 1e3:7.1f} ms  first step after {wall_start:5.1f} s, {cpu_start:5.1f} CPU s"
+            f"  peak {memory:5.0f} MiB"
         )
         if root is not None:
             top, whole = accuracy(name, root, given.batch, given.images, given.epochs)
