@@ -101,12 +101,12 @@ class Loader:
         """The batches of an epoch from step `start` on."""
         if not self.workers:
             steps = range(start, self.steps_per_epoch)
-            made: Iterator[tuple[Raw | None, Tensor]]
+            batches: Iterator[tuple[Raw | None, Tensor]]
             if self.dataset.in_memory or not self._maker.inputs:
-                made = (self._maker.raw(epoch, step) for step in steps)
+                batches = (self._maker.raw(epoch, step) for step in steps)
             else:
-                made = ahead(partial(self._maker.raw, epoch, step) for step in steps)
-            for batch in made:
+                batches = ahead(partial(self._maker.raw, epoch, step) for step in steps)
+            for batch in batches:
                 yield self.dataset.finish(*batch)
             return
         if self._crew is None or self._crew.ended:

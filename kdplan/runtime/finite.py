@@ -55,7 +55,7 @@ def _each(tensors: list[Tensor]) -> bool:
     by_device: dict[torch.device, list[Tensor]] = {}
     for tensor in tensors:
         by_device.setdefault(tensor.device, []).append(are_finite(tensor))
-    return all(_holds(torch.stack(found)) for found in by_device.values())
+    return all(_holds(torch.stack(answers)) for answers in by_device.values())
 
 
 def _holds(answers: Tensor) -> bool:

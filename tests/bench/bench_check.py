@@ -33,7 +33,7 @@ def once(*arguments: str, program: tuple[str, ...] = ("-m", "kdplan")) -> tuple[
 def brief() -> Ratios:
     """CPU seconds of a whole command over those of importing torch."""
     torch = "import torch, torchvision"
-    pairs = [(once("check", str(PLAN))[1], once(program=("-c", torch))[1]) for _ in range(3)]
+    pairs = [(once("check", str(PLAN))[1], once(program=("-c", torch))[1]) for _ in range(2)]
     return {"check of the quickstart ÷ import of torch": statistics.median(a / b for a, b in pairs)}
 
 
