@@ -33,7 +33,7 @@ def test_a_bench_has_its_brief_form(name: str) -> None:
 
 def test_committed_ratios_are_those_of_the_benches() -> None:
     committed: Results = json.loads(COMMITTED.read_text(encoding="utf-8"))
-    assert committed.keys() == benches().keys()
+    assert committed and committed.keys() <= benches().keys()  # a new bench is shown as such until it is committed
     assert all(ratio > 0 for ratios in committed.values() for ratio in ratios.values())
 
 
