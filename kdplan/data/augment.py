@@ -104,8 +104,13 @@ class Draws:
 
     def uniform(self, block: int = 0) -> Words:
         """Four numbers in [0, 1) a sample, float64 [B] each."""
-        a, b, c, d = (w.double() / 2**32 for w in self.words(block))
+        a, b, c, d = self.uniforms(1, block).unbind(0)
         return a, b, c, d
+
+    def uniforms(self, blocks: int, first: int = 0) -> Tensor:
+        """Four numbers in [0, 1) a sample and block, of `blocks` blocks in a row: float64 [4 * blocks, B]."""
+        words = [word for block in range(first, first + blocks) for word in self.words(block)]
+        return torch.stack(words).double() / 2**32
 
 
 def augment(
@@ -192,7 +197,10 @@ def flipped(args: Arguments, draws: Draws) -> Tensor:
 
 def flip(x: Tensor, args: Arguments, draws: Draws) -> Tensor:
     """Images that `flipped` names are mirrored left to right, [B, C, H, W]."""
-    return torch.where(flipped(args, draws)[:, None, None, None], x.flip(3), x)
+    mirrored = flipped(args, draws)
+    if draws.alone:
+        return x.flip(3) if bool(mirrored) else x
+    return torch.where(mirrored[:, None, None, None], x.flip(3), x)
 
 
 def cutout(x: Tensor, args: Arguments, draws: Draws) -> Tensor:
@@ -307,9 +315,9 @@ def random_resized_crop(x: Tensor, args: Arguments, draws: Draws) -> Tensor:
     """Ten draws of (area, aspect) a sample; the first that fits, else the largest middle window of a legal aspect."""
     h, w, size = x.shape[2], x.shape[3], args["size"]
     (s0, s1), (r0, r1) = args["scale"], args["ratio"]
-    pairs = [u for block in range(5) for u in draws.uniform(block)]
-    area = (s0 + torch.stack(pairs[0::2]) * (s1 - s0)) * (h * w)
-    ratio = (math.log(r0) + torch.stack(pairs[1::2]) * (math.log(r1) - math.log(r0))).exp()
+    pairs = draws.uniforms(5)
+    area = (s0 + pairs[0::2] * (s1 - s0)) * (h * w)
+    ratio = (math.log(r0) + pairs[1::2] * (math.log(r1) - math.log(r0))).exp()
     widths, heights = (area * ratio).sqrt().round().long(), (area / ratio).sqrt().round().long()
     fits = (widths > 0) & (widths <= w) & (heights > 0) & (heights <= h)
     first = fits.long().argmax(0, keepdim=True)

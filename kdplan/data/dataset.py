@@ -12,7 +12,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from kdplan.data.augment import Draws, HeldNumbers, Numbers, augment, flipped
+from kdplan.data.ahead import BatchNumbers
+from kdplan.data.augment import Draws, HeldNumbers, augment, flipped
 from kdplan.data.images import pixels
 from kdplan.data.look import Normal, look
 from kdplan.data.select import view_protocol
@@ -125,7 +126,7 @@ class Dataset:
             return x.float() / 255 if x.dtype == torch.uint8 else x.float()
         mean, std = self._normal
         scale = 255.0 if x.dtype == torch.uint8 else 1.0
-        return (x.float() - mean * scale) / (std * scale)
+        return x.to(torch.float32, copy=True).sub_(mean * scale).div_(std * scale)
 
 
 class ArrayDataset(Dataset):
@@ -172,9 +173,10 @@ class FileDataset(Dataset):
     def raw(self, indices: Tensor, epoch: int, train: bool, seed: int, stream: int) -> Raw:
         """Augmented images [B, C, H, W] by their indices int64 [B]; each is decoded and transformed alone."""
         # Images differ in size, so each goes through its transforms alone, as a batch of one.
-        todo, numbers = self._steps[train], Numbers(seed, epoch, stream)
+        indices = indices.cpu()
+        todo, numbers = self._steps[train], BatchNumbers(indices, seed, epoch, stream)
         done = []
-        for at in indices.cpu().split(1):  # type: ignore[no-untyped-call]
+        for at in indices.split(1):  # type: ignore[no-untyped-call]
             box = self._boxes[int(at)] if self._boxes is not None else None
             image = read_image(self._files[int(at)], box)[None]
             self._check(image, self._files[int(at)])
@@ -227,10 +229,11 @@ class BoxDataset(FileDataset):
         """Images uint8 [B, 3, H, W], and bool [B] which of them were mirrored."""
         from torchvision.transforms.v2.functional import resize  # type: ignore[import-untyped, unused-ignore]
 
-        todo, numbers = self._steps[train], Numbers(seed, epoch, stream)
+        indices = indices.cpu()
+        todo, numbers = self._steps[train], BatchNumbers(indices, seed, epoch, stream)
         images = torch.zeros(len(indices), 3, self._canvas.height, self._canvas.width, dtype=torch.uint8)
         mirrored = torch.zeros(len(indices), dtype=torch.bool)
-        for n, at in enumerate(indices.cpu().split(1)):  # type: ignore[no-untyped-call]
+        for n, at in enumerate(indices.split(1)):  # type: ignore[no-untyped-call]
             image = read_image(self._files[int(at)])
             check_size(self._files[int(at)], image.shape[1:], self._found.sizes[int(at)])
             h, w = self._sizes[int(at)].tolist()
@@ -263,7 +266,27 @@ class BoxDataset(FileDataset):
 
 def read_image(path: str | Path, box: tuple[int, int, int, int] | None = None) -> Tensor:
     """An image file, or what lies in a box (left, top, right, bottom) of it, as uint8 [3, H, W]; see `pixels`."""
-    return torch.from_numpy(pixels(path, box).copy()).permute(2, 0, 1)
+    return shared(pixels(path, box)).permute(2, 0, 1)
+
+
+def shared(array: Array) -> Tensor:
+    """The array as a tensor of the same memory, which nobody may write into."""
+    return torch.from_numpy(array)
+
+
+def _say_once_that_arrays_are_not_writable() -> None:
+    """torch warns at the first array that is not writable. Nothing writes into samples; so that is said here, unheard.
+
+    To leave the warning out each time would change Python's list of filters, which all threads share.
+    """
+    array = np.zeros(1)
+    array.flags.writeable = False
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        shared(array)
+
+
+_say_once_that_arrays_are_not_writable()
 
 
 def open_view(
@@ -310,10 +333,8 @@ def open_view(
     else:
         assert part.inputs is not None
         everything = part.inputs()
-        with warnings.catch_warnings():
-            # Nothing writes into samples, so files that are mapped read-only need no copy.
-            warnings.filterwarnings("ignore", "The given NumPy array is not writ", UserWarning)
-            held = torch.from_numpy(np.ascontiguousarray(everything if len(rows) == part.size else everything[rows]))
+        # Files that are mapped read-only need no copy.
+        held = shared(np.ascontiguousarray(everything if len(rows) == part.size else everything[rows]))
         inputs = held.to(device)
         data = ArrayDataset(inputs, spec, classes, shape, labels, normal, device)
     data.protocol = partial(view_protocol, spec, root, span)

@@ -42,7 +42,10 @@ def pixels(path: str | Path, box: Box | None = None) -> Array:
                 if left >= right or top >= bottom:
                     raise ValueError(f"the box {box} lies outside of its {image.width} x {image.height} pixels")
                 image = image.crop((left, top, right, bottom))
-            return _deep(image) if image.mode in (*_DEEP, "F") else np.asarray(image.convert("RGB"))
+            if image.mode in (*_DEEP, "F"):
+                return _deep(image)
+            # An image of colours would be copied by `convert`.
+            return np.asarray(image if image.mode == "RGB" else image.convert("RGB"))
     except Exception as e:  # a decoder raises anything on what somebody else has written
         raise _unreadable(path, e) from e
 

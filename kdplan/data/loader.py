@@ -13,6 +13,7 @@ from torch.utils._pytree import tree_map
 from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as TorchDataset
 
+from kdplan.data.ahead import ahead
 from kdplan.data.dataset import Batch, Dataset, Raw
 from kdplan.data.philox import order
 from kdplan.data.workers import CONTEXT, Crew, begin
@@ -33,7 +34,8 @@ class Loader:
         Decides orders and augmentation.
     train : bool
     workers : int
-        Processes that decode image files; data held in memory needs none and uses none. Batches do not depend on it.
+        Processes that decode image files; without any, a thread does so. Data held in memory needs none and uses none.
+        Batches do not depend on it.
     drop_last : bool
         Whether training leaves an incomplete last batch out. Measuring never does.
     device : torch.device, optional
@@ -108,16 +110,22 @@ class Loader:
     def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
         """The batches of an epoch from step `start` on."""
         if not self.workers:
-            for step in range(start, self.steps_per_epoch):
-                yield self.dataset.finish(*self._maker.raw(epoch, step))
+            steps = range(start, self.steps_per_epoch)
+            batches: Iterator[tuple[Raw | None, Tensor]]
+            if self.dataset.in_memory or not self._maker.inputs:
+                batches = (self._maker.raw(epoch, step) for step in steps)
+            else:
+                batches = ahead(partial(self._maker.raw, epoch, step) for step in steps)
+            for batch in batches:
+                yield self.dataset.finish(*batch)
             return
         if self._crew is None or self._crew.ended:
             self._crew = Crew(self._loading(), self.dataset.spec.source)
         self._plan.steps = [(epoch, step) for step in range(start, self.steps_per_epoch)]
-        for batch in self._crew.batches():
-            if isinstance(batch, _Failed):
-                raise PlanError(batch.diagnostics)
-            yield self.dataset.finish(*batch)
+        for loaded in self._crew.batches():
+            if isinstance(loaded, _Failed):
+                raise PlanError(loaded.diagnostics)
+            yield self.dataset.finish(*loaded)
 
     def cycle(self, step: int = 0) -> Iterator[Batch]:
         """Batches without end, from the `step`-th of all epochs on."""
@@ -191,9 +199,11 @@ class _Maker:
         if not self.train:
             at = torch.arange(step * self.batch, min((step + 1) * self.batch, self.size))
             return at if self.rows is None else self.rows[at]
-        if self._order is None or self._order[0] != epoch:
-            self._order = (epoch, torch.from_numpy(order(n, seed=self.seed, epoch=epoch, stream=self.stream)))
-        return self._order[1][step * self.batch : (step + 1) * self.batch]
+        known = self._order  # of another epoch perhaps, and by another thread
+        if known is None or known[0] != epoch:
+            known = (epoch, torch.from_numpy(order(n, seed=self.seed, epoch=epoch, stream=self.stream)))
+            self._order = known
+        return known[1][step * self.batch : (step + 1) * self.batch]
 
     def raw(self, epoch: int, step: int) -> tuple[Raw | None, Tensor]:
         """Inputs before normalisation [B, ...], if they are wanted, and indices int64 [B] of one step."""

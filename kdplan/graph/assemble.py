@@ -180,6 +180,20 @@ def assemble(plan: Plan, phase: Phase, networks: Networks) -> PhaseGraph:
     )
 
 
+def phase_state(plan: Plan, phase: Phase, networks: Networks, whole: Joined) -> PhaseGraph:
+    """The phase with all that it keeps, as `assemble` gives it, and uncut: nothing can be trained with it."""
+    root = whole.joined.graph_module
+    return PhaseGraph(
+        trainable_graph=whole.graph_module,
+        root=root,
+        networks=list(networks.trainable),
+        trainable=whole.own,
+        adapters=whole.adapters,
+        ema_copies=ema_copies(plan, phase, networks),
+        terms=whole.logged,
+    )
+
+
 def _plain(whole: Joined, cut: Split, stored: bool) -> PlainForm | None:
     """The phase in plain form, as far as it has networks or functions of the user."""
     users = [a for a in whole.joined.applications if is_users(a.module)]

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from kdplan.graph.assemble import Joined, ema_copies
+from kdplan.graph.assemble import Joined, phase_state
+from kdplan.graph.held import size_of
 from kdplan.graph.phase_graph import Networks, PhaseGraph
 from kdplan.ir.lengths import epoch_count, extendable, view_size
 from kdplan.ir.plan import Phase, Plan, Recipe
@@ -37,11 +38,14 @@ class Left:
         The part of them that only a longer run of the phase reads.
     optimizer
         State of the optimizers.
+    state
+        All tensors of a checkpoint, but for what `on_nan = rollback` adds.
     """
 
     disk: int
     last_state: int
     optimizer: int
+    state: int
 
 
 def file_bytes(tensors: Mapping[str, Tensor]) -> int:
@@ -63,27 +67,18 @@ def file_bytes(tensors: Mapping[str, Tensor]) -> int:
 
 def left(plan: Plan, phase: Phase, joined: Joined, networks: Networks) -> Left:
     """What a phase leaves, whose networks may be on the meta device."""
-    graph = PhaseGraph(
-        joined.graph_module,
-        joined.joined.graph_module,
-        list(networks.trainable),
-        joined.own,
-        adapters=joined.adapters,
-        ema_copies=ema_copies(plan, phase, networks),
-    )
+    graph = phase_state(plan, phase, networks, joined)
     averaged = phase.recipes[0].ema is not None
     own = sum(file_bytes(n.state_dict()) for n in graph.networks)
     disk = own * (1 + averaged + bool(phase.validations) + _kept(plan, phase))
     disk += sum(file_bytes(copy.module.state_dict()) for copy in graph.ema_copies)
     state = dict(_optimizer_state(phase, graph))
-    last = 0
-    if extendable(phase):
-        tensors = {f"model/{name}": t for name, t in graph.state().items()} | state
-        if averaged:
-            tensors |= {f"average/{i}/{n}": t for i, m in enumerate(graph.networks) for n, t in m.state_dict().items()}
-        tensors["watch/sums"] = torch.empty(1 + len(joined.logged), dtype=torch.float64, device="meta")
-        last = file_bytes(tensors)
-    return Left(disk + last, last, sum(t.numel() * t.element_size() for t in state.values()))
+    tensors = {f"model/{name}": t for name, t in graph.state().items()} | state
+    if averaged:
+        tensors |= {f"average/{i}/{n}": t for i, m in enumerate(graph.networks) for n, t in m.state_dict().items()}
+    tensors["watch/sums"] = torch.empty(1 + len(joined.logged), dtype=torch.float64, device="meta")
+    last = file_bytes(tensors) if extendable(phase) else 0
+    return Left(disk + last, last, size_of(state.values()), size_of(tensors.values()))
 
 
 def _kept(plan: Plan, phase: Phase) -> int:

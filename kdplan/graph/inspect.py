@@ -21,6 +21,7 @@ from kdplan.graph.disk import left
 from kdplan.graph.examples import random_example
 from kdplan.graph.fork import BranchError
 from kdplan.graph.freeze import split
+from kdplan.graph.held import copy_bytes
 from kdplan.graph.lines import NodeError
 from kdplan.graph.parts import breaks_at_once
 from kdplan.graph.phase_graph import Networks, StoredValue
@@ -199,6 +200,7 @@ def inspect_phase(plan: Plan, phase: Phase, verdicts: Verdicts | None = None) ->
             steps=steps,
             activation_bytes=activations,
             weight_bytes=step.weight_bytes + step.gradient_bytes + artifact.optimizer,
+            copy_bytes=copy_bytes(phase, artifact.state),
             disk_bytes=artifact.disk,
             last_state_bytes=artifact.last_state,
             share=_shares(joined),

@@ -64,6 +64,10 @@ class Reason:
     after: str | None = None
 
 
+AT_ONCE = 4_000_000
+"""Bytes of a phase's state up to which a checkpoint is written at once: a copy and a thread would spare nothing."""
+
+
 @dataclass(slots=True)
 class Cost:
     """What a phase takes, predicted before it runs. Bytes, floating-point operations (2 a multiply-add), seconds."""
@@ -91,6 +95,8 @@ class Cost:
     """The part of `disk_bytes` that only a longer run of the phase reads; 0 where it could not be longer."""
     whole: list[str] = field(default_factory=list)
     """Parts of networks that are called whole, since no graph holds what they do, each with the reason."""
+    copy_bytes: int = 0
+    """Of the state, in the host's memory: what checkpoints are written from, and what `rollback` goes back to."""
     shard_bytes: int | None = None
     """`activation_bytes` is for one process; this is for as many processes as shards, where it differs."""
 
@@ -108,8 +114,13 @@ class Cost:
 
     @property
     def step_bytes(self) -> int:
-        """Bytes of memory that a step takes: activations, weights, gradients and the optimizer's state."""
+        """Bytes of the device's memory that a step takes: activations, weights, gradients, the optimizer's state."""
         return self.activation_bytes + self.weight_bytes
+
+    @property
+    def process_bytes(self) -> int:
+        """Bytes of memory that training takes where the device has the host's memory."""
+        return self.step_bytes + self.copy_bytes
 
 
 @dataclass(slots=True)

@@ -94,7 +94,7 @@ RECIPE = (
         "stop",
         "on_nan = rollback(times = 2)",
     ),
-    S("workers", "integer", "processes that load and augment", "0", "workers = 2", low=0),
+    S("workers", "integer", "processes that read image files; without any, a thread", "0", "workers = 2", low=0),
     S(
         "threads",
         "integer",

@@ -86,9 +86,10 @@ def state_of(name: str, settings: Mapping[str, Any], parameter: Tensor) -> dict[
     >>> state_of("sgd", {"lr": 0.1}, torch.empty(5, 3))
     {}
     """
-    for device in ("meta", "cpu"):  # some ask for values, which only a real parameter has
+    # some ask for values, which only a real parameter has, and some for sparse gradients
+    for device, sparse in (("meta", False), ("cpu", False), ("cpu", True)):
         p = nn.Parameter(torch.zeros(parameter.shape, dtype=parameter.dtype, device=device))
-        p.grad = torch.zeros_like(p)
+        p.grad = torch.zeros_like(p).to_sparse() if sparse else torch.zeros_like(p)
         try:
             optimizer = build_optimizer(name, settings, [p])
             optimizer.step()

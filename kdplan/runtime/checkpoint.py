@@ -8,11 +8,13 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors.torch import load, save_file
+from safetensors.torch import load
 from torch import Tensor
 
 from kdplan.runtime.parts import is_part, read_parts
 from kdplan.runtime.store.artifact import Folder
+from kdplan.runtime.store.atomic import Hashed
+from kdplan.runtime.tensor_writer import write_tensors
 
 TENSORS = "state.safetensors"
 
@@ -31,10 +33,10 @@ def plain_tensors(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return plain
 
 
-def tensor_file(tensors: Mapping[str, Tensor]) -> Callable[[Path], object]:
+def tensor_file(tensors: Mapping[str, Tensor]) -> Callable[[Path], Hashed]:
     """A function that writes `tensors` to a path, as `store.atomic.Content` wants it."""
     ready = plain_tensors(tensors)
-    return lambda path: save_file(ready, path)
+    return lambda path: write_tensors(ready, path)
 
 
 def prefixed(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

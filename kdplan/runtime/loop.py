@@ -23,12 +23,13 @@ from kdplan.ir.snapshots import kept_epochs
 from kdplan.runtime.averages import Averages
 from kdplan.runtime.checkpoint import below, plain_tensors, prefixed, read_tensors, reseed, tensor_file
 from kdplan.runtime.device import rounding
+from kdplan.runtime.finite import all_finite, are_finite
 from kdplan.runtime.first_batch import FirstBatch
 from kdplan.runtime.interrupt import Interrupted
 from kdplan.runtime.job import Job
 from kdplan.runtime.optimise import Optimisers
 from kdplan.runtime.parallel import Parallel, parallel
-from kdplan.runtime.recovery import Recovery, State, all_finite, untouched
+from kdplan.runtime.recovery import Recovery, State, finite_step, untouched
 from kdplan.runtime.saving import Saving
 from kdplan.runtime.shards import Shards, mark_of
 from kdplan.runtime.snapshots import Snapshots
@@ -37,11 +38,6 @@ from kdplan.runtime.streams import Batch, samples, split
 from kdplan.runtime.synced import SyncedShards
 from kdplan.runtime.torch_compile import compiled
 from kdplan.runtime.watch import Watch
-
-BRIEF = 1.0
-"""Seconds: an epoch that ends sooner after a checkpoint than this does not get one of its own."""
-RARE = 20
-"""Nor one that ends sooner than so many times what the last checkpoint cost."""
 
 
 class Training:
@@ -79,12 +75,13 @@ class Training:
         self.saved_at = self.reported_at = self.began_at = time.monotonic()
         self.history: list[dict[str, Plain]] = []
         self.finite = {
-            n for n, t in a.state().items() if (t.is_floating_point() or t.is_complex()) and bool(_are_finite(t))
+            n for n, t in a.state().items() if (t.is_floating_point() or t.is_complex()) and bool(are_finite(t))
         }
         """What must stay finite: a mask may hold infinities from the start."""
         self.recovery = Recovery(self.recipe.on_nan, job.seed)
         self.saving = Saving(job.work, job.patience)
         self.parallel: Parallel | None = None
+        self.saving.expect(a.state().values())
         self.restore()
         self._crossed: dict[str, Tensor] | None = None
         self._shard: tuple[int, ...] = ()
@@ -225,7 +222,7 @@ class Training:
     def steps_with_finite(self, terms: list[tuple[dict[str, Tensor], int]]) -> bool:
         """Whether the losses of a step and its gradients are finite."""
         parameters = self.job.phase_graph.named_trainable().values()
-        fine = all_finite([t for t, _ in terms], parameters, self.scaler.is_enabled())
+        fine = finite_step([t for t, _ in terms], parameters, self.scaler.is_enabled())
         return fine if self.parallel is None else self.parallel.all_agree(fine)
 
     def _seed(self) -> None:
@@ -329,8 +326,8 @@ class Training:
     def check_weights(self) -> None:
         """Stops the phase if a weight or buffer is no longer finite: no checkpoint, snapshot or artifact has such."""
         state = {n: t for n, t in below("model", self.checkpoint()[0]).items() if n in self.finite}
-        if state and not bool(torch.stack([_are_finite(t) for t in state.values()]).all()):  # one wait for the device
-            broken = sorted(n for n, t in state.items() if not bool(_are_finite(t)))
+        if not all_finite(state.values()):
+            broken = sorted(n for n, t in state.items() if not bool(are_finite(t)))
             names = listing(dict.fromkeys(n.removeprefix("buffer/").removeprefix("nets.") for n in broken), 4)
             raise error("KD0826", self.job.span, phase=self.job.name, names=names, step=self.step)
 
@@ -340,7 +337,7 @@ class Training:
         self.saving.collect()
         due = now - self.saved_at >= job.checkpoint_seconds
         due |= job.checkpoint_steps is not None and self.step % job.checkpoint_steps == 0
-        due |= last and now - self.saved_at >= max(BRIEF, RARE * self.saving.cost)
+        due |= last and self.saving.worth(now - self.saved_at)
         if due and not self.finished:
             self.save()
         if now - self.reported_at >= job.progress_seconds or self.finished:
@@ -361,6 +358,7 @@ class Training:
 
     def save(self, at_once: bool = False) -> None:
         """A checkpoint of this step, on the disk now or later; refuses one whose loss or weights are not finite."""
+        began = time.monotonic()
         self.check_finite()
         parts = self.parallel.written(self) if self.parallel is not None else {}
         if not parts:
@@ -376,7 +374,7 @@ class Training:
             self.snapshots.tidy(named)
             self.job.events.checkpointed(self.job.name, step)
 
-        self.saving.save(step, tensors | recovery, state | plain, done, at_once, parts)
+        self.saving.save(step, tensors | recovery, state | plain, done, at_once, parts, began)
         self.saved_at = time.monotonic()
 
     def agree(self) -> None:
@@ -475,7 +473,3 @@ class Training:
             if self.averages.slots:
                 writers[slot, "ema"] = tensor_file(below(str(slot), averages))
         return writers | self.snapshots.files()
-
-
-def _are_finite(tensor: Tensor) -> Tensor:
-    return torch.isfinite(tensor).all()

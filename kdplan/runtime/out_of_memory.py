@@ -37,6 +37,8 @@ def out_of_memory(phase: Phase, device: torch.device, cost: Cost | None, ranks: 
             f"{_gigabytes(cost.weight_bytes)} of weights, gradients and optimizer state"
         )
         help = None if activations > cost.weight_bytes else _WEIGHTS
+        if cost.copy_bytes and device.type == "cpu":
+            predicted += f", and {_gigabytes(cost.copy_bytes)} of copies for checkpoints"
     return error(
         "KD0813",
         phase.recipes[0].spans.get("batch") or phase.span,

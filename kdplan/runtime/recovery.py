@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
-import torch
 from torch import Tensor
 
 from kdplan.diagnostics.report import PlanError
@@ -12,6 +11,7 @@ from kdplan.graph.phase_graph import PhaseGraph
 from kdplan.ir.plan import Item, Plain
 from kdplan.ir.seed import fold
 from kdplan.runtime.checkpoint import below, prefixed
+from kdplan.runtime.finite import all_finite
 
 NOT_FINITE = frozenset({"KD0820", "KD0826"})
 """Errors that `rollback` takes: a loss, or a weight."""
@@ -101,7 +101,7 @@ def untouched(phase_graph: PhaseGraph) -> dict[str, Tensor]:
     return {n: t if n in trained else t.clone() for n, t in phase_graph.state().items()}
 
 
-def all_finite(losses: Iterable[Mapping[str, Tensor]], parameters: Iterable[Tensor], scaled: bool) -> bool:
+def finite_step(losses: Iterable[Mapping[str, Tensor]], parameters: Iterable[Tensor], scaled: bool) -> bool:
     """Whether all losses and gradients are finite; waits for the device.
 
     Parameters
@@ -114,15 +114,6 @@ def all_finite(losses: Iterable[Mapping[str, Tensor]], parameters: Iterable[Tens
         Whether a scaler of gradients looks at them itself, as with fp16.
     """
     values = [v.detach().float().mean() for terms in losses for v in terms.values()]
-    from torch.distributed.tensor import DTensor
-
     gradients = [] if scaled else [p.grad for p in parameters if p.grad is not None]
-    gradients = [g.to_local() if isinstance(g, DTensor) else g for g in gradients]
-    values += [g.float() for g in torch._foreach_norm(gradients, float("inf"))] if gradients else []
-    return all(bool(torch.isfinite(v).all()) for v in _together(values))
-
-
-def _together(values: list[Tensor]) -> list[Tensor]:
-    """One tensor a device, so that each is waited for once."""
-    devices = dict.fromkeys(v.device for v in values)
-    return [torch.stack([v.real for v in values if v.device == d]) for d in devices]
+    local = [g.to_local() if hasattr(g, "to_local") else g for g in gradients]  # a piece, with --fully-shard
+    return all_finite([*values, *local])

@@ -7,7 +7,7 @@ the disk only where it is due to save again, is asked to stop, or ends.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
@@ -17,6 +17,8 @@ from typing import Self
 import torch
 from torch import Tensor
 
+from kdplan.graph.held import size_of
+from kdplan.ir.dag import AT_ONCE
 from kdplan.ir.plan import Plain
 from kdplan.runtime.checkpoint import TENSORS, tensor_file
 from kdplan.runtime.parts import is_whole
@@ -25,8 +27,13 @@ from kdplan.runtime.store.atomic import Content
 from kdplan.runtime.store.errors import StoreUnwritable
 from kdplan.runtime.store.work import Work
 
-AT_ONCE = 4_000_000
-"""Bytes of a state up to which a copy and a thread spare nothing."""
+BRIEF = 1.0
+"""Seconds: an epoch that ends sooner after a checkpoint than this does not get one of its own."""
+RARE = 100
+"""Nor one that ends sooner than so many times what the last checkpoint cost: so they take at most 1% of the time."""
+EXPECTED = 3e-9
+"""Seconds that the first checkpoint is expected to cost for each byte of weights: their copy, hash and file, and those
+of the optimizer's state."""
 
 
 @dataclass
@@ -35,7 +42,8 @@ class _Pending:
 
     write: Callable[[], None]
     done: Callable[[], None]
-    future: Future[None]
+    future: Future[float]
+    """Seconds of the processor that it took."""
 
 
 class Saving:
@@ -56,10 +64,18 @@ class Saving:
     def __init__(self, work: Work, patience: Patience) -> None:
         self.work, self.patience = work, patience
         self.cost = 0.0
-        """Seconds that training waited for the last checkpoint."""
+        """Seconds that the last checkpoint took from training: its wait, and what the thread computed meanwhile."""
         self._threads: ThreadPoolExecutor | None = None
         self._pending: _Pending | None = None
         self._copies: dict[str, Tensor] = {}
+
+    def expect(self, weights: Iterable[Tensor]) -> None:
+        """Takes a guess at what a checkpoint costs, before the first one is written."""
+        self.cost = EXPECTED * size_of(weights)
+
+    def worth(self, since: float) -> bool:
+        """Whether an epoch that ends `since` seconds after the last checkpoint gets one of its own."""
+        return self._pending is None and since >= max(BRIEF, RARE * self.cost)
 
     def save(
         self,
@@ -69,6 +85,7 @@ class Saving:
         done: Callable[[], None],
         at_once: bool = False,
         files: Mapping[str, Content] | None = None,
+        began: float | None = None,
     ) -> None:
         """Saves a state, and calls `done` when it is on the disk: now, or within a later call of this object.
 
@@ -82,17 +99,19 @@ class Saving:
             Whether to wait until it is on the disk.
         files
             More files of the checkpoint, which are written at once: parts of other tensors.
+        began
+            When training began to wait for it, in seconds of `time.monotonic`; now, if it is not given.
 
         Raises
         ------
         StoreUnwritable
             If the disk takes no more; for a checkpoint that a thread writes, from a later call.
         """
-        began = time.monotonic()
+        began = time.monotonic() if began is None else began
         self.collect(wait=True)
         at_once |= bool(files)
         tensors = {name: t for name, t in tensors.items() if not files or is_whole(t)}
-        at_once |= sum(t.numel() * t.element_size() for t in tensors.values()) <= AT_ONCE
+        at_once |= size_of(tensors.values()) <= AT_ONCE
         held = tensors if at_once else self._copied(tensors)
         contents = {TENSORS: tensor_file(held), **(files or {})}
         write = self.patience.write(lambda: self.work.checkpoint_writer(step, contents, state))
@@ -102,7 +121,7 @@ class Saving:
         else:
             if self._threads is None:
                 self._threads = ThreadPoolExecutor(1, "checkpoint")
-            self._pending = _Pending(write, done, self._threads.submit(write))
+            self._pending = _Pending(write, done, self._threads.submit(_timed, write))
         self.cost = time.monotonic() - began
 
     def collect(self, wait: bool = False) -> None:
@@ -118,7 +137,7 @@ class Saving:
             return
         self._pending = None
         try:
-            pending.future.result()
+            self.cost += pending.future.result()
         except StoreUnwritable:
             self.patience.write(pending.write)
         pending.done()
@@ -151,3 +170,10 @@ class Saving:
             if self._threads is not None:
                 self._threads.shutdown()
             self._threads, self._pending, self._copies = None, None, {}
+
+
+def _timed(write: Callable[[], None]) -> float:
+    """Seconds of the processor that `write` takes of this thread."""
+    began = time.thread_time()
+    write()
+    return time.thread_time() - began

@@ -58,8 +58,9 @@ class Snapshots:
         make_folder(self.folder)
         for slot, network in enumerate(self.networks):
             path = self._path(epoch, slot)
-            write(path, tensor_file(network.state_dict()))
-            self.digests[path.name] = digest_file(path)
+            known = write(path, tensor_file(network.state_dict()))
+            assert known is not None
+            self.digests[path.name] = known.sha256
 
     def _path(self, epoch: int, slot: int) -> Path:
         return self.folder / snapshot_file(epoch, slot)

@@ -157,7 +157,7 @@ def _clip(text: str, limit: int = 40) -> str:
 def _cost(cost: Cost | None) -> list[str]:
     if cost is None:
         return [""] * 5
-    memory = words.size(cost.step_bytes)
+    memory = words.size(cost.process_bytes)
     flops = words.count(cost.flops_step * cost.steps)
     return [words.count(cost.parameters), flops, words.seconds(cost.seconds), memory, words.size(cost.disk_bytes)]
 
@@ -177,6 +177,7 @@ def _sum(costs: list[Cost | None]) -> Cost | None:
         max(c.weight_bytes for c in known),
         sum(c.disk_bytes for c in known),
         sum(times) if len(times) == len(known) else None,
+        copy_bytes=max(c.copy_bytes for c in known),
     )
 
 

@@ -92,7 +92,7 @@ def _escaped(text: str) -> str:
 
 def _resources(cost: Cost | None) -> str:
     """What a rule asks for, from what is predicted: megabytes, and minutes."""
-    memory = 4000 + (round(2 * cost.step_bytes / 1e6) if cost is not None else 0)
+    memory = 4000 + (round(2 * cost.process_bytes / 1e6) if cost is not None else 0)
     asked = f"mem_mb = {memory}"
     if cost is not None and cost.seconds is not None:
         asked += f", runtime = {15 + round(2 * cost.seconds / 60)}"

@@ -18,10 +18,10 @@ from __future__ import annotations
 
 import argparse
 import copy
-import statistics
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -36,6 +36,7 @@ from kdplan.graph.assemble import assemble
 from kdplan.graph.inspect import fresh, inspect_phase
 from kdplan.graph.phase_graph import Networks
 from kdplan.nn.models import create
+from tests.bench.ratios import Ratios, by_turns, entry
 
 PLAN = """
 param batch = 128
@@ -68,19 +69,6 @@ def clock(device: torch.device) -> float:
         torch.cuda.synchronize()
         return time.perf_counter()
     return time.process_time()
-
-
-def by_turns(first: Step, second: Step, steps: int, device: torch.device) -> tuple[float, float, float]:
-    """Median seconds of both, and the median of their ratios turn by turn (the second over the first)."""
-    times: tuple[list[float], list[float]] = ([], [])
-    for turn in range(steps + 2):
-        for which in (0, 1) if turn % 2 else (1, 0):
-            start = clock(device)
-            (first, second)[which]()
-            if turn >= 2:
-                times[which].append(clock(device) - start)
-    ratios = [b / a for a, b in zip(*times, strict=True)]
-    return statistics.median(times[0]), statistics.median(times[1]), statistics.median(ratios)
 
 
 # ---- whole steps
@@ -183,6 +171,14 @@ CASES = [
 ]
 
 
+def brief() -> Ratios:
+    """A step of three branches over one of three networks, each for its FLOPs."""
+    torch.set_num_threads(1)
+    device = torch.device("cpu")
+    nets, branched, flops = whole("resnet20", 16, device)
+    return {"step of branches ÷ three networks, per FLOP": by_turns(branched, nets, 4, warm=1).ratio / flops}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--steps", type=int, default=8)
@@ -193,9 +189,10 @@ def main() -> None:
     if args.only != "stacked":
         for model, batch in (("resnet20", 128), ("resnet32", 128), ("resnet32", 16)):
             nets, branched, flops = whole(model, batch, device)
-            a, b, ratio = by_turns(nets, branched, args.steps, device)
-            print(f"{model:16} batch {batch:4}   three nets {a * 1e3:8.1f} ms   branches {b * 1e3:8.1f} ms   "
-                  f"ratio {ratio:.3f}   by FLOPs {flops:.3f}", flush=True)  # fmt: skip
+            t = by_turns(branched, nets, args.steps, partial(clock, device))
+            print(f"{model:16} batch {batch:4}   three nets {t.second * 1e3:8.1f} ms   "
+                  f"branches {t.first * 1e3:8.1f} ms   "
+                  f"ratio {t.ratio:.3f}   by FLOPs {flops:.3f}", flush=True)  # fmt: skip
     if args.only != "steps":
         for name, (factory, settings), part, features in CASES:
             for count in (3, 5):
@@ -204,10 +201,10 @@ def main() -> None:
                     if batch == 1 and features[1] == 1:
                         continue
                     in_turn, stacked = alone(tails, (batch, *features), device)
-                    a, b, ratio = by_turns(in_turn, stacked, args.steps, device)
-                    print(f"{name:16} {count} branches   batch {batch:4}   in turn {a * 1e3:8.2f} ms   "
-                          f"stacked {b * 1e3:8.2f} ms   ratio {ratio:.3f}", flush=True)  # fmt: skip
+                    t = by_turns(stacked, in_turn, args.steps, partial(clock, device))
+                    print(f"{name:16} {count} branches   batch {batch:4}   in turn {t.second * 1e3:8.2f} ms   "
+                          f"stacked {t.first * 1e3:8.2f} ms   ratio {t.ratio:.3f}", flush=True)  # fmt: skip
 
 
 if __name__ == "__main__":
-    main()
+    entry(main, brief)

@@ -19,11 +19,14 @@ from kdplan.graph.build import Builder
 from kdplan.graph.cost import LiveBytes, cost
 from kdplan.graph.freeze import split
 from kdplan.graph.prune import prune
+from tests.bench.ratios import Ratios, entry
 from tests.graph.networks import CASES
 
 
-def compare(name: str, batch: int = 8) -> str:
-    """One line for a network that distils into a copy of its kind, at its tap and at its logits."""
+def measure(name: str, batch: int = 8) -> tuple[int, float, float, float, float]:
+    """For a network that distils into a copy of its kind, at its tap and at its logits: parameters predicted beyond
+    those trained, FLOPs and peak memory predicted over counted ones, the peak in MiB, and seconds of predicting.
+    """
     case = CASES[name]
     big, small = case.make().eval(), case.make().train()
     b = Builder()
@@ -41,13 +44,26 @@ def compare(name: str, batch: int = 8) -> str:
     with live_bytes, counter:
         torch.autograd.backward(split(gm, trainable)(inputs=inputs[0])["loss"])
     trained = sum(p.numel() for p in small.parameters() if p.grad is not None)
-    return (
-        f"{name:22} parameters {said.trainable - trained:+d}  FLOPs {said.flops_step / counter.get_total_flops():.4f}  "
-        f"peak {said.peak_bytes / live_bytes.peak:.4f} of {live_bytes.peak / 2**20:.1f} MiB  ({seconds:.2f} s)"
-    )
+    flops = said.flops_step / counter.get_total_flops()
+    return said.trainable - trained, flops, said.peak_bytes / live_bytes.peak, live_bytes.peak / 2**20, seconds
+
+
+def brief() -> Ratios:
+    """What is predicted for the first of the networks, over what is counted."""
+    name = next(iter(CASES))
+    extra, flops, peak, _, _ = measure(name)
+    return {"parameters beyond those trained, and 1": 1.0 + extra, "FLOPs ÷ counted": flops, "peak ÷ counted": peak}
+
+
+def main() -> None:
+    """A line for each network."""
+    torch.manual_seed(0)
+    for name in CASES:
+        extra, flops, peak, mib, seconds = measure(name)
+        print(
+            f"{name:22} parameters {extra:+d}  FLOPs {flops:.4f}  peak {peak:.4f} of {mib:.1f} MiB  ({seconds:.2f} s)"
+        )
 
 
 if __name__ == "__main__":
-    torch.manual_seed(0)
-    for each in CASES:
-        print(compare(each), flush=True)
+    entry(main, brief)

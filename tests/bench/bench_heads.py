@@ -25,6 +25,7 @@ from kdplan.nn import sparse
 from kdplan.nn.heads import Head
 from kdplan.nn.optim import build_optimizer, fastest
 from kdplan.runtime.memory import freed_memory_kept
+from tests.bench.ratios import Ratios, entry
 
 
 class Loop(nn.Module):
@@ -87,6 +88,29 @@ def floor(flops: float, traffic: float, device: torch.device) -> tuple[float, fl
     return product[0] * times + copy[0] * bytes_, product[1] * times + copy[1] * bytes_
 
 
+def brief() -> Ratios:
+    """A step over 5,000 classes over what its arithmetic and traffic take."""
+    torch.set_num_threads(1)
+    device, sizes = torch.device("cpu"), unequal(5_000, 20)
+    first = [sum(sizes[:i]) for i in range(20)]
+    parts = [[*range(s, s + n)] for s, n in zip(first, sizes, strict=True)]
+    net = Head(1024, 5_000, [("fc", 1024, 0), ("sc", 256, 0)], parts)
+    optimizer = build_optimizer("adagrad", {"lr": 0.001}, net.parameters(), **fastest("adagrad", device))
+    x, values = torch.randn(64, 1024), torch.rand(64, 100)
+    ids = torch.stack([torch.randperm(5_000)[:100] for _ in range(64)])
+
+    def step() -> None:
+        torch.autograd.backward(sparse.sigmoid_cross_entropy(net(x), values, ids))
+        optimizer.step()
+        optimizer.zero_grad()
+
+    weights = sum(p.numel() for p in net.parameters())
+    with freed_memory_kept():
+        cpu = timed(step, 8, device)[1]
+    flops = 2 * 64 * (3 * weights - next(net.parameters()).numel())
+    return {"CPU seconds of a step ÷ arithmetic and traffic": cpu / floor(flops, 4 * 9 * weights, device)[1]}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser()
     for name, value in (("classes", 100_000), ("base", 9216), ("batch", 64), ("parts", 20), ("steps", 3)):
@@ -146,4 +170,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    entry(main, brief)

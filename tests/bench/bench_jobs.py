@@ -17,6 +17,8 @@ import tempfile
 import time
 from pathlib import Path
 
+from tests.bench.ratios import Ratios, entry
+
 ROOT = Path(__file__).resolve().parents[2]
 SHORT = ("epochs=1", "images=1000", "heads=1", "teacher_depth=8", "student_depth=8")
 TINY = """
@@ -48,8 +50,21 @@ def compare(name: str, plan: Path, *options: str, rounds: int) -> None:
     print(f"{name}: median ratio {statistics.median(ratios):.2f}")
 
 
-def main(rounds: int) -> None:
+def brief() -> Ratios:
+    """Two small phases with two workers, over the same in one process."""
+    with tempfile.TemporaryDirectory() as folder:
+        plan = Path(folder) / "tiny.kd"
+        plan.write_text(TINY)
+        options = ("--set", "number=[1, 2]")
+        return {
+            "two phases, two workers ÷ one process": seconds(plan, *options, "--jobs", "2")[0]
+            / seconds(plan, *options)[0]
+        }
+
+
+def main() -> None:
     """Print all comparisons."""
+    rounds = int(sys.argv[1]) if len(sys.argv) > 1 else 3
     compare("quickstart", ROOT / "plans" / "quickstart.kd", rounds=rounds)
     if os.environ.get("KDPLAN_DATA"):
         options = [word for setting in SHORT for word in ("--set", setting)]
@@ -64,4 +79,4 @@ def main(rounds: int) -> None:
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]) if len(sys.argv) > 1 else 3)
+    entry(main, brief)

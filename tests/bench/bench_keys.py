@@ -1,6 +1,6 @@
 """Text to keys for plans of 100, 1,000 and 10,000 written-out phases: seconds, and seconds a phase.
 
-    python tests/bench/bench_keys.py [SIZES…]
+    python -m tests.bench.bench_keys [SIZES…]
 
 Goal: 10,000 phases in 5 s, growing linearly.
 """
@@ -19,6 +19,7 @@ from kdplan.passes.form import check_form
 from kdplan.passes.load import load
 from kdplan.resolve.plan import resolve
 from kdplan.syntax.collector import collector_paused
+from tests.bench.ratios import Ratios, by_turns, entry, plain_python
 
 
 def plan_text(phases: int) -> str:
@@ -59,6 +60,15 @@ def stages(text: str) -> dict[str, float]:
     return times
 
 
+def brief() -> Ratios:
+    """Text to keys: 1,000 phases over plain Python, and whether a phase of many takes what one of few does."""
+    texts = {size: plan_text(size) for size in (100, 1000)}
+    stages(texts[100])
+    large = by_turns(lambda: stages(texts[1000]), plain_python, 3, warm=0)
+    growth = by_turns(lambda: stages(texts[1000]), lambda: [stages(texts[100]) for _ in range(10)], 3, warm=0)
+    return {"1,000 phases ÷ plain Python": large.ratio, "a phase of 1,000 ÷ one of 100": growth.ratio}
+
+
 def main() -> None:
     sizes = [int(a) for a in sys.argv[1:]] or [100, 1000, 10_000]
     stages(plan_text(10))  # grammar tables and the data set's description are made once a process
@@ -72,4 +82,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    entry(main, brief)

@@ -61,6 +61,7 @@ from kdplan.runtime.memory import freed_memory_kept
 from kdplan.runtime.store import Store
 from kdplan.runtime.streams import Streams
 from kdplan.runtime.views import opened
+from tests.bench.ratios import Ratios, entry
 
 PLAN = """
 param teacher_depth = 56
@@ -383,6 +384,17 @@ def report(stage: str, one: Pair, args: argparse.Namespace) -> None:
     sys.stdout.flush()
 
 
+def brief() -> Ratios:
+    """The first stage of a small ladder over the loop by hand, and over what FLOPs say."""
+    torch.set_num_threads(1)
+    with tempfile.TemporaryDirectory() as name, freed_memory_kept():
+        folder = Path(name)
+        one = pair(compiled(folder, teacher_depth="20", student_depth="14", batch="32"), STAGES[0], folder)
+        check(STAGES[0], one)
+        counted = one.flops / flops(one.naive)
+        return {"first stage ÷ loop by hand": measure(one, 8).ratio, "FLOPs ÷ loop by hand": counted}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--steps", type=int, default=8)
@@ -410,4 +422,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    entry(main, brief)

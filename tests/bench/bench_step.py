@@ -2,7 +2,8 @@
 
     python -m tests.bench.bench_step [--steps 6] [--batch 128] [--compile]
 
-Both loops run in one process, turn by turn, and the ratio of their medians is what counts: below 1 the graph is faster.
+Both loops run in one process, turn by turn, in CPU seconds; the median of their ratios is what counts: below 1 the
+graph is faster.
 """
 
 from __future__ import annotations
@@ -10,7 +11,6 @@ from __future__ import annotations
 import argparse
 import copy
 import operator
-import statistics
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -23,6 +23,7 @@ from kdplan.graph.build import Builder
 from kdplan.graph.freeze import split
 from kdplan.graph.prune import prune
 from kdplan.nn.models.cifar import cifar_resnet
+from tests.bench.ratios import Ratios, Times, by_turns, entry
 
 Step = Callable[[Tensor, Tensor], Tensor]
 
@@ -123,25 +124,32 @@ def logits(batch: int, compiled: bool) -> Bench:
     return Bench(graph, _optimized(plain, list(theirs.parameters())))
 
 
-def measure(bench: Bench, batch: int, steps: int, device: torch.device) -> tuple[float, float, float]:
-    """Median seconds of both steps, and the median of their ratios step by step."""
+def measure(bench: Bench, batch: int, steps: int, device: torch.device) -> Times:
+    """Seconds of both steps, which give equal losses."""
     g = torch.Generator().manual_seed(0)
     x = torch.randn(batch, 3, 32, 32, generator=g).to(device)
     y = torch.randint(0, 100, (batch,), generator=g).to(device)
-    times: dict[str, list[float]] = {"graph": [], "hooks": []}
-    for turn in range(steps + 2):
-        pair = [("graph", bench.graph), ("hooks", bench.hooks)]
-        values = []
-        for name, step in pair if turn % 2 else reversed(pair):
-            start = time.perf_counter()
-            values.append(step(x, y))
+    last: dict[str, Tensor] = {}
+
+    def kept(name: str, step: Step) -> Callable[[], None]:
+        def run() -> None:
+            last[name] = step(x, y)
             if device.type == "cuda":
                 torch.cuda.synchronize()
-            if turn >= 2:
-                times[name].append(time.perf_counter() - start)
-        torch.testing.assert_close(values[0], values[1], rtol=1e-3, atol=1e-4)
-    ratios = [a / b for a, b in zip(times["graph"], times["hooks"], strict=True)]
-    return statistics.median(times["graph"]), statistics.median(times["hooks"]), statistics.median(ratios)
+
+        return run
+
+    timer = time.perf_counter if device.type == "cuda" else time.process_time
+    times = by_turns(kept("graph", bench.graph), kept("hooks", bench.hooks), steps, timer)
+    torch.testing.assert_close(last["graph"], last["hooks"], rtol=1e-3, atol=1e-4)
+    return times
+
+
+def brief() -> Ratios:
+    """Both workloads over the same by hand."""
+    torch.set_num_threads(1)
+    work = (("stage-2 features", features), ("logits", logits))
+    return {f"{n} ÷ hooks": measure(make(16, False), 16, 6, torch.device("cpu")).ratio for n, make in work}
 
 
 def main() -> None:
@@ -151,9 +159,9 @@ def main() -> None:
     parser.add_argument("--compile", action="store_true")
     args = parser.parse_args()
     for name, make in (("stage-2 features", features), ("logits", logits)):
-        a, b, ratio = measure(make(args.batch, args.compile), args.batch, args.steps, torch.device("cpu"))
-        print(f"{name:18} graph {a * 1000:8.1f} ms   hooks {b * 1000:8.1f} ms   ratio {ratio:.3f}", flush=True)
+        t = measure(make(args.batch, args.compile), args.batch, args.steps, torch.device("cpu"))
+        print(f"{name:18} graph {t.first * 1000:8.1f} ms   hooks {t.second * 1000:8.1f} ms   ratio {t.ratio:.3f}")
 
 
 if __name__ == "__main__":
-    main()
+    entry(main, brief)

@@ -23,6 +23,7 @@ from kdplan.runtime.store import Store, manifest
 from kdplan.runtime.store.artifact import phase_key_from_json
 from kdplan.runtime.store.atomic import digest_bytes, json_bytes
 from kdplan.runtime.store.sealed import write_sealed
+from tests.bench.ratios import Ratios, by_turns, entry
 
 PLAN = """\
 param seed in 0..{last}
@@ -91,6 +92,18 @@ def plain_hash(folder: Path) -> tuple[float, int]:
     return time.perf_counter() - began, size
 
 
+def brief() -> Ratios:
+    """`store verify` of 64 MiB over reading and hashing them."""
+    with tempfile.TemporaryDirectory() as name:
+        store = Store(Path(name))
+        for n in range(4):
+            with store.begin(f"{n:032x}") as work:
+                work.commit({"weights-0-last.safetensors": os.urandom(16 << 20)})
+        arguments = ("store", "verify", "--store", name)
+        times = by_turns(lambda: seconds(*arguments), lambda: plain_hash(store.root), 5)
+        return {"verify ÷ reading and hashing": times.ratio}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("phases", type=int, nargs="?", default=10_000)
@@ -138,4 +151,4 @@ def measure(folder: Path, phases: int, large_mib: int) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    entry(main, brief)

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import resource
+import shutil
 import statistics
 import tempfile
 import time
@@ -23,6 +24,7 @@ from kdplan.ir.dag import PhaseKey
 from kdplan.runtime.execute import run_plan
 from kdplan.runtime.options import RunOptions
 from kdplan.runtime.store import Store
+from tests.bench.ratios import Ratios, entry
 
 PLAN = """
 data digits = digits {{ augment = [resize(32)]  limit = {images} }}
@@ -69,6 +71,35 @@ def _forget(store: Path, keys: dict[str, PhaseKey]) -> None:
         Store(store).drop(keys[name].key)
 
 
+def measure(folder: Path, given: argparse.Namespace) -> tuple[dict[tuple[str, str], list[float]], int, Path]:
+    """Seconds by phase and form, bytes of stored values, and the store of the teachers."""
+    teachers = folder / "teachers"
+    base = _plan(folder, "live", given, teachers)
+    for phase in base.planned:
+        if phase not in PHASES:
+            _seconds(base, teachers, phase)
+    times: dict[tuple[str, str], list[float]] = {}
+    for _ in range(given.repeats):
+        for frozen in ("live", "stored"):
+            made = _plan(folder, frozen, given, teachers)
+            for phase in PHASES:
+                times.setdefault((phase, frozen), []).append(_seconds(made, teachers, phase))
+            values = _bytes(teachers / "values") if (teachers / "values").exists() else 0
+            _forget(teachers, made.keys)
+        for values_of_one in (teachers / "values").iterdir():
+            shutil.rmtree(values_of_one)
+    return times, values, teachers
+
+
+def brief() -> Ratios:
+    """Phases that read stored values over those that run frozen networks."""
+    given = argparse.Namespace(images=120, epochs=3, depth=8, repeats=1)
+    with tempfile.TemporaryDirectory() as name:
+        times, *_ = measure(Path(name), given)
+    live, stored = (sum(statistics.median(times[phase, form]) for phase in PHASES) for form in ("live", "stored"))
+    return {"stored ÷ live": stored / live}
+
+
 def main() -> None:
     """Prints a table: phase, seconds live and stored, ratio."""
     options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -79,23 +110,7 @@ def main() -> None:
     given = options.parse_args()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        teachers = folder / "teachers"
-        base = _plan(folder, "live", given, teachers)
-        for phase in base.planned:
-            if phase not in PHASES:
-                _seconds(base, teachers, phase)
-        times: dict[tuple[str, str], list[float]] = {}
-        for _ in range(given.repeats):
-            for frozen in ("live", "stored"):
-                made = _plan(folder, frozen, given, teachers)
-                for phase in PHASES:
-                    times.setdefault((phase, frozen), []).append(_seconds(made, teachers, phase))
-                values = _bytes(teachers / "values") if (teachers / "values").exists() else 0
-                _forget(teachers, made.keys)
-            for entry in (teachers / "values").iterdir():
-                for part in sorted(entry.rglob("*"), reverse=True):
-                    part.rmdir() if part.is_dir() else part.unlink()
-                entry.rmdir()
+        times, values, teachers = measure(folder, given)
         chosen = _plan(folder, "auto", given, teachers)
         inspect(chosen)
         print("phase    live s  stored s  stored / live  auto stores")
@@ -112,4 +127,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    entry(main, brief)

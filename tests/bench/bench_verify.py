@@ -38,6 +38,7 @@ from kdplan.runtime.options import RunOptions
 from kdplan.runtime.phase import PhaseRun
 from kdplan.runtime.store import Store
 from kdplan.runtime.versions import Sources
+from tests.bench.ratios import Ratios, entry
 
 ROOT = Path(__file__).parents[2]
 PLANS = {"quickstart": ROOT / "plans/quickstart.kd", "examples/02": ROOT / "examples/02_own_network_and_loss/plan.kd"}
@@ -193,6 +194,14 @@ def print_first_step(name: str, folder: Path, text: str, phase: str, rounds: int
     print(f"first step of {name:14} {step * 1e3:8.1f} ms, longer by {middle:.2f} steps ({least:.2f} to {most:.2f})")
 
 
+def brief() -> Ratios:
+    """The first step of a phase with a user's code, in steps."""
+    example = PLANS["examples/02"]
+    text = re.sub(r"\bbig\.", "big@init.", example.read_text())
+    step, longer = in_child(lambda: first_steps(example.parent, text, "imitate", 3, 6))
+    return {"first step, compared ÷ a step": 1.0 + statistics.median(longer) / step}
+
+
 def main() -> None:
     rounds = int(sys.argv[1]) if len(sys.argv) > 1 else 5
     which = sys.argv[2:] or ["check", "small", "larger"]
@@ -209,4 +218,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    entry(main, brief)

@@ -74,7 +74,7 @@ class Local:
         if sum(w.task is not None for w in self._workers) >= self.jobs:
             return None
         self._devices = self._devices or _devices(self.run.options.device)
-        left = {name: device.room(_bytes(step)) for name, device in self._devices.items()}
+        left = {name: device.room(_bytes(step, name)) for name, device in self._devices.items()}
         fitting = {n: free for n, free in left.items() if free is not None and not (alone and self._devices[n].phases)}
         if not fitting:
             return None
@@ -90,7 +90,7 @@ class Local:
         worker = min(idle, key=lambda w: (w.device != task.device, w.device != ""), default=None) or self._start()
         worker.task, worker.device = task, task.device
         device = self._devices[task.device]
-        device.phases[task.key], device.alone = _bytes(step), task.key in self._alone
+        device.phases[task.key], device.alone = _bytes(step, task.device), task.key in self._alone
         assert worker.process.stdin is not None
         with suppress(BrokenPipeError):  # it has just ended: `lost` says so
             worker.process.stdin.write(f"{task.key} {task.device}\n")
@@ -161,10 +161,11 @@ def _how(worker: _Worker) -> str:
     return f"its worker ended with exit code {code}" + (f": {lines[-1].strip()}" if lines else "")
 
 
-def _bytes(step: Planned) -> float:
-    """The memory that a phase is predicted to take."""
-    cost = step.cost
-    return BASE + (cost.step_bytes if cost is not None else 0)
+def _bytes(step: Planned, device: str) -> float:
+    """The memory of a device that a phase is predicted to take."""
+    if step.cost is None:
+        return BASE
+    return BASE + (step.cost.step_bytes if device.startswith("cuda") else step.cost.process_bytes)
 
 
 def _devices(name: str) -> dict[str, _Device]:

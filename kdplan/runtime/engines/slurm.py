@@ -192,7 +192,7 @@ def needs(bundle: list[tuple[Task, Planned]]) -> dict[str, Any]:
     costs = [step.cost for _, step in bundle if step.cost is not None]
     if len(costs) < len(bundle):
         return {}
-    memory = max(cost.step_bytes for cost in costs)
+    memory = max(cost.process_bytes for cost in costs)
     asked: dict[str, Any] = {
         "cpus_per_task": max(map(threads_predicted, costs)),
         "mem_gb": round(GIGABYTES + 2 * memory / 1e9, 1),

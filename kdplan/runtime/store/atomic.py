@@ -15,6 +15,7 @@ import shutil
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 
 from kdplan.ir.plan import Plain
@@ -22,6 +23,18 @@ from kdplan.runtime.store.errors import writing
 from kdplan.runtime.store.processes import is_abandoned, is_temporary, temporary
 
 MODE = 0o644
+
+
+@dataclass(frozen=True, slots=True)
+class Hashed:
+    """What a function that writes a file may return: the SHA-256 of what it wrote, in hexadecimal.
+
+    So the file is not read for its hash, and a faulty write is noticed when it is.
+    """
+
+    sha256: str
+
+
 Content = bytes | Callable[[Path], object]
 """A file's content: bytes, or a function that writes it to a path."""
 
@@ -112,25 +125,31 @@ def make_folder(folder: Path) -> None:
         flush_folder(folder.parent)
 
 
-def put(path: Path, content: Content) -> None:
-    """Writes `content` at the new name `path` and flushes it: for files of a folder that is not yet finished."""
+def put(path: Path, content: Content) -> Hashed | None:
+    """Writes `content` at the new name `path` and flushes it: for files of a folder that is not yet finished.
+
+    Returns what a function that wrote it says of its hash, or None.
+    """
     with writing(path):
         if callable(content):
-            content(path)
+            known = content(path)
             # Writers of other libraries may choose their own mode, and mostly do not flush.
             os.chmod(path, MODE)
             flush_file(path)
-            return
+            return known if isinstance(known, Hashed) else None
         handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, MODE)
         with os.fdopen(handle, "wb") as file:
             os.fchmod(file.fileno(), MODE)
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
+    return None
 
 
-def write(path: Path, content: Content) -> None:
+def write(path: Path, content: Content) -> Hashed | None:
     """Writes or replaces the file `path`: readers see the old content or the new one, never a part.
+
+    Returns what `put` does.
 
     Raises
     ------
@@ -139,10 +158,11 @@ def write(path: Path, content: Content) -> None:
     """
     new = temporary(path)
     try:
-        put(new, content)
+        known = put(new, content)
         with writing(path):
             os.replace(new, path)
             flush_folder(path.parent)
+        return known
     finally:
         clear(new)
 

@@ -22,9 +22,12 @@ def build(folder: Path, files: Mapping[str, Content]) -> None:
     for name, content in files.items():
         assert name == Path(name).name and not name.startswith(".") and name != NAME, f"file name {name!r}"
         path = folder / name
-        put(path, content)
-        # Bytes are hashed from memory: so a faulty write is noticed when the file is read.
-        digest = digest_file(path) if callable(content) else digest_bytes(content)
+        known = put(path, content)
+        # Where it can be, content is hashed from memory: so a faulty write is noticed when the file is read.
+        if known is not None:
+            digest = known.sha256
+        else:
+            digest = digest_file(path) if callable(content) else digest_bytes(content)
         entries[name] = {"size": path.stat().st_size, "sha256": digest}
     put(folder / NAME, json_bytes({"format": FORMAT, "files": entries}))
 
