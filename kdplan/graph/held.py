@@ -23,6 +23,7 @@ def copy_bytes(phase: Phase, state: int) -> int:
 def size_of(tensors: Iterable[Tensor]) -> int:
     """Bytes of all numbers of some tensors.
 
+    >>> import torch
     >>> size_of([torch.zeros(3), torch.zeros(2, dtype=torch.int64)])
     28
     """
