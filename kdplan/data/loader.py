@@ -99,7 +99,7 @@ class Loader:
         """The batches of an epoch from step `start` on."""
         if not self.workers:
             for step in range(start, self.steps_per_epoch):
-                yield self.dataset.finish(*self._maker.raw(epoch, step))
+                yield self._maker.batch(epoch, step)
             return
         if self._crew is None or self._crew.ended:
             self._crew = Crew(self._loading(), self.dataset.spec.source)
@@ -157,7 +157,7 @@ class _Maker:
         inputs: bool = True,
     ) -> None:
         self.dataset = dataset
-        self.batch = batch
+        self.batch_size = batch
         self.seed = seed
         self.train = train
         self.stream = stream
@@ -165,27 +165,45 @@ class _Maker:
         self.inputs = inputs
         self.size = len(dataset) if rows is None else len(rows)
         self._order: tuple[int, Tensor] | None = None
+        self._there: tuple[int, Tensor] | None = None
+        """The same on the data set's device, for one that is held there."""
 
     def reseed(self, seed: int) -> None:
         """Forget the order of the last epoch."""
-        self.seed, self._order = seed, None
+        self.seed, self._order, self._there = seed, None, None
 
     def indices(self, epoch: int, step: int) -> Tensor:
         """The samples of one step, int64 [B]."""
         n = len(self.dataset)
         if not self.train:
-            at = torch.arange(step * self.batch, min((step + 1) * self.batch, self.size))
+            at = torch.arange(step * self.batch_size, min((step + 1) * self.batch_size, self.size))
             return at if self.rows is None else self.rows[at]
         if self._order is None or self._order[0] != epoch:
             self._order = (epoch, torch.from_numpy(order(n, seed=self.seed, epoch=epoch, stream=self.stream)))
-        return self._order[1][step * self.batch : (step + 1) * self.batch]
+        return self._order[1][step * self.batch_size : (step + 1) * self.batch_size]
 
     def raw(self, epoch: int, step: int) -> tuple[Raw | None, Tensor]:
         """Inputs before normalisation [B, ...], if they are wanted, and indices int64 [B] of one step."""
         at = self.indices(epoch, step)
-        if not self.inputs:
-            return None, at
-        return self.dataset.raw(at, epoch, self.train, self.seed, self.stream), at
+        return self._raw(at, epoch), at
+
+    def _raw(self, at: Tensor, epoch: int) -> Raw | None:
+        return self.dataset.raw(at, epoch, self.train, self.seed, self.stream) if self.inputs else None
+
+    def batch(self, epoch: int, step: int) -> Batch:
+        """The batch of one step."""
+        at = self.indices(epoch, step)
+        if not self.dataset.in_memory or self.dataset.device.type == "cpu":
+            return self.dataset.finish(self._raw(at, epoch), at)
+        there = self._indices_there(epoch, step) if self.train else at.to(self.dataset.device, non_blocking=True)
+        return self.dataset.finish(self._raw(there, epoch), at, there)
+
+    def _indices_there(self, epoch: int, step: int) -> Tensor:
+        """The samples of one step of training, on the device, which gets an epoch's order once."""
+        if self._there is None or self._there[0] != epoch:
+            assert self._order is not None and self._order[0] == epoch
+            self._there = (epoch, self._order[1].to(self.dataset.device, non_blocking=True))
+        return self._there[1][step * self.batch_size : (step + 1) * self.batch_size]
 
 
 @dataclass(frozen=True)

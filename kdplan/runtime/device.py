@@ -52,12 +52,16 @@ def choose_device(name: str = "auto") -> torch.device:
 
 
 def set_determinism(deterministic: bool) -> None:
-    """Makes GPU arithmetic repeat exactly where `deterministic`; CPU arithmetic does so anyway."""
+    """Makes GPU arithmetic repeat exactly where `deterministic`; CPU arithmetic does so anyway.
+
+    Float32 is float32: by itself torch lets convolutions on a GPU round their inputs to TF32.
+    """
     if deterministic:
         # cuBLAS reads it when it creates its first handle, so it must be set before any work on the GPU.
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     torch.use_deterministic_algorithms(deterministic)
     torch.backends.cudnn.benchmark = not deterministic
+    torch.backends.cudnn.allow_tf32 = False
 
 
 FLOPS_PER_THREAD = 3e8

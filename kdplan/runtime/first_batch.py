@@ -23,6 +23,7 @@ from kdplan.graph.plain_form import PlainForm
 from kdplan.graph.state import Attributes, is_write, written_buffer
 from kdplan.ir.plan import Recipe
 from kdplan.nn.whose import is_users
+from kdplan.runtime.gpu.arithmetic import frozen_precision
 
 Outputs = Mapping[str, Tensor]
 FULL, COMPILED, HALF = 1e-3, 1e-2, 5e-2
@@ -85,8 +86,8 @@ class FirstBatch:
         """
         if graph.plain is None or not (graph.plain.networks or graph.plain.functions):
             return None
-        exact = recipe.precision == "fp32"
-        return FirstBatch(graph, (COMPILED if recipe.compile else FULL) if exact else HALF, seed, span)
+        exact = recipe.precision == frozen_precision(recipe) == "fp32"
+        return FirstBatch(graph, (COMPILED if recipe.compile is True else FULL) if exact else HALF, seed, span)
 
     def expect(self, step: Callable[[PlainForm], Outputs]) -> bool:
         """Do a step in plain form and put all back; False where there is not enough memory for it.

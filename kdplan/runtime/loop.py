@@ -23,12 +23,14 @@ from kdplan.ir.expr import STEP_COUNTERS
 from kdplan.ir.plan import Plain, Recipe
 from kdplan.ir.seed import fold
 from kdplan.ir.snapshots import kept_epochs
+from kdplan.nn.host import known_on_host
 from kdplan.runtime.averages import Averages
 from kdplan.runtime.checkpoint import below, plain_tensors, prefixed, read_tensors, reseed, tensor_file
 from kdplan.runtime.device import rounding
 from kdplan.runtime.events import Events, NoEvents
 from kdplan.runtime.first_batch import FirstBatch
 from kdplan.runtime.frozen_values import StoredValues
+from kdplan.runtime.gpu.arithmetic import Arithmetic
 from kdplan.runtime.interrupt import Interrupt, Interrupted
 from kdplan.runtime.optimise import Optimisers
 from kdplan.runtime.ranks import Ranks
@@ -39,7 +41,7 @@ from kdplan.runtime.snapshots import Snapshots
 from kdplan.runtime.space import Patience
 from kdplan.runtime.store.atomic import Content
 from kdplan.runtime.store.work import Work
-from kdplan.runtime.streams import Batch, Streams, samples, split
+from kdplan.runtime.streams import Batch, Streams, host_pairs, samples, split
 from kdplan.runtime.torch_compile import compiled
 from kdplan.runtime.watch import Watch
 
@@ -103,10 +105,12 @@ class Training:
         self.snapshots = Snapshots(
             job.work.snapshots, [*a.networks, *(f.module for f in a.ema_copies)], job.work.confirm
         )
-        self.trainable_graph = compiled(a.trainable_graph, self.recipe.compile, job.name)
-        self.frozen = (
-            compiled(a.frozen, self.recipe.compile, job.name) if a.frozen is not None and job.stored is None else None
-        )
+        self.arithmetic = Arithmetic(self.recipe, job.device)
+        whole = self.recipe.compile is True
+        self.trainable_graph = compiled(a.trainable_graph, whole, job.name)
+        self.frozen = compiled(a.frozen, whole, job.name) if a.frozen is not None and job.stored is None else None
+        if job.device.type != "cpu":
+            self.arithmetic.hold_in_half(a)
         self.step = 0
         self.seconds = 0.0
         self.seen = 0
@@ -252,9 +256,10 @@ class Training:
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         """The loss and its logged terms on one batch."""
         a, known = self.job.phase_graph, self._known(batch)
-        with self._precision():
+        with known_on_host(host_pairs(known)):
             known |= self._crossing(known)
-            result: dict[str, Tensor] = self.trainable_graph(**{name: known[name] for name in a.trainable_inputs})
+            with self.arithmetic.trained():
+                result: dict[str, Tensor] = self.trainable_graph(**{name: known[name] for name in a.trainable_inputs})
         return result
 
     def _crossing(self, known: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -264,17 +269,17 @@ class Training:
             return crossing
         if self.frozen is None:
             return {}
-        with torch.no_grad():
+        with self.arithmetic.frozen():
             values: dict[str, Tensor] = self.frozen(**{n: known[n] for n in self.job.phase_graph.frozen_inputs})
-            return values
+        return self.arithmetic.crossing(values)
 
     def _in_form(self, batch: Batch, form: PlainForm) -> dict[str, Tensor]:
         """The same by the plain form of the phase's graphs, on copies: code may write into what it gets."""
         known = self._known(batch)
-        with self._precision():
-            if form.crossing:
-                known |= (crossing := self._crossing(known))
-                self._crossed = crossing
+        if form.crossing:
+            known |= (crossing := self._crossing(known))
+            self._crossed = crossing
+        with self.arithmetic.trained():
             return form(**{name: t.clone() for name, t in known.items()})
 
     def _known(self, batch: Batch) -> dict[str, Tensor]:
@@ -287,10 +292,6 @@ class Training:
             if name in a.trainable_inputs or name in a.frozen_inputs:
                 known[name] = torch.full((), float(at[name]), device=device)
         return known | self.job.stored.of(batch) if self.job.stored is not None else known
-
-    def _precision(self) -> torch.autocast:
-        half = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(self.recipe.precision)
-        return torch.autocast(self.job.device.type, dtype=half, enabled=half is not None)
 
     def end_epoch(self, epoch: int) -> None:
         """Validates, keeps snapshots, reports the mean loss to the schedules, and logs the epoch."""

@@ -31,6 +31,7 @@ from kdplan.runtime.events import Events, NoEvents
 from kdplan.runtime.extend import adopt
 from kdplan.runtime.first_batch import Differs
 from kdplan.runtime.frozen_values import Keeper
+from kdplan.runtime.gpu.arithmetic import tf32
 from kdplan.runtime.interrupt import Interrupt, Interrupted
 from kdplan.runtime.loop import Job, Training
 from kdplan.runtime.measures.labels import label_of
@@ -141,7 +142,8 @@ def in_its_surroundings(training: Training) -> Iterator[None]:
     parts = _parts(graph)
     code = [f for part in parts for f in functions_of(part)] + [n.target for n in users_calls(parts)]
     exact = training.job.device.type == "cpu"
-    with threads_for(graph.flops // recipe.shards, recipe.threads, exact), undone(*code):
+    products = tf32(recipe.precision == "tf32", training.job.device)
+    with threads_for(graph.flops // recipe.shards, recipe.threads, exact), products, undone(*code):
         yield
 
 
