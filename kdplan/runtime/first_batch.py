@@ -157,7 +157,7 @@ class FirstBatch:
             {name: value.detach() for name, value in outputs.items()},
             {name: p.grad for name, p in self.graph.named_trainable().items()},
             {name: b.clone() if b is not None else None for name, b in _buffers(self.form).items()},
-            _draws(),
+            draws(),
             self.form.seen,
         )
 
@@ -168,7 +168,7 @@ class FirstBatch:
             "outputs": _far(expected.outputs, seen.outputs, self.tolerance),
             "gradients": _far(expected.gradients, seen.gradients, self.tolerance, SMALLEST),
             "buffers": _far(expected.buffers, seen.buffers, self.tolerance),
-            "draws of random numbers": [] if _same_draws(expected.draws, seen.draws) else ["all"],
+            "draws of random numbers": [] if same_draws(expected.draws, seen.draws) else ["all"],
         }
         return {kind: names for kind, names in kinds.items() if names}
 
@@ -222,7 +222,7 @@ def _buffers(form: PlainForm) -> dict[str, Tensor | None]:
     return held
 
 
-def _draws() -> list[Any]:
+def draws() -> list[Any]:
     """The states of all generators."""
     states: list[Any] = [torch.default_generator.get_state(), random.getstate(), *np.random.get_state()]
     if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
@@ -230,7 +230,8 @@ def _draws() -> list[Any]:
     return states
 
 
-def _same_draws(one: list[Any], other: list[Any]) -> bool:
+def same_draws(one: list[Any], other: list[Any]) -> bool:
+    """Whether two states of all generators are the same."""
     return len(one) == len(other) and all(
         torch.equal(a, b) if isinstance(a, Tensor) else np.array_equal(a, b) if isinstance(a, np.ndarray) else a == b
         for a, b in zip(one, other, strict=True)

@@ -19,18 +19,19 @@ from kdplan.diagnostics.report import PlanError, counted, diagnostic, error, lis
 from kdplan.diagnostics.span import Span
 from kdplan.graph.phase_graph import PhaseGraph
 from kdplan.graph.plain_form import PlainForm
-from kdplan.ir.expr import STEP_COUNTERS
 from kdplan.ir.plan import Plain, Recipe
 from kdplan.ir.seed import fold
 from kdplan.ir.snapshots import kept_epochs
 from kdplan.nn.host import known_on_host
 from kdplan.runtime.averages import Averages
 from kdplan.runtime.checkpoint import below, plain_tensors, prefixed, read_tensors, reseed, tensor_file
+from kdplan.runtime.counters import counters
 from kdplan.runtime.device import rounding
 from kdplan.runtime.events import Events, NoEvents
 from kdplan.runtime.first_batch import FirstBatch
 from kdplan.runtime.frozen_values import StoredValues
 from kdplan.runtime.gpu.arithmetic import Arithmetic
+from kdplan.runtime.gpu.graphs import recorded, step_graphs
 from kdplan.runtime.interrupt import Interrupt, Interrupted
 from kdplan.runtime.optimise import Optimisers
 from kdplan.runtime.ranks import Ranks
@@ -97,7 +98,8 @@ class Training:
         self.per_epoch = job.streams.steps
         length = self.recipe.steps or (self.recipe.epochs * self.per_epoch if self.recipe.epochs else None)
         self.total: int | None = length
-        self.optimisers = Optimisers(a, job.recipes, self.per_epoch, self.total)
+        graphs = recorded(self.recipe, job.device)
+        self.optimisers = Optimisers(a, job.recipes, self.per_epoch, self.total, graphs)
         self.scaler = torch.amp.GradScaler(job.device.type, enabled=self.recipe.precision == "fp16")
         self.averages = Averages(a, self.recipe.ema)
         self.watch = Watch(job.device)
@@ -122,6 +124,7 @@ class Training:
         """What must stay finite: a mask may hold infinities from the start."""
         self.recovery = Recovery(self.recipe.on_nan, job.seed)
         self.saving = Saving(job.work, job.patience)
+        self.graphs = step_graphs(job.name, self._recorded_step, a, job.device, self.recipe) if graphs else None
         self.restore()
         self._crossed: dict[str, Tensor] | None = None
         self._shard: tuple[int, ...] = ()
@@ -197,16 +200,15 @@ class Training:
         """One step of every optimizer, on parts of a batch whose losses are averaged to the whole's."""
         before = untouched(self.job.phase_graph) if self.recovery.skips else None
         self._seed()
+        self.seen += samples(batch)
+        if self.graphs is not None:
+            self.optimisers.set_rates(self.step)
+            self.graphs.step(batch, counters(self.step, self.per_epoch, self.total) | {"at": self.step})
+            self.watch.samples += samples(batch)
+            self.averages.update()
+            return
         self.optimisers.start_step(self.step)
-        whole = samples(batch)
-        self.seen += whole
-        terms: list[tuple[dict[str, Tensor], int]] = []
-        for number, part in enumerate(split(batch, self.recipe.batch_of(), self.recipe.channels_last)):
-            if self.shards is not None:
-                result = self._in_shards(self.shards, number, part, whole)
-            else:
-                result = self._compared(partial(self._gradients, part, samples(part) / whole))
-            terms.append(({n: t.detach() for n, t in result.items()}, samples(part)))
+        terms = self._parts(batch)
         if before is not None and not self.steps_with_finite(terms):
             self.job.phase_graph.load_state(before)
             self.recovery.skipped += 1
@@ -215,6 +217,26 @@ class Training:
             self.watch.add(result, size, self.step)
         self.optimisers.finish_step(self.scaler)
         self.averages.update()
+
+    def _recorded_step(self, batch: Batch) -> None:
+        """What the device does in a step, without what depends on the step's number."""
+        assert self.graphs is not None
+        self.optimisers.forget_gradients()
+        for result, size in self._parts(batch):
+            self.watch.take(result, size, self.graphs.counters["at"])
+        self.optimisers.finish_step(self.scaler)
+
+    def _parts(self, batch: Batch) -> list[tuple[dict[str, Tensor], int]]:
+        """Adds the gradients of all parts of a batch; gives the loss and terms of each, and its size."""
+        terms: list[tuple[dict[str, Tensor], int]] = []
+        whole = samples(batch)
+        for number, part in enumerate(split(batch, self.recipe.batch_of(), self.recipe.channels_last)):
+            if self.shards is not None:
+                result = self._in_shards(self.shards, number, part, whole)
+            else:
+                result = self._compared(partial(self._gradients, part, samples(part) / whole))
+            terms.append(({n: t.detach() for n, t in result.items()}, samples(part)))
+        return terms
 
     def _in_shards(self, shards: Shards, number: int, part: Batch, whole: int) -> dict[str, Tensor]:
         """Adds the gradients of one part of a batch of `whole` samples, shard by shard."""
@@ -285,12 +307,11 @@ class Training:
     def _known(self, batch: Batch) -> dict[str, Tensor]:
         """The batch, the step counters that are read, and values from the store."""
         a, device = self.job.phase_graph, self.job.device
-        epoch = self.step // self.per_epoch
-        at = {"epoch": epoch, "step": self.step, "progress": self.step / self.total if self.total else 0.0}
         known = dict(batch)
-        for name in STEP_COUNTERS:
+        for name, value in counters(self.step, self.per_epoch, self.total).items():
             if name in a.trainable_inputs or name in a.frozen_inputs:
-                known[name] = torch.full((), float(at[name]), device=device)
+                held = self.graphs.counters if self.graphs is not None else {}
+                known[name] = held[name] if held else torch.full((), value, device=device)
         return known | self.job.stored.of(batch) if self.job.stored is not None else known
 
     def end_epoch(self, epoch: int) -> None:
@@ -306,6 +327,8 @@ class Training:
         if self.job.validate is not None:
             record["val"] = self.job.validate()
             self.job.phase_graph.set_modes()
+            if self.graphs is not None:
+                self.graphs.look([self.job.phase_graph.root])
             score = next(iter(record["val"].values()))
             self.snapshots.offer_best(epoch + 1, score, self.job.larger_is_better)
         for name in self.kept.get(epoch + 1, ()):
@@ -459,6 +482,8 @@ class Training:
             self.scaler.load_state_dict(state["scaler"])
         self.snapshots.load_state(state["snapshots"])
         self.step = state["step"]
+        if self.graphs is not None:
+            self.graphs.forget()
 
     # ---- the end
 

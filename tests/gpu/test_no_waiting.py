@@ -7,7 +7,6 @@ from pathlib import Path
 import pytest
 import torch
 
-from kdplan.nn.routed import Routed
 from tests.gpu.second_device import META, noting, plan_text, training_there
 
 PLAIN = "phase p of small on digits with quick { loss = cross_entropy(small.logits, labels) }"
