@@ -33,6 +33,8 @@ from kdplan.runtime.store.values import Values
 
 SHARD = 128 << 20
 """Bytes of one shard: at most so much must a stopped run compute again."""
+HELD = 4
+"""A GPU holds stored values itself that take at most this part of its free memory."""
 _KEY = "value"
 READ = "read/"
 """Before the names of stored values in a batch."""
@@ -208,6 +210,8 @@ class Keeper:
                 files = self._folder(node).whole()
                 assert files is not None
                 stored.rows[v.name] = (stream, Rows(files))
+        if self.device.type == "cuda":
+            stored.hold(torch.cuda.mem_get_info(self.device)[0] // HELD)
         return stored
 
     def _folder(self, node: fx.Node) -> Values:

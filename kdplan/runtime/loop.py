@@ -30,6 +30,7 @@ from kdplan.runtime.device import rounding
 from kdplan.runtime.events import Events, NoEvents
 from kdplan.runtime.first_batch import FirstBatch
 from kdplan.runtime.frozen_values import StoredValues
+from kdplan.runtime.gpu.ahead import ahead
 from kdplan.runtime.gpu.arithmetic import Arithmetic
 from kdplan.runtime.gpu.graphs import recorded, step_graphs
 from kdplan.runtime.interrupt import Interrupt, Interrupted
@@ -123,7 +124,7 @@ class Training:
         }
         """What must stay finite: a mask may hold infinities from the start."""
         self.recovery = Recovery(self.recipe.on_nan, job.seed)
-        self.saving = Saving(job.work, job.patience)
+        self.saving = Saving(job.work, job.patience, job.device)
         self.graphs = step_graphs(job.name, self._recorded_step, a, job.device, self.recipe) if graphs else None
         self.restore()
         self._crossed: dict[str, Tensor] | None = None
@@ -157,7 +158,7 @@ class Training:
     def train_epoch(self) -> None:
         """Trains to the end of the epoch, or of the phase."""
         epoch, start = divmod(self.step, self.per_epoch)
-        for batch in self.job.streams.epoch(epoch, start):
+        for batch in ahead(self.job.streams.epoch(epoch, start), self.job.device, self.job.stored):
             self.train_step(batch)
             self.step += 1
             self.after_step(epoch)

@@ -32,6 +32,7 @@ from kdplan.runtime.extend import adopt
 from kdplan.runtime.first_batch import Differs
 from kdplan.runtime.frozen_values import Keeper
 from kdplan.runtime.gpu.arithmetic import tf32
+from kdplan.runtime.gpu.without import without_effect
 from kdplan.runtime.interrupt import Interrupt, Interrupted
 from kdplan.runtime.loop import Job, Training
 from kdplan.runtime.measures.labels import label_of
@@ -186,6 +187,7 @@ def make_job(
     if ranks.leads:
         half = recipe.precision in HALF
         warnings += verify_calls(_parts(phase_graph), first, half, weights=True, verdicts=store)
+    warnings += without_effect(phase.name, recipe, device) if ranks.leads else []
     for warning in dict.fromkeys(f"{w.code}: {w.message}" for w in warnings):
         run.events.note(warning)
     assert [f.name for f in phase_graph.ema_copies] == ema_copies(plan, phase)

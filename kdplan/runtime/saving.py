@@ -19,7 +19,9 @@ from torch import Tensor
 
 from kdplan.ir.plan import Plain
 from kdplan.runtime.checkpoint import TENSORS, tensor_file
+from kdplan.runtime.gpu.copies import Copies, CudaCopies, HostCopies
 from kdplan.runtime.space import Patience
+from kdplan.runtime.store.atomic import Content
 from kdplan.runtime.store.errors import StoreUnwritable
 from kdplan.runtime.store.work import Work
 
@@ -51,13 +53,14 @@ class Saving:
     3
     """
 
-    def __init__(self, work: Work, patience: Patience) -> None:
+    def __init__(self, work: Work, patience: Patience, device: torch.device | None = None) -> None:
         self.work, self.patience = work, patience
+        self.gpu = device is not None and device.type == "cuda"
+        self.copies: Copies = CudaCopies(device) if device is not None and self.gpu else HostCopies()
         self.cost = 0.0
         """Seconds that training waited for the last checkpoint."""
         self._threads: ThreadPoolExecutor | None = None
         self._pending: _Pending | None = None
-        self._copies: dict[str, Tensor] = {}
 
     def save(
         self,
@@ -85,9 +88,16 @@ class Saving:
         """
         began = time.monotonic()
         self.collect(wait=True)
-        at_once |= sum(t.numel() * t.element_size() for t in tensors.values()) <= AT_ONCE
-        held = tensors if at_once else self._copied(tensors)
-        write = self.patience.write(lambda: self.work.checkpoint_writer(step, {TENSORS: tensor_file(held)}, state))
+        # A GPU is never waited for: the thread does that.
+        at_once |= not self.gpu and sum(t.numel() * t.element_size() for t in tensors.values()) <= AT_ONCE
+        held, ready = (tensors, lambda: None) if at_once else self.copies.of(tensors)
+        content: Content = tensor_file(held) if at_once else lambda path: tensor_file(held)(path)
+        write_files = self.patience.write(lambda: self.work.checkpoint_writer(step, {TENSORS: content}, state))
+
+        def write() -> None:
+            ready()
+            write_files()
+
         if at_once:
             self.patience.write(write)
             done()
@@ -115,16 +125,6 @@ class Saving:
             self.patience.write(pending.write)
         pending.done()
 
-    def _copied(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Copies in memory that the next checkpoint uses again: to get new memory takes longer than to copy."""
-        before, self._copies = self._copies, {}
-        for name, tensor in tensors.items():
-            copy = before.get(name)
-            if copy is None or copy.shape != tensor.shape or copy.dtype != tensor.dtype:
-                copy = torch.empty(tensor.shape, dtype=tensor.dtype)
-            self._copies[name] = copy.copy_(tensor.detach())
-        return self._copies
-
     def __enter__(self) -> Self:
         return self
 
@@ -142,4 +142,5 @@ class Saving:
         finally:
             if self._threads is not None:
                 self._threads.shutdown()
-            self._threads, self._pending, self._copies = None, None, {}
+            self._threads, self._pending = None, None
+            self.copies.forget()

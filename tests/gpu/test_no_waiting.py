@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext, suppress
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from torch import nn
 
+from kdplan.nn.host import known_on_host
+from kdplan.nn.routed import Routed
+from kdplan.runtime import optimise
+from kdplan.runtime.gpu.ahead import ahead
+from kdplan.runtime.gpu.arithmetic import Arithmetic
 from tests.gpu.second_device import META, noting, plan_text, training_there
 
 PLAIN = "phase p of small on digits with quick { loss = cross_entropy(small.logits, labels) }"
@@ -54,6 +62,63 @@ def test_a_step_does_not_wait(name: str, tmp_path: Path, monkeypatch: pytest.Mon
         assert noted.waits == [] and noted.copies == []
 
 
+def test_stored_values_on_the_disk_are_sent_ahead(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the device does not hold is read by the numbers that the CPU has, and sent without waiting."""
+    with training_there(PHASES["stored, accumulation"], tmp_path, monkeypatch) as training:
+        stored = training.job.stored
+        assert stored is not None and stored.there == {} and len(stored.rows) == 2
+        smallest = min(rows.bytes for _, rows in stored.rows.values())
+        for most, sent in ((0, 2), (smallest, 1)):
+            stored.hold(most)
+            batches = ahead(training.job.streams.epoch(0), META, stored)
+            training.train_step(next(batches))
+            with noting() as noted:
+                training.train_step(next(batches))
+            assert noted.waits == [] and len(noted.copies) == sent
+
+
+def test_fp16_looks_for_infinities_on_the_device(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A fused optimizer leaves a step out by itself; another one asks."""
+    from torch.optim import adam
+    from torch.utils import _foreach_utils
+
+    def precision(self: Arithmetic, precision: str) -> Any:  # there is no autocast for this device
+        return nullcontext()
+
+    monkeypatch.setattr(Arithmetic, "_autocast", precision)
+    for module in (adam, _foreach_utils):
+        if hasattr(module, "_get_fused_kernels_supported_devices"):
+            monkeypatch.setattr(module, "_get_fused_kernels_supported_devices", lambda: ["cpu", "meta"])
+    text = plan_text(PLAIN, optimizer="adam(lr = 0.01)", recipe="precision = fp16  clip = 1")
+
+    def waits(folder: Path) -> list[str]:
+        with training_there(text, folder, monkeypatch) as training, noting() as noted, suppress(RuntimeError):
+            for batch in list(training.job.streams.epoch(0)):
+                training.train_step(batch)
+        return [w for w in noted.waits if "scalar" in w]
+
+    assert waits(tmp_path / "a") != []
+    monkeypatch.setattr(optimise, "fastest", lambda name, device: {"fused": True})
+    assert waits(tmp_path / "b") == []
+
+
+def test_routing_counts_what_the_cpu_knows() -> None:
+    """How many samples go through each network follows from labels that the CPU has, too."""
+    net = Routed([nn.Linear(4, 2), nn.Linear(4, 2)], part_of=[0, 0, 1])
+    labels, x = torch.tensor([2, 0, 1, 2, 1]), torch.randn(5, 4)
+    expected = net(labels, x)
+    assert expected.shape == (5, 2)
+    torch.testing.assert_close(expected[0], net.members[1](x[0]))
+    net.to(META)
+    there = labels.to(META)
+    with noting() as noted, known_on_host([(there, labels)]):
+        assert net(there, torch.zeros(5, 4, device=META)).shape == (5, 2)
+    assert noted.waits == []
+    with noting() as noted, suppress(NotImplementedError):
+        net(there, torch.zeros(5, 4, device=META))
+    assert noted.waits != []
+
+
 def test_the_second_device_notes_what_waits() -> None:
     """The check can fail: each of these would wait for a GPU."""
     x = torch.zeros(4, device=META)
@@ -71,11 +136,8 @@ def test_the_second_device_notes_what_waits() -> None:
         lambda: x[x > 0],
         lambda: x.nonzero(),
     ):
-        with noting() as noted:
-            try:
-                wait()
-            except (RuntimeError, NotImplementedError):
-                pass
+        with noting() as noted, suppress(RuntimeError, NotImplementedError):
+            wait()
         assert noted.waits, wait
     with noting() as noted:
         torch.ones(4).to(META, non_blocking=True)

@@ -23,7 +23,7 @@ from kdplan.runtime.first_batch import draws, same_draws
 from kdplan.runtime.streams import HOST, Batch
 
 WARM_UP = 3
-"""Steps of each shape that run as ever, before one is recorded: libraries choose kernels, optimizers make their state."""
+"""Steps of each shape that run as ever, before one is recorded: libraries choose kernels, optimizers make state."""
 MOST = 4
 """Shapes of batches that are recorded; batches of others run as ever."""
 
