@@ -30,7 +30,7 @@ def known_on_host(pairs: Iterable[tuple[Tensor, Tensor]]) -> Iterator[None]:
         del _known[before:]
 
 
-@torch.compiler.disable
+@torch.compiler.disable  # type: ignore[untyped-decorator, unused-ignore]
 def on_host(tensor: Tensor) -> Tensor:
     """The tensor on the CPU; waits for the device unless its numbers are known there."""
     if tensor.device.type == "cpu":

@@ -68,7 +68,7 @@ class Routed(nn.Module):
         back[order] = torch.arange(len(order), device=order.device)
         return self._result(values[back], part)
 
-    @torch.compiler.disable
+    @torch.compiler.disable  # type: ignore[untyped-decorator, unused-ignore]
     def _counts(self, labels: Tensor, part: Tensor) -> list[int]:
         """How many samples each network gets; waits for the device unless the CPU knows the labels."""
         if part.device.type != "cpu":

@@ -89,7 +89,7 @@ def _boolean_or_choice(spec: SettingSpec, node: ast.Expr, ctx: Context) -> bool 
         raise no_such_choice(spec.name, node, spec.choices)
     value = _one(spec, node, ctx)
     if isinstance(value, ir.Const) and (isinstance(value.value, bool) or value.value in spec.choices):
-        return _BOOLEANS.get(str(value.value), value.value)  # type: ignore[return-value]
+        return _BOOLEANS.get(str(value.value), value.value)
     raise no_such_choice(spec.name, node, spec.choices)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from importlib.metadata import version
 
@@ -130,6 +130,16 @@ def rounding(device: torch.device) -> dict[str, str]:
         "system": f"{platform.system()} {platform.machine()}",
         "device": name,
     }
+
+
+def other_rounding(device: torch.device, before: Mapping[str, str]) -> str:
+    """How `rounding` differs from what a checkpoint has; "" where it does not.
+
+    >>> other_rounding(torch.device("cpu"), {"device": "H200"})
+    'device H200 then and cpu now'
+    """
+    now = rounding(device)
+    return " and ".join(f"{n} {before[n]} then and {v} now" for n, v in now.items() if before.get(n, v) != v)
 
 
 def environment(device: torch.device, deterministic: bool) -> dict[str, Plain]:

@@ -26,7 +26,7 @@ from kdplan.nn.host import known_on_host
 from kdplan.runtime.averages import Averages
 from kdplan.runtime.checkpoint import below, plain_tensors, prefixed, read_tensors, reseed, tensor_file
 from kdplan.runtime.counters import counters
-from kdplan.runtime.device import rounding
+from kdplan.runtime.device import other_rounding, rounding
 from kdplan.runtime.events import Events, NoEvents
 from kdplan.runtime.first_batch import FirstBatch
 from kdplan.runtime.frozen_values import StoredValues
@@ -99,8 +99,7 @@ class Training:
         self.per_epoch = job.streams.steps
         length = self.recipe.steps or (self.recipe.epochs * self.per_epoch if self.recipe.epochs else None)
         self.total: int | None = length
-        graphs = recorded(self.recipe, job.device)
-        self.optimisers = Optimisers(a, job.recipes, self.per_epoch, self.total, graphs)
+        self.optimisers = Optimisers(a, job.recipes, self.per_epoch, self.total, recorded(self.recipe, job.device))
         self.scaler = torch.amp.GradScaler(job.device.type, enabled=self.recipe.precision == "fp16")
         self.averages = Averages(a, self.recipe.ema)
         self.watch = Watch(job.device)
@@ -125,7 +124,7 @@ class Training:
         """What must stay finite: a mask may hold infinities from the start."""
         self.recovery = Recovery(self.recipe.on_nan, job.seed)
         self.saving = Saving(job.work, job.patience, job.device)
-        self.graphs = step_graphs(job.name, self._recorded_step, a, job.device, self.recipe) if graphs else None
+        self.graphs = step_graphs(job.name, self._recorded_step, a, job.device, self.recipe)
         self.restore()
         self._crossed: dict[str, Tensor] | None = None
         self._shard: tuple[int, ...] = ()
@@ -466,11 +465,8 @@ class Training:
 
     def _compare_rounding(self, state: Mapping[str, Plain]) -> None:
         """KD0838 where the checkpoint is of another machine or library."""
-        now, before = rounding(self.job.device), state.get("rounding", {})
-        changed = [name for name, value in now.items() if before.get(name, value) != value]
-        others = [f"{name} {before[name]} then and {now[name]} now" for name in changed]
-        if others:
-            notice = diagnostic("KD0838", None, phase=self.job.name, step=self.step, others=" and ".join(others))
+        if others := other_rounding(self.job.device, state.get("rounding", {})):
+            notice = diagnostic("KD0838", None, phase=self.job.name, step=self.step, others=others)
             self.job.events.note(f"{notice.code}: {notice.message}")
 
     def load(self, tensors: dict[str, Tensor], state: dict[str, Plain]) -> None:

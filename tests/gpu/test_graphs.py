@@ -36,7 +36,8 @@ def tapes(monkeypatch: pytest.MonkeyPatch) -> list[Tape]:
         return made[-1]
 
     monkeypatch.setattr(graphs, "CudaRecorder", recorder)
-    monkeypatch.setattr(loop, "recorded", lambda recipe, device: recipe.compile == "graphs")
+    for module in (loop, graphs):
+        monkeypatch.setattr(module, "recorded", lambda recipe, device: recipe.compile == "graphs")
     return made
 
 

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from kdplan.diagnostics.report import PlanError, error, listing
 from kdplan.diagnostics.span import Span
 from kdplan.graph.phase_graph import PhaseGraph
+from kdplan.ir.expr import STEP_COUNTERS
 from kdplan.ir.plan import Recipe
 from kdplan.runtime.first_batch import draws, same_draws
 from kdplan.runtime.streams import HOST, Batch
@@ -40,8 +41,10 @@ def recorded(recipe: Recipe, device: torch.device) -> bool:
 
 def step_graphs(
     phase: str, work: Callable[[Batch], None], graph: PhaseGraph, device: torch.device, recipe: Recipe
-) -> StepGraphs:
-    """What runs the steps of a phase as CUDA graphs."""
+) -> StepGraphs | None:
+    """What runs the steps of a phase as CUDA graphs; None for a phase whose steps are not recorded."""
+    if not recorded(recipe, device):
+        return None
     span = recipe.spans.get("compile", recipe.span)
     graphs = StepGraphs(phase, CudaRecorder(device), work, graph.state, device, span)
     graphs.look([graph.root])
@@ -124,7 +127,7 @@ class StepGraphs:
         span: Span | None = None,
     ) -> None:
         self.phase, self.recorder, self.work, self.state, self.span = phase, recorder, work, state, span
-        self.counters = {name: torch.zeros((), device=device) for name in ("epoch", "step", "progress")}
+        self.counters = {name: torch.zeros((), device=device) for name in STEP_COUNTERS}
         self.counters["at"] = torch.zeros((), dtype=torch.int64, device=device)
         self._shapes: dict[tuple[object, ...], _Shape] = {}
         self._mode: int = 0
