@@ -90,12 +90,18 @@ class Saving:
         self.collect(wait=True)
         # A GPU is never waited for: the thread does that.
         at_once |= not self.gpu and sum(t.numel() * t.element_size() for t in tensors.values()) <= AT_ONCE
-        held, ready = (tensors, lambda: None) if at_once else self.copies.of(tensors)
-        content: Content = tensor_file(held) if at_once else lambda path: tensor_file(held)(path)
+        ready: Callable[[], None] | None = None
+        content: Content
+        if at_once:
+            content = tensor_file(tensors)
+        else:
+            held, ready = self.copies.of(tensors)
+            content = lambda path: tensor_file(held)(path)  # noqa: E731
         write_files = self.patience.write(lambda: self.work.checkpoint_writer(step, {TENSORS: content}, state))
 
         def write() -> None:
-            ready()
+            if ready is not None:
+                ready()
             write_files()
 
         if at_once:

@@ -111,14 +111,14 @@ def plan_text(phase: str, optimizer: str = "sgd(lr = 0.1, momentum = 0.9)", reci
     return HEAD.format(optimizer=optimizer, recipe=recipe, data=data) + phase
 
 
-def job_of(text: str, work: Work, store: Store) -> Job:
-    """The last phase of a plan, on the CPU."""
-    compiled = compile_source(Source("plan.kd", text), Path("."))
+def job_of(text: str, work: Work, store: Store, device: str = "cpu", folder: Path = Path()) -> Job:
+    """The last phase of a plan, on a device; `folder` is the plan's and has its data."""
+    compiled = compile_source(Source("plan.kd", text), folder, folder)
     assert compiled.plan is not None, compiled
     phase = list(compiled.plan.phases.values())[-1]
     sources = Sources(compiled.plan, store, compiled.keys)
-    run = PhaseRun(sources, RunOptions(device="cpu"))
-    return make_job(run, phase, compiled.keys[phase.name].key, work, torch.device("cpu"))
+    run = PhaseRun(sources, RunOptions(device=device, data_root=folder))
+    return make_job(run, phase, compiled.keys[phase.name].key, work, torch.device(device))
 
 
 def there(job: Job, text: str) -> Job:

@@ -27,7 +27,7 @@ class CudaSide:
 
     def __init__(self, device: torch.device) -> None:
         self.device = device
-        self.stream = torch.cuda.Stream(device)
+        self.stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call, unused-ignore]
         self.stream.wait_stream(torch.cuda.current_stream(device))  # which has put the data set there
 
     def preparing(self) -> AbstractContextManager[object]:

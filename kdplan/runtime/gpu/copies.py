@@ -54,7 +54,7 @@ class CudaCopies:
 
     def __init__(self, device: torch.device) -> None:
         self.device = device
-        self.stream = torch.cuda.Stream(device)
+        self.stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call, unused-ignore]
         self._kept: State = {}
 
     def of(self, tensors: Mapping[str, Tensor]) -> Copied:
@@ -72,12 +72,13 @@ class CudaCopies:
             for name, tensor in tensors.items():
                 held[name] = buffer(tensor, self._kept.get(name), pinned=name in here)
                 held[name].copy_(here.get(name, tensor.detach()), non_blocking=True)
-            done = torch.cuda.Event()
+            done = torch.cuda.Event()  # type: ignore[no-untyped-call, unused-ignore]
             done.record(self.stream)
         if not twice:
             main.wait_stream(self.stream)
         self._kept = held
-        return held, done.synchronize
+        wait: Callable[[], None] = done.synchronize
+        return held, wait
 
     def forget(self) -> None:
         """Give the memory back."""

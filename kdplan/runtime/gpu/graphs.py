@@ -66,7 +66,7 @@ class CudaRecorder:
 
     def __init__(self, device: torch.device) -> None:
         self.device = device
-        self.stream = torch.cuda.Stream(device)
+        self.stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call, unused-ignore]
         self.pool = torch.cuda.graph_pool_handle()
 
     def aside(self, work: Callable[[], None]) -> None:
@@ -127,7 +127,7 @@ class StepGraphs:
         span: Span | None = None,
     ) -> None:
         self.phase, self.recorder, self.work, self.state, self.span = phase, recorder, work, state, span
-        self.counters = {name: torch.zeros((), device=device) for name in STEP_COUNTERS}
+        self.counters: dict[str, Tensor] = {name: torch.zeros((), device=device) for name in STEP_COUNTERS}
         self.counters["at"] = torch.zeros((), dtype=torch.int64, device=device)
         self._shapes: dict[tuple[object, ...], _Shape] = {}
         self._mode: int = 0
