@@ -2,7 +2,7 @@
 
     python -m tests.gpu.bench_phase --device cuda:0 [--steps 60] [--batch 128] [--arms eager graphs lean]
 
-ResNet-56 teaches ResNet-20 on 32 × 32 images of noise, 100 classes, as the benchmark of joined graphs does. Each arm is
+ResNet-56 teaches ResNet-20 on 32 × 32 images of noise, 100 classes, as in the benchmark of joined graphs. Each arm is
 warmed up, then all take turns, three rounds; the median of each counts. `lean` does what `eager` does and nothing else:
 no order of samples, no sums of losses, no checkpoints. Prints one line of JSON.
 """
@@ -34,9 +34,12 @@ from tests.gpu.second_device import job_of
 
 PLAN = """
 data images = arrays("images.npz")
-recipe usual {{ optimizer = sgd(lr = 0.01, momentum = 0.9)  epochs = 100000  batch = {batch}  drop_last = true  {more} }}
-teacher big = cifar_resnet(depth = 56, classes = 100)
-student small = cifar_resnet(depth = 20, classes = 100)
+recipe usual {{
+  optimizer = sgd(lr = 0.01, momentum = 0.9)
+  epochs = 100000  batch = {batch}  drop_last = true  {more}
+}}
+teacher big = cifar_resnet(depth = {big}, classes = 100)
+student small = cifar_resnet(depth = {small}, classes = 100)
 phase distil of small on images with usual {{
   loss = cross_entropy(small.logits, labels) + kd(small.logits, big@init.logits, temperature = 4)
 }}
@@ -57,11 +60,12 @@ WARM = 12
 Steps = Callable[[int], None]
 
 
-def of_plan(more: str, batch: int, device: str, folder: Path, stack: ExitStack) -> Steps:
+def of_plan(more: str, batch: int, depths: list[int], device: str, folder: Path, stack: ExitStack) -> Steps:
     """Does so many steps of a phase as `kdplan run` does them."""
     store = Store(folder / f"store-{more.replace(' ', '')}")
     work = stack.enter_context(store.begin("k"))
-    training = Training(job_of(PLAN.format(batch=batch, more=more), work, store, device, folder))
+    text = PLAN.format(batch=batch, more=more, big=depths[0], small=depths[1])
+    training = Training(job_of(text, work, store, device, folder))
     training.job.progress_seconds = training.job.checkpoint_seconds = 1e9
 
     def batches():  # type: ignore[no-untyped-def]
@@ -80,11 +84,13 @@ def of_plan(more: str, batch: int, device: str, folder: Path, stack: ExitStack) 
     return steps
 
 
-def by_hand(precision: str, batch: int, device: torch.device, images: np.ndarray, labels: np.ndarray) -> Steps:
+def by_hand(
+    precision: str, batch: int, depths: list[int], device: torch.device, images: np.ndarray, labels: np.ndarray
+) -> Steps:
     """The same step without a plan."""
     torch.manual_seed(0)
-    big = cifar_resnet(depth=56, classes=100).to(device).eval().requires_grad_(False)
-    small = cifar_resnet(depth=20, classes=100).to(device).train()
+    big = cifar_resnet(depth=depths[0], classes=100).to(device).eval().requires_grad_(False)
+    small = cifar_resnet(depth=depths[1], classes=100).to(device).train()
     x, y = torch.from_numpy(images).to(device), torch.from_numpy(labels).to(device)
     fused = device.type == "cuda"
     optimizer = torch.optim.SGD(small.parameters(), lr=0.01, momentum=0.9, fused=fused or None)
@@ -127,6 +133,7 @@ def main() -> None:
     parser.add_argument("--device", default="cuda:0")
     parser.add_argument("--steps", type=int, default=60)
     parser.add_argument("--batch", type=int, default=128)
+    parser.add_argument("--depths", type=int, nargs=2, default=[56, 20], help="of teacher and student")
     parser.add_argument("--arms", nargs="+", choices=ARMS, default=list(ARMS))
     given = parser.parse_args()
     device = torch.device(given.device)
@@ -145,9 +152,10 @@ def main() -> None:
             try:
                 more = ARMS[arm]
                 if more is None:
-                    steps = by_hand("bf16" if "bf16" in arm else "fp32", given.batch, device, images, labels)
+                    half = "bf16" if "bf16" in arm else "fp32"
+                    steps = by_hand(half, given.batch, given.depths, device, images, labels)
                 else:
-                    steps = of_plan(more, given.batch, given.device, folder, stack)
+                    steps = of_plan(more, given.batch, given.depths, given.device, folder, stack)
                 seconds(steps, WARM if device.type == "cuda" else 1, device)
                 arms[arm] = steps
             except Exception as problem:
