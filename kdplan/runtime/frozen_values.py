@@ -33,7 +33,7 @@ from kdplan.runtime.store.values import Values
 
 SHARD = 128 << 20
 """Bytes of one shard: at most so much must a stopped run compute again."""
-HELD = 4
+PART_HELD = 4
 """A GPU holds stored values itself that take at most this part of its free memory."""
 _KEY = "value"
 READ = "read/"
@@ -211,7 +211,7 @@ class Keeper:
                 assert files is not None
                 stored.rows[v.name] = (stream, Rows(files))
         if self.device.type == "cuda":
-            stored.hold(torch.cuda.mem_get_info(self.device)[0] // HELD)
+            stored.hold(torch.cuda.mem_get_info(self.device)[0] // PART_HELD)
         return stored
 
     def _folder(self, node: fx.Node) -> Values:
