@@ -168,7 +168,7 @@ def crop(x: Tensor, top: Tensor, left: Tensor, size: tuple[int, int], fill: int 
 
 def _grey(x: Tensor, fill: int) -> Tensor:
     value = fill if x.dtype == torch.uint8 else fill / 255
-    return torch.tensor(value, dtype=x.dtype, device=x.device)
+    return torch.full((), value, dtype=x.dtype, device=x.device)  # not from a tensor on the CPU: a copy would wait
 
 
 def pad_crop(x: Tensor, args: Arguments, draws: Draws) -> Tensor:

@@ -48,6 +48,8 @@ class Dataset:
         Gives what is compared with what, for open-set recognition, or None; see `view_protocol`.
     in_memory : bool
         False if samples are read from files; then loader workers help.
+    host_labels : Tensor or None
+        The labels in the CPU's memory too, where `device` is another: what they decide need not wait for it.
     """
 
     in_memory = True
@@ -67,6 +69,7 @@ class Dataset:
         self.device = device
         self._normal = normal
         self._labels = labels
+        self.host_labels: Tensor | None = None
         self.protocol: Callable[[], Protocol | None] = partial(view_protocol, spec, None)
         self._steps = {train: steps(spec.augment, train and not spec.eval) for train in (False, True)}
 
@@ -85,16 +88,32 @@ class Dataset:
         """Inputs after augmentation, before normalisation: [B, ...]; indices int64 [B]."""
         raise AssertionError("made by open_view")
 
-    def finish(self, raw: Raw | None, indices: Tensor) -> Batch:
-        """The batch from what `raw` gave: on the device, normalised, with its labels; without inputs from None."""
-        batch = {"indices": indices.to(self.device, non_blocking=True)}
+    def finish(self, raw: Raw | None, indices: Tensor, there: Tensor | None = None) -> Batch:
+        """The batch from what `raw` gave: on the device, normalised, with its labels; without inputs from None.
+
+        `indices` are on the CPU, `there` the same on the device, if they are there already.
+        """
+        at = there if there is not None else self._sent(indices)
+        batch = {"indices": at}
         if raw is not None:
             assert isinstance(raw, Tensor)
-            batch["inputs"] = self._normalized(raw.to(self.device, non_blocking=True))
-        indices = batch["indices"]
+            batch["inputs"] = self._normalized(self._sent(raw))
         if self._labels is not None:
-            batch["labels"] = self._labels.index_select(0, indices)
-        return batch
+            batch["labels"] = self._labels.index_select(0, at)
+        return batch | self._on_host(indices)
+
+    def _sent(self, tensor: Tensor) -> Tensor:
+        """The tensor on the device. The CPU does not wait: what a GPU fetches itself lies in memory that stays."""
+        if self.device.type == "cuda" and tensor.device.type == "cpu":
+            tensor = tensor.pin_memory()
+        return tensor.to(self.device, non_blocking=True)
+
+    def _on_host(self, indices: Tensor) -> Batch:
+        """Fields that the CPU reads, where it would have to wait for the device: `host_indices`, `host_labels`."""
+        if self.device.type == "cpu":
+            return {}
+        labels = {} if self.host_labels is None else {"host_labels": self.host_labels.index_select(0, indices)}
+        return {"host_indices": indices, **labels}
 
     def batch(self, indices: Tensor, epoch: int = 0, train: bool = False, *, seed: int = 0, stream: int = 0) -> Batch:
         """Some samples.
@@ -115,7 +134,8 @@ class Dataset:
         -------
         dict
             `inputs` float32 [B, *shape] (whole-number inputs that are no images stay int64), `indices` int64 [B], and
-            unless the view is unlabelled `labels` int64 [B]; all on the device. For detection see `BoxDataset`.
+            unless the view is unlabelled `labels` int64 [B]; all on the device. For detection see `BoxDataset`. Where
+            the device is no CPU, `host_indices` and `host_labels` are the same numbers in the CPU's memory.
         """
         return self.finish(self.raw(indices, epoch, train, seed, stream), indices)
 
@@ -244,14 +264,15 @@ class BoxDataset(FileDataset):
                     mirrored[n] ^= flipped(t.get(), Draws(at, numbers, slot))[0]
         return images, mirrored
 
-    def finish(self, raw: Raw | None, indices: Tensor) -> Batch:
+    def finish(self, raw: Raw | None, indices: Tensor, there: Tensor | None = None) -> Batch:
         """The batch: what the images leave of the canvas is zero."""
         assert raw is not None, "boxes follow their images"
-        images, mirrored = (part.to(self.device, non_blocking=True) for part in raw)
-        at = indices.to(self.device, non_blocking=True)
+        images, mirrored = map(self._sent, raw)
+        at = there if there is not None else self._sent(indices)
         batch = {"indices": at} | {name: t.index_select(0, at) for name, t in self._objects.items()}
         if self.spec.unlabelled:
             batch = {"indices": at, "sizes": batch["sizes"]}
+        batch |= self._on_host(indices)
         height, width = (size[:, None] for size in batch["sizes"].unbind(1))
         inside = (torch.arange(images.shape[2], device=self.device) < height)[:, None, :, None]
         inside = inside & (torch.arange(images.shape[3], device=self.device) < width)[:, None, None, :]
@@ -319,11 +340,11 @@ def open_view(
     device = torch.device(device)
     known = look(spec, root, cache=cache, span=span)
     opened, part, rows, shape = known.opened, known.part, known.rows, known.shape
-    labels: Tensor | None = None
+    labels = host_labels = None
     classes: tuple[str, ...] = ()
     if known.labels is not None:
-        labels, classes = _labels(known.labels, spec, opened.classes)
-        labels = labels.to(device)
+        host_labels, classes = _labels(known.labels, spec, opened.classes)
+        labels = host_labels.to(device)
     normal = _normal(known.normal, len(shape), device)
     data: Dataset
     if opened.canvas is not None:
@@ -338,6 +359,7 @@ def open_view(
         inputs = held.to(device)
         data = ArrayDataset(inputs, spec, classes, shape, labels, normal, device)
     data.protocol = partial(view_protocol, spec, root, span)
+    data.host_labels = host_labels
     return data
 
 

@@ -111,12 +111,11 @@ class Loader:
         """The batches of an epoch from step `start` on."""
         if not self.workers:
             steps = range(start, self.steps_per_epoch)
-            batches: Iterator[tuple[Raw | None, Tensor]]
             if self.dataset.in_memory or not self._maker.inputs:
-                batches = (self._maker.raw(epoch, step) for step in steps)
-            else:
-                batches = ahead(partial(self._maker.raw, epoch, step) for step in steps)
-            for batch in batches:
+                for step in steps:
+                    yield self._maker.batch(epoch, step)
+                return
+            for batch in ahead(partial(self._maker.raw, epoch, step) for step in steps):
                 yield self.dataset.finish(*batch)
             return
         if self._crew is None or self._crew.ended:
@@ -175,7 +174,7 @@ class _Maker:
         inputs: bool = True,
     ) -> None:
         self.dataset = dataset
-        self.batch = batch
+        self.batch_size = batch
         self.seed = seed
         self.train = train
         self.stream = stream
@@ -188,35 +187,62 @@ class _Maker:
         self.steps = 0
         """Of an epoch."""
         self._order: tuple[int, Tensor] | None = None
+        self._there: tuple[int, Tensor] | None = None
+        """The same on the data set's device, for one that is held there."""
 
     def reseed(self, seed: int) -> None:
         """Forget the order of the last epoch."""
-        self.seed, self._order = seed, None
+        self.seed, self._order, self._there = seed, None, None
 
     def indices(self, epoch: int, step: int) -> Tensor:
         """The samples of one step, int64 [B]."""
         n = len(self.dataset)
         if not self.train:
-            at = torch.arange(step * self.batch, min((step + 1) * self.batch, self.size))
+            at = torch.arange(step * self.batch_size, min((step + 1) * self.batch_size, self.size))
             return at if self.rows is None else self.rows[at]
         known = self._order  # of another epoch perhaps, and by another thread
         if known is None or known[0] != epoch:
             known = (epoch, torch.from_numpy(order(n, seed=self.seed, epoch=epoch, stream=self.stream)))
             self._order = known
-        return known[1][step * self.batch : (step + 1) * self.batch]
+        return known[1][step * self.batch_size : (step + 1) * self.batch_size]
 
     def raw(self, epoch: int, step: int) -> tuple[Raw | None, Tensor]:
         """Inputs before normalisation [B, ...], if they are wanted, and indices int64 [B] of one step."""
+        at, rows = self._wanted(epoch, step)
+        return self._raw(at, rows, epoch), at
+
+    def _wanted(self, epoch: int, step: int) -> tuple[Tensor, Tensor | None]:
+        """The samples of a step's batch, and the rows of it that are read; None for all."""
         at = self.indices(epoch, step)
-        rows = self.part(epoch * self.steps + step) if self.part is not None else None
-        if rows is not None and not self.fill:
-            at, rows = at[rows], None
+        if self.part is None:
+            return at, None
+        rows = self.part(epoch * self.steps + step)
+        return (at, rows) if self.fill else (at[rows], None)
+
+    def _raw(self, at: Tensor, rows: Tensor | None, epoch: int) -> Raw | None:
         if not self.inputs:
-            return None, at
+            return None
         raw = self.dataset.raw(at if rows is None else at[rows], epoch, self.train, self.seed, self.stream)
-        if rows is not None:
-            raw = tree_map(lambda t: t.new_zeros((len(at), *t.shape[1:])).index_copy_(0, rows, t), raw)
-        return raw, at
+        if rows is None:
+            return raw
+        filled: Raw = tree_map(lambda t: t.new_zeros((len(at), *t.shape[1:])).index_copy_(0, rows, t), raw)
+        return filled
+
+    def batch(self, epoch: int, step: int) -> Batch:
+        """The batch of one step."""
+        at, rows = self._wanted(epoch, step)
+        if not self.dataset.in_memory or self.dataset.device.type == "cpu":
+            return self.dataset.finish(self._raw(at, rows, epoch), at)
+        whole = self.train and self.part is None
+        there = self._indices_there(epoch, step) if whole else at.to(self.dataset.device, non_blocking=True)
+        return self.dataset.finish(self._raw(there, rows, epoch), at, there)
+
+    def _indices_there(self, epoch: int, step: int) -> Tensor:
+        """The samples of one step of training, on the device, which gets an epoch's order once."""
+        if self._there is None or self._there[0] != epoch:
+            assert self._order is not None and self._order[0] == epoch
+            self._there = (epoch, self._order[1].to(self.dataset.device, non_blocking=True))
+        return self._there[1][step * self.batch_size : (step + 1) * self.batch_size]
 
 
 @dataclass(frozen=True)

@@ -212,6 +212,13 @@ Settings that only choose how it computes (`foreach`, `fused`, `capturable`) are
 calls the loss several times a step.
 """
 
+FUSED = frozenset({"adam", "adamw", "sgd"})
+"""Optimizers that a GPU computes in few kernels, which take the learning rate as a tensor."""
+CAPTURABLE = frozenset({"adadelta", "adam", "adamax", "adamw", "asgd", "nadam", "radam", "rmsprop", "rprop"})
+"""Those with a form of which all that depends on the step is on the device."""
+GRAPHED = FUSED | CAPTURABLE
+"""Those of which a CUDA graph can repeat a step."""
+
 
 SCHEDULES: dict[str, ScheduleSpec] = {
     spec.name: spec

@@ -12,7 +12,8 @@ from typing import Any, Literal
 from kdplan.ir.expr import Expr, Location, Version, location, locations
 from kdplan.ir.origins import Fresh, Origin
 
-Precision = Literal["fp32", "bf16", "fp16"]
+Precision = Literal["fp32", "tf32", "bf16", "fp16"]
+Compile = bool | Literal["graphs"]
 FrozenValues = Literal["live", "stored", "auto"]
 NormOver = Literal["shard", "sync"]
 Mode = Literal["train", "eval"]
@@ -166,8 +167,11 @@ class Recipe:
     ema: float | None = None
     """Decay of the weight average that is kept with the weights (snapshot `ema`)."""
     precision: Precision = "fp32"
+    frozen_precision: Precision | None = None
+    """Arithmetic of frozen networks; None for that of the others."""
     channels_last: bool = False
-    compile: bool = False
+    compile: Compile = False
+    """Whether torch.compile compiles the phase's graphs, or a GPU repeats whole steps as a graph of kernels."""
     frozen: FrozenValues = "live"
     """Whether what frozen networks give for a sample is computed in every step, or once and kept in the store."""
     workers: int = 0

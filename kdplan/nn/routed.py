@@ -8,6 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from kdplan.nn.host import on_host
+
 
 class Routed(nn.Module):
     """Sends each sample to the network that its label belongs to, and gathers what they give.
@@ -49,6 +51,8 @@ class Routed(nn.Module):
         super().__init__()
         self.members = nn.ModuleList(members)
         self.width = max(map(len, classes)) if classes is not None else None
+        self._part_of = torch.tensor(list(part_of))
+        """The same numbers, which stay on the CPU: how many samples a network gets is decided there."""
         self.register_buffer("part_of", torch.tensor(list(part_of)), persistent=False)
         if classes is not None:
             rows = [[*ids, *[-1] * (max(map(len, classes)) - len(ids))] for ids in classes]
@@ -58,11 +62,19 @@ class Routed(nn.Module):
         """Labels ``[B]`` and inputs ``[B, ...]`` to outputs ``[B, ...]``, or outputs and classes ``[B, width]``."""
         part = self.part_of[labels]
         order = part.argsort(stable=True)
-        counts = torch.bincount(part, minlength=len(self.members)).tolist()
+        counts = self._counts(labels, part)
         values = self._run(counts, [x[order] for x in inputs])
         back = torch.empty_like(order)
         back[order] = torch.arange(len(order), device=order.device)
         return self._result(values[back], part)
+
+    @torch.compiler.disable  # type: ignore[untyped-decorator, unused-ignore]
+    def _counts(self, labels: Tensor, part: Tensor) -> list[int]:
+        """How many samples each network gets; waits for the device unless the CPU knows the labels."""
+        if part.device.type != "cpu":
+            part = self._part_of[on_host(labels)]
+        counts: list[int] = torch.bincount(part, minlength=len(self.members)).tolist()
+        return counts
 
     def fake_forward(self, labels: Tensor, *inputs: Tensor) -> Tensor | tuple[Tensor, Tensor]:
         """The shapes that `forward` returns, from as many samples: as evenly spread over the networks as may be."""

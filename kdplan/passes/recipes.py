@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 from kdplan.diagnostics.report import Reporter
+from kdplan.ir.expr import Call, Expr, walk
+from kdplan.ir.optimizers import FUSED, GRAPHED
 from kdplan.ir.plan import Item, Phase
 from kdplan.ir.settings import RECIPE
 
@@ -14,7 +18,8 @@ SHARED = tuple(s.name for s in RECIPE if s.name not in OWN)
 
 def check_recipes(phase: Phase, reporter: Reporter) -> None:
     """Report a number of recipes that does not fit (KD0801), settings that differ (KD0802), more shards than samples
-    (KD0960), `norm = sync` in compiled graphs (KD0965), and a phase that nothing ends (KD0822).
+    (KD0960), `norm = sync` in compiled graphs (KD0965), a step that cannot be a graph (KD1021), and a phase that
+    nothing ends (KD0822).
 
     Examples
     --------
@@ -47,11 +52,37 @@ def check_recipes(phase: Phase, reporter: Reporter) -> None:
     if first.shards > fewest:
         span = first.spans.get("shards", first.span)
         reporter.report("KD0960", span, phase=phase.name, shards=first.shards, batch=fewest)
-    if first.shards > 1 and first.norm == "sync" and first.compile:
+    if first.shards > 1 and first.norm == "sync" and first.compile is True:
         reporter.report("KD0965", first.spans.get("compile", first.span), phase=phase.name)
+    if first.compile == "graphs" and (obstacle := _not_a_graph(phase)) is not None:
+        what, why, instead = obstacle
+        span = first.spans.get("compile", first.span)
+        reporter.report("KD1021", span, phase=phase.name, what=what, why=why, instead=instead)
     endless = [r for r in recipes if r.schedule.arguments.get("until") is None]
     if recipes[0].epochs is None and recipes[0].steps is None and endless:
         reporter.report("KD0822", endless[0].span, phase=phase.name)
+
+
+def _not_a_graph(phase: Phase) -> tuple[str, str, str] | None:
+    """What keeps the steps of a phase from being CUDA graphs, why, and what to write instead."""
+    first = phase.recipes[0]
+    for name in (r.optimizer.name for r in phase.recipes):
+        if name not in GRAPHED:
+            return f"`{name}`", "its step is computed on the CPU in part", "choose another optimizer such as `adamw`"
+        if first.precision == "fp16" and name not in FUSED:
+            return f"`{name}` in fp16", "its step is left out or not on the CPU", "write `precision = bf16`"
+    if first.on_nan.name == "skip":
+        return "`on_nan = skip`", "whether a step counts is decided on the CPU", "write `on_nan = rollback`"
+    if first.shards > 1:
+        return "`shards`", "shards of a batch are summed by the CPU's order", "leave `shards` out"
+    if first.frozen == "live" and any(isinstance(e, Call) and e.function == "route" for e in _nodes(phase)):
+        return "`route`", "how many samples a network gets differs from step to step", "write `frozen = stored`"
+    return None
+
+
+def _nodes(phase: Phase) -> Iterator[Expr]:
+    for root in (phase.loss, *phase.logged.values()):
+        yield from walk(root)
 
 
 def _shown(value: object) -> object:

@@ -82,6 +82,20 @@ def _boolean(spec: SettingSpec, node: ast.Expr, ctx: Context) -> bool:
     raise error("KD0244", node.span, what=f"`{spec.name}`", wants="a boolean", found=describe(value))
 
 
+def _boolean_or_choice(spec: SettingSpec, node: ast.Expr, ctx: Context) -> bool | str:
+    if isinstance(node, ast.Name) and node.name in spec.choices and node.name not in ctx.names:
+        return _BOOLEANS.get(node.name, node.name)
+    if unknown_word(node, ctx, spec.choices):
+        raise no_such_choice(spec.name, node, spec.choices)
+    value = _one(spec, node, ctx)
+    if isinstance(value, ir.Const) and (isinstance(value.value, bool) or value.value in spec.choices):
+        return _BOOLEANS.get(str(value.value), value.value)
+    raise no_such_choice(spec.name, node, spec.choices)
+
+
+_BOOLEANS = {"true": True, "false": False}
+
+
 def _string(spec: SettingSpec, node: ast.Expr, ctx: Context) -> str:
     value = _one(spec, node, ctx)
     if isinstance(value, ir.Const) and isinstance(value.value, str):
@@ -213,6 +227,7 @@ _RULES: dict[str, Callable[[SettingSpec, ast.Expr, Context], Any]] = {
     "integer": _number,
     "number": _number,
     "boolean": _boolean,
+    "boolean or choice": _boolean_or_choice,
     "string": _string,
     "choice": _choice,
     "integers": _integers,

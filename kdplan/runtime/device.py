@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from importlib.metadata import version
 
@@ -52,13 +52,17 @@ def choose_device(name: str = "auto") -> torch.device:
 
 
 def set_determinism(deterministic: bool) -> None:
-    """Makes GPU arithmetic repeat exactly where `deterministic`; CPU arithmetic does so anyway."""
+    """Makes GPU arithmetic repeat exactly where `deterministic`; CPU arithmetic does so anyway.
+
+    Float32 is float32: by itself torch lets convolutions on a GPU round their inputs to TF32.
+    """
     if deterministic:
         # cuBLAS reads it when it creates its first handle, so it must be set before any work on the GPU.
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     if torch.are_deterministic_algorithms_enabled() != deterministic:  # to say it imports torch's compiler
         torch.use_deterministic_algorithms(deterministic)
     torch.backends.cudnn.benchmark = not deterministic
+    torch.backends.cudnn.allow_tf32 = False
 
 
 FLOPS_PER_THREAD = 3e8
@@ -128,6 +132,15 @@ def rounding(device: torch.device, sums: str) -> dict[str, str]:
         "device": name,
         "sums": sums,
     }
+
+
+def other_rounding(now: Mapping[str, str], before: Mapping[str, str]) -> str:
+    """How `rounding` differs from what a checkpoint has; "" where it does not.
+
+    >>> other_rounding({"device": "cpu"}, {"device": "H200"})
+    'device H200 then and cpu now'
+    """
+    return " and ".join(f"{n} {before[n]} then and {v} now" for n, v in now.items() if before.get(n, v) != v)
 
 
 def environment(device: torch.device, deterministic: bool) -> dict[str, Plain]:

@@ -23,6 +23,7 @@ from kdplan.graph.plain_form import PlainForm
 from kdplan.graph.state import Attributes, is_write, written_buffer
 from kdplan.ir.plan import Recipe
 from kdplan.nn.whose import is_users
+from kdplan.runtime.gpu.arithmetic import frozen_precision
 
 Outputs = Mapping[str, Tensor]
 FULL, COMPILED, HALF = 1e-3, 1e-2, 5e-2
@@ -85,8 +86,8 @@ class FirstBatch:
         """
         if graph.plain is None or not (graph.plain.networks or graph.plain.functions):
             return None
-        exact = recipe.precision == "fp32"
-        return FirstBatch(graph, (COMPILED if recipe.compile else FULL) if exact else HALF, seed, span)
+        exact = recipe.precision == frozen_precision(recipe) == "fp32"
+        return FirstBatch(graph, (COMPILED if recipe.compile is True else FULL) if exact else HALF, seed, span)
 
     def expect(self, step: Callable[[PlainForm], Outputs]) -> bool:
         """Do a step in plain form and put all back; False where there is not enough memory for it.
@@ -156,7 +157,7 @@ class FirstBatch:
             {name: value.detach() for name, value in outputs.items()},
             {name: p.grad for name, p in self.graph.named_trainable().items()},
             {name: b.clone() if b is not None else None for name, b in _buffers(self.form).items()},
-            _draws(),
+            draws(),
             self.form.seen,
         )
 
@@ -167,7 +168,7 @@ class FirstBatch:
             "outputs": _far(expected.outputs, seen.outputs, self.tolerance),
             "gradients": _far(expected.gradients, seen.gradients, self.tolerance, SMALLEST),
             "buffers": _far(expected.buffers, seen.buffers, self.tolerance),
-            "draws of random numbers": [] if _same_draws(expected.draws, seen.draws) else ["all"],
+            "draws of random numbers": [] if same_draws(expected.draws, seen.draws) else ["all"],
         }
         return {kind: names for kind, names in kinds.items() if names}
 
@@ -221,7 +222,7 @@ def _buffers(form: PlainForm) -> dict[str, Tensor | None]:
     return held
 
 
-def _draws() -> list[Any]:
+def draws() -> list[Any]:
     """The states of all generators."""
     states: list[Any] = [torch.default_generator.get_state(), random.getstate(), *np.random.get_state()]
     if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
@@ -229,7 +230,8 @@ def _draws() -> list[Any]:
     return states
 
 
-def _same_draws(one: list[Any], other: list[Any]) -> bool:
+def same_draws(one: list[Any], other: list[Any]) -> bool:
+    """Whether two states of all generators are the same."""
     return len(one) == len(other) and all(
         torch.equal(a, b) if isinstance(a, Tensor) else np.array_equal(a, b) if isinstance(a, np.ndarray) else a == b
         for a, b in zip(one, other, strict=True)

@@ -16,15 +16,19 @@ from torch import Tensor
 
 from kdplan.diagnostics.report import PlanError, counted, diagnostic, error, listing
 from kdplan.graph.plain_form import PlainForm
-from kdplan.ir.expr import STEP_COUNTERS
 from kdplan.ir.plan import Plain
 from kdplan.ir.seed import fold
 from kdplan.ir.snapshots import kept_epochs
+from kdplan.nn.host import known_on_host
 from kdplan.runtime.averages import Averages
 from kdplan.runtime.checkpoint import below, plain_tensors, prefixed, read_tensors, reseed, tensor_file
-from kdplan.runtime.device import rounding
+from kdplan.runtime.counters import counters
+from kdplan.runtime.device import other_rounding, rounding
 from kdplan.runtime.finite import all_finite, are_finite
 from kdplan.runtime.first_batch import FirstBatch
+from kdplan.runtime.gpu.ahead import ahead
+from kdplan.runtime.gpu.arithmetic import Arithmetic
+from kdplan.runtime.gpu.graphs import recorded, step_graphs
 from kdplan.runtime.interrupt import Interrupted
 from kdplan.runtime.job import Job
 from kdplan.runtime.optimise import Optimisers
@@ -34,7 +38,7 @@ from kdplan.runtime.saving import Saving
 from kdplan.runtime.shards import Shards, mark_of
 from kdplan.runtime.snapshots import Snapshots
 from kdplan.runtime.store.atomic import Content
-from kdplan.runtime.streams import Batch, samples, split
+from kdplan.runtime.streams import Batch, host_pairs, samples, split
 from kdplan.runtime.synced import SyncedShards
 from kdplan.runtime.torch_compile import compiled
 from kdplan.runtime.watch import Watch
@@ -57,7 +61,8 @@ class Training:
         self.per_epoch = job.streams.steps
         length = self.recipe.steps or (self.recipe.epochs * self.per_epoch if self.recipe.epochs else None)
         self.total: int | None = length
-        self.optimisers = Optimisers(a, job.recipes, self.per_epoch, self.total)
+        graphs = recorded(self.recipe, job.device)
+        self.optimisers = Optimisers(a, job.recipes, self.per_epoch, self.total, graphs=graphs)
         self.scaler = torch.amp.GradScaler(job.device.type, enabled=self.recipe.precision == "fp16")
         self.averages = Averages(a, self.recipe.ema)
         self.watch = Watch(job.device)
@@ -65,10 +70,12 @@ class Training:
         self.snapshots = Snapshots(
             job.work.snapshots, [*(job.copies or a.networks), *(f.module for f in a.ema_copies)], job.work.confirm
         )
-        self.trainable_graph = compiled(a.trainable_graph, self.recipe.compile, job.name)
-        self.frozen = (
-            compiled(a.frozen, self.recipe.compile, job.name) if a.frozen is not None and job.stored is None else None
-        )
+        self.arithmetic = Arithmetic(self.recipe, job.device)
+        whole = self.recipe.compile is True
+        self.trainable_graph = compiled(a.trainable_graph, whole, job.name)
+        self.frozen = compiled(a.frozen, whole, job.name) if a.frozen is not None and job.stored is None else None
+        if job.device.type != "cpu":
+            self.arithmetic.hold_in_half(a)
         self.step = 0
         self.seconds = 0.0
         self.seen = 0
@@ -79,9 +86,10 @@ class Training:
         }
         """What must stay finite: a mask may hold infinities from the start."""
         self.recovery = Recovery(self.recipe.on_nan, job.seed)
-        self.saving = Saving(job.work, job.patience)
-        self.parallel: Parallel | None = None
+        self.saving = Saving(job.work, job.patience, job.device)
         self.saving.expect(a.state().values())
+        self.graphs = step_graphs(job.name, self._recorded_step, a, job.device, self.recipe)
+        self.parallel: Parallel | None = None
         self.restore()
         self._crossed: dict[str, Tensor] | None = None
         self._shard: tuple[int, ...] = ()
@@ -119,7 +127,8 @@ class Training:
         epoch, start = divmod(self.step, self.per_epoch)
         batches = self.job.streams.epoch(epoch, start)
         loaded = self.parallel or self.shards
-        for batch in batches if loaded is None else loaded.loaded(batches):
+        source = batches if loaded is None else loaded.loaded(batches)
+        for batch in ahead(source, self.job.device, self.job.stored):
             self.train_step(batch)
             self.step += 1
             self.after_step(epoch)
@@ -164,8 +173,15 @@ class Training:
             self.parallel.prepare(self, batch)
         before = untouched(self.job.phase_graph) if self.recovery.skips else None
         self._seed()
+        if self.graphs is not None:
+            self.seen += samples(batch)
+            self.optimisers.set_rates(self.step)
+            self.graphs.step(batch, counters(self.step, self.per_epoch, self.total) | {"at": self.step})
+            self.watch.samples += samples(batch)
+            self.averages.update()
+            return
         self.optimisers.start_step(self.step)
-        terms = self._terms(batch) if self.parallel is None else [self._in_parallel(self.parallel, batch)]
+        terms = self._parts(batch) if self.parallel is None else [self._in_parallel(self.parallel, batch)]
         self.seen += sum(size for _, size in terms)
         if before is not None and not self.steps_with_finite(terms):
             self.job.phase_graph.load_state(before)
@@ -176,9 +192,18 @@ class Training:
         self.optimisers.finish_step(self.scaler)
         self.averages.update()
 
-    def _terms(self, batch: Batch) -> list[tuple[dict[str, Tensor], int]]:
-        """Adds the gradients of a batch; gives the loss with its logged terms, and the samples, of each part."""
-        terms, whole = [], samples(batch)
+    def _recorded_step(self, batch: Batch) -> None:
+        """What the device does in a step, without what depends on the step's number."""
+        assert self.graphs is not None
+        self.optimisers.forget_gradients()
+        for result, size in self._parts(batch):
+            self.watch.take(result, size, self.graphs.counters["at"])
+        self.optimisers.finish_step(self.scaler)
+
+    def _parts(self, batch: Batch) -> list[tuple[dict[str, Tensor], int]]:
+        """Adds the gradients of all parts of a batch; gives the loss and terms of each, and its size."""
+        terms: list[tuple[dict[str, Tensor], int]] = []
+        whole = samples(batch)
         for number, part in enumerate(split(batch, self.recipe.batch_of(), self.recipe.channels_last)):
             if self.shards is not None:
                 result = self._in_shards(self.shards, number, part, whole)
@@ -239,9 +264,10 @@ class Training:
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         """The loss and its logged terms on one batch."""
         a, known = self.job.phase_graph, self._known(batch)
-        with self._precision():
+        with known_on_host(host_pairs(known)):
             known |= self._crossing(known)
-            result: dict[str, Tensor] = self.trainable_graph(**{name: known[name] for name in a.trainable_inputs})
+            with self.arithmetic.trained():
+                result: dict[str, Tensor] = self.trainable_graph(**{name: known[name] for name in a.trainable_inputs})
         return result
 
     def _crossing(self, known: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -251,33 +277,28 @@ class Training:
             return crossing
         if self.frozen is None:
             return {}
-        with torch.no_grad():
+        with self.arithmetic.frozen():
             values: dict[str, Tensor] = self.frozen(**{n: known[n] for n in self.job.phase_graph.frozen_inputs})
-            return values
+        return self.arithmetic.crossing(values)
 
     def _in_form(self, batch: Batch, form: PlainForm) -> dict[str, Tensor]:
         """The same by the plain form of the phase's graphs, on copies: code may write into what it gets."""
         known = self._known(batch)
-        with self._precision():
-            if form.crossing:
-                known |= (crossing := self._crossing(known))
-                self._crossed = None if isinstance(self.shards, SyncedShards) else crossing  # those take turns
+        if form.crossing:
+            known |= (crossing := self._crossing(known))
+            self._crossed = None if isinstance(self.shards, SyncedShards) else crossing  # those take turns
+        with self.arithmetic.trained():
             return form(**{name: t.clone() for name, t in known.items()})
 
     def _known(self, batch: Batch) -> dict[str, Tensor]:
         """The batch, the step counters that are read, and values from the store."""
         a, device = self.job.phase_graph, self.job.device
-        epoch = self.step // self.per_epoch
-        at = {"epoch": epoch, "step": self.step, "progress": self.step / self.total if self.total else 0.0}
         known = dict(batch)
-        for name in STEP_COUNTERS:
+        for name, value in counters(self.step, self.per_epoch, self.total).items():
             if name in a.trainable_inputs or name in a.frozen_inputs:
-                known[name] = torch.full((), float(at[name]), device=device)
+                held = self.graphs.counters if self.graphs is not None else {}
+                known[name] = held[name] if held else torch.full((), value, device=device)
         return known | self.job.stored.of(batch) if self.job.stored is not None else known
-
-    def _precision(self) -> torch.autocast:
-        half = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(self.recipe.precision)
-        return torch.autocast(self.job.device.type, dtype=half, enabled=half is not None)
 
     def end_epoch(self, epoch: int) -> None:
         """Validates, keeps snapshots, reports the mean loss to the schedules, and logs the epoch."""
@@ -294,6 +315,8 @@ class Training:
         if self.job.validate is not None:
             record["val"] = self.job.validate()
             self.job.phase_graph.set_modes()
+            if self.graphs is not None:
+                self.graphs.look([self.job.phase_graph.root])
             score = next(iter(record["val"].values()))
             self.snapshots.offer_best(epoch + 1, score, self.job.larger_is_better)
         for name in self.kept.get(epoch + 1, ()):
@@ -443,11 +466,8 @@ class Training:
 
     def _compare_rounding(self, state: Mapping[str, Plain]) -> None:
         """KD0838 where the checkpoint is of another machine or library."""
-        now, before = rounding(self.job.device, self.job.ranks.sums), state.get("rounding", {})
-        changed = [name for name, value in now.items() if before.get(name, value) != value]
-        others = [f"{name} {before[name]} then and {now[name]} now" for name in changed]
-        if others:
-            notice = diagnostic("KD0838", None, phase=self.job.name, step=self.step, others=" and ".join(others))
+        if others := other_rounding(rounding(self.job.device, self.job.ranks.sums), state.get("rounding", {})):
+            notice = diagnostic("KD0838", None, phase=self.job.name, step=self.step, others=others)
             self.job.events.note(f"{notice.code}: {notice.message}")
 
     def load(self, tensors: dict[str, Tensor], state: dict[str, Plain]) -> None:
@@ -461,6 +481,8 @@ class Training:
             self.scaler.load_state_dict(state["scaler"])
         self.snapshots.load_state(state["snapshots"])
         self.step = state["step"]
+        if self.graphs is not None:
+            self.graphs.forget()
 
     # ---- the end
 

@@ -12,6 +12,7 @@ from kdplan.graph.disk import recipe_of
 from kdplan.graph.phase_graph import PhaseGraph
 from kdplan.ir.plan import Plain, Recipe
 from kdplan.nn.optim import build_optimizer, fastest, set_lr_factor
+from kdplan.nn.optim_gpu import HOW, on_gpu, rates_on_device
 from kdplan.nn.schedules import Schedule, build_schedule
 
 
@@ -30,6 +31,8 @@ class Optimisers:
         Steps in all; None where a plateau decides.
     options : mapping, optional
         How the optimizers compute, where that is not the fastest way for a device.
+    graphs : bool
+        Whether steps are to be recorded in a graph: learning rates are then tensors.
     """
 
     def __init__(
@@ -39,6 +42,7 @@ class Optimisers:
         per_epoch: int,
         total: int | None,
         options: Mapping[str, bool] | None = None,
+        graphs: bool = False,
     ) -> None:
         self.named = phase_graph.named_trainable()
         self.clip = recipes[0].clip
@@ -48,8 +52,13 @@ class Optimisers:
         epochs = total / per_epoch if total else math.inf
         for number, recipe in enumerate(recipes):
             mine = [p for name, p in self.named.items() if len(recipes) == 1 or recipe_of(name) == number]
-            how = fastest(recipe.optimizer.name, mine[0].device) if mine and options is None else dict(options or {})
+            how = fastest(recipe.optimizer.name, mine[0].device) if mine else {}
+            if graphs or (mine and mine[0].device.type == "cuda"):
+                how = on_gpu(recipe.optimizer.name, graphs)
+            how = how if options is None else dict(options)
             optimizer = build_optimizer(recipe.optimizer.name, recipe.optimizer.arguments, mine, **how)
+            if graphs:
+                rates_on_device(optimizer)
             lr = float(optimizer.param_groups[0]["initial_lr"])
             item = recipe.schedule
             self.optimizers.append(optimizer)
@@ -62,8 +71,17 @@ class Optimisers:
 
     def start_step(self, step: int) -> None:
         """Sets the rates of step `step` and forgets the last gradients."""
+        self.set_rates(step)
+        self.forget_gradients()
+
+    def set_rates(self, step: int) -> None:
+        """Sets the rates of step `step`."""
         for optimizer, schedule in zip(self.optimizers, self.schedules, strict=True):
             set_lr_factor(optimizer, schedule.lr_factor(step / self.per_epoch))
+
+    def forget_gradients(self) -> None:
+        """Forgets the last gradients, and their memory."""
+        for optimizer in self.optimizers:
             optimizer.zero_grad(set_to_none=True)
 
     def finish_step(self, scaler: torch.amp.GradScaler) -> None:
@@ -163,16 +181,21 @@ def load_named_state(
     """
     for group, saved in zip(optimizer.param_groups, plain["groups"], strict=True):
         assert {id(parameters[n]) for n in saved["params"]} == {id(p) for p in group["params"]}
+        on_cpu = group["params"][0].device.type == "cpu" if group["params"] else True
         for key, value in saved.items():
-            if key != "params":
+            if isinstance(group.get(key), Tensor):
+                group[key].fill_(value)  # a graph reads this very tensor
+            elif key != "params" and (on_cpu or key not in HOW):  # the checkpoint may be of another device
                 # JSON has lists only: `betas` become a tuple again
                 group[key] = tuple(value) if isinstance(group.get(key), tuple) else value
+    there = {id(p) for g in optimizer.param_groups if g.get("fused") or g.get("capturable") for p in g["params"]}
     optimizer.state.clear()
     for path, tensor in tensors.items():
         name, key = path.rsplit("/", 1)
         parameter = parameters[name]
-        if key == "step":  # lives on the CPU unless the optimizer is capturable
-            optimizer.state[parameter][key] = tensor.clone()
+        if key == "step":  # lives on the CPU unless the optimizer is capturable or fused
+            where = parameter.device if id(parameter) in there else torch.device("cpu")
+            optimizer.state[parameter][key] = tensor.to(where, copy=True)
         elif tensor.shape == parameter.shape:
             like = torch.empty_like(parameter, dtype=tensor.dtype, memory_format=torch.preserve_format)
             optimizer.state[parameter][key] = like.detach().copy_(tensor)

@@ -35,6 +35,8 @@ from kdplan.runtime.events import Events, NoEvents
 from kdplan.runtime.extend import adopt
 from kdplan.runtime.first_batch import Differs
 from kdplan.runtime.frozen_values import Keeper
+from kdplan.runtime.gpu.arithmetic import tf32
+from kdplan.runtime.gpu.without import without_effect
 from kdplan.runtime.interrupt import Interrupt, Interrupted
 from kdplan.runtime.job import Job
 from kdplan.runtime.loop import Training
@@ -149,7 +151,8 @@ def in_its_surroundings(training: Training) -> Iterator[None]:
     code = [f for part in parts for f in functions_of(part)] + [n.target for n in users_calls(parts)]
     exact = training.job.device.type == "cpu"
     shards = training.job.division.shards if training.job.division is not None else recipe.shards
-    with threads_for(graph.flops // shards, recipe.threads, exact), undone(*code):
+    products = tf32(recipe.precision == "tf32", training.job.device)
+    with threads_for(graph.flops // shards, recipe.threads, exact), products, undone(*code):
         yield
 
 
@@ -192,6 +195,7 @@ def make_job(
     if ranks.leads:
         half = recipe.precision in HALF
         warnings += verify_calls(_parts(phase_graph), first, half, weights=True, verdicts=store)
+    warnings += without_effect(phase.name, recipe, device) if ranks.leads else []
     for warning in dict.fromkeys(f"{w.code}: {w.message}" for w in warnings):
         run.events.note(warning)
     assert [f.name for f in phase_graph.ema_copies] == ema_copies(plan, phase)

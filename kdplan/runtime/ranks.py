@@ -105,7 +105,7 @@ class Ranks:
     def check(self, plan: Plan, phase: Phase) -> None:
         """KD0950 where the phase's shards cannot be divided among the ranks, KD0986 where its parameters cannot.
 
-        KD0988 where `norm = sync` and any order of sums exclude each other.
+        KD0988 and KD1021 where `norm = sync` or a recorded step and any order of sums exclude each other.
         """
         recipe = phase.recipes[0]
         if self.way == "fully-shard":
@@ -120,6 +120,9 @@ class Ranks:
                 raise error("KD0986", recipe.span, phase=phase.name, what=what)
         if self.way and recipe.shards > 1 and recipe.norm == "sync":
             raise error("KD0988", recipe.spans.get("norm", recipe.span), phase=phase.name, option=f"--{self.way}")
+        if self.way and recipe.compile == "graphs":
+            raise error("KD1021", recipe.spans.get("compile", recipe.span), phase=phase.name, what=f"`--{self.way}`",
+                        why="processes add up gradients outside of a graph", instead=f"leave `--{self.way}` out")  # fmt: skip
         if not self.way and recipe.shards > 1 and recipe.shards % self.size:
             fitting = [n for n in range(1, recipe.shards + 1) if recipe.shards % n == 0]
             span = recipe.spans.get("shards", recipe.span)

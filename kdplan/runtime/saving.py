@@ -21,6 +21,7 @@ from kdplan.graph.held import size_of
 from kdplan.ir.dag import AT_ONCE
 from kdplan.ir.plan import Plain
 from kdplan.runtime.checkpoint import TENSORS, tensor_file
+from kdplan.runtime.gpu.copies import Copies, CudaCopies, HostCopies
 from kdplan.runtime.parts import is_whole
 from kdplan.runtime.space import Patience
 from kdplan.runtime.store.atomic import Content
@@ -61,13 +62,14 @@ class Saving:
     3
     """
 
-    def __init__(self, work: Work, patience: Patience) -> None:
+    def __init__(self, work: Work, patience: Patience, device: torch.device | None = None) -> None:
         self.work, self.patience = work, patience
+        self.gpu = device is not None and device.type == "cuda"
+        self.copies: Copies = CudaCopies(device) if device is not None and self.gpu else HostCopies()
         self.cost = 0.0
         """Seconds that the last checkpoint took from training: its wait, and what the thread computed meanwhile."""
         self._threads: ThreadPoolExecutor | None = None
         self._pending: _Pending | None = None
-        self._copies: dict[str, Tensor] = {}
 
     def expect(self, weights: Iterable[Tensor]) -> None:
         """Takes a guess at what a checkpoint costs, before the first one is written."""
@@ -111,10 +113,23 @@ class Saving:
         self.collect(wait=True)
         at_once |= bool(files)
         tensors = {name: t for name, t in tensors.items() if not files or is_whole(t)}
-        at_once |= size_of(tensors.values()) <= AT_ONCE
-        held = tensors if at_once else self._copied(tensors)
-        contents = {TENSORS: tensor_file(held), **(files or {})}
-        write = self.patience.write(lambda: self.work.checkpoint_writer(step, contents, state))
+        # A GPU is never waited for: the thread does that.
+        at_once |= not self.gpu and size_of(tensors.values()) <= AT_ONCE
+        ready: Callable[[], None] | None = None
+        content: Content
+        if at_once:
+            content = tensor_file(tensors)
+        else:
+            held, ready = self.copies.of(tensors)
+            content = lambda path: tensor_file(held)(path)  # noqa: E731
+        contents = {TENSORS: content, **(files or {})}
+        write_files = self.patience.write(lambda: self.work.checkpoint_writer(step, contents, state))
+
+        def write() -> None:
+            if ready is not None:
+                ready()
+            write_files()
+
         if at_once:
             self.patience.write(write)
             done()
@@ -142,16 +157,6 @@ class Saving:
             self.patience.write(pending.write)
         pending.done()
 
-    def _copied(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Copies in memory that the next checkpoint uses again: to get new memory takes longer than to copy."""
-        before, self._copies = self._copies, {}
-        for name, tensor in tensors.items():
-            copy = before.get(name)
-            if copy is None or copy.shape != tensor.shape or copy.dtype != tensor.dtype:
-                copy = torch.empty(tensor.shape, dtype=tensor.dtype)
-            self._copies[name] = copy.copy_(tensor.detach())
-        return self._copies
-
     def __enter__(self) -> Self:
         return self
 
@@ -169,7 +174,8 @@ class Saving:
         finally:
             if self._threads is not None:
                 self._threads.shutdown()
-            self._threads, self._pending, self._copies = None, None, {}
+            self._threads, self._pending = None, None
+            self.copies.forget()
 
 
 def _timed(write: Callable[[], None]) -> float:

@@ -11,6 +11,8 @@ from kdplan.data.loader import Loader
 from kdplan.data.loader import Streams as Loaders
 
 Batch = dict[str, Tensor]
+HOST = "host_"
+"""Before the names of fields that are on the CPU, too."""
 
 
 class Streams:
@@ -40,6 +42,15 @@ class Streams:
 def samples(batch: Batch) -> int:
     """Samples of the first stream in a batch."""
     return len(next(t for name, t in batch.items() if name.endswith("_0")))
+
+
+def host_pairs(batch: Batch) -> list[tuple[Tensor, Tensor]]:
+    """Fields of a batch on the device, each with the same numbers on the CPU, where the batch has both.
+
+    >>> host_pairs({"labels_0": torch.ones(1), "host_labels_0": torch.ones(1), "inputs_0": torch.zeros(1)})
+    [(tensor([1.]), tensor([1.]))]
+    """
+    return [(batch[name.removeprefix(HOST)], here) for name, here in batch.items() if name.startswith(HOST)]
 
 
 def split(batch: Batch, size: int, channels_last: bool = False) -> Iterator[Batch]:

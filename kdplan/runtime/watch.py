@@ -47,14 +47,18 @@ class Watch:
 
     def add(self, values: Mapping[str, Tensor], samples: int, step: int) -> None:
         """Adds one batch: `values` are scalars, or anything else whose mean is taken; `samples` is their weight."""
+        self.take(values, samples, step)
+        self.samples += samples
+
+    def take(self, values: Mapping[str, Tensor], samples: int, step: int | Tensor) -> None:
+        """What `add` does on the device; `step` may be a tensor without dimensions."""
         if not self.names:
             self.names = list(values)
             self.sums = torch.zeros(len(values), dtype=self.wide, device=self.device)
             self.bad = torch.full((len(values),), NEVER, dtype=torch.int64, device=self.device)
         row = torch.stack([values[n].detach().to(self.device, self.wide).mean() for n in self.names])
         self.sums += row * samples
-        self.samples += samples
-        self.bad = torch.where(torch.isfinite(row), self.bad, self.bad.clamp(max=step))
+        self.bad.copy_(torch.where(torch.isfinite(row), self.bad, self.bad.clamp(max=step)))
 
     def means(self) -> dict[str, float]:
         """Means over the samples so far; {} before the first."""

@@ -184,6 +184,8 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=8)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--only", default="", choices=["", "steps", "stacked"])
+    parser.add_argument("--cases", type=int, default=len(CASES), help="of networks whose branches are stacked")
+    parser.add_argument("--batches", type=int, nargs="+", default=[1, 4, 16, 128])
     args = parser.parse_args()
     device = torch.device(args.device)
     if args.only != "stacked":
@@ -194,10 +196,10 @@ def main() -> None:
                   f"branches {t.first * 1e3:8.1f} ms   "
                   f"ratio {t.ratio:.3f}   by FLOPs {flops:.3f}", flush=True)  # fmt: skip
     if args.only != "steps":
-        for name, (factory, settings), part, features in CASES:
+        for name, (factory, settings), part, features in CASES[: args.cases]:
             for count in (3, 5):
                 tails = [Tail(create(factory, **settings), part) for _ in range(count)]
-                for batch in (1, 4, 16, 128):
+                for batch in args.batches:
                     if batch == 1 and features[1] == 1:
                         continue
                     in_turn, stacked = alone(tails, (batch, *features), device)

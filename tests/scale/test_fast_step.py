@@ -91,3 +91,11 @@ def test_norms_over_all_shards_are_an_error(way: Way) -> None:
         Ranks(0, 2, way=way).check(Plan(phases={"p": phase}), phase)
     assert [d.code for d in problem.value.diagnostics] == ["KD0988"]
     Ranks(0, 2).check(Plan(phases={"p": phase}), phase)
+
+
+def test_a_recorded_step_is_an_error() -> None:
+    """Gradients are added up outside of what a graph repeats."""
+    phase = Phase("p", [], [], [replace(recipe(), compile="graphs")], Const(0.0))
+    with pytest.raises(PlanError) as problem:
+        Ranks(0, 2, way="fast").check(Plan(phases={"p": phase}), phase)
+    assert [d.code for d in problem.value.diagnostics] == ["KD1021"]

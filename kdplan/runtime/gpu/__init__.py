@@ -1,0 +1,1 @@
+"""What a GPU needs in order not to wait: arithmetic, batches ahead of their step, steps as graphs of kernels."""
