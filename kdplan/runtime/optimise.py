@@ -10,7 +10,8 @@ from torch import Tensor, nn
 
 from kdplan.graph.phase_graph import PhaseGraph
 from kdplan.ir.plan import Plain, Recipe
-from kdplan.nn.optim import build_optimizer, fastest, set_lr_factor
+from kdplan.nn.fused import HOW, fastest, prepare, skips_whole_steps
+from kdplan.nn.optim import build_optimizer, set_lr_factor
 from kdplan.nn.schedules import Schedule, build_schedule
 
 
@@ -38,8 +39,9 @@ class Optimisers:
         epochs = total / per_epoch if total else math.inf
         for number, recipe in enumerate(recipes):
             mine = [p for name, p in self.named.items() if len(recipes) == 1 or _recipe_of(name) == number]
-            how = fastest(recipe.optimizer.name, mine[0].device) if mine else {}
+            how = fastest(recipe.optimizer.name, mine)
             optimizer = build_optimizer(recipe.optimizer.name, recipe.optimizer.arguments, mine, **how)
+            skips_whole_steps(optimizer)
             lr = float(optimizer.param_groups[0]["initial_lr"])
             item = recipe.schedule
             self.optimizers.append(optimizer)
@@ -63,6 +65,7 @@ class Optimisers:
                 scaler.unscale_(optimizer)
             nn.utils.clip_grad_norm_(self.named.values(), self.clip)
         for optimizer in self.optimizers:
+            prepare(optimizer)
             scaler.step(optimizer)
         scaler.update()
 
@@ -123,7 +126,7 @@ def named_state(
             else:
                 plain[f"{name}/{key}"] = value
     groups = [
-        {k: float(v) if isinstance(v, Tensor) else v for k, v in group.items() if k != "params"}
+        {k: float(v) if isinstance(v, Tensor) else v for k, v in group.items() if k != "params" and k not in HOW}
         | {"params": [names[id(p)] for p in group["params"]]}
         for group in optimizer.param_groups
     ]
@@ -143,15 +146,16 @@ def load_named_state(
     for group, saved in zip(optimizer.param_groups, plain["groups"], strict=True):
         assert {id(parameters[n]) for n in saved["params"]} == {id(p) for p in group["params"]}
         for key, value in saved.items():
-            if key != "params":
+            if key != "params" and key not in HOW:
                 # JSON has lists only: `betas` become a tuple again
                 group[key] = tuple(value) if isinstance(group.get(key), tuple) else value
     optimizer.state.clear()
     for path, tensor in tensors.items():
         name, key = path.rsplit("/", 1)
         parameter = parameters[name]
-        if key == "step":  # lives on the CPU unless the optimizer is capturable
-            optimizer.state[parameter][key] = tensor.clone()
+        if key == "step":  # lives on the CPU, and for fused kernels beside the parameter
+            fused = optimizer.defaults.get("fused")
+            optimizer.state[parameter][key] = tensor.to(parameter.device if fused else "cpu", copy=True)
         elif tensor.shape == parameter.shape:
             like = torch.empty_like(parameter, dtype=tensor.dtype, memory_format=torch.preserve_format)
             optimizer.state[parameter][key] = like.detach().copy_(tensor)

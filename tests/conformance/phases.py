@@ -185,7 +185,7 @@ def by_hand(case: Case, plan: Plan, record: Record) -> Record:
     (phase,) = plan.phases.values()
     nets = [fresh(plan.networks[trainee.base.network]) for trainee in phase.trainees]
     parameters = trained(phase, nets)
-    optimizer = torch.optim.SGD(parameters, lr=RATE, momentum=MOMENTUM)
+    optimizer = torch.optim.SGD(parameters, lr=RATE, momentum=MOMENTUM, fused=True)
     plain = Record(record.seed, record.batches)
     for number, (x, y) in enumerate(record.batches):
         reseed(fold(record.seed, "step", number), CPU)

@@ -23,7 +23,7 @@ from tests.runtime.small import TrainableGraph, job, network, phase_graph, recip
 def by_hand(change: Recipe, net: nn.Module, after=lambda: None) -> list[float]:  # type: ignore[no-untyped-def]
     """Trains with momentum SGD, whole batches; the mean loss of each epoch."""
     net.train()
-    sgd = torch.optim.SGD(net.parameters(), **change.optimizer.arguments)
+    sgd = torch.optim.SGD(net.parameters(), **change.optimizer.arguments, fused=True)
     losses, step, data = [], 0, streams(change)
     for epoch in range(change.epochs or 0):
         total = count = 0.0
