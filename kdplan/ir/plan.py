@@ -14,6 +14,7 @@ from kdplan.ir.origins import Fresh, Origin
 
 Precision = Literal["fp32", "bf16", "fp16"]
 FrozenValues = Literal["live", "stored", "auto"]
+Layout = Literal["auto", "contiguous", "channels_last"]
 Mode = Literal["train", "eval"]
 Role = Literal["teacher", "student", "network"]
 
@@ -165,7 +166,8 @@ class Recipe:
     ema: float | None = None
     """Decay of the weight average that is kept with the weights (snapshot `ema`)."""
     precision: Precision = "fp32"
-    channels_last: bool = False
+    layout: Layout = "auto"
+    """How images and maps lie in memory; `auto` is what `kdplan.passes.layout` says of the phase."""
     compile: bool = False
     frozen: FrozenValues = "live"
     """Whether what frozen networks give for a sample is computed in every step, or once and kept in the store."""
@@ -189,6 +191,11 @@ class Recipe:
         448
         """
         return self.batch[stream] if isinstance(self.batch, list) else self.batch
+
+    @property
+    def channels_last(self) -> bool:
+        """Whether the layout is channels last; an `auto` that nobody has resolved is not."""
+        return self.layout == "channels_last"
 
 
 DEFAULT_RECIPE = Recipe(Item(""))

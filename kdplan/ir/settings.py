@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import get_args
 
-from kdplan.ir.plan import FrozenValues, Precision
+from kdplan.ir.plan import FrozenValues, Layout, Precision
 from kdplan.ir.spec import SettingSpec
 
 S = SettingSpec
@@ -76,7 +76,22 @@ RECIPE = (
         "precision = bf16",
         choices=get_args(Precision),
     ),
-    S("channels_last", "boolean", "memory layout of images and maps", "false", "channels_last = true"),
+    S(
+        "layout",
+        "choice",
+        "how images and maps lie in memory; `auto` is channels last where every network of the phase is one of "
+        "kdplan's for which that is faster, or linear, and no code is the user's",
+        "auto",
+        "layout = channels_last",
+        choices=get_args(Layout),
+    ),
+    S(
+        "channels_last",
+        "boolean",
+        "the older word: `true` is `layout = channels_last`, `false` is `layout = contiguous`",
+        "",
+        "channels_last = true",
+    ),
     S("compile", "boolean", "torch.compile of the phase's graph", "false", "compile = true"),
     S(
         "frozen",
@@ -119,3 +134,6 @@ RECIPE = (
         low=1,
     ),
 )
+
+OLDER = frozenset({"channels_last"})
+"""Settings of recipes that are other words for one of the rest."""

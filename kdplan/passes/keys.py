@@ -34,6 +34,7 @@ from kdplan.ir.versions import makers, slot_of, versions_of
 from kdplan.nn.catalog import METRICS, MODELS
 from kdplan.nn.layers import GATES
 from kdplan.passes.dag import order
+from kdplan.passes.layout import layout
 
 FORMAT = 1
 """Raised when phases trained by an older kdplan must not be reused at all."""
@@ -45,7 +46,7 @@ _RECIPES: Mapping[str, Mapping[str, Spec]] = {
     "on_nan": POLICIES,
 }
 
-_IRRELEVANT = frozenset({"span", "spans", "workers", "label_smoothing"})
+_IRRELEVANT = frozenset({"span", "spans", "workers", "label_smoothing", "layout"})
 """Recipe fields that do not change what is trained, or stand elsewhere in the key."""
 
 
@@ -214,6 +215,9 @@ class _Hasher:
             yield Component(f"data/{i}", self.view(view), span=view.span)
         for i, recipe in enumerate(phase.recipes):
             yield from _recipe(f"recipe/{i}", recipe)
+            if layout(self.plan, phase, recipe) == "channels_last":  # in the older word
+                span = recipe.spans.get("layout", recipe.span)
+                yield Component(f"recipe/{i}/channels_last", number_text(True), span=span)
         for i, v in enumerate(phase.validations):
             value = [
                 self.view(v.view),

@@ -25,6 +25,7 @@ from kdplan.ir.expr import STEP_COUNTERS
 from kdplan.ir.lengths import extendable
 from kdplan.ir.plan import Phase, Plain, Plan
 from kdplan.ir.versions import ema_copies
+from kdplan.passes.layout import with_layouts
 from kdplan.runtime.checkpoint import tensor_file
 from kdplan.runtime.device import MOST_THREADS, choose_device, environment, set_determinism, threads_for
 from kdplan.runtime.events import Events, NoEvents
@@ -209,7 +210,7 @@ def make_job(
     return Job(
         name=phase.name,
         phase_graph=phase_graph,
-        recipes=phase.recipes,
+        recipes=with_layouts(plan, phase),
         streams=Streams(loaders),
         stored=stored,
         work=work,

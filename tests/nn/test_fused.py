@@ -85,9 +85,7 @@ def test_orders_in_memory(name: str, of: Layout, gradient: Layout) -> None:
 @pytest.mark.parametrize("name", sorted(FUSED))
 def test_types(name: str, dtype: torch.dtype) -> None:
     given, eps = {"lr": 0.05}, torch.finfo(dtype).eps
-    for one, other in zip(
-        trained(name, given, True, dtype), trained(name, given, False, torch.float64), strict=True
-    ):
+    for one, other in zip(trained(name, given, True, dtype), trained(name, given, False, torch.float64), strict=True):
         torch.testing.assert_close(one.double(), other, rtol=40 * eps, atol=40 * eps)
 
 

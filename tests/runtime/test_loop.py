@@ -132,7 +132,7 @@ def test_length_in_steps(tmp_path: Path) -> None:
 
 
 def test_channels_last_and_half_precision_train(tmp_path: Path) -> None:
-    first = train(tmp_path / "a", recipe(channels_last=True, precision="bf16"), network())
+    first = train(tmp_path / "a", recipe(layout="channels_last", precision="bf16"), network())
     second = train(tmp_path / "b", recipe(precision="fp16"), network())
     third = train(tmp_path / "c", recipe(), network())
     for training in (first, second):
