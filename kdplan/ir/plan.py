@@ -171,6 +171,8 @@ class Recipe:
     compile: bool = False
     frozen: FrozenValues = "live"
     """Whether what frozen networks give for a sample is computed in every step, or once and kept in the store."""
+    fold: bool = False
+    """Whether batch norms of frozen networks are folded into the convolutions before them."""
     workers: int = 0
     threads: int | None = None
     """Threads of a step on a CPU; None for as many as its size is worth."""

@@ -103,6 +103,14 @@ RECIPE = (
         choices=get_args(FrozenValues),
     ),
     S(
+        "fold",
+        "boolean",
+        "batch norms of frozen networks are folded into the convolutions before them, an error where there are none; "
+        "values that are stored are computed without",
+        "false",
+        "fold = true",
+    ),
+    S(
         "on_nan",
         "policy",
         "what is done about a loss or gradient that is not finite",

@@ -102,6 +102,7 @@ def graph_key(plan: Plan, phase: Phase) -> str:
                 r.ema is None,
                 len(r.keep_epochs),
                 r.frozen,
+                *(["fold"] if r.fold else []),
             ]
         )
     parts += [r.shards for r in phase.recipes]
