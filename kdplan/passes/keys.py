@@ -49,6 +49,9 @@ _RECIPES: Mapping[str, Mapping[str, Spec]] = {
 _IRRELEVANT = frozenset({"span", "spans", "workers", "label_smoothing", "layout"})
 """Recipe fields that do not change what is trained, or stand elsewhere in the key."""
 
+_REVISED = {"compile": " 2"}
+"""Recipe fields whose meaning changed, with their versions: short batches were compiled, too."""
+
 
 def keys(plan: Plan, dag: nx.DiGraph[str]) -> dict[str, PhaseKey]:
     """The key of every phase of a plan, in topological order.
@@ -413,4 +416,4 @@ def _recipe(path: str, recipe: Recipe) -> Iterator[Component]:
             for argument, v in sorted(value.arguments.items()):
                 yield Component(f"{path}/{name}/{argument}", number_text(v), span=span)
         else:
-            yield Component(f"{path}/{name}", number_text(value), span=span)
+            yield Component(f"{path}/{name}", number_text(value) + _REVISED.get(name, ""), span=span)

@@ -40,7 +40,7 @@ from kdplan.runtime.space import Patience
 from kdplan.runtime.store.atomic import Content
 from kdplan.runtime.store.work import Work
 from kdplan.runtime.streams import Batch, Streams, samples, split
-from kdplan.runtime.torch_compile import compiled
+from kdplan.runtime.torch_compile import Compiler
 from kdplan.runtime.watch import Watch
 
 BRIEF = 1.0
@@ -103,10 +103,9 @@ class Training:
         self.snapshots = Snapshots(
             job.work.snapshots, [*a.networks, *(f.module for f in a.ema_copies)], job.work.confirm
         )
-        self.trainable_graph = compiled(a.trainable_graph, self.recipe.compile, job.name)
-        self.frozen = (
-            compiled(a.frozen, self.recipe.compile, job.name) if a.frozen is not None and job.stored is None else None
-        )
+        self.compiler = Compiler(self.recipe, job.name, job.streams.whole)
+        self.trainable_graph = self.compiler.of(a.trainable_graph)
+        self.frozen = self.compiler.of(a.frozen) if a.frozen is not None and job.stored is None else None
         self.step = 0
         self.seconds = 0.0
         self.seen = 0
@@ -283,6 +282,7 @@ class Training:
         epoch = self.step // self.per_epoch
         at = {"epoch": epoch, "step": self.step, "progress": self.step / self.total if self.total else 0.0}
         known = dict(batch)
+        self.compiler.see(batch)
         for name in STEP_COUNTERS:
             if name in a.trainable_inputs or name in a.frozen_inputs:
                 known[name] = torch.full((), float(at[name]), device=device)
