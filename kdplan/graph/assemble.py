@@ -202,10 +202,10 @@ def folded_pairs(
     copies = [c.module for c in _ema_copies(plan, phase, networks)]
     for module in (*copies, *(m for m in networks.trainable if is_user_code(m))):  # whose code may write into them
         changing |= {id(t) for t in (*module.parameters(), *module.buffers())}
-    found = foldings(whole.graph_module, cut.frozen, whole.joined.training, changing)
-    if not found.pairs:
-        raise nothing_folded(phase, found)
-    return found.pairs
+    result = foldings(whole.graph_module, cut.frozen, whole.joined.training, changing)
+    if not result.pairs:
+        raise nothing_folded(phase, result)
+    return result.pairs
 
 
 def _plain(whole: Joined, cut: Split, stored: bool) -> PlainForm | None:

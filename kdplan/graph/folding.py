@@ -64,7 +64,7 @@ def foldings(gm: fx.GraphModule, frozen: fx.GraphModule, training: Mapping[str, 
         Identities of the tensors that a step may change, and of those that code may.
     """
     read = {id(t) for n in gm.graph.nodes if n.op == "get_attr" and (t := _attribute(gm, str(n.target))) is not None}
-    found = Foldings()
+    result = Foldings()
     for node in frozen.graph.nodes:
         norm = _module(frozen, node, NORMS)
         if norm is None:
@@ -72,28 +72,28 @@ def foldings(gm: fx.GraphModule, frozen: fx.GraphModule, training: Mapping[str, 
         source = node.args[0] if len(node.args) == 1 and not node.kwargs else None
         conv = _module(frozen, source, (*FORWARD, *TRANSPOSED)) if isinstance(source, fx.Node) else None
         if conv is None or not isinstance(source, fx.Node):
-            found.why["no convolution stands before them"] += 1
+            result.why["no convolution stands before them"] += 1
         elif training.get(str(node.target), norm.training) or not isinstance(norm.running_mean, Tensor):
-            found.why["they take the statistics of each batch"] += 1
+            result.why["they take the statistics of each batch"] += 1
         elif len(source.users) > 1:
-            found.why["what their convolutions give is read elsewhere too"] += 1
+            result.why["what their convolutions give is read elsewhere too"] += 1
         elif any(id(t) in changing or id(t) in read for m in (conv, norm) for t in _tensors(m)):
-            found.why["their numbers may change"] += 1
+            result.why["their numbers may change"] += 1
         elif _is_changed(conv) or _is_changed(norm) or len(source.args) != 1 or source.kwargs:
-            found.why["they or their convolutions have hooks or further arguments"] += 1
+            result.why["they or their convolutions have hooks or further arguments"] += 1
         else:
-            found.pairs[node.name] = source.name
-    return found
+            result.pairs[node.name] = source.name
+    return result
 
 
-def nothing_folded(phase: Phase, found: Foldings | None) -> PlanError:
+def nothing_folded(phase: Phase, result: Foldings | None) -> PlanError:
     """KD1008, for a phase in which `fold = true` has no effect."""
     recipe = phase.recipes[0]
     why = "the phase has no frozen network that runs in its steps"
-    if found is not None:
+    if result is not None:
         why = "its frozen networks have no batch norm"
-        if found.why:
-            stay = listing([f"{count} cannot be since {reason}" for reason, count in found.why.items()])
+        if result.why:
+            stay = listing([f"{count} cannot be since {reason}" for reason, count in result.why.items()])
             why = f"of its frozen batch norms {stay}"
     return error("KD1008", recipe.spans.get("fold", recipe.span), phase=phase.name, why=why.replace("`", ""))
 
