@@ -68,6 +68,7 @@ class Dataset:
         self.shape = shape
         self.device = device
         self._normal = normal
+        self._scaled: dict[float, tuple[Tensor, Tensor]] = {}
         self._labels = labels
         self.host_labels: Tensor | None = None
         self.protocol: Callable[[], Protocol | None] = partial(view_protocol, spec, None)
@@ -144,9 +145,11 @@ class Dataset:
             return x
         if self._normal is None:
             return x.float() / 255 if x.dtype == torch.uint8 else x.float()
-        mean, std = self._normal
         scale = 255.0 if x.dtype == torch.uint8 else 1.0
-        return x.to(torch.float32, copy=True).sub_(mean * scale).div_(std * scale)
+        if scale not in self._scaled:
+            self._scaled[scale] = (self._normal[0] * scale, self._normal[1] * scale)
+        mean, std = self._scaled[scale]
+        return x.to(torch.float32, copy=True).sub_(mean).div_(std)
 
 
 class ArrayDataset(Dataset):

@@ -18,6 +18,7 @@ from kdplan.graph.adapter import Adapters
 from kdplan.graph.build import Builder
 from kdplan.graph.cacheable import storing
 from kdplan.graph.examples import example
+from kdplan.graph.folding import fold, foldings, nothing_folded
 from kdplan.graph.freeze import Split, split
 from kdplan.graph.joined import JoinedPhase
 from kdplan.graph.law import check_graph
@@ -39,7 +40,7 @@ from kdplan.ir.branches import BRANCH, GATE
 from kdplan.ir.origins import EmaOf
 from kdplan.ir.outputs import is_scores
 from kdplan.ir.plan import Phase, Plan, Trainee
-from kdplan.nn.whose import is_users
+from kdplan.nn.whose import is_user_code, is_users
 from kdplan.passes.spell import written
 
 
@@ -163,12 +164,13 @@ def assemble(plan: Plan, phase: Phase, networks: Networks) -> PhaseGraph:
             root.get_submodule(path).training = training
 
     kept = storing(plan, phase, whole.graph_module, cut, whole.trainable)
+    pairs = folded_pairs(plan, phase, networks, whole, cut, bool(kept))
     return PhaseGraph(
         trainable_graph=without_unused_inputs(cut.trainable_graph),
         root=root,
         networks=list(networks.trainable),
         trainable=whole.own,
-        frozen=cut.frozen,
+        frozen=fold(root, cut.frozen, pairs) if cut.frozen is not None and pairs else cut.frozen,
         adapters=whole.adapters,
         ema_copies=ema_copies(plan, phase, networks),
         modes=set_modes,
@@ -192,6 +194,32 @@ def phase_state(plan: Plan, phase: Phase, networks: Networks, whole: Joined) -> 
         ema_copies=ema_copies(plan, phase, networks),
         terms=whole.logged,
     )
+
+
+def folded_pairs(
+    plan: Plan, phase: Phase, networks: Networks, whole: Joined, cut: Split, stored: bool
+) -> dict[str, str]:
+    """The batch norms that are folded into convolutions, as names of nodes; {} where the recipe does not say so.
+
+    Raises
+    ------
+    PlanError
+        KD1008 if there are none, unless `frozen = auto` stores what frozen networks give.
+    """
+    recipe = phase.recipes[0]
+    if not recipe.fold or (stored and recipe.frozen == "auto"):
+        return {}
+    if cut.frozen is None or stored:
+        raise nothing_folded(phase, None)
+    named = dict(whole.graph_module.named_parameters(remove_duplicate=False))
+    changing = {id(named[name]) for name in whole.trainable}
+    copies = [c.module for c in ema_copies(plan, phase, networks)]
+    for module in (*copies, *(m for m in networks.trainable if is_user_code(m))):  # whose code may write into them
+        changing |= {id(t) for t in (*module.parameters(), *module.buffers())}
+    result = foldings(whole.graph_module, cut.frozen, whole.joined.training, changing)
+    if not result.pairs:
+        raise nothing_folded(phase, result)
+    return result.pairs
 
 
 def _plain(whole: Joined, cut: Split, stored: bool) -> PlainForm | None:

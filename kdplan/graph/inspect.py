@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from kdplan.diagnostics.boundary import foreign
 from kdplan.diagnostics.report import Diagnostic, PlanError, Reporter, diagnostic, error, listing
-from kdplan.graph.assemble import Joined, frozen_versions, join, no_part
+from kdplan.graph.assemble import Joined, folded_pairs, frozen_versions, join, no_part
 from kdplan.graph.cacheable import storing
 from kdplan.graph.cost import cost as graph_cost
 from kdplan.graph.cost import flops_by_node
@@ -187,7 +187,9 @@ def inspect_phase(plan: Plan, phase: Phase, verdicts: Verdicts | None = None) ->
         values = "all values that were tried in the first step"
         warnings.append(diagnostic("KD0550", phase.loss.span, name="loss", what="value", values=values))
     step = graph_cost(joined.graph_module, joined.trainable)
-    kept = storing(plan, phase, joined.graph_module, split(joined.graph_module, joined.trainable), joined.trainable)
+    cut = split(joined.graph_module, joined.trainable)
+    kept = storing(plan, phase, joined.graph_module, cut, joined.trainable)
+    folded_pairs(plan, phase, networks, joined, cut, bool(kept))
     activations, least = _activations(phase.recipes[0], joined, step.peak_bytes)
     steps = step_count(plan, phase)
     artifact = left(plan, phase, joined, networks)

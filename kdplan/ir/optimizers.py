@@ -87,6 +87,7 @@ OPTIMIZERS: dict[str, Spec] = {
             ),
             "Adam.",
             implementation="torch.optim:Adam",
+            version=2,
         ),
         Spec(
             "adamw",
@@ -100,6 +101,7 @@ OPTIMIZERS: dict[str, Spec] = {
             ),
             "Adam with decoupled weight decay.",
             implementation="torch.optim:AdamW",
+            version=2,
         ),
         Spec(
             "adamax",
@@ -192,6 +194,7 @@ OPTIMIZERS: dict[str, Spec] = {
             ),
             "Stochastic gradient descent, with momentum on request.",
             implementation="torch.optim:SGD",
+            version=2,
         ),
         Spec(
             "sparseadam",

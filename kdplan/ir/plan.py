@@ -16,6 +16,7 @@ Precision = Literal["fp32", "tf32", "bf16", "fp16"]
 Compile = bool | Literal["graphs"]
 FrozenValues = Literal["live", "stored", "auto"]
 NormOver = Literal["shard", "sync"]
+Layout = Literal["auto", "contiguous", "channels_last"]
 Mode = Literal["train", "eval"]
 Role = Literal["teacher", "student", "network"]
 
@@ -169,11 +170,14 @@ class Recipe:
     precision: Precision = "fp32"
     frozen_precision: Precision | None = None
     """Arithmetic of frozen networks; None for that of the others."""
-    channels_last: bool = False
+    layout: Layout = "auto"
+    """How images and maps lie in memory; `auto` is what `kdplan.passes.layout` says of the phase."""
     compile: Compile = False
     """Whether torch.compile compiles the phase's graphs, or a GPU repeats whole steps as a graph of kernels."""
     frozen: FrozenValues = "live"
     """Whether what frozen networks give for a sample is computed in every step, or once and kept in the store."""
+    fold: bool = False
+    """Whether batch norms of frozen networks are folded into the convolutions before them."""
     workers: int = 0
     threads: int | None = None
     """Threads of a step on a CPU; None for as many as its size is worth."""
@@ -196,6 +200,11 @@ class Recipe:
         448
         """
         return self.batch[stream] if isinstance(self.batch, list) else self.batch
+
+    @property
+    def channels_last(self) -> bool:
+        """Whether the layout is channels last; an `auto` that nobody has resolved is not."""
+        return self.layout == "channels_last"
 
 
 DEFAULT_RECIPE = Recipe(Item(""))

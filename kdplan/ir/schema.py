@@ -53,4 +53,13 @@ def load_plan(text: str) -> Plan:
     >>> load_plan(dump_plan(Plan())) == Plan()
     True
     """
-    return _adapter().validate_json(text)
+    if '"channels_last":' not in text:
+        return _adapter().validate_json(text)
+    from pydantic_core import from_json
+
+    plan = from_json(text)
+    for phase in plan["phases"].values():
+        for recipe in phase["recipes"]:
+            if "channels_last" in recipe:  # the older word
+                recipe["layout"] = "channels_last" if recipe.pop("channels_last") else "contiguous"
+    return _adapter().validate_python(plan)

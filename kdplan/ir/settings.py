@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import get_args
 
-from kdplan.ir.plan import FrozenValues, NormOver, Precision
+from kdplan.ir.plan import FrozenValues, Layout, NormOver, Precision
 from kdplan.ir.spec import SettingSpec
 
 S = SettingSpec
@@ -84,7 +84,22 @@ RECIPE = (
         "frozen_precision = bf16",
         choices=get_args(Precision),
     ),
-    S("channels_last", "boolean", "memory layout of images and maps", "false", "channels_last = true"),
+    S(
+        "layout",
+        "choice",
+        "how images and maps lie in memory; `auto` is channels last where every network of the phase is one of "
+        "kdplan's for which that is faster, or linear, and no code is the user's",
+        "auto",
+        "layout = channels_last",
+        choices=get_args(Layout),
+    ),
+    S(
+        "channels_last",
+        "boolean",
+        "the older word: `true` is `layout = channels_last`, `false` is `layout = contiguous`",
+        "",
+        "channels_last = true",
+    ),
     S(
         "compile",
         "boolean or choice",
@@ -101,6 +116,14 @@ RECIPE = (
         "live",
         "frozen = auto",
         choices=get_args(FrozenValues),
+    ),
+    S(
+        "fold",
+        "boolean",
+        "batch norms of frozen networks are folded into the convolutions before them, an error where there are none; "
+        "values that are stored are computed without",
+        "false",
+        "fold = true",
     ),
     S(
         "on_nan",
@@ -144,3 +167,6 @@ RECIPE = (
         choices=get_args(NormOver),
     ),
 )
+
+OLDER = frozenset({"channels_last"})
+"""Settings of recipes that are other words for one of the rest."""

@@ -61,20 +61,6 @@ def build_optimizer(
     return optimizer
 
 
-def fastest(name: str, device: torch.device) -> dict[str, bool | None]:
-    """How an optimizer computes best on a device, for `build_optimizer`.
-
-    Adagrad on the CPU is fused: step by step it passes over weights, gradients and state five times and makes
-    temporaries as large as the weights.
-
-    Examples
-    --------
-    >>> fastest("adagrad", torch.device("cpu")), fastest("sgd", torch.device("cpu"))
-    ({'fused': True}, {})
-    """
-    return {"fused": True} if name == "adagrad" and device.type == "cpu" else {}
-
-
 def state_of(name: str, settings: Mapping[str, Any], parameter: Tensor) -> dict[str, Tensor]:
     """What an optimizer keeps of a parameter after a step, as tensors that may be without memory.
 

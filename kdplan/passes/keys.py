@@ -37,6 +37,7 @@ from kdplan.ir.versions import makers, slot_of, versions_of
 from kdplan.nn.catalog import METRICS, MODELS
 from kdplan.nn.layers import GATES
 from kdplan.passes.dag import order
+from kdplan.passes.layout import layout
 
 FORMAT = 1
 """Raised when phases trained by an older kdplan must not be reused at all."""
@@ -48,8 +49,11 @@ _RECIPES: Mapping[str, Mapping[str, Spec]] = {
     "on_nan": POLICIES,
 }
 
-_IRRELEVANT = frozenset({"span", "spans", "workers", "label_smoothing"})
+_IRRELEVANT = frozenset({"span", "spans", "workers", "label_smoothing", "layout"})
 """Recipe fields that do not change what is trained, or stand elsewhere in the key."""
+
+_REVISED = {"compile": " 2"}
+"""Recipe fields whose meaning changed, with their versions: short batches were compiled, too."""
 
 
 def keys(plan: Plan, dag: nx.DiGraph[str]) -> dict[str, PhaseKey]:
@@ -108,6 +112,7 @@ def graph_key(plan: Plan, phase: Phase) -> str:
                 r.ema is None,
                 sorted(kept_epochs(r)),
                 r.frozen,
+                *(["fold"] if r.fold else []),
             ]
         )
     parts += [r.shards for r in phase.recipes] + [r.norm for r in phase.recipes if r.norm != "shard"]
@@ -256,6 +261,9 @@ class _Hasher:
             yield Component(f"data/{i}", self.view(view), span=view.span)
         for i, recipe in enumerate(phase.recipes):
             yield from _recipe(f"recipe/{i}", recipe)
+            if layout(self.plan, phase, recipe) == "channels_last":  # in the older word
+                span = recipe.spans.get("layout", recipe.span)
+                yield Component(f"recipe/{i}/channels_last", number_text(True), span=span)
         for i, v in enumerate(phase.validations):
             value = [
                 self.view(v.view),
@@ -452,4 +460,4 @@ def _recipe(path: str, recipe: Recipe) -> Iterator[Component]:
             for argument, v in sorted(value.arguments.items()):
                 yield Component(f"{path}/{name}/{argument}", number_text(v), span=span)
         else:
-            yield Component(f"{path}/{name}", number_text(value), span=span)
+            yield Component(f"{path}/{name}", number_text(value) + _REVISED.get(name, ""), span=span)

@@ -8,11 +8,11 @@ from kdplan.diagnostics.report import Reporter
 from kdplan.ir.expr import Call, Expr, walk
 from kdplan.ir.optimizers import FUSED, GRAPHED
 from kdplan.ir.plan import Item, Phase
-from kdplan.ir.settings import RECIPE
+from kdplan.ir.settings import OLDER, RECIPE
 
 OWN = ("optimizer", "schedule", "warmup", "workers")
 """Settings of each recipe alone; of `workers` the phase takes the largest."""
-SHARED = tuple(s.name for s in RECIPE if s.name not in OWN)
+SHARED = tuple(s.name for s in RECIPE if s.name not in OWN and s.name not in OLDER)
 """Settings in which all recipes of one phase agree."""
 
 

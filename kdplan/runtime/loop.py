@@ -40,7 +40,7 @@ from kdplan.runtime.snapshots import Snapshots
 from kdplan.runtime.store.atomic import Content
 from kdplan.runtime.streams import Batch, host_pairs, samples, split
 from kdplan.runtime.synced import SyncedShards
-from kdplan.runtime.torch_compile import compiled
+from kdplan.runtime.torch_compile import Compiler
 from kdplan.runtime.watch import Watch
 
 
@@ -71,9 +71,10 @@ class Training:
             job.work.snapshots, [*(job.copies or a.networks), *(f.module for f in a.ema_copies)], job.work.confirm
         )
         self.arithmetic = Arithmetic(self.recipe, job.device)
-        whole = self.recipe.compile is True
-        self.trainable_graph = compiled(a.trainable_graph, whole, job.name)
-        self.frozen = compiled(a.frozen, whole, job.name) if a.frozen is not None and job.stored is None else None
+        cut = job.division.shards if job.division is not None else None
+        self.compiler = Compiler(self.recipe, job.name, job.streams.whole, cut)
+        self.trainable_graph = self.compiler.of(a.trainable_graph)
+        self.frozen = self.compiler.of(a.frozen) if a.frozen is not None and job.stored is None else None
         if job.device.type != "cpu":
             self.arithmetic.hold_in_half(a)
         self.step = 0
@@ -294,6 +295,7 @@ class Training:
         """The batch, the step counters that are read, and values from the store."""
         a, device = self.job.phase_graph, self.job.device
         known = dict(batch)
+        self.compiler.see(batch)
         for name, value in counters(self.step, self.per_epoch, self.total).items():
             if name in a.trainable_inputs or name in a.frozen_inputs:
                 held = self.graphs.counters if self.graphs is not None else {}

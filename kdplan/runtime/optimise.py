@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from kdplan.graph.disk import recipe_of
 from kdplan.graph.phase_graph import PhaseGraph
 from kdplan.ir.plan import Plain, Recipe
-from kdplan.nn.optim import build_optimizer, fastest, set_lr_factor
-from kdplan.nn.optim_gpu import HOW, on_gpu, rates_on_device
+from kdplan.nn.fused import HOW, fastest, prepare, rates_on_device, skips_whole_steps
+from kdplan.nn.optim import build_optimizer, set_lr_factor
 from kdplan.nn.schedules import Schedule, build_schedule
 
 
@@ -52,13 +52,12 @@ class Optimisers:
         epochs = total / per_epoch if total else math.inf
         for number, recipe in enumerate(recipes):
             mine = [p for name, p in self.named.items() if len(recipes) == 1 or recipe_of(name) == number]
-            how = fastest(recipe.optimizer.name, mine[0].device) if mine else {}
-            if graphs or (mine and mine[0].device.type == "cuda"):
-                how = on_gpu(recipe.optimizer.name, graphs)
-            how = how if options is None else dict(options)
+            how = fastest(recipe.optimizer.name, mine, graphs) if options is None else dict(options)
             optimizer = build_optimizer(recipe.optimizer.name, recipe.optimizer.arguments, mine, **how)
             if graphs:
                 rates_on_device(optimizer)
+            else:
+                skips_whole_steps(optimizer)
             lr = float(optimizer.param_groups[0]["initial_lr"])
             item = recipe.schedule
             self.optimizers.append(optimizer)
@@ -91,6 +90,7 @@ class Optimisers:
                 scaler.unscale_(optimizer)
             clip_by_norm(list(self.named.values()), self.clip)
         for optimizer in self.optimizers:
+            prepare(optimizer)
             scaler.step(optimizer)
         scaler.update()
 
@@ -162,7 +162,7 @@ def named_state(
             else:
                 plain[f"{name}/{key}"] = value
     groups = [
-        {k: float(v) if isinstance(v, Tensor) else v for k, v in group.items() if k != "params"}
+        {k: float(v) if isinstance(v, Tensor) else v for k, v in group.items() if k != "params" and k not in HOW}
         | {"params": [names[id(p)] for p in group["params"]]}
         for group in optimizer.param_groups
     ]
@@ -181,21 +181,19 @@ def load_named_state(
     """
     for group, saved in zip(optimizer.param_groups, plain["groups"], strict=True):
         assert {id(parameters[n]) for n in saved["params"]} == {id(p) for p in group["params"]}
-        on_cpu = group["params"][0].device.type == "cpu" if group["params"] else True
         for key, value in saved.items():
             if isinstance(group.get(key), Tensor):
                 group[key].fill_(value)  # a graph reads this very tensor
-            elif key != "params" and (on_cpu or key not in HOW):  # the checkpoint may be of another device
+            elif key != "params" and key not in HOW:
                 # JSON has lists only: `betas` become a tuple again
                 group[key] = tuple(value) if isinstance(group.get(key), tuple) else value
-    there = {id(p) for g in optimizer.param_groups if g.get("fused") or g.get("capturable") for p in g["params"]}
     optimizer.state.clear()
     for path, tensor in tensors.items():
         name, key = path.rsplit("/", 1)
         parameter = parameters[name]
-        if key == "step":  # lives on the CPU unless the optimizer is capturable or fused
-            where = parameter.device if id(parameter) in there else torch.device("cpu")
-            optimizer.state[parameter][key] = tensor.to(where, copy=True)
+        if key == "step":  # lives on the CPU, and for fused and capturable steps beside the parameter
+            there = optimizer.defaults.get("fused") or optimizer.defaults.get("capturable")
+            optimizer.state[parameter][key] = tensor.to(parameter.device if there else "cpu", copy=True)
         elif tensor.shape == parameter.shape:
             like = torch.empty_like(parameter, dtype=tensor.dtype, memory_format=torch.preserve_format)
             optimizer.state[parameter][key] = like.detach().copy_(tensor)

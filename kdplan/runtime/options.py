@@ -16,6 +16,11 @@ def default_data_root() -> Path | None:
     return Path(path) if path else None
 
 
+def cache_folder() -> Path:
+    """`KDPLAN_CACHE`, or `~/.cache/kdplan`: what can be made anew, of this user alone."""
+    return Path(os.environ.get("KDPLAN_CACHE") or "~/.cache/kdplan").expanduser()
+
+
 def processes() -> int:
     """How many processes `torchrun` has started for this run; 1 without it.
 

@@ -26,8 +26,9 @@ from kdplan.ir import user_code
 from kdplan.ir.dag import Cost, PhaseKey
 from kdplan.ir.expr import STEP_COUNTERS
 from kdplan.ir.lengths import extendable
-from kdplan.ir.plan import Phase, Plain, Plan
+from kdplan.ir.plan import Phase, Plain, Plan, Recipe
 from kdplan.ir.versions import ema_copies
+from kdplan.passes.layout import with_layouts
 from kdplan.runtime.checkpoint import tensor_file
 from kdplan.runtime.device import MOST_THREADS, choose_device, environment, set_determinism, threads_for
 from kdplan.runtime.division import Division
@@ -156,6 +157,12 @@ def in_its_surroundings(training: Training) -> Iterator[None]:
         yield
 
 
+def _recipes(plan: Plan, phase: Phase, ranks: Ranks) -> list[Recipe]:
+    """The recipes with their layouts; pieces of parameters have the usual one."""
+    recipes = with_layouts(plan, phase)
+    return [replace(r, layout="contiguous") for r in recipes] if ranks.way == "fully-shard" else recipes
+
+
 def make_job(
     run: PhaseRun, phase: Phase, key: str, work: Work, device: torch.device, whole: Mapping[str, str] | None = None
 ) -> Job:
@@ -240,7 +247,7 @@ def make_job(
     return Job(
         name=phase.name,
         phase_graph=phase_graph,
-        recipes=phase.recipes,
+        recipes=_recipes(plan, phase, ranks),
         streams=Streams(loaders),
         stored=stored,
         work=work,

@@ -121,8 +121,9 @@ class Ranks:
         if self.way and recipe.shards > 1 and recipe.norm == "sync":
             raise error("KD0988", recipe.spans.get("norm", recipe.span), phase=phase.name, option=f"--{self.way}")
         if self.way and recipe.compile == "graphs":
-            raise error("KD1021", recipe.spans.get("compile", recipe.span), phase=phase.name, what=f"`--{self.way}`",
-                        why="processes add up gradients outside of a graph", instead=f"leave `--{self.way}` out")  # fmt: skip
+            why, option = "processes add up gradients outside of a graph", f"`--{self.way}`"
+            span = recipe.spans.get("compile", recipe.span)
+            raise error("KD1021", span, phase=phase.name, what=option, why=why, instead=f"leave {option} out")
         if not self.way and recipe.shards > 1 and recipe.shards % self.size:
             fitting = [n for n in range(1, recipe.shards + 1) if recipe.shards % n == 0]
             span = recipe.spans.get("shards", recipe.span)

@@ -29,6 +29,11 @@ class Streams:
         """Steps in an epoch: the batches of the first stream."""
         return self._loaders.steps_per_epoch
 
+    @property
+    def whole(self) -> list[int]:
+        """Samples of each stream in a step that is not the last of an epoch."""
+        return [min(loader.batch, len(loader.dataset)) for loader in self._loaders.loaders.values()]
+
     def reseed(self, seed: int) -> None:
         """Take other orders and augmentation from now on."""
         self._loaders.reseed(seed)

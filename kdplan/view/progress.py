@@ -50,17 +50,21 @@ class Track:
     images: float = 0.0
     metrics: dict[str, float] = field(default_factory=dict)
     began: float = 0.0
+    mark: tuple[int, float] | None = None
+    """The step that was reported first, and when: the first one of a run may compile for minutes."""
     seconds: float | None = None
     text: str = ""
 
     def rate(self, now: float) -> float:
-        """Return the steps a second since this run began or resumed the phase."""
-        elapsed = now - self.began
-        return (self.step - self.first) / elapsed if elapsed > 0 else 0.0
+        """Return the steps a second since the first report of this run, or since its start until there is another."""
+        step, since = self.first, self.began
+        if self.mark is not None and self.step > self.mark[0]:
+            step, since = self.mark
+        return (self.step - step) / (now - since) if now > since else 0.0
 
     def left(self, now: float) -> float | None:
-        """Return the seconds until the last step, or None while that is unknown."""
-        rate = self.rate(now)
+        """Return the seconds until the last step, or None while that is unknown: one step alone says nothing."""
+        rate = self.rate(now) if self.step > self.first + 1 else 0.0
         return (self.total - self.step) / rate if self.total is not None and rate > 0 else None
 
     @property
@@ -86,7 +90,7 @@ class Tracker(NoEvents):
         """Set the phase's track to running, from `start_step` on."""
         track = self.tracks.setdefault(name, Track(name, "run"))
         track.state, track.total, track.first, track.step = "runs", total_steps, start_step, start_step
-        track.began = self.now()
+        track.began, track.mark = self.now(), None
 
     def progress(
         self, name: str, step: int, epoch: int, loss: float, images_per_second: float, metrics: Mapping[str, float]
@@ -94,6 +98,7 @@ class Tracker(NoEvents):
         """Set the phase's step, epoch, loss and speed."""
         track = self.tracks[name]
         track.step, track.epoch, track.loss, track.images = step, epoch, loss, images_per_second
+        track.mark = track.mark or (step, self.now())
 
     def epoch_done(self, name: str, epoch: int, metrics: Mapping[str, float]) -> None:
         """Set the phase's newest metrics."""

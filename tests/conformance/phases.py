@@ -24,6 +24,7 @@ from kdplan.graph.trace import trace
 from kdplan.ir.plan import Phase, Plan
 from kdplan.ir.seed import fold
 from kdplan.ir.user_code import module_of_file
+from kdplan.nn.fused import fastest, prepare
 from kdplan.runtime.checkpoint import reseed
 from kdplan.runtime.execute import run_plan
 from kdplan.runtime.loop import Training
@@ -185,7 +186,7 @@ def by_hand(case: Case, plan: Plan, record: Record) -> Record:
     (phase,) = plan.phases.values()
     nets = [fresh(plan.networks[trainee.base.network]) for trainee in phase.trainees]
     parameters = trained(phase, nets)
-    optimizer = torch.optim.SGD(parameters, lr=RATE, momentum=MOMENTUM)
+    optimizer = torch.optim.SGD(parameters, lr=RATE, momentum=MOMENTUM, **fastest("sgd", parameters))
     plain = Record(record.seed, record.batches)
     for number, (x, y) in enumerate(record.batches):
         reseed(fold(record.seed, "step", number), CPU)
@@ -193,6 +194,7 @@ def by_hand(case: Case, plan: Plan, record: Record) -> Record:
         with torch.autocast("cpu", torch.bfloat16, enabled=case.precision == "bf16"):
             loss = case.plain_loss(nets, x.clone(), y)
         loss.backward()
+        prepare(optimizer)
         optimizer.step()
         plain.steps.losses.append(loss.detach())
         note(plain.steps, plain.weights, nets)

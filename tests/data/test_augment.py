@@ -7,7 +7,7 @@ import torchvision.transforms.v2.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kdplan.data.augment import HeldNumbers, Numbers, augment, crop, window_resize
+from kdplan.data.augment import HeldNumbers, Numbers, augment, crop, window_resize, windows
 from kdplan.data.transforms import TRANSFORMS, out_shape, steps, transform
 
 CALLS = [
@@ -226,3 +226,22 @@ def test_crop_is_a_window():
     out = crop(x, torch.tensor([2, 5]), torch.tensor([1, 0]), (4, 6))
     assert torch.equal(out[1], x[1, :, 5:9, 0:6])
     assert np.array_equal(out[0].numpy(), x[0, :, 2:6, 1:7].numpy())
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.float32, torch.float64, torch.int64])
+@pytest.mark.parametrize(("n", "c", "h", "w", "size", "pad"), [
+    (5, 3, 9, 7, (6, 4), 0), (5, 1, 8, 8, (8, 8), 1), (1, 3, 4, 4, (10, 10), 3), (4, 2, 5, 6, (1, 1), 2),
+    (3, 1, 1, 1, (1, 1), 0), (6, 3, 8, 8, (16, 16), 4),
+])  # fmt: skip
+@pytest.mark.parametrize("last", [False, True])
+def test_windows_are_crops(dtype, n, c, h, w, size, pad, last):
+    """One gather of windows gives the pixels that one of pixels gives, whatever the order in memory."""
+    g = torch.Generator().manual_seed(n)
+    x = torch.randint(0, 256, (n, c, h, w), generator=g).to(dtype)
+    x = x.contiguous(memory_format=torch.channels_last) if last else x
+    top = torch.randint(0, h + 2 * pad - size[0] + 1, (n,), generator=g)
+    left = torch.randint(0, w + 2 * pad - size[1] + 1, (n,), generator=g)
+    fill = 7 if dtype != torch.int64 else 0
+    one = windows(x, top * (w + 2 * pad) + left, size, fill, pad)
+    other = crop(x, top - pad, left - pad, size, fill)
+    assert one.dtype == other.dtype and torch.equal(one, other)

@@ -17,6 +17,7 @@ from tests.golden.make_store import PLAN, STOPPED, STORE
 
 Run = Callable[..., tuple[int, str]]
 FINISHED = ("big@train", "distil")
+OLDER = STORE.with_name("store_of_older_keys")
 
 
 @pytest.fixture
@@ -63,6 +64,19 @@ def test_every_command_reads_it(run: Run) -> None:
     assert run("store", "verify")[0] == 0
     code, printed = run("export", "a.kd", "tiny", "-o", "tiny")
     assert code == 0, printed
+
+
+def test_results_of_older_keys_stay_and_are_trained_again(run: Run, tmp_path: Path) -> None:
+    """SGD and Adam are rounded otherwise since: nothing of before is taken for what would be trained now."""
+    shutil.rmtree(tmp_path / "store")
+    shutil.copytree(OLDER, tmp_path / "store")
+    before = {p: p.read_bytes() for p in (tmp_path / "store" / "phases").rglob("*") if p.is_file()}
+    assert {p["action"] for p in planned(run).values()} == {"rerun", "run"}
+    assert run("store", "verify")[0] == 0
+    code, printed = run("run", "a.kd")
+    assert code == 0, printed
+    assert {p["action"] for p in planned(run).values()} == {"cached"}
+    assert all(p.read_bytes() == content for p, content in before.items())
 
 
 @pytest.mark.parametrize("days", [-3650, -1, 1, 3650])

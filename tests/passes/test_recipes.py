@@ -8,7 +8,7 @@ from kdplan.compile import check_text
 from kdplan.diagnostics.report import Reporter
 from kdplan.ir.expr import Const, Version
 from kdplan.ir.plan import Item, Phase, Recipe, Trainee
-from kdplan.ir.settings import RECIPE
+from kdplan.ir.settings import OLDER, RECIPE
 from kdplan.passes.recipes import OWN, SHARED, check_recipes
 
 PLAN = """
@@ -24,14 +24,15 @@ phase p of a, b on digits with quick, other {{
 CHANGED = {
     "optimizer": "adam()", "schedule": "cosine()", "warmup": "1", "workers": "1", "epochs": "3", "steps": "5",
     "batch": "10", "accumulate": "2", "drop_last": "true", "clip": "5", "label_smoothing": "0.1", "ema": "0.9",
-    "precision": "bf16", "frozen_precision": "bf16", "channels_last": "true", "compile": "true", "frozen": "auto",
-    "keep_epochs": "[1]", "on_nan": "skip", "threads": "2", "shards": "2",
+    "precision": "bf16", "frozen_precision": "bf16", "layout": "channels_last", "channels_last": "true",
+    "compile": "true", "frozen": "auto", "keep_epochs": "[1]", "fold": "true", "on_nan": "skip", "threads": "2",
+    "shards": "2",
 }  # fmt: skip
 
 
 def test_every_setting_is_tried() -> None:
     assert set(CHANGED) == {s.name for s in RECIPE}
-    assert {*OWN, *SHARED} == set(CHANGED)
+    assert {*OWN, *SHARED, *OLDER} == set(CHANGED)
 
 
 @pytest.mark.parametrize("setting", CHANGED)

@@ -103,7 +103,7 @@ def test_it_trains_as_a_loop_written_by_hand(trained: tuple[Compiled, Sources]) 
     start = fresh(compiled.plan.networks["one"])
     assert isinstance(start, Branched)
     net = ByHand(start).train()
-    optimizer = torch.optim.SGD(net.parameters(), lr=0.05, momentum=0.9)
+    optimizer = torch.optim.SGD(net.parameters(), lr=0.05, momentum=0.9, fused=True)
     phase = compiled.plan.phases["one@train"]
     view = view_of_data(compiled.plan.data["digits"], phase.streams[0])
     loader = Loader(open_view(view, None), 128, phase.seed, train=True)

@@ -23,7 +23,7 @@ from tests.runtime.small import TrainableGraph, job, network, phase_graph, recip
 def by_hand(change: Recipe, net: nn.Module, after=lambda: None) -> list[float]:  # type: ignore[no-untyped-def]
     """Trains with momentum SGD, whole batches; the mean loss of each epoch."""
     net.train()
-    sgd = torch.optim.SGD(net.parameters(), **change.optimizer.arguments)
+    sgd = torch.optim.SGD(net.parameters(), **change.optimizer.arguments, fused=True)
     losses, step, data = [], 0, streams(change)
     for epoch in range(change.epochs or 0):
         total = count = 0.0
@@ -132,7 +132,7 @@ def test_length_in_steps(tmp_path: Path) -> None:
 
 
 def test_channels_last_and_half_precision_train(tmp_path: Path) -> None:
-    first = train(tmp_path / "a", recipe(channels_last=True, precision="bf16"), network())
+    first = train(tmp_path / "a", recipe(layout="channels_last", precision="bf16"), network())
     second = train(tmp_path / "b", recipe(precision="fp16"), network())
     third = train(tmp_path / "c", recipe(), network())
     for training in (first, second):

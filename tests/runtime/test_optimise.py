@@ -61,8 +61,8 @@ def test_each_move_has_its_own_optimizer(tmp_path) -> None:  # type: ignore[no-u
     train(tmp_path, recipes[0], trainable_graph.a, phase_graph=phase, recipes=recipes)
 
     by_hand = Two(network(0), network(1)).train()
-    sgd = torch.optim.SGD(by_hand.a.parameters(), lr=0.05, momentum=0.9)
-    adam = torch.optim.Adam(by_hand.b.parameters(), lr=0.01)
+    sgd = torch.optim.SGD(by_hand.a.parameters(), lr=0.05, momentum=0.9, fused=True)
+    adam = torch.optim.Adam(by_hand.b.parameters(), lr=0.01, fused=True)
     loader = Loader(open_view(ViewSpec("digits", limit=300), None), 64, 3, train=True)
     for epoch in range(2):
         adam.param_groups[0]["lr"] = 0.01 * 0.1**epoch

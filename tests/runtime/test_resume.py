@@ -118,7 +118,7 @@ def test_resumed_equals_uninterrupted(tmp_path: Path, optimizer: str, channels_l
         ema=0.8,
         accumulate=2,
         batch=32,
-        channels_last=channels_last,
+        layout="channels_last" if channels_last else "contiguous",
     )
     whole, parts = network(), network()
     one = train(tmp_path / "a", change, whole)

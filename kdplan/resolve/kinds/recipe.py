@@ -45,6 +45,11 @@ def read_settings(node: ast.Declaration, ctx: Context) -> Settings:
                 with gather:
                     settings[item.name] = (setting_values.read(spec, item.value, ctx), item.value.span)
     gather.raise_if_failed()
+    if "channels_last" in settings:
+        last, span = settings.pop("channels_last")
+        if "layout" in settings:
+            raise error("KD1000", span)
+        settings["layout"] = ("channels_last" if last else "contiguous", span)
     return settings
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from urllib.parse import unquote
 
 from kdplan.diagnostics.report import error
+from kdplan.runtime.options import cache_folder
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +60,7 @@ class Address:
         """
         service = next((os.environ[name] for name in _ENDPOINTS if os.environ.get(name)), "")
         name = hashlib.sha256(f"{self} {service}".encode()).hexdigest()[:16]
-        return Path(os.environ.get("KDPLAN_CACHE") or "~/.cache/kdplan").expanduser() / name
+        return cache_folder() / name
 
 
 def located(option: str, name: str) -> Address | str:
