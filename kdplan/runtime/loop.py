@@ -138,6 +138,7 @@ class Training:
         self.save_and_report(epoch, last)
         if self.finished:
             self.agree()
+            self.checkpoint()  # while other ranks are here, who may have parts of it
         self.job.ranks.order("go")
 
     def go_back(self, problem: PlanError) -> None:
@@ -300,7 +301,8 @@ class Training:
         self.job.patience.write(lambda: self.job.work.log(record))
         self.history.append(record)
         self.recovery.skipped = 0
-        self.recovery.remember(self.checkpoint())
+        if self.recovery.times:
+            self.recovery.remember(self.checkpoint())
         self.job.events.epoch_done(self.job.name, epoch + 1, record.get("val", {}))
 
     def check_finite(self) -> None:
@@ -321,7 +323,7 @@ class Training:
 
     def check_weights(self) -> None:
         """Stops the phase if a weight or buffer is no longer finite: no checkpoint, snapshot or artifact has such."""
-        state = {n: t for n, t in below("model", self.checkpoint()[0]).items() if n in self.finite}
+        state = {n: t for n, t in below("model", self.checkpoint(optimisers=False)[0]).items() if n in self.finite}
         if state and not bool(torch.stack([_are_finite(t) for t in state.values()]).all()):  # one wait for the device
             broken = sorted(n for n, t in state.items() if not bool(_are_finite(t)))
             names = listing(dict.fromkeys(n.removeprefix("buffer/").removeprefix("nets.") for n in broken), 4)
@@ -387,9 +389,11 @@ class Training:
         tensors, _ = self.checkpoint()
         return mark_of(tensors)
 
-    def checkpoint(self) -> State:
-        """The state that resuming from this step needs: tensors by name, and plain values."""
+    def checkpoint(self, optimisers: bool = True) -> State:
+        """The state that resuming from this step needs, perhaps but for `optimisers`: tensors by name, plain values."""
         tensors, state = self.state()
+        if not optimisers:
+            tensors = {name: t for name, t in tensors.items() if not name.startswith("optim/")}
         if self.parallel is not None:
             keep = self.job.ranks.leads or bool(self.recovery.times)
             tensors = self.parallel.whole(tensors, self.step, keep)
@@ -462,7 +466,7 @@ class Training:
     def weights(self) -> dict[tuple[int, str], Content]:
         """(slot, snapshot) -> a function that writes that safetensors file: last, best, averages, kept epochs."""
         writers: dict[tuple[int, str], Content] = {}
-        averages = below("average", self.checkpoint()[0])
+        averages = below("average", self.checkpoint(optimisers=False)[0])
         for slot, network in enumerate(self.job.copies or self.job.phase_graph.networks):
             writers[slot, "last"] = tensor_file(plain_tensors(network.state_dict()))
             if self.averages.slots:

@@ -131,6 +131,7 @@ class FullyShard(Parallel):
         _move(graph, device)
         self._mesh, self.cut = mesh, True
         self._kept_whole: dict[str, Tensor] = {}
+        self._gathered: set[str] = set()
         self._step = -1
 
     # ---- a step
@@ -154,16 +155,20 @@ class FullyShard(Parallel):
     def whole(self, tensors: dict[str, Tensor], step: int, keep: bool) -> dict[str, Tensor]:
         """The same tensors, whole; on ranks that do not `keep` them nothing is left of those that are in parts.
 
-        Rank 0 orders it; for a second time after one step it does not.
+        Rank 0 orders it; what was gathered after this step is not gathered again.
         """
         if not self.cut:
             return tensors
         pieces = {name: t for name, t in sorted(tensors.items()) if isinstance(t, DTensor)}
         if self._step != step:
-            self.ranks.order("collect")
-            gathered = ((name, t.full_tensor()) for name, t in pieces.items())
-            self._kept_whole = {name: t.detach().cpu() for name, t in gathered if keep}
-            self._step = step
+            self._step, self._gathered, self._kept_whole = step, set(), {}
+        if missing := [name for name in pieces if name not in self._gathered]:
+            self.ranks.order("collect", optimisers=any(name.startswith("optim/") for name in missing))
+            for name in missing:
+                tensor = pieces[name].full_tensor()
+                if keep:
+                    self._kept_whole[name] = tensor.detach().cpu()
+            self._gathered |= {*missing}
         return {name: t for name, t in tensors.items() if name not in pieces} | {
             name: self._kept_whole[name] for name in pieces if name in self._kept_whole
         }
