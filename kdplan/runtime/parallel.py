@@ -292,13 +292,13 @@ def parallel(job: Job, division: Division, call: Graph) -> Parallel:
     kind = Parallel
     if job.ranks.way == "fully-shard":
         from kdplan.runtime.sharded import FullyShard as kind  # loads much of torch
-    made = kind(job.phase_graph, call, division, job.ranks, job.name, job.device, job.span, job.interrupt)
+    step = kind(job.phase_graph, call, division, job.ranks, job.name, job.device, job.span, job.interrupt)
     recipe = job.recipes[0]
-    if made.averaged and recipe.shards == 1 and job.ranks.leads:
+    if step.averaged and recipe.shards == 1 and job.ranks.leads:
         samples = counted(-(-recipe.batch_of() // job.ranks.size), "sample")
         notice = diagnostic("KD0983", None, phase=job.name, samples=samples, batch=recipe.batch_of())
         job.events.note(f"{notice.code}: {notice.message}")
-    return made
+    return step
 
 
 class _Whole(nn.Module):

@@ -99,14 +99,14 @@ class FullyShard(Parallel):
         """Compare on the phase's device, where it fits there."""
         slots = self.division.slots(training.step)
         try:
-            _move(self.graph, training.job.device)
+            _bring(self.graph, training.job.device)
             self._try(training.of_shard, slots[0].number, next(self.pieces(batch, slots)))
         except torch.OutOfMemoryError:
             notice = diagnostic("KD0551", None, phase=self.phase)
             training.job.events.note(f"{notice.code}: {notice.message}")
             training.first = None
         finally:
-            _move(self.graph, torch.device("cpu"))
+            _bring(self.graph, torch.device("cpu"))
 
     def _cut(self) -> None:
         """Cut the trained parameters, and have every module and list know the parts."""
@@ -128,7 +128,7 @@ class FullyShard(Parallel):
                     module._parameters[name] = pieces[id(parameter)]
         graph.trainable = [{n: pieces.get(id(p), p) for n, p in own.items()} for own in graph.trainable]  # type: ignore[misc]
         graph.adapters = {n: pieces.get(id(p), p) for n, p in graph.adapters.items()}  # type: ignore[misc]
-        _move(graph, device)
+        _bring(graph, device)
         self._mesh, self.cut = mesh, True
         self._kept_whole: dict[str, Tensor] = {}
         self._gathered: set[str] = set()
@@ -318,7 +318,7 @@ def _roots(graph: PhaseGraph) -> list[nn.Module]:
     return [graph.root, graph.trainable_graph, *graph.networks, *frozen]
 
 
-def _move(graph: PhaseGraph, device: torch.device) -> None:
+def _bring(graph: PhaseGraph, device: torch.device) -> None:
     """Have all that is whole on a device."""
     for module in {m: None for root in _roots(graph) for m in root.modules()}:
         held: Mapping[str, Tensor | None] = {**module._parameters, **module._buffers}
