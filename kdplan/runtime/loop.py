@@ -27,7 +27,7 @@ from kdplan.runtime.first_batch import FirstBatch
 from kdplan.runtime.interrupt import Interrupted
 from kdplan.runtime.job import Job
 from kdplan.runtime.optimise import Optimisers
-from kdplan.runtime.parallel import Parallel, parallel
+from kdplan.runtime.parallel import Parallel
 from kdplan.runtime.recovery import Recovery, State, all_finite, untouched
 from kdplan.runtime.saving import Saving
 from kdplan.runtime.shards import Shards, mark_of
@@ -36,6 +36,7 @@ from kdplan.runtime.store.atomic import Content
 from kdplan.runtime.streams import Batch, samples, split
 from kdplan.runtime.torch_compile import compiled
 from kdplan.runtime.watch import Watch
+from kdplan.runtime.ways import parallel
 
 BRIEF = 1.0
 """Seconds: an epoch that ends sooner after a checkpoint than this does not get one of its own."""

@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -25,14 +25,11 @@ from kdplan.graph.phase_graph import PhaseGraph
 from kdplan.runtime import parts
 from kdplan.runtime.averages import Averages
 from kdplan.runtime.optimise import Optimisers
-from kdplan.runtime.parallel import Parallel
+from kdplan.runtime.parallel import Parallel, Trained
 from kdplan.runtime.store.atomic import Content, clear, make_folder
 from kdplan.runtime.store.errors import writing
 from kdplan.runtime.store.processes import temporary
 from kdplan.runtime.streams import Batch
-
-if TYPE_CHECKING:
-    from kdplan.runtime.loop import Training
 
 BLOCKS = 16
 """A block has at least so small a part of all trained parameters: many small sums take longer than a few."""
@@ -63,7 +60,7 @@ class FullyShard(Parallel):
 
     # ---- before the first step
 
-    def prepare(self, training: Training, batch: Batch) -> None:
+    def prepare(self, training: Trained, batch: Batch) -> None:
         """Compare the first batch while the phase is whole; then cut it.
 
         Raises
@@ -95,7 +92,7 @@ class FullyShard(Parallel):
         training.averages = Averages(self.graph, training.recipe.ema)
         training.load(held, plain)
 
-    def _compared_whole(self, training: Training, batch: Batch) -> None:
+    def _compared_whole(self, training: Trained, batch: Batch) -> None:
         """Compare on the phase's device, where it fits there."""
         slots = self.division.slots(training.step)
         try:
@@ -203,7 +200,7 @@ class FullyShard(Parallel):
 
     # ---- large checkpoints
 
-    def written(self, training: Training) -> dict[str, Content]:
+    def written(self, training: Trained) -> dict[str, Content]:
         """Files with the parts that ranks have of a large checkpoint, if all of them see the store's folder.
 
         Raises
@@ -232,7 +229,7 @@ class FullyShard(Parallel):
             clear(self._folder)
         self._folder = None
 
-    def write_parts(self, training: Training, folder: str) -> None:
+    def write_parts(self, training: Trained, folder: str) -> None:
         with suppress(OSError):  # rank 0 has it, too
             self._put(training.state()[0], Path(folder))
 
