@@ -60,7 +60,7 @@ class Following(Training):
             elif order == "parts" and self.parallel is not None:
                 self.parallel.write_parts(self, received["folder"])
             elif order == "collect":
-                self.checkpoint()
+                self.checkpoint(received["optimisers"])
             elif order == "agree":
                 ranks.gather_numbers([self.mark()])
             elif order == "back":
@@ -72,7 +72,8 @@ class Following(Training):
         self.watch.start_epoch()
         self.optimisers.end_epoch(loss)
         self.recovery.skipped = 0
-        self.recovery.remember(self.checkpoint())
+        if self.recovery.times:
+            self.recovery.remember(self.checkpoint())
 
 
 Compiled = tuple[Plan, dict[str, PhaseKey]]

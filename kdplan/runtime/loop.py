@@ -32,7 +32,7 @@ from kdplan.runtime.gpu.graphs import recorded, step_graphs
 from kdplan.runtime.interrupt import Interrupted
 from kdplan.runtime.job import Job
 from kdplan.runtime.optimise import Optimisers
-from kdplan.runtime.parallel import Parallel, parallel
+from kdplan.runtime.parallel import Parallel
 from kdplan.runtime.recovery import Recovery, State, finite_step, untouched
 from kdplan.runtime.saving import Saving
 from kdplan.runtime.shards import Shards, mark_of
@@ -42,6 +42,7 @@ from kdplan.runtime.streams import Batch, host_pairs, samples, split
 from kdplan.runtime.synced import SyncedShards
 from kdplan.runtime.torch_compile import Compiler
 from kdplan.runtime.watch import Watch
+from kdplan.runtime.ways import parallel
 
 
 class Training:
@@ -148,6 +149,7 @@ class Training:
         self.save_and_report(epoch, last)
         if self.finished:
             self.agree()
+            self.checkpoint()  # while other ranks are here, who may have parts of it
         self.job.ranks.order("go")
 
     def go_back(self, problem: PlanError) -> None:
@@ -329,7 +331,8 @@ class Training:
         self.job.patience.write(lambda: self.job.work.log(record))
         self.history.append(record)
         self.recovery.skipped = 0
-        self.recovery.remember(self.checkpoint())
+        if self.recovery.times:
+            self.recovery.remember(self.checkpoint())
         self.job.events.epoch_done(self.job.name, epoch + 1, record.get("val", {}))
 
     def check_finite(self) -> None:
@@ -350,7 +353,7 @@ class Training:
 
     def check_weights(self) -> None:
         """Stops the phase if a weight or buffer is no longer finite: no checkpoint, snapshot or artifact has such."""
-        state = {n: t for n, t in below("model", self.checkpoint()[0]).items() if n in self.finite}
+        state = {n: t for n, t in below("model", self.checkpoint(optimisers=False)[0]).items() if n in self.finite}
         if not all_finite(state.values()):
             broken = sorted(n for n, t in state.items() if not bool(are_finite(t)))
             names = listing(dict.fromkeys(n.removeprefix("buffer/").removeprefix("nets.") for n in broken), 4)
@@ -417,9 +420,11 @@ class Training:
         tensors, _ = self.checkpoint()
         return mark_of(tensors)
 
-    def checkpoint(self) -> State:
-        """The state that resuming from this step needs: tensors by name, and plain values."""
+    def checkpoint(self, optimisers: bool = True) -> State:
+        """The state that resuming from this step needs, perhaps but for `optimisers`: tensors by name, plain values."""
         tensors, state = self.state()
+        if not optimisers:
+            tensors = {name: t for name, t in tensors.items() if not name.startswith("optim/")}
         if self.parallel is not None:
             keep = self.job.ranks.leads or bool(self.recovery.times)
             tensors = self.parallel.whole(tensors, self.step, keep)
@@ -491,7 +496,7 @@ class Training:
     def weights(self) -> dict[tuple[int, str], Content]:
         """(slot, snapshot) -> a function that writes that safetensors file: last, best, averages, kept epochs."""
         writers: dict[tuple[int, str], Content] = {}
-        averages = below("average", self.checkpoint()[0])
+        averages = below("average", self.checkpoint(optimisers=False)[0])
         for slot, network in enumerate(self.job.copies or self.job.phase_graph.networks):
             writers[slot, "last"] = tensor_file(plain_tensors(network.state_dict()))
             if self.averages.slots:

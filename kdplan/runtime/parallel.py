@@ -10,27 +10,28 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from inspect import signature
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from kdplan.diagnostics.report import counted, diagnostic, error, listing
+from kdplan.diagnostics.report import error, listing
 from kdplan.diagnostics.span import Span
 from kdplan.graph.phase_graph import PhaseGraph
+from kdplan.ir.plan import Plain, Recipe
+from kdplan.runtime.averages import Averages
 from kdplan.runtime.division import Division, Slot
+from kdplan.runtime.first_batch import FirstBatch
 from kdplan.runtime.interrupt import Interrupt
+from kdplan.runtime.job import Job
+from kdplan.runtime.optimise import Optimisers
 from kdplan.runtime.ranks import Ranks
-from kdplan.runtime.recovery import untouched
+from kdplan.runtime.recovery import State, untouched
 from kdplan.runtime.shards import Layout, mark_of, statistics
+from kdplan.runtime.store.atomic import Content
 from kdplan.runtime.streams import Batch
-
-if TYPE_CHECKING:
-    from kdplan.runtime.job import Job
-    from kdplan.runtime.loop import Training
-    from kdplan.runtime.store.atomic import Content
 
 _SETTINGS = signature(DistributedDataParallel).parameters
 _BUFFERS = next(name for name in ("forward_sync_buffers", "broadcast_buffers") if name in _SETTINGS)
@@ -39,6 +40,35 @@ _BUFFERS = next(name for name in ("forward_sync_buffers", "broadcast_buffers") i
 Graph = Callable[..., dict[str, Tensor]]
 Compute = Callable[[int, Batch, float], Mapping[str, Tensor]]
 """A shard's forward and backward: its number, its samples, its share of the loss; gives the loss and its terms."""
+
+
+class Trained(Protocol):
+    """What the training loop shows of itself, and has exchanged where parameters are cut."""
+
+    job: Job
+    recipe: Recipe
+    per_epoch: int
+    total: int | None
+    step: int
+    optimisers: Optimisers
+    averages: Averages
+    first: FirstBatch | None
+
+    def state(self) -> State:
+        """Tensors, which may be parts, and plain values of a checkpoint."""
+        ...
+
+    def checkpoint(self) -> State:
+        """The same of whole tensors."""
+        ...
+
+    def load(self, tensors: dict[str, Tensor], state: dict[str, Plain]) -> None:
+        """The inverse."""
+        ...
+
+    def of_shard(self, number: int, batch: Batch, share: float) -> dict[str, Tensor]:
+        """Adds the gradients of a shard."""
+        ...
 
 
 class Parallel:
@@ -212,7 +242,7 @@ class Parallel:
 
     # ---- what stays as it is where every rank has all parameters
 
-    def prepare(self, training: Training, batch: Batch) -> None:
+    def prepare(self, training: Trained, batch: Batch) -> None:
         """Before a step: what must be done before the first one."""
 
     def whole(self, tensors: dict[str, Tensor], step: int, keep: bool) -> dict[str, Tensor]:
@@ -223,14 +253,14 @@ class Parallel:
         """The inverse of `whole`."""
         return tensors
 
-    def written(self, training: Training) -> dict[str, Content]:
+    def written(self, training: Trained) -> dict[str, Content]:
         """Files with the parts that ranks have of a checkpoint, where they write them themselves; rank 0 orders it."""
         return {}
 
     def tidy(self) -> None:
         """Remove what `written` gave, when the checkpoint has it."""
 
-    def write_parts(self, training: Training, folder: str) -> None:
+    def write_parts(self, training: Trained, folder: str) -> None:
         """Write this rank's parts, as rank 0 has ordered."""
 
     def refresh(self, networks: Sequence[nn.Module]) -> None:
@@ -285,20 +315,6 @@ class Parallel:
             shown = listing(dict.fromkeys(n.removeprefix("buffer/").removeprefix("nets.") for n in differing), 4)
             problem = error("KD0984", self.span, phase=self.phase, names=shown)
             self.ranks.exchange([], problem, self.phase, self.span)
-
-
-def parallel(job: Job, division: Division, call: Graph) -> Parallel:
-    """What computes a phase's gradients on several processes; notes where batch norm is another than on one."""
-    kind = Parallel
-    if job.ranks.way == "fully-shard":
-        from kdplan.runtime.sharded import FullyShard as kind  # loads much of torch
-    made = kind(job.phase_graph, call, division, job.ranks, job.name, job.device, job.span, job.interrupt)
-    recipe = job.recipes[0]
-    if made.averaged and recipe.shards == 1 and job.ranks.leads:
-        samples = counted(-(-recipe.batch_of() // job.ranks.size), "sample")
-        notice = diagnostic("KD0983", None, phase=job.name, samples=samples, batch=recipe.batch_of())
-        job.events.note(f"{notice.code}: {notice.message}")
-    return made
 
 
 class _Whole(nn.Module):

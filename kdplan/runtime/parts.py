@@ -10,6 +10,7 @@ import shutil
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
+from warnings import catch_warnings
 
 import torch
 from torch import Tensor
@@ -68,7 +69,8 @@ def read_parts(folder: Path) -> dict[str, Tensor]:
 
     known = HuggingFaceStorageReader(str(folder)).read_metadata().state_dict_metadata
     tensors = {name: torch.empty(about.size, dtype=about.properties.dtype) for name, about in known.items()}  # type: ignore[union-attr]
-    load(tensors, storage_reader=HuggingFaceStorageReader(str(folder)), no_dist=True)
+    with catch_warnings(action="ignore", category=UserWarning):  # that this is one process
+        load(tensors, storage_reader=HuggingFaceStorageReader(str(folder)), no_dist=True)
     return tensors
 
 

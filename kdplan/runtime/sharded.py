@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -25,14 +25,11 @@ from kdplan.graph.phase_graph import PhaseGraph
 from kdplan.runtime import parts
 from kdplan.runtime.averages import Averages
 from kdplan.runtime.optimise import Optimisers
-from kdplan.runtime.parallel import Parallel
+from kdplan.runtime.parallel import Parallel, Trained
 from kdplan.runtime.store.atomic import Content, clear, make_folder
 from kdplan.runtime.store.errors import writing
 from kdplan.runtime.store.processes import temporary
 from kdplan.runtime.streams import Batch
-
-if TYPE_CHECKING:
-    from kdplan.runtime.loop import Training
 
 BLOCKS = 16
 """A block has at least so small a part of all trained parameters: many small sums take longer than a few."""
@@ -63,7 +60,7 @@ class FullyShard(Parallel):
 
     # ---- before the first step
 
-    def prepare(self, training: Training, batch: Batch) -> None:
+    def prepare(self, training: Trained, batch: Batch) -> None:
         """Compare the first batch while the phase is whole; then cut it.
 
         Raises
@@ -95,18 +92,18 @@ class FullyShard(Parallel):
         training.averages = Averages(self.graph, training.recipe.ema)
         training.load(held, plain)
 
-    def _compared_whole(self, training: Training, batch: Batch) -> None:
+    def _compared_whole(self, training: Trained, batch: Batch) -> None:
         """Compare on the phase's device, where it fits there."""
         slots = self.division.slots(training.step)
         try:
-            _move(self.graph, training.job.device)
+            _bring(self.graph, training.job.device)
             self._try(training.of_shard, slots[0].number, next(self.pieces(batch, slots)))
         except torch.OutOfMemoryError:
             notice = diagnostic("KD0551", None, phase=self.phase)
             training.job.events.note(f"{notice.code}: {notice.message}")
             training.first = None
         finally:
-            _move(self.graph, torch.device("cpu"))
+            _bring(self.graph, torch.device("cpu"))
 
     def _cut(self) -> None:
         """Cut the trained parameters, and have every module and list know the parts."""
@@ -128,9 +125,10 @@ class FullyShard(Parallel):
                     module._parameters[name] = pieces[id(parameter)]
         graph.trainable = [{n: pieces.get(id(p), p) for n, p in own.items()} for own in graph.trainable]  # type: ignore[misc]
         graph.adapters = {n: pieces.get(id(p), p) for n, p in graph.adapters.items()}  # type: ignore[misc]
-        _move(graph, device)
+        _bring(graph, device)
         self._mesh, self.cut = mesh, True
         self._kept_whole: dict[str, Tensor] = {}
+        self._gathered: set[str] = set()
         self._step = -1
 
     # ---- a step
@@ -154,16 +152,20 @@ class FullyShard(Parallel):
     def whole(self, tensors: dict[str, Tensor], step: int, keep: bool) -> dict[str, Tensor]:
         """The same tensors, whole; on ranks that do not `keep` them nothing is left of those that are in parts.
 
-        Rank 0 orders it; for a second time after one step it does not.
+        Rank 0 orders it; what was gathered after this step is not gathered again.
         """
         if not self.cut:
             return tensors
         pieces = {name: t for name, t in sorted(tensors.items()) if isinstance(t, DTensor)}
         if self._step != step:
-            self.ranks.order("collect")
-            gathered = ((name, t.full_tensor()) for name, t in pieces.items())
-            self._kept_whole = {name: t.detach().cpu() for name, t in gathered if keep}
-            self._step = step
+            self._step, self._gathered, self._kept_whole = step, set(), {}
+        if missing := [name for name in pieces if name not in self._gathered]:
+            self.ranks.order("collect", optimisers=any(name.startswith("optim/") for name in missing))
+            for name in missing:
+                tensor = pieces[name].full_tensor()
+                if keep:
+                    self._kept_whole[name] = tensor.detach().cpu()
+            self._gathered |= {*missing}
         return {name: t for name, t in tensors.items() if name not in pieces} | {
             name: self._kept_whole[name] for name in pieces if name in self._kept_whole
         }
@@ -198,7 +200,7 @@ class FullyShard(Parallel):
 
     # ---- large checkpoints
 
-    def written(self, training: Training) -> dict[str, Content]:
+    def written(self, training: Trained) -> dict[str, Content]:
         """Files with the parts that ranks have of a large checkpoint, if all of them see the store's folder.
 
         Raises
@@ -227,7 +229,7 @@ class FullyShard(Parallel):
             clear(self._folder)
         self._folder = None
 
-    def write_parts(self, training: Training, folder: str) -> None:
+    def write_parts(self, training: Trained, folder: str) -> None:
         with suppress(OSError):  # rank 0 has it, too
             self._put(training.state()[0], Path(folder))
 
@@ -313,7 +315,7 @@ def _roots(graph: PhaseGraph) -> list[nn.Module]:
     return [graph.root, graph.trainable_graph, *graph.networks, *frozen]
 
 
-def _move(graph: PhaseGraph, device: torch.device) -> None:
+def _bring(graph: PhaseGraph, device: torch.device) -> None:
     """Have all that is whole on a device."""
     for module in {m: None for root in _roots(graph) for m in root.modules()}:
         held: Mapping[str, Tensor | None] = {**module._parameters, **module._buffers}

@@ -76,7 +76,7 @@ RUNS = {
 @pytest.fixture(scope="module")
 def session(tmp_path_factory: pytest.TempPathFactory) -> Session:
     files = {f"{name}.kd": text for name, text in PLANS.items()}
-    return Session(tmp_path_factory.mktemp("fast"), {"net.py": CODE + MORE, **files}, RUNS)
+    return Session(tmp_path_factory.mktemp("fast"), {"net.py": CODE + MORE, **files}, RUNS, timeout=600)
 
 
 @pytest.mark.parametrize(("name", "ranks"), [("plain", 2), ("shards", 3)])

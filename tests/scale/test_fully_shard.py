@@ -2,9 +2,17 @@
 
 from __future__ import annotations
 
+import shutil
+from pathlib import Path
+
 import pytest
 from safetensors.torch import load_file
 
+from kdplan.cli import main
+from kdplan.compile import compile_source
+from kdplan.diagnostics.report import PlanError
+from kdplan.diagnostics.span import Source
+from kdplan.runtime.ranks import Ranks
 from tests.scale.test_fast_ranks import CLOSE, FIRST, HEAD, KD, MORE
 from tests.scale.test_shards_ranks import CODE
 from tests.scale.together import Session, farthest, run
@@ -48,10 +56,12 @@ PLANS = {
     "kd": (HEAD + KD).replace("EXTRA", "shards = 4  keep_epochs = [1]"),
     "odd": of("Odd", "on_nan = skip").replace("clip = 1", "clip = 0.5"),
     "turned": of("Turned"),
-    "rprop": of("Plain", head=RPROP),
-    "copy": (HEAD + COPY).replace("EXTRA", "shards = 4"),
-    "layout": of("Plain", "channels_last = true"),
-    "compile": of("Plain", "compile = true"),
+}
+APART = {
+    "`rprop`": of("Plain", head=RPROP),
+    "`slow`": (HEAD + COPY).replace("EXTRA", "shards = 4"),
+    "`channels_last`": of("Plain", "channels_last = true"),
+    "`compile`": of("Plain", "compile = true"),
 }
 OFTEN = ("--fully-shard", "--checkpoint-seconds", "0.01")
 SMALL = {"KDPLAN_PARTS_ABOVE": "0"}
@@ -60,20 +70,16 @@ RUNS = {
     "kd on 2": run("kd", 2, "kd-2", "--fully-shard"),
     "odd on 1": run("odd", 1, "odd-1"),
     "odd on 2": run("odd", 2, "odd-2", "--fully-shard"),
-    "stopped": run("kd", 2, "resumed", *OFTEN, stop=FIRST),
-    "resumed": run("kd", 1, "resumed"),
+    "stopped": run("kd", 2, "stopped", *OFTEN, stop=FIRST),
     "in parts": run("kd", 3, "parts", *OFTEN, stop=FIRST, environment=SMALL),
-    "kept": run("kd", 3, "kept", *OFTEN, stop=FIRST, environment=SMALL),
-    "from parts": run("kd", 1, "parts"),
     "turned": run("turned", 2, "turned", "--fully-shard"),
-    **{name: run(name, 2, name, "--fully-shard") for name in ("rprop", "copy", "layout", "compile")},
 }
 
 
 @pytest.fixture(scope="module")
 def session(tmp_path_factory: pytest.TempPathFactory) -> Session:
     files = {f"{name}.kd": text for name, text in PLANS.items()}
-    return Session(tmp_path_factory.mktemp("pieces"), {"net.py": CODE + MORE + ODD, **files}, RUNS)
+    return Session(tmp_path_factory.mktemp("pieces"), {"net.py": CODE + MORE + ODD, **files}, RUNS, timeout=600)
 
 
 @pytest.mark.parametrize("name", ["kd", "odd"])
@@ -82,37 +88,40 @@ def test_pieces_agree_with_one_process(session: Session, name: str) -> None:
     assert farthest(session.folder / f"{name}-1", session.folder / f"{name}-2") < CLOSE
 
 
-def test_a_checkpoint_of_pieces_is_resumed_by_one_process(session: Session) -> None:
-    assert session.codes["stopped"] == [75, 75], session.said("stopped")
-    assert session.codes["resumed"] == [0] and "resumes at step" in session.said("resumed")
-    assert "sums over 2 processes (--fully-shard) then and in a fixed order now" in session.said("resumed")
-    assert farthest(session.folder / "kd-1", session.folder / "resumed") < CLOSE
+@pytest.mark.parametrize(("name", "store", "ranks"), [("stopped", "stopped", 2), ("in parts", "parts", 3)])
+def test_one_process_resumes_what_is_in_pieces(
+    session: Session, name: str, store: str, ranks: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert session.codes[name] == [75] * ranks, session.said(name)
+    again = session.folder / f"{store}-again"
+    shutil.copytree(session.folder / store, again)
+    assert main(["run", str(session.folder / "kd.kd"), "--store", str(again)]) == 0
+    said = capsys.readouterr()
+    assert "resumes at step" in said.err + said.out
+    assert f"sums over {ranks} processes (--fully-shard) then and in a fixed order now" in said.err + said.out
+    assert farthest(session.folder / "kd-1", again) < CLOSE
 
 
 def test_each_process_writes_its_parts_of_a_large_checkpoint(session: Session) -> None:
-    assert session.codes["kept"] == [75] * 3, session.said("kept")
-    checkpoints = sorted(session.folder.glob("kept/work/*/checkpoints/step-*"))
+    checkpoints = sorted(session.folder.glob("parts/work/*/checkpoints/step-*"))
     assert checkpoints
     for checkpoint in checkpoints:
         assert len([*checkpoint.glob("shard-*.safetensors")]) == 3
         whole = load_file(checkpoint / "state.safetensors")
         assert whole and not [n for n in whole if n.startswith(("model/0", "optim"))]
-    assert not [*session.folder.glob("kept/work/*/checkpoints/.*parts*")]
+    assert not [*session.folder.glob("parts/work/*/checkpoints/.*parts*")]
 
 
-def test_one_process_resumes_from_parts(session: Session) -> None:
-    assert session.codes["in parts"] == [75] * 3 and session.codes["from parts"] == [0], session.said("from parts")
-    assert "resumes at step" in session.said("from parts")
-    assert farthest(session.folder / "kd-1", session.folder / "parts") < CLOSE
-
-
-@pytest.mark.parametrize(
-    ("name", "what"),
-    [("rprop", "`rprop`"), ("copy", "`slow`"), ("layout", "`channels_last`"), ("compile", "`compile`")],
-)
-def test_what_cannot_be_divided_is_named(session: Session, name: str, what: str) -> None:
-    assert "KD0986" in session.said(name) and what in session.said(name)
-    assert session.codes[name] == [2, 2]
+@pytest.mark.parametrize("what", APART)
+def test_what_cannot_be_divided_is_named(what: str, tmp_path: Path) -> None:
+    (tmp_path / "net.py").write_text(CODE + MORE)
+    compiled = compile_source(Source("a.kd", APART[what]), tmp_path)
+    (phase,) = compiled.plan.phases.values()
+    with pytest.raises(PlanError) as problem:
+        Ranks(0, 2, way="fully-shard").check(compiled.plan, phase)
+    (known,) = problem.value.diagnostics
+    assert known.code == "KD0986" and what in known.message
+    Ranks(0, 2, way="fast").check(compiled.plan, phase)
 
 
 def test_what_torch_refuses_is_named(session: Session) -> None:
