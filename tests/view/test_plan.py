@@ -68,7 +68,7 @@ def test_long_tables_look_as_short_ones(width: int, title: str, monkeypatch: pyt
     def text(long: int) -> str:
         monkeypatch.setattr(view, "LONG", long)
         out = io.StringIO()
-        print_plan(sample(30), title=title, every=True, console=Console(file=out, width=width, highlight=False))
+        print_plan(sample(30)[1], title=title, every=True, console=Console(file=out, width=width, highlight=False))
         return out.getvalue()
 
     assert text(1) == text(1000)
@@ -80,4 +80,4 @@ def test_long_tables_are_written_without_rich(monkeypatch: pytest.MonkeyPatch) -
 
     monkeypatch.setattr(view, "LONG", 10)
     monkeypatch.setattr(view, "_rich_table", never)
-    print_plan(sample(30), every=True, console=Console(file=io.StringIO(), width=200, highlight=False))
+    print_plan(sample(30)[1], every=True, console=Console(file=io.StringIO(), width=200, highlight=False))
