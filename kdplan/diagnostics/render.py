@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import re
 import textwrap
 import unicodedata
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from typing import Any
 
 from kdplan.diagnostics.report import Diagnostic, Note, table
@@ -13,6 +15,11 @@ from kdplan.diagnostics.span import Span
 LONGEST = 600  # characters of an example that `explain` shows, cut at the end of a line
 WIDTH = 120  # columns of the plan that are shown
 TAB = 4
+MOST_ALIKE = 3
+"""Warnings of one kind that are all shown."""
+NAMED = 4
+"""Names of the others, where there are more."""
+_QUOTED = re.compile(r"`[^`]+`")
 ELLIPSIS = "…"
 STYLES = {"error": "1;31", "warning": "1;33", "frame": "34", "bold": "1", "help": "36"}
 
@@ -27,6 +34,8 @@ class _Paint:
 
 def render_text(diagnostics: Iterable[Diagnostic], color: bool) -> str:
     """All diagnostics as lines, each with its span underlined, and the number of errors at the end.
+
+    Of more than `MOST_ALIKE` warnings with one code, the first stands for all, with the names that others are about.
 
     Parameters
     ----------
@@ -52,10 +61,43 @@ def render_text(diagnostics: Iterable[Diagnostic], color: bool) -> str:
     """
     shown = list(diagnostics)
     paint = _Paint(color)
-    blocks = [_rendered(d, paint) for d in shown]
+    blocks = [_rendered(d, paint) for d in _one_of_a_kind(shown)]
     if shown:
         blocks.append(_count(shown))
     return "\n\n".join(blocks)
+
+
+def _one_of_a_kind(shown: Sequence[Diagnostic]) -> list[Diagnostic]:
+    """The diagnostics; of many warnings with one code the first, with a note about the others."""
+    kinds: dict[str, list[Diagnostic]] = {}
+    for d in shown:
+        if d.severity == "warning":
+            kinds.setdefault(d.code, []).append(d)
+    firsts: list[Diagnostic] = []
+    for d in shown:
+        alike = kinds.get(d.code, [])
+        if len(alike) <= MOST_ALIKE or d.severity != "warning":
+            firsts.append(d)
+        elif d is alike[0]:
+            firsts.append(replace(d, notes=(*d.notes, Note(_about_others(d, alike[1:])))))
+    return firsts
+
+
+def _about_others(first: Diagnostic, others: Sequence[Diagnostic]) -> str:
+    """How many warnings are like the first one, and what some of them are about.
+
+    >>> warnings = [Diagnostic("KD0350", f"`s{i}` is never used.", severity="warning") for i in range(99)]
+    >>> print(_about_others(warnings[0], warnings[1:]))
+    98 more like this, of `s1`, `s2`, `s3`, `s4` and 94 others (`kdplan check --format json` has all)
+    """
+    known = set(_QUOTED.findall(first.message))
+    quoted = ([n for n in _QUOTED.findall(d.message) if n not in known] for d in others)
+    names = list(dict.fromkeys(new[0] for new in quoted if new))
+    if not names:
+        names = list(dict.fromkeys(f"line {d.span.line}" for d in others if d.span is not None))
+    of = f", of {', '.join(names[:NAMED])}" if names else ""
+    more = f" and {len(names) - NAMED} others" if len(names) > NAMED else ""
+    return f"{len(others)} more like this{of}{more} (`kdplan check --format json` has all)"
 
 
 def _count(shown: Sequence[Diagnostic]) -> str:

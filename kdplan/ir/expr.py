@@ -147,6 +147,9 @@ def children(expr: Expr) -> list[Expr]:
     return []
 
 
+_WITH_CHILDREN = frozenset({"op", "call", "tap"})
+
+
 def walk(expr: Expr) -> list[Expr]:
     """`expr` and everything below it; parents before children. Iterative: sums may be thousands of terms deep."""
     nodes: list[Expr] = []
@@ -154,7 +157,8 @@ def walk(expr: Expr) -> list[Expr]:
     while stack:
         node = stack.pop()
         nodes.append(node)
-        stack.extend(reversed(children(node)))
+        if node.kind in _WITH_CHILDREN:  # most nodes have none, and plans have millions
+            stack.extend(reversed(children(node)))
     return nodes
 
 

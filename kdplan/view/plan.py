@@ -7,12 +7,18 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
+from rich.cells import cell_len
 from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
 from kdplan.ir.dag import SYMBOLS, Cost, Planned, Reason
 from kdplan.view import words
+
+_WORDS = ("", "phase", "because", "needs")
+_NUMBERS = ("parameters", "FLOPs", "time", "memory", "disk")
+LONG = 200
+"""Lines from which on a table without colours is written without rich."""
 
 
 def plan_table(
@@ -31,17 +37,48 @@ def plan_table(
     wide
         Whether there are columns for memory and disk.
     """
+    return Group(_rich_table(_rows(planned, every, wide), title), *_below(planned))
+
+
+def _rows(planned: Mapping[str, Planned], every: bool, wide: bool) -> list[list[Text | str]]:
+    """The cells of the header and of each line."""
+    header: list[Text | str] = [*_WORDS, *_NUMBERS[: None if wide else 3]]
+    return [header, *(_row(name, members)[: len(header)] for name, members in _folded(planned, every).items())]
+
+
+def _rich_table(rows: Sequence[Sequence[Text | str]], title: str) -> Table:
     table = Table(title=title or None, title_justify="left", title_style="bold", box=None, padding=(0, 2, 0, 0))
     table.pad_edge = False
-    table.add_column("", no_wrap=True)
-    table.add_column("phase", overflow="fold")
-    table.add_column("because", overflow="fold")
-    table.add_column("needs", style="bright_black", overflow="fold")
-    for name in ("parameters", "FLOPs", "time", "memory", "disk")[: None if wide else 3]:
-        table.add_column(name, justify="right", no_wrap=True)
-    for name, members in _folded(planned, every).items():
-        table.add_row(*_row(name, members)[: len(table.columns)])
-    return Group(table, Text(), *_notes(planned.values()), *_totals(planned.values()))
+    header, *lines = rows
+    for number, name in enumerate(header):
+        if number < len(_WORDS):
+            style = "bright_black" if name == "needs" else None
+            table.add_column(name, style=style, overflow="fold", no_wrap=number == 0)
+        else:
+            table.add_column(name, justify="right", no_wrap=True)
+    for line in lines:
+        table.add_row(*line)
+    return table
+
+
+def _below(planned: Mapping[str, Planned]) -> list[Text]:
+    return [Text(), *_notes(planned.values()), *_totals(planned.values())]
+
+
+def _long_table(rows: Sequence[Sequence[Text | str]], title: str, width: int) -> str | None:
+    """The same as plain text, where every line fits: rich takes milliseconds a line. None where one does not fit."""
+    cells = [[c.plain if isinstance(c, Text) else c for c in row] for row in rows]
+    widths = [max(map(cell_len, column)) for column in zip(*cells, strict=True)]
+    if sum(widths) + 2 * (len(widths) - 1) > width or any("\n" in c for row in cells for c in row):
+        return None
+
+    def line(row: Sequence[str]) -> str:
+        room = [" " * (w - cell_len(c)) for w, c in zip(widths, row, strict=True)]
+        left = [c + r for c, r in zip(row[: len(_WORDS)], room, strict=False)]
+        return "  ".join(left + [r + c for c, r in zip(row[len(_WORDS) :], room[len(_WORDS) :], strict=True)])
+
+    lines = [line(row) for row in cells]
+    return "\n".join([*([title.ljust(len(lines[0]))] if title else []), *lines])
 
 
 def print_plan(
@@ -49,7 +86,13 @@ def print_plan(
 ) -> None:
     """Print `plan_table`; a narrow console has fewer columns."""
     out = console or words.console()
-    out.print(plan_table(planned, title=title, every=every, wide=out.width >= 120))
+    rows = _rows(planned, every, wide=out.width >= 120)
+    text = _long_table(rows, title, out.width) if len(rows) > LONG and out.color_system is None else None
+    if text is None:
+        out.print(_rich_table(rows, title))
+    else:
+        out.out(text, highlight=False)
+    out.print(Group(*_below(planned)))
 
 
 def to_json(planned: Mapping[str, Planned], *, file: str = "", weights: Sequence[str] = ()) -> dict[str, Any]:

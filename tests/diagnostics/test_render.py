@@ -119,3 +119,26 @@ def test_explain_shows_the_answer() -> None:
     assert text is not None
     assert "KD0101: a colon" in text and "    2 |   epochs: 240\n" in text
     assert explain("nothing") is None
+
+
+def test_many_warnings_of_one_kind_are_one() -> None:
+    source = Source("a.kd", "".join(f"student s{i} = net\n" for i in range(1000)))
+
+    def warning(i: int) -> Diagnostic:
+        at = source.text.index(f"s{i} ")
+        return Diagnostic("KD0350", f"`s{i}` is never used.", Span(source, at, at + 2), "Use it.", severity="warning")
+
+    one = Diagnostic("KD0351", "Another.", severity="warning")
+    shown = render_text([warning(0), one, *map(warning, range(1, 1000))], color=False)
+    assert len(shown.splitlines()) < 15
+    assert "`s0` is never used" in shown and "999 more like this, of `s1`, `s2`, `s3`, `s4` and 995 others" in shown
+    assert "Another." in shown and "1001 warnings" in shown
+    few = render_text([warning(i) for i in range(3)], color=False)
+    assert "more like this" not in few and few.count("is never used") == 3
+    assert len(to_json([warning(i) for i in range(1000)])) == 1000
+
+
+def test_many_errors_are_all_shown() -> None:
+    errors = [Diagnostic("KD0205", f"The name `n{i}` is not defined here.") for i in range(10)]
+    shown = render_text(errors, color=False)
+    assert shown.count("is not defined here") == 10

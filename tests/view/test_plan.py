@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import io
 import json
 
+import pytest
 from rich.console import Console
 
+from kdplan.view import plan as view
 from kdplan.view.plan import print_plan, saved, to_json, to_train
 from tests.view.samples import sample
 
@@ -57,3 +60,24 @@ def test_equal_content_is_counted_once() -> None:
     planned["sweep[weight=1]"].same_as = "sweep[weight=0]"
     assert [p.name for p in to_train(planned.values())] == ["kd", "alone", "sweep[weight=0]"]
     assert [p.name for p in saved(planned.values())] == ["big@train", "sweep[weight=1]"]
+
+
+@pytest.mark.parametrize("width", [60, 100, 200])
+@pytest.mark.parametrize("title", ["", "plan.kd"])
+def test_long_tables_look_as_short_ones(width: int, title: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def text(long: int) -> str:
+        monkeypatch.setattr(view, "LONG", long)
+        out = io.StringIO()
+        print_plan(sample(30)[1], title=title, every=True, console=Console(file=out, width=width, highlight=False))
+        return out.getvalue()
+
+    assert text(1) == text(1000)
+
+
+def test_long_tables_are_written_without_rich(monkeypatch: pytest.MonkeyPatch) -> None:
+    def never(*_: object) -> None:
+        raise AssertionError("rich laid out a long table")
+
+    monkeypatch.setattr(view, "LONG", 10)
+    monkeypatch.setattr(view, "_rich_table", never)
+    print_plan(sample(30)[1], every=True, console=Console(file=io.StringIO(), width=200, highlight=False))
