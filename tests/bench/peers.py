@@ -273,7 +273,7 @@ def steps(forms: dict[str, Form], batches: Batches, count: int) -> dict[str, tup
     first, *others = (dict(form.student.named_parameters()) for form in forms.values())
     for other in others:
         for name, p in first.items():
-            torch.testing.assert_close(p, other[name], rtol=1e-3, atol=1e-5)
+            torch.testing.assert_close(p, other[name], rtol=1e-3, atol=1e-4)  # steps amplify rounding
     return {name: tuple(map(statistics.median, zip(*rows, strict=True))) for name, rows in times.items()}  # type: ignore[misc]
 
 
