@@ -123,7 +123,7 @@ RECIPE = (
         "batch norms of frozen networks are folded into the convolutions before them, an error where there are none; "
         "values that are stored are computed without",
         "false",
-        "fold = true",
+        "fold = false",
     ),
     S(
         "on_nan",
