@@ -36,7 +36,7 @@ _HOOKS = ("_forward_hooks", "_forward_pre_hooks")
 """How the names of attributes with a module's hooks begin."""
 
 
-class World:
+class Replica:
     """The modules of a phase as one shard sees them.
 
     Parameters
@@ -49,8 +49,8 @@ class World:
     Examples
     --------
     >>> net = nn.BatchNorm1d(2)
-    >>> world = World([net], {id(net.running_mean): torch.ones(2)})
-    >>> with world:
+    >>> replica = Replica([net], {id(net.running_mean): torch.ones(2)})
+    >>> with replica:
     ...     net.running_mean += 1
     ...     print(net.running_mean)
     tensor([2., 2.])
@@ -133,7 +133,7 @@ class LockStep(TorchFunctionMode):
 
     Parameters
     ----------
-    worlds : list of World
+    replicas : list of Replica
         One for each shard.
     device : torch.device
     norm : callable
@@ -148,7 +148,7 @@ class LockStep(TorchFunctionMode):
 
     def __init__(
         self,
-        worlds: list[World],
+        replicas: list[Replica],
         device: torch.device,
         norm: Callable[[Sequence[Call]], list[Tensor]],
         name_of: Callable[[Call], str],
@@ -156,7 +156,7 @@ class LockStep(TorchFunctionMode):
         part: Callable[[list[str]], NoReturn],
     ) -> None:
         super().__init__()
-        self.worlds, self.device, self.norm = worlds, device, norm
+        self.replicas, self.device, self.norm = replicas, device, norm
         self.name_of, self.refuse, self.part = name_of, refuse, part
         self._hub = getcurrent()
         self._shards: list[greenlet] = []
@@ -164,8 +164,8 @@ class LockStep(TorchFunctionMode):
     def run(self, work: Callable[[int], T]) -> list[T]:
         """What `work` gives for the number of each shard."""
         self._hub = getcurrent()
-        self._shards = [greenlet(partial(work, number)) for number in range(len(self.worlds))]
-        given: Iterable[tuple[Any, ...]] = [()] * len(self.worlds)
+        self._shards = [greenlet(partial(work, number)) for number in range(len(self.replicas))]
+        given: Iterable[tuple[Any, ...]] = [()] * len(self.replicas)
         with self, uncompiled():
             try:
                 while True:
@@ -192,15 +192,15 @@ class LockStep(TorchFunctionMode):
     @contextmanager
     def inside(self, number: int) -> Iterator[None]:
         """Inside, all is as one shard sees it."""
-        world, draws = self.worlds[number], len(self.worlds) > 1
+        replica, draws = self.replicas[number], len(self.replicas) > 1
         before = _Surroundings(self.device, draws=False)
-        if world.surroundings is not None:
-            world.surroundings.restore()
+        if replica.surroundings is not None:
+            replica.surroundings.restore()
         try:
-            with world:
+            with replica:
                 yield
         finally:
-            world.surroundings = _Surroundings(self.device, draws)
+            replica.surroundings = _Surroundings(self.device, draws)
             before.restore()
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:

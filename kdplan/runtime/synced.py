@@ -20,7 +20,7 @@ from kdplan.diagnostics.report import error, listing
 from kdplan.diagnostics.span import Span
 from kdplan.graph.phase_graph import UNTRAINED, PhaseGraph
 from kdplan.graph.plain_form import PlainForm
-from kdplan.runtime.lockstep import LockStep, World
+from kdplan.runtime.lockstep import LockStep, Replica
 from kdplan.runtime.ranks import Ranks
 from kdplan.runtime.shards import Shards, Step, Sums, _add, _Own
 from kdplan.runtime.streams import Batch, samples
@@ -51,6 +51,7 @@ class SyncedShards(Shards):
         roots = [graph.root, graph.trainable_graph, graph.frozen, graph.plain.root if graph.plain else None]
         roots += [*graph.networks, *(m for copy in graph.ema_copies for m in (copy.module, copy.source))]
         self.modules = list({id(m): m for root in roots if root is not None for m in root.modules()}.values())
+        self.named = _named([graph.root, *graph.networks])
         self.losses: dict[Any, Tensor] = {}
         for name, module in _named(roots):
             if isinstance(module, nn.SyncBatchNorm | torch.jit.ScriptModule) and module.training:
@@ -127,10 +128,10 @@ class SyncedShards(Shards):
         total = sum(map(samples, shards))
         for parameter in self.parameters.values():
             parameter.grad = None
-        aliases, worlds, names = [], [], dict[int, str]()
+        aliases, replicas, names = [], [], dict[int, str]()
         for _ in mine:
             leaves = {name: _leaf(p) for name, p in self.parameters.items()}
-            worlds.append(World(self.modules, self._swapped(leaves, names)))
+            replicas.append(Replica(self.modules, self._swapped(leaves, names)))
             aliases.append(leaves)
         device = next(iter(self.parameters.values())).device
         losses = self.losses = {}
@@ -140,7 +141,7 @@ class SyncedShards(Shards):
             return step(mine[number], batch, samples(batch) / whole, *([form] if form is not None else []))
 
         lock = LockStep(
-            worlds,
+            replicas,
             device,
             lambda calls: normalised(calls, exchange),
             lambda call: _name(call, names),
@@ -172,7 +173,7 @@ class SyncedShards(Shards):
             if name.startswith("buffer/") or name.startswith(f"{UNTRAINED}/"):
                 copy = tensor.detach().clone()
                 swapped[id(tensor)] = nn.Parameter(copy, tensor.requires_grad) if _is_parameter(tensor) else copy
-        for name, module in _named([self.graph.root, *self.graph.networks]):
+        for name, module in self.named:
             own = (*module._parameters.values(), *module._buffers.values())
             names |= {id(swapped.get(id(tensor), tensor)): name for tensor in own if tensor is not None}
         return swapped
@@ -197,7 +198,7 @@ class SyncedShards(Shards):
 
     def _others_at(self, parted: Parted) -> list[str]:
         """The names of batch norms at which other ranks are."""
-        known = {mark(name): name for name, _ in _named([self.graph.root, *self.graph.networks])}
+        known = {mark(name): name for name, _ in self.named}
         return [known.get(row[2], "") for row in parted.others]
 
 
