@@ -243,13 +243,17 @@ def test_generated_plans(kdplan: Kdplan, own_code: None, part: int) -> None:
 
 
 def _passing() -> list[object]:
-    """The examples of the table of errors that only warn."""
+    """The examples of the table of errors that only warn; two of three are slow tests."""
     rows = [(code, row) for code, row in sorted(table().items()) if row.get("severity") == "warning"]
-    return [
-        pytest.param(bad, id=f"{code}-{i}")
+    some = [
+        (f"{code}-{i}", bad)
         for code, row in rows
         for i, bad in enumerate(row.get("bad", []))
         if bad.get("stage", "check") == "check"
+    ]
+    return [
+        pytest.param(bad, id=name, marks=[pytest.mark.slow] if number % 3 else [])
+        for number, (name, bad) in enumerate(some)
     ]
 
 

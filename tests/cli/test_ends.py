@@ -13,12 +13,13 @@ import pytest
 from kdplan.runtime.interrupt import STOPS
 from tests.cli.conftest import PLAN, Kdplan
 from tests.cli.test_run import environment
+from tests.processes import DEVNULL, PIPE, STDOUT, Command
 
 RUN = [sys.executable, "-m", "kdplan", "run", "a.kd"]
 LONG = PLAN.replace("epochs = 1", "epochs = 400", 1)
 
 
-def _wait_for(what: str, folder: Path, process: subprocess.Popen[bytes]) -> None:
+def _wait_for(what: str, folder: Path, process: Command) -> None:
     deadline = time.monotonic() + 120
     while not list(folder.glob(what)):
         assert process.poll() is None and time.monotonic() < deadline
@@ -27,18 +28,18 @@ def _wait_for(what: str, folder: Path, process: subprocess.Popen[bytes]) -> None
 
 def test_the_reader_goes_and_the_run_goes_on(folder: Path) -> None:
     """As in `kdplan run a.kd | head -1`."""
-    process = subprocess.Popen(RUN, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    process = Command(["run", "a.kd"], stdout=PIPE, stderr=PIPE)
     assert process.stdout is not None and process.stderr is not None
-    assert process.stdout.readline() != b""
+    assert process.stdout.readline() != ""
     process.stdout.close()
     assert process.wait(timeout=120) == 0
-    said = process.stderr.read().decode()
+    said = process.stderr.read()
     assert "the reader of the output has gone; the run goes on" in said and "Traceback" not in said
     assert len(list(folder.glob(".kdplan/phases/*"))) == 2
 
 
 def test_both_readers_go(folder: Path) -> None:
-    process = subprocess.Popen(RUN, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    process = Command(["run", "a.kd"], stdout=PIPE, stderr=STDOUT)
     assert process.stdout is not None
     process.stdout.close()
     assert process.wait(timeout=120) == 0
@@ -50,21 +51,20 @@ def test_output_that_cannot_be_written_is_a_failure(folder: Path) -> None:
     if not Path("/dev/full").exists():
         pytest.skip("needs /dev/full")
     with open("/dev/full", "w") as full:
-        ran = subprocess.run(RUN, env=environment(), stdout=full, stderr=subprocess.PIPE, timeout=120, check=False)
+        ran = Command(["run", "a.kd"], stdout=full, stderr=PIPE)
+    _, said = ran.communicate(timeout=120)
     assert ran.returncode == 1
-    assert "standard output is lost: No space left on device" in ran.stderr.decode()
+    assert "standard output is lost: No space left on device" in said
     assert len(list(folder.glob(".kdplan/phases/*"))) == 2
 
 
 @pytest.mark.parametrize("command", [["plan", "a.kd", "--json"], ["schema"], ["check", "a.kd"]])
 def test_commands_whose_reader_has_gone_end_as_they_would(folder: Path, command: list[str]) -> None:
-    process = subprocess.Popen(
-        [sys.executable, "-m", "kdplan", *command], env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE
-    )
+    process = Command(command, stdout=PIPE, stderr=PIPE)
     assert process.stdout is not None and process.stderr is not None
     process.stdout.close()
     assert process.wait(timeout=60) == 0
-    assert process.stderr.read() == b""
+    assert process.stderr.read() == ""
 
 
 @pytest.mark.parametrize("number", STOPS)
@@ -91,12 +91,12 @@ def test_a_signal_before_the_first_step(folder: Path, number: signal.Signals) ->
 @pytest.mark.parametrize("number", STOPS)
 def test_a_signal_within_a_phase(kdplan: Kdplan, folder: Path, number: signal.Signals) -> None:
     (folder / "a.kd").write_text(LONG)
-    process = subprocess.Popen(RUN, env=environment(), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+    process = Command(["run", "a.kd"], stdout=DEVNULL, stderr=PIPE)
     assert process.stderr is not None
     _wait_for(".kdplan/work/*/metrics.jsonl", folder, process)
     process.send_signal(number)
     assert process.wait(timeout=60) == 75
-    said = process.stderr.read().decode()
+    said = process.stderr.read()
     assert said == f"interrupted in big@train by {number.name}; the same command resumes there\n"
     assert kdplan("plan", "a.kd", "--no-cost", "--json").phases["big@train"]["action"] == "resume"
 

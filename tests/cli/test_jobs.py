@@ -12,6 +12,7 @@ import pytest
 
 from tests.cli.conftest import Kdplan
 from tests.cli.test_run import environment
+from tests.scale.together import run, together
 
 
 @pytest.mark.parametrize(
@@ -67,8 +68,13 @@ def test_a_table_says_what_is_not_trained(kdplan: Kdplan, folder: Path) -> None:
     assert "not trained yet" not in kdplan("run", "a.kd").out
 
 
-@pytest.mark.parametrize("option", [["--jobs", "2"], ["--detach"]])
-def test_workers_below_torchrun(folder: Path, option: list[str]) -> None:
+def test_workers_below_torchrun(folder: Path) -> None:
     command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "-m", "kdplan", "run", "a.kd"]
-    ran = subprocess.run([*command, *option], capture_output=True, text=True, env=environment(), timeout=120)
+    ran = subprocess.run([*command, "--jobs", "2"], capture_output=True, text=True, env=environment(), timeout=120)
     assert ran.returncode != 0 and "KD0977" in ran.stderr
+
+
+def test_a_background_below_torchrun(folder: Path) -> None:
+    """With the variables that torchrun sets."""
+    [codes] = together([run("a", 2, ".kdplan", "--detach")], folder)
+    assert 0 not in codes and "KD0977" in (folder / "out-0-0").read_text()

@@ -5,8 +5,6 @@ from __future__ import annotations
 import os
 import shutil
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -15,6 +13,7 @@ import pytest
 from kdplan.cli import main
 from kdplan.runtime.store import Store
 from tests.cli.conftest import PLAN, Kdplan
+from tests.processes import DEVNULL, PIPE, Command
 
 ROOT = Path(__file__).parent.parent.parent
 
@@ -117,15 +116,10 @@ def test_a_missing_device_is_an_error_before_anything_runs(kdplan: Kdplan, folde
 def test_two_runs_at_once(kdplan: Kdplan, folder: Path) -> None:
     key = kdplan("plan", "a.kd", "--no-cost", "--json").phases["big@train"]["key"]
     with Store(folder / ".kdplan").begin(key):
-        other = subprocess.run(
-            [sys.executable, "-m", "kdplan", "run", "a.kd", "--no-wait"],
-            capture_output=True,
-            text=True,
-            env=environment(),
-            timeout=120,
-        )
-    assert other.returncode == 3, other.stderr
-    assert "KD0901" in other.stdout + other.stderr and str(os.getpid()) in other.stdout + other.stderr
+        other = Command(["run", "a.kd", "--no-wait"], stdout=PIPE, stderr=PIPE)
+        said = "".join(other.communicate(timeout=120))
+    assert other.returncode == 3, said
+    assert "KD0901" in said and str(os.getpid()) in said
 
 
 def test_a_damaged_teacher_is_trained_again(kdplan: Kdplan, done: Path) -> None:
@@ -146,8 +140,7 @@ def _is_teacher(weights: Path) -> bool:
 
 def test_interrupted_and_resumed(kdplan: Kdplan, folder: Path) -> None:
     (folder / "a.kd").write_text(PLAN.replace("epochs = 1", "epochs = 400", 1))
-    command = [sys.executable, "-m", "kdplan", "run", "a.kd"]
-    process = subprocess.Popen(command, env=environment(), stdout=subprocess.DEVNULL)
+    process = Command(["run", "a.kd"], stdout=DEVNULL)
     deadline = time.monotonic() + 120
     while not list(folder.glob(".kdplan/work/*/metrics.jsonl")):
         assert process.poll() is None and time.monotonic() < deadline

@@ -8,8 +8,6 @@ import random
 import re
 import shutil
 import signal
-import subprocess
-import sys
 import time
 from collections import defaultdict
 from pathlib import Path
@@ -18,6 +16,7 @@ from typing import Any
 import pytest
 
 from kdplan.cli import main
+from tests.processes import DEVNULL, Command
 
 FLIPS = int(os.environ.get("KDPLAN_FLIPS", "30"))
 PLAN = """\
@@ -56,8 +55,8 @@ class Stores:
         self.tables, self.weights = self.finish(folder / "whole")
 
     def _run_until_stopped(self) -> None:
-        command = [sys.executable, "-m", "kdplan", "run", str(self.folder / "plan.kd"), "--store", str(self.stopped)]
-        process = subprocess.Popen([*command, "--checkpoint-seconds", "0"], stdout=subprocess.DEVNULL)
+        arguments = ["run", str(self.folder / "plan.kd"), "--store", str(self.stopped), "--checkpoint-seconds", "0"]
+        process = Command(arguments, stdout=DEVNULL)
         while process.poll() is None and not list(self.stopped.glob("work/*/snapshots/*")):
             time.sleep(0.01)
         process.send_signal(signal.SIGTERM)

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -13,8 +10,8 @@ import pytest
 
 from kdplan.compile import compile_source
 from kdplan.diagnostics.span import Source
+from tests.processes import Command
 
-ROOT = Path(__file__).parents[2]
 PLAN = """
 data digits = digits { limit = 256 }
 recipe quick { optimizer = adam(lr = 0.01)  epochs = 2  batch = 64 }
@@ -40,12 +37,10 @@ class Runs:
         compiled = compile_source(Source("plan.kd", PLAN), folder)
         self.keys = {name: compiled.keys[name].key for name in compiled.plan.phases}
 
-    def start(self, store: Path) -> subprocess.Popen[bytes]:
-        """With one thread: how many there are changes the last bits."""
-        command = [sys.executable, "-m", "kdplan", "run", str(self.folder / "plan.kd"), "--store", str(store)]
-        env = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    def start(self, store: Path) -> Command:
+        arguments = ["run", str(self.folder / "plan.kd"), "--store", str(store), "--checkpoint-seconds", "0.02"]
         with (self.folder / "output.txt").open("ab") as out:
-            return subprocess.Popen([*command, "--checkpoint-seconds", "0.02"], env=env, stdout=out, stderr=out)
+            return Command(arguments, stdout=out, stderr=out)
 
     def kill_in(self, store: Path, phase: str) -> None:
         """Kills a run as soon as the phase has left a checkpoint."""

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-ROOT = Path(__file__).parents[2]
+from tests.processes import Command
+
 PLAN = """
 data things = arrays("things.npz")
 recipe quick { optimizer = adagrad(lr = 0.05)  epochs = 40  batch = 16 }
@@ -50,13 +48,10 @@ class Runs:
         (folder / "plan.kd").write_text(PLAN)
         write_things(folder / "things.npz")
 
-    def start(self, store: Path) -> subprocess.Popen[bytes]:
-        """With one thread: how many there are changes the last bits."""
-        command = [sys.executable, "-m", "kdplan", "run", str(self.folder / "plan.kd"), "--data", str(self.folder)]
-        env = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-        options = ["--store", str(store), "--checkpoint-seconds", "0.02"]
+    def start(self, store: Path) -> Command:
+        arguments = ["run", str(self.folder / "plan.kd"), "--data", str(self.folder), "--store", str(store)]
         with (self.folder / "output.txt").open("ab") as out:
-            return subprocess.Popen([*command, *options], env=env, stdout=out, stderr=out)
+            return Command([*arguments, "--checkpoint-seconds", "0.02"], stdout=out, stderr=out)
 
     def kill_in(self, store: Path, finished: int) -> None:
         """Kills a run as soon as the phase after so many finished ones has left a checkpoint."""

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -27,9 +24,9 @@ from kdplan.runtime.networks import materialise, modules_of
 from kdplan.runtime.options import RunOptions
 from kdplan.runtime.store import Store
 from kdplan.runtime.versions import Sources
+from tests.processes import DEVNULL, Command
 from tests.runtime.small import same
 
-ROOT = Path(__file__).parents[2]
 Array = NDArray[np.float64]
 START = """
 data digits = digits { augment = [pad_crop(8, pad = 1)] }
@@ -196,12 +193,10 @@ def test_killed_in_a_generation(tmp_path: Path) -> None:
         working = {f.parents[1].name for f in broken.glob("work/*/checkpoints/step-*")}
         return working - done if len(done) >= at_least else set()
 
-    def start(store: Path) -> subprocess.Popen[bytes]:
-        """A run of its own, with one thread: how many there are changes the last bits."""
-        command = [sys.executable, "-m", "kdplan", "run", str(tmp_path / "plan.kd"), "--store", str(store)]
-        env = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-        quiet = subprocess.DEVNULL
-        return subprocess.Popen([*command, "--checkpoint-seconds", "0.02"], env=env, stdout=quiet, stderr=quiet)
+    def start(store: Path) -> Command:
+        """A run of its own."""
+        arguments = ["run", str(tmp_path / "plan.kd"), "--store", str(store), "--checkpoint-seconds", "0.02"]
+        return Command(arguments, stdout=DEVNULL, stderr=DEVNULL)
 
     assert start(whole).wait(120) == 0
     process = start(broken)

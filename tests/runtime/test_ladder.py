@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import json
-import os
 import random
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -16,8 +13,8 @@ from safetensors.numpy import load_file
 
 from kdplan.cli import main
 from kdplan.nn.models import create
+from tests.processes import DEVNULL, Command
 
-ROOT = Path(__file__).parents[2]
 PLAN = """
 data digits = digits { augment = [pad_crop(8, pad = 1)] }
 recipe quick { optimizer = sgd(lr = 0.05, momentum = 0.9)  epochs = 1  batch = 64 }
@@ -39,10 +36,9 @@ export tiny = small@mimic
 """
 
 
-def start(plan: Path, store: Path) -> subprocess.Popen[bytes]:
-    command = [sys.executable, "-m", "kdplan", "run", str(plan), "--store", str(store), "--checkpoint-seconds", "0.05"]
-    env = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    return subprocess.Popen(command, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+def start(plan: Path, store: Path) -> Command:
+    arguments = ["run", str(plan), "--store", str(store), "--checkpoint-seconds", "0.05"]
+    return Command(arguments, stdout=DEVNULL, stderr=DEVNULL)
 
 
 def left(store: Path) -> dict[str, bytes]:

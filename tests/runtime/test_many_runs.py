@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable
@@ -23,6 +21,7 @@ from kdplan.runtime.phase import run_phase  # noqa: F401  loaded before anything
 from kdplan.runtime.store import Store
 from kdplan.runtime.store.work import Work
 from tests.cli.test_run import environment
+from tests.processes import PIPE, STDOUT, Command
 from tests.runtime.small import assemble, digits_plan, keys, planned
 from tests.runtime.test_execute import Recorder
 
@@ -142,13 +141,8 @@ measure table of small@more on digits.test over seed { top1 }
 def test_four_runs_share_the_work(tmp_path: Path) -> None:
     """Each ends with all artifacts and the table; every phase was trained once, and more than one process trained."""
     (tmp_path / "plan.kd").write_text(PLAN)
-    command = [sys.executable, "-m", "kdplan", "run", "plan.kd", "--store", "store"]
-    runs = [
-        subprocess.Popen(
-            command, cwd=tmp_path, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-        )
-        for _ in range(4)
-    ]
+    arguments = ["run", "plan.kd", "--store", "store"]
+    runs = [Command(arguments, cwd=tmp_path, env=environment(), stdout=PIPE, stderr=STDOUT) for _ in range(4)]
     said = [process.communicate(timeout=300)[0] for process in runs]
     assert [process.returncode for process in runs] == [0] * 4, "\n".join(said)
     tables = {text[text.index("table on") :] for text in said}

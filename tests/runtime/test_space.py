@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import os
 import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -13,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from kdplan.cli import main
 from kdplan.runtime.events import NoEvents
 from kdplan.runtime.interrupt import Interrupt, Interrupted
 from kdplan.runtime.space import Patience
@@ -20,6 +20,7 @@ from kdplan.runtime.store import Store
 from kdplan.runtime.store.errors import StoreUnwritable, writing
 from tests.cli.conftest import PLAN
 from tests.cli.test_run import environment
+from tests.processes import PIPE, STDOUT, Command
 
 
 class Notes(NoEvents):
@@ -95,14 +96,12 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 def test_a_run_on_a_full_disk_waits_and_ends_as_it_would_have(small_disk: Path, tmp_path: Path) -> None:
     plan = tmp_path / "a.kd"
     plan.write_text(PLAN)
-    command = [sys.executable, "-m", "kdplan", "run", str(plan), "--wait-for-space", "--store"]
+    arguments = ["run", str(plan), "--wait-for-space", "--store"]
     filler = small_disk / "filler"
     free = os.statvfs(small_disk)
     # Enough to begin, too little to end.
     filler.write_bytes(bytes(free.f_bavail * free.f_bsize - 40_000))
-    process = subprocess.Popen(
-        [*command, str(small_disk / "store")], env=environment(), stdout=-1, stderr=-2, text=True
-    )
+    process = Command([*arguments, str(small_disk / "store")], env=environment(), stdout=PIPE, stderr=STDOUT)
     assert process.stdout is not None
     said = []
     for line in process.stdout:
@@ -111,7 +110,7 @@ def test_a_run_on_a_full_disk_waits_and_ends_as_it_would_have(small_disk: Path, 
             filler.unlink()
     assert process.wait() == 0, said
     assert any("waits" in line for line in said)
-    subprocess.run([*command, str(tmp_path / "whole")], env=environment(), check=True, capture_output=True)
+    assert main([*arguments, str(tmp_path / "whole")]) == 0
     one, other = (
         {p.parent.name: p.read_bytes() for p in root.glob("phases/*/weights-0-last.safetensors")}
         for root in (small_disk / "store", tmp_path / "whole")

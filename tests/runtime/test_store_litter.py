@@ -22,6 +22,7 @@ from kdplan.runtime.store.lock import read_holder
 from kdplan.runtime.store.processes import is_abandoned, is_temporary, temporary
 from kdplan.runtime.store.values import Values
 from kdplan.runtime.store.work import checkpoint_folders
+from tests.processes import DEVNULL, Command
 
 PLAN = """\
 data digits = digits { limit = 100 }
@@ -232,19 +233,6 @@ for i in range(120):
 # ---- whole commands
 
 
-def kdplan(folder: Path, *arguments: str) -> list[str]:
-    return [
-        sys.executable,
-        "-m",
-        "kdplan",
-        *arguments[:1],
-        str(folder / "plan.kd"),
-        *arguments[1:],
-        "--store",
-        str(folder / "store"),
-    ]
-
-
 def unexpected(root: Path) -> list[Path]:
     """Files of a store that a finished run does not leave."""
     usual = (
@@ -277,15 +265,15 @@ def kills(folder: Path, times: int, seed: int) -> None:
     """Kills a run at random moments; a last run leaves what an uninterrupted one does, and no litter."""
     (folder / "plan.kd").write_text(PLAN)
     store, draw = folder / "store", random.Random(seed)
-    command = kdplan(folder, "run", "--checkpoint-seconds", "0")
+    arguments = ["run", str(folder / "plan.kd"), "--checkpoint-seconds", "0", "--store", str(store)]
     for _ in range(times):
-        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        process = Command(arguments, stdout=DEVNULL, stderr=DEVNULL)
         while process.poll() is None and not reads_something(store, process.pid):
             time.sleep(0.01)
         time.sleep(draw.uniform(0, 2.5))
         process.kill()
         process.wait()
-    assert subprocess.run(command, stdout=subprocess.DEVNULL, check=False).returncode == 0
+    assert Command(arguments, stdout=DEVNULL).wait() == 0
     assert unexpected(store) == []
     assert [p for p in (store / "leases").iterdir() if p.is_dir()] == []
     assert list((store / "work").iterdir()) == []

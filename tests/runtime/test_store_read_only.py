@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import errno
+import io
 import json
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import chdir, contextmanager, redirect_stderr, redirect_stdout
 from pathlib import Path
 
 import pytest
+
+from kdplan.cli import main
 
 ROOT = Path(__file__).parents[2]
 PLAN = """\
@@ -42,30 +46,41 @@ measure table of small@alone on digits.test { top1, plot(x = weight, y = top1) }
 
 
 COMMANDS = """
-import contextlib, io, json, shlex, sys
-from kdplan.cli import main
-results = []
-for command in json.loads(sys.argv[1]):
-    with contextlib.redirect_stdout(io.StringIO()) as out, contextlib.redirect_stderr(io.StringIO()) as err:
-        code = main(shlex.split(command))
-    results.append([int(code), out.getvalue(), err.getvalue()])
-print(json.dumps(results))
+import json, sys
+from tests.runtime.test_store_read_only import results
+print(json.dumps(results(json.loads(sys.argv[1]))))
 """
 
 
+def results(commands: Sequence[str]) -> list[tuple[int, str, str]]:
+    """Exit code, output and errors of each command, run in this process."""
+    ran = []
+    for command in commands:
+        with redirect_stdout(io.StringIO()) as out, redirect_stderr(io.StringIO()) as err:
+            code = main(shlex.split(command))
+        ran.append((int(code), out.getvalue(), err.getvalue()))
+    return ran
+
+
 class Place:
-    """A folder with a plan and its store, and commands that are run there, all in one process."""
+    """A folder with a plan and its store, and commands that are run there; those of another user in one process."""
 
     def __init__(self, folder: Path, user: tuple[str, ...] = ()) -> None:
         self.folder, self.user = folder, user
 
     def __call__(self, *commands: str) -> list[tuple[int, str, list[str]]]:
         """Exit code, output, and codes of the messages of each command."""
-        done = self._python(COMMANDS, json.dumps(commands))
-        assert done.returncode == 0, done.stderr
-        results = json.loads(done.stdout)
-        assert not any("Traceback" in out + err for _, out, err in results), results
-        return [(code, out, re.findall(r"\[?(KD\d+)\]?:", out + err)) for code, out, err in results]
+        if self.user:
+            done = self._python(COMMANDS, json.dumps(commands))
+            assert done.returncode == 0, done.stderr
+            ran = json.loads(done.stdout)
+        else:
+            with chdir(self.folder), pytest.MonkeyPatch.context() as patch:
+                patch.setenv("COLUMNS", "200")
+                patch.delenv("KDPLAN_STORE", raising=False)
+                ran = results(commands)
+        assert not any("Traceback" in out + err for _, out, err in ran), ran
+        return [(code, out, re.findall(r"\[?(KD\d+)\]?:", out + err)) for code, out, err in ran]
 
     def _python(self, *program: str) -> subprocess.CompletedProcess[str]:
         environment = {**os.environ, "HOME": str(self.folder), "COLUMNS": "200", "PYTHONPATH": str(ROOT)}

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import logging
-import subprocess
-import sys
 import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -17,6 +15,7 @@ from kdplan.runtime.remote.objects import Objects
 from kdplan.runtime.remote.store import RemoteStore
 from tests.cli.conftest import Ran
 from tests.cli.test_run import environment
+from tests.processes import PIPE, Command
 from tests.scale.service import Service
 
 PLAN = """
@@ -85,28 +84,24 @@ class Machine:
     service: Service
     host: str
 
-    def start(self, *arguments: str, **variables: str) -> subprocess.Popen[str]:
+    def start(self, *arguments: str, **variables: str) -> Command:
         """Begins `kdplan ARGUMENTS --store ADDRESS`."""
         self.folder.mkdir(exist_ok=True)
         (self.folder / "plan.kd").write_text(PLAN)
-        script = (
-            f"import socket, sys; socket.gethostname = lambda: {self.host!r}\n"
-            "from kdplan.cli import main\nsys.exit(main(sys.argv[1:]))"
-        )
-        return subprocess.Popen(
-            [sys.executable, "-c", script, *arguments, "--store", self.address],
+        return Command(
+            [*arguments, "--store", self.address],
             cwd=self.folder,
             env={**environment(), **self.service.environment(), "KDPLAN_CACHE": str(self.cache), **variables},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
+            stdout=PIPE,
+            stderr=PIPE,
+            before=f"import socket; socket.gethostname = lambda: {self.host!r}",
         )
 
     def __call__(self, *arguments: str, **variables: str) -> Ran:
         """Runs a command to its end."""
         process = self.start(*arguments, **variables)
         out, err = process.communicate(timeout=300)
-        return Ran(process.returncode, out, err)
+        return Ran(process.wait(), out, err)
 
     @property
     def cache(self) -> Path:

@@ -6,14 +6,13 @@ import json
 import os
 import random
 import signal
-import subprocess
-import sys
 import time
 from collections import Counter
 from pathlib import Path
 
 from kdplan.runtime.store import Store
 from tests.cli.test_run import environment
+from tests.processes import STDOUT, Command
 
 PLAN = """
 use "net.py" as net
@@ -45,10 +44,10 @@ def folder(parent: Path, name: str, plan: str = PLAN) -> Path:
     return here
 
 
-def started(here: Path, *options: str) -> subprocess.Popen[str]:
-    command = [sys.executable, "-m", "kdplan", "run", "plan.kd", "--store", "store", "--checkpoint-seconds", "0.5"]
-    output = (here / "output.txt").open("w")
-    return subprocess.Popen([*command, *options], cwd=here, env=environment(), stdout=output, stderr=subprocess.STDOUT)
+def started(here: Path, *options: str) -> Command:
+    arguments = ["run", "plan.kd", "--store", "store", "--checkpoint-seconds", "0.5", *options]
+    with (here / "output.txt").open("w") as output:
+        return Command(arguments, cwd=here, env=environment(), stdout=output, stderr=STDOUT)
 
 
 def weights(here: Path) -> dict[str, str]:
@@ -80,7 +79,7 @@ def workers(here: Path) -> dict[str, int]:
     return holders
 
 
-def kill_at_random(process: subprocess.Popen[str], here: Path, every: float, most: int, seed: int, limit: float) -> int:
+def kill_at_random(process: Command, here: Path, every: float, most: int, seed: int, limit: float) -> int:
     """Kills a worker every few seconds until the run ends, `most` times at most; returns how many.
 
     A phase is killed at most twice without a newer checkpoint: one that never advances has failed.

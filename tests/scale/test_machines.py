@@ -15,7 +15,10 @@ Machines = tuple[Machine, Machine]
 STARTS = re.compile(r"^(\S+): starts, ", re.MULTILINE)
 
 
-@pytest.mark.parametrize("options", [(), ("--jobs", "2")], ids=["one process", "workers"])
+@pytest.mark.parametrize(
+    "options",
+    [pytest.param((), id="one process"), pytest.param(("--jobs", "2"), id="workers", marks=pytest.mark.slow)],
+)
 def test_two_machines_train_a_shared_teacher_once(
     machines: Machines, service: Service, bucket: str, options: tuple[str, ...]
 ) -> None:

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import hashlib
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 from tests.cli.test_run import environment
+from tests.processes import PIPE, STDOUT, Command
 
 PHASES, RUNS = 80, 4
+LEASES = {"KDPLAN_LOCKS": "lease", "KDPLAN_LEASE_SECONDS": "30"}
 PLAN = """\
 param seed in 0..LAST
 data digits = digits { limit = 40 }
@@ -22,11 +22,9 @@ phase then of small@first on digits with quick { loss = cross_entropy(small.logi
 """
 
 
-def start(folder: Path, store: str, **settings: str) -> subprocess.Popen[str]:
-    command = [sys.executable, "-m", "kdplan", "run", "plan.kd", "--store", store]
-    return subprocess.Popen(
-        command, cwd=folder, env=environment() | settings, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-    )
+def start(folder: Path, store: str, **settings: str) -> Command:
+    arguments = ["run", "plan.kd", "--store", store]
+    return Command(arguments, cwd=folder, env=environment() | settings, stdout=PIPE, stderr=STDOUT)
 
 
 def weights(store: Path) -> dict[str, str]:
@@ -49,10 +47,12 @@ def share(folder: Path, phases: int, runs: int, **settings: str) -> None:
     assert not list((folder / "store" / "work").iterdir())
 
 
-def test_four_runs_of_eighty_phases(tmp_path: Path) -> None:
-    share(tmp_path, PHASES, RUNS)
+@pytest.mark.parametrize("settings", [{}, LEASES], ids=["locks", "leases"])
+def test_three_runs_of_ten_phases(settings: dict[str, str], tmp_path: Path) -> None:
+    share(tmp_path, 10, 3, **settings)
 
 
 @pytest.mark.slow
-def test_four_runs_of_eighty_phases_with_leases(tmp_path: Path) -> None:
-    share(tmp_path, PHASES, RUNS, KDPLAN_LOCKS="lease", KDPLAN_LEASE_SECONDS="30")
+@pytest.mark.parametrize("settings", [{}, LEASES], ids=["locks", "leases"])
+def test_four_runs_of_eighty_phases(settings: dict[str, str], tmp_path: Path) -> None:
+    share(tmp_path, PHASES, RUNS, **settings)

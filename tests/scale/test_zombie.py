@@ -7,8 +7,6 @@ import json
 import os
 import re
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -17,6 +15,7 @@ import pytest
 from kdplan.runtime.store import Store, StoreLost, StoreUnwritable
 from kdplan.runtime.store.attempts import attempts, gather
 from tests.cli.test_run import environment
+from tests.processes import PIPE, STDOUT, Command
 
 SECONDS = 2.0
 PLAN = """\
@@ -162,12 +161,9 @@ def test_an_attempt_of_the_other_kind_goes_on(tmp_path: Path, monkeypatch: pytes
     assert not list((tmp_path / "work").iterdir())
 
 
-def run(folder: Path, store: str, often: bool = False, **settings: str) -> subprocess.Popen[str]:
-    command = [sys.executable, "-m", "kdplan", "run", "plan.kd", "--store", store]
-    command += ["--checkpoint-seconds", "0"] if often else []
-    return subprocess.Popen(
-        command, cwd=folder, env=environment() | settings, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-    )
+def run(folder: Path, store: str, often: bool = False, **settings: str) -> Command:
+    arguments = ["run", "plan.kd", "--store", store, *(["--checkpoint-seconds", "0"] if often else [])]
+    return Command(arguments, cwd=folder, env=environment() | settings, stdout=PIPE, stderr=STDOUT)
 
 
 def weights(store: Path) -> dict[str, str]:

@@ -5,8 +5,6 @@ from __future__ import annotations
 import os
 import re
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -14,6 +12,7 @@ import pytest
 
 from kdplan.runtime.store import Store
 from tests.cli.test_run import environment
+from tests.processes import PIPE, STDOUT, Command
 
 NET = """
 from torch import nn
@@ -41,25 +40,9 @@ def folder(tmp_path: Path, name: str, epochs: int = 8) -> Path:
     return here
 
 
-def command(*options: str) -> list[str]:
-    return [
-        sys.executable,
-        "-m",
-        "kdplan",
-        "run",
-        "plan.kd",
-        "--store",
-        "store",
-        "--checkpoint-seconds",
-        "0.3",
-        *options,
-    ]
-
-
-def started(here: Path, *options: str) -> subprocess.Popen[str]:
-    return subprocess.Popen(
-        command(*options), cwd=here, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-    )
+def started(here: Path, *options: str) -> Command:
+    arguments = ["run", "plan.kd", "--store", "store", "--checkpoint-seconds", "0.3", *options]
+    return Command(arguments, cwd=here, env=environment(), stdout=PIPE, stderr=STDOUT)
 
 
 def weights(here: Path) -> dict[str, str]:
@@ -95,14 +78,18 @@ def checkpoints(here: Path) -> bool:
 @pytest.fixture(scope="module")
 def serial(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     here = folder(tmp_path_factory.mktemp("serial"), "serial")
-    subprocess.run(command(), cwd=here, env=environment(), check=True, capture_output=True)
+    process = started(here)
+    output = process.communicate(timeout=300)[0]
+    assert process.returncode == 0, output
     return weights(here)
 
 
 @pytest.fixture(scope="module")
 def long(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     here = folder(tmp_path_factory.mktemp("long"), "long", epochs=60)
-    subprocess.run(command(), cwd=here, env=environment(), check=True, capture_output=True)
+    process = started(here)
+    output = process.communicate(timeout=300)[0]
+    assert process.returncode == 0, output
     return weights(here)
 
 
