@@ -14,6 +14,7 @@ from kdplan.ir.origins import Fresh, Origin
 
 Precision = Literal["fp32", "bf16", "fp16"]
 FrozenValues = Literal["live", "stored", "auto"]
+StackWord = Literal["off", "auto"]
 Mode = Literal["train", "eval"]
 Role = Literal["teacher", "student", "network"]
 
@@ -178,6 +179,8 @@ class Recipe:
     """Epochs (from 1) after which a snapshot `epoch=N` is kept."""
     shards: int = 1
     """Parts of a batch that are computed each on its own: by one process, or by as many as divide the number."""
+    stack: StackWord | int = "off"
+    """How many phases of equal graphs train as one, at most; `auto` where that was measured to be faster."""
     span: Location = location()
     spans: Location = field(default_factory=dict, compare=False, repr=False, kw_only=True)
     """Where each setting stands."""

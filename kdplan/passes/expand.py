@@ -260,7 +260,7 @@ class _Expansion:
                 continue
             if isinstance(value, Item):
                 settings.append(f"{f.name} = {self.speller.item(value)}")
-            elif f.name in ("precision", "frozen"):
+            elif f.name in ("precision", "frozen") or (f.name == "stack" and isinstance(value, str)):
                 settings.append(f"{f.name} = {value}")
             else:
                 settings.append(f"{f.name} = {expression(plain(value))}")
