@@ -116,6 +116,8 @@ class Training:
             n for n, t in a.state().items() if (t.is_floating_point() or t.is_complex()) and bool(_are_finite(t))
         }
         """What must stay finite: a mask may hold infinities from the start."""
+        self.form: dict[str, Plain] | None = None
+        """How the phase is stacked with others, once that has decided bits of it."""
         self.recovery = Recovery(self.recipe.on_nan, job.seed)
         self.saving = Saving(job.work, job.patience)
         self.restore()
@@ -125,7 +127,7 @@ class Training:
         self.shards: Shards | None = None
         if self.recipe.shards > 1:
             self.shards = Shards(a, self.recipe.shards, job.ranks, job.name, self.recipe.spans.get("shards", job.span))
-        self.first = FirstBatch.of(a, self.recipe, self._seed, job.span)
+        self.first = FirstBatch.of(a, self.recipe, self.seed, job.span)
 
     # ---- the loop
 
@@ -192,7 +194,7 @@ class Training:
     def train_step(self, batch: Batch) -> None:
         """One step of every optimizer, on parts of a batch whose losses are averaged to the whole's."""
         before = untouched(self.job.phase_graph) if self.recovery.skips else None
-        self._seed()
+        self.seed()
         self.optimisers.start_step(self.step)
         whole = samples(batch)
         self.seen += whole
@@ -217,7 +219,7 @@ class Training:
 
         def step(shard: int, batch: Batch, share: float) -> dict[str, Tensor]:
             self._shard = (number * shards.count + shard,)
-            self._seed()
+            self.seed()
             return self._compared(partial(self._gradients, batch, share))
 
         result = shards.train(part, whole, step, self.job.interrupt.requested)
@@ -239,7 +241,8 @@ class Training:
         parameters = self.job.phase_graph.named_trainable().values()
         return all_finite([t for t, _ in terms], parameters, self.scaler.is_enabled())
 
-    def _seed(self) -> None:
+    def seed(self) -> None:
+        """Sets all generators as at the beginning of the step."""
         shard = ("shard", *self._shard) if self._shard else ()
         reseed(fold(self.recovery.seed, "step", self.step, *shard), self.job.device)
 
@@ -251,13 +254,13 @@ class Training:
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         """The loss and its logged terms on one batch."""
-        a, known = self.job.phase_graph, self._known(batch)
+        a, known = self.job.phase_graph, self.known(batch)
         with self._precision():
-            known |= self._crossing(known)
+            known |= self.crossing(known)
             result: dict[str, Tensor] = self.trainable_graph(**{name: known[name] for name in a.trainable_inputs})
         return result
 
-    def _crossing(self, known: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    def crossing(self, known: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """What the frozen graph gives."""
         if (crossing := self._crossed) is not None:  # for this batch, and it gives the same again
             self._crossed = None
@@ -270,14 +273,14 @@ class Training:
 
     def _in_form(self, batch: Batch, form: PlainForm) -> dict[str, Tensor]:
         """The same by the plain form of the phase's graphs, on copies: code may write into what it gets."""
-        known = self._known(batch)
+        known = self.known(batch)
         with self._precision():
             if form.crossing:
-                known |= (crossing := self._crossing(known))
+                known |= (crossing := self.crossing(known))
                 self._crossed = crossing
             return form(**{name: t.clone() for name, t in known.items()})
 
-    def _known(self, batch: Batch) -> dict[str, Tensor]:
+    def known(self, batch: Batch) -> dict[str, Tensor]:
         """The batch, the step counters that are read, and values from the store."""
         a, device = self.job.phase_graph, self.job.device
         epoch = self.step // self.per_epoch
@@ -346,10 +349,7 @@ class Training:
         """Saves a checkpoint and reports progress, each when it is due."""
         now, job = time.monotonic(), self.job
         self.saving.collect()
-        due = now - self.saved_at >= job.checkpoint_seconds
-        due |= job.checkpoint_steps is not None and self.step % job.checkpoint_steps == 0
-        due |= last and now - self.saved_at >= max(BRIEF, RARE * self.saving.cost)
-        if due and not self.finished:
+        if self.due(last) and not self.finished:
             self.save()
         if now - self.reported_at >= job.progress_seconds or self.finished:
             self.check_finite()
@@ -360,6 +360,12 @@ class Training:
             speed = self.seen / max(now - self.reported_at, 1e-9)
             job.events.progress(job.name, self.step, epoch + last, loss, speed, terms)
             self.reported_at, self.seen = now, 0
+
+    def due(self, last: bool) -> bool:
+        """Whether it is time for a checkpoint of this step, the `last` of an epoch or not."""
+        since, steps = time.monotonic() - self.saved_at, self.job.checkpoint_steps
+        often = since >= self.job.checkpoint_seconds or (steps is not None and self.step % steps == 0)
+        return often or (last and since >= max(BRIEF, RARE * self.saving.cost))
 
     def elapsed(self) -> float:
         """Seconds of training so far, those of earlier processes included."""
@@ -415,7 +421,7 @@ class Training:
             "networks": len(self.snapshots.networks),
             "seconds": self.elapsed(),
             "rounding": rounding(self.job.device),
-        }
+        } | ({"stack": self.form} if self.form is not None else {})
         return tensors, state
 
     def restore(self) -> None:
@@ -437,7 +443,7 @@ class Training:
         if self.recovery.rollbacks:
             self.job.streams.reseed(self.recovery.seed)
         self.load(tensors, state)
-        self.seconds = state["seconds"]
+        self.seconds, self.form = state["seconds"], state.get("stack")
 
     def _compare_rounding(self, state: Mapping[str, Plain]) -> None:
         """KD0838 where the checkpoint is of another machine or library."""
