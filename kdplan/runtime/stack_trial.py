@@ -55,17 +55,20 @@ def try_out(stack: Stack, timed: bool) -> Times | None:
     kept = {row: _Kept(training) for row, training in active.items()}
     try:
         expected = {row: _alone(training, batches[row]) for row, training in active.items()}
-        for one in kept.values():
+        for row, one in kept.items():
             one.put_back()
+            stack.release(row)
         try:
             stack.train_step(active, batches)
         except (RuntimeError, TypeError, ValueError, NotImplementedError) as problem:
             raise NotStackable(f"torch.func cannot compute it: {_first_line(problem)}") from problem
+        stack.share_gradients(active)
         for row, training in active.items():
             _compare(expected[row], _left(training))
         return _times(stack, active, batches) if timed else None
     finally:
-        for one in kept.values():
+        for row, one in kept.items():
+            stack.release(row)
             one.put_back()
 
 
@@ -150,6 +153,7 @@ def _times(stack: Stack, active: Members, batches: Mapping[int, Batch]) -> Times
     for _ in range(ROUNDS):
         start = _now(stack.device)
         for row, training in active.items():
+            stack.release(row)
             training.train_step(batches[row])
         middle = _now(stack.device)
         stack.train_step(active, batches)

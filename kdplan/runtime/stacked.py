@@ -13,8 +13,8 @@ stay empty.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -27,6 +27,7 @@ from kdplan.ir.expr import STEP_COUNTERS
 from kdplan.ir.plan import Plain
 from kdplan.runtime.interrupt import Interrupted
 from kdplan.runtime.loop import Training
+from kdplan.runtime.stack_optimise import StackedOptimizers
 from kdplan.runtime.streams import Batch, samples, split
 
 T = TypeVar("T")
@@ -108,8 +109,9 @@ class Stack:
             self.tensors[name] = torch.stack(rows).requires_grad_(id(tensor) in trained)
         self.own = list(owners.values())
         self.trained = [n for n in self.own if self.tensors[n].requires_grad]
-        for row in self.members:
-            self._bind(row)
+        self.optimizers = StackedOptimizers(self.members, self.homes, {n: self.tensors[n] for n in self.trained})
+        self.bound: set[int] = set()
+        """Rows whose member's tensors are views of the stack's."""
         self.common = _common_frozen(self.members) if form.shared else False
         frozen = [t.job.phase_graph.frozen for t in self.members.values()]
         self.draws_anything = self.graph.is_random or any(map(_is_random, frozen))
@@ -125,18 +127,33 @@ class Stack:
         first = next(iter(rows.values()))
         return [rows.get(row, first) for row in range(self.form.width)]
 
-    def _bind(self, row: int) -> None:
-        """Let the tensors of a member be views of its row, which has their values."""
-        for name in self.own:
-            self.homes[row][name].data = self.tensors[name].data[row]
+    def _bind(self, rows: Collection[int]) -> None:
+        """Let the tensors of these members be views of their rows, and those of the others be their own."""
+        for row in self.bound - {*rows}:
+            self.release(row)
+        for row in {*rows} - self.bound:
+            for name in self.own:
+                tensor, home = self.tensors[name].data[row], self.homes[row][name]
+                tensor.copy_(home.detach())
+                home.data = tensor
+            self.optimizers.bind(row)
+            self.bound.add(row)
+
+    def release(self, row: int) -> None:
+        """Give a member tensors of its own, until it is active again."""
+        if row in self.bound:
+            for name in self.own:
+                home = self.homes[row][name]
+                home.data = home.data.clone()
+            self.optimizers.release(row)
+            self.bound.discard(row)
 
     def leave(self, row: int) -> Training:
-        """Give a member tensors of its own again; its row is empty from now on."""
-        training = self.members.pop(row)
-        for tensor in self.homes.pop(row).values():
-            tensor.data = tensor.data.clone()
+        """Let a member go, with tensors of its own; its row is empty from now on."""
+        self.release(row)
+        self.homes.pop(row)
         self._batches.pop(row, None)
-        return training
+        return self.members.pop(row)
 
     # ---- the loop
 
@@ -196,6 +213,7 @@ class Stack:
     def _go_back(self, row: int, problem: PlanError, ended: End) -> None:
         try:
             self.members[row].go_back(problem)
+            self.release(row)  # its optimizer has a state of its own now
             self._batches.pop(row, None)
         except PlanError as final:
             self.leave(row)
@@ -221,11 +239,13 @@ class Stack:
         """One step of every active member, each on its batch."""
         alone = {} if self.form.shared else {r: t for r, t in active.items() if not is_full(t, batches[r])}
         for row, training in alone.items():  # other shapes
+            self.release(row)
             training.train_step(batches[row])
         if together := {row: t for row, t in active.items() if row not in alone}:
             self._step(together, batches)
 
     def _step(self, active: Members, batches: Mapping[int, Batch]) -> None:
+        self._bind(active)
         befores = {row: self._copied(row) for row, t in active.items() if t.recovery.skips}
         whole = samples(batches[next(iter(active))])
         for training in active.values():
@@ -300,20 +320,46 @@ class Stack:
         befores: Mapping[int, dict[str, Tensor]],
     ) -> None:
         """Update what is trained, and what watches it."""
+        skipped = {row for row, before in befores.items() if not self._is_finite(row, terms)}
+        for result, size in terms:
+            names = list(result)
+            wide = [v.to(self.first.watch.wide) for v in result.values()]
+            means = torch.stack([v.flatten(1).mean(1) if v.dim() > 1 else v for v in wide], 1)
+            for row, training in active.items():
+                if row not in skipped:
+                    training.watch.begin(names)
+                    training.watch.add_row(means[row], size, training.step)
+        with self._kept(skipped, befores):
+            self.optimizers.step(active)
         for row, training in active.items():
+            if row in skipped:
+                training.recovery.skipped += 1
+            else:
+                training.averages.update()
+
+    def share_gradients(self, active: Members) -> None:
+        """Let the parameters of members have the gradients of the last step."""
+        for row in active:
             for name in self.trained:
                 gradient = self.tensors[name].grad
                 self.homes[row][name].grad = gradient[row] if gradient is not None else None
-            own = [({n: v[row] for n, v in result.items()}, size) for result, size in terms]
-            if row in befores and not training.steps_with_finite(own):
-                for name, tensor in befores[row].items():
-                    self.tensors[name].data[row] = tensor
-                training.recovery.skipped += 1
-                continue
-            for result, size in own:
-                training.watch.add(result, size, training.step)
-            training.optimisers.finish_step(training.scaler)
-            training.averages.update()
+
+    def _is_finite(self, row: int, terms: list[tuple[dict[str, Tensor], int]]) -> bool:
+        """Whether the losses of a member and its gradients are finite."""
+        gradients = [t.grad[row] for n in self.trained if (t := self.tensors[n]).grad is not None]
+        losses = [value[row] for result, _ in terms for value in result.values()]
+        return all(bool(torch.isfinite(t).all()) for t in (*losses, *gradients))
+
+    @contextmanager
+    def _kept(self, rows: Collection[int], befores: Mapping[int, dict[str, Tensor]]) -> Iterator[None]:
+        """Inside, what members of these rows have may change; afterwards it is as before the step."""
+        trained = {row: {n: self.tensors[n].data[row].clone() for n in self.trained} for row in rows}
+        states = {row: self.optimizers.copied(row) for row in rows}
+        yield
+        for row in rows:
+            for name, tensor in (befores[row] | trained[row]).items():
+                self.tensors[name].data[row] = tensor
+            self.optimizers.put_back(row, states[row])
 
     def _copied(self, row: int) -> dict[str, Tensor]:
         """A copy of what a forward pass may change of a member."""

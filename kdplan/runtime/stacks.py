@@ -131,7 +131,8 @@ class Stacks:
         device = choose_device(runner.options.device)
         name, known = device_name(device), f"{key}-{len(group)}"
         ratio = runner.store.stack_ratio(name, known)
-        auto = first.recipes[0].stack == "auto" and group[0].form is None
+        resumed = group[0].form is not None
+        auto = first.recipes[0].stack == "auto" and not resumed
         try:
             if key in self.refused:
                 raise NotStackable("")
@@ -152,7 +153,7 @@ class Stacks:
             for member in group:
                 member.training = None
                 member.work.close()
-            if any(m.form is not None for m in group):  # what began in a stack cannot go on alone with the same bits
+            if resumed:  # what began in a stack cannot go on alone with the same bits
                 self._lost_form(group, str(problem))
             if str(problem):
                 self._refuse(key, first, str(problem))
@@ -266,11 +267,10 @@ class Stacks:
             self.runner.events.note(f"{notice.code}: {notice.message}")
 
     def _lost_form(self, group: list[_Member], reason: str) -> None:
-        """Lets phases begin anew that began in a stack which cannot go on."""
+        """Says that phases go on alone which began in a stack."""
         for member in group:
-            if member.form is not None:
-                notice = diagnostic("KD1011", None, phase=member.step.name, reason=reason)
-                self.runner.events.note(f"{notice.code}: {notice.message}")
+            notice = diagnostic("KD1011", None, phase=member.step.name, reason=reason)
+            self.runner.events.note(f"{notice.code}: {notice.message}")
 
 
 def device_name(device: torch.device) -> str:

@@ -5,7 +5,7 @@ Nothing here waits for the device until a number is read.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -47,11 +47,20 @@ class Watch:
 
     def add(self, values: Mapping[str, Tensor], samples: int, step: int) -> None:
         """Adds one batch: `values` are scalars, or anything else whose mean is taken; `samples` is their weight."""
+        self.begin(list(values))
+        self.add_row(
+            torch.stack([values[n].detach().to(self.device, self.wide).mean() for n in self.names]), samples, step
+        )
+
+    def begin(self, names: Sequence[str]) -> None:
+        """Sums of these names, where nothing is known yet."""
         if not self.names:
-            self.names = list(values)
-            self.sums = torch.zeros(len(values), dtype=self.wide, device=self.device)
-            self.bad = torch.full((len(values),), NEVER, dtype=torch.int64, device=self.device)
-        row = torch.stack([values[n].detach().to(self.device, self.wide).mean() for n in self.names])
+            self.names = list(names)
+            self.sums = torch.zeros(len(names), dtype=self.wide, device=self.device)
+            self.bad = torch.full((len(names),), NEVER, dtype=torch.int64, device=self.device)
+
+    def add_row(self, row: Tensor, samples: int, step: int) -> None:
+        """Adds one batch whose means are known: [names], in the order of `names`."""
         self.sums += row * samples
         self.samples += samples
         self.bad = torch.where(torch.isfinite(row), self.bad, self.bad.clamp(max=step))

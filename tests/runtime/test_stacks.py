@@ -2,22 +2,223 @@
 
 from __future__ import annotations
 
-import json
-from dataclasses import dataclass, field
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load
+from safetensors.torch import load_file
 from torch import Tensor
 
-from kdplan.compile import Compiled, compile_source, inspect
+from kdplan.compile import Compiled, compile_source
 from kdplan.diagnostics.span import Source
-from kdplan.runtime import stacked
 from kdplan.runtime.events import NoEvents
 from kdplan.runtime.execute import RunResult, run_plan
-from kdplan.runtime.facts import StoreFacts
+from kdplan.runtime.facts import store_facts
 from kdplan.runtime.interrupt import Interrupt
 from kdplan.runtime.options import RunOptions
 from kdplan.runtime.store import Artifact, Store
+
+DATA = "data digits = digits { limit = 100  augment = [pad_crop(8, pad = 1)] }\n"
+NETWORK = "student small = digits_net(width = 2)\n"
+RECIPE = """recipe quick {
+  optimizer = sgd(lr = 0.1, momentum = 0.9, nesterov = true, weight_decay = 5e-4)  schedule = cosine()
+  epochs = 3  batch = 32  stack = STACK  MORE
+}
+"""
+PHASE = "phase p of small on digits with quick { loss = cross_entropy(small.logits, labels) }\n"
+SEEDS = "param seed in 0..2\n" + DATA + RECIPE + NETWORK + PHASE
+CLOSE = 2e-4
+"""How far weights of a member may be from those of the phase alone, after 12 steps, relative to the largest."""
+
+
+def plan(text: str, stack: object, more: str = "") -> str:
+    return text.replace("STACK", str(stack)).replace("MORE", more)
+
+
+class Recorder(NoEvents):
+    def __init__(self, die_at: int = -1) -> None:
+        self.notes: list[str] = []
+        self.saves: list[tuple[str, int]] = []
+        self.starts: dict[str, int] = {}
+        self.die_at = die_at
+
+    def note(self, text: str) -> None:
+        self.notes.append(text)
+
+    def phase_started(self, name: str, key: str, total_steps: int | None, start_step: int) -> None:
+        self.starts[name] = start_step
+
+    def checkpointed(self, name: str, step: int) -> None:
+        self.saves.append((name, step))
+        if len(self.saves) == self.die_at:
+            raise SystemExit(9)  # nothing is saved any more
+
+    @property
+    def stacks(self) -> list[str]:
+        return [n for n in self.notes if "trained as one" in n]
+
+
+def compiled(text: str, store: Store, folder: Path) -> Compiled:
+    return compile_source(Source("plan.kd", text), folder, facts=store_facts(store))
+
+
+def run(text: str, root: Path, events: Recorder | None = None, **options: Any) -> tuple[RunResult, Recorder]:
+    events, store = events or Recorder(), Store(root / "store")
+    whole = compiled(text, store, root)
+    chosen = RunOptions(device="cpu", **options)
+    return run_plan(whole.plan, whole.planned, whole.keys, store, chosen, events), events
+
+
+def artifacts(text: str, root: Path) -> dict[str, Artifact]:
+    store = Store(root / "store")
+    whole = compiled(text, store, root)
+    return {name: store.verify(whole.keys[name].key) for name in whole.planned}
+
+
+def weights(artifact: Artifact) -> dict[str, Tensor]:
+    files = sorted(artifact.path.glob("weights-*.safetensors"))
+    return {f"{f.name}/{n}": t for f in files for n, t in load_file(f).items()}
+
+
+def bits(text: str, root: Path) -> dict[str, dict[str, bytes]]:
+    return {
+        name: {f.name: f.read_bytes() for f in sorted(a.path.glob("weights-*"))}
+        for name, a in artifacts(text, root).items()
+    }
+
+
+def numbers(artifact: Artifact) -> list[Mapping[str, Any]]:
+    return [{k: v for k, v in line.items() if k != "seconds"} for line in artifact.metrics()]
+
+
+def assert_close(one: Artifact, other: Artifact, tolerance: float = CLOSE) -> None:
+    mine, theirs = weights(one), weights(other)
+    assert mine.keys() == theirs.keys() != set()
+    for name, tensor in mine.items():
+        if tensor.is_floating_point():
+            size = max(float(theirs[name].abs().max()), 1e-2)
+            assert float((tensor - theirs[name]).abs().max()) <= tolerance * size, name
+        else:
+            assert torch.equal(tensor, theirs[name]), name
+    for a, b in zip(one.metrics(), other.metrics(), strict=True):
+        assert a["loss"] == pytest.approx(b["loss"], rel=tolerance) and a["lr"] == b["lr"]
+        assert a["step"] == b["step"] and a["terms"] == pytest.approx(b["terms"], rel=tolerance)
+
+
+def both(text: str, root: Path, tolerance: float = CLOSE, width: int = 3) -> dict[str, Artifact]:
+    """Trains a plan with `STACK` both ways, and compares every phase."""
+    plain, stack = plan(text, "off"), plan(text, width)
+    (root / "a").mkdir(parents=True)
+    (root / "b").mkdir()
+    for file in root.glob("*.py"):
+        for name in "ab":
+            (root / name / file.name).write_text(file.read_text())
+    assert run(plain, root / "a")[0].exit_code == 0
+    result, events = run(stack, root / "b")
+    assert result.exit_code == 0 and len(events.stacks) >= 1, events.notes
+    alone, together = artifacts(plain, root / "a"), artifacts(stack, root / "b")
+    for name, artifact in together.items():
+        assert_close(artifact, alone[name], tolerance)
+    return together
+
+
+def test_seeds_agree_with_the_phases_alone(tmp_path: Path) -> None:
+    """Each seed has an order of its own, so there are three batches; the fourth of an epoch has 4 samples."""
+    together = both(SEEDS, tmp_path)
+    forms = [a.json("environment.json")["stack"] for a in together.values()]
+    assert [(f["width"], f["row"], f["shared"]) for f in forms] == [(3, 0, False), (3, 1, False), (3, 2, False)]
+
+
+def test_a_sweep_agrees_and_reads_one_batch(tmp_path: Path) -> None:
+    """Numbers of the loss, learning rates, and a teacher that all of them read."""
+    text = (
+        "param weight in [0.1, 0.5, 2]\n" + DATA + RECIPE + "teacher big = digits_net(width = 4)\n" + NETWORK
+        + "phase p of small on digits with quick { optimizer = sgd(lr = weight / 10, momentum = 0.9)\n"
+        "  loss = weight * cross_entropy(small.logits, labels)\n"
+        "       + kd(small.logits, big@init.logits, temperature = 2 + weight) }"
+    )  # fmt: skip
+    together = both(text, tmp_path)
+    forms = [a.json("environment.json")["stack"] for a in together.values()]
+    assert {(f["width"], f["shared"]) for f in forms} == {(3, True)} and len(forms[0]["numbers"]) == 2
+
+
+def test_the_key_says_that_a_phase_may_be_stacked(tmp_path: Path) -> None:
+    def keys(stack: str) -> set[str]:
+        text = plan(SEEDS, stack)
+        return {k.key for k in compiled(text, Store(tmp_path), tmp_path).keys.values()}
+
+    every = [keys(stack) for stack in ("off", "auto", "2", "3")]
+    assert len(set.union(*every)) == 12
+    plain = compiled(plan(SEEDS.replace("stack = STACK", ""), ""), Store(tmp_path), tmp_path)
+    assert {k.key for k in plain.keys.values()} == every[0]
+
+
+# ---- stops
+
+
+def test_killed_between_the_checkpoints_of_its_members(tmp_path: Path) -> None:
+    """After a kill the members stand at different steps; those ahead wait. The bits are those of the whole run."""
+    text = plan(SEEDS, 3, "ema = 0.9  keep_epochs = [2]")
+    (tmp_path / "a").mkdir()
+    (tmp_path / "b").mkdir()
+    assert run(text, tmp_path / "a")[0].exit_code == 0
+    starts = []
+    for die_at in (4, 7, 2):  # of three members that save in turn
+        events = Recorder(die_at)
+        with pytest.raises(SystemExit):
+            run(text, tmp_path / "b", events, checkpoint_steps=2)
+        starts.append(sorted(events.starts.values()))
+    result, events = run(text, tmp_path / "b")
+    starts.append(sorted(events.starts.values()))
+    assert starts[0] == [0, 0, 0] and any(len(set(s)) > 1 for s in starts) and starts[-1][0] > 0
+    assert result.exit_code == 0 and len(events.stacks) == 1
+    assert bits(text, tmp_path / "a") == bits(text, tmp_path / "b")
+    for name, artifact in artifacts(text, tmp_path / "b").items():
+        assert numbers(artifact) == numbers(artifacts(text, tmp_path / "a")[name])
+
+
+def test_a_member_alone_goes_on_in_the_form_of_its_stack(tmp_path: Path) -> None:
+    """Two of three are removed from the stopped run, or have ended: the third has the bits of the whole run."""
+    text = plan(SEEDS, 3)
+    (tmp_path / "a").mkdir()
+    (tmp_path / "b").mkdir()
+    assert run(text, tmp_path / "a")[0].exit_code == 0
+    with pytest.raises(SystemExit):
+        run(text, tmp_path / "b", Recorder(3), checkpoint_steps=5)
+    store = Store(tmp_path / "b" / "store")
+    whole = compiled(text, store, tmp_path)
+    names = list(whole.planned)
+    only = compile_source(Source("plan.kd", text), tmp_path, facts=store_facts(store), only=(names[1],))
+    assert list(only.planned) == [names[1]]
+    events = Recorder()
+    assert run_plan(only.plan, only.planned, only.keys, store, RunOptions(device="cpu"), events).exit_code == 0
+    assert events.starts == {names[1]: 5}
+    assert events.stacks == [f"{names[1]}: trained as one, in a stack of 3"]
+    result, events = run(text, tmp_path / "b")
+    assert sorted(result.trained) == sorted({*names} - {names[1]}) and len(events.stacks) == 1
+    assert bits(text, tmp_path / "a") == bits(text, tmp_path / "b")
+
+
+def test_interrupted_and_resumed(tmp_path: Path) -> None:
+    text = plan(SEEDS, 3)
+    (tmp_path / "a").mkdir()
+    (tmp_path / "b").mkdir()
+    assert run(text, tmp_path / "a")[0].exit_code == 0
+    interrupt = Interrupt()
+
+    class Stops(Recorder):
+        def epoch_done(self, name: str, epoch: int, metrics: Any) -> None:
+            interrupt.request()  # while the first member's epoch ends
+
+    store = Store(tmp_path / "b" / "store")
+    whole = compiled(text, store, tmp_path)
+    events = Stops()
+    stopped = run_plan(
+        whole.plan, whole.planned, whole.keys, store, RunOptions(device="cpu"), events, interrupt=interrupt
+    )
+    assert stopped.exit_code == 75 and stopped.trained == []
+    again, events = run(text, tmp_path / "b")
+    assert again.exit_code == 0 and {*events.starts.values()} == {4}
+    assert bits(text, tmp_path / "a") == bits(text, tmp_path / "b")
