@@ -14,7 +14,7 @@ SHARED = tuple(s.name for s in RECIPE if s.name not in OWN)
 
 def check_recipes(phase: Phase, reporter: Reporter) -> None:
     """Report a number of recipes that does not fit (KD0801), settings that differ (KD0802), more shards than samples
-    (KD0960), and a phase that nothing ends (KD0822).
+    (KD0960), shards of a stack (KD1012), and a phase that nothing ends (KD0822).
 
     Examples
     --------
@@ -47,6 +47,9 @@ def check_recipes(phase: Phase, reporter: Reporter) -> None:
     if first.shards > fewest:
         span = first.spans.get("shards", first.span)
         reporter.report("KD0960", span, phase=phase.name, shards=first.shards, batch=fewest)
+    if first.shards > 1 and first.stack != "off":
+        span = first.spans.get("stack", first.span)
+        reporter.report("KD1012", span, phase=phase.name, shards=first.shards)
     endless = [r for r in recipes if r.schedule.arguments.get("until") is None]
     if recipes[0].epochs is None and recipes[0].steps is None and endless:
         reporter.report("KD0822", endless[0].span, phase=phase.name)

@@ -33,7 +33,7 @@ from kdplan.runtime.store import StoreError, Work, phase_json
 if TYPE_CHECKING:
     from kdplan.runtime.execute import Runner
 
-FASTER = 0.95
+FASTER = 0.9
 """`auto` stacks where a step takes less than this part of the time of its members alone."""
 
 

@@ -14,7 +14,8 @@ from rich.text import Text
 from kdplan.ir.dag import Planned
 from kdplan.ir.lengths import step_count
 from kdplan.ir.plan import Plan
-from kdplan.runtime.store import Store, read_metrics
+from kdplan.passes.stacking import is_stacked
+from kdplan.runtime.store import Store, StoreError, read_metrics
 from kdplan.runtime.store.inventory import measured
 from kdplan.runtime.store.work import RECORD_HEAD
 from kdplan.view import words
@@ -45,6 +46,8 @@ class Status:
     age: float | None = None
     """Seconds since a file of the phase was written."""
     problem: str | None = None
+    stack: int | None = None
+    """How many phases trained as one with this one, itself included; None for one that trained alone."""
 
 
 def status(planned: Mapping[str, Planned], store: Store, plan: Plan | None = None) -> list[Status]:
@@ -59,6 +62,8 @@ def status(planned: Mapping[str, Planned], store: Store, plan: Plan | None = Non
             row.problem = store.problem(p.key)
             row.state = "corrupt" if row.problem else "done"
             records = read_metrics(store.phase_folder(p.key) / "metrics.jsonl")
+            if plan is not None and row.problem is None and is_stacked(plan, p):
+                row.stack = _stack(store, p.key)
         else:
             records = store.logged(p.key)
             holder = store.holder(p.key)
@@ -70,6 +75,15 @@ def status(planned: Mapping[str, Planned], store: Store, plan: Plan | None = Non
         row.metrics = _numbers(records)
         states.append(row)
     return states
+
+
+def _stack(store: Store, key: str) -> int | None:
+    """How many phases were trained as one with a phase."""
+    try:
+        form = store.artifact(key).json("environment.json").get("stack")
+    except StoreError:
+        return None
+    return int(form["width"]) if form else None
 
 
 def _numbers(records: list[dict[str, Any]]) -> dict[str, float]:
@@ -98,7 +112,8 @@ def status_table(states: list[Status], store: Store) -> Table:
         size = words.size(s.bytes) if s.bytes else ""
         age = f"{words.seconds(s.age)} ago" if s.age is not None else ""
         state = Text(s.state, style=STYLES[s.state])
-        table.add_row(Text(s.name), state, step, numbers, size, age, Text(s.problem or s.who))
+        stack = f"in a stack of {s.stack}" if s.stack is not None else ""
+        table.add_row(Text(s.name), state, step, numbers, size, age, Text(s.problem or s.who or stack))
     total = measured(store.root)[0]
     table.caption = Text(f"{store.root}: {words.size(total)} in all, with other plans")
     return table

@@ -25,7 +25,7 @@ CHANGED = {
     "optimizer": "adam()", "schedule": "cosine()", "warmup": "1", "workers": "1", "epochs": "3", "steps": "5",
     "batch": "10", "accumulate": "2", "drop_last": "true", "clip": "5", "label_smoothing": "0.1", "ema": "0.9",
     "precision": "bf16", "channels_last": "true", "compile": "true", "frozen": "auto", "keep_epochs": "[1]",
-    "on_nan": "skip", "threads": "2", "shards": "2",
+    "on_nan": "skip", "threads": "2", "shards": "2", "stack": "2",
 }  # fmt: skip
 
 

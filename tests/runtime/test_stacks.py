@@ -11,6 +11,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
+from kdplan.cli import main
 from kdplan.compile import Compiled, compile_source
 from kdplan.diagnostics.span import Source
 from kdplan.runtime import stack_trial
@@ -20,6 +21,7 @@ from kdplan.runtime.facts import store_facts
 from kdplan.runtime.interrupt import Interrupt
 from kdplan.runtime.options import RunOptions
 from kdplan.runtime.store import Artifact, Store
+from kdplan.view.status import status
 
 DATA = "data digits = digits { limit = 100  augment = [pad_crop(8, pad = 1)] }\n"
 NETWORK = "student small = digits_net(width = 2)\n"
@@ -333,7 +335,7 @@ def test_policies_of_one_member(policy: str, tmp_path: Path) -> None:
 
 
 def test_a_plateau_ends_each_member_by_itself(tmp_path: Path) -> None:
-    text = SEEDS.replace("schedule = cosine()", "schedule = plateau(patience = 0, min_delta = 0.2, until = 0.09)")
+    text = SEEDS.replace("schedule = cosine()", "schedule = plateau(patience = 1, min_delta = 0.3, until = 0.09)")
     together = both(text.replace("epochs = 3", "epochs = 6"), tmp_path)
     assert all(a.summary["epochs"] <= 6 for a in together.values())
 
@@ -407,3 +409,20 @@ def test_auto_measures_once_and_remembers(tmp_path: Path, monkeypatch: pytest.Mo
     assert "a stack of 2 takes 2.00 of the time of its phases alone" in "".join(events.notes)
     result, events = run(again.replace("3..5", "8..9"), tmp_path)
     assert result.exit_code == 0 and events.stacks == [] and times == []
+
+
+def test_workers_train_one_phase_each(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "plan.kd").write_text(plan(SEEDS, 3))
+    assert main(["run", str(tmp_path / "plan.kd"), "--store", str(tmp_path / "store"), "--jobs", "1"]) == 0
+    out = capsys.readouterr()
+    assert "KD1013" in out.out + out.err and "trained as one" not in out.out + out.err
+    for artifact in artifacts(plan(SEEDS, 3), tmp_path).values():
+        assert "stack" not in artifact.json("environment.json")
+
+
+def test_status_shows_the_stack(tmp_path: Path) -> None:
+    text = plan(SEEDS, 3)
+    run(text, tmp_path)
+    store = Store(tmp_path / "store")
+    whole = compiled(text, store, tmp_path)
+    assert [s.stack for s in status(whole.planned, store, whole.plan)] == [3, 3, 3]
