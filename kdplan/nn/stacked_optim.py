@@ -71,7 +71,7 @@ class StackedOptimizer:
 
         return of
 
-    def _moving(self) -> list[tuple[str, Tensor, Tensor]]:
+    def _updated(self) -> list[tuple[str, Tensor, Tensor]]:
         return [(n, t.detach(), t.grad) for n, t in self.tensors.items() if t.grad is not None]
 
 
@@ -90,12 +90,12 @@ class StackedSGD(StackedOptimizer):
         decay = self._columns(settings, lambda s: s["weight_decay"])
         momentum = self._columns(settings, lambda s: s["momentum"])
         decays = any(s["weight_decay"] for s in settings)
-        moves = any(s["momentum"] for s in settings)
+        has_momentum = any(s["momentum"] for s in settings)
         nesterov = settings[0]["nesterov"]
-        for name, p, g in self._moving():
+        for name, p, g in self._updated():
             if decays:
                 g = torch.addcmul(g, p, decay(p))
-            if moves:
+            if has_momentum:
                 buffer = self.state["momentum_buffer"][name].mul_(momentum(p)).add_(g)
                 g = torch.addcmul(g, buffer, momentum(p)) if nesterov else buffer
             p.addcmul_(g, rate(p))
@@ -123,7 +123,7 @@ class StackedAdam(StackedOptimizer):
         decays = any(s["weight_decay"] for s in settings)
         decoupled = settings[0]["decoupled_weight_decay"]
         corrected: dict[tuple[float, ...], tuple[Any, Any]] = {}
-        for name, p, g in self._moving():
+        for name, p, g in self._updated():
             steps = tuple(self.state["step"][name].add_(1).tolist())
             if steps not in corrected:  # the same for all parameters that every step updates
                 at = dict(zip(map(id, settings), steps, strict=True))

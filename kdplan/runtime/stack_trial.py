@@ -14,16 +14,12 @@ import torch
 from torch import Tensor
 
 from kdplan.graph.stack import NotStackable
-from kdplan.runtime.first_batch import Differs
+from kdplan.runtime.first_batch import FULL, SMALLEST, Differs
 from kdplan.runtime.loop import Training
 from kdplan.runtime.recovery import State
 from kdplan.runtime.stacked import Members, Stack, is_full
 from kdplan.runtime.streams import Batch
 
-TOLERANCE = 1e-3
-"""How far a gradient or buffer may be from that of a member alone, relative to its largest number."""
-SMALLEST = 1e-2
-"""Part of the largest gradient of a member: smaller ones are compared as if they were so large."""
 ROUNDS = 3
 """Steps that are timed each way; the fastest of them counts."""
 
@@ -145,7 +141,7 @@ def _close(one: Tensor, other: Tensor, floor: float) -> bool:
     if not one.is_floating_point():
         return torch.equal(one, other)
     size = max(float(one.abs().nan_to_num(0, 0, 0).max()) if one.numel() else 0.0, floor)
-    return torch.allclose(one, other, rtol=0, atol=TOLERANCE * size, equal_nan=True)
+    return torch.allclose(one, other, rtol=0, atol=FULL * size, equal_nan=True)
 
 
 def _times(stack: Stack, active: Members, batches: Mapping[int, Batch]) -> Times:
