@@ -5,36 +5,82 @@ A phase that no stack takes is left to the run, which trains it alone; the run s
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 import torch
 
 from kdplan.diagnostics.report import PlanError, counted, diagnostic
 from kdplan.graph.stack import NotStackable, differing, why_not
 from kdplan.graph.state import draws_undone
-from kdplan.ir.dag import Planned
-from kdplan.ir.plan import Phase
+from kdplan.ir.dag import PhaseKey, Planned
+from kdplan.ir.plan import Phase, Plan
 from kdplan.passes.keys import view_content
 from kdplan.passes.stacking import is_stacked, most, stack_key
 from kdplan.runtime.device import choose_device, rounding
+from kdplan.runtime.events import Events
 from kdplan.runtime.extend import adopt
-from kdplan.runtime.interrupt import Interrupted
+from kdplan.runtime.interrupt import Interrupt, Interrupted
 from kdplan.runtime.loop import Training
 from kdplan.runtime.memory import freed_memory_kept
+from kdplan.runtime.options import RunOptions
 from kdplan.runtime.phase import PhaseRun, begin, commit, failed, in_its_surroundings, make_job
 from kdplan.runtime.space import Patience
 from kdplan.runtime.stack_trial import try_out
 from kdplan.runtime.stacked import Form, Stack, graph_of
-from kdplan.runtime.store import StoreError, Work, phase_json
-
-if TYPE_CHECKING:
-    from kdplan.runtime.execute import Runner
+from kdplan.runtime.store import Store, StoreError, Work, phase_json
 
 FASTER = 0.9
 """`auto` stacks where a step takes less than this part of the time of its members alone."""
+
+
+class Result(Protocol):
+    """How the phases of a run have ended so far."""
+
+    trained: list[str]
+    failed: dict[str, PlanError]
+
+    @property
+    def done(self) -> set[str]:
+        """Phases whose artifact is in the store."""
+        ...
+
+
+class Runner(Protocol):
+    """What a stack needs of the run around it."""
+
+    plan: Plan
+    planned: Mapping[str, Planned]
+    keys: Mapping[str, PhaseKey]
+    store: Store
+    options: RunOptions
+    events: Events
+    interrupt: Interrupt
+    settled: set[str]
+
+    @property
+    def result(self) -> Result:
+        """How its phases have ended so far."""
+        ...
+
+    @property
+    def ended(self) -> bool:
+        """Whether no further phase is to be trained."""
+        ...
+
+    def surroundings(self, step: Planned) -> PhaseRun:
+        """What a phase needs of the run."""
+        ...
+
+    def was_trained(self, step: Planned, work: Work) -> bool:
+        """Whether another process has trained a phase in the meantime; notes it then."""
+        ...
+
+    def stopped(self, step: Planned, problem: Interrupted | PlanError) -> bool:
+        """Notes why a phase did not end well."""
+        ...
 
 
 @dataclass
