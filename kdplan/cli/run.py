@@ -15,6 +15,7 @@ from kdplan.cli.inputs import compile_file, data_root, open_store, param_values,
 from kdplan.cli.outputs import writable_folder
 from kdplan.compile import Compiled, inspect
 from kdplan.diagnostics.report import PlanError, diagnostic, error, listing
+from kdplan.passes.stacking import is_stacked
 from kdplan.runtime.events import NoEvents, Several
 from kdplan.runtime.store import StoreUnwritable
 
@@ -153,6 +154,8 @@ def _run(arguments: argparse.Namespace, compiled: Compiled, store: Store, option
 
     names = to_train(compiled.planned)
     several = jobs.wanted(arguments) and names != []
+    if several and (stacked := [name for name in names if is_stacked(compiled.plan, compiled.planned[name])]):
+        compiled.warnings.append(diagnostic("KD1013", None, phases=listing(stacked, 4)))
     if options.ranks is not None and (several or arguments.detach):
         raise error("KD0977", None, option="--detach" if arguments.detach else "--jobs` and `--engine")
     device = "cpu" if jobs.elsewhere(arguments) else options.device

@@ -17,6 +17,7 @@ Compile = bool | Literal["graphs"]
 FrozenValues = Literal["live", "stored", "auto"]
 NormOver = Literal["shard", "sync"]
 Layout = Literal["auto", "contiguous", "channels_last"]
+StackWord = Literal["off", "auto"]
 Mode = Literal["train", "eval"]
 Role = Literal["teacher", "student", "network"]
 
@@ -189,6 +190,8 @@ class Recipe:
     """Parts of a batch that are computed each on its own: by one process, or by as many as divide the number."""
     norm: NormOver = "shard"
     """What batch norm in training takes its statistics over: each shard, or all of them. Without shards nothing."""
+    stack: StackWord | int = "off"
+    """How many phases of equal graphs train as one, at most; `auto` where that was measured to be faster."""
     span: Location = location()
     spans: Location = locations()
     """Where each setting stands."""

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from typing import get_args
 
-from kdplan.ir.plan import FrozenValues, Layout, NormOver, Precision
+from kdplan.ir.plan import FrozenValues, Layout, NormOver, Precision, StackWord
 from kdplan.ir.spec import SettingSpec
 
 S = SettingSpec
+
+MOST_STACKED = 64
+"""Phases in a stack at most: beyond, the memory that they need together is the limit."""
 
 SEED = S(
     "seed",
@@ -165,6 +168,16 @@ RECIPE = (
         "shard",
         "norm = sync",
         choices=get_args(NormOver),
+    ),
+    S(
+        "stack",
+        "integer or choice",
+        "phases of equal graphs that train as one, at most; `auto`: where that was measured to be faster",
+        "off",
+        "stack = auto",
+        low=2,
+        high=MOST_STACKED,
+        choices=get_args(StackWord),
     ),
 )
 

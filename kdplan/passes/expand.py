@@ -260,7 +260,9 @@ class _Expansion:
                 continue
             if isinstance(value, Item):
                 settings.append(f"{f.name} = {self.speller.item(value)}")
-            elif f.name in ("precision", "frozen_precision", "frozen") or value == "graphs":
+            elif f.name in ("precision", "frozen_precision", "layout", "norm", "frozen") or (
+                f.name in ("compile", "stack") and isinstance(value, str)
+            ):
                 settings.append(f"{f.name} = {value}")
             else:
                 settings.append(f"{f.name} = {expression(plain(value))}")

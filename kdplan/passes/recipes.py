@@ -18,8 +18,8 @@ SHARED = tuple(s.name for s in RECIPE if s.name not in OWN and s.name not in OLD
 
 def check_recipes(phase: Phase, reporter: Reporter) -> None:
     """Report a number of recipes that does not fit (KD0801), settings that differ (KD0802), more shards than samples
-    (KD0960), `norm = sync` in compiled graphs (KD0965), a step that cannot be a graph (KD1021), and a phase that
-    nothing ends (KD0822).
+    (KD0960), `norm = sync` in compiled graphs (KD0965), shards of a stack (KD1012), a step that cannot be a graph
+    (KD1021), and a phase that nothing ends (KD0822).
 
     Examples
     --------
@@ -58,6 +58,9 @@ def check_recipes(phase: Phase, reporter: Reporter) -> None:
         what, why, instead = obstacle
         span = first.spans.get("compile", first.span)
         reporter.report("KD1021", span, phase=phase.name, what=what, why=why, instead=instead)
+    if first.shards > 1 and first.stack != "off":
+        span = first.spans.get("stack", first.span)
+        reporter.report("KD1012", span, phase=phase.name, shards=first.shards)
     endless = [r for r in recipes if r.schedule.arguments.get("until") is None]
     if recipes[0].epochs is None and recipes[0].steps is None and endless:
         reporter.report("KD0822", endless[0].span, phase=phase.name)

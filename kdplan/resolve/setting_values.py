@@ -119,6 +119,15 @@ def _choice(spec: SettingSpec, node: ast.Expr, ctx: Context) -> str:
     raise no_such_choice(spec.name, node, spec.choices)
 
 
+def _number_or_choice(spec: SettingSpec, node: ast.Expr, ctx: Context) -> str | int:
+    """A whole number, or one of a setting's words."""
+    if isinstance(node, ast.String) or (isinstance(node, ast.Name) and node.name in spec.choices):
+        return _choice(spec, node, ctx)
+    if unknown_word(node, ctx, spec.choices):
+        raise no_such_choice(spec.name, node, spec.choices)
+    return _number(replace(spec, type="integer"), node, ctx)  # type: ignore[no-any-return]
+
+
 def _integers(spec: SettingSpec, node: ast.Expr, ctx: Context) -> list[int]:
     value = ctx.eval(node, "any")
     items = value.items if isinstance(value, ListValue | Several) else [value]
@@ -231,6 +240,7 @@ _RULES: dict[str, Callable[[SettingSpec, ast.Expr, Context], Any]] = {
     "string": _string,
     "choice": _choice,
     "integers": _integers,
+    "integer or choice": _number_or_choice,
     "integer or integers": _sizes,
     "optimizer": _item,
     "schedule": _item,

@@ -15,16 +15,18 @@ from typing import TYPE_CHECKING
 from kdplan.diagnostics.report import PlanError, diagnostic
 from kdplan.ir.dag import PhaseKey, Planned
 from kdplan.ir.plan import Plan
+from kdplan.passes.stacking import is_stacked
 from kdplan.runtime.events import Events, NoEvents
 from kdplan.runtime.interrupt import INTERRUPTED, Interrupt, Interrupted
 from kdplan.runtime.memory import freed_memory_kept
 from kdplan.runtime.options import RunOptions
 from kdplan.runtime.space import Patience
-from kdplan.runtime.store import Artifact, Store, StoreCorrupt, StoreError, StoreLocked, StoreLost, StoreMissing
+from kdplan.runtime.store import Artifact, Store, StoreCorrupt, StoreError, StoreLocked, StoreLost, StoreMissing, Work
 from kdplan.runtime.versions import SharedSources, Sources
 
 if TYPE_CHECKING:
-    from kdplan.runtime.phase import Assemble
+    from kdplan.runtime.phase import Assemble, PhaseRun
+    from kdplan.runtime.stacks import Stacks
 
 POLL = 0.5
 """Seconds between two looks at phases that other processes train, where nothing else is ready."""
@@ -104,12 +106,12 @@ def run_plan(
     interrupt = interrupt or Interrupt()
     try:
         with interrupt:
-            runner = _Runner(plan, planned, keys, store, options, events, interrupt, assemble, result)
+            runner = Runner(plan, planned, keys, store, options, events, interrupt, assemble, result)
             later, noted = list(planned.values()), set[str]()
             while later and not runner.ended:
                 steps, later, began = later, [], time.monotonic()
                 for step in steps:
-                    if runner.ended or spared(step, result):
+                    if runner.ended or step.name in runner.settled or spared(step, result):
                         continue
                     if {s.name for s in later} & {*step.needs, step.same_as} or not runner.attempt(step):
                         later.append(step)
@@ -177,7 +179,7 @@ def spared(step: Planned, result: RunResult) -> bool:
 
 
 @dataclass
-class _Runner:
+class Runner:
     """Trains phases; what all of them need."""
 
     plan: Plan
@@ -190,6 +192,9 @@ class _Runner:
     assemble: Assemble | None
     result: RunResult
     repaired: set[str] = field(default_factory=set)
+    stacks: Stacks | None = None
+    settled: set[str] = field(default_factory=set)
+    """Phases that a stack has trained, or that failed in one."""
 
     @property
     def ended(self) -> bool:
@@ -198,23 +203,40 @@ class _Runner:
         return stopped or (bool(self.result.failed) and not self.options.keep_going)
 
     def attempt(self, step: Planned) -> bool:
-        """Trains one phase or notes why that failed; False where another process has it, and it comes later."""
-        result = self.result
+        """Trains one phase or notes why that failed; False where another process has it, and it comes later.
+
+        Where its recipe says so, phases with an equal graph that are ready are trained with it, as a stack.
+        """
+        if is_stacked(self.plan, step):
+            if self.stacks is None:
+                from kdplan.runtime.stacks import Stacks
+
+                self.stacks = Stacks(self)
+            self.stacks.train(step)
+            if step.name in self.settled or self.ended:
+                return True
         try:
             self.train(step)
-        except Interrupted:
+        except (Interrupted, PlanError) as problem:
+            return self.stopped(step, problem)
+        return True
+
+    def stopped(self, step: Planned, problem: Interrupted | PlanError) -> bool:
+        """Notes why a phase did not end well; False where another process has it, and it comes later."""
+        result = self.result
+        if isinstance(problem, Interrupted):
             result.interrupted, result.exit_code = step.name, INTERRUPTED
-        except StoreLost as problem:
+        elif isinstance(problem, StoreLost):
             notice = problem.diagnostics[0]
             self.events.note(f"{notice.code}: {notice.message}")
             result.interrupted, result.exit_code, result.by = step.name, INTERRUPTED, "the loss of its lease"
-        except PlanError as problem:
-            if isinstance(problem, StoreLocked) and self.options.wait:
-                holder = self.store.holder(step.key)
-                who = f"Process {holder.pid} on {holder.host} has trained it since {holder.since}." if holder else ""
-                at = self.store.running_step(step.key)
-                self.events.elsewhere(step.name, who or problem.diagnostics[0].message, at)
-                return False
+        elif isinstance(problem, StoreLocked) and self.options.wait:
+            holder = self.store.holder(step.key)
+            who = f"Process {holder.pid} on {holder.host} has trained it since {holder.since}." if holder else ""
+            at = self.store.running_step(step.key)
+            self.events.elsewhere(step.name, who or problem.diagnostics[0].message, at)
+            return False
+        else:
             result.failed[step.name] = problem
             result.exit_code = result.exit_code or (problem.exit_code if isinstance(problem, StoreError) else 1)
             self.events.phase_failed(step.name, problem)
@@ -243,31 +265,43 @@ class _Runner:
 
     def _train(self, step: Planned) -> None:
         """Trains a phase, unless another process has done so in the meantime."""
-        from kdplan.runtime.phase import PhaseRun, run_phase
+        from kdplan.runtime.phase import run_phase
 
         if self.interrupt.requested:
             raise Interrupted
         key = self.keys[step.name]
         patience = Patience(self.options.wait_for_space, self.events, self.interrupt)
         with patience.write(lambda: self.store.begin(key.key, watch=not self.options.wait)) as work:
-            if _sound(self.store, key.key):
-                work.discard()
-                self.result.cached.append(step.name)
-                summary = self.store.artifact(key.key).summary
-                self.events.phase_done(step.name, summary["seconds"], summary)
+            if self.was_trained(step, work):
                 return
-            phase, ranks = self.plan.phases[step.name], self.options.ranks
-            run = PhaseRun(Sources(self.plan, self.store, self.keys), self.options, self.events, self.interrupt,
-                           cost=step.cost, extends=step.extends)  # fmt: skip
+            phase, ranks, run = self.plan.phases[step.name], self.options.ranks, self.surroundings(step)
             if ranks is not None and (ranks.way or phase.recipes[0].shards > 1):
                 ranks.check(self.plan, phase)
                 run.ranks, run.sources = ranks, SharedSources(self.plan, self.store, self.keys, ranks)
-            if self.assemble is not None:
-                run.assemble = self.assemble
             with freed_memory_kept():
                 artifact = run_phase(run, phase, key, work)
             self.result.trained.append(step.name)
             _note_speed(self.store, step, artifact)
+
+    def surroundings(self, step: Planned) -> PhaseRun:
+        """What a phase needs of this run."""
+        from kdplan.runtime.phase import PhaseRun
+
+        run = PhaseRun(Sources(self.plan, self.store, self.keys), self.options, self.events, self.interrupt,
+                       cost=step.cost, extends=step.extends)  # fmt: skip
+        if self.assemble is not None:
+            run.assemble = self.assemble
+        return run
+
+    def was_trained(self, step: Planned, work: Work) -> bool:
+        """Whether another process has trained a phase in the meantime; notes it then."""
+        if not _sound(self.store, step.key):
+            return False
+        work.discard()
+        self.result.cached.append(step.name)
+        summary = self.store.artifact(step.key).summary
+        self.events.phase_done(step.name, summary["seconds"], summary)
+        return True
 
 
 def _forget_frames(problem: BaseException | None) -> None:

@@ -10,6 +10,7 @@ from kdplan.diagnostics.report import PlanError, error
 from kdplan.graph.state import draws_undone
 from kdplan.ir.dag import PhaseKey
 from kdplan.ir.plan import Plan
+from kdplan.runtime.agreed import mark
 from kdplan.runtime.interrupt import Interrupt
 from kdplan.runtime.job import Job
 from kdplan.runtime.loop import Training
@@ -62,7 +63,7 @@ class Following(Training):
             elif order == "collect":
                 self.checkpoint(received["optimisers"])
             elif order == "agree":
-                ranks.gather_numbers([self.mark()])
+                ranks.gather_numbers([mark(self)])
             elif order == "back":
                 raise _Back
 

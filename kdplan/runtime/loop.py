@@ -20,10 +20,11 @@ from kdplan.ir.plan import Plain
 from kdplan.ir.seed import fold
 from kdplan.ir.snapshots import kept_epochs
 from kdplan.nn.host import known_on_host
+from kdplan.runtime.agreed import agree, compare_rounding
 from kdplan.runtime.averages import Averages
 from kdplan.runtime.checkpoint import below, plain_tensors, prefixed, read_tensors, reseed, tensor_file
 from kdplan.runtime.counters import counters
-from kdplan.runtime.device import other_rounding, rounding
+from kdplan.runtime.device import rounding
 from kdplan.runtime.finite import all_finite, are_finite
 from kdplan.runtime.first_batch import FirstBatch
 from kdplan.runtime.gpu.ahead import ahead
@@ -35,7 +36,7 @@ from kdplan.runtime.optimise import Optimisers
 from kdplan.runtime.parallel import Parallel
 from kdplan.runtime.recovery import Recovery, State, finite_step, untouched
 from kdplan.runtime.saving import Saving
-from kdplan.runtime.shards import Shards, mark_of
+from kdplan.runtime.shards import Shards
 from kdplan.runtime.snapshots import Snapshots
 from kdplan.runtime.store.atomic import Content
 from kdplan.runtime.streams import Batch, host_pairs, samples, split
@@ -87,6 +88,8 @@ class Training:
             n for n, t in a.state().items() if (t.is_floating_point() or t.is_complex()) and bool(are_finite(t))
         }
         """What must stay finite: a mask may hold infinities from the start."""
+        self.form: dict[str, Plain] | None = None
+        """How the phase is stacked with others, once that has decided bits of it."""
         self.recovery = Recovery(self.recipe.on_nan, job.seed)
         self.saving = Saving(job.work, job.patience, job.device)
         self.saving.expect(a.state().values())
@@ -102,7 +105,7 @@ class Training:
         elif self.recipe.shards > 1:
             kind = SyncedShards if self.recipe.norm == "sync" else Shards
             self.shards = kind(a, self.recipe.shards, job.ranks, job.name, self.recipe.spans.get("shards", job.span))
-        self.first = FirstBatch.of(a, self.recipe, self._seed, job.span)
+        self.first = FirstBatch.of(a, self.recipe, self.seed, job.span)
 
     # ---- the loop
 
@@ -148,7 +151,7 @@ class Training:
             raise Interrupted
         self.save_and_report(epoch, last)
         if self.finished:
-            self.agree()
+            agree(self)
             self.checkpoint()  # while other ranks are here, who may have parts of it
         self.job.ranks.order("go")
 
@@ -175,7 +178,7 @@ class Training:
         if self.parallel is not None:
             self.parallel.prepare(self, batch)
         before = untouched(self.job.phase_graph) if self.recovery.skips else None
-        self._seed()
+        self.seed()
         if self.graphs is not None:
             self.seen += samples(batch)
             self.optimisers.set_rates(self.step)
@@ -234,7 +237,7 @@ class Training:
     def of_shard(self, number: int, batch: Batch, share: float, form: PlainForm | None = None) -> dict[str, Tensor]:
         """Adds the gradients of a shard, by its own draws."""
         self._shard = (number,)
-        self._seed()
+        self.seed()
         gradients = partial(self._gradients, batch, share)
         return gradients(form) if isinstance(self.shards, SyncedShards) else self._compared(gradients)
 
@@ -253,7 +256,8 @@ class Training:
         fine = finite_step([t for t, _ in terms], parameters, self.scaler.is_enabled())
         return fine if self.parallel is None else self.parallel.all_agree(fine)
 
-    def _seed(self) -> None:
+    def seed(self) -> None:
+        """Sets all generators as at the beginning of the step."""
         shard = ("shard", *self._shard) if self._shard else ()
         reseed(fold(self.recovery.seed, "step", self.step, *shard), self.job.device)
 
@@ -266,14 +270,14 @@ class Training:
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         """The loss and its logged terms on one batch."""
-        a, known = self.job.phase_graph, self._known(batch)
+        a, known = self.job.phase_graph, self.known(batch)
         with known_on_host(host_pairs(known)):
-            known |= self._crossing(known)
+            known |= self.crossing(known)
             with self.arithmetic.trained():
                 result: dict[str, Tensor] = self.trainable_graph(**{name: known[name] for name in a.trainable_inputs})
         return result
 
-    def _crossing(self, known: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    def crossing(self, known: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """What the frozen graph gives."""
         if (crossing := self._crossed) is not None:  # for this batch, and it gives the same again
             self._crossed = None
@@ -286,14 +290,14 @@ class Training:
 
     def _in_form(self, batch: Batch, form: PlainForm) -> dict[str, Tensor]:
         """The same by the plain form of the phase's graphs, on copies: code may write into what it gets."""
-        known = self._known(batch)
+        known = self.known(batch)
         if form.crossing:
-            known |= (crossing := self._crossing(known))
+            known |= (crossing := self.crossing(known))
             self._crossed = None if isinstance(self.shards, SyncedShards) else crossing  # those take turns
         with self.arithmetic.trained():
             return form(**{name: t.clone() for name, t in known.items()})
 
-    def _known(self, batch: Batch) -> dict[str, Tensor]:
+    def known(self, batch: Batch) -> dict[str, Tensor]:
         """The batch, the step counters that are read, and values from the store."""
         a, device = self.job.phase_graph, self.job.device
         known = dict(batch)
@@ -363,10 +367,7 @@ class Training:
         """Saves a checkpoint and reports progress, each when it is due."""
         now, job = time.monotonic(), self.job
         self.saving.collect()
-        due = now - self.saved_at >= job.checkpoint_seconds
-        due |= job.checkpoint_steps is not None and self.step % job.checkpoint_steps == 0
-        due |= last and self.saving.worth(now - self.saved_at)
-        if due and not self.finished:
+        if self.due(last) and not self.finished:
             self.save()
         if now - self.reported_at >= job.progress_seconds or self.finished:
             self.check_finite()
@@ -377,6 +378,12 @@ class Training:
             speed = self.seen / max(now - self.reported_at, 1e-9)
             job.events.progress(job.name, self.step, epoch + last, loss, speed, terms)
             self.reported_at, self.seen = now, 0
+
+    def due(self, last: bool) -> bool:
+        """Whether it is time for a checkpoint of this step, the `last` of an epoch or not."""
+        since, steps = time.monotonic() - self.saved_at, self.job.checkpoint_steps
+        often = since >= self.job.checkpoint_seconds or (steps is not None and self.step % steps == 0)
+        return often or (last and self.saving.worth(since))
 
     def elapsed(self) -> float:
         """Seconds of training so far, those of earlier processes included."""
@@ -391,7 +398,7 @@ class Training:
         parts = self.parallel.written(self) if self.parallel is not None else {}
         if not parts:
             self.check_weights()
-        self.agree()
+        agree(self)
         tensors, state = self.checkpoint() if not parts else self.state()
         recovery, plain = self.recovery.state()
         step, named = self.step, self.snapshots.wanted()
@@ -404,21 +411,6 @@ class Training:
 
         self.saving.save(step, tensors | recovery, state | plain, done, at_once, parts, began)
         self.saved_at = time.monotonic()
-
-    def agree(self) -> None:
-        """KD0954 where a rank has other weights, or another state of an optimizer, than rank 0."""
-        ranks = self.job.ranks
-        if ranks.size > 1 and ranks.way != "fully-shard":
-            ranks.order("agree")
-            marks = ranks.gather_numbers([self.mark()])
-            if others := [rank for rank, mark in enumerate(marks) if mark != marks[0]]:
-                raise error("KD0954", self.job.span, phase=self.job.name, step=self.step,
-                            ranks=", ".join(map(str, others)))  # fmt: skip
-
-    def mark(self) -> int:
-        """A number of 63 bits for all that training changes."""
-        tensors, _ = self.checkpoint()
-        return mark_of(tensors)
 
     def checkpoint(self, optimisers: bool = True) -> State:
         """The state that resuming from this step needs, perhaps but for `optimisers`: tensors by name, plain values."""
@@ -447,7 +439,7 @@ class Training:
             "networks": len(self.snapshots.networks),
             "seconds": self.elapsed(),
             "rounding": rounding(self.job.device, self.job.ranks.sums),
-        }
+        } | ({"stack": self.form} if self.form is not None else {})
         return tensors, state
 
     def restore(self) -> None:
@@ -456,7 +448,7 @@ class Training:
         self.job.work.rewind(checkpoint)
         self.start(self.job.ranks.share_state((read_tensors(checkpoint), checkpoint.state) if checkpoint else None))
         if checkpoint is not None:
-            self._compare_rounding(checkpoint.state)
+            compare_rounding(self, checkpoint.state)
             self.history = self.job.work.metrics()
 
     def start(self, saved: State | None) -> None:
@@ -469,13 +461,7 @@ class Training:
         if self.recovery.rollbacks:
             self.job.streams.reseed(self.recovery.seed)
         self.load(tensors, state)
-        self.seconds = state["seconds"]
-
-    def _compare_rounding(self, state: Mapping[str, Plain]) -> None:
-        """KD0838 where the checkpoint is of another machine or library."""
-        if others := other_rounding(rounding(self.job.device, self.job.ranks.sums), state.get("rounding", {})):
-            notice = diagnostic("KD0838", None, phase=self.job.name, step=self.step, others=others)
-            self.job.events.note(f"{notice.code}: {notice.message}")
+        self.seconds, self.form = state["seconds"], state.get("stack")
 
     def load(self, tensors: dict[str, Tensor], state: dict[str, Plain]) -> None:
         """The inverse of `checkpoint`."""

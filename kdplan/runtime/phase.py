@@ -115,18 +115,24 @@ def run_phase(run: PhaseRun, phase: Phase, key: PhaseKey, work: Work) -> Artifac
             try:
                 with in_its_surroundings(training):
                     training.run()
-                    return _commit(run, phase, key, work, training)
+                    return commit(run, phase, key, work, training)
             except Differs as problem:
                 whole |= problem.whole
     except BaseException as problem:
         run.ranks.abandon()
         step = training.step if training is not None else 0
         run.events.stopped(phase.name, step)
-        if is_out_of_memory(problem):
-            raise out_of_memory(phase, device, run.cost, run.ranks.size) from problem
-        if isinstance(problem, Interrupted) or not is_foreign(problem):
+        reported = failed(run, phase, step, device, problem)
+        if reported is problem:
             raise
-        raise failure(phase, step, problem) from problem
+        raise reported from problem
+
+
+def failed(run: PhaseRun, phase: Phase, step: int, device: torch.device, problem: BaseException) -> BaseException:
+    """What is reported of an exception that ended a phase: itself, or an error of the plan."""
+    if is_out_of_memory(problem):
+        return out_of_memory(phase, device, run.cost, run.ranks.size)
+    return failure(phase, step, problem) if is_foreign(problem) and not isinstance(problem, Interrupted) else problem
 
 
 def begin(run: PhaseRun, phase: Phase) -> torch.device:
@@ -271,7 +277,7 @@ def _parts(phase_graph: PhaseGraph) -> list[fx.GraphModule]:
     return [g for g in (phase_graph.frozen, phase_graph.trainable_graph) if isinstance(g, fx.GraphModule)]
 
 
-def _commit(run: PhaseRun, phase: Phase, key: PhaseKey, work: Work, training: Training) -> Artifact:
+def commit(run: PhaseRun, phase: Phase, key: PhaseKey, work: Work, training: Training) -> Artifact:
     """Writes the artifact: weights of every snapshot, metrics, key and environment."""
     job, options = training.job, run.options
     last = training.history[-1] if training.history else {}
@@ -299,6 +305,7 @@ def _commit(run: PhaseRun, phase: Phase, key: PhaseKey, work: Work, training: Tr
         "code": user_code.listed(),
         "processes": run.ranks.size,
         "sums": run.ranks.sums,
+        **({"stack": training.form} if training.form is not None else {}),
         "finished": time.time(),
     }
     _check_code(run, phase)

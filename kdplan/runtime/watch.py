@@ -5,7 +5,7 @@ Nothing here waits for the device until a number is read.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -52,11 +52,24 @@ class Watch:
 
     def take(self, values: Mapping[str, Tensor], samples: int, step: int | Tensor) -> None:
         """What `add` does on the device; `step` may be a tensor without dimensions."""
-        if not self.names:
-            self.names = list(values)
-            self.sums = torch.zeros(len(values), dtype=self.wide, device=self.device)
-            self.bad = torch.full((len(values),), NEVER, dtype=torch.int64, device=self.device)
+        self.begin(list(values))
         row = torch.stack([values[n].detach().to(self.device, self.wide).mean() for n in self.names])
+        self.take_row(row, samples, step)
+
+    def begin(self, names: Sequence[str]) -> None:
+        """Sums of these names, where nothing is known yet."""
+        if not self.names:
+            self.names = list(names)
+            self.sums = torch.zeros(len(names), dtype=self.wide, device=self.device)
+            self.bad = torch.full((len(names),), NEVER, dtype=torch.int64, device=self.device)
+
+    def add_row(self, row: Tensor, samples: int, step: int) -> None:
+        """Adds one batch whose means are known: [names], in the order of `names`."""
+        self.take_row(row, samples, step)
+        self.samples += samples
+
+    def take_row(self, row: Tensor, samples: int, step: int | Tensor) -> None:
+        """What `add_row` does on the device."""
         self.sums += row * samples
         self.bad.copy_(torch.where(torch.isfinite(row), self.bad, self.bad.clamp(max=step)))
 

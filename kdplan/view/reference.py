@@ -135,7 +135,10 @@ def _kind(kind: Kind) -> str:
 
 def _setting(s: SettingSpec) -> list[str]:
     limits = _limits(s.low, s.high, s.above)
-    kind = " or ".join(code(c) for c in s.choices) if s.choices else f"{_TYPE_NAMES.get(s.type, s.type)}{limits}"
+    words = [code(c) for c in s.choices]
+    if s.type == "integer or choice":
+        words.append(f"integer{limits}")
+    kind = " or ".join(words) if words else f"{_TYPE_NAMES.get(s.type, s.type)}{limits}"
     return [code(s.name), kind, s.doc, s.default or "none", code(s.example)]
 
 

@@ -14,6 +14,7 @@ from rich.text import Text
 from kdplan.ir.dag import Planned
 from kdplan.ir.lengths import step_count
 from kdplan.ir.plan import Plan
+from kdplan.passes.stacking import is_stacked
 from kdplan.runtime.store import Store, StoreError, read_metrics
 from kdplan.runtime.store.inventory import measured
 from kdplan.runtime.store.work import RECORD_HEAD
@@ -47,6 +48,8 @@ class Status:
     problem: str | None = None
     how: str = ""
     """Of a phase that is done: over how many processes it was trained, where its last bits depend on that."""
+    stack: int | None = None
+    """How many phases trained as one with this one, itself included; None for one that trained alone."""
 
 
 def status(planned: Mapping[str, Planned], store: Store, plan: Plan | None = None) -> list[Status]:
@@ -62,6 +65,8 @@ def status(planned: Mapping[str, Planned], store: Store, plan: Plan | None = Non
             row.state = "corrupt" if row.problem else "done"
             row.how = "" if row.problem else trained_how(store, p.key)
             records = read_metrics(store.phase_folder(p.key) / "metrics.jsonl")
+            if plan is not None and row.problem is None and is_stacked(plan, p):
+                row.stack = _stack(store, p.key)
         else:
             records = store.logged(p.key)
             holder = store.holder(p.key)
@@ -77,12 +82,22 @@ def status(planned: Mapping[str, Planned], store: Store, plan: Plan | None = Non
 
 def trained_how(store: Store, key: str) -> str:
     """How a finished phase was trained, where its last bits depend on the number of processes; else ""."""
-    try:
-        environment = store.artifact(key).json("environment.json") if store.has(key) else {}
-    except StoreError:
-        return ""
-    sums = str(environment.get("sums", ""))
+    sums = str(_environment(store, key).get("sums", "")) if store.has(key) else ""
     return f"trained {sums}" if sums.startswith("over") else ""
+
+
+def _stack(store: Store, key: str) -> int | None:
+    """How many phases were trained as one with a phase."""
+    form = _environment(store, key).get("stack")
+    return int(form["width"]) if form else None
+
+
+def _environment(store: Store, key: str) -> dict[str, Any]:
+    try:
+        environment: dict[str, Any] = store.artifact(key).json("environment.json")
+    except StoreError:
+        return {}
+    return environment
 
 
 def _numbers(records: list[dict[str, Any]]) -> dict[str, float]:
@@ -111,7 +126,8 @@ def status_table(states: list[Status], store: Store) -> Table:
         size = words.size(s.bytes) if s.bytes else ""
         age = f"{words.seconds(s.age)} ago" if s.age is not None else ""
         state = Text(s.state, style=STYLES[s.state])
-        table.add_row(Text(s.name), state, step, numbers, size, age, Text(s.problem or s.who or s.how))
+        stack = f"in a stack of {s.stack}" if s.stack is not None else ""
+        table.add_row(Text(s.name), state, step, numbers, size, age, Text(s.problem or s.who or s.how or stack))
     total = measured(store.root)[0]
     table.caption = Text(f"{store.root}: {words.size(total)} in all, with other plans")
     return table

@@ -26,7 +26,7 @@ CHANGED = {
     "batch": "10", "accumulate": "2", "drop_last": "true", "clip": "5", "label_smoothing": "0.1", "ema": "0.9",
     "precision": "bf16", "frozen_precision": "bf16", "layout": "channels_last", "channels_last": "true",
     "compile": "true", "frozen": "auto", "keep_epochs": "[1]", "fold": "true", "on_nan": "skip", "threads": "2",
-    "shards": "2",
+    "shards": "2", "norm": "sync", "stack": "2",
 }  # fmt: skip
 
 

@@ -30,6 +30,7 @@ from kdplan.runtime.measures.labels import label_of
 from kdplan.runtime.measures.metrics import NETWORK_NUMBERS, measuring_loader, network_number
 from kdplan.runtime.measures.outputs import joined
 from kdplan.runtime.measures.results import Measured
+from kdplan.runtime.measures.stacked import Candidate, Known, Note, known_outputs
 from kdplan.runtime.networks import materialise
 from kdplan.runtime.options import RunOptions
 from kdplan.runtime.versions import Sources
@@ -47,8 +48,12 @@ class _Group:
     """Cell key -> metric."""
 
 
-def measure_cells(sources: Sources, cells: Mapping[str, Cell], options: RunOptions) -> Iterator[tuple[str, Measured]]:
-    """The numbers of cells, those of one target on one view together: (key, number) as each is known.
+def measure_cells(
+    sources: Sources, cells: Mapping[str, Cell], options: RunOptions, note: Note = lambda text: None
+) -> Iterator[tuple[str, Measured, int]]:
+    """The numbers of cells, those of one target on one view together: (key, number, networks) as each is known.
+
+    `networks` is how many were computed as one with the target's; 1 for one alone.
 
     Raises
     ------
@@ -60,13 +65,17 @@ def measure_cells(sources: Sources, cells: Mapping[str, Cell], options: RunOptio
     workers = max((r.workers for p in sources.plan.phases.values() for r in p.recipes), default=0)
     for _, groups in groupby(_groups(cells), lambda group: repr(group.view)):  # one data set at a time on the device
         data: Dataset | None = None
-        for group in groups:
+        known: dict[int, dict[int, Known]] = {}
+        for number, group in enumerate(several := list(groups)):
             if data is None:
                 data = opened(sources.plan, group.view, options.data_root, device)
                 check_content(sources.plan, [group.view], options.data_root, "a measure")
-            numbers = list(_measure(sources, group, data, workers, options, device))
+                candidates = [Candidate(n, g.target, [*g.metrics.values()]) for n, g in enumerate(several)]
+                known = known_outputs(sources, candidates, measuring_loader(data, workers), device, note)
+            numbers = list(_measure(sources, group, data, workers, options, device, known.get(number, {})))
             if not data.in_memory:
                 check_content(sources.plan, [group.view], options.data_root, "a measure", later=True)
+            known.pop(number, None)
             yield from numbers
 
 
@@ -80,24 +89,32 @@ def _groups(cells: Mapping[str, Cell]) -> list[_Group]:
 
 
 def _measure(
-    sources: Sources, group: _Group, data: Dataset, workers: int, options: RunOptions, device: torch.device
-) -> Iterator[tuple[str, Measured]]:
-    """The numbers of one group, by their cells' keys."""
+    sources: Sources,
+    group: _Group,
+    data: Dataset,
+    workers: int,
+    options: RunOptions,
+    device: torch.device,
+    known: Mapping[int, Known],
+) -> Iterator[tuple[str, Measured, int]]:
+    """The numbers of one group, by their cells' keys; `known` has outputs of its networks, where they are."""
     plan, target, view = sources.plan, group.target, group.view
     networks = [materialise(sources, v, device).eval() for v in target.versions]
     metrics = list(group.metrics.values())
     loader = measuring_loader(data, workers)
     boxes = precisions(networks, loader, metrics)
-    outputs = joined(plan, target, view, networks, data, any(map(of_classes, metrics)), group.cut)
+    measured = [known.get(index, network) for index, network in enumerate(networks)]
+    outputs = joined(plan, target, view, measured, data, any(map(of_classes, metrics)), group.cut)
     probabilities = target.path == "probabilities" or target.join == "probabilities"
     of_outputs = [m for m in metrics if m.name not in NETWORK_NUMBERS and not of_boxes(m)]
     context = measure_context(plan, view, options.data_root, device)
     numbers = evaluate(outputs, loader, of_outputs, probabilities, context)
     for key, metric in group.metrics.items():
         if metric.name in NETWORK_NUMBERS:
-            yield key, _of_network(plan, group, metric, networks, data.shape, device)
+            yield key, _of_network(plan, group, metric, networks, data.shape, device), 1
         else:
-            yield key, boxes[metric.name] if of_boxes(metric) else numbers[label_of(metric)]
+            number = boxes[metric.name] if of_boxes(metric) else numbers[label_of(metric)]
+            yield key, number, max((k.width for k in known.values()), default=1)
 
 
 def _of_network(

@@ -73,9 +73,9 @@ def run_measures(
         if not rows:
             continue
         with failed, boundary("KD0844", measure.span, name=measure.name):
-            numbers = _repaired(partial(_numbers, sources, measure, rows, options), repair)
+            numbers = _repaired(partial(_numbers, sources, measure, rows, options, events.note), repair)
             result = _table(sources, measure, rows, numbers)
-            result.plots = [_curves(sources, measure, p, result, options) for p in measure.plots]
+            result.plots = [_curves(sources, measure, p, result, options, events.note) for p in measure.plots]
             events.measured(measure.name, result)
             results.append(result)
     failed.raise_if_failed()
@@ -92,7 +92,9 @@ def _repaired(compute: Callable[[], T], repair: Callable[[Path], bool] | None) -
                 raise
 
 
-def _numbers(sources: Sources, measure: Measure, rows: Sequence[Row], options: RunOptions) -> dict[str, Measured]:
+def _numbers(
+    sources: Sources, measure: Measure, rows: Sequence[Row], options: RunOptions, note: Callable[[str], None]
+) -> dict[str, Measured]:
     """The numbers of all cells of a measure; missing ones are computed and stored."""
     numbers: dict[str, Measured] = {}
     missing: dict[str, Cell] = {}
@@ -107,11 +109,13 @@ def _numbers(sources: Sources, measure: Measure, rows: Sequence[Row], options: R
         from kdplan.runtime.measures.compute import measure_cells
 
         with freed_memory_kept():
-            for key, value in measure_cells(sources, missing, options):
+            for key, value, together in measure_cells(sources, missing, options, note):
                 cell = missing[key]
                 versions = ", ".join(str(v) for v in cell.target.versions)
                 of = {sources.keys[m].key for v in cell.target.versions for m in makers(sources.plan, v)}
                 entry = {"value": as_stored(value), "metric": cell.metric.name, "of": versions, "phases": sorted(of)}
+                if together > 1:
+                    entry["stack"] = together
                 sources.store.keep_number("measures", key, entry)
                 numbers[key] = value
     return numbers
@@ -189,7 +193,14 @@ def _panels(
     return [Panel(title, label_of(metric), plot.kind, plot.data)]
 
 
-def _curves(sources: Sources, measure: Measure, plot: Plot, result: MeasureResult, options: RunOptions) -> Curves:
+def _curves(
+    sources: Sources,
+    measure: Measure,
+    plot: Plot,
+    result: MeasureResult,
+    options: RunOptions,
+    note: Callable[[str], None],
+) -> Curves:
     """The numbers that a plot shows: those of the table, and its baseline's."""
     y = label_of(plot.y)
     curves = Curves(plot.x, y, {}, view=_named(measure, 0))
@@ -202,7 +213,7 @@ def _curves(sources: Sources, measure: Measure, plot: Plot, result: MeasureResul
     if rows:
         first = [replace(row, views=row.views[:1]) for row in rows]
         level = replace(measure, rows=first, metrics=[plot.y], views=measure.views[:1], plots=[], by=[])
-        for row in _table(sources, level, first, _numbers(sources, level, first, options)).rows:
+        for row in _table(sources, level, first, _numbers(sources, level, first, options, note)).rows:
             curves.levels[row.label + _listed(row.coordinates)] = _shown(row)[y]
     return curves
 

@@ -21,7 +21,7 @@ from kdplan.runtime.store.processes import is_temporary, temporary
 from kdplan.runtime.store.runs import Runs
 
 PARTS = (
-    "phases", "work", "values", "plans", "measures", "costs", "verdicts", "plots", "leases", "runs", "speeds",
+    "phases", "work", "values", "plans", "measures", "costs", "verdicts", "plots", "leases", "runs", "speeds", "stacks",
 )  # fmt: skip
 """The folders of a store."""
 

@@ -1,5 +1,6 @@
 """How fast devices were: `speeds/<device>/<key of a phase>.json`, one file for each phase that was trained there.
 
+stacks/<device>/<key>.json    the time of a stack of phases, in parts of that of its phases alone
 speeds.json    one speed a device, of earlier versions: it counts where nothing newer is known
 """
 
@@ -35,6 +36,7 @@ class Speeds:
 
     def __init__(self, root: Path) -> None:
         self.folder, self.old = root / "speeds", root / "speeds.json"
+        self.stacks = root / "stacks"
 
     def all(self) -> dict[str, float]:
         """Device -> floating-point operations a second, the median of the newest phases."""
@@ -50,6 +52,15 @@ class Speeds:
         """Notes how fast the phase with a key was trained on a device, in floating-point operations a second."""
         path = self.folder / quote(device, safe="") / f"{phase}.json"
         write_sealed_files({path: {"device": device, "speed": speed}})
+
+    def stack_ratio(self, device: str, stack: str) -> float | None:
+        """The time of a step of a stack, in parts of that of its phases alone; None where that was not measured."""
+        known = read_sealed(self.stacks / quote(device, safe="") / f"{stack}.json")
+        return float(known["ratio"]) if known else None
+
+    def keep_stack_ratio(self, device: str, stack: str, ratio: float) -> None:
+        """Notes what was measured, for a stack with a key."""
+        write_sealed_files({self.stacks / quote(device, safe="") / f"{stack}.json": {"device": device, "ratio": ratio}})
 
     def forget(self, phases: set[str]) -> None:
         """Removes what is of the phases with these keys."""

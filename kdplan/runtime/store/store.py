@@ -251,6 +251,15 @@ class Store:
         with self._noting():
             self.speeds.keep(device, key, speed)
 
+    def stack_ratio(self, device: str, stack: str) -> float | None:
+        """The time of a stack in parts of that of its phases alone on `device`; None where it was not measured."""
+        return self.speeds.stack_ratio(device, stack)
+
+    def keep_stack_ratio(self, device: str, stack: str, ratio: float) -> None:
+        """Notes how much faster a stack was on `device`; a refusal is noted only."""
+        with self._noting():
+            self.speeds.keep_stack_ratio(device, stack, ratio)
+
     def settle(self) -> Diagnostic | None:
         """The end of a run: a store that other machines share gives them what they lack. A warning where it cannot."""
         return None
