@@ -20,8 +20,8 @@ AUTOMATIC = 16
 """Phases in a stack at most, where the plan leaves the number to kdplan."""
 
 _EQUAL = (
-    "batch", "accumulate", "drop_last", "precision", "frozen_precision", "layout", "compile", "frozen", "fold", "threads",
-    "shards", "norm", "stack",
+    "batch", "accumulate", "drop_last", "precision", "frozen_precision", "layout", "compile", "frozen", "fold",
+    "threads", "shards", "norm", "stack",
 )  # fmt: skip
 """Settings of recipes in which the members of a stack agree."""
 
