@@ -15,6 +15,7 @@ from kdplan.ir.origins import Fresh, Origin
 Precision = Literal["fp32", "bf16", "fp16"]
 FrozenValues = Literal["live", "stored", "auto"]
 Mode = Literal["train", "eval"]
+Relation = Literal[">", "<", "==", "rising", "falling"]
 Role = Literal["teacher", "student", "network"]
 
 Plain = Any
@@ -302,6 +303,48 @@ class Measure:
 
 
 @dataclass(slots=True)
+class Comparison:
+    """What a claim says of two lists of rows, or of one list along an axis.
+
+    `relation` is `>`, `<` or `==` between the numbers of `left` and those of `right` (or a number, `bound`), or
+    `rising` or `falling` for `left` along the claim's axis.
+    """
+
+    left: list[Row]
+    relation: Relation
+    right: list[Row] = field(default_factory=list)
+    bound: float | None = None
+    text: str = ""
+    """As it is written."""
+    span: Location = location()
+
+
+@dataclass(slots=True)
+class Claim:
+    """What a plan expects of its numbers; each metric on each view is a claim of its own.
+
+    Runs are paired by `pairs`, averaged over `over`; every other axis, and every version, is compared by itself.
+    """
+
+    name: str
+    comparisons: list[Comparison]
+    views: list[View]
+    metrics: list[Item]
+    over: list[str] = field(default_factory=list)
+    pairs: list[str] = field(default_factory=lambda: ["seed"])
+    along: str = ""
+    """The axis along which numbers rise or fall."""
+    margin: float = 0.0
+    """Differences have to be larger than this, or with `==` at most as large."""
+    span: Location = location()
+
+    def measure(self) -> Measure:
+        """All that it reads, as a measure of the same name."""
+        rows = [row for c in self.comparisons for row in (*c.left, *c.right)]
+        return Measure(self.name, rows, self.views, self.metrics, span=self.span)
+
+
+@dataclass(slots=True)
 class Export:
     """A network to export: its weights and a description to load them with."""
 
@@ -319,3 +362,8 @@ class Plan:
     phases: dict[str, Phase] = field(default_factory=dict)
     measures: dict[str, Measure] = field(default_factory=dict)
     exports: dict[str, Export] = field(default_factory=dict)
+    claims: dict[str, Claim] = field(default_factory=dict)
+
+    def measured(self) -> list[Measure]:
+        """The measures, and what claims read."""
+        return [*self.measures.values(), *(claim.measure() for claim in self.claims.values())]

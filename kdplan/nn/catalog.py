@@ -23,6 +23,8 @@ class MetricSpec(Spec):
     larger_is_better: bool = True
     grouped: bool = False
     """It reads the superclasses of the data's classes."""
+    drawn: bool = False
+    """It is a plot first; its number says little by itself."""
 
 
 DEEPEST = 2000
@@ -336,6 +338,7 @@ METRICS: dict[str, MetricSpec] = {
             "Mean of the k-th highest softmax score.",
             needs="logits",
             unit="%",
+            drawn=True,
             implementation="kdplan.nn.scores:Score",
         ),
         MetricSpec(
@@ -345,6 +348,7 @@ METRICS: dict[str, MetricSpec] = {
             "number is the share on the diagonal, for k = 1 the accuracy.",
             needs="logits",
             unit="%",
+            drawn=True,
             implementation="kdplan.nn.scores:Confusion",
         ),
         MetricSpec(

@@ -261,7 +261,7 @@ def _body(node: ast.Declaration, kind: Kind, reporter: _Findings) -> None:
             has_one = True
             first, second = item.left.span.text, item.right.span.text
             reporter.report("KD0214", item.span, kind=f"`{kind.name}`", first=first, second=second)
-        elif kind.listing:
+        elif kind.listing and not (kind.settings and isinstance(item, ast.Setting)):
             reporter.report("KD0258", item.span, kind=kind.name)
         else:
             _setting(item, kind, seen, reporter)
