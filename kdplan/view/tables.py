@@ -46,19 +46,19 @@ def number(value: Number | None, unit: str = "nats") -> str:
     """
     if value is None:
         return ""
-    text = _fixed(value.mean, unit)
+    text = fixed(value.mean, unit)
     counts = []
     if value.splits is not None:
-        text += f" ± {_fixed(value.splits.std, unit)}"
+        text += f" ± {fixed(value.splits.std, unit)}"
         counts.append(f"{value.splits.n} splits")
     counted = unit == "" and not value.std
     if value.std is not None and not counted:
-        text += f" ± {_fixed(value.std, unit)}"
+        text += f" ± {fixed(value.std, unit)}"
         counts.append(f"n = {value.n}")
     return f"{text} ({', '.join(counts)})" if counts else text
 
 
-def _fixed(value: float, unit: str) -> str:
+def fixed(value: float, unit: str) -> str:
     """Counts in full, percentages with two decimals, all else with four."""
     if not math.isfinite(value):
         return str(value)

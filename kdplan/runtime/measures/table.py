@@ -73,7 +73,7 @@ def run_measures(
         if not rows:
             continue
         with failed, boundary("KD0844", measure.span, name=measure.name):
-            numbers = _repaired(partial(_numbers, sources, measure, rows, options), repair)
+            numbers = repaired(partial(numbers_of, sources, measure, rows, options), repair)
             result = _table(sources, measure, rows, numbers)
             result.plots = [_curves(sources, measure, p, result, options) for p in measure.plots]
             events.measured(measure.name, result)
@@ -82,7 +82,7 @@ def run_measures(
     return results
 
 
-def _repaired(compute: Callable[[], T], repair: Callable[[Path], bool] | None) -> T:
+def repaired(compute: Callable[[], T], repair: Callable[[Path], bool] | None) -> T:
     """The value, computed again after each repair of an artifact that it reads."""
     while True:
         try:
@@ -92,7 +92,7 @@ def _repaired(compute: Callable[[], T], repair: Callable[[Path], bool] | None) -
                 raise
 
 
-def _numbers(sources: Sources, measure: Measure, rows: Sequence[Row], options: RunOptions) -> dict[str, Measured]:
+def numbers_of(sources: Sources, measure: Measure, rows: Sequence[Row], options: RunOptions) -> dict[str, Measured]:
     """The numbers of all cells of a measure; missing ones are computed and stored."""
     numbers: dict[str, Measured] = {}
     missing: dict[str, Cell] = {}
@@ -202,7 +202,7 @@ def _curves(sources: Sources, measure: Measure, plot: Plot, result: MeasureResul
     if rows:
         first = [replace(row, views=row.views[:1]) for row in rows]
         level = replace(measure, rows=first, metrics=[plot.y], views=measure.views[:1], plots=[], by=[])
-        for row in _table(sources, level, first, _numbers(sources, level, first, options)).rows:
+        for row in _table(sources, level, first, numbers_of(sources, level, first, options)).rows:
             curves.levels[row.label + _listed(row.coordinates)] = _shown(row)[y]
     return curves
 
