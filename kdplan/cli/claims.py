@@ -120,7 +120,10 @@ def decide(arguments: argparse.Namespace, run: Callable[[argparse.Namespace], in
         compiled = compile_file(arguments, store)
         names = read_by(compiled, open_)
         todo = [n for n in names if compiled.planned[n].action != "cached" and compiled.planned[n].same_as is None]
-        print(f"\nundecided: {', '.join(open_)}; with {len(seeds)} seeds, {round_cost(compiled, todo, store)}", file=sys.stderr)
+        print(
+            f"\nundecided: {', '.join(open_)}; with {len(seeds)} seeds, {round_cost(compiled, todo, store)}",
+            file=sys.stderr,
+        )
         arguments.only, arguments.until = [], names
         code = run(arguments)
         if code:

@@ -1,13 +1,14 @@
 """Claims cut into tests: which runs are paired, and which versions are compared with which.
 
-Before: the rows on both sides of a comparison. After: one `Test` for each pair of versions and each point of the axes
-that are neither paired nor averaged, with the rows of each of its runs.
+Before: the rows on both sides of a comparison. After: one `Contrast` for each pair of versions and each point of the
+axes that are neither paired nor averaged, with the rows of each of its runs.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from kdplan.diagnostics.report import Reporter, listing
 from kdplan.ir.plan import Claim, Comparison, Plain, Plan, Row
@@ -27,7 +28,7 @@ class Run:
 
 
 @dataclass(slots=True)
-class Test:
+class Contrast:
     """One comparison of a claim, over its runs."""
 
     left: str
@@ -69,11 +70,11 @@ def check_claim(plan: Plan, claim: Claim, reporter: Reporter) -> None:
     for comparison in claim.comparisons:
         failed: list[str] = []
 
-        def report(code: str, c: Comparison = comparison, failed: list[str] = failed, **values: object) -> None:
+        def report(code: str, c: Comparison = comparison, failed: list[str] = failed, **values: Any) -> None:
             failed.append(code)
             reporter.report(code, c.span or claim.span, **values)
 
-        found = tests(claim, comparison, report)
+        found = contrasts(claim, comparison, report)
         if failed:
             continue
         if not counts_need_no_runs(claim) and any(len(test.runs) < 2 for test in found):
@@ -81,7 +82,7 @@ def check_claim(plan: Plan, claim: Claim, reporter: Reporter) -> None:
         _check_classes(plan, claim, found, report)
 
 
-def _check_classes(plan: Plan, claim: Claim, found: list[Test], report: Report) -> None:
+def _check_classes(plan: Plan, claim: Claim, found: list[Contrast], report: Report) -> None:
     """KD0867 where networks that know other classes are compared by what they say of classes."""
     if counts_need_no_runs(claim):
         return
@@ -99,11 +100,12 @@ def _classes(plan: Plan, row: Row) -> list[list[int] | None]:
     return [n.classes.ids if n.classes is not None else None for n in networks] if not row.target.path else []
 
 
-def tests(claim: Claim, comparison: Comparison, report: Report | None = None) -> list[Test]:
+def contrasts(claim: Claim, comparison: Comparison, report: Report | None = None) -> list[Contrast]:
     """The tests of a comparison, in the order of its rows.
 
-    Versions are compared where the axes that both have agree; an axis that one side lacks does not matter to it. Runs
-    are paired in the same way, by the axes in `claim.pairs`.
+    Where both sides have several values of an axis, versions are compared at equal ones; where one side has a single
+    value, or lacks the axis, with all of the other side. Runs are paired by the axes in `claim.pairs`; a side that
+    lacks one has the same partner in all of its runs. No version is compared with itself.
 
     Examples
     --------
@@ -113,7 +115,7 @@ def tests(claim: Claim, comparison: Comparison, report: Report | None = None) ->
     ...     return Row(name, Target([Version(name)]), at)
     >>> small = [row("small@kd", seed=s, w=w) for w in (1, 5) for s in (0, 1)]
     >>> alone = [row("small", seed=s) for s in (0, 1)]
-    >>> for t in tests(Claim("c", [], [], []), Comparison(small, ">", alone)):
+    >>> for t in contrasts(Claim("c", [], [], []), Comparison(small, ">", alone)):
     ...     print(t.left, t.right, [run.at for run in t.runs])
     small@kd[w = 1] small [(('seed', 0),), (('seed', 1),)]
     small@kd[w = 5] small [(('seed', 0),), (('seed', 1),)]
@@ -123,17 +125,36 @@ def tests(claim: Claim, comparison: Comparison, report: Report | None = None) ->
     lefts, rights = (_groups(claim, rows) for rows in (comparison.left, comparison.right))
     if comparison.bound is not None:
         bound = f"{comparison.bound:g}"
-        return [Test(g.text, bound, [Run(at, rows) for at, rows in g.runs.items()]) for g in lefts]
-    found = []
+        return [Contrast(g.text, bound, [Run(at, rows) for at, rows in g.runs.items()]) for g in lefts]
+    found: list[Contrast] = []
+    failed = False
+    common = _swept(lefts) & _swept(rights)
+    itself = 0
     for left in lefts:
-        partners = [right for right in rights if _agree(left.at, right.at)]
+        partners = [right for right in rights if all(left.at[a] == right.at[a] for a in common)]
+        failed |= not partners
         if not partners and report is not None:
             report("KD0866", name=left.text, others=listing([g.text for g in rights], 3))
         for right in partners:
             runs = _paired(left, right, report)
-            if runs:
-                found.append(Test(left.text, right.text, runs))
+            failed |= len(runs) < max(len(left.runs), len(right.runs))
+            if runs and all(_targets(run.left) == _targets(run.right) for run in runs):
+                itself += 1
+            elif runs:
+                found.append(Contrast(left.text, right.text, runs))
+    if itself and not found and not failed and report is not None:
+        report("KD0860")
     return found
+
+
+def _swept(groups: Sequence[_Group]) -> set[str]:
+    """The axes of which every version has a value, and together they have several."""
+    axes = {axis for group in groups for axis in group.at if all(axis in other.at for other in groups)}
+    return {axis for axis in axes if len({str(group.at[axis]) for group in groups}) > 1}
+
+
+def _targets(rows: Sequence[Row]) -> list[str]:
+    return sorted(repr(row.target.versions) + row.target.path for row in rows)
 
 
 def _groups(claim: Claim, rows: Sequence[Row], along: str = "") -> list[_Group]:
@@ -171,7 +192,7 @@ def _paired(left: _Group, right: _Group, report: Report | None) -> list[Run]:
     return runs
 
 
-def _trends(claim: Claim, comparison: Comparison, report: Report | None) -> list[Test]:
+def _trends(claim: Claim, comparison: Comparison, report: Report | None) -> list[Contrast]:
     """Tests along an axis: each run has one row for each of its values, in their order."""
     found = []
     for group in _groups(claim, comparison.left, claim.along):
@@ -185,7 +206,7 @@ def _trends(claim: Claim, comparison: Comparison, report: Report | None) -> list
                 continue
             runs.append(Run(at, sorted(points, key=lambda row: _order(row.coordinates[claim.along]))))
         if runs:
-            found.append(Test(group.text, "", runs))
+            found.append(Contrast(group.text, "", runs))
     return found
 
 

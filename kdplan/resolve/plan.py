@@ -25,10 +25,10 @@ from kdplan.resolve.budget import Budget
 from kdplan.resolve.choices import fresh
 from kdplan.resolve.context import Context, Session, check_sound, expand
 from kdplan.resolve.evaluate import RULES
+from kdplan.resolve.kinds.claim import claim
 from kdplan.resolve.kinds.construct import construct_instance
 from kdplan.resolve.kinds.network import network_instance
 from kdplan.resolve.kinds.phase import phase_instance
-from kdplan.resolve.kinds.claim import claim
 from kdplan.resolve.kinds.results import exports, measure
 from kdplan.resolve.picks import bindings
 from kdplan.resolve.unread import check_given, check_names

@@ -13,33 +13,46 @@ from rich.table import Table
 from rich.text import Text
 
 from kdplan.diagnostics.report import counted
-from kdplan.runtime.claims.verdicts import ClaimResult, TestResult
+from kdplan.runtime.claims.verdicts import ClaimResult, Outcome
 from kdplan.runtime.store.atomic import plain
 from kdplan.view.tables import fixed, unit
 
 STYLES = {"holds": "green", "refuted": "red", "undecided": "yellow", "not run": "dim"}
 SYMBOLS = {"holds": "✓", "refuted": "✗", "undecided": "?", "not run": "·"}
-HEAD = ["", "claim", "metric", "comparison", "difference", "any-time interval", "fixed interval", "n", "wins", "verdict"]
+HEAD = [
+    "",
+    "claim",
+    "metric",
+    "comparison",
+    "difference",
+    "any-time interval",
+    "fixed interval",
+    "n",
+    "wins",
+    "verdict",
+]
 
 
 def scoreboard(results: Sequence[ClaimResult], level: float) -> Group:
     """Return the table of all tests, one line each, and a line that counts the verdicts."""
-    table = Table(title=f"claims, at a level of {level:g}", title_justify="left", title_style="bold", header_style="bold")
+    table = Table(
+        title=f"claims, at a level of {level:g}", title_justify="left", title_style="bold", header_style="bold"
+    )
     for i, name in enumerate(HEAD):
         table.add_column(name, justify="right" if 4 <= i < 9 else "left", overflow="fold")
-    views = {test.view for result in results for test in result.tests}
+    views = {test.view for result in results for test in result.outcomes}
     for result in results:
-        for test in result.tests:
+        for test in result.outcomes:
             line = cells(test, with_view=len(views) > 1)
             table.add_row(*(Text(cell) for cell in line[:-1]), Text(line[-1], style=STYLES[test.verdict]))
     return Group(table, *(Text(line) for line in notes(results, level)))
 
 
-def cells(test: TestResult, with_view: bool = False) -> list[str]:
+def cells(test: Outcome, with_view: bool = False) -> list[str]:
     """Return a line of the scoreboard.
 
     >>> from kdplan.runtime.claims.paired import paired
-    >>> test = TestResult("better", "top1", "digits.test", "big > small", ">", 0, 3, 1, paired([2.0, 2.5, 1.5]), [], 3, .2)
+    >>> test = Outcome("better", "top1", "digits.test", "big > small", ">", 0, 3, 1, paired([2.0, 2.5, 1.5]), [], 3, .2)
     >>> cells(test)
     ['?', 'better', 'top1', 'big > small', '2.00', '-∞ … ∞', '0.76 … 3.24', '3', '3 of 3', 'undecided']
     """
@@ -50,7 +63,9 @@ def cells(test: TestResult, with_view: bool = False) -> list[str]:
         return [*head, "", "", "", "0", "", test.verdict]
     if test.exact:
         return [*head, fixed(shown.mean, of), "", "", "", "", test.verdict]
-    intervals = [f"{_bound(a, of)} … {_bound(b, of)}" for a, b in ((shown.low, shown.high), (shown.fixed_low, shown.fixed_high))]
+    intervals = [
+        f"{_bound(a, of)} … {_bound(b, of)}" for a, b in ((shown.low, shown.high), (shown.fixed_low, shown.fixed_high))
+    ]
     verdict: str = test.verdict
     if test.runs_needed is not None:
         verdict += f", about {test.runs_needed} runs"
@@ -66,13 +81,15 @@ def _bound(value: float, of: str) -> str:
 def notes(results: Sequence[ClaimResult], level: float) -> list[str]:
     """Return what the table does not say: the count of verdicts, the correction, the kinds of intervals."""
     verdicts = [result.verdict for result in results]
-    counts = [f"{verdicts.count(v)} {v}" for v in SYMBOLS if v in verdicts]  # type: ignore[arg-type]
+    counts = [f"{verdicts.count(v)} {v}" for v in SYMBOLS if v in verdicts]
     lines = [f"{counted(len(results), 'claim')}: {', '.join(counts)}"]
-    tested = sum(not test.exact for result in results for test in result.tests)
+    tested = sum(not test.exact for result in results for test in result.outcomes)
     if tested > 1:
         lines.append(f"Verdicts are corrected for {tested} tests (Holm); intervals are each test's own.")
     if tested:
-        lines.append("Any-time intervals stay valid however often seeds are added; fixed ones only for a planned number.")
+        lines.append(
+            "Any-time intervals stay valid however often seeds are added; fixed ones only for a planned number."
+        )
     return lines
 
 
@@ -91,7 +108,7 @@ def to_csv(results: Sequence[ClaimResult]) -> str:
          "fixed_low", "fixed_high", "n", "wins", "p", "runs_needed", "missing"]
     )  # fmt: skip
     for result in results:
-        for t in result.tests:
+        for t in result.outcomes:
             s = t.shown
             numbers = [s.mean, s.std, s.low, s.high, s.fixed_low, s.fixed_high, s.n] if s else [None] * 6 + [0]
             line = [t.claim, t.metric, t.view, t.text, t.verdict, t.left, t.right, *numbers, t.wins, t.p, t.runs_needed,

@@ -100,7 +100,7 @@ def _number(node: ast.Expr, ctx: Context) -> float | None:
     if not isinstance(node, ast.Number | ast.Negate | ast.Binary | ast.Name):
         return None
     value = next(expand(ctx, lambda inner: inner.eval(node, "any"), axes.size))
-    return float(value.value) if isinstance(value, ir.Const) and is_number(value) else None
+    return float(value.value) if isinstance(value, ir.Const) and is_number(value) else None  # type: ignore[arg-type]
 
 
 def _rows(e: ast.Expr, on: ast.Clause, first: Point | None, ctx: Context) -> list[Row]:

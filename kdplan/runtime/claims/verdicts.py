@@ -14,7 +14,7 @@ from kdplan.diagnostics.boundary import boundary
 from kdplan.diagnostics.report import Gather
 from kdplan.ir.dag import PhaseKey
 from kdplan.ir.plan import Claim, Comparison, Item, Plain, Plan, Row, View
-from kdplan.passes.claims import Run, Test, counts_need_no_runs, tests
+from kdplan.passes.claims import Contrast, Run, contrasts, counts_need_no_runs
 from kdplan.runtime.claims.paired import Paired, cleaned, holm, log_e_value, needed, paired
 from kdplan.runtime.measures.cells import cell_key, cell_of, snapshots, trained
 from kdplan.runtime.measures.labels import described, label_of
@@ -29,7 +29,7 @@ LEVEL = 0.95
 
 
 @dataclass(slots=True)
-class TestResult:
+class Outcome:
     """One test of a claim: one metric of one pair of versions on one view.
 
     Attributes
@@ -80,18 +80,18 @@ class ClaimResult:
     """A claim's verdict, and the tests that it rests on: it holds where all hold, and one refutes it."""
 
     name: str
-    tests: list[TestResult] = field(default_factory=list)
+    outcomes: list[Outcome] = field(default_factory=list)
 
     @property
     def verdict(self) -> Verdict:
         """Of all tests together."""
-        found = {test.verdict for test in self.tests}
+        found = {test.verdict for test in self.outcomes}
         order: tuple[Verdict, ...] = ("refuted", "not run", "undecided")
         return next((v for v in order if v in found), "holds" if found else "not run")
 
     def to_json(self) -> dict[str, Plain]:
         """Plain values."""
-        return {"name": self.name, "verdict": self.verdict, "tests": [asdict(test) for test in self.tests]}
+        return {"name": self.name, "verdict": self.verdict, "tests": [asdict(test) for test in self.outcomes]}
 
 
 def run_claims(
@@ -125,11 +125,11 @@ def run_claims(
         with failed, boundary("KD0844", claim.span, name=claim.name):
             numbers = repaired(partial(numbers_of, sources, measure, rows, options), repair) if rows else {}
             for comparison in claim.comparisons:
-                for test in tests(claim, comparison):
-                    result.tests += _results(_Reader(sources, claim, numbers), comparison, test, 1 - level)
+                for test in contrasts(claim, comparison):
+                    result.outcomes += _results(_Reader(sources, claim, numbers), comparison, test, 1 - level)
         results.append(result)
     failed.raise_if_failed()
-    decide([test for result in results for test in result.tests], 1 - level)
+    decide([test for result in results for test in result.outcomes], 1 - level)
     return results
 
 
@@ -152,7 +152,7 @@ class _Reader:
         return statistics.fmean(self.number(row, view, metric) for row in rows)
 
 
-def _results(reader: _Reader, comparison: Comparison, test: Test, alpha: float) -> list[TestResult]:
+def _results(reader: _Reader, comparison: Comparison, test: Contrast, alpha: float) -> list[Outcome]:
     claim = reader.claim
     ready = [run for run in test.runs if all(trained(reader.sources, row.target) for row in (*run.left, *run.right))]
     results = []
@@ -163,9 +163,9 @@ def _results(reader: _Reader, comparison: Comparison, test: Test, alpha: float) 
 
 
 def _result(
-    reader: _Reader, comparison: Comparison, test: Test, ready: list[Run], at: tuple[int, View], metric: Item,
+    reader: _Reader, comparison: Comparison, test: Contrast, ready: list[Run], at: tuple[int, View], metric: Item,
     alpha: float,
-) -> TestResult:  # fmt: skip
+) -> Outcome:  # fmt: skip
     claim, (number, view) = reader.claim, at
     relation = comparison.relation
     lefts, rights, differences = [], [], []
@@ -185,7 +185,7 @@ def _result(
     text = f"{test.left} {relation} along {claim.along}" if trend else f"{test.left} {relation} {test.right}"
     if claim.margin:
         text += f" ± {claim.margin:g}" if relation == "==" else f" by {claim.margin:g}"
-    return TestResult(
+    return Outcome(
         claim.name,
         label_of(metric),
         described(view),
@@ -223,7 +223,7 @@ def _directed(difference: float, relation: str) -> float:
     return -difference if relation in ("<", "falling") else difference
 
 
-def decide(results: Sequence[TestResult], alpha: float) -> None:
+def decide(results: Sequence[Outcome], alpha: float) -> None:
     """Write the verdicts of tests, by Holm's procedure over all of them, and how many runs the undecided ones need.
 
     Numbers that no seed changes are compared as they are, and are not among the tests that are corrected for.
@@ -252,7 +252,7 @@ def decide(results: Sequence[TestResult], alpha: float) -> None:
                 result.runs_needed = max(result.runs_needed, result.shown.n + 1)
 
 
-def _distance(result: TestResult) -> float:
+def _distance(result: Outcome) -> float:
     """Between the mean difference and the bound that it has to leave."""
     assert result.shown is not None
     if result.relation == "==":
@@ -260,7 +260,7 @@ def _distance(result: TestResult) -> float:
     return abs(_directed(result.shown.mean, result.relation) - result.margin)
 
 
-def _p_value(result: TestResult) -> float:
+def _p_value(result: Outcome) -> float:
     """Of the side of the bound that the mean is on: 1 over the e-value of the nearest mean on the other side."""
     assert result.shown is not None
     bounds = [result.margin if result.relation in (">", "rising") else -result.margin]
