@@ -249,11 +249,20 @@ CORE: tuple[Kind, ...] = (
     Kind(
         "measure",
         "Numbers about networks on data. Inside a phase: after every epoch, and its first metric chooses `best`.",
-        "measure NAME of VERSIONS by AXES on DATA.SPLIT over AXES { metrics }",
+        "measure NAME of VERSIONS by AXES on DATA.SPLIT over AXES { metrics, baseline = VERSION }",
         "measure table of big, small@alone on digits.test { top1 }",
         clauses=("of", "on", "by", "over"),
         required=("on",),
         listing=True,
+        settings=(
+            S(
+                "baseline",
+                "version",
+                "beside each metric, the difference to this version, run by run, with Student's 95 % interval",
+                "none",
+                "baseline = small@alone",
+            ),
+        ),
     ),
     Kind(
         "claim",

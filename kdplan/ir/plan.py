@@ -15,6 +15,7 @@ from kdplan.ir.origins import Fresh, Origin
 Precision = Literal["fp32", "bf16", "fp16"]
 FrozenValues = Literal["live", "stored", "auto"]
 Mode = Literal["train", "eval"]
+Band = Literal["std", "se", "ci"]
 Relation = Literal[">", "<", "==", "rising", "falling"]
 Role = Literal["teacher", "student", "network"]
 
@@ -265,6 +266,8 @@ class Plot:
     x: str
     y: Item
     baseline: list[Row] = field(default_factory=list)
+    band: Band = "std"
+    """What is drawn around a mean over runs: their deviation, its standard error, or a 95 % interval of the mean."""
     span: Location = location()
 
 
@@ -287,15 +290,21 @@ class Measure:
     """The name in `by` or `over` that is one of verticals."""
     parts: list[ClassSet] = field(default_factory=list)
     """These verticals."""
+    baseline: list[Row] = field(default_factory=list)
+    """What every number is compared with, run by run."""
     span: Location = location()
 
     def views_of(self, row: Row) -> list[View]:
         """What a row is measured on."""
         return row.views or self.views
 
+    def every_row(self) -> list[Row]:
+        """The rows, and those of the baseline."""
+        return [*self.rows, *self.baseline]
+
     def pairs(self) -> list[tuple[Row, View]]:
         """Each row with each view that it is measured on."""
-        return [(row, view) for row in self.rows for view in self.views_of(row)]
+        return [(row, view) for row in self.every_row() for view in self.views_of(row)]
 
     def every_view(self) -> list[View]:
         """What any of the rows is measured on, each view once."""

@@ -370,7 +370,7 @@ def _networks(plan: Plan) -> list[str]:
     seen: set[str] = set()
     roots = [n for n in plan.networks if is_word(n.partition("[")[0]) or "." in n.partition("[")[0].partition("(")[0]]
     roots += [v.network for p in plan.phases.values() for v in versions_of(p)]
-    results = [*(r.target for m in plan.measured() for r in m.rows), *(e.target for e in plan.exports.values())]
+    results = [*(r.target for m in plan.measured() for r in m.every_row()), *(e.target for e in plan.exports.values())]
     roots += [v.network for t in results for v in t.versions]
     wanted = _closure(plan, roots)
 

@@ -35,13 +35,13 @@ def check_plan(plan: Plan, reporter: Reporter) -> None:
     for phase in plan.phases.values():
         _phase(plan, phase, reporter)
     for measure in plan.measured():
-        for row in measure.rows:
+        for row in measure.every_row():
             for version in row.target.versions:
                 _version(plan, version, reporter)
         for view in measure.every_view():
             _data(plan, view.data, view.span, reporter)
         check_task(plan, measure.every_view(), measure.metrics, reporter)
-        check_metrics(plan, measure, measure.rows, reporter)
+        check_metrics(plan, measure, measure.every_row(), reporter)
         check_measured(plan, measure.pairs(), measure.metrics, reporter)
     for claim in plan.claims.values():
         check_claim(plan, claim, reporter)

@@ -5,12 +5,12 @@ from __future__ import annotations
 from kdplan.constructs.table import KINDS
 from kdplan.diagnostics.report import Gather, error
 from kdplan.ir import expr as ir
-from kdplan.ir.plan import Claim, Comparison, Relation, Row
+from kdplan.ir.plan import Claim, Comparison, Relation
 from kdplan.passes.load import Declared
 from kdplan.resolve import axes, setting_values
 from kdplan.resolve.arithmetic import is_number
 from kdplan.resolve.context import Context, expand
-from kdplan.resolve.kinds.results import Point, check_axis, check_once, measure_metrics, placed, point
+from kdplan.resolve.kinds.results import Point, check_axis, check_once, measure_metrics, point, rows_of
 from kdplan.syntax import ast
 
 RELATIONS: dict[str, Relation] = {">": ">", "<": "<", "==": "=="}
@@ -80,7 +80,7 @@ def _comparison(
         if compares:
             raise error("KD0863", e.span, name=e.span.text)
         relation: Relation = "rising" if trend == "rising" else "falling"
-        return Comparison(_rows(e, on, first, ctx), relation, text=e.span.text, span=e.span)
+        return Comparison(rows_of(e, on, first, ctx), relation, text=e.span.text, span=e.span)
     if not isinstance(e, ast.Binary) or not compares:
         raise error("KD0860", e.span)
     if e.op not in RELATIONS:
@@ -90,8 +90,8 @@ def _comparison(
     if _number(e.left, ctx) is not None:
         raise error("KD0860", e.span, help="Write the version first, then the number.")
     bound = _number(e.right, ctx)
-    right = _rows(e.right, on, first, ctx) if bound is None else []
-    left = _rows(e.left, on, first, ctx)
+    right = rows_of(e.right, on, first, ctx) if bound is None else []
+    left = rows_of(e.left, on, first, ctx)
     return Comparison(left, RELATIONS[e.op], right, bound, text=e.span.text, span=e.span)
 
 
@@ -101,10 +101,3 @@ def _number(node: ast.Expr, ctx: Context) -> float | None:
         return None
     value = next(expand(ctx, lambda inner: inner.eval(node, "any"), axes.size))
     return float(value.value) if isinstance(value, ir.Const) and is_number(value) else None  # type: ignore[arg-type]
-
-
-def _rows(e: ast.Expr, on: ast.Clause, first: Point | None, ctx: Context) -> list[Row]:
-    rows: list[Row] = []
-    for several in expand(ctx, lambda inner: placed(e, on, [], inner, first), axes.size):
-        rows += [row for row, _ in several if row not in rows]
-    return rows

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast, get_args
 
 from kdplan.diagnostics.report import Gather, error, suggestion
 from kdplan.ir import expr as ir
 from kdplan.ir.branches import BRANCH
 from kdplan.ir.outputs import canonical
-from kdplan.ir.plan import Export, Item, Measure, Plan, Plot, Row, Target, View
+from kdplan.ir.plan import Band, Export, Item, Measure, Plan, Plot, Row, Target, View
+from kdplan.ir.spec import SettingSpec
 from kdplan.passes.load import Declared
 from kdplan.passes.metric_checks import check_transfer
 from kdplan.passes.open_set import check_protocols
-from kdplan.resolve import axes
+from kdplan.resolve import axes, setting_values
 from kdplan.resolve.arguments import no_such_choice, too_many, unknown_parameter
 from kdplan.resolve.context import Context, NeedAxis, expand
 from kdplan.resolve.derive.named import part
@@ -75,6 +76,13 @@ def measure(thing: Declared, ctx: Context) -> Measure:
     drawn: list[Plot] = []
     with gather:
         drawn = [_plot(p, rows, metrics, averaged, on, ctx) for p in plots(node)]
+    baseline: list[Row] = []
+    for item in node.items or []:
+        if isinstance(item, ast.Setting):
+            with gather:
+                if verticals is not None:
+                    raise error("KD0870", item.span, name=thing.name)
+                baseline = rows_of(item.value, on, first, ctx)
     gather.raise_if_failed()
     assert first is not None
     result = Measure(
@@ -87,6 +95,7 @@ def measure(thing: Declared, ctx: Context) -> Measure:
         drawn,
         verticals[0].span.text if verticals else "",
         verticals[1].parts if verticals else [],
+        baseline,
         span=node.head_span,
     )
     session = ctx.session
@@ -116,6 +125,14 @@ def placed(
     at = point(on, named, ctx)
     rows = [row for row in _rows(e, ctx) if all(row.coordinates[axis] == v for axis, v in at.coordinates.items())]
     return [(replace(row, views=at.views if at.coordinates else []), at) for row in rows]
+
+
+def rows_of(e: ast.Expr, on: ast.Clause, first: Point | None, ctx: Context) -> list[Row]:
+    """The rows of an expression at every point of the axes that it reads, each once; data are not divided."""
+    rows: list[Row] = []
+    for several in expand(ctx, lambda inner: placed(e, on, [], inner, first), axes.size):
+        rows += [row for row, _ in several if row not in rows]
+    return rows
 
 
 def _distinct(pairs: list[tuple[Row, Point]]) -> list[tuple[Row, Point]]:
@@ -265,7 +282,7 @@ def _plot(
         the measure averages over; KD0245 for a metric
         that the measure does not list.
     """
-    names = ["x", "y", "baseline"]
+    names = ["x", "y", "baseline", "band"]
     if node.args:
         raise too_many(node.args[0].span, "plot", names)
     given: dict[str, ast.Expr] = {}
@@ -290,9 +307,12 @@ def _plot(
     baseline: list[Row] = []
     if "baseline" in given:
         first = next(expand(ctx, lambda inner: point(on, [], inner), axes.size))
-        for several in expand(ctx, lambda inner: placed(given["baseline"], on, [], inner, first), axes.size):
-            baseline.extend(row for row, _ in several)
-    return Plot(axis, y, baseline, span=node.span)
+        baseline = rows_of(given["baseline"], on, first, ctx)
+    band = cast(Band, setting_values.read(_BAND, given["band"], ctx)) if "band" in given else "std"
+    return Plot(axis, y, baseline, band, span=node.span)
+
+
+_BAND = SettingSpec("band", "choice", "", choices=get_args(Band))
 
 
 def _unswept(node: ast.Expr, make: Callable[[], T]) -> T:
