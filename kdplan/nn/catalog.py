@@ -329,6 +329,7 @@ METRICS: dict[str, MetricSpec] = {
             ),
             "A plot: features of some classes in two dimensions (t-SNE; maps are averaged over positions). The number "
             "is how well the classes are apart there, their silhouette, from -1 to 1.",
+            drawn=True,
             needs="features",
             unit="silhouette",
         ),
@@ -338,7 +339,6 @@ METRICS: dict[str, MetricSpec] = {
             "Mean of the k-th highest softmax score.",
             needs="logits",
             unit="%",
-            drawn=True,
             implementation="kdplan.nn.scores:Score",
         ),
         MetricSpec(
@@ -346,9 +346,9 @@ METRICS: dict[str, MetricSpec] = {
             (Param("k", "integer", 1, "which score, counted from the highest", low=1),),
             "A plot: how often samples of each class have each class as that with the k-th highest score. The "
             "number is the share on the diagonal, for k = 1 the accuracy.",
+            drawn=True,
             needs="logits",
             unit="%",
-            drawn=True,
             implementation="kdplan.nn.scores:Confusion",
         ),
         MetricSpec(
