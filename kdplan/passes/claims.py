@@ -74,19 +74,19 @@ def check_claim(plan: Plan, claim: Claim, reporter: Reporter) -> None:
             failed.append(code)
             reporter.report(code, c.span or claim.span, **values)
 
-        found = contrasts(claim, comparison, report)
+        cut = contrasts(claim, comparison, report)
         if failed:
             continue
-        if not counts_need_no_runs(claim) and any(len(test.runs) < 2 for test in found):
+        if not counts_need_no_runs(claim) and any(len(test.runs) < 2 for test in cut):
             report("KD0865", name=claim.name)
-        _check_classes(plan, claim, found, report)
+        _check_classes(plan, claim, cut, report)
 
 
-def _check_classes(plan: Plan, claim: Claim, found: list[Contrast], report: Report) -> None:
+def _check_classes(plan: Plan, claim: Claim, cut: list[Contrast], report: Report) -> None:
     """KD0867 where networks that know other classes are compared by what they say of classes."""
     if counts_need_no_runs(claim):
         return
-    for test in found:
+    for test in cut:
         for run in test.runs:
             known = {repr(_classes(plan, row)): row for row in (*run.left, *run.right)}
             if len(known) > 1:
@@ -126,7 +126,7 @@ def contrasts(claim: Claim, comparison: Comparison, report: Report | None = None
     if comparison.bound is not None:
         bound = f"{comparison.bound:g}"
         return [Contrast(g.text, bound, [Run(at, rows) for at, rows in g.runs.items()]) for g in lefts]
-    found: list[Contrast] = []
+    cut: list[Contrast] = []
     failed = False
     common = _swept(lefts) & _swept(rights)
     itself = 0
@@ -141,10 +141,10 @@ def contrasts(claim: Claim, comparison: Comparison, report: Report | None = None
             if runs and all(_targets(run.left) == _targets(run.right) for run in runs):
                 itself += 1
             elif runs:
-                found.append(Contrast(left.text, right.text, runs))
-    if itself and not found and not failed and report is not None:
+                cut.append(Contrast(left.text, right.text, runs))
+    if itself and not cut and not failed and report is not None:
         report("KD0860")
-    return found
+    return cut
 
 
 def _swept(groups: Sequence[_Group]) -> set[str]:
@@ -194,7 +194,7 @@ def _paired(left: _Group, right: _Group, report: Report | None) -> list[Run]:
 
 def _trends(claim: Claim, comparison: Comparison, report: Report | None) -> list[Contrast]:
     """Tests along an axis: each run has one row for each of its values, in their order."""
-    found = []
+    cut = []
     for group in _groups(claim, comparison.left, claim.along):
         runs = []
         for at, rows in group.runs.items():
@@ -206,8 +206,8 @@ def _trends(claim: Claim, comparison: Comparison, report: Report | None) -> list
                 continue
             runs.append(Run(at, sorted(points, key=lambda row: _order(row.coordinates[claim.along]))))
         if runs:
-            found.append(Contrast(group.text, "", runs))
-    return found
+            cut.append(Contrast(group.text, "", runs))
+    return cut
 
 
 def _order(value: Plain) -> tuple[int, float]:

@@ -85,9 +85,9 @@ class ClaimResult:
     @property
     def verdict(self) -> Verdict:
         """Of all tests together."""
-        found = {test.verdict for test in self.outcomes}
+        verdicts = {test.verdict for test in self.outcomes}
         order: tuple[Verdict, ...] = ("refuted", "not run", "undecided")
-        return next((v for v in order if v in found), "holds" if found else "not run")
+        return next((v for v in order if v in verdicts), "holds" if verdicts else "not run")
 
     def to_json(self) -> dict[str, Plain]:
         """Plain values."""
