@@ -225,10 +225,30 @@ class PlanBuilder:
         metrics: Sequence[str | Term],
         by: str | Term | Sequence[str | Term] = (),
         over: str | Term | Sequence[str | Term] = (),
+        baseline: Term | None = None,
     ) -> str:
-        """Declare a measure: metrics of networks on data, by axes or verticals, averaged over others."""
+        """Declare a measure: metrics of networks on data, by axes or verticals, averaged over others, and compared with
+        a baseline."""
         clauses = {"of": _several(of), "on": _several(on), "by": _words(by), "over": _words(over)}
-        self._declare("measure", name, {**{w: v for w, v in clauses.items() if v}, "metrics": list(metrics)})
+        given = {**{w: v for w, v in clauses.items() if v}, "metrics": list(metrics)}
+        self._declare("measure", name, given | ({"baseline": baseline} if baseline is not None else {}))
+        return name
+
+    def claim(
+        self,
+        name: str,
+        *,
+        of: Term | Sequence[Term],
+        on: Term | Sequence[Term],
+        metrics: Sequence[str | Term],
+        by: str | Term | Sequence[str | Term] = (),
+        over: str | Term | Sequence[str | Term] = (),
+        **settings: Any,
+    ) -> str:
+        """Declare a claim: ``of=small @ kd > small @ alone``, ``of=(small @ kd).equals(big)`` with a ``margin``, or
+        versions with ``trend="rising"``."""
+        clauses = {"of": _several(of), "on": _several(on), "by": _words(by), "over": _words(over)}
+        self._declare("claim", name, {**{w: v for w, v in clauses.items() if v}, "metrics": list(metrics), **settings})
         return name
 
     def export(self, name: str, network: Term) -> str:

@@ -125,6 +125,10 @@ class Term:
     def __ge__(self, other: Value) -> Term:
         return _binary(">=", self, other)
 
+    def equals(self, other: Value) -> Term:
+        """Return ``self == other`` of the language, for claims with a margin; Python's own ``==`` compares terms."""
+        return _binary("==", self, other)
+
     def __neg__(self) -> Term:
         return Term(ast.Negate(NOWHERE, self._node))
 

@@ -34,7 +34,8 @@ class Commands:
         return command
 
 
-commands, language, run = Commands("commands"), Commands("language"), Commands("run")
+claims, commands, language = Commands("claims"), Commands("commands"), Commands("language")
+run = Commands("run")
 shared, stored, worker, workflow = Commands("shared"), Commands("stored"), Commands("worker"), Commands("workflow")
 
 
@@ -56,6 +57,7 @@ def parser() -> argparse.ArgumentParser:
     _add_checks(subparsers)
     _add_views(subparsers)
     _add_run(subparsers)
+    _add_claims(subparsers)
     _add_work(subparsers)
     _add_export(subparsers)
     _add_workflow(subparsers)
@@ -207,6 +209,42 @@ def _add_run(subparsers: Subparsers[argparse.ArgumentParser]) -> None:
         help="write plots of measures to DIR (default: plots/<plan> in the store)",
     )  # fmt: skip
     command.add_argument("--csv", default=None, metavar="DIR", help="write tables of measures to DIR as CSV")
+    command.add_argument(
+        "--decide", type=_positive, default=None, metavar="N",
+        help="add seeds until every claim holds or is refuted, or has N of them",
+    )  # fmt: skip
+    _add_level(command)
+    command.set_defaults(tables=True)
+
+
+def _add_level(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--level", type=_share, default=0.95, metavar="SHARE", help="declare claims at this level (default: 0.95)"
+    )
+
+
+def _positive(text: str) -> int:
+    if (value := int(text)) < 1:
+        raise ValueError
+    return value
+
+
+def _share(text: str) -> float:
+    if not 0 < (value := float(text)) < 1:
+        raise ValueError
+    return value
+
+
+def _add_claims(subparsers: Subparsers[argparse.ArgumentParser]) -> None:
+    text = "Say which claims of a plan hold, from the runs that the store holds."
+    command = _add(subparsers, "claims", claims.claims, text)
+    _add_plan_options(command)
+    _add_level(command)
+    command.add_argument("--device", default="auto", help="measure on auto, cpu, cuda, cuda:1 or mps (default: auto)")
+    forms = command.add_mutually_exclusive_group()
+    forms.add_argument("--json", action="store_true", help="print JSON")
+    forms.add_argument("--csv", action="store_true", help="print CSV")
+    command.add_argument("--strict", action="store_true", help="exit with 1 where a claim does not hold")
 
 
 def _add_work(subparsers: Subparsers[argparse.ArgumentParser]) -> None:

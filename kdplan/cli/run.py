@@ -45,6 +45,12 @@ def run(arguments: argparse.Namespace) -> int:
     """
     from kdplan.runtime.options import processes
 
+    if arguments.decide is not None:
+        from kdplan.cli.claims import decide
+
+        if processes() > 1:
+            raise error("KD0977", None, option="--decide")
+        return decide(arguments, _run_alone)
     way: Way = "fully-shard" if arguments.fully_shard else "fast" if arguments.fast else ""
     if processes() == 1:
         if way:
@@ -205,11 +211,16 @@ def _measure(
     options: RunOptions,
     repair: Callable[[Path], bool] | None = None,
 ) -> None:
-    """Show the tables of what is in the store."""
+    """Show the tables of what is in the store, and which claims hold."""
+    from kdplan.cli import claims
     from kdplan.runtime.measures.table import run_measures
 
+    if not arguments.tables:
+        return
     printed = _Printed(arguments, arguments.plots or store.root / "plots" / arguments.file.stem)
     run_measures(compiled.plan, compiled.keys, store, options, printed, repair)
+    if compiled.plan.claims and arguments.decide is None:
+        claims.show(claims.verdicts(compiled, store, options, arguments.level, repair), arguments.level)
 
 
 def _check_before_training(

@@ -59,7 +59,7 @@ def check_measures(plan: Plan, views: Views, reporter: Reporter) -> None:
 
 def _measured(plan: Plan) -> Iterator[tuple[Row, View, list[Item]]]:
     """What is measured, where and by which metrics, at the top level and inside of phases."""
-    for measure in plan.measures.values():
+    for measure in plan.measured():
         for row, view in measure.pairs():
             yield row, view if row.classes is None else replace(view, classes=row.classes), measure.metrics
     for phase in plan.phases.values():

@@ -249,11 +249,50 @@ CORE: tuple[Kind, ...] = (
     Kind(
         "measure",
         "Numbers about networks on data. Inside a phase: after every epoch, and its first metric chooses `best`.",
-        "measure NAME of VERSIONS by AXES on DATA.SPLIT over AXES { metrics }",
+        "measure NAME of VERSIONS by AXES on DATA.SPLIT over AXES { metrics, baseline = VERSION }",
         "measure table of big, small@alone on digits.test { top1 }",
         clauses=("of", "on", "by", "over"),
         required=("on",),
         listing=True,
+        settings=(
+            S(
+                "baseline",
+                "version",
+                "beside each metric, the difference to this version, run by run, with Student's 95 % interval",
+                "none",
+                "baseline = small@alone",
+            ),
+        ),
+    ),
+    Kind(
+        "claim",
+        "What the plan expects of its numbers, in pairs of runs; `kdplan claims` says whether it holds. `>` and `<` "
+        "compare two versions, or a version with a number; `==` asks for a difference of at most `margin`; `trend` "
+        "is along the axis after `over`.",
+        "claim NAME of A > B on DATA.SPLIT over AXES by AXES { metrics, margin = NUMBER }",
+        "claim distilled_is_better of small@distil > small@alone on digits.test { top1 }",
+        clauses=("of", "on", "by", "over"),
+        required=("of", "on"),
+        listing=True,
+        settings=(
+            S(
+                "margin",
+                "number",
+                "how large a difference has to be, in the metric's unit; with `==`, how large it may be; with `trend`, "
+                "how large the slope has to be, from one value of the axis to the next",
+                "0; needed with `==`",
+                "margin = 0.5",
+                low=0,
+            ),
+            S(
+                "trend",
+                "choice",
+                "in place of a comparison: the numbers rise or fall along the axis after `over`",
+                "none",
+                "trend = rising",
+                choices=("rising", "falling"),
+            ),
+        ),
     ),
     Kind(
         "export",
@@ -267,5 +306,5 @@ CORE: tuple[Kind, ...] = (
 
 NETWORKS = frozenset({"teacher", "student", "network"})
 """Kinds of the core whose names mean networks."""
-RESULTS = frozenset({"measure", "export"})
+RESULTS = frozenset({"measure", "claim", "export"})
 """Kinds that read trained networks; nothing reads them."""

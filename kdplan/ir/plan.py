@@ -19,6 +19,8 @@ NormOver = Literal["shard", "sync"]
 Layout = Literal["auto", "contiguous", "channels_last"]
 StackWord = Literal["off", "auto"]
 Mode = Literal["train", "eval"]
+Band = Literal["std", "se", "ci"]
+Relation = Literal[">", "<", "==", "rising", "falling"]
 Role = Literal["teacher", "student", "network"]
 
 Plain = Any
@@ -283,6 +285,8 @@ class Plot:
     x: str
     y: Item
     baseline: list[Row] = field(default_factory=list)
+    band: Band = "std"
+    """What is drawn around a mean over runs: their deviation, its standard error, or a 95 % interval of the mean."""
     span: Location = location()
 
 
@@ -305,19 +309,67 @@ class Measure:
     """The name in `by` or `over` that is one of verticals."""
     parts: list[ClassSet] = field(default_factory=list)
     """These verticals."""
+    baseline: list[Row] = field(default_factory=list)
+    """What every number is compared with, run by run."""
     span: Location = location()
 
     def views_of(self, row: Row) -> list[View]:
         """What a row is measured on."""
         return row.views or self.views
 
+    def every_row(self) -> list[Row]:
+        """The rows, and those of the baseline."""
+        return [*self.rows, *self.baseline]
+
     def pairs(self) -> list[tuple[Row, View]]:
         """Each row with each view that it is measured on."""
-        return [(row, view) for row in self.rows for view in self.views_of(row)]
+        return [(row, view) for row in self.every_row() for view in self.views_of(row)]
 
     def every_view(self) -> list[View]:
         """What any of the rows is measured on, each view once."""
         return [*{repr(v): v for _, v in self.pairs()}.values()] or self.views
+
+
+@dataclass(slots=True)
+class Comparison:
+    """What a claim says of two lists of rows, or of one list along an axis.
+
+    `relation` is `>`, `<` or `==` between the numbers of `left` and those of `right` (or a number, `bound`), or
+    `rising` or `falling` for `left` along the claim's axis.
+    """
+
+    left: list[Row]
+    relation: Relation
+    right: list[Row] = field(default_factory=list)
+    bound: float | None = None
+    text: str = ""
+    """As it is written."""
+    span: Location = location()
+
+
+@dataclass(slots=True)
+class Claim:
+    """What a plan expects of its numbers; each metric on each view is a claim of its own.
+
+    Runs are paired by `pairs`, averaged over `over`; every other axis, and every version, is compared by itself.
+    """
+
+    name: str
+    comparisons: list[Comparison]
+    views: list[View]
+    metrics: list[Item]
+    over: list[str] = field(default_factory=list)
+    pairs: list[str] = field(default_factory=lambda: ["seed"])
+    along: str = ""
+    """The axis along which numbers rise or fall."""
+    margin: float = 0.0
+    """Differences have to be larger than this, or with `==` at most as large."""
+    span: Location = location()
+
+    def measure(self) -> Measure:
+        """All that it reads, as a measure of the same name."""
+        rows = [row for c in self.comparisons for row in (*c.left, *c.right)]
+        return Measure(self.name, rows, self.views, self.metrics, span=self.span)
 
 
 @dataclass(slots=True)
@@ -338,3 +390,8 @@ class Plan:
     phases: dict[str, Phase] = field(default_factory=dict)
     measures: dict[str, Measure] = field(default_factory=dict)
     exports: dict[str, Export] = field(default_factory=dict)
+    claims: dict[str, Claim] = field(default_factory=dict)
+
+    def measured(self) -> list[Measure]:
+        """The measures, and what claims read."""
+        return [*self.measures.values(), *(claim.measure() for claim in self.claims.values())]

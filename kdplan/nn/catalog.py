@@ -23,6 +23,8 @@ class MetricSpec(Spec):
     larger_is_better: bool = True
     grouped: bool = False
     """It reads the superclasses of the data's classes."""
+    drawn: bool = False
+    """It is a plot first; its number says little by itself."""
 
 
 DEEPEST = 2000
@@ -327,6 +329,7 @@ METRICS: dict[str, MetricSpec] = {
             ),
             "A plot: features of some classes in two dimensions (t-SNE; maps are averaged over positions). The number "
             "is how well the classes are apart there, their silhouette, from -1 to 1.",
+            drawn=True,
             needs="features",
             unit="silhouette",
         ),
@@ -343,6 +346,7 @@ METRICS: dict[str, MetricSpec] = {
             (Param("k", "integer", 1, "which score, counted from the highest", low=1),),
             "A plot: how often samples of each class have each class as that with the k-th highest score. The "
             "number is the share on the diagonal, for k = 1 the accuracy.",
+            drawn=True,
             needs="logits",
             unit="%",
             implementation="kdplan.nn.scores:Confusion",

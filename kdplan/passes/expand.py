@@ -126,8 +126,8 @@ class _Expansion:
         """Measure -> the name of the verticals that it goes by."""
         self.words: set[str] = set()
         """All names that phases must not give to calls."""
-        self.measures = {m.name: m for measure in plan.measures.values() for m in _by_views(measure) if m.rows}
-        """Measures as they are written: each on one list of views."""
+        self.measures = {m.name: m for measure in plan.measured() for m in _by_views(measure) if m.rows}
+        """Measures as they are written, each on one list of views; of claims, what they read: there are no axes."""
         self._scope()
         after_at = Namer(())
         self.names.phases = after_at.all(plan.phases, "phase")
@@ -372,7 +372,7 @@ def _networks(plan: Plan) -> list[str]:
     seen: set[str] = set()
     roots = [n for n in plan.networks if is_word(n.partition("[")[0]) or "." in n.partition("[")[0].partition("(")[0]]
     roots += [v.network for p in plan.phases.values() for v in versions_of(p)]
-    results = [*(r.target for m in plan.measures.values() for r in m.rows), *(e.target for e in plan.exports.values())]
+    results = [*(r.target for m in plan.measured() for r in m.every_row()), *(e.target for e in plan.exports.values())]
     roots += [v.network for t in results for v in t.versions]
     wanted = _closure(plan, roots)
 
@@ -425,7 +425,7 @@ def _items(plan: Plan) -> Iterator[tuple[tuple[str, str], Item]]:
             yield ("", ""), recipe.schedule
         for v in phase.validations:
             yield from ((("", ""), m) for m in v.metrics)
-    for measure in plan.measures.values():
+    for measure in plan.measured():
         yield from ((("", ""), m) for m in measure.metrics)
 
 
@@ -448,5 +448,5 @@ def _class_sets(plan: Plan) -> Iterator[ClassSet]:
     sets = [n.classes for n in plan.networks.values()]
     for phase in plan.phases.values():
         sets += [v.classes for v in [*phase.streams, *(v.view for v in phase.validations)]]
-    sets += [v.classes for m in plan.measures.values() for v in m.every_view()]
+    sets += [v.classes for m in plan.measured() for v in m.every_view()]
     yield from (s for s in sets if s is not None)

@@ -55,7 +55,7 @@ def _views(plan: Plan, version: Version) -> Iterator[View]:
     for phase in plan.phases.values():
         if version.network in {t.base.network for t in phase.trainees} | {v.network for v in read_versions(phase)}:
             yield phase.streams[0]
-    for measure in plan.measures.values():
+    for measure in plan.measured():
         for row in measure.rows:
             if any(v.network == version.network for v in row.target.versions):
                 yield from measure.views_of(row)

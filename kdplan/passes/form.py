@@ -180,7 +180,7 @@ def _declaration(node: ast.Declaration, outer: Kind | None, reporter: _Findings)
     _local_names(node, outer, reporter)
     if kind.name in NAMED_AS_NETWORKS:
         _unread_slots(node, reporter)
-    _body(node, kind, reporter)
+    _body(node, kind, outer, reporter)
 
 
 def _head(node: ast.Declaration, kind: Kind, outer: Kind | None, reporter: _Findings) -> None:
@@ -241,7 +241,7 @@ def _unread_slots(node: ast.Declaration, reporter: _Findings) -> None:
             reporter.report("KD0306", slot.name_span, name=node.name, slot=slot.name)
 
 
-def _body(node: ast.Declaration, kind: Kind, reporter: _Findings) -> None:
+def _body(node: ast.Declaration, kind: Kind, outer: Kind | None, reporter: _Findings) -> None:
     if node.listing is not None and not kind.listing:
         wrong = next((e for e in node.listing if not isinstance(e, ast.Name)), node.listing[0])
         names = NAMES_FIRST if kind.name in SHORT else None
@@ -261,7 +261,7 @@ def _body(node: ast.Declaration, kind: Kind, reporter: _Findings) -> None:
             has_one = True
             first, second = item.left.span.text, item.right.span.text
             reporter.report("KD0214", item.span, kind=f"`{kind.name}`", first=first, second=second)
-        elif kind.listing:
+        elif kind.listing and (outer is not None or _no_setting(kind, item)):
             reporter.report("KD0258", item.span, kind=kind.name)
         else:
             _setting(item, kind, seen, reporter)
@@ -278,6 +278,11 @@ def _body(node: ast.Declaration, kind: Kind, reporter: _Findings) -> None:
 def _no_equals(node: ast.Declaration) -> bool:
     """`loss mean(x)`: a setting without its `=`, of which the parser has spoken."""
     return node.params is not None and not node.clauses and node.items is None and node.listing is None
+
+
+def _no_setting(kind: Kind, item: ast.Item) -> bool:
+    """Whether an item between metrics is none of the kind's settings; a claim has several to choose from."""
+    return not isinstance(item, ast.Setting) or (kind.setting(item.name) is None and len(kind.settings) < 2)
 
 
 def _twice(node: ast.Declaration, reporter: _Findings) -> None:

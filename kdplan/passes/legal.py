@@ -8,6 +8,7 @@ from kdplan.ir import expr as ir
 from kdplan.ir.origins import EmaOf
 from kdplan.ir.plan import Phase, Plan, Row, Target
 from kdplan.ir.versions import kept_of, slot_of, versions_of
+from kdplan.passes.claims import check_claim
 from kdplan.passes.exports import check_export
 from kdplan.passes.measurable import check_measured
 from kdplan.passes.metric_checks import check_metrics
@@ -33,15 +34,17 @@ def check_plan(plan: Plan, reporter: Reporter) -> None:
             _version(plan, version, reporter, network.span)
     for phase in plan.phases.values():
         _phase(plan, phase, reporter)
-    for measure in plan.measures.values():
-        for row in measure.rows:
+    for measure in plan.measured():
+        for row in measure.every_row():
             for version in row.target.versions:
                 _version(plan, version, reporter)
         for view in measure.every_view():
             _data(plan, view.data, view.span, reporter)
         check_task(plan, measure.every_view(), measure.metrics, reporter)
-        check_metrics(plan, measure, measure.rows, reporter)
+        check_metrics(plan, measure, measure.every_row(), reporter)
         check_measured(plan, measure.pairs(), measure.metrics, reporter)
+    for claim in plan.claims.values():
+        check_claim(plan, claim, reporter)
     for export in plan.exports.values():
         if all([_version(plan, version, reporter) for version in export.target.versions]):
             try:

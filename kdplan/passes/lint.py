@@ -25,7 +25,7 @@ def lint(plan: Plan, keys: dict[str, PhaseKey], reporter: Reporter) -> None:
         _on_test(plan, phase, reporter)
         _rates(phase, reporter)
     _members(plan, keys, reporter)
-    for measure in plan.measures.values():
+    for measure in plan.measured():
         _best_on_test(plan, measure, reporter)
         _shared_teacher(plan, measure, reporter)
         lint_identities(plan, measure, reporter)

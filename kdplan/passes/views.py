@@ -67,7 +67,7 @@ def check_views(plan: Plan, phases: Iterable[Phase], views: Views, reporter: Rep
             continue
         if _lengths(phase, counts, reporter):
             sound.add(phase.name)
-    for measure in plan.measures.values():
+    for measure in plan.measured():
         for view in measure.every_view():
             try:
                 views.look(view)

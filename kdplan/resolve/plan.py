@@ -25,6 +25,7 @@ from kdplan.resolve.budget import Budget
 from kdplan.resolve.choices import fresh
 from kdplan.resolve.context import Context, Session, check_sound, expand
 from kdplan.resolve.evaluate import RULES
+from kdplan.resolve.kinds.claim import claim
 from kdplan.resolve.kinds.construct import construct_instance
 from kdplan.resolve.kinds.network import network_instance
 from kdplan.resolve.kinds.phase import phase_instance
@@ -131,6 +132,8 @@ def _declaration(declared: Declared, ctx: Context) -> None:
             pass
     elif declared.kind == "measure":
         ctx.session.plan.measures[declared.name] = measure(declared, ctx)
+    elif declared.kind == "claim":
+        ctx.session.plan.claims[declared.name] = claim(declared, ctx)
     elif declared.kind == "export":
         ctx.session.plan.exports.update({e.name: e for e in exports(declared, ctx)})
     elif declared.kind == "def":

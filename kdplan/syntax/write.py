@@ -56,7 +56,8 @@ def _item(item: ast.Item, indent: int) -> str:
         return f"{expression(item.left, VALUE)} ~ {expression(item.right, VALUE)}"
     head = _head(item)
     if item.listing is not None:
-        return f"{head} {{ {_commas(item.listing)} }}"
+        settings = "  ".join(_item(i, indent) for i in item.items or [])
+        return f"{head} {{ {_commas(item.listing)}{', ' * bool(settings)}{settings} }}"
     if item.items is None:
         return head
     inner = [_item(i, indent + 2) for i in item.items]

@@ -11,6 +11,7 @@ from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from kdplan.runtime.claims.paired import student
 from kdplan.runtime.measures.results import Curves, MeasureResult, Number, Panel
 from kdplan.runtime.store.atomic import make_folder, write
 
@@ -98,14 +99,14 @@ def _curves(curves: Curves, unit: str) -> Figure:
         x = [position[p[0]] for p in ordered]
         color = f"C{i}"
         axes.plot(x, [n.mean for _, n in ordered], marker="o", markersize=4, color=color, label=label)
-        low, high = ([n.mean + sign * _deviation(n) for _, n in ordered] for sign in (-1, 1))
+        low, high = ([n.mean + sign * _half(n, curves.band) for _, n in ordered] for sign in (-1, 1))
         if any(a != b for a, b in zip(low, high, strict=True)):
             axes.fill_between(x, low, high, color=color, alpha=0.18, linewidth=0)
     for i, (label, number) in enumerate(curves.levels.items()):
         color = f"C{len(curves.lines) + i}"
         axes.axhline(number.mean, color=color, linestyle="--", label=label)
-        if _deviation(number):
-            axes.axhspan(number.mean - _deviation(number), number.mean + _deviation(number), color=color, alpha=0.1)
+        if half := _half(number, curves.band):
+            axes.axhspan(number.mean - half, number.mean + half, color=color, alpha=0.1)
     positive = numeric and position and min(position.values()) > 0
     if positive and max(position.values()) >= _DECADE * min(position.values()):
         axes.set_xscale("log")
@@ -127,8 +128,17 @@ _FEW = 5
 """With more curves, the legend is outside the axes, where it hides none."""
 
 
-def _deviation(number: Number) -> float:
-    return number.std if number.std is not None and math.isfinite(number.std) else 0.0
+def _half(number: Number, band: str) -> float:
+    """Half the width of a band: the deviation over runs, its standard error, or Student's 95 % interval of the mean.
+
+    >>> [round(_half(Number.of([1.0, 2.0, 3.0]), band), 3) for band in ("std", "se", "ci")]
+    [1.0, 0.577, 2.484]
+    """
+    if number.std is None or not math.isfinite(number.std):
+        return 0.0
+    if band == "ci":
+        return student(number.n, number.std, 0.05)
+    return number.std / math.sqrt(number.n) if band == "se" else number.std
 
 
 def _panels(panels: list[Panel]) -> Figure:

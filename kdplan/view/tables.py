@@ -6,7 +6,7 @@ import csv
 import io
 import json
 import math
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 
 from rich.console import Group
 from rich.table import Table
@@ -46,19 +46,19 @@ def number(value: Number | None, unit: str = "nats") -> str:
     """
     if value is None:
         return ""
-    text = _fixed(value.mean, unit)
+    text = fixed(value.mean, unit)
     counts = []
     if value.splits is not None:
-        text += f" ± {_fixed(value.splits.std, unit)}"
+        text += f" ± {fixed(value.splits.std, unit)}"
         counts.append(f"{value.splits.n} splits")
     counted = unit == "" and not value.std
     if value.std is not None and not counted:
-        text += f" ± {_fixed(value.std, unit)}"
+        text += f" ± {fixed(value.std, unit)}"
         counts.append(f"n = {value.n}")
     return f"{text} ({', '.join(counts)})" if counts else text
 
 
-def _fixed(value: float, unit: str) -> str:
+def fixed(value: float, unit: str) -> str:
     """Counts in full, percentages with two decimals, all else with four."""
     if not math.isfinite(value):
         return str(value)
@@ -90,14 +90,47 @@ def texts(result: MeasureResult) -> tuple[int, list[str], list[list[str]]]:
     if result.by:
         return _crossed(result)
     cells, several_views = columns(result), len(result.views) > 1
-    head = ["network", *(["data"] if several_views else []), *axes(result), *(header(c, result) for c in cells)]
+    heads = [text for c in cells for text in _heads(header(c, result), _compared(c, result.rows))]
+    head = ["network", *(["data"] if several_views else []), *axes(result), *heads]
     rows = []
     for row in result.rows:
         line = [row.label, *([row.view] if several_views else [])]
         line += [str(row.coordinates.get(a, "")) for a in axes(result)]
-        line += [number(row.values.get(s, {}).get(m), unit(m)) for s, m in cells]
+        line += [text for c in cells for text in _texts(_of(row, c), c[1], _compared(c, result.rows))]
         rows.append(line)
-    return len(head) - len(cells), head, rows
+    return len(head) - len(heads), head, rows
+
+
+def _heads(name: str, compared: bool) -> list[str]:
+    return [name, f"Δ {name}"] if compared else [name]
+
+
+def _texts(value: Number | None, metric: str, compared: bool) -> list[str]:
+    shown = [number(value, unit(metric))]
+    return [*shown, difference(value, unit(metric))] if compared else shown
+
+
+def _compared(cell: Cell, rows: Iterable[ResultRow]) -> bool:
+    """Whether any row has a difference to the baseline there."""
+    return any((n := _of(row, cell)) is not None and n.delta is not None for row in rows)
+
+
+def difference(value: Number | None, unit: str = "nats") -> str:
+    """Return the mean difference to the baseline and Student's 95 % interval; of one run, the difference.
+
+    >>> from kdplan.runtime.claims.paired import paired
+    >>> difference(Number(1.0, None, 3, [], delta=paired([1.0, 2.0, 3.0])), "%")
+    '+2.00 [-0.48, +4.48]'
+    """
+    if value is None or value.delta is None:
+        return ""
+    shown = value.delta
+    text = _signed(shown.mean, unit)
+    return text if not shown.std else f"{text} [{_signed(shown.fixed_low, unit)}, {_signed(shown.fixed_high, unit)}]"
+
+
+def _signed(value: float, unit: str) -> str:
+    return "+" * (value >= 0) + fixed(value, unit)
 
 
 def _crossed(result: MeasureResult) -> tuple[int, list[str], list[list[str]]]:
@@ -113,15 +146,17 @@ def _crossed(result: MeasureResult) -> tuple[int, list[str], list[list[str]]]:
         versions[version] = None
         lines.setdefault(at, {})[version] = row
     cells = [(v, c) for v in versions for c in columns(result)]
-    head = [*by, *(["data"] if several_views else []), *(f"{v} {header(c, result)}" for v, c in cells)]
+    compared = {(v, c) for v, c in cells if _compared(c, [line[v] for line in lines.values() if v in line])}
+    heads = [text for v, c in cells for text in _heads(f"{v} {header(c, result)}", (v, c) in compared)]
+    head = [*by, *(["data"] if several_views else []), *heads]
     rows = []
     for at, results in lines.items():
         line = [*at]
-        for version, (s, m) in cells:
-            values = results[version].values if version in results else {}
-            line.append(number(values.get(s, {}).get(m), unit(m)))
+        for version, cell in cells:
+            value = _of(results[version], cell) if version in results else None
+            line += _texts(value, cell[1], (version, cell) in compared)
         rows.append(line)
-    return len(head) - len(cells), head, rows
+    return len(head) - len(heads), head, rows
 
 
 def printed(result: MeasureResult, width: int) -> Group:
@@ -145,6 +180,7 @@ def rich_table(result: MeasureResult, only: Collection[int] | None = None, title
     averaged = " and ".join(result.over) if _averaged(result) else ""
     deviations = [*(["splits"] if _split(result) else []), *([averaged] if averaged else [])]
     over = f", mean ± sample standard deviation over {' ± over '.join(deviations)}" if deviations else ""
+    over += f"; Δ: difference to {result.baseline}, run by run, with Student's 95 % interval" if result.baseline else ""
     of = f", mean over {result.verticals}" if result.verticals and result.verticals not in result.by else ""
     title = Text(f"{result.name}{on}{of}{over}") if titled else None
     table = Table(title=title, title_justify="left", title_style="bold", header_style="bold")
@@ -215,7 +251,10 @@ def records(result: MeasureResult) -> tuple[list[str], list[list[Plain]]]:
     cells = columns(result)
     cut = {c for c in cells if any(_of(r, c) and _of(r, c).splits for r in result.rows)}  # type: ignore[union-attr]
     tails = ("", "_std", "_n", "_splits_std", "_splits")
-    names = [f"{m}_{s}{tail}" for s, m in cells for tail in tails[: 5 if (s, m) in cut else 3]]
+    names = []
+    for s, m in cells:
+        names += [f"{m}_{s}{tail}" for tail in tails[: 5 if (s, m) in cut else 3]]
+        names += [f"{m}_{s}_delta{tail}" for tail in ("", "_low", "_high")] if _compared((s, m), result.rows) else []
     rows = []
     for row in result.rows:
         line: list[Plain] = [row.label, row.view, *(row.coordinates.get(a) for a in axes(result))]
@@ -224,6 +263,9 @@ def records(result: MeasureResult) -> tuple[list[str], list[list[Plain]]]:
             line += [None, None, None] if n is None else [n.mean, n.std, n.n]
             if cell in cut:
                 line += [None, None] if n is None or n.splits is None else [n.splits.std, n.splits.n]
+            if _compared(cell, result.rows):
+                d = n.delta if n is not None else None
+                line += [None] * 3 if d is None else [d.mean, d.fixed_low, d.fixed_high]
         rows.append(line)
     return ["network", "data", *axes(result), *names], rows
 

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast, get_args
 
 from kdplan.diagnostics.report import Gather, error, suggestion
 from kdplan.ir import expr as ir
 from kdplan.ir.branches import BRANCH
 from kdplan.ir.outputs import canonical
-from kdplan.ir.plan import Export, Item, Measure, Plan, Plot, Row, Target, View
+from kdplan.ir.plan import Band, Export, Item, Measure, Plan, Plot, Row, Target, View
+from kdplan.ir.spec import SettingSpec
 from kdplan.passes.load import Declared
 from kdplan.passes.metric_checks import check_transfer
 from kdplan.passes.open_set import check_protocols
-from kdplan.resolve import axes
+from kdplan.resolve import axes, setting_values
 from kdplan.resolve.arguments import no_such_choice, too_many, unknown_parameter
 from kdplan.resolve.context import Context, NeedAxis, expand
 from kdplan.resolve.derive.named import part
@@ -31,7 +32,7 @@ T = TypeVar("T")
 
 
 @dataclass
-class _Point:
+class Point:
     """What a table is on, at one point of the axes that its data and verticals read."""
 
     views: list[View]
@@ -47,18 +48,18 @@ def measure(thing: Declared, ctx: Context) -> Measure:
     gather = Gather()
     named = [e for clause in (by, over) if clause for e in clause.exprs]
     with gather:
-        _check_once(named, thing.name)
+        check_once(named, thing.name)
     named = [] if gather.failed else named
     metrics: list[Item] = []
     with gather:
         metrics = measure_metrics(node, ctx, lambda inner, make: list(expand(inner, make, axes.size)))
-    first: _Point | None = None
+    first: Point | None = None
     with gather:
-        first = next(expand(ctx, lambda inner: _point(on, named, inner), axes.size))
-    pairs: list[tuple[Row, _Point]] = []
+        first = next(expand(ctx, lambda inner: point(on, named, inner), axes.size))
+    pairs: list[tuple[Row, Point]] = []
     for e in of.exprs:
         with gather:
-            for several in expand(ctx, lambda inner, e=e: _placed(e, on, named, inner, first), axes.size):  # type: ignore[misc]
+            for several in expand(ctx, lambda inner, e=e: placed(e, on, named, inner, first), axes.size):  # type: ignore[misc]
                 pairs += several
     pairs = _distinct(pairs)
     rows = [row for row, _ in pairs]
@@ -68,13 +69,20 @@ def measure(thing: Declared, ctx: Context) -> Measure:
     for e in named:
         if verticals is None or e.span.text != verticals[0].span.text:
             with gather:
-                _check_axis(e, thing, rows, ctx)
+                check_axis(e, thing, rows, ctx)
     if verticals is not None and not gather.failed:
         with gather:
             rows = [part for several, at in _by_point(pairs) for part in _divided(several, at, ctx.session.plan)]
     drawn: list[Plot] = []
     with gather:
         drawn = [_plot(p, rows, metrics, averaged, on, ctx) for p in plots(node)]
+    baseline: list[Row] = []
+    for item in node.items or []:
+        if isinstance(item, ast.Setting):
+            with gather:
+                if verticals is not None:
+                    raise error("KD0870", item.span, name=thing.name)
+                baseline = rows_of(item.value, on, first, ctx)
     gather.raise_if_failed()
     assert first is not None
     result = Measure(
@@ -87,6 +95,7 @@ def measure(thing: Declared, ctx: Context) -> Measure:
         drawn,
         verticals[0].span.text if verticals else "",
         verticals[1].parts if verticals else [],
+        baseline,
         span=node.head_span,
     )
     session = ctx.session
@@ -97,30 +106,38 @@ def measure(thing: Declared, ctx: Context) -> Measure:
     return result
 
 
-def _point(on: ast.Clause, named: list[ast.Expr], ctx: Context) -> _Point:
+def point(on: ast.Clause, named: list[ast.Expr], ctx: Context) -> Point:
     """What a table is on at the chosen coordinates."""
     inner = ctx.child(reads=set())
     views = [_measured_view(v, on, ctx) for e in on.exprs for v in spread([e], inner, "any")]
     verticals = verticals_among(named, inner)
     ctx.reads.update(inner.reads)
-    return _Point(views, verticals, axes.coordinates(inner))
+    return Point(views, verticals, axes.coordinates(inner))
 
 
-def _placed(
-    e: ast.Expr, on: ast.Clause, named: list[ast.Expr], ctx: Context, first: _Point | None
-) -> list[tuple[Row, _Point]]:
+def placed(
+    e: ast.Expr, on: ast.Clause, named: list[ast.Expr], ctx: Context, first: Point | None
+) -> list[tuple[Row, Point]]:
     """The rows of an expression, each with what it is on: where data read an axis, those of the row's own value."""
     if first is None:  # which was reported
         _rows(e, ctx)
         return []
-    at = _point(on, named, ctx)
+    at = point(on, named, ctx)
     rows = [row for row in _rows(e, ctx) if all(row.coordinates[axis] == v for axis, v in at.coordinates.items())]
     return [(replace(row, views=at.views if at.coordinates else []), at) for row in rows]
 
 
-def _distinct(pairs: list[tuple[Row, _Point]]) -> list[tuple[Row, _Point]]:
+def rows_of(e: ast.Expr, on: ast.Clause, first: Point | None, ctx: Context) -> list[Row]:
+    """The rows of an expression at every point of the axes that it reads, each once; data are not divided."""
+    rows: list[Row] = []
+    for several in expand(ctx, lambda inner: placed(e, on, [], inner, first), axes.size):
+        rows += [row for row, _ in several if row not in rows]
+    return rows
+
+
+def _distinct(pairs: list[tuple[Row, Point]]) -> list[tuple[Row, Point]]:
     """Each pair once. Only rows of one label and one point are compared: a sweep has thousands."""
-    groups: dict[tuple[str, str], list[tuple[Row, _Point]]] = {}
+    groups: dict[tuple[str, str], list[tuple[Row, Point]]] = {}
     distinct = []
     for pair in pairs:
         row, _ = pair
@@ -131,18 +148,18 @@ def _distinct(pairs: list[tuple[Row, _Point]]) -> list[tuple[Row, _Point]]:
     return distinct
 
 
-def _by_point(pairs: list[tuple[Row, _Point]]) -> Iterable[tuple[list[Row], _Point]]:
-    groups: dict[str, tuple[list[Row], _Point]] = {}
+def _by_point(pairs: list[tuple[Row, Point]]) -> Iterable[tuple[list[Row], Point]]:
+    groups: dict[str, tuple[list[Row], Point]] = {}
     for row, at in pairs:
         groups.setdefault(repr(at.coordinates), ([], at))[0].append(row)
     return groups.values()
 
 
-def _divided(rows: list[Row], at: _Point, plan: Plan) -> list[Row]:
+def _divided(rows: list[Row], at: Point, plan: Plan) -> list[Row]:
     return divided(rows, *at.verticals, at.views, plan) if at.verticals is not None else []
 
 
-def _check_once(named: list[ast.Expr], measure: str) -> None:
+def check_once(named: list[ast.Expr], measure: str) -> None:
     """KD0412 for an axis that stands twice in `by` and `over`, KD0409 for axes in brackets."""
     seen: set[str] = set()
     for e in named:
@@ -159,7 +176,7 @@ def _averaged(by: list[str], over: list[str]) -> list[str]:
     return over if "seed" in by or "seed" in over else ["seed", *over]
 
 
-def _check_axis(e: ast.Expr, thing: Declared, rows: list[Row], ctx: Context) -> None:
+def check_axis(e: ast.Expr, thing: Declared, rows: list[Row], ctx: Context) -> None:
     """KD0409 for what is no axis of the measured versions, and no param axis."""
     text = e.span.text
     known = dict.fromkeys(name for row in rows for name in row.coordinates)
@@ -265,7 +282,7 @@ def _plot(
         the measure averages over; KD0245 for a metric
         that the measure does not list.
     """
-    names = ["x", "y", "baseline"]
+    names = ["x", "y", "baseline", "band"]
     if node.args:
         raise too_many(node.args[0].span, "plot", names)
     given: dict[str, ast.Expr] = {}
@@ -289,10 +306,13 @@ def _plot(
     y = metrics[metrics.index(y)]  # written as the column is
     baseline: list[Row] = []
     if "baseline" in given:
-        first = next(expand(ctx, lambda inner: _point(on, [], inner), axes.size))
-        for several in expand(ctx, lambda inner: _placed(given["baseline"], on, [], inner, first), axes.size):
-            baseline.extend(row for row, _ in several)
-    return Plot(axis, y, baseline, span=node.span)
+        first = next(expand(ctx, lambda inner: point(on, [], inner), axes.size))
+        baseline = rows_of(given["baseline"], on, first, ctx)
+    band = cast(Band, setting_values.read(_BAND, given["band"], ctx)) if "band" in given else "std"
+    return Plot(axis, y, baseline, band, span=node.span)
+
+
+_BAND = SettingSpec("band", "choice", "", choices=get_args(Band))
 
 
 def _unswept(node: ast.Expr, make: Callable[[], T]) -> T:

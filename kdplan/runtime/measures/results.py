@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 
 from kdplan.ir.plan import Plain
+from kdplan.runtime.claims.paired import Paired
 
 
 @dataclass(frozen=True)
@@ -87,13 +88,15 @@ class Number:
     values: list[float]
     splits: Splits | None = None
     """Where a run has one value for each split, of which `values` has the mean."""
+    delta: Paired | None = None
+    """The differences to the table's baseline, run by run."""
 
     @staticmethod
     def of(values: Sequence[Measured]) -> Number:
         """The number of some runs; NaN in one run makes the mean NaN, never disappears.
 
         >>> Number.of([1.0, 2.0, 3.0])
-        Number(mean=2.0, std=1.0, n=3, values=[1.0, 2.0, 3.0], splits=None)
+        Number(mean=2.0, std=1.0, n=3, values=[1.0, 2.0, 3.0], splits=None, delta=None)
         >>> Number.of([[1.0, 3.0], [4.0, 6.0]]).splits
         Splits(std=1.4142135623730951, n=2, values=[[1.0, 3.0], [4.0, 6.0]])
         """
@@ -133,6 +136,7 @@ class Curves:
     """Version -> points in the order of the axis."""
     levels: dict[str, Number] = field(default_factory=dict)
     view: str = ""
+    band: str = "std"
 
 
 @dataclass(slots=True)
@@ -169,6 +173,8 @@ class MeasureResult:
     panels: list[Panel] = field(default_factory=list)
     verticals: str = ""
     """The verticals, each of which was measured by itself, if there are any."""
+    baseline: str = ""
+    """The version that numbers are compared with, if there is one."""
 
     def to_json(self) -> dict[str, Plain]:
         """Plain values. NaN stays a float here; the store writes it as a string."""
@@ -196,6 +202,7 @@ class MeasureResult:
                 {label: [(x, _number(n)) for x, n in points] for label, points in p["lines"].items()},
                 {label: _number(n) for label, n in p["levels"].items()},
                 p["view"],
+                p.get("band", "std"),
             )
             for p in data.get("plots", ())
         ]
@@ -203,8 +210,9 @@ class MeasureResult:
         by = data.get("by", [])
         verticals = data.get("verticals", "")
         return MeasureResult(
-            data["name"], data["metrics"], data["views"], rows, data["over"], by, plots, panels, verticals
-        )
+            data["name"], data["metrics"], data["views"], rows, data["over"], by, plots, panels, verticals,
+            data.get("baseline", ""),
+        )  # fmt: skip
 
 
 def _number(data: dict[str, Plain]) -> Number:
@@ -213,4 +221,8 @@ def _number(data: dict[str, Plain]) -> Number:
     splits = None
     if by_split is not None:
         splits = Splits(float(by_split["std"]), by_split["n"], [[float(v) for v in run] for run in by_split["values"]])
-    return Number(float(data["mean"]), std, data["n"], [float(v) for v in data["values"]], splits)
+    delta = data.get("delta")
+    shown = None
+    if delta is not None:
+        shown = Paired(**{k: v if v is None or k == "n" else float(v) for k, v in delta.items()})  # type: ignore[arg-type]
+    return Number(float(data["mean"]), std, data["n"], [float(v) for v in data["values"]], splits, shown)

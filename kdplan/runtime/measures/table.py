@@ -5,7 +5,9 @@ No torch here: a plan whose numbers are all known shows them at once.
 
 from __future__ import annotations
 
+import math
 import re
+import statistics
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
@@ -17,6 +19,7 @@ from kdplan.diagnostics.report import Gather, counted
 from kdplan.ir.dag import PhaseKey
 from kdplan.ir.plan import Item, Measure, Plan, Plot, Row
 from kdplan.ir.versions import makers
+from kdplan.runtime.claims.paired import cleaned, paired
 from kdplan.runtime.events import Events, NoEvents
 from kdplan.runtime.measures.cells import Cell, cell_key, cell_of, snapshots, trained
 from kdplan.runtime.measures.labels import described, label_of
@@ -73,7 +76,7 @@ def run_measures(
         if not rows:
             continue
         with failed, boundary("KD0844", measure.span, name=measure.name):
-            numbers = _repaired(partial(_numbers, sources, measure, rows, options, events.note), repair)
+            numbers = repaired(partial(numbers_of, sources, measure, rows, options, events.note), repair)
             result = _table(sources, measure, rows, numbers)
             result.plots = [_curves(sources, measure, p, result, options, events.note) for p in measure.plots]
             events.measured(measure.name, result)
@@ -82,7 +85,7 @@ def run_measures(
     return results
 
 
-def _repaired(compute: Callable[[], T], repair: Callable[[Path], bool] | None) -> T:
+def repaired(compute: Callable[[], T], repair: Callable[[Path], bool] | None) -> T:
     """The value, computed again after each repair of an artifact that it reads."""
     while True:
         try:
@@ -92,7 +95,7 @@ def _repaired(compute: Callable[[], T], repair: Callable[[Path], bool] | None) -
                 raise
 
 
-def _numbers(
+def numbers_of(
     sources: Sources, measure: Measure, rows: Sequence[Row], options: RunOptions, note: Callable[[str], None]
 ) -> dict[str, Measured]:
     """The numbers of all cells of a measure; missing ones are computed and stored."""
@@ -122,7 +125,7 @@ def _numbers(
 
 
 def _cells(sources: Sources, measure: Measure, rows: Sequence[Row]) -> Iterator[Cell]:
-    for row in rows:
+    for row in (*rows, *(row for row in measure.baseline if trained(sources, row.target))):
         for view in measure.views_of(row):
             for _, target in snapshots(sources.plan, row):
                 for metric in measure.metrics:
@@ -137,6 +140,7 @@ def _table(sources: Sources, measure: Measure, rows: Sequence[Row], numbers: Num
     result.over = [axis for axis in averaged if any(axis in row.coordinates for row in rows)]
     result.verticals = measure.verticals
     result.by = [str(axis) for axis in measure.by]
+    result.baseline = measure.baseline[0].label if measure.baseline else ""
     for i, name in enumerate(names):
         for line in lines(measure, rows):
             result.rows.append(_result_row(sources, measure, line, i, name, numbers))
@@ -161,7 +165,33 @@ def _result_row(sources: Sources, measure: Measure, line: Line, i: int, on: str,
                 one = combined(metric, several, run)
                 values.setdefault(snapshot, {}).setdefault(label_of(metric), []).append(one)
     means = {s: {m: Number.of(v) for m, v in by_metric.items()} for s, by_metric in values.items()}
+    for metric in measure.metrics if measure.baseline else ():
+        partners = [_of_baseline(sources, measure, run[0], i, metric, numbers) for run in line.runs]
+        for by_metric in means.values():
+            number = by_metric[label_of(metric)]
+            pairs = [(v, p) for v, p in zip(number.values, partners, strict=True) if p is not None]
+            finite = [v - p for v, p in pairs if math.isfinite(v - p)]
+            if finite:
+                scale = max(abs(p) for _, p in pairs)
+                number.delta = paired(cleaned(finite, scale))
     return ResultRow(line.runs[0][0].label, line.coordinates, means, on)
+
+
+def _of_baseline(sources: Sources, measure: Measure, row: Row, i: int, metric: Item, numbers: Numbers) -> float | None:
+    """The mean number of the baseline's rows that share a row's values of averaged axes, and of those by which the
+    baseline has several lines; None where there are none but itself."""
+    several = {axis for axis in row.coordinates if len({str(b.coordinates.get(axis)) for b in measure.baseline}) > 1}
+    partners = [
+        b for b in measure.baseline
+        if all(b.coordinates.get(axis, row.coordinates[axis]) == row.coordinates[axis] for axis in several)
+        and trained(sources, b.target) and b.target != row.target
+    ]  # fmt: skip
+    values = []
+    for partner in partners:
+        _, target = next(iter(snapshots(sources.plan, partner)))
+        view = measure.views_of(partner)[i]
+        values.append(Number.of([numbers[cell_key(sources, cell_of(partner, target, view, metric))]]).mean)
+    return statistics.fmean(values) if values else None
 
 
 def _of_run(
@@ -203,7 +233,7 @@ def _curves(
 ) -> Curves:
     """The numbers that a plot shows: those of the table, and its baseline's."""
     y = label_of(plot.y)
-    curves = Curves(plot.x, y, {}, view=_named(measure, 0))
+    curves = Curves(plot.x, y, {}, view=_named(measure, 0), band=plot.band)
     for row in result.rows:
         averaged = plot.x == measure.verticals and row.coordinates.get(plot.x) == ALL
         if row.view == curves.view and plot.x in row.coordinates and not averaged:
@@ -212,8 +242,8 @@ def _curves(
     rows = [row for row in plot.baseline if trained(sources, row.target)]
     if rows:
         first = [replace(row, views=row.views[:1]) for row in rows]
-        level = replace(measure, rows=first, metrics=[plot.y], views=measure.views[:1], plots=[], by=[])
-        for row in _table(sources, level, first, _numbers(sources, level, first, options, note)).rows:
+        level = replace(measure, rows=first, metrics=[plot.y], views=measure.views[:1], plots=[], by=[], baseline=[])
+        for row in _table(sources, level, first, numbers_of(sources, level, first, options, note)).rows:
             curves.levels[row.label + _listed(row.coordinates)] = _shown(row)[y]
     return curves
 
