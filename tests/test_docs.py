@@ -112,7 +112,7 @@ def test_reference_lists_every_code() -> None:
 
 
 RULES = REFERENCE.read_text(encoding="utf-8").partition("## The examples' plan")[0]
-RULE_BLOCKS = re.findall(r"(?ms)^### ([^\n]+)\n\n```\n(.*?)^```$", RULES)
+RULE_BLOCKS = re.findall(r"(?ms)^####? ([^\n]+)\n\n```\n(.*?)^```$", RULES)
 
 
 @pytest.mark.parametrize(("title", "block"), RULE_BLOCKS, ids=[title for title, _ in RULE_BLOCKS])
@@ -188,7 +188,8 @@ def test_readme_names_every_verb_and_option() -> None:
 def test_readme_command(command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("KDPLAN_STORE", str(tmp_path / "store"))
     monkeypatch.chdir(tmp_path)
-    shutil.copytree(ROOT / "plans", tmp_path / "plans")
+    for folder in ("plans", "examples"):
+        shutil.copytree(ROOT / folder, tmp_path / folder)
     assert main(shlex.split(command)) == 0
 
 

@@ -270,7 +270,7 @@ CORE: tuple[Kind, ...] = (
         "compare two versions, or a version with a number; `==` asks for a difference of at most `margin`; `trend` "
         "is along the axis after `over`.",
         "claim NAME of A > B on DATA.SPLIT over AXES by AXES { metrics, margin = NUMBER }",
-        "claim distilled_is_better of small@distil > small@alone on digits.test { top1 }",
+        "claim better of big > small@alone on digits.test { top1, margin = 1 }",
         clauses=("of", "on", "by", "over"),
         required=("of", "on"),
         listing=True,

@@ -3,15 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 from kdplan.diagnostics.report import diagnostic, error
 from kdplan.ir.plan import Plain
 from kdplan.runtime.device import other_rounding, rounding
+from kdplan.runtime.job import Job
+from kdplan.runtime.recovery import State
 from kdplan.runtime.shards import mark_of
 
-if TYPE_CHECKING:
-    from kdplan.runtime.loop import Training
+
+class Training(Protocol):
+    """What is asked of the training of a phase."""
+
+    job: Job
+    step: int
+
+    def checkpoint(self) -> State:
+        """All that resuming needs."""
 
 
 def agree(training: Training) -> None:

@@ -26,6 +26,12 @@ FRAME = {
 }
 """Name -> declaration: what the examples continue."""
 
+RUNS = "param seed in 0..2\n"
+WIDE = """teacher wide[width in [2, 4]] = digits_net(width = width) {
+  phase train on digits with quick { loss = cross_entropy(self.logits, labels) }
+}"""
+"""Runs, and a family of networks: what claims are about."""
+
 HALVES = """verticals half of digits = random(parts = 2, seed = 0)
 teacher t[v in half] = digits_net(width = 4, classes = v) {
   phase train on digits[v] with quick { loss = cross_entropy(self.logits, labels) }
@@ -258,6 +264,8 @@ def _kind_plan(kind: Kind) -> str:
         return f"{kind.example}\n"
     name = kind.example.split()[1]
     extra = "\n" + _phase("hard(small.logits)") if kind.name == "def" else ""
+    if kind.name == "claim":
+        return f"{RUNS}{frame()}\n{kind.example}\n"
     before = f"{HALVES}\n" if kind.example.startswith("amalgamate") else ""
     return f"{frame(name)}\n{before}{kind.example}{extra}\n"
 
@@ -290,6 +298,11 @@ def _setting_plan(kind: Kind, name: str, example: str) -> str:
         count = "" if name == "count" else "count = 1"
         text = _IN_CONSTRUCTS[kind.name].format(example=example, auto=auto, loss=term, count=count, halves=HALVES)
         return f"{frame('alone')}\n{text}\n"
+    if kind.name == "measure":
+        return f"{frame()}\nmeasure table of big, small@alone on digits.test {{ top1, {example} }}\n"
+    if kind.name == "claim":
+        of = "wide[*] on digits.test over width" if name == "trend" else "big > small@alone on digits.test"
+        return f"{RUNS}{frame()}\n{WIDE}\nclaim shown of {of} {{ top1, {example} }}\n"
     if kind.name in CONSTRUCTS:
         return f"{frame()}\n{_with_setting(kind, name, example)}\n"
     assert kind.name == "verticals"

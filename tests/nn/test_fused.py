@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from kdplan.ir.optimizers import OPTIMIZERS
-from kdplan.nn.fused import FUSED, TYPES, fastest, prepare, skips_whole_steps
+from kdplan.nn.fused import KERNELS, TYPES, fastest, prepare, skips_whole_steps
 from kdplan.nn.optim import build_optimizer
 
 Layout = Callable[[Tensor], Tensor]
@@ -20,7 +20,7 @@ Layout = Callable[[Tensor], Tensor]
 
 def test_the_set_is_what_torch_has() -> None:
     classes = {n: getattr(torch.optim, s.implementation.partition(":")[2]) for n, s in OPTIMIZERS.items()}
-    assert {n for n, c in classes.items() if "fused" in inspect.signature(c).parameters} == FUSED
+    assert {n for n, c in classes.items() if "fused" in inspect.signature(c).parameters} == KERNELS["cpu"]
 
 
 def settings() -> list[tuple[str, dict[str, Any]]]:
@@ -71,7 +71,7 @@ def test_agrees_to_rounding(name: str, given: dict[str, Any]) -> None:
             torch.testing.assert_close(one.double(), other, rtol=bound, atol=bound)
 
 
-@pytest.mark.parametrize("name", sorted(FUSED))
+@pytest.mark.parametrize("name", sorted(KERNELS["cpu"]))
 @pytest.mark.parametrize("of", [Tensor.contiguous, last, gaps], ids=["contiguous", "last", "gaps"])
 @pytest.mark.parametrize("gradient", [Tensor.contiguous, last, gaps], ids=["contiguous", "last", "gaps"])
 def test_orders_in_memory(name: str, of: Layout, gradient: Layout) -> None:
@@ -82,7 +82,7 @@ def test_orders_in_memory(name: str, of: Layout, gradient: Layout) -> None:
 
 
 @pytest.mark.parametrize("dtype", sorted(TYPES, key=str), ids=str)
-@pytest.mark.parametrize("name", sorted(FUSED))
+@pytest.mark.parametrize("name", sorted(KERNELS["cpu"]))
 def test_types(name: str, dtype: torch.dtype) -> None:
     given, eps = {"lr": 0.05}, torch.finfo(dtype).eps
     for one, other in zip(trained(name, given, True, dtype), trained(name, given, False, torch.float64), strict=True):
@@ -136,7 +136,7 @@ def test_a_weight_that_joins_later() -> None:
         torch.testing.assert_close(one, other, rtol=1e-12, atol=1e-12)
 
 
-@pytest.mark.parametrize("name", sorted(FUSED))
+@pytest.mark.parametrize("name", sorted(KERNELS["cpu"]))
 def test_a_step_of_fp16_that_is_left_out(name: str) -> None:
     """The first gradients are not finite, as with a scale of 65536: nothing of that step stays."""
     given = {"lr": 0.1} | ({"momentum": 0.9} if name == "sgd" else {})

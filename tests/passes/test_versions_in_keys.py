@@ -58,6 +58,6 @@ def test_a_raised_version(
 ) -> None:
     """Exactly the phases that use the row have other keys."""
     before = keys(PLAN)
-    monkeypatch.setitem(table, row, replace(table[row], version=2))
+    monkeypatch.setitem(table, row, replace(table[row], version=table[row].version + 1))
     after = keys(PLAN)
     assert {name for name in before if before[name] != after[name]} == changed

@@ -215,7 +215,7 @@ def test_compiler_that_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     def broken(graph: object, inputs: object) -> object:
         raise RuntimeError("no compiler found")
 
-    monkeypatch.setattr(torch, "compile", lambda module: real(module, backend=broken))
+    monkeypatch.setattr(torch, "compile", lambda module, **options: real(module, backend=broken, **options))
     with pytest.raises(PlanError) as problem:
         train(tmp_path, recipe(compile=True), network())
     assert problem.value.diagnostics[0].code == "KD0812" and "no compiler found" in str(problem.value)
