@@ -30,7 +30,7 @@ class Commands:
             code: int = getattr(import_module(f"kdplan.cli.{self.module}"), name)(arguments)
             return code
 
-        command.__name__ = name
+        command.__name__, command.__module__ = name, f"kdplan.cli.{self.module}"
         return command
 
 

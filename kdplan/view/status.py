@@ -14,7 +14,6 @@ from rich.text import Text
 from kdplan.ir.dag import Planned
 from kdplan.ir.lengths import step_count
 from kdplan.ir.plan import Plan
-from kdplan.passes.stacking import is_stacked
 from kdplan.runtime.store import Store, StoreError, read_metrics
 from kdplan.runtime.store.inventory import measured
 from kdplan.runtime.store.work import RECORD_HEAD
@@ -65,7 +64,7 @@ def status(planned: Mapping[str, Planned], store: Store, plan: Plan | None = Non
             row.state = "corrupt" if row.problem else "done"
             row.how = "" if row.problem else trained_how(store, p.key)
             records = read_metrics(store.phase_folder(p.key) / "metrics.jsonl")
-            if plan is not None and row.problem is None and is_stacked(plan, p):
+            if plan is not None and row.problem is None and plan.phases[p.name].recipes[0].stack != "off":
                 row.stack = _stack(store, p.key)
         else:
             records = store.logged(p.key)

@@ -22,8 +22,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from kdplan.nn import sparse
+from kdplan.nn.fused import fastest
 from kdplan.nn.heads import Head
-from kdplan.nn.optim import build_optimizer, fastest
+from kdplan.nn.optim import build_optimizer
 from kdplan.runtime.memory import freed_memory_kept
 from tests.bench.ratios import Ratios, entry
 
@@ -95,7 +96,7 @@ def brief() -> Ratios:
     first = [sum(sizes[:i]) for i in range(20)]
     parts = [[*range(s, s + n)] for s, n in zip(first, sizes, strict=True)]
     net = Head(1024, 5_000, [("fc", 1024, 0), ("sc", 256, 0)], parts)
-    optimizer = build_optimizer("adagrad", {"lr": 0.001}, net.parameters(), **fastest("adagrad", device))
+    optimizer = build_optimizer("adagrad", {"lr": 0.001}, net.parameters(), **fastest("adagrad", [*net.parameters()]))
     x, values = torch.randn(64, 1024), torch.rand(64, 100)
     ids = torch.stack([torch.randperm(5_000)[:100] for _ in range(64)])
 
@@ -125,7 +126,7 @@ def main() -> None:
     x = torch.randn(a.batch, a.base, device=device)
     values = torch.rand(a.batch, 100, device=device)
     ids = torch.stack([torch.randperm(a.classes, device=device)[:100] for _ in range(a.batch)])
-    fused = fastest("adagrad", device)
+    fused = fastest("adagrad", [torch.zeros(1, device=device)])
 
     def head() -> nn.Module:
         return Head(a.base, a.classes, [("fc", 4096, 0), ("sc", 512, 0)], parts)

@@ -10,7 +10,11 @@ without shards; `shards, W = 1` is what the fixed order costs where nobody share
 from __future__ import annotations
 
 import argparse
+import os
+import re
 import statistics
+import subprocess
+import sys
 import tempfile
 import time
 from contextlib import ExitStack
@@ -30,6 +34,7 @@ from kdplan.runtime.loop import Training
 from kdplan.runtime.ranks import Ranks
 from kdplan.runtime.store import Store
 from kdplan.runtime.streams import Batch
+from tests.bench.ratios import Ratios, entry
 from tests.runtime.small import job, recipe
 
 
@@ -131,6 +136,20 @@ def measure(name: str, rounds: int, batch: int, group: Ranks, pieces: bool) -> N
             print(f"{name:26} {label:22} {statistics.median(own) * 1000:8.1f} ms   ratio {ratio:.2f}", flush=True)
 
 
+def brief() -> Ratios:
+    """Steps of a small batch on two processes over those on one: wall seconds, as processes wait for one another."""
+    command = ["-m", "torch.distributed.run", "--nproc-per-node", "2", "-m", "tests.bench.bench_shards"]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    done = subprocess.run([sys.executable, *command, "--rounds", "5", "--batch", "16"], capture_output=True, text=True,
+                          env=environment, check=True)  # fmt: skip
+    lines = re.findall(r"^(.{26}) (.{22}) .* ratio ([\d.]+)$", done.stdout, re.MULTILINE)
+    return {
+        f"{name.strip()}: {way.strip()} ÷ one process": float(r)
+        for name, way, r in lines
+        if way.strip() != "one process"
+    }
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=15)
@@ -145,4 +164,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    entry(main, brief)

@@ -26,6 +26,7 @@ from kdplan.runtime.stack_trial import _first_batches, try_out
 from kdplan.runtime.stacked import Form, Stack, graph_of
 from kdplan.runtime.store import Store
 from kdplan.runtime.versions import Sources
+from tests.bench.ratios import Ratios, entry
 
 PLAN = """
 param seed in 0..LAST
@@ -97,6 +98,11 @@ def _timed(work: object) -> tuple[float, float]:
     return time.perf_counter() - start, time.process_time() - cpu
 
 
+def brief() -> Ratios:
+    """CPU seconds of a step of a stack over those of its phases alone."""
+    return {f"CPU seconds of {case.name} ÷ alone": measure(case, 8)[2] for case in CASES[:1]}
+
+
 def main() -> None:
     """Print a line for each case."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -111,4 +117,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    entry(main, brief)

@@ -38,6 +38,7 @@ from kdplan.ir.implementation import load
 from kdplan.nn.catalog import MODELS
 from kdplan.nn.fused import fastest, prepare
 from kdplan.nn.optim import build_optimizer
+from tests.bench.ratios import Ratios, entry
 
 Call = Callable[[], object]
 
@@ -78,21 +79,24 @@ def optimizer(turns: int) -> None:
     for named, net in nets.items():
         for name, given in (("sgd", {"lr": 1e-3}), ("sgd", {"lr": 1e-3, "momentum": 0.9, "weight_decay": 5e-4}),
                             ("adam", {}), ("adamw", {}), ("adagrad", {})):  # fmt: skip
-            pair = []
-            for fused in (False, True):
-                own = list(copy.deepcopy(net).parameters())
-                made = build_optimizer(name, given, own, **(fastest(name, own) if fused else {}))
-                for p in own:
-                    p.grad = torch.randn_like(p)
-
-                def steps(made: torch.optim.Optimizer = made) -> None:
-                    for _ in range(20):
-                        prepare(made)
-                        made.step()
-
-                pair.append(steps)
+            pair = [_steps(copy.deepcopy(net), name, given, fused) for fused in (False, True)]
             momentum = " with momentum" if "momentum" in given else ""
             show("optimizer", f"20 steps of {name}{momentum}, {named}", pair[0], pair[1], turns)
+
+
+def _steps(net: nn.Module, name: str, given: dict[str, Any], fused: bool) -> Call:
+    """Twenty steps of an optimizer."""
+    own = list(net.parameters())
+    made = build_optimizer(name, given, own, **(fastest(name, own) if fused else {}))
+    for p in own:
+        p.grad = torch.randn_like(p)
+
+    def steps() -> None:
+        for _ in range(20):
+            prepare(made)
+            made.step()
+
+    return steps
 
 
 CASES: list[tuple[str, dict[str, Any], tuple[int, int, int], int]] = [
@@ -257,6 +261,16 @@ def compiling(turns: int) -> None:
 ROWS = {"optimizer": optimizer, "layout": layout, "fold": folding, "batches": batches, "compile": compiling}
 
 
+def brief() -> Ratios:
+    """Optimizers of a small network, fused over one weight after another."""
+    torch.set_num_threads(1)
+    ratios = {}
+    for name, given in (("sgd", {"lr": 1e-3, "momentum": 0.9}), ("adam", {})):
+        pair = [_steps(network("digits_net", width=8), name, given, fused) for fused in (False, True)]
+        ratios[f"20 steps of {name}: fused ÷ not"] = ratio(pair[0], pair[1], 15)[0]
+    return ratios
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("rows", nargs="*", choices=[*ROWS, []], default=["optimizer", "layout", "fold", "batches"])
@@ -267,4 +281,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    entry(main, brief)

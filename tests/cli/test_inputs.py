@@ -7,11 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from kdplan.cli import inputs
-from kdplan.cli.inputs import add_costs, compile_file, data_root, open_store, param_values, store_facts
+from kdplan import compile as compiler
+from kdplan.cli.inputs import add_costs, compile_file, data_root, open_store, param_values
 from kdplan.cli.parser import parser
 from kdplan.compile import Compiled
 from kdplan.diagnostics.report import PlanError
+from kdplan.runtime.facts import store_facts
 from kdplan.runtime.store import Store
 
 
@@ -48,13 +49,13 @@ def test_selected_phases_reach_the_planner(folder: Path) -> None:
 
 def test_costs_are_computed_once(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     inspected: list[list[str]] = []
-    inspect = inputs.inspect
+    inspect = compiler.inspect
 
     def recorded(compiled: Compiled, names: list[str], verdicts: Store | None) -> None:
         inspected.append(names)
         inspect(compiled, names, verdicts)
 
-    monkeypatch.setattr(inputs, "inspect", recorded)
+    monkeypatch.setattr(compiler, "inspect", recorded)
     store, plans = Store(folder / ".kdplan"), [compile_file(arguments()) for _ in range(3)]
     add_costs(plans[0], store)
     add_costs(plans[1], store)

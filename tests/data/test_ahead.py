@@ -47,7 +47,7 @@ def test_batches_of_the_thread_are_those_of_their_steps(tmp_path: Path) -> None:
     """Sample by sample, in whatever batch, and whoever makes it."""
     folder = _folder(tmp_path)
     loader, fine = _loader(folder), _loader(folder)
-    fine.batch = fine._maker.batch = 1
+    fine.batch = fine._maker.batch_size = 1
     for epoch in (0, 3):
         whole = torch.cat([b["inputs"] for b in loader.epoch(epoch)])
         assert torch.equal(whole, torch.cat([b["inputs"] for b in fine.epoch(epoch)]))
