@@ -19,7 +19,7 @@ MOST_ALIKE = 3
 """Warnings of one kind that are all shown."""
 NAMED = 4
 """Names of the others, where there are more."""
-_QUOTED = re.compile(r"`[^`]+`")
+_QUOTED = re.compile("`.+?`")
 ELLIPSIS = "…"
 STYLES = {"error": "1;31", "warning": "1;33", "frame": "34", "bold": "1", "help": "36"}
 
@@ -86,7 +86,7 @@ def _one_of_a_kind(shown: Sequence[Diagnostic]) -> list[Diagnostic]:
 def _about_others(first: Diagnostic, others: Sequence[Diagnostic]) -> str:
     """How many warnings are like the first one, and what some of them are about.
 
-    >>> warnings = [Diagnostic("KD0350", f"`s{i}` is never used.", severity="warning") for i in range(99)]
+    >>> warnings = [Diagnostic("KD0362", f"`s{i}` is never used.", severity="warning") for i in range(99)]
     >>> print(_about_others(warnings[0], warnings[1:]))
     98 more like this, of `s1`, `s2`, `s3`, `s4` and 94 others (`kdplan check --format json` has all)
     """

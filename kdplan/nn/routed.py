@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from kdplan.nn.host import on_host
+from kdplan.nn.host import counts
 
 
 class Routed(nn.Module):
@@ -62,30 +62,22 @@ class Routed(nn.Module):
         """Labels ``[B]`` and inputs ``[B, ...]`` to outputs ``[B, ...]``, or outputs and classes ``[B, width]``."""
         part = self.part_of[labels]
         order = part.argsort(stable=True)
-        counts = self._counts(labels, part)
-        values = self._run(counts, [x[order] for x in inputs])
+        numbers = counts(labels, part, self._part_of, len(self.members))
+        values = self._run(numbers, [x[order] for x in inputs])
         back = torch.empty_like(order)
         back[order] = torch.arange(len(order), device=order.device)
         return self._result(values[back], part)
 
-    @torch.compiler.disable  # type: ignore[untyped-decorator, unused-ignore]
-    def _counts(self, labels: Tensor, part: Tensor) -> list[int]:
-        """How many samples each network gets; waits for the device unless the CPU knows the labels."""
-        if part.device.type != "cpu":
-            part = self._part_of[on_host(labels)]
-        counts: list[int] = torch.bincount(part, minlength=len(self.members)).tolist()
-        return counts
-
     def fake_forward(self, labels: Tensor, *inputs: Tensor) -> Tensor | tuple[Tensor, Tensor]:
         """The shapes that `forward` returns, from as many samples: as evenly spread over the networks as may be."""
         count, members = len(labels), len(self.members)
-        counts = [count * (i + 1) // members - count * i // members for i in range(members)]
-        return self._result(self._run(counts, list(inputs)), self.part_of[labels])
+        even = [count * (i + 1) // members - count * i // members for i in range(members)]
+        return self._result(self._run(even, list(inputs)), self.part_of[labels])
 
-    def _run(self, counts: Sequence[int], inputs: list[Tensor]) -> Tensor:
+    def _run(self, numbers: Sequence[int], inputs: list[Tensor]) -> Tensor:
         outputs = []
         start = 0
-        for member, count in zip(self.members, counts, strict=True):
+        for member, count in zip(self.members, numbers, strict=True):
             if count:
                 out = member(*[x[start : start + count] for x in inputs])
                 if isinstance(out, dict):

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from kdplan.diagnostics.report import error
 from kdplan.ir.plan import Recipe
+from kdplan.nn.host import leave_out_of_compiled_code
 from kdplan.runtime.options import cache_folder
 
 CACHE = "TORCHINDUCTOR_CACHE_DIR"
@@ -66,6 +67,7 @@ class Compiler:
         self.full = False
         if self.wanted:
             keep_compiled()
+            leave_out_of_compiled_code()
 
     def see(self, batch: Mapping[str, Tensor]) -> None:
         """Note whether the next calls are on a batch of the full size."""
