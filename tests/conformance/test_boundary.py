@@ -247,7 +247,7 @@ def test_unforeseen(tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyP
     def broken(*_: object) -> None:
         raise LookupError("no luck. At all")
 
-    monkeypatch.setattr("kdplan.cli.inputs.compile_source", lambda *_, **__: broken())
+    monkeypatch.setattr("kdplan.compile.compile_source", lambda *_, **__: broken())
     outcome = command(tmp_path, "", NETWORK, "check", capsys)
     assert outcome.exit_code == 2 and "KD0016" in outcome.output and "no luck" in outcome.output
     monkeypatch.setenv("KDPLAN_TRACEBACK", "1")

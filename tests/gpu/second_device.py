@@ -141,7 +141,7 @@ def there(job: Job, text: str) -> Job:
 @contextmanager
 def training_there(text: str, folder: Path, monkeypatch: Any) -> Iterator[Training]:
     """The last phase of a plan, ready on the second device; its start may read numbers, and does not here."""
-    monkeypatch.setattr(loop, "_are_finite", lambda tensor: torch.tensor(True))
+    monkeypatch.setattr(loop, "are_finite", lambda tensor: torch.tensor(True))
     store = Store(folder)
     with store.begin("k") as work:
         job = there(job_of(text, work, store), text)
