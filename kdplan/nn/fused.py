@@ -70,7 +70,7 @@ def skips_whole_steps(optimizer: Optimizer) -> None:
     GPU leave all as it was, and the CPU need not wait for them.
     """
     adam = isinstance(optimizer, torch.optim.Adam)  # AdamW is one, too
-    if adam and all(p.device.type == "cuda" for group in optimizer.param_groups for p in group["params"]):
+    if adam and all(p.device.type != "cpu" for group in optimizer.param_groups for p in group["params"]):
         return
     optimizer._step_supports_amp_scaling = False  # type: ignore[attr-defined]
 
