@@ -69,7 +69,7 @@ def test_copies_of_a_phase(tmp_path: Path, optimizer: str, other: str, monkeypat
     def watched(self: Training, at_once: bool = False) -> None:
         save(self, at_once)
         back = self.recovery._back
-        kept[self.job.name] = size_of(self.saving._copies.values()) + (size_of(back[0].values()) if back else 0)
+        kept[self.job.name] = size_of(self.saving.copies._kept.values()) + (size_of(back[0].values()) if back else 0)
 
     monkeypatch.setattr(Training, "save", watched)
     options = RunOptions(device="cpu", checkpoint_steps=5)
