@@ -326,6 +326,8 @@ def test_stopped_and_resumed_it_is_the_same(tmp_path: Path, monkeypatch: pytest.
     step = torch.optim.SGD.step
 
     def stopping(self: torch.optim.SGD, *args: Any) -> Any:
+        if self.param_groups[0]["params"][0].is_meta:  # a step on shapes, which predicts memory
+            return step(self, *args)
         steps.append(1)
         if len(steps) == 17:
             os.kill(os.getpid(), signal.SIGINT)
