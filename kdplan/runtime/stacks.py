@@ -361,5 +361,5 @@ def _setting(plan: Plan, phase: Phase) -> str | None:
     if recipe.compile:
         return f"its recipe has `compile = {str(recipe.compile).lower()}`"
     if layout(plan, phase, recipe) == "channels_last":
-        return "its layout is channels last; with `layout = contiguous` it may train in a stack"
+        return "its layout is `channels_last`; with `layout = contiguous` it may train in a stack"
     return None

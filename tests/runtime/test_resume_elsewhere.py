@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from kdplan.cli import main
-from kdplan.runtime import loop
+from kdplan.runtime import agreed, loop
 from tests.golden.make_store import PLAN, STORE
 
 Capture = pytest.CaptureFixture[str]
@@ -32,9 +32,15 @@ def run(capsys: Capture) -> str:
     return " ".join((caught.out + caught.err).split())
 
 
+def conditions_are(monkeypatch: pytest.MonkeyPatch, conditions: dict[str, str]) -> None:
+    """Let this machine be of these."""
+    for module in (agreed, loop):  # where a checkpoint is compared, and where one is written
+        monkeypatch.setattr(module, "rounding", lambda device, sums: conditions)
+
+
 def test_it_is_said(interrupted: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture) -> None:
     conditions = {"torch": "9.0.0", "system": "Other x", "device": "cpu"}
-    monkeypatch.setattr(loop, "rounding", lambda device: conditions)
+    conditions_are(monkeypatch, conditions)
     said = run(capsys)
     assert "KD0838: Phase `further` goes on from step 7 under other conditions: torch" in said
     assert (
@@ -46,5 +52,5 @@ def test_it_is_said(interrupted: Path, monkeypatch: pytest.MonkeyPatch, capsys: 
 
 def test_nothing_is_said_of_the_same(interrupted: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture) -> None:
     before = next((interrupted / "store" / "work").glob("*/checkpoints/*/state.json")).read_text()
-    monkeypatch.setattr(loop, "rounding", lambda device: json.loads(before)["rounding"])
+    conditions_are(monkeypatch, json.loads(before)["rounding"])
     assert "KD0838" not in run(capsys)

@@ -14,8 +14,9 @@ from tests.scale.together import Session, farthest, hashes, run
 
 pytestmark = pytest.mark.slow
 
-APART = {"bf16": 2e-2, "adapters": 1e-4, "amalgamation": 1e-3, "generations": 1e-4, "stages": 1e-4, "branches": 1e-4}
-"""Where rounding grows: half precision, and phases one after another."""
+APART = {"bf16": 0.15, "adapters": 1e-4, "amalgamation": 1e-3, "generations": 1e-4, "stages": 2e-3, "branches": 1e-4}
+"""Where rounding grows: phases one after another (on one process, 1 and 3 threads are 2e-4 apart in stages), and half
+precision, as three processes scale the loss by 3/4 before gradients are rounded to 8 bits."""
 WHOLE_ONLY = {
     "threads": "channels_last",
     "ema copy, two streams, plateau": "moving average",
