@@ -103,6 +103,10 @@ def kdplan() -> Form:
         def steps(self) -> int:
             return self.steps_of_an_epoch
 
+        @property
+        def whole(self) -> list[int]:
+            return [phase.recipes[0].batch_of()]
+
     plan = compile_source(Source("peers.kd", PLAN), Path.cwd(), data_root()).plan
     phase = plan.phases["distil"]
     teacher, student = networks()
