@@ -24,7 +24,7 @@ def schema() -> dict[str, Any]:
     Examples
     --------
     >>> sorted(schema()["properties"])
-    ['data', 'exports', 'measures', 'networks', 'phases']
+    ['claims', 'data', 'exports', 'measures', 'networks', 'phases']
     """
     return _adapter().json_schema()
 
@@ -35,7 +35,7 @@ def dump_plan(plan: Plan) -> str:
     Examples
     --------
     >>> dump_plan(Plan())
-    '{"data":{},"networks":{},"phases":{},"measures":{},"exports":{}}'
+    '{"data":{},"networks":{},"phases":{},"measures":{},"exports":{},"claims":{}}'
     """
     return _adapter().dump_json(plan).decode()
 
