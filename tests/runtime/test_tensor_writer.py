@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import errno
 import hashlib
-import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -13,7 +13,6 @@ from safetensors.torch import save
 
 from kdplan.runtime.store import manifest
 from kdplan.runtime.store.atomic import Hashed
-from kdplan.runtime.store.errors import StoreUnwritable
 from kdplan.runtime.tensor_writer import _NAMES, write_tensors
 
 
@@ -39,23 +38,25 @@ def test_what_was_written_is_not_read_again(tmp_path: Path, monkeypatch: pytest.
     manifest.check(tmp_path / "new", "w.safetensors", known, "it")
 
 
+REFUSED = """
+import errno, resource, signal, sys
+from pathlib import Path
+import torch
+from kdplan.runtime.store import manifest
+from kdplan.runtime.tensor_writer import write_tensors
+
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (2_000_000, 2_000_000))
+try:
+    manifest.build(Path(sys.argv[1]), {"w": lambda path: write_tensors({"w": torch.zeros(2_000_000)}, path)})
+except StoreUnwritable as problem:
+    assert isinstance(problem.__cause__, OSError) and problem.__cause__.errno == errno.EFBIG
+    print("refused")
+"""
+
+
 def test_a_refusal_in_the_middle_is_a_diagnostic(tmp_path: Path) -> None:
     """The file system's own error, from a file that may not grow."""
-    if not hasattr(os, "fork"):
-        pytest.skip("needs a limit of one process")
-    child = os.fork()
-    if child == 0:
-        import resource
-        import signal
-
-        code = 1
-        try:
-            signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-            resource.setrlimit(resource.RLIMIT_FSIZE, (2_000_000, 2_000_000))
-            manifest.build(tmp_path / "new", {"w": lambda path: write_tensors({"w": torch.zeros(2_000_000)}, path)})
-        except StoreUnwritable as problem:
-            cause = problem.__cause__
-            code = 0 if isinstance(cause, OSError) and cause.errno == errno.EFBIG else 2
-        finally:
-            os._exit(code)
-    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    command = [sys.executable, "-c", REFUSED, str(tmp_path / "new")]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    assert done.stdout == "refused\n", done.stderr
