@@ -43,6 +43,7 @@ import errno, resource, signal, sys
 from pathlib import Path
 import torch
 from kdplan.runtime.store import manifest
+from kdplan.runtime.store.errors import StoreUnwritable
 from kdplan.runtime.tensor_writer import write_tensors
 
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
