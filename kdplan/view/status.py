@@ -92,6 +92,9 @@ def _stack(store: Store, key: str) -> int | None:
 
 
 def _environment(store: Store, key: str) -> dict[str, Any]:
+    """Facts about a phase's training; {} where they are elsewhere: to look copies nothing from a bucket."""
+    if not (store.phase_folder(key) / "environment.json").is_file():
+        return {}
     try:
         environment: dict[str, Any] = store.artifact(key).json("environment.json")
     except StoreError:

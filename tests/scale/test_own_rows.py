@@ -45,7 +45,7 @@ def streams(recipe: Recipe, data: Dataset, rank: int | None, ranks: int, workers
     def loader(n: int) -> Loader:
         own = OwnRows(recipe, (len(data),) * 2, n, rank, ranks) if rank is not None else None
         size = recipe.batch_of(n) * recipe.accumulate
-        return Loader(data, size, 5, True, workers, recipe.drop_last, stream=n, own=own)
+        return Loader(data, size, 5, True, workers, recipe.drop_last, stream=n, part=own, fill=own is not None)
 
     return Streams([loader(0), loader(1)])
 
