@@ -141,9 +141,10 @@ def _table(sources: Sources, measure: Measure, rows: Sequence[Row], numbers: Num
     result.verticals = measure.verticals
     result.by = [str(axis) for axis in measure.by]
     result.baseline = measure.baseline[0].label if measure.baseline else ""
+    baseline = Baseline(sources, measure)
     for i, name in enumerate(names):
         for line in lines(measure, rows):
-            result.rows.append(_result_row(sources, measure, line, i, name, numbers))
+            result.rows.append(_result_row(sources, measure, baseline, line, i, name, numbers))
             on = f" on {name}" if len(names) > 1 else ""
             for metric in measure.metrics:
                 result.panels += _panels(sources, measure, line, i, metric, numbers, on)
@@ -156,7 +157,45 @@ def _named(measure: Measure, i: int) -> str:
     return re.sub(r"\[[^\]]*=[^\]]*\]", "", name) if any(row.views for row in measure.rows) else name
 
 
-def _result_row(sources: Sources, measure: Measure, line: Line, i: int, on: str, numbers: Numbers) -> ResultRow:
+class Baseline:
+    """The trained rows of a measure's baseline, by the values of the axes along which it has several."""
+
+    def __init__(self, sources: Sources, measure: Measure) -> None:
+        self.sources, self.measure = sources, measure
+        rows = [row for row in measure.baseline if trained(sources, row.target)]
+        axes = dict.fromkeys(axis for row in measure.baseline for axis in row.coordinates)
+        self.axes = [a for a in axes if len({str(row.coordinates.get(a)) for row in measure.baseline}) > 1]
+        self.rows: dict[tuple[str, ...], list[Row]] = {}
+        for row in rows:
+            self.rows.setdefault(self._at(row, self.axes), []).append(row)
+
+    @staticmethod
+    def _at(row: Row, axes: Sequence[str]) -> tuple[str, ...]:
+        return tuple(str(row.coordinates.get(axis)) for axis in axes)
+
+    def partners(self, row: Row) -> list[Row]:
+        """The rows that a row is compared with: at its own values of these axes, and never itself."""
+        known = [axis for axis in self.axes if axis in row.coordinates]
+        if len(known) == len(self.axes):
+            alike = self.rows.get(self._at(row, self.axes), [])
+        else:  # the row stands for all values of an axis that it lacks
+            every = [other for rows in self.rows.values() for other in rows]
+            alike = [other for other in every if self._at(other, known) == self._at(row, known)]
+        return [other for other in alike if other.target != row.target]
+
+    def number(self, row: Row, i: int, metric: Item, numbers: Numbers) -> float | None:
+        """The mean of a metric on the i-th view over a row's partners; None without any."""
+        values = []
+        for partner in self.partners(row):
+            _, target = next(iter(snapshots(self.sources.plan, partner)))
+            view = self.measure.views_of(partner)[i]
+            values.append(Number.of([numbers[cell_key(self.sources, cell_of(partner, target, view, metric))]]).mean)
+        return statistics.fmean(values) if values else None
+
+
+def _result_row(
+    sources: Sources, measure: Measure, baseline: Baseline, line: Line, i: int, on: str, numbers: Numbers
+) -> ResultRow:
     """A line's number of every snapshot and metric on the i-th view, over its runs."""
     values: dict[str, dict[str, list[Measured]]] = {}
     for run in line.runs:
@@ -166,7 +205,7 @@ def _result_row(sources: Sources, measure: Measure, line: Line, i: int, on: str,
                 values.setdefault(snapshot, {}).setdefault(label_of(metric), []).append(one)
     means = {s: {m: Number.of(v) for m, v in by_metric.items()} for s, by_metric in values.items()}
     for metric in measure.metrics if measure.baseline else ():
-        partners = [_of_baseline(sources, measure, run[0], i, metric, numbers) for run in line.runs]
+        partners = [baseline.number(run[0], i, metric, numbers) for run in line.runs]
         for by_metric in means.values():
             number = by_metric[label_of(metric)]
             pairs = [(v, p) for v, p in zip(number.values, partners, strict=True) if p is not None]
@@ -175,23 +214,6 @@ def _result_row(sources: Sources, measure: Measure, line: Line, i: int, on: str,
                 scale = max(abs(p) for _, p in pairs)
                 number.delta = paired(cleaned(finite, scale))
     return ResultRow(line.runs[0][0].label, line.coordinates, means, on)
-
-
-def _of_baseline(sources: Sources, measure: Measure, row: Row, i: int, metric: Item, numbers: Numbers) -> float | None:
-    """The mean number of the baseline's rows that share a row's values of averaged axes, and of those by which the
-    baseline has several lines; None where there are none but itself."""
-    several = {axis for axis in row.coordinates if len({str(b.coordinates.get(axis)) for b in measure.baseline}) > 1}
-    partners = [
-        b for b in measure.baseline
-        if all(b.coordinates.get(axis, row.coordinates[axis]) == row.coordinates[axis] for axis in several)
-        and trained(sources, b.target) and b.target != row.target
-    ]  # fmt: skip
-    values = []
-    for partner in partners:
-        _, target = next(iter(snapshots(sources.plan, partner)))
-        view = measure.views_of(partner)[i]
-        values.append(Number.of([numbers[cell_key(sources, cell_of(partner, target, view, metric))]]).mean)
-    return statistics.fmean(values) if values else None
 
 
 def _of_run(
