@@ -109,14 +109,13 @@ def decide(arguments: argparse.Namespace, run: Callable[[argparse.Namespace], in
     arguments.tables = False
     chosen = (arguments.only, arguments.until)
     while True:
-        arguments.only, arguments.until = chosen
-        compiled = compile_file(arguments, store)
         results = verdicts(compiled, store, options, arguments.level)
         open_ = [result.name for result in results if result.verdict in ("undecided", "not run")]
         if not open_ or len(seeds) >= arguments.decide:
             break
         seeds = more_seeds(seeds, arguments.decide)
         arguments.set = [*given, f"{SEED}=[{', '.join(map(str, seeds))}]"]
+        arguments.only, arguments.until = chosen
         compiled = compile_file(arguments, store)
         names = read_by(compiled, open_)
         todo = [n for n in names if compiled.planned[n].action != "cached" and compiled.planned[n].same_as is None]

@@ -146,7 +146,7 @@ class _Reader:
 
     def number(self, row: Row, view: int, metric: Item) -> float:
         """A row's number on the claim's view of that index: of the weights that it names, or the last."""
-        measured = self.claim.measure().views_of(row)[view]
+        measured = (row.views or self.claim.views)[view]
         _, target = next(iter(snapshots(self.sources.plan, row)))
         return Number.of([self.numbers[cell_key(self.sources, cell_of(row, target, measured, metric))]]).mean
 
