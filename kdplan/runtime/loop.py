@@ -357,7 +357,10 @@ class Training:
 
     def check_weights(self) -> None:
         """Stops the phase if a weight or buffer is no longer finite: no checkpoint, snapshot or artifact has such."""
-        state = {n: t for n, t in below("model", self.checkpoint(optimisers=False)[0]).items() if n in self.finite}
+        held = self.job.phase_graph.state()
+        if self.parallel is not None:  # which may have parts of them only
+            held = below("model", self.checkpoint(optimisers=False)[0])
+        state = {n: t for n, t in held.items() if n in self.finite}
         if not all_finite(state.values()):
             broken = sorted(n for n, t in state.items() if not bool(are_finite(t)))
             names = listing(dict.fromkeys(n.removeprefix("buffer/").removeprefix("nets.") for n in broken), 4)
