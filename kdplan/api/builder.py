@@ -229,9 +229,8 @@ class PlanBuilder:
     ) -> str:
         """Declare a measure: metrics of networks on data, by axes or verticals, averaged over others, and compared with
         a baseline."""
-        clauses = {"of": _several(of), "on": _several(on), "by": _words(by), "over": _words(over)}
-        given = {**{w: v for w, v in clauses.items() if v}, "metrics": list(metrics)}
-        self._declare("measure", name, given | ({"baseline": baseline} if baseline is not None else {}))
+        settings = {"baseline": baseline} if baseline is not None else {}
+        self._declare("measure", name, _read(of, on, metrics, by, over) | settings)
         return name
 
     def claim(
@@ -247,8 +246,7 @@ class PlanBuilder:
     ) -> str:
         """Declare a claim: ``of=small @ kd > small @ alone``, ``of=(small @ kd).equals(big)`` with a ``margin``, or
         versions with ``trend="rising"``."""
-        clauses = {"of": _several(of), "on": _several(on), "by": _words(by), "over": _words(over)}
-        self._declare("claim", name, {**{w: v for w, v in clauses.items() if v}, "metrics": list(metrics), **settings})
+        self._declare("claim", name, _read(of, on, metrics, by, over) | settings)
         return name
 
     def export(self, name: str, network: Term) -> str:
@@ -400,6 +398,18 @@ class PlanBuilder:
 def _model(model: str | Term, arguments: Mapping[str, Value]) -> Term:
     term = Term(choice(model))
     return term(**arguments) if arguments or isinstance(model, str) else term
+
+
+def _read(
+    of: Term | Sequence[Term],
+    on: Term | Sequence[Term],
+    metrics: Sequence[str | Term],
+    by: str | Term | Sequence[str | Term],
+    over: str | Term | Sequence[str | Term],
+) -> dict[str, Any]:
+    """Clauses and metrics of what reads networks; clauses that name nothing are left out."""
+    clauses = {"of": _several(of), "on": _several(on), "by": _words(by), "over": _words(over)}
+    return {**{word: value for word, value in clauses.items() if value}, "metrics": list(metrics)}
 
 
 def _several(values: Term | Sequence[Value]) -> list[Value]:
