@@ -10,8 +10,9 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 
 import torch
-from torch import Tensor, fx
+from torch import Tensor, fx, nn
 
+from kdplan.data.dataset import Dataset
 from kdplan.data.loader import Loader
 from kdplan.diagnostics.boundary import cause_of, foreign, is_foreign
 from kdplan.diagnostics.report import PlanError, diagnostic, error, listing
@@ -213,21 +214,8 @@ def make_job(
         run.events.note(warning)
     assert [f.name for f in phase_graph.ema_copies] == ema_copies(plan, phase)
     read = {*phase_graph.trainable_inputs, *(phase_graph.frozen_inputs if not phase_graph.stored else ())}
-    shared = ranks.size > 1 and recipe.shards > 1 and not ranks.way
-    sizes = tuple(map(len, sets))
-    division = Division.of(recipe, sizes, ranks.rank, ranks.size) if ranks.way else None
-
-    def part(number: int) -> Callable[[int], Tensor] | None:
-        if division is not None:
-            return partial(division.rows, number)
-        return OwnRows(recipe, sizes, number, ranks.rank, ranks.size) if shared else None
-
-    loaders = [
-        Loader(data, recipe.batch_of(number) * recipe.accumulate, phase.seed, train=True, workers=workers,
-               drop_last=recipe.drop_last, stream=number, inputs=f"inputs_{number}" in read,
-               part=part(number), fill=shared)
-        for number, data in enumerate(sets)
-    ]  # fmt: skip
+    division = Division.of(recipe, tuple(map(len, sets)), ranks.rank, ranks.size) if ranks.way else None
+    loaders = _loaders(phase, sets, read, ranks, division, workers)
     stored = None
     if phase_graph.stored:
 
@@ -241,14 +229,7 @@ def make_job(
             stored = keeper.values(compute=ranks.leads)
         ranks.order("values")
     copies = deepcopy(phase_graph.networks) if ranks.leads and ranks.way == "fully-shard" else None
-    validate = None
-    if ranks.leads:
-        measured = replace(phase_graph, networks=copies) if copies is not None else phase_graph
-        validate = validation(plan, phase, measured, root, device)
-    if copies is not None:
-        from kdplan.runtime.sharded import validated_on
-
-        validate = validated_on(copies, device, validate)
+    validate = _validation(run, phase, phase_graph, copies, device) if ranks.leads else None
     metric = phase.validations[0].metrics[0] if phase.validations else None
     return Job(
         name=phase.name,
@@ -271,6 +252,39 @@ def make_job(
         division=division,
         copies=copies,
     )
+
+
+def _loaders(
+    phase: Phase, sets: list[Dataset], read: set[str], ranks: Ranks, division: Division | None, workers: int
+) -> list[Loader]:
+    """What loads the batches of training: of several ranks, each has the samples that it computes."""
+    recipe, sizes = phase.recipes[0], tuple(map(len, sets))
+    shared = ranks.size > 1 and recipe.shards > 1 and division is None
+
+    def part(number: int) -> Callable[[int], Tensor] | None:
+        if division is not None:
+            return partial(division.rows, number)
+        return OwnRows(recipe, sizes, number, ranks.rank, ranks.size) if shared else None
+
+    return [
+        Loader(data, recipe.batch_of(number) * recipe.accumulate, phase.seed, train=True, workers=workers,
+               drop_last=recipe.drop_last, stream=number, inputs=f"inputs_{number}" in read,
+               part=part(number), fill=shared)
+        for number, data in enumerate(sets)
+    ]  # fmt: skip
+
+
+def _validation(
+    run: PhaseRun, phase: Phase, phase_graph: PhaseGraph, copies: list[nn.Module] | None, device: torch.device
+) -> Callable[[], dict[str, float]] | None:
+    """What measures the networks after an epoch: themselves, or copies of those that are in pieces."""
+    measured = replace(phase_graph, networks=copies) if copies is not None else phase_graph
+    validate = validation(run.sources.plan, phase, measured, run.options.data_root, device)
+    if copies is None:
+        return validate
+    from kdplan.runtime.sharded import validated_on
+
+    return validated_on(copies, device, validate)
 
 
 def _parts(phase_graph: PhaseGraph) -> list[fx.GraphModule]:
